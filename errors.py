@@ -1,0 +1,47 @@
+"""Every exception that distiltune raises on purpose, in one tree.
+
+``DistiltuneError`` is the root: catching it catches all of them. The command line turns each into one to
+three lines on stderr; ``exit_status`` is the status it then exits with.
+"""
+
+from __future__ import annotations
+
+
+class DistiltuneError(Exception):
+    """Root of the tree."""
+
+    exit_status = 1
+
+
+class InputError(DistiltuneError, ValueError):
+    """Something that the person gave is not usable as it is; the message says which, and what to do."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """The job's specification has a fault; all faults of one file are listed together."""
+
+
+class DataError(InputError):
+    """A dataset cannot be used; the message names file, row and remedy."""
+
+
+class ModelError(InputError):
+    """A teacher or student checkpoint cannot be used with this job."""
+
+
+class ArtifactError(InputError):
+    """An artifact is missing, incomplete, or does not match its manifest."""
+
+
+class RunNotFoundError(InputError):
+    """The storage has no run of that name."""
+
+
+class RunFailedError(DistiltuneError):
+    """A run stopped in one of its stages; what was complete before stays."""
+
+
+class ExportError(RunFailedError):
+    """A variant could not be made, or differs from its original by more than the tolerance."""

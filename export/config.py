@@ -1,0 +1,59 @@
+"""The ``export`` and ``benchmark`` sections of a job's specification."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..training.config import Section
+
+VariantName = Literal["student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel"]
+
+
+class ExportConfig(Section):
+    """Which variants to make of the best checkpoint, and what they must hold."""
+
+    variants: list[VariantName] = Field(
+        default_factory=lambda: [
+            "student-pytorch-int8",
+            "onnx",
+            "onnx-fused",
+            "onnx-int8",
+            "onnx-int8-per-channel",
+        ],
+        min_length=1,
+        description="Variants to make; student-pytorch is always measured.",
+    )
+    max_accuracy_drop: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Most validation accuracy that a variant may lose against the student.",
+    )
+    parity_tolerance: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
+    )
+
+
+class BenchmarkConfig(Section):
+    """How the rows of the report are measured."""
+
+    num_warmups: int = Field(default=10, ge=0, description="Runs before timing.")
+    num_runs: int = Field(default=100, ge=1, description="Timed runs of one text.")
+    num_sample_texts: int = Field(
+        default=200, ge=1, description="Texts of the test split, of their own lengths, timed once each."
+    )
+    batch_sizes: list[int] = Field(
+        default_factory=lambda: [1, 8, 32], min_length=1, description="For throughput."
+    )
+    num_threads: int = Field(default=1, ge=1, description="Intra-op threads of every row.")
+    query: str | None = Field(
+        default=None, description="The one text that is timed; default: the validation text of median length."
+    )
+    reference: Literal["bert-base"] | None = Field(
+        default=None,
+        description="bert-base: time that architecture too, with untrained weights, for latency and size only.",
+    )

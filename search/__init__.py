@@ -1,0 +1,1 @@
+"""The search space, the trial, the tuner, and what the trials found."""

