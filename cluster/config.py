@@ -1,8 +1,9 @@
-"""The job's specification: its sections, presets, ``--set`` overrides, and one error for all faults of a file."""
+"""The job's specification: its sections, presets, ``--set`` overrides, one error for all its faults."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,9 @@ class TaskResources(Section):
     """What one task takes of a node."""
 
     cpu: float = Field(default=1, ge=0, description="CPUs, also the number of threads it computes with.")
-    gpu: float = Field(default=0, ge=0, description="GPUs; a fraction shares one.")
+    gpu: float | None = Field(
+        default=None, ge=0, description="GPUs; a fraction shares one; default: one where the cluster has any."
+    )
 
 
 class ResourcesConfig(Section):
@@ -37,7 +40,9 @@ class ResourcesConfig(Section):
         default=None,
         description="Fine-tuning the teacher and computing its logits; default: a whole node's CPUs.",
     )
-    export: TaskResources = Field(default_factory=TaskResources, description="Making one variant.")
+    export: TaskResources = Field(
+        default_factory=lambda: TaskResources(gpu=0), description="Making one variant."
+    )
 
 
 class StorageConfig(Section):
@@ -69,3 +74,159 @@ class JobConfig(Section):
 def preset_names() -> list[str]:
     """Names that can stand in place of a file."""
     return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(source: str | None, overrides: list[str], storage: str | None = None) -> JobConfig:
+    """Read a specification.
+
+    Args:
+        source: A preset's name, or a YAML or JSON file; none means the preset ``quickstart``.
+        overrides: ``section.key=value`` each, the value written as in YAML; they win over the file.
+        storage: Takes the place of ``storage.path`` when given.
+
+    Raises:
+        ConfigError: The file cannot be read, or has faults; all of them are listed, each with its full path.
+    """
+    values = _read(source or "quickstart")
+    faults = [fault for item in overrides if (fault := _override(values, item))]
+    if storage is not None:
+        values["storage"] = {**(values.get("storage") or {}), "path": storage}
+    try:
+        config = JobConfig.model_validate(values)
+    except ValidationError as error:
+        faults += [_describe(item) for item in error.errors()]
+        raise ConfigError(_listed(source or "quickstart", faults)) from None
+    if faults:
+        raise ConfigError(_listed(source or "quickstart", faults))
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as YAML 1.2 has it and YAML 1.1 does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _presets() -> Any:
+    return files("distiltune.cluster") / "presets"
+
+
+def _read(source: str) -> dict[str, Any]:
+    if source in preset_names():
+        text = (_presets() / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        text = _read_file(source)
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" line {place.line + 1}" if place else ""
+        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected sections such as `data:`, found {type(values).__name__}")
+    return values
+
+
+def _read_file(source: str) -> str:
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        nearest = difflib.get_close_matches(source, preset_names(), 1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigError(
+            f"{source!r} is neither a file nor a preset (presets: {', '.join(preset_names())}){hint}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot be read as a specification: {error}") from None
+
+
+def _override(values: dict[str, Any], item: str) -> str | None:
+    """Set one ``a.b=c`` in place; what is wrong with it, or None."""
+    path, equals, text = item.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        return f"--set {item}: expected section.key=value, for example --set search.num_trials=8"
+    try:
+        value = yaml.load(text, Loader=_Loader) if text else ""
+    except yaml.YAMLError:
+        return f"--set {item}: the value is not valid YAML; quote it"
+    at = values
+    for key in keys[:-1]:
+        if not isinstance(at.get(key), dict):
+            at[key] = {}
+        at = at[key]
+    at[keys[-1]] = value
+    return None
+
+
+def _listed(source: str, faults: list[str]) -> str:
+    if len(faults) == 1:
+        return f"{source}: {faults[0]}"
+    return f"{source}: {len(faults)} faults: " + "; ".join(
+        f"({n}) {fault}" for n, fault in enumerate(faults, 1)
+    )
+
+
+def _describe(item: Any) -> str:
+    """One of pydantic's errors in our words: path, value given, what is accepted."""
+    keys = [str(key) for key in item["loc"]]
+    path = ".".join(keys) or "the specification"
+    if item["type"] == "extra_forbidden":
+        names = _field_names(keys[:-1])
+        nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+        return f"{path}: unknown key; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {given!r})"
+    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _field_names(keys: list[str]) -> list[str]:
+    """Names that the section at ``keys`` knows."""
+    model: Any = JobConfig
+    for key in keys:
+        field = model.model_fields.get(key)
+        if field is None:
+            return []
+        found = [
+            kind
+            for kind in (field.annotation, *get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def without_search(config: JobConfig) -> JobConfig:
+    """The same job as one trial: every searched argument takes the value of the ``training`` section.
+
+    An argument that the training section does not name itself keeps its place only when it is fixed.
+
+    Raises:
+        ConfigError: A searched argument has no value in the training section.
+    """
+    given = {**config.training.arguments, **config.training.model_dump(exclude={"arguments"})}
+    fixed: dict[str, Any] = {}
+    for name, parameter in config.search.space.items():
+        if parameter.type == "fixed":
+            fixed[name] = parameter
+        elif name in given:
+            fixed[name] = {"type": "fixed", "value": given[name]}
+        else:
+            raise ConfigError(
+                f"search.space.{name}: `train` searches nothing and needs one value; "
+                f"give it with --set training.arguments.{name}=VALUE"
+            )
+    search = SearchConfig.model_validate(
+        {**config.search.model_dump(exclude={"space"}), "num_trials": 1, "space": fixed}
+    )
+    return config.model_copy(update={"search": search})

@@ -113,7 +113,7 @@ class TeacherConfig(Section):
             return values
         named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
         if len(named) > 1:
-            raise ValueError(f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}")
+            raise ValueError(f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; set the others to null")
         return values if named else {**values, "scratch": {}}
 
 
@@ -141,7 +141,7 @@ class StudentConfig(Section):
             return values
         named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
         if len(named) > 1:
-            raise ValueError("name one of checkpoint, from_teacher; both are given")
+            raise ValueError("name one of checkpoint, from_teacher; both are given, set one to null")
         return values if named else {**values, "from_teacher": {"layers": [0, 3]}}
 
 

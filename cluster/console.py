@@ -1,0 +1,52 @@
+"""What a person sees while a job runs: a live line on a terminal, plain lines elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.status import Status
+
+from .events import StageEvent
+
+_MARKS = {"finished": "[green]✓[/green]", "reused": "[green]✓[/green]", "failed": "[red]✗[/red]"}
+
+
+class ProgressPrinter:
+    """Listener of a job's events; use it as a context, so that the live line is always taken down."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._status: Status | None = None
+        self._last = ""
+
+    def __enter__(self) -> ProgressPrinter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def __call__(self, event: StageEvent) -> None:
+        """Show one event."""
+        if event.state in _MARKS:
+            self._stop()
+            took = "reused" if event.state == "reused" else f"{event.seconds:.1f} s"
+            self._console.print(f"{_MARKS[event.state]} {event.stage:<10} {event.text} [dim]({took})[/dim]")
+        elif self._console.is_terminal:
+            self._live(f"{event.stage:<10} {event.text}")
+        elif event.text and event.text != self._last:
+            self._console.print(f"  {event.stage:<10} {event.text}")
+        self._last = event.text
+
+    def _live(self, text: str) -> None:
+        if self._status is None:
+            self._status = self._console.status(text)
+            self._status.start()
+        self._status.update(text)
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -1,0 +1,159 @@
+"""The stages of a job in their order; a stage whose record says finished is not done again."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DistiltuneError, InputError
+from .config import JobConfig
+from .events import Listener, StageEvent
+from .runs import Run, Storage
+
+if TYPE_CHECKING:
+    from ..training.data import TextData
+    from .stages import StageResult, Tell
+
+
+def run_job(
+    config: JobConfig, name: str, *, run_id: str | None = None, listener: Listener = lambda _: None
+) -> Run:
+    """Do every stage of a job that is not done yet, and return the finished run.
+
+    What can be checked without Ray is checked first: the data, and the specification against the arguments
+    that a trial knows.
+
+    Raises:
+        InputError: Something that the person gave cannot be used; no stage after it was begun.
+        RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
+    """
+    from ..search.space import check_space
+    from ..training.data import load_data
+
+    check_space(config.search, config.training)
+    storage = Storage(config.storage.path)
+    began = time.monotonic()
+    data = load_data(config.data)
+    run = storage.create(name, run_id)
+    with run.held():
+        _begin(run, config, name)
+        runner = _Runner(run, listener)
+        try:
+            runner.keep("data", _describe_data(data), time.monotonic() - began)
+            _do(runner, config, run, data)
+        except BaseException as error:
+            _end(run, "failed" if isinstance(error, Exception) else "interrupted", _reason(error))
+            raise
+        _end(run, "finished", None)
+    return run
+
+
+def _begin(run: Run, config: JobConfig, name: str) -> None:
+    from ..export.machine import describe_machine
+
+    wanted = config.model_dump(mode="json")
+    held = run.read("job.json")
+    if held is not None:
+        changed = [
+            key for key in wanted if key not in ("storage", "resources") and wanted[key] != held.get(key)
+        ]
+        if changed:
+            raise InputError(
+                f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
+                "choose another id, or give the specification it began with"
+            )
+    else:
+        run.write("job.json", wanted)
+    created = (run.read("run.json") or {}).get("created") or _now()
+    run.write(
+        "run.json", {"run_id": run.id, "name": name, "created": created, "state": "running", "error": None}
+    )
+    run.write("versions.json", describe_machine())
+
+
+def _end(run: Run, state: str, error: str | None) -> None:
+    run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": _now()})
+
+
+def _reason(error: BaseException) -> str | None:
+    return (
+        str(error) if isinstance(error, DistiltuneError) else type(error).__name__ + f": {error}".rstrip(": ")
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class _Runner:
+    """Does stages one by one, keeps their records, and tells the listener."""
+
+    def __init__(self, run: Run, listener: Listener) -> None:
+        self._run = run
+        self._listener = listener
+
+    def is_finished(self, *stages: str) -> bool:
+        """Whether nothing is left to do of these."""
+        return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
+
+    def do(self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False) -> None:
+        """Do a stage unless it is finished; ``again`` does it all the same, for what it leaves in memory."""
+        if self.is_finished(stage) and not again:
+            self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
+            return
+        self._listener(StageEvent(stage, "started"))
+        self._write(stage, "running", started=_now())
+        began = time.monotonic()
+        try:
+            done = work(lambda text: self._listener(StageEvent(stage, "progress", text)))
+        except BaseException as error:
+            seconds = time.monotonic() - began
+            self._write(stage, "failed", seconds=round(seconds, 3), error=_reason(error))
+            self._listener(StageEvent(stage, "failed", "", seconds))
+            raise
+        self.keep(stage, done, time.monotonic() - began)
+
+    def keep(self, stage: str, done: StageResult, seconds: float) -> None:
+        """Record a finished stage."""
+        result, text = done
+        self._write(stage, "finished", seconds=round(seconds, 3), ended=_now(), text=text, result=result)
+        self._listener(StageEvent(stage, "finished", text, seconds))
+
+    def _write(self, stage: str, state: str, **more: Any) -> None:
+        self._run.write(f"stages/{stage}.json", {"stage": stage, "state": state, **more})
+
+
+def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
+    """The stages after the data. The first four leave arrays for the search, so they go together."""
+    from .choice import choose_and_seal, write_report
+    from .head import ray_session
+    from .stages import Stages
+
+    if not runner.is_finished("search", "export", "benchmark"):
+        stages = Stages(config, run, data)
+        with ray_session(config.resources):
+            if not runner.is_finished("search"):
+                runner.do("teacher", stages.teacher, again=True)
+                runner.do("logits", stages.logits, again=True)
+                runner.do("student", stages.student, again=True)
+            runner.do("search", stages.search)
+            runner.do("export", stages.export)
+            runner.do("benchmark", stages.benchmark)
+    runner.do("artifact", lambda _: choose_and_seal(config, run, data))
+    runner.do("report", lambda _: write_report(run))
+
+
+def _describe_data(data: TextData) -> StageResult:
+    counts = {split: len(data.splits[split]) for split in data.splits}
+    intents = len(data.label_names) - (data.out_of_scope_label is not None)
+    outside = "" if data.out_of_scope_label is None else " + out-of-scope"
+    texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    record = {
+        "fingerprint": data.fingerprint,
+        "texts": counts,
+        "num_labels": len(data.label_names),
+        "out_of_scope_label": data.out_of_scope_label,
+    }
+    return record, f"{intents} intents{outside}; {texts}"

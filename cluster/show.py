@@ -1,0 +1,132 @@
+"""What `show` and `runs` tell of runs, as JSON values and on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .runs import STAGES, Run, Storage
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The object that ``show --json`` prints; parts that do not exist yet are null or empty."""
+    search = run.stage_record("search").get("result") or {}
+    choice = run.stage_record("artifact").get("result") or {}
+    record = run.read("run.json") or {}
+    return {
+        "run_id": run.id,
+        "state": run.state,
+        "error": record.get("error"),
+        "best": search.get("best"),
+        "variants": choice.get("variants", []),
+        "chosen": choice.get("chosen"),
+        "artifact": str(run.artifact) if run.artifact.is_dir() else None,
+        "report": str(run.report) if run.report.is_dir() else None,
+        "trials": search.get("trials", []),
+        "stages": [
+            {"name": stage, "state": held.get("state", "waiting"), "seconds": held.get("seconds")}
+            for stage in STAGES
+            for held in [run.stage_record(stage)]
+        ],
+    }
+
+
+def print_summary(run: Run) -> None:
+    """Show a run on the terminal: its table of variants when it is finished, its stages before that."""
+    console = Console(highlight=False)
+    found = summary(run)
+    console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
+    if found["error"]:
+        console.print(f"[red]{found['error']}[/red]", soft_wrap=True)
+    if found["variants"]:
+        from ..export.report import terminal_table
+
+        console.print(terminal_table(found["variants"], found["chosen"]))
+    else:
+        console.print(_stage_table(found["stages"]))
+    if found["best"]:
+        console.print(_best_line(found["best"]), soft_wrap=True)
+    _print_failed_trials(console, found["trials"])
+    if found["artifact"]:
+        _print_next_steps(console, run, found)
+
+
+def run_rows(storage: Storage) -> list[dict[str, Any]]:
+    """One row a run, newest first."""
+    return [_row(run) for run in storage.list()]
+
+
+def print_runs(rows: list[dict[str, Any]]) -> None:
+    """Show the rows as a table."""
+    console = Console(highlight=False)
+    if not rows:
+        console.print("no runs yet; start one with: distiltune run")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "state", "created", "validation accuracy", "chosen"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        accuracy = row["validation_accuracy"]
+        shown = "" if accuracy is None else f"{accuracy:.4f}"
+        table.add_row(row["run_id"], row["state"], row["created"], shown, row["chosen"] or "")
+    console.print(table)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    found = summary(run)
+    return {
+        "run_id": run.id,
+        "state": found["state"],
+        "created": (run.read("run.json") or {}).get("created", ""),
+        "validation_accuracy": (found["best"] or {}).get("validation_accuracy"),
+        "chosen": found["chosen"],
+    }
+
+
+def _stage_table(stages: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "state", "seconds"):
+        table.add_column(name, justify="right" if name == "seconds" else "left")
+    for stage in stages:
+        seconds = stage["seconds"]
+        table.add_row(stage["name"], stage["state"], "" if seconds is None else f"{seconds:.1f}")
+    return table
+
+
+def _best_line(best: dict[str, Any]) -> str:
+    return (
+        f"best trial {best['trial_id']}: alpha {best['alpha']:.3g}, temperature {best['temperature']:g}, "
+        f"{best['num_train_epochs']} epochs -> validation accuracy {best['validation_accuracy']:.4f} "
+        f"(epoch {best['epoch']})"
+    )
+
+
+def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:
+    for trial in trials:
+        if trial["state"] == "failed":
+            console.print(f"[red]trial {trial['trial_id']} failed: {trial['reason']}[/red]", soft_wrap=True)
+
+
+def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None:
+    artifact = _short(Path(found["artifact"]))
+    storage = "" if run.storage.root == Storage(_default_storage()).root else f" --storage {run.storage.root}"
+    console.print(f"artifact    {artifact}", soft_wrap=True)
+    if found["report"]:
+        console.print(f"report      {_short(Path(found['report']))}/report.md", soft_wrap=True)
+    console.print(f"predict     distiltune predict {artifact} 'a text'", soft_wrap=True)
+    console.print(f"trials      distiltune tensorboard {run.id}{storage}", soft_wrap=True)
+    console.print(f"take away   distiltune pull {run.id}{storage} --to DIR", soft_wrap=True)
+
+
+def _default_storage() -> str:
+    from .config import StorageConfig
+
+    return StorageConfig().path
+
+
+def _short(path: Path) -> Path:
+    """Relative to the working directory where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,114 @@
+"""What runs inside Ray tasks: plain functions from paths, configurations and arrays to records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..export.benchmark import RowMeasurement, RowSpec, measure_rows
+from ..export.variants import build_variant
+from ..training.checkpoints import load_tokenizer
+from ..training.data import TextData
+from ..training.logits import teacher_logits
+from ..training.student import build_student
+from ..training.teacher import prepare_teacher
+from ..training.tokenized import TokenizedSplit, tokenize_split
+from .config import JobConfig
+from .runs import write_json
+
+LOGITS_DTYPE = "float32"
+
+
+@dataclass(frozen=True)
+class SplitWithLogits:
+    """A split's token ids and the teacher's logits over it, row by row the same texts."""
+
+    tokens: TokenizedSplit
+    teacher_logits: np.ndarray
+
+
+def make_teacher(
+    config: JobConfig, data: TextData, directory: Path, num_threads: int, progress: Path
+) -> dict[str, Any]:
+    """Prepare the teacher in ``directory``; epochs are told through the file ``progress``."""
+    tell = _progress_file(progress)
+    return prepare_teacher(
+        config.teacher,
+        data,
+        directory,
+        max_length=config.training.max_length,
+        num_threads=num_threads,
+        on_epoch=lambda epoch: tell(
+            f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
+        ),
+    )
+
+
+def label_with_teacher(
+    config: JobConfig, data: TextData, teacher: Path, cache: Path, num_threads: int
+) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
+    """The teacher's logits over train and validation, from the cache where it holds them; and a record."""
+    tokenizer = load_tokenizer(teacher)
+    splits: dict[str, SplitWithLogits] = {}
+    record: dict[str, Any] = {"texts_computed": 0, "keys": {}}
+    for name in ("train", "validation"):
+        rows = data.splits[name]
+        tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, config.training.max_length)
+        found = teacher_logits(
+            teacher,
+            tokens,
+            max_length=config.training.max_length,
+            cache_dir=cache,
+            dtype=LOGITS_DTYPE,
+            num_threads=num_threads,
+        )
+        splits[name] = SplitWithLogits(tokens, np.array(found.logits))
+        record["texts_computed"] += len(tokens) if found.computed else 0
+        record["keys"][name] = found.key
+    return splits, record
+
+
+def make_student(config: JobConfig, teacher: Path, label_names: list[str], directory: Path) -> dict[str, Any]:
+    """Write the checkpoint that every trial starts from."""
+    return build_student(config.student, teacher, label_names, directory)
+
+
+def tokenize_for_student(
+    config: JobConfig, data: TextData, student: Path, splits: dict[str, SplitWithLogits]
+) -> dict[str, SplitWithLogits]:
+    """The same rows in the student's own word pieces, the logits unchanged."""
+    tokenizer = load_tokenizer(student)
+    return {
+        name: SplitWithLogits(
+            tokenize_split(
+                data.splits[name]["text"][:],
+                data.splits[name]["label"][:],
+                tokenizer,
+                config.training.max_length,
+            ),
+            split.teacher_logits,
+        )
+        for name, split in splits.items()
+    }
+
+
+def make_variant(name: Any, student: Path, directory: Path, config: JobConfig) -> dict[str, Any]:
+    """Export one variant of the best checkpoint."""
+    return build_variant(
+        name, student, directory, config=config.export, max_length=config.training.max_length
+    )
+
+
+def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Path) -> list[RowMeasurement]:
+    """Measure every row on this node, one after the other."""
+    tell = _progress_file(progress)
+    return measure_rows(rows, data, config.benchmark, on_row=tell)
+
+
+def _progress_file(path: Path) -> Callable[[str], None]:
+    """A listener that leaves its newest line in a file, which the driver may read from another machine."""
+    return lambda text: write_json(path, {"text": text})

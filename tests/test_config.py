@@ -1,0 +1,161 @@
+"""The job's specification: defaults of the seed recipe, overrides, and errors that name every fault."""
+
+import json
+
+import pytest
+
+from distiltune.cluster.config import JobConfig, load_config, preset_names, without_search
+from distiltune.errors import ConfigError
+
+
+def test_defaults_are_the_seed_recipe():
+    config = JobConfig()
+    space = config.search.space
+    assert (space["alpha"].low, space["alpha"].high) == (0.0, 1.0)
+    assert (space["temperature"].type, space["temperature"].low, space["temperature"].high) == ("int", 2, 20)
+    assert (space["num_train_epochs"].low, space["num_train_epochs"].high) == (5, 10)
+    assert config.search.num_trials == 20
+    assert (config.search.metric, config.search.mode) == ("validation_accuracy", "max")
+    assert (config.benchmark.num_warmups, config.benchmark.num_runs, config.benchmark.num_threads) == (
+        10,
+        100,
+        1,
+    )
+    assert config.export.max_accuracy_drop == 0.01
+
+
+@pytest.mark.parametrize("name", ["quickstart", "clinc150"])
+def test_presets_are_valid(name):
+    assert name in preset_names()
+    load_config(name, [])
+
+
+def test_the_hub_preset_names_the_published_models():
+    config = load_config("clinc150", [])
+    assert (config.data.dataset, config.data.dataset_config) == ("clinc/clinc_oos", "plus")
+    assert config.teacher.checkpoint == "transformersbook/bert-base-uncased-finetuned-clinc"
+    assert config.student.checkpoint == "distilbert-base-uncased"
+
+
+def test_a_preset_takes_local_paths_in_place_of_the_hub():
+    given = ["data.source=clinc_json", "data.path=d.json", "teacher.checkpoint=/models/teacher"]
+    config = load_config("clinc150", given)
+    assert (config.data.path, config.teacher.checkpoint) == ("d.json", "/models/teacher")
+
+
+def test_overrides_win_over_the_file_and_read_numbers(tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text("training: {learning_rate: 1e-3}\nsearch: {num_trials: 3}\n")
+    config = load_config(str(file), ["training.learning_rate=2e-4", "search.space.alpha=0.25"], "elsewhere")
+    assert config.training.learning_rate == 2e-4
+    assert config.search.num_trials == 3
+    assert config.search.space["alpha"].value == 0.25
+    assert set(config.search.space) == {"alpha", "temperature", "num_train_epochs"}
+    assert config.storage.path == "elsewhere"
+
+
+def test_any_argument_may_join_the_space():
+    config = load_config(None, ["search.space.learning_rate={type: float, low: 1e-4, high: 1e-3, log: true}"])
+    assert config.search.space["learning_rate"].low == 1e-4
+
+
+def test_every_fault_is_in_one_message_with_its_path():
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", ["serach.x=1", "search.num_trial=3", "training.alpha=2", "data.path.deep"])
+    message = str(caught.value)
+    for part in (
+        "4 faults",
+        "serach",
+        "'search'",
+        "search.num_trial",
+        "'num_trials'",
+        "training.alpha",
+        "given 2",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["search.space.alpha={type: int, low: 4, high: 2}"],
+            ["search.space.alpha", "low 4 is above high 2"],
+        ),
+        (["data.source=clinc_json"], ["data", "clinc_json", "needs path"]),
+        (
+            ["teacher.checkpoint=a", "teacher.scratch.hidden_size=8"],
+            ["teacher", "checkpoint, scratch", "null"],
+        ),
+        (
+            ["student.checkpoint=a", "student.from_teacher.layers=[0]"],
+            ["student", "checkpoint", "from_teacher"],
+        ),
+        (["search.num_trials=many"], ["search.num_trials", "'many'"]),
+        (["nonsense"], ["--set nonsense", "section.key=value"]),
+        (["data.path='unclosed"], ["--set", "not valid YAML"]),
+    ],
+)
+def test_a_fault_names_parameter_value_and_remedy(overrides, parts):
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", overrides)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_source_that_is_neither_file_nor_preset_lists_the_presets():
+    with pytest.raises(ConfigError, match=r"quikstart.*presets: clinc150.*did you mean 'quickstart'"):
+        load_config("quikstart", [])
+
+
+@pytest.mark.parametrize("text", ["data: [", "just words", "- a\n- b"])
+def test_a_file_that_is_not_a_specification_is_named(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(str(file), [])
+
+
+def test_a_binary_file_and_a_directory_are_named(tmp_path):
+    binary = tmp_path / "model.yaml"
+    binary.write_bytes(bytes(range(128, 256)))
+    for path in (binary, tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(str(path), [])
+
+
+def test_the_resolved_specification_reads_back_the_same(tmp_path):
+    config = load_config(
+        "quickstart", ["search.space.batch_size=[16, 32]".replace("[", "{type: choice, values: [") + "}"]
+    )
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(config.model_dump(mode="json")))
+    assert load_config(str(file), []) == config
+
+
+def test_train_fixes_every_searched_value():
+    config = without_search(load_config("quickstart", ["training.temperature=7"]))
+    assert config.search.num_trials == 1
+    assert {name: value.value for name, value in config.search.space.items()} == {
+        "alpha": 0.5,
+        "temperature": 7.0,
+        "num_train_epochs": 8,
+    }
+
+
+def test_train_refuses_a_searched_argument_without_a_value():
+    config = load_config("quickstart", ["search.space.adam_beta2={type: float, low: 0.9, high: 0.99}"])
+    with pytest.raises(ConfigError, match="adam_beta2"):
+        without_search(config)
+
+
+def test_the_schema_describes_every_key():
+    schema = JobConfig.model_json_schema()
+
+    def undescribed(name, node):
+        for key, value in node.get("properties", {}).items():
+            if "description" not in value and "const" not in value:
+                yield f"{name}.{key}"
+
+    missing = [path for name, node in schema["$defs"].items() for path in undescribed(name, node)]
+    assert missing == []
