@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError, InputError
 
 app = typer.Typer(
     name="distiltune",
     help="Turn a large text classifier into the smallest and fastest one that keeps its accuracy.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,7 +62,9 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    del context, version
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("distiltune")
@@ -239,12 +241,9 @@ def main(arguments: list[str] | None = None) -> int:
         status = app(given, prog_name="distiltune", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "distiltune"
-        return _complain(f"{error.format_message()} (see: {path} --help)", 2)
-    except click.exceptions.Abort:
-        return _complain("interrupted", 130)
-    except KeyboardInterrupt:
+    except TyperException as error:
+        return _complain(f"{error.format_message()} (see: distiltune --help)", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,7 @@ _QUIET = {
 def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     """Attach to ``resources.address``, or start a Ray on this machine that ends with the block.
 
-    The local one listens with a token of its own, keeps its files in a private temporary directory (with a short
+    The local one listens with a token of its own, keeps its files in a private temporary directory (a short
     path, as Ray's sockets need), and sends no usage statistics.
 
     Raises:

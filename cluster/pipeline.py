@@ -127,7 +127,7 @@ class _Runner:
 
 def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
     """The stages after the data. The first four leave arrays for the search, so they go together."""
-    from .choice import choose_and_seal, write_report
+    from .choice import choose_and_seal, make_report
     from .head import ray_session
     from .stages import Stages
 
@@ -142,7 +142,7 @@ def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
     runner.do("artifact", lambda _: choose_and_seal(config, run, data))
-    runner.do("report", lambda _: write_report(run))
+    runner.do("report", lambda _: make_report(run))
 
 
 def _describe_data(data: TextData) -> StageResult:

@@ -24,6 +24,7 @@ StageResult = tuple[dict[str, Any], str]
 STUDENT_ROW = "student-pytorch"
 TEACHER_ROW = "teacher-pytorch"
 REFERENCE_ROW = "reference-bert-base"
+BASE_VARIANT = "onnx"
 
 
 class Stages:
@@ -105,25 +106,24 @@ class Stages:
 
     def export(self, tell: Tell) -> StageResult:
         """Make the variants, each in a task of its own."""
+        names = list(self._config.export.variants)
+        first = [name for name in names if name == BASE_VARIANT]
+        base = self._run.variants / BASE_VARIANT / "model.onnx" if first else None
+        records = {}
+        # The plain graph goes first: the others start from it instead of each exporting again.
+        for group in (first, [name for name in names if name not in first]):
+            sent = {name: self._send_variant(name, None if name in first else base) for name in group}
+            for name, task in sent.items():
+                records[name] = _wait(task)
+                tell(f"{name} ({len(records)} of {len(names)})")
+        return {"variants": [records[name] for name in names]}, ", ".join(names)
+
+    def _send_variant(self, name: str, base: Path | None) -> Any:
         wanted = self._config.resources.export
-        sent = {
-            name: _send(
-                tasks.make_variant,
-                wanted.cpu,
-                wanted.gpu or 0,
-                name,
-                self._run.best,
-                self._run.variants / name,
-                self._config,
-                self._data.out_of_scope_label,
-            )
-            for name in self._config.export.variants
-        }
-        records = []
-        for name, task in sent.items():
-            records.append(_wait(task))
-            tell(f"{name} ({len(records)} of {len(sent)})")
-        return {"variants": records}, ", ".join(sent)
+        directory = self._run.variants / name
+        outside = self._data.out_of_scope_label
+        arguments = (name, self._run.best, directory, self._config, outside, base)
+        return _send(tasks.make_variant, wanted.cpu, wanted.gpu or 0, *arguments)
 
     def benchmark(self, tell: Tell) -> StageResult:
         """Measure every row on a node that does nothing else meanwhile."""
@@ -145,15 +145,27 @@ class Stages:
         return {"rows": [row.to_json() for row in measured]}, f"{len(measured)} rows measured"
 
     def _rows(self) -> list[tasks.RowSpec]:
+        length = self._config.training.max_length
+        best, teacher = str(self._run.best), str(self._teacher())
         rows = [
-            tasks.RowSpec(TEACHER_ROW, "pytorch", str(self._teacher())),
-            tasks.RowSpec(STUDENT_ROW, "pytorch", str(self._run.best)),
+            tasks.RowSpec(TEACHER_ROW, "pytorch", teacher, length),
+            tasks.RowSpec(STUDENT_ROW, "pytorch", best, length),
         ]
-        for name in self._config.export.variants:
-            kind = "pytorch-int8" if name == "student-pytorch-int8" else "onnx"
-            rows.append(tasks.RowSpec(name, kind, str(self._run.variants / name)))
+        for made in self._run.stage_record("export")["result"]["variants"]:
+            name = made["name"]
+            rows.append(
+                tasks.RowSpec(
+                    name,
+                    "pytorch-int8" if name == "student-pytorch-int8" else "onnx",
+                    str(self._run.variants / name),
+                    length,
+                    tokenizer_dir=best,
+                    max_abs_diff=made["max_abs_diff"],
+                    fused=made["fused"],
+                )
+            )
         if self._config.benchmark.reference:
-            rows.append(tasks.RowSpec(REFERENCE_ROW, "reference", str(self._teacher())))
+            rows.append(tasks.RowSpec(REFERENCE_ROW, "reference", teacher, length))
         return rows
 
     def _teacher(self) -> Path:

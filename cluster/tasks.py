@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export.benchmark import RowMeasurement, RowSpec, measure_rows
+from ..export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
 from ..export.variants import build_variant
 from ..training.checkpoints import load_tokenizer
 from ..training.data import TextData
@@ -96,17 +96,45 @@ def tokenize_for_student(
     }
 
 
-def make_variant(name: Any, student: Path, directory: Path, config: JobConfig) -> dict[str, Any]:
+def make_variant(
+    name: Any,
+    student: Path,
+    directory: Path,
+    config: JobConfig,
+    out_of_scope_label: str | None,
+    base_onnx: Path | None,
+) -> dict[str, Any]:
     """Export one variant of the best checkpoint."""
     return build_variant(
-        name, student, directory, config=config.export, max_length=config.training.max_length
-    )
+        name,
+        student,
+        directory,
+        config=config.export,
+        max_length=config.training.max_length,
+        out_of_scope_label=out_of_scope_label,
+        num_threads=config.benchmark.num_threads,
+        base_onnx=base_onnx,
+    ).to_json()
 
 
 def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Path) -> list[RowMeasurement]:
     """Measure every row on this node, one after the other."""
     tell = _progress_file(progress)
-    return measure_rows(rows, data, config.benchmark, on_row=tell)
+    validation, test = data.splits["validation"], data.splits["test"]
+    texts = BenchmarkTexts(
+        validation["text"][:],
+        validation["label"][:],
+        test["text"][:],
+        test["label"][:],
+        data.label_names,
+        data.out_of_scope_label,
+    )
+    return measure_rows(
+        rows,
+        texts,
+        config.benchmark,
+        on_row=lambda row: tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
+    )
 
 
 def _progress_file(path: Path) -> Callable[[str], None]:
