@@ -1,0 +1,67 @@
+"""Checks the embedded intent corpus: enough text per intent, no text twice, every label in a domain."""
+
+import json
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+
+CORPUS_DIR = files("distiltune.training") / "corpus"
+OUT_OF_SCOPE = "oos"
+PARTS = ("train", "val", "test")
+
+Rows = list[list[str]]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> dict[str, Rows]:
+    return json.loads((CORPUS_DIR / "embedded.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def domains() -> dict[str, list[str]]:
+    return json.loads((CORPUS_DIR / "domains.json").read_text(encoding="utf-8"))
+
+
+def test_has_the_six_parts_of_the_clinc150_format(corpus: dict[str, Rows]) -> None:
+    assert set(corpus) == {*PARTS, *(f"oos_{part}" for part in PARTS)}
+    for rows in corpus.values():
+        for row in rows:
+            assert len(row) == 2
+            assert all(isinstance(value, str) and value == value.strip() != "" for value in row)
+
+
+@pytest.mark.parametrize(("part", "minimum"), [("train", 60), ("val", 10), ("test", 12)])
+def test_every_intent_has_enough_utterances(
+    corpus: dict[str, Rows], domains: dict[str, list[str]], part: str, minimum: int
+) -> None:
+    counts = Counter(label for _, label in corpus[part])
+    labels = {label for intents in domains.values() for label in intents}
+    assert set(counts) == labels
+    assert {label: n for label, n in counts.items() if n < minimum} == {}
+
+
+@pytest.mark.parametrize(("part", "minimum"), [("train", 80), ("val", 40), ("test", 60)])
+def test_out_of_scope_parts_hold_only_out_of_scope_rows(
+    corpus: dict[str, Rows], part: str, minimum: int
+) -> None:
+    rows = corpus[f"oos_{part}"]
+    assert len(rows) >= minimum
+    assert {label for _, label in rows} == {OUT_OF_SCOPE}
+
+
+def test_no_text_occurs_twice_within_or_across_splits(corpus: dict[str, Rows]) -> None:
+    counts = Counter(text.strip().lower() for rows in corpus.values() for text, _ in rows)
+    assert [text for text, n in counts.items() if n > 1] == []
+
+
+def test_domains_cover_every_intent_once(domains: dict[str, list[str]]) -> None:
+    intents = [label for labels in domains.values() for label in labels]
+    assert len(domains) == 3
+    assert len(intents) == len(set(intents)) >= 15
+    assert OUT_OF_SCOPE not in intents
+
+
+def test_utterances_are_short_spoken_style_requests(corpus: dict[str, Rows]) -> None:
+    texts = [text for rows in corpus.values() for text, _ in rows]
+    assert [text for text in texts if text != text.lower() or len(text.split()) > 16] == []
