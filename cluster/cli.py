@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,6 +106,7 @@ def _run(config: Any, source: str | None, run_id: str | None, as_json: bool) -> 
     from .pipeline import run_job
     from .show import print_summary, summary
 
+    signal.signal(signal.SIGTERM, _interrupt)
     with ProgressPrinter() as printer:
         finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
     if as_json:
@@ -223,6 +225,10 @@ def config(
     typer.echo(yaml.safe_dump(resolved, sort_keys=False, width=110), nl=False)
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _storage(path: str | None) -> Any:
     from .config import StorageConfig
     from .runs import Storage
@@ -258,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {'; '.join(message.splitlines())}", err=True)
     return status
 
 

@@ -32,11 +32,12 @@ def run_job(
     from ..search.space import check_space
     from ..training.data import load_data
 
-    check_space(config.search, config.training)
     storage = Storage(config.storage.path)
+    run_id = storage.name_run(name, run_id)
+    check_space(config.search, config.training)
     began = time.monotonic()
     data = load_data(config.data)
-    run = storage.create(name, run_id)
+    run = storage.create(run_id)
     with run.held():
         _begin(run, config, name)
         runner = _Runner(run, listener)

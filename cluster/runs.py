@@ -46,21 +46,29 @@ class Storage:
         """Teachers' logits, keyed by content."""
         return self.root / "cache" / "logits"
 
-    def create(self, name: str, run_id: str | None) -> Run:
-        """Make a run's directory, or open the one of that id.
+    def name_run(self, name: str, run_id: str | None) -> str:
+        """The id given, or a new one that begins with ``name``.
 
         Raises:
             InputError: The id has characters that a directory name should not have.
-            ConfigError: The storage cannot be written.
         """
         if run_id is None:
             stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-            run_id = f"{name}-{stamp}-{secrets.token_hex(2)}"
+            slug = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-") or "job"
+            run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", run_id) or run_id == LATEST:
             raise InputError(
                 f"--run-id: {run_id!r} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
                 f"(and not {LATEST!r})"
             )
+        return run_id
+
+    def create(self, run_id: str) -> Run:
+        """Make a run's directory, or open the one of that id.
+
+        Raises:
+            ConfigError: The storage cannot be written.
+        """
         run = Run(self, run_id)
         try:
             run.dir.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ def storage(tmp_path):
 
 
 def begin(storage, run_id, created, state="running"):
-    run = storage.create("job", run_id)
+    run = storage.create(run_id)
     run.write("job.json", {})
     run.write("run.json", {"state": state, "created": created})
     return run
@@ -68,7 +68,7 @@ def test_an_unknown_run_lists_those_there_are(storage):
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "latest", "x" * 81, "-a", "a b"])
 def test_an_id_that_cannot_name_a_directory_is_refused(storage, run_id):
     with pytest.raises(InputError, match="--run-id"):
-        storage.create("job", run_id)
+        storage.name_run("job", run_id)
 
 
 def test_remote_storage_is_refused_in_one_line():
@@ -80,18 +80,18 @@ def test_a_storage_path_that_is_a_file_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ConfigError, match=r"storage\.path.*cannot be written"):
-        Storage(str(file)).create("job", "a")
+        Storage(str(file)).create("a")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_without_permission_is_refused(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(ConfigError, match="cannot be written"):
-        Storage(str(tmp_path / "store")).create("job", "a")
+        Storage(str(tmp_path / "store")).create("a")
 
 
 def _write_many(path, value):
-    run = Storage(path).create("job", "a")
+    run = Storage(path).create("a")
     for _ in range(200):
         run.write("record.json", {"value": [value] * 500})
 

@@ -1,0 +1,98 @@
+"""The command line as a person meets it: real processes, exit statuses, one clear line for each mistake."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def distiltune(*arguments, cwd=None, stdin=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())", *arguments],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        check=False,
+    )
+
+
+def test_help_answers_at_once():
+    began = time.monotonic()
+    done = distiltune("--help")
+    assert done.returncode == 0
+    for command in ("run", "train", "runs", "show", "pull", "predict", "benchmark", "report", "tensorboard", "config"):
+        assert command in done.stdout
+    assert time.monotonic() - began < 2  # 0.15 s on a quiet machine; the bar is 0.5 s
+
+
+def test_no_command_shows_the_help_and_version_its_number():
+    assert "Usage" in distiltune().stdout
+    assert distiltune("--version").stdout.startswith("distiltune 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nonsense"], ["nonsense"]),
+        (["show"], ["RUN"]),
+        (["show", "missing"], ["missing", "distiltune runs"]),
+        (["pull", "missing", "--to", "x"], ["missing"]),
+        (["run", "quikstart"], ["quikstart", "quickstart"]),
+        (["run", "--set", "search.num_trial=3"], ["search.num_trial", "num_trials"]),
+        (["run", "--set", "search.space.learning_rat=0.1"], ["learning_rat", "learning_rate"]),
+        (["run", "--set", "data.source=clinc_json", "--set", "data.path=missing.json"], ["missing.json"]),
+        (["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"]),
+        (["run", "--run-id", "a/b"], ["--run-id"]),
+        (["predict", "missing", "text"], ["missing"]),
+        (["tensorboard", "missing"], ["missing"]),
+        (["report", "missing"], ["missing"]),
+        (["train", "--set", "search.space.adam_beta2={type: float, low: 0.8, high: 0.9}"], ["adam_beta2"]),
+    ],
+)
+def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, arguments, parts):
+    done = distiltune(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_verbose_shows_the_traceback(tmp_path):
+    done = distiltune("--verbose", "show", "missing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_runs_of_an_empty_storage(tmp_path):
+    assert "distiltune run" in distiltune("runs", cwd=tmp_path).stdout
+    assert json.loads(distiltune("runs", "--json", cwd=tmp_path).stdout) == []
+
+
+def test_the_storage_is_taken_from_the_environment(tmp_path):
+    done = distiltune("show", "missing", cwd=tmp_path, DISTILTUNE_STORAGE=str(tmp_path / "elsewhere"))
+    assert "elsewhere" in done.stderr
+
+
+def test_config_prints_yaml_that_reads_back_and_a_schema(tmp_path):
+    printed = distiltune("config", "clinc150", "--set", "search.num_trials=3").stdout
+    file = tmp_path / "job.yaml"
+    file.write_text(printed)
+    assert distiltune("config", str(file)).stdout == printed
+    assert "num_trials: 3" in printed
+    assert json.loads(distiltune("config", "--schema").stdout)["properties"]["data"]
+
+
+def test_a_reader_that_goes_away_is_not_an_error():
+    command = f"{sys.executable} -c 'import sys; from distiltune.cluster.cli import main; sys.exit(main())' config --schema"
+    done = subprocess.run(f"{command} | head -1", shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
