@@ -1,0 +1,225 @@
+"""The variants of a student that a job exports: each one folder, and the record of its making."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as progress
+
+from ..errors import ExportError, ModelError
+from .config import ExportConfig, VariantName
+from .fusion import fuse_onnx
+from .onnx_export import export_onnx
+from .parity import Parity, check_tolerance, measure_parity, onnx_logits, torch_logits
+from .quantize import TORCH_INT8_FILE, load_pytorch_int8, quantize_onnx, quantize_pytorch, save_pytorch_int8
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE = "model.onnx", "tokenizer.json", "config.json"
+_TORCH_INT8: VariantName = "student-pytorch-int8"
+_FULL_PRECISION: tuple[VariantName, ...] = ("onnx", "onnx-fused")
+_TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class VariantFiles:
+    """What was written for one variant, and how it compares with the student."""
+
+    name: VariantName
+    directory: str
+    file: str
+    """Name of the weights or graph inside ``directory``."""
+    size_mb: float
+    """Of ``file`` alone, in units of 2**20 bytes."""
+    max_abs_diff: float
+    """Largest absolute difference of logits to the 32-bit student."""
+    parity_shapes: list[tuple[int, int]]
+    """``[batch, length]`` of the padded batches that were compared."""
+    fused: dict[str, int] | None
+    """Fused nodes by kind; ``None`` where no fusing was asked for."""
+    reduce_range: bool | None
+    """Whether int8 weights of an ONNX graph were held to 7 bits; ``None`` for other variants."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON's own types."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def build_variant(
+    name: VariantName,
+    student_dir: Path,
+    out_dir: Path,
+    *,
+    config: ExportConfig,
+    max_length: int,
+    out_of_scope_label: str | None = None,
+    num_threads: int = 1,
+    base_onnx: Path | None = None,
+) -> VariantFiles:
+    """Make one variant of the checkpoint ``student_dir`` and compare its logits with the student's.
+
+    Args:
+        name: which variant.
+        student_dir: a checkpoint with tokenizer.json.
+        out_dir: the folder to make; it appears whole, and takes the place of an earlier one.
+        config: ``parity_tolerance`` is read.
+        max_length: most tokens of a text.
+        out_of_scope_label: kept in the variant's config.json.
+        num_threads: intra-op threads that config.json asks the runtime for.
+        base_onnx: the plain ONNX graph of this student, where it is there already; it saves the int8
+            variants an export. ``onnx-fused`` makes its own, with shapes.
+
+    Returns:
+        The record of what was made. ``TextClassifier.load(out_dir)`` opens every ONNX variant.
+
+    Raises:
+        ModelError: ``student_dir`` cannot be read.
+        ExportError: the variant cannot be made, or a 32-bit one differs by more than the tolerance.
+    """
+    start = time.perf_counter()
+    student_dir, out_dir = Path(student_dir), Path(out_dir)
+    model = _load_student(student_dir)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    try:
+        fused, reduce_range = None, None
+        if name == _TORCH_INT8:
+            save_pytorch_int8(quantize_pytorch(model), folder)
+            _copy_tokenizer(student_dir, folder)
+        else:
+            fused, reduce_range = _write_graph(name, model, folder, max_length, base_onnx)
+            pad_token_id = _pad_token_id(model)
+            _write_tokenizer(student_dir, folder)
+            _write_config(model, folder, max_length, pad_token_id, out_of_scope_label, num_threads)
+        parity = _compare(name, model, folder, max_length)
+        if name in _FULL_PRECISION:
+            check_tolerance(name, parity, config.parity_tolerance)
+        _put_in_place(folder, out_dir)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    file = TORCH_INT8_FILE if name == _TORCH_INT8 else MODEL_FILE
+    record = VariantFiles(
+        name=name,
+        directory=str(out_dir),
+        file=file,
+        size_mb=(out_dir / file).stat().st_size / 2**20,
+        max_abs_diff=parity.max_abs_diff,
+        parity_shapes=parity.shapes,
+        fused=fused,
+        reduce_range=reduce_range,
+        seconds=time.perf_counter() - start,
+    )
+    logger.info("%s: %.2f MB, logits within %.2g", name, record.size_mb, record.max_abs_diff)
+    return record
+
+
+def _write_graph(
+    name: VariantName, model: PreTrainedModel, folder: Path, max_length: int, base_onnx: Path | None
+) -> tuple[dict[str, int] | None, bool | None]:
+    target = folder / MODEL_FILE
+    if base_onnx is not None and not base_onnx.is_file():
+        raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        base = base_onnx
+        if base is None or name == "onnx-fused":
+            base = Path(scratch) / MODEL_FILE
+            export_onnx(model, base, max_length=max_length, keep_shapes=name == "onnx-fused")
+        if name == "onnx-fused":
+            return fuse_onnx(base, target), None
+        if name == "onnx":
+            shutil.copyfile(base, target)
+            return None, None
+        return None, quantize_onnx(base, target, per_channel=name == "onnx-int8-per-channel")
+
+
+def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
+    # The PyTorch int8 model is read back from its files: they are what is measured and delivered.
+    candidate = (
+        torch_logits(load_pytorch_int8(folder)) if name == _TORCH_INT8 else onnx_logits(folder / MODEL_FILE)
+    )
+    return measure_parity(
+        torch_logits(model),
+        candidate,
+        vocab_size=model.config.vocab_size,
+        pad_token_id=_pad_token_id(model),
+        max_length=max_length,
+    )
+
+
+def _load_student(directory: Path) -> PreTrainedModel:
+    had_progress_bar = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{directory}: not a sequence classification checkpoint ({error})") from error
+    finally:
+        if had_progress_bar:
+            progress.enable_progress_bar()
+    return model.float().eval()
+
+
+def _pad_token_id(model: PreTrainedModel) -> int:
+    return int(model.config.pad_token_id or 0)
+
+
+def _write_tokenizer(student_dir: Path, folder: Path) -> None:
+    """tokenizer.json as the checkpoint has it, less the padding and truncation of whoever used it last."""
+    source = student_dir / TOKENIZER_FILE
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(source))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"{source}: no fast tokenizer there ({error}); save the student with one") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def _copy_tokenizer(student_dir: Path, folder: Path) -> None:
+    for file in (student_dir / name for name in _TOKENIZER_FILES):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_config(
+    model: PreTrainedModel,
+    folder: Path,
+    max_length: int,
+    pad_token_id: int,
+    out_of_scope_label: str | None,
+    num_threads: int,
+) -> None:
+    names: dict[Any, str] = dict(model.config.id2label or {})
+    config = {
+        "labels": [names[i] for i in range(len(names))],
+        "max_length": max_length,
+        "pad_token_id": pad_token_id,
+        "out_of_scope_label": out_of_scope_label,
+        "threshold": None,
+        "num_threads": num_threads,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def _put_in_place(folder: Path, out_dir: Path) -> None:
+    """Rename ``folder`` to ``out_dir``; an earlier ``out_dir`` is moved aside first, then removed."""
+    folder.chmod(0o755)  # mkdtemp makes it private
+    if out_dir.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+        os.replace(out_dir, aside)  # noqa: PTH105
+        os.replace(folder, out_dir)  # noqa: PTH105
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(folder, out_dir)  # noqa: PTH105

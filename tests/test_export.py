@@ -1,0 +1,281 @@
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import tiny_classifier
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distiltune.errors import ExportError, ModelError
+from distiltune.export import quantize, variants
+from distiltune.export.config import ExportConfig
+from distiltune.export.first_token import first_token_only
+from distiltune.export.fusion import fuse_onnx
+from distiltune.export.onnx_export import export_onnx
+from distiltune.export.parity import measure_parity, torch_logits
+from distiltune.export.runtime import TextClassifier
+from distiltune.export.variants import build_variant
+
+LABELS = ["balance", "oos", "transfer", "weather"]
+TEXTS = [
+    "what is my balance",
+    "send ten dollars to my brother today please and tell him that it is for the rent",
+    "rain",
+    "will it rain in the town where my brother lives today",
+]
+MAX_LENGTH = 32
+FAMILIES = ["bert", "distilbert", "roberta"]
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("students")
+    return {
+        family: tiny_classifier(root / family, family=family, label_names=LABELS, texts=TEXTS)
+        for family in FAMILIES
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(students: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("plain")
+    for family, student in students.items():
+        record = build("onnx", student, root / family, out_of_scope_label="oos")
+        assert record.max_abs_diff < 1e-5
+    return {family: root / family for family in FAMILIES}
+
+
+def build(name, student: Path, out_dir: Path, **options) -> variants.VariantFiles:
+    options = {"config": ExportConfig(), "max_length": MAX_LENGTH, **options}
+    return build_variant(name, student, out_dir, **options)
+
+
+def torch_logits_of(directory: Path, texts: list[str]) -> np.ndarray:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return outputs.logits.numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plain_graph_runs_in_the_runtime_with_the_students_logits(family, students, plain) -> None:
+    classifier = TextClassifier.load(plain[family])
+    expected = torch_logits_of(students[family], TEXTS)
+    np.testing.assert_allclose(classifier.logits(TEXTS), expected, atol=1e-5)
+    for text, row in zip(TEXTS, expected, strict=True):
+        np.testing.assert_allclose(classifier.logits([text])[0], row, atol=1e-5)
+    assert classifier.labels == LABELS
+    assert classifier.out_of_scope_label == "oos"
+    assert classifier.max_length == MAX_LENGTH
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> None:
+    graph = onnx.load(str(plain[family] / "model.onnx"), load_external_data=False)
+    onnx.checker.check_model(graph, full_check=True)
+    assert [value.name for value in graph.graph.input] == ["input_ids", "attention_mask"]
+    assert [value.name for value in graph.graph.output] == ["logits"]
+    assert all(
+        [bool(d.dim_param) for d in v.type.tensor_type.shape.dim] == [True, True] for v in graph.graph.input
+    )
+    assert {opset.domain: opset.version for opset in graph.opset_import}[""] == 18
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.graph.initializer)
+    assert sorted(file.name for file in plain[family].iterdir()) == [
+        "config.json",
+        "model.onnx",
+        "tokenizer.json",
+    ]
+    # no source lines or paths of the machine that exported it
+    assert b"stack_trace" not in graph.SerializeToString()
+    assert b".py" not in graph.SerializeToString()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_token_is_enough_in_the_last_layer(family, students) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(students[family]).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    wrapped = first_token_only(model)
+    hidden = torch.randn(2, 5, 32)
+    base = wrapped.base_model
+    layers = base.transformer.layer if family == "distilbert" else base.encoder.layer
+    mask = torch.zeros(2, 1, 5, 5)
+    mask[1, :, :, 3:] = torch.finfo(torch.float32).min
+    original = model.base_model
+    whole = original.transformer.layer[-1] if family == "distilbert" else original.encoder.layer[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(layers[-1](hidden, mask), whole(hidden, mask)[:, :1])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert type(whole).__name__ != "FirstTokenLayer"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_attention_is_counted_and_gives_the_same_logits(family, students, tmp_path) -> None:
+    record = build("onnx-fused", students[family], tmp_path / "fused")
+    assert record.fused is not None
+    graph = onnx.load(str(tmp_path / "fused" / "model.onnx"))
+    ops = [node.op_type for node in graph.graph.node]
+    assert {op: ops.count(op) for op in record.fused} == record.fused
+    # one layer in full, one for the first token
+    assert (record.fused["Attention"], record.fused["MultiHeadAttention"]) == (1, 1)
+    assert record.max_abs_diff < 1e-5
+    expected = torch_logits_of(students[family], TEXTS)
+    np.testing.assert_allclose(TextClassifier.load(tmp_path / "fused").logits(TEXTS), expected, atol=1e-5)
+
+
+def test_nothing_fused_is_reported_not_hidden(plain, tmp_path, caplog) -> None:
+    # A graph without the shapes of its inner values is one in which no attention is found.
+    with caplog.at_level(logging.WARNING):
+        counts = fuse_onnx(plain["bert"] / "model.onnx", tmp_path / "fused.onnx")
+    assert counts["Attention"] == counts["MultiHeadAttention"] == 0
+    assert "no attention was fused" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-per-channel"])
+def test_int8_graphs_are_small_and_close(name, family, students, plain, tmp_path) -> None:
+    base = plain[family] / "model.onnx"
+    record = build(name, students[family], tmp_path / name, base_onnx=base)
+    graph = onnx.load(str(tmp_path / name / "model.onnx"))
+    integer = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    tables = [t for t in graph.graph.initializer if "embeddings.weight" in t.name and len(t.dims) == 2]
+    assert any("word_embeddings" in t.name and t.data_type in integer for t in tables)
+    assert sum(node.op_type == "MatMulInteger" for node in graph.graph.node) >= 12
+    scales = [t for t in graph.graph.initializer if t.name.endswith("_scale")]
+    assert any(len(t.dims) == 1 and t.dims[0] > 1 for t in scales) == (name == "onnx-int8-per-channel")
+    assert 0 < record.max_abs_diff < 0.1
+    difference = TextClassifier.load(tmp_path / name).logits(TEXTS) - torch_logits_of(students[family], TEXTS)
+    assert np.abs(difference).max() < 0.1
+
+
+def test_quantizing_says_nothing_and_leaves_the_root_logger_alone(plain, tmp_path, caplog, capfd) -> None:
+    handlers, filters = list(logging.root.handlers), list(logging.root.filters)
+    with caplog.at_level(logging.INFO):
+        quantize.quantize_onnx(plain["bert"] / "model.onnx", tmp_path / "int8.onnx")
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    assert (logging.root.handlers, logging.root.filters) == (handlers, filters)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pytorch_int8_comes_back_bit_for_bit_without_pickles(family, students, tmp_path) -> None:
+    record = build("student-pytorch-int8", students[family], tmp_path / "int8")
+    model = AutoModelForSequenceClassification.from_pretrained(students[family]).eval()
+    made = quantize.quantize_pytorch(model)
+    state = torch.get_rng_state()
+    loaded = quantize.load_pytorch_int8(tmp_path / "int8")
+    assert torch.equal(state, torch.get_rng_state())
+    batch = AutoTokenizer.from_pretrained(tmp_path / "int8")(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        assert torch.equal(made(**inputs).logits, loaded(**inputs).logits)
+        assert not torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+    assert not [file for file in (tmp_path / "int8").iterdir() if file.suffix in {".bin", ".pt", ".pkl"}]
+    tensors = load_file(tmp_path / "int8" / "model.safetensors")
+    num_linear = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert sum(tensor.dtype == torch.int8 for tensor in tensors.values()) == num_linear
+    assert 0 < record.max_abs_diff < 0.1
+
+
+def test_pytorch_int8_that_is_not_whole_is_refused(students, tmp_path) -> None:
+    with pytest.raises(ModelError, match="not a PyTorch int8 variant"):
+        quantize.load_pytorch_int8(tmp_path)
+    build("student-pytorch-int8", students["bert"], tmp_path / "int8")
+    file = tmp_path / "int8" / "model.safetensors"
+    tensors = load_file(file)
+    for key in ("classifier.int8_scale", "bert.embeddings.LayerNorm.weight"):
+        save_file({name: value for name, value in tensors.items() if name != key}, file)
+        with pytest.raises(ModelError, match="make it again"):
+            quantize.load_pytorch_int8(tmp_path / "int8")
+
+
+def test_a_graph_over_tolerance_is_an_error_and_leaves_nothing(students, plain, tmp_path) -> None:
+    with pytest.raises(ExportError, match=r"onnx: logits differ .* export.parity_tolerance = 1e-12"):
+        build(
+            "onnx",
+            students["roberta"],
+            tmp_path / "onnx",
+            config=ExportConfig(parity_tolerance=1e-12),
+            base_onnx=plain["roberta"] / "model.onnx",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_graph_of_another_student_is_caught_by_parity(students, plain, tmp_path) -> None:
+    with pytest.raises(ExportError, match="logits differ"):
+        build("onnx", students["bert"], tmp_path / "onnx", base_onnx=plain["distilbert"] / "model.onnx")
+
+
+def test_parity_covers_short_full_length_and_padded_batches(students) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(students["roberta"]).eval()
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    logits = torch_logits(model)
+
+    def candidate(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        seen.append((input_ids, attention_mask))
+        return logits(input_ids, attention_mask) + 0.25 * (len(input_ids) == 4)
+
+    parity = measure_parity(
+        logits, candidate, vocab_size=model.config.vocab_size, pad_token_id=1, max_length=20
+    )
+    assert parity.max_abs_diff == pytest.approx(0.25, abs=1e-6)
+    assert {(1, 8), (1, 20), (4, 16)} <= set(parity.shapes)
+    for input_ids, attention_mask in seen:
+        assert ((input_ids == 1) == (attention_mask == 0)).all()
+        assert attention_mask[:, 0].all()
+    assert any(0 in attention_mask for _, attention_mask in seen)
+
+
+@pytest.mark.parametrize("wrong", [np.full((1, 4), np.nan), np.zeros((1, 3))])
+def test_parity_refuses_logits_that_are_not_comparable(wrong) -> None:
+    with pytest.raises(ExportError, match="gives logits of shape"):
+        measure_parity(
+            lambda *_: np.zeros((1, 4)), lambda *_: wrong, vocab_size=9, pad_token_id=0, max_length=8
+        )
+
+
+def test_padding_and_truncation_of_the_checkpoint_do_not_reach_the_variant(students, plain, tmp_path) -> None:
+    student = tmp_path / "student"
+    student.mkdir()
+    for file in students["bert"].iterdir():
+        (student / file.name).write_bytes(file.read_bytes())
+    tokenizer = Tokenizer.from_file(str(student / "tokenizer.json"))
+    tokenizer.enable_padding(length=128)
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(student / "tokenizer.json"))
+    build("onnx", student, tmp_path / "onnx", base_onnx=plain["bert"] / "model.onnx")
+    saved = json.loads((tmp_path / "onnx" / "tokenizer.json").read_text())
+    assert saved["padding"] is None
+    assert saved["truncation"] is None
+
+
+def test_a_variant_takes_the_place_of_an_earlier_one_whole(students, plain, tmp_path) -> None:
+    out_dir = tmp_path / "int8"
+    out_dir.mkdir()
+    (out_dir / "left-over").write_text("old")
+    build("onnx-int8", students["bert"], out_dir, base_onnx=plain["bert"] / "model.onnx")
+    assert sorted(file.name for file in out_dir.iterdir()) == ["config.json", "model.onnx", "tokenizer.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["int8"]
+
+
+def test_the_record_is_json(students, plain, tmp_path) -> None:
+    record = build("onnx", students["bert"], tmp_path / "o", base_onnx=plain["bert"] / "model.onnx").to_json()
+    assert json.loads(json.dumps(record)) == record
+    assert record["file"] == "model.onnx"
+    assert record["size_mb"] == (tmp_path / "o" / "model.onnx").stat().st_size / 2**20
+
+
+def test_what_cannot_be_exported_is_said(students, plain, tmp_path) -> None:
+    with pytest.raises(ModelError, match="not a sequence classification checkpoint"):
+        build("onnx", tmp_path / "nowhere", tmp_path / "onnx")
+    with pytest.raises(ExportError, match="not there; make the variant `onnx` first"):
+        build("onnx-int8", students["bert"], tmp_path / "int8", base_onnx=tmp_path / "no.onnx")
+    model = AutoModelForSequenceClassification.from_pretrained(students["roberta"])
+    with pytest.raises(ExportError, match=r"max_length is 5000; this model takes 1 to \d+"):
+        export_onnx(model, tmp_path / "x.onnx", max_length=5000)
