@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+CLINC_DATASETS = ("clinc/clinc_oos", "clinc_oos")
+"""Names under which the hub has CLINC150."""
+
 
 class Section(BaseModel):
     """A part of the specification: unknown keys are refused, values cannot be changed afterwards."""
@@ -24,7 +27,11 @@ class DataConfig(Section):
     )
     path: str | None = Field(default=None, description="clinc_json: the file.")
     dataset: str = Field(default="clinc/clinc_oos", description="hub: repository id of the dataset.")
-    dataset_config: str | None = Field(default="plus", description="hub: configuration of the dataset.")
+    dataset_config: str | None = Field(
+        default="plus",
+        description="hub: configuration of the dataset. Default: `plus` for clinc/clinc_oos, "
+        "else the dataset's own.",
+    )
     train: str | None = Field(default=None, description="files: the training split (.csv, .jsonl, .parquet).")
     validation: str | None = Field(
         default=None, description="files: the validation split; every choice is made on it."
@@ -33,7 +40,11 @@ class DataConfig(Section):
         default=None, description="files: the test split; reported once, never chosen by."
     )
     text_column: str = Field(default="text", description="hub, files: column that holds the text.")
-    label_column: str = Field(default="label", description="hub, files: column that holds the label.")
+    label_column: str = Field(
+        default="label",
+        description="hub, files: column that holds the label. Where a hub dataset has no `label` and "
+        "just one column of classes (`intent` in clinc/clinc_oos), that one is read.",
+    )
     out_of_scope_label: str | None = Field(
         default=None,
         description="Name of the label for texts outside every intent. "
@@ -42,9 +53,16 @@ class DataConfig(Section):
     max_train_examples: int | None = Field(
         default=None,
         ge=1,
-        description="Use only this many training texts, drawn evenly over the labels by `seed`.",
+        description="Use only this many training texts, drawn by `seed` so that every label keeps its share.",
     )
     seed: int = Field(default=0, description="Seed of that draw.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_default_config(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("dataset", CLINC_DATASETS[0]) not in CLINC_DATASETS:
+            return {"dataset_config": None, **values}
+        return values
 
     @model_validator(mode="after")
     def _complete(self) -> DataConfig:
@@ -113,7 +131,9 @@ class TeacherConfig(Section):
             return values
         named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
         if len(named) > 1:
-            raise ValueError(f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; set the others to null")
+            raise ValueError(
+                f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; set the others to null"
+            )
         return values if named else {**values, "scratch": {}}
 
 
