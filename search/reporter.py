@@ -1,0 +1,191 @@
+"""The trainer callback that measures, saves and reports every epoch of a trial."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import DistiltuneError
+from ..training.collator import DistillationCollator
+from ..training.metrics import classification_metrics
+from ..training.tokenized import TokenizedDataset, TokenizedSplit
+from .checkpoints import write_epoch
+from .inputs import TrialInputs, TrialSettings
+from .space import METRICS
+from .tensorboard import TAGS, TrialEvents
+
+# Logged by the trainer -> reported.
+_LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
+
+
+class TrialFailedError(DistiltuneError):
+    """A trial cannot go on with the arguments that it was given."""
+
+
+class EpochReporter(TrainerCallback):
+    """Evaluates on the validation split after every epoch, then hands metrics and checkpoint to Tune.
+
+    Args:
+        inputs: Texts that all trials share.
+        settings: The same for every trial.
+        collator: Pads the validation batches.
+        events: Where scalars are shown.
+        resumed: Record of the epoch that the trial goes on from.
+    """
+
+    def __init__(
+        self,
+        inputs: TrialInputs,
+        settings: TrialSettings,
+        collator: DistillationCollator,
+        events: TrialEvents,
+        resumed: dict[str, Any] | None = None,
+    ) -> None:
+        self._inputs = inputs
+        self._settings = settings
+        self._collator = collator
+        self._events = events
+        self.epoch: int = resumed["epoch"] if resumed else 0
+        before = resumed["metrics"] if resumed else {}
+        self._seconds_before: float = before.get("trial_seconds", 0.0)
+        self._best_accuracy: float = before.get("best_accuracy", 0.0)
+        self._started = self._epoch_started = time.monotonic()
+        self._epoch_seconds = 0.0
+        self._logged: list[tuple[int, dict[str, float]]] = []
+        self._logged_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count steps from where a resumed trial goes on."""
+        self._logged_step = state.global_step
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock before evaluation; the epoch's last steps are logged too."""
+        self._epoch_seconds = time.monotonic() - self._epoch_started
+        control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show losses and learning rate; stop the trial at a loss that is not a number."""
+        if not logs or "loss" not in logs:
+            return
+        values = {name: float(logs[key]) for key, name in _LOSSES.items() if key in logs}
+        if not all(map(math.isfinite, values.values())):
+            raise TrialFailedError(
+                f"the training loss is {values['train_loss']} at step {state.global_step} of "
+                f"{state.max_steps} (learning_rate {args.learning_rate:g}); try a lower learning rate"
+            )
+        self._logged.append((state.global_step - self._logged_step, values))
+        self._logged_step = state.global_step
+        scalars = {**values, "learning_rate": float(logs.get("learning_rate", 0.0))}
+        self._events.scalars({TAGS[name]: value for name, value in scalars.items()}, state.global_step)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """An epoch's checkpoint is written: evaluate, report both, and leave the copy in Tune's hands."""
+        assert model is not None
+        self.epoch += 1
+        metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+        self._best_accuracy = max(self._best_accuracy, metrics["validation_accuracy"])
+        shown = {
+            TAGS[name]: value
+            for name, value in metrics.items()
+            if name in TAGS and name not in _LOSSES.values()
+        }
+        self._events.scalars({**shown, "best/accuracy": self._best_accuracy}, state.global_step)
+        reported = {
+            **metrics,
+            "epoch": self.epoch,
+            "progress": state.global_step / state.max_steps,
+            "trial_seconds": self._seconds_before + time.monotonic() - self._started,
+            "best_accuracy": self._best_accuracy,
+            "failure": "",
+        }
+        directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
+        tune.report(reported, checkpoint=tune.Checkpoint.from_directory(str(directory)))
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def _train_metrics(self, args: TrainingArguments) -> dict[str, float]:
+        num_steps = sum(steps for steps, _ in self._logged) or 1
+        metrics = {
+            name: sum(steps * values.get(name, 0.0) for steps, values in self._logged) / num_steps
+            for name in _LOSSES.values()
+        }
+        self._logged = []
+        metrics["examples_per_second"] = len(self._inputs.train) / max(self._epoch_seconds, 1e-9)
+        return metrics
+
+    def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:
+        split = self._inputs.validation
+        logits = _predict(model, split, self._collator, args.per_device_eval_batch_size)
+        if not np.isfinite(logits).all():
+            raise TrialFailedError(
+                f"the student's logits are not finite after epoch {self.epoch} "
+                f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
+            )
+        loss = torch.nn.functional.cross_entropy(
+            torch.from_numpy(logits), torch.from_numpy(split.labels.copy())
+        )
+        found = classification_metrics(logits, split.labels, self._inputs.out_of_scope_id)
+        return {
+            "validation_loss": float(loss),
+            **{f"validation_{name}": float(value or 0.0) for name, value in found.items()},
+        }
+
+
+def failure_metrics(error: Exception) -> dict[str, Any]:
+    """What a failed trial reports: its reason, and every metric with a finite value, as Tune demands."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not isinstance(error, DistiltuneError):
+        reason = f"{type(error).__name__}: {reason}"
+    return {**dict.fromkeys(METRICS, 0.0), "failure": reason}
+
+
+@torch.no_grad()
+def _predict(
+    model: PreTrainedModel, split: TokenizedSplit, collator: DistillationCollator, batch_size: int
+) -> np.ndarray:
+    """Logits float32[N, C] of a split in its own order; in full precision, as the checkpoint will be used."""
+    dataset = TokenizedDataset(split, None)
+    order = np.argsort(split.lengths, kind="stable")
+    logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collator([dataset[int(row)] for row in rows])
+        batch.pop("labels", None)
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        logits[rows] = model(**batch).logits.float().cpu().numpy()
+    model.train(was_training)
+    return logits

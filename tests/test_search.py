@@ -1,0 +1,282 @@
+"""The search on a real local Ray: trials, their checkpoints, failures, and what TensorBoard shows of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from distiltune.errors import ConfigError, RunFailedError
+from distiltune.search.config import SearchConfig
+from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.training.config import TrainingConfig
+from distiltune.training.tokenized import TokenizedSplit
+
+NUM_LABELS = 4
+OUT_OF_SCOPE = 3
+
+
+def split(num_rows: int, seed: int) -> TokenizedSplit:
+    """Texts of 3 to 8 tokens; the label is the first token's, which one text in eight has wrong."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 9, num_rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    labels = random.integers(0, NUM_LABELS, num_rows)
+    input_ids = random.integers(10, 40, offsets[-1]).astype(np.int32)
+    input_ids[offsets[:-1]] = 2 + np.where(random.random(num_rows) < 1 / 8, (labels + 1) % NUM_LABELS, labels)
+    return TokenizedSplit(input_ids, offsets, labels.astype(np.int64), np.arange(num_rows, dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> TrialInputs:
+    student = tmp_path_factory.mktemp("student")
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=40,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+            num_labels=NUM_LABELS,
+        )
+    )
+    model.save_pretrained(student)
+    train, validation = split(96, 1), split(48, 2)
+    logits = 4 * np.eye(NUM_LABELS, dtype=np.float32)
+    logits_file = student / "logits.npy"
+    np.save(logits_file, logits[train.labels])
+    return TrialInputs(
+        student_dir=str(student),
+        train=train,
+        validation=validation,
+        train_logits=np.load(logits_file, mmap_mode="r"),
+        validation_logits=logits[validation.labels],
+        out_of_scope_id=OUT_OF_SCOPE,
+        label_names=["a", "b", "c", "oos"],
+    )
+
+
+TRAINING = TrainingConfig(learning_rate=5e-3, batch_size=16)
+
+
+def search_config(num_trials: int, **space) -> SearchConfig:
+    """A short search in which one learning rate of the two ruins its trials."""
+    short = {
+        "num_train_epochs": {"type": "int", "low": 2, "high": 4},
+        "learning_rate": {"type": "choice", "values": [5e-3, 1e30]},
+        "weight_decay": 0.0,
+    }
+    return SearchConfig.model_validate(
+        {"num_trials": num_trials, "num_startup_trials": 2, "seed": 11, "space": {**short, **space}}
+    )
+
+
+def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
+    return run_search(
+        config,
+        options.pop("training", TRAINING),
+        inputs,
+        experiment_dir=directory / "search",
+        tensorboard_dir=directory / "tensorboard",
+        cpus_per_trial=options.pop("cpus", 1),
+        gpus_per_trial=0,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(ray_session, inputs, tmp_path_factory):
+    """A search of four trials: the directory, its outcome, and the progress that was told."""
+    directory = tmp_path_factory.mktemp("searched")
+    told = []
+    outcome = search(search_config(4), inputs, directory, on_progress=told.append)
+    return directory, outcome, told
+
+
+def accuracy_of(checkpoint: str, validation: TokenizedSplit) -> float:
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    right = 0
+    with torch.no_grad():
+        for row in range(len(validation)):
+            ids = torch.tensor(validation.row(row), dtype=torch.int64)[None]
+            right += int(model(input_ids=ids).logits.argmax()) == int(validation.labels[row])
+    return right / len(validation)
+
+
+def finished(outcome) -> list:
+    return [trial for trial in outcome.trials if trial.state == "finished"]
+
+
+def test_every_trial_is_told_of(searched):
+    _, outcome, told = searched
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3]
+    names = {"alpha", "temperature", "num_train_epochs", "learning_rate", "weight_decay"}
+    assert all(set(trial.parameters) == names for trial in outcome.trials)
+    for trial in finished(outcome):
+        assert 1 <= trial.best_epoch <= trial.parameters["num_train_epochs"]
+        assert all(math.isfinite(value) for value in trial.metrics.values() if not isinstance(value, str))
+        assert trial.seconds > 0
+    best = max(trial.metrics["validation_accuracy"] for trial in finished(outcome))
+    assert outcome.best.metrics["validation_accuracy"] == best
+    assert best > 0.6
+    assert told[-1].done == told[-1].num_trials == 4
+    assert told[-1].running == 0
+    assert told[-1].best_value == best
+    assert told[-1].best_trial_id in {trial.trial_id for trial in finished(outcome)}
+    assert json.loads(json.dumps(outcome.to_json()))["best"]["trial_id"] == outcome.best.trial_id
+
+
+def test_a_trial_that_fails_tells_its_reason_and_the_others_finish(searched):
+    _, outcome, told = searched
+    ruined = [trial for trial in outcome.trials if trial.parameters["learning_rate"] > 1]
+    assert 1 <= len(ruined) <= 3
+    assert [trial for trial in outcome.trials if trial.state == "failed"] == ruined
+    assert all("learning_rate 1e+30" in trial.reason for trial in ruined)
+    assert told[-1].failed == len(ruined)
+
+
+def test_the_best_epochs_checkpoint_is_kept_and_holds_the_model_that_was_measured(searched, inputs):
+    directory, outcome, _ = searched
+    for trial in finished(outcome):
+        lines = (directory / "search" / trial.trial_id / "result.json").read_text().splitlines()
+        accuracies = {each["epoch"]: each["validation_accuracy"] for each in map(json.loads, lines)}
+        assert len(accuracies) == trial.parameters["num_train_epochs"]
+        assert accuracies[trial.best_epoch] == max(accuracies.values())
+        measured = accuracy_of(trial.checkpoint, inputs.validation)
+        assert measured == pytest.approx(trial.metrics["validation_accuracy"], abs=1e-9)
+
+
+def test_only_the_best_and_the_last_checkpoint_stay(searched):
+    directory, outcome, _ = searched
+    for trial in finished(outcome):
+        kept = sorted((directory / "search" / trial.trial_id).glob("checkpoint_*"))
+        epochs = {json.loads((each / "epoch.json").read_text())["epoch"] for each in kept}
+        assert trial.parameters["num_train_epochs"] in epochs
+        assert trial.best_epoch in epochs
+        assert len(kept) <= 2
+        assert all((each / "model.safetensors").is_file() for each in kept)
+
+
+def test_a_finished_search_is_only_read(searched, inputs):
+    directory, outcome, _ = searched
+    again = search(search_config(4), inputs, directory)
+    assert again == outcome
+
+
+def test_a_seed_gives_the_same_suggestions(searched, inputs, tmp_path):
+    _, outcome, _ = searched
+    again = search(search_config(4), inputs, tmp_path)
+    assert [trial.parameters for trial in again.trials] == [trial.parameters for trial in outcome.trials]
+
+
+def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(
+    ray_session, inputs, tmp_path
+):
+    fixed = {"alpha": 1.0, "temperature": 2, "num_train_epochs": 1, "learning_rate": 1e30}
+    with pytest.raises(RunFailedError, match=r"the only trial failed.*learning rate"):
+        search(search_config(5, **fixed), inputs, tmp_path)
+
+
+def test_what_no_trial_could_run_is_told_at_once(ray_session, inputs, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
+        search(search_config(2, temperatur=3), inputs, tmp_path)
+    with pytest.raises(RunFailedError, match="a trial needs 64 CPUs"):
+        search(search_config(2), inputs, tmp_path, cpus=64)
+
+
+@pytest.fixture(scope="module")
+def tensorboard(searched):
+    """A real TensorBoard server over the search's event files; a function that asks it."""
+    directory, _, _ = searched
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory / "tensorboard")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+
+        def ask(path: str, body: dict | None = None):
+            data = None if body is None else json.dumps(body).encode()
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/data/plugin/{path}", data, headers)
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    if len(ask("scalars/tags")) >= 4:
+                        break
+                except (urllib.error.URLError, ConnectionError):
+                    assert server.poll() is None
+                assert time.monotonic() < deadline, "TensorBoard did not load the trials"
+                time.sleep(0.2)
+            yield ask
+        finally:
+            server.terminate()
+
+
+def test_tensorboard_shows_every_trials_scalars(searched, tensorboard):
+    _, outcome, _ = searched
+    tags = tensorboard("scalars/tags")
+    assert set(tags) >= {trial.trial_id for trial in outcome.trials}
+    for trial in finished(outcome):
+        assert set(tags[trial.trial_id]) >= {
+            "loss/total",
+            "loss/cross_entropy",
+            "loss/distillation",
+            "learning_rate",
+            "validation/accuracy",
+            "validation/in_scope_accuracy",
+            "validation/oos_recall",
+            "validation/loss",
+            "examples_per_second",
+        }
+        points = tensorboard(f"scalars/scalars?run={trial.trial_id}&tag=validation/accuracy")
+        assert len(points) == trial.parameters["num_train_epochs"]
+        assert max(value for _, _, value in points) == pytest.approx(trial.metrics["validation_accuracy"])
+
+
+def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
+    _, outcome, _ = searched
+    experiment = tensorboard("hparams/experiment", {"experimentName": ""})
+    infos = {each["name"]: each for each in experiment["hparamInfos"]}
+    assert set(infos) == set(outcome.best.parameters)
+    assert infos["learning_rate"]["domainDiscrete"] == [5e-3, 1e30]
+    assert infos["temperature"]["domainInterval"] == {"minValue": 2.0, "maxValue": 20.0}
+    assert "best/accuracy" in {each["name"]["tag"] for each in experiment["metricInfos"]}
+    columns = [
+        {"hparam": "alpha"},
+        {"metric": {"tag": "best/accuracy", "group": ""}, "includeInResult": True},
+    ]
+    asked = {
+        "experimentName": "",
+        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
+        "colParams": columns,
+        "startIndex": 0,
+        "sliceSize": 100,
+    }
+    groups = {each["name"]: each for each in tensorboard("hparams/session_groups", asked)["sessionGroups"]}
+    assert set(groups) == {trial.trial_id for trial in outcome.trials}
+    for trial in outcome.trials:
+        group = groups[trial.trial_id]
+        assert group["hparams"]["alpha"] == pytest.approx(trial.parameters["alpha"])
+        status = "STATUS_SUCCESS" if trial in finished(outcome) else "STATUS_FAILURE"
+        assert [each["status"] for each in group["sessions"]] == [status]
+        if trial in finished(outcome):
+            values = {each["name"]["tag"]: each["value"] for each in group["metricValues"]}
+            assert values["best/accuracy"] == pytest.approx(trial.metrics["validation_accuracy"])
