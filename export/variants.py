@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as progress
+from transformers import PreTrainedModel
 
 from ..errors import ExportError, ModelError
+from ..training.checkpoints import label_names, load_model
 from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx
 from .onnx_export import export_onnx
@@ -158,16 +158,9 @@ def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length
 
 
 def _load_student(directory: Path) -> PreTrainedModel:
-    had_progress_bar = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{directory}: not a sequence classification checkpoint ({error})") from error
-    finally:
-        if had_progress_bar:
-            progress.enable_progress_bar()
-    return model.float().eval()
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and its weights")
+    return load_model(directory).eval()
 
 
 def _pad_token_id(model: PreTrainedModel) -> int:
@@ -200,9 +193,8 @@ def _write_config(
     out_of_scope_label: str | None,
     num_threads: int,
 ) -> None:
-    names: dict[Any, str] = dict(model.config.id2label or {})
     config = {
-        "labels": [names[i] for i in range(len(names))],
+        "labels": label_names(model),
         "max_length": max_length,
         "pad_token_id": pad_token_id,
         "out_of_scope_label": out_of_scope_label,
