@@ -96,6 +96,7 @@ def _args(path, **more):
     given = {
         "output_dir": str(path),
         "bf16": False,
+        "use_cpu": True,
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 8,
         "num_train_epochs": 2,
