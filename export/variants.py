@@ -16,7 +16,8 @@ import tokenizers
 from transformers import PreTrainedModel
 
 from ..errors import ExportError, ModelError
-from ..training.checkpoints import label_names, load_model
+from ..training.checkpoints import load_model
+from ..training.heads import label_names
 from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx
 from .onnx_export import export_onnx
