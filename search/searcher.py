@@ -28,7 +28,7 @@ class OrderedOptunaSearch(OptunaSearch):
         seed: Seed of the sampler.
         num_startup_trials: Random trials before TPE begins.
         window: See above; 1 tells every result before the next suggestion.
-        max_concurrent: Most trials at a time.
+        max_concurrent: Most trials at a time; also keeps Tune from asking before a trial can start.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OrderedOptunaSearch(OptunaSearch):
         seed: int,
         num_startup_trials: int,
         window: int,
-        max_concurrent: int | None,
+        max_concurrent: int,
     ) -> None:
         import optuna
 
@@ -62,7 +62,7 @@ class OrderedOptunaSearch(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return ``{"number": int, "arguments": {name: value}}`` of the next trial; None: ask again later."""
         number = len(self._order)
-        if self._max_concurrent is not None and number - len(self._ended) >= self._max_concurrent:
+        if number - len(self._ended) >= self._max_concurrent:
             return None
         if number >= self._num_startup_trials and not self._tell(number - self._window + 1):
             return None

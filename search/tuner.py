@@ -103,7 +103,8 @@ def run_search(
         use_gpu=gpus_per_trial > 0,
     )
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
-    with _quiet(), listening(on_progress):
+    num_slots = _num_slots(resources)
+    with _environment(num_slots), listening(on_progress):
         trainable = _trainable(inputs, settings, resources)
         if _can_restore(experiment_dir):
             from ray import tune
@@ -111,7 +112,7 @@ def run_search(
             tuner = tune.Tuner.restore(str(experiment_dir), trainable=trainable)
         else:
             shutil.rmtree(experiment_dir, ignore_errors=True)
-            tuner = _new_tuner(config, trainable, experiment_dir, num_trials, resources)
+            tuner = _new_tuner(config, trainable, experiment_dir, num_trials, num_slots)
         grid = tuner.fit()
     num_ended = grid.num_terminated + grid.num_errors
     if num_ended < num_trials:
@@ -121,14 +122,14 @@ def run_search(
 
 
 def _new_tuner(
-    config: SearchConfig, trainable: Any, experiment_dir: Path, num_trials: int, resources: dict[str, float]
+    config: SearchConfig, trainable: Any, experiment_dir: Path, num_trials: int, num_slots: int
 ) -> tune.Tuner:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     from .progress import ProgressCallback
 
-    searcher, param_space = _searcher(config, resources)
+    searcher, param_space = _searcher(config, num_slots)
     return tune.Tuner(
         trainable,
         param_space=param_space,
@@ -154,7 +155,7 @@ def _new_tuner(
     )
 
 
-def _searcher(config: SearchConfig, resources: dict[str, float]) -> tuple[Any, dict[str, Any]]:
+def _searcher(config: SearchConfig, num_slots: int) -> tuple[Any, dict[str, Any]]:
     """Searcher and ``param_space``; no searcher when there is nothing to search."""
     from .searcher import OrderedOptunaSearch
     from .space import distributions, fixed_values
@@ -162,7 +163,8 @@ def _searcher(config: SearchConfig, resources: dict[str, float]) -> tuple[Any, d
     searched, fixed = distributions(config), fixed_values(config)
     if not searched:
         return None, {"number": 0, "arguments": fixed}
-    side_by_side = min(config.max_concurrent_trials or config.num_trials, _num_slots(resources))
+    max_concurrent = config.max_concurrent_trials or num_slots
+    side_by_side = min(max_concurrent, num_slots)
     searcher = OrderedOptunaSearch(
         searched,
         fixed,
@@ -171,7 +173,7 @@ def _searcher(config: SearchConfig, resources: dict[str, float]) -> tuple[Any, d
         seed=config.seed,
         num_startup_trials=config.num_startup_trials,
         window=1 if side_by_side == 1 else 2 * side_by_side,
-        max_concurrent=config.max_concurrent_trials,
+        max_concurrent=max_concurrent,
     )
     return searcher, {}
 
@@ -239,10 +241,13 @@ def _remove_forgotten(experiment_dir: Path, tensorboard_dir: Path, known: set[st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Tune's own words off the terminal: progress and failed trials are told by us."""
-    before = {name: os.environ.get(name) for name in _DRIVER_ENV}
-    os.environ.update(_DRIVER_ENV)
+def _environment(num_slots: int) -> Iterator[None]:
+    """Set Tune up in the driver; it prints nothing, since progress and failures are told by us."""
+    # Workers start side by side. One at a time, as is Tune's default, a trial that ends before the next
+    # worker is up hands over its own and stops the other, so that short trials never run in parallel.
+    settings = {**_DRIVER_ENV, "TUNE_MAX_PENDING_TRIALS_PG": str(num_slots)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     talkative = logging.getLogger("ray.tune")
     level = talkative.level
     if not logger.isEnabledFor(logging.DEBUG):

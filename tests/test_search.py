@@ -80,7 +80,7 @@ def search_config(num_trials: int, **space) -> SearchConfig:
         "weight_decay": 0.0,
     }
     return SearchConfig.model_validate(
-        {"num_trials": num_trials, "num_startup_trials": 2, "seed": 11, "space": {**short, **space}}
+        {"num_trials": num_trials, "num_startup_trials": 2, "seed": 4, "space": {**short, **space}}
     )
 
 

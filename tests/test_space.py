@@ -92,7 +92,7 @@ def suggestions(order: list[int], *, window: int, num_trials: int = 12) -> list[
         seed=7,
         num_startup_trials=3,
         window=window,
-        max_concurrent=None,
+        max_concurrent=2,
     )
     found: list[dict] = []
     running: list[int] = []
