@@ -195,7 +195,7 @@ def _write_config(
     num_threads: int,
 ) -> None:
     config = {
-        "labels": label_names(model),
+        "labels": label_names(model.config),
         "max_length": max_length,
         "pad_token_id": pad_token_id,
         "out_of_scope_label": out_of_scope_label,
