@@ -115,8 +115,8 @@ def _run(config: Any, source: str | None, run_id: str | None, as_json: bool) -> 
         print_summary(finished)
 
 
-@app.command()
-def runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+@app.command("runs")
+def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """Every run in the storage, newest first."""
     from .show import print_runs, run_rows
 
@@ -171,6 +171,26 @@ def predict(
         return
     for text, result in zip(given, results, strict=True):
         typer.echo(f"{result['label']}\t{result['score']:.4f}\t{text}")
+
+
+@app.command()
+def benchmark(
+    directory: ArtifactArgument,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one a line.")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one text.")] = 100,
+    warmups: Annotated[int, typer.Option("--warmups", min=0, help="Runs before timing.")] = 10,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Intra-op threads.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure an artifact on this machine: latency, throughput, size, memory."""
+    from .measure import measure_artifact, print_measurement
+
+    measured = measure_artifact(
+        directory, texts_file=texts, num_runs=runs, num_warmups=warmups, num_threads=threads
+    )
+    _echo_json(measured) if as_json else print_measurement(measured)
 
 
 @app.command()

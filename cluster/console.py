@@ -16,7 +16,7 @@ class ProgressPrinter:
     """Listener of a job's events; use it as a context, so that the live line is always taken down."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._last = ""
 

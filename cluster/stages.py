@@ -228,7 +228,8 @@ def _wait(task: Any, progress: Path | None = None, tell: Tell | None = None) -> 
         cause = error.cause
         if isinstance(cause, DistiltuneError):
             raise cause from None
-        raise RunFailedError(f"{type(cause).__name__}: {cause}") from error
+        first = next(iter(str(cause).strip().splitlines()), "")
+        raise RunFailedError(f"{type(cause).__name__}: {first}") from error
     except RayError as error:
         raise RunFailedError(f"a worker was lost: {str(error).strip().splitlines()[0]}") from error
 

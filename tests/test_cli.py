@@ -11,7 +11,12 @@ import pytest
 
 def distiltune(*arguments, cwd=None, stdin=None, **environment):
     return subprocess.run(
-        [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())", *arguments],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from distiltune.cluster.cli import main; sys.exit(main())",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         input=stdin,
@@ -25,7 +30,18 @@ def test_help_answers_at_once():
     began = time.monotonic()
     done = distiltune("--help")
     assert done.returncode == 0
-    for command in ("run", "train", "runs", "show", "pull", "predict", "benchmark", "report", "tensorboard", "config"):
+    for command in (
+        "run",
+        "train",
+        "runs",
+        "show",
+        "pull",
+        "predict",
+        "benchmark",
+        "report",
+        "tensorboard",
+        "config",
+    ):
         assert command in done.stdout
     assert time.monotonic() - began < 2  # 0.15 s on a quiet machine; the bar is 0.5 s
 

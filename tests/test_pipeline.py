@@ -1,0 +1,291 @@
+"""The main job from the command line: a real local Ray, real training, ONNX Runtime, TensorBoard; small but whole."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import yaml
+
+from distiltune.export.runtime import TextClassifier
+
+COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
+JOB = {
+    "data": {"source": "embedded", "max_train_examples": 300},
+    "teacher": {
+        "scratch": {
+            "vocab_size": 600,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "num_train_epochs": 2,
+        }
+    },
+    "student": {"from_teacher": {"layers": [1]}},
+    "training": {"max_length": 24},
+    "search": {"num_trials": 2, "space": {"num_train_epochs": {"type": "int", "low": 1, "high": 2}}},
+    "export": {"variants": ["onnx", "onnx-int8"], "max_accuracy_drop": 1.0},
+    "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1, 4]},
+}
+
+
+def distiltune(*arguments, cwd):
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        check=False,
+        timeout=280,
+    )
+
+
+def environment():
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A working directory with a job file and one finished run of it."""
+    directory = tmp_path_factory.mktemp("home")
+    (directory / "job.yaml").write_text(yaml.safe_dump(JOB))
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    (directory / "stdout.json").write_text(done.stdout)
+    (directory / "stderr.txt").write_text(done.stderr)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def found(home):
+    return json.loads((home / "stdout.json").read_text())
+
+
+def test_run_prints_one_object_with_every_promised_field(found):
+    assert (found["run_id"], found["state"]) == ("first", "finished")
+    best = found["best"]
+    assert 0 <= best["alpha"] <= 1
+    assert best["temperature"] in range(2, 21)
+    assert best["num_train_epochs"] in (1, 2)
+    assert best["trial_id"] in {trial["trial_id"] for trial in found["trials"]}
+    assert [row["name"] for row in found["variants"]] == [
+        "teacher-pytorch",
+        "student-pytorch",
+        "onnx",
+        "onnx-int8",
+    ]
+    for row in found["variants"]:
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["in_scope_accuracy"] <= 1
+        assert 0 <= row["oos_recall"] <= 1
+        assert row["size_mb"] > 0
+        assert set(row["latency_ms"]) == {"mean", "std", "p50", "p90", "p99"}
+        assert row["num_threads"] == 1
+    assert found["variants"][2]["max_abs_diff"] < 1e-3
+
+
+def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):
+    finished = [trial for trial in found["trials"] if trial["state"] == "finished"]
+    assert len(finished) == 2
+    top = max(trial["metrics"]["validation_accuracy"] for trial in finished)
+    assert found["best"]["validation_accuracy"] == top
+
+
+def test_the_exported_model_has_the_validation_accuracy_of_its_trial(found):
+    student = next(row for row in found["variants"] if row["name"] == "student-pytorch")
+    graph = next(row for row in found["variants"] if row["name"] == "onnx")
+    # Trials evaluate in bf16 where the hardware has it, the rows in 32 bits: some ties may fall differently.
+    assert student["validation_accuracy"] == pytest.approx(found["best"]["validation_accuracy"], abs=0.01)
+    assert graph["validation_accuracy"] == student["validation_accuracy"]
+
+
+def test_progress_goes_to_stderr_one_line_a_stage(home):
+    lines = (home / "stderr.txt").read_text().splitlines()
+    for stage in (
+        "data",
+        "teacher",
+        "logits",
+        "student",
+        "search",
+        "export",
+        "benchmark",
+        "artifact",
+        "report",
+    ):
+        assert sum(line.startswith(f"✓ {stage}") for line in lines) == 1, lines
+    assert not [line for line in lines if "Warning" in line or "Traceback" in line]
+
+
+def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
+    chosen = {row["name"]: row for row in found["variants"]}[found["chosen"]]
+    assert chosen["kind"] == "onnx"
+    assert chosen["passed_gate"] is True
+    done = distiltune("pull", "first", "--to", "model", cwd=home)
+    assert done.returncode == 0, done.stderr
+    pulled = home / "model"
+    manifest = json.loads((pulled / "manifest.json").read_text())
+    assert {path.name for path in pulled.iterdir()} == {*manifest["files"], "manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert hashlib.sha256((pulled / name).read_bytes()).hexdigest() == entry["sha256"]
+    assert manifest["measurements"]["name"] == found["chosen"]
+    assert manifest["made_from"]["hyperparameters"]["alpha"] == found["best"]["alpha"]
+
+
+def test_pull_refuses_a_directory_that_exists(home):
+    (home / "taken").mkdir()
+    (home / "taken" / "file").touch()
+    done = distiltune("pull", "first", "--to", "taken", cwd=home)
+    assert done.returncode == 2
+    assert "taken" in done.stderr
+
+
+def test_predict_answers_as_the_runtime_does(home, found):
+    texts = ["when does the library open", "my power is out"]
+    done = distiltune("predict", found["artifact"], *texts, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    expected = TextClassifier.load(found["artifact"])(texts)
+    assert [answer["label"] for answer in json.loads(done.stdout)] == [answer["label"] for answer in expected]
+
+
+def test_benchmark_measures_an_artifact(home, found):
+    done = distiltune("benchmark", found["artifact"], "--runs", "5", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["latency_ms"]["p50"] > 0
+    assert measured["machine"]["cpu"]
+
+
+def test_show_report_and_runs_tell_of_the_run(home, found):
+    assert json.loads(distiltune("show", "latest", "--json", cwd=home).stdout) == found
+    shown = distiltune("show", "first", cwd=home).stdout
+    assert found["chosen"] in shown
+    assert "| **" in distiltune("report", "first", cwd=home).stdout
+    assert (
+        home / "distiltune-runs" / "runs" / "first" / "report" / "accuracy-latency.png"
+    ).stat().st_size > 10_000
+    rows = json.loads(distiltune("runs", "--json", cwd=home).stdout)
+    assert rows[-1]["run_id"] == "first"
+
+
+def test_nothing_that_a_person_pulls_is_a_pickle(home):
+    run = home / "distiltune-runs" / "runs" / "first"
+    for folder in ("artifact", "variants", "best", "report"):
+        for path in (run / folder).rglob("*"):
+            assert path.suffix not in {".bin", ".pt", ".pth", ".pkl"}, path
+            if path.is_file():
+                assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x04", b"\x80\x05"}, path
+
+
+def test_the_same_run_again_does_nothing_again(home):
+    began = time.monotonic()
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((home / "stdout.json").read_text())
+    assert time.monotonic() - began < 60
+
+
+def test_another_specification_under_the_same_id_is_refused(home):
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--set", "training.seed=1", cwd=home)
+    assert done.returncode == 2
+    assert "training" in done.stderr
+
+
+def test_train_is_one_trial_and_labels_no_text_again(home):
+    values = ["--set", "training.num_train_epochs=1", "--set", "export.variants=[onnx]"]
+    done = distiltune("train", "job.yaml", "--run-id", "second", "--json", *values, cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["trials"]) == 1
+    assert (found["best"]["alpha"], found["best"]["num_train_epochs"]) == (0.5, 1)
+    run = home / "distiltune-runs" / "runs" / "second"
+    assert json.loads((run / "stages" / "logits.json").read_text())["result"]["texts_computed"] == 0
+
+
+def test_tensorboard_serves_scalars_and_hparams(home, found, free_port):
+    process = subprocess.Popen(
+        [*COMMAND, "tensorboard", "first", "--port", str(free_port)],
+        cwd=home,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        base = f"http://127.0.0.1:{free_port}/data/plugin"
+        tags = eventually(lambda: get_json(f"{base}/scalars/tags"), lambda value: len(value) >= 2)
+        assert {trial["trial_id"] for trial in found["trials"]} <= set(tags)
+        best = found["best"]
+        scalars = get_json(f"{base}/scalars/scalars?run={best['trial_id']}&tag=validation/accuracy")
+        assert max(value for _, _, value in scalars) == pytest.approx(best["validation_accuracy"], abs=1e-6)
+        experiment = get_json(f"{base}/hparams/experiment", {"experimentName": ""})
+        assert {info["name"] for info in experiment["hparamInfos"]} >= {
+            "alpha",
+            "temperature",
+            "num_train_epochs",
+        }
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def get_json(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def eventually(read, good, timeout_s=60):
+    """Read until the answer is good; a server that does not listen yet is waited for."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            value = read()
+            if good(value):
+                return value
+        except OSError:
+            value = None
+        assert time.monotonic() < deadline, value
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    command = [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--json"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run = tmp_path / "distiltune-runs" / "runs" / "killed"
+    eventually(lambda: list(run.glob("search/*/checkpoint_*")), lambda paths: len(paths) > 1, 200)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert json.loads(distiltune("show", "killed", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
+    done = distiltune("run", "job.yaml", "--run-id", "killed", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    command = [*COMMAND, "run", "job.yaml", "--run-id", "stopped"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    stages = tmp_path / "distiltune-runs" / "runs" / "stopped" / "stages"
+    eventually(lambda: (stages / "teacher.json").exists(), bool, 100)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1].startswith("error: interrupted")
+    assert json.loads(distiltune("show", "stopped", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
