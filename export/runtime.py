@@ -218,6 +218,6 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise ArtifactError(f"{path}: {name} is {value!r}; it must be an integer of {least} or more")
     if config.get("threshold") is not None:
         raise ArtifactError(
-            f"{path}: threshold is {config['threshold']!r}; this version of distiltune knows none, use a newer"
+            f"{path}: threshold is {config['threshold']!r}; this distiltune knows none, use a newer one"
         )
     return config

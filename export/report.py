@@ -1,0 +1,249 @@
+"""The report: ``report.json``, a Markdown table, a table for the terminal, and ratios between rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .choose import STUDENT
+from .rows import RowMeasurement
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REPORT_FILE = "report.json"
+MARKDOWN_FILE = "report.md"
+PICTURE_FILE = "accuracy-latency.png"
+TEACHER = "teacher-pytorch"
+REFERENCE = "reference-bert-base"
+
+_SHOWN = ("run_id", "state", "best", "variants", "chosen", "artifact")
+_HEADERS = (
+    "variant",
+    "accuracy",
+    "in-scope",
+    "oos recall",
+    "validation",
+    "size MB",
+    "p50 ms",
+    "mean ± std ms",
+    "p99 ms",
+    "sample p50 ms",
+    "texts/s",
+    "memory MB",
+    "max diff",
+    "gate",
+)
+# Header in the terminal by header of the whole table: those that fit 80 columns.
+_TERMINAL_HEADERS = {
+    "variant": "variant",
+    "accuracy": "accuracy",
+    "in-scope": "in-scope",
+    "oos recall": "oos",
+    "size MB": "size MB",
+    "p50 ms": "p50 ms",
+    "p99 ms": "p99 ms",
+    "gate": "gate",
+}
+_NONE = "–"  # noqa: RUF001
+
+
+def build_report(
+    *,
+    run_id: str,
+    state: str,
+    best: dict[str, Any] | None,
+    rows: Sequence[RowMeasurement],
+    chosen: str | None,
+    artifact: str | None,
+    machine: dict[str, Any],
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put the report together.
+
+    Args:
+        run_id: of the run.
+        state: of the run, as ``finished``.
+        best: the best trial: alpha, temperature, num_train_epochs, validation_accuracy, trial_id.
+        rows: measured and gated rows, in the order of the table.
+        chosen: name of the chosen row.
+        artifact: path of the sealed artifact.
+        machine: what ``describe_machine`` gave.
+        extra: further keys, as the stages' times.
+
+    Returns:
+        The object of ``report.json``: run_id, state, best, variants, chosen, artifact; then ratios (of every row
+        to teacher, student and reference: how many times faster by p50 of the query, how many times smaller),
+        machine, and ``extra``.
+    """
+    report = {
+        "run_id": run_id,
+        "state": state,
+        "best": best,
+        "variants": [row.to_json() for row in rows],
+        "chosen": chosen,
+        "artifact": artifact,
+        "ratios": ratios(rows),
+        "machine": machine,
+    }
+    return report | {key: value for key, value in (extra or {}).items() if key not in report}
+
+
+def shown(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of a report that ``distiltune show --json`` and ``run --json`` print."""
+    return {key: report.get(key) for key in _SHOWN}
+
+
+def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, float]]]:
+    """Row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
+    by_name = {row.name: row for row in rows}
+    baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
+    return {
+        row.name: {
+            base.name: {
+                "faster": base.latency_ms["p50"] / row.latency_ms["p50"],
+                "smaller": base.size_mb / row.size_mb,
+            }
+            for base in baselines
+            if base.name != row.name
+        }
+        for row in rows
+    }
+
+
+def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]:
+    """Write ``report.json``, ``report.md`` and the picture, each whole or not at all.
+
+    Returns:
+        ``{"json": path, "markdown": path, "picture": path}``.
+    """
+    from .pictures import draw_accuracy_latency
+
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "json": out_dir / REPORT_FILE,
+        "markdown": out_dir / MARKDOWN_FILE,
+        "picture": out_dir / PICTURE_FILE,
+    }
+    draw_accuracy_latency(report["variants"], report["chosen"], paths["picture"])
+    _write_text(paths["markdown"], markdown_report(report))
+    _write_text(paths["json"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return paths
+
+
+def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
+    """The table of ``report["variants"]`` in Markdown, the chosen row bold."""
+    lines = ["| " + " | ".join(_HEADERS) + " |", "| --- |" + " ---: |" * (len(_HEADERS) - 1)]
+    for cells, is_chosen in _cells(variants, chosen):
+        name = f"**{cells[0]}** (chosen)" if is_chosen else cells[0]
+        lines.append("| " + " | ".join([name, *cells[1:]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_report(report: dict[str, Any]) -> str:
+    """The whole report in Markdown: table, ratios of the chosen row, picture, best trial, machine."""
+    chosen = report["chosen"]
+    parts = [f"# Run {report['run_id']}\n", markdown_table(report["variants"], chosen)]
+    parts.append("\n".join(f"- {note}" for note in notes(report)) + "\n")
+    parts.append(f"![accuracy against latency]({PICTURE_FILE})\n")
+    if report.get("best"):
+        best = ", ".join(f"{name} {_number(value)}" for name, value in report["best"].items())
+        parts.append(f"Best trial: {best}.\n")
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
+    parts.append(
+        f"Machine: {machine.get('cpu')}, {machine.get('num_usable_cores')} usable cores, "
+        f"{' '.join(machine.get('instruction_sets', []))}; {machine.get('os')}; "
+        f"Python {machine.get('python')}; {versions}.\n"
+    )
+    return "\n".join(parts)
+
+
+def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Table:
+    """The same table for ``rich``, with the columns that fit a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    kept = [_HEADERS.index(name) for name in _TERMINAL_HEADERS]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    for i in kept:
+        table.add_column(_TERMINAL_HEADERS[_HEADERS[i]], justify="left" if i == 0 else "right", no_wrap=True)
+    for cells, is_chosen in _cells(variants, chosen):
+        marked = [f"{cells[0]} *" if is_chosen else cells[0], *cells[1:]]
+        table.add_row(*(marked[i] for i in kept), style="bold" if is_chosen else None)
+    return table
+
+
+def notes(report: dict[str, Any]) -> list[str]:
+    """What a reader of the table must know, one sentence each."""
+    variants = report["variants"]
+    texts = [f"Chosen: {report['chosen'] or 'none'}."]
+    for base, times in report["ratios"].get(report["chosen"] or "", {}).items():
+        texts.append(
+            f"Against {base}: {times['faster']:.1f}x faster (p50 of one text, whole pipeline), "
+            f"{times['smaller']:.1f}x smaller."
+        )
+    if variants:
+        first = variants[0]
+        texts.append(
+            f"Latency: one text, text in to label out, {first['num_threads']} thread(s), batch 1, no padding; "
+            f"query {first['query']!r}. Texts/s at the largest batch measured. Size: weights or graph, "
+            "bytes / 2^20."
+        )
+        texts.append("Accuracies on the test split; every choice was made on the validation split.")
+    if any(row["name"] == REFERENCE for row in variants):
+        texts.append(
+            f"{REFERENCE}: bert-base-uncased's architecture with untrained weights; latency and size only."
+        )
+    for row in variants:
+        if row.get("fused") is not None:
+            counts = ", ".join(f"{count} {kind}" for kind, count in row["fused"].items()) or "nothing"
+            texts.append(f"{row['name']} fused: {counts}.")
+    return texts
+
+
+def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
+    for row in variants:
+        latency = row["latency_ms"]
+        throughput = list((row.get("throughput") or {}).values())
+        gate = {True: "passed", False: "failed", None: _NONE}[row["passed_gate"]]
+        difference = row.get("max_abs_diff")
+        yield (
+            [
+                row["name"],
+                *(_fixed(row.get(key), 4) for key in ("accuracy", "in_scope_accuracy", "oos_recall")),
+                _fixed(row.get("validation_accuracy"), 4),
+                _fixed(row["size_mb"], 2),
+                _fixed(latency["p50"], 2),
+                f"{latency['mean']:.2f} ± {latency['std']:.2f}",
+                _fixed(latency["p99"], 2),
+                _fixed((row.get("sample_latency_ms") or {}).get("p50"), 2),
+                _fixed(throughput[-1] if throughput else None, 0),
+                _fixed(row.get("peak_memory_mb"), 0),
+                _NONE if difference is None else f"{difference:.1e}",
+                gate,
+            ],
+            row["name"] == chosen,
+        )
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return _NONE if value is None else f"{value:.{digits}f}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write_text(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary = Path(name)
+    temporary.chmod(0o644)
+    temporary.replace(path)

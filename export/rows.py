@@ -1,0 +1,221 @@
+"""The rows of the report: each measured in a fresh process of its own, one after another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import InputError, RunFailedError
+from .benchmark import median_text
+from .reference import SIZE_FILE
+
+if TYPE_CHECKING:
+    from .config import BenchmarkConfig
+
+RowKind = Literal["pytorch", "pytorch-int8", "onnx", "reference"]
+
+_log = logging.getLogger(__name__)
+_PACKAGE = __name__.split(".")[0]
+_PACKAGE_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row to measure.
+
+    Attributes:
+        name: of the row in the report, as ``student-pytorch``.
+        kind: pytorch: a checkpoint, through the transformers pipeline; pytorch-int8: what
+            ``load_pytorch_int8`` reads, through the same; onnx: through ``TextClassifier``; reference: an
+            untrained BERT-base with the tokenizer of ``directory``, for latency and size only.
+        directory: the checkpoint or variant.
+        max_length: tokens after which a text is cut.
+        tokenizer_dir: pytorch-int8: where the tokenizer is, if not in ``directory``.
+        max_abs_diff: largest difference of logits from the parity step, carried into the measurement.
+        fused: fused nodes of the graph, counted by kind, carried likewise.
+    """
+
+    name: str
+    kind: RowKind
+    directory: str
+    max_length: int
+    tokenizer_dir: str | None = None
+    max_abs_diff: float | None = None
+    fused: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkTexts:
+    """The texts that every row sees, in the same order; labels count into ``label_names``."""
+
+    validation_texts: Sequence[str]
+    validation_labels: Sequence[int]
+    test_texts: Sequence[str]
+    test_labels: Sequence[int]
+    label_names: Sequence[str]
+    out_of_scope_label: str | None = None
+
+
+@dataclass(frozen=True)
+class RowMeasurement:
+    """What was measured of one row; times in ms, sizes and memory in bytes / 2**20.
+
+    Attributes:
+        accuracy, in_scope_accuracy, oos_recall: on the test split; reported, never chosen by.
+        validation_accuracy: what the gate reads.
+        size_mb: weights or graph file on disk.
+        latency_ms: mean, std, p50, p90, p99 of the query.
+        sample_latency_ms: the same over a sample of test texts.
+        throughput: batch size → texts a second.
+        peak_memory_mb: most memory of the process that classified single texts and batches.
+        num_threads: intra-op threads, the same for every row.
+        query: the text behind ``latency_ms``.
+        passed_gate: ``None`` where the gate does not apply.
+    """
+
+    name: str
+    kind: RowKind
+    size_mb: float
+    latency_ms: dict[str, float]
+    sample_latency_ms: dict[str, float]
+    throughput: dict[str, float]
+    peak_memory_mb: float
+    num_threads: int
+    query: str
+    accuracy: float | None = None
+    in_scope_accuracy: float | None = None
+    oos_recall: float | None = None
+    validation_accuracy: float | None = None
+    max_abs_diff: float | None = None
+    fused: dict[str, int] | None = None
+    passed_gate: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The measurement as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RowMeasurement:
+        """Read what :meth:`to_json` gave; keys of other versions are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def measure_rows(
+    rows: Sequence[RowSpec],
+    texts: BenchmarkTexts,
+    config: BenchmarkConfig,
+    *,
+    on_row: Callable[[RowMeasurement], None] | None = None,
+) -> list[RowMeasurement]:
+    """Measure every row, one after another, each in a fresh process with the same number of threads.
+
+    The caller sees to it that nothing else runs on this machine meanwhile.
+
+    Args:
+        rows: what to measure.
+        texts: validation and test split.
+        config: the ``benchmark`` section.
+        on_row: told of each row as soon as it is measured.
+
+    Raises:
+        InputError: a split is empty.
+        RunFailedError: a row's process failed; the message names the row and gives its last words.
+    """
+    if not texts.validation_texts or not texts.test_texts:
+        raise InputError("validation and test texts must hold at least one text each")
+    query = config.query or median_text(texts.validation_texts)
+    measured = []
+    for row in rows:
+        _log.info("benchmark: %s", row.name)
+        with tempfile.TemporaryDirectory(prefix="distiltune-bench-") as scratch:
+            result = _measure_row(row, texts, config, query, Path(scratch))
+        measured.append(result)
+        if on_row is not None:
+            on_row(result)
+    return measured
+
+
+def _measure_row(
+    row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str, scratch: Path
+) -> RowMeasurement:
+    directory = row.directory
+    if row.kind == "reference":
+        directory = str(scratch / "reference")
+        _run_module("reference", [row.directory, directory, str(len(texts.label_names))], row.name, config)
+    spec = {
+        "row": {**asdict(row), "directory": directory},
+        "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
+        "config": config.model_dump(),
+        "query": query,
+    }
+    spec_file, out_file = scratch / "spec.json", scratch / "out.json"
+    spec_file.write_text(json.dumps(spec), encoding="utf-8")
+    _run_module("benchmark_worker", [str(spec_file), str(out_file)], row.name, config)
+    values = json.loads(out_file.read_text(encoding="utf-8"))
+    if row.kind == "reference":
+        size = json.loads((Path(directory) / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
+        values["size_mb"] = size / 2**20
+    return RowMeasurement(
+        **values,
+        name=row.name,
+        kind=row.kind,
+        num_threads=config.num_threads,
+        query=query,
+        max_abs_diff=row.max_abs_diff,
+        fused=row.fused,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A column of texts or labels as a list; NumPy's integers as Python's."""
+    if value is None or isinstance(value, str):
+        return value
+    return [item if isinstance(item, str) else int(item) for item in value]
+
+
+def _run_module(module: str, arguments: list[str], row_name: str, config: BenchmarkConfig) -> None:
+    command = [sys.executable, "-m", f"{_PACKAGE}.export.{module}", *arguments]
+    done = subprocess.run(
+        command,
+        env=_environment(config.num_threads),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        _log.debug("%s: %s", row_name, done.stderr)
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunFailedError(f"benchmark of {row_name} failed with status {done.returncode}: {last}")
+
+
+def _environment(num_threads: int) -> dict[str, str]:
+    """The worker's environment: one thread count for every library, no network, and this same package."""
+    count = str(num_threads)
+    path = [entry for entry in sys.path if entry]
+    if _PACKAGE_DIR.name == _PACKAGE and str(_PACKAGE_DIR.parent) not in path:
+        path.insert(0, str(_PACKAGE_DIR.parent))
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "RAYON_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "true" if num_threads > 1 else "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONPATH": os.pathsep.join(path),
+        # The folder that a person works in must not lend its own modules to the worker.
+        "PYTHONSAFEPATH": "1",
+    }
