@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ..errors import ModelError
 from .quiet import quiet
@@ -65,23 +71,21 @@ def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
     Raises:
         ModelError: It cannot be loaded, or has weights missing (such as its classification head).
     """
-    model, missing = load_model(directory)
-    if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(
-            f"{directory}: no trained classifier, its weights lack {shown}; "
-            "fine-tune it first (teacher.fine_tune.checkpoint)"
-        )
-    return model.eval(), load_tokenizer(directory)
+    return load_model(directory, complete=True).eval(), load_tokenizer(directory)
 
 
-def load_model(name: str | Path, **config: Any) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classifier in 32 bits, and the names of its weights that the checkpoint lacks.
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
+    with _loading(name):
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
 
-    Weights that are lacking, or have another shape, are made anew.
+
+def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
+    """A sequence classifier in 32 bits; weights that are missing or have another shape are made anew.
 
     Args:
         name: Directory or hub id.
+        complete: Refuse a checkpoint that lacks weights.
         **config: Fields of the model's configuration to set, for example ``id2label``.
 
     Raises:
@@ -98,8 +102,14 @@ def load_model(name: str | Path, **config: Any) -> tuple[PreTrainedModel, list[s
             **config,
         )
     model, info = loaded
-    mismatched = [each[0] for each in info["mismatched_keys"]]
-    return model, sorted([*info["missing_keys"], *mismatched])
+    missing = sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
+    if complete and missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{name}: no trained classifier, it has no weights for {shown}; "
+            "fine-tune it first (teacher.fine_tune.checkpoint)"
+        )
+    return model
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -127,18 +137,11 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: Any, directory: Path) -> 
         tokenizer.save_pretrained(directory)
 
 
-def label_names(model: PreTrainedModel) -> list[str]:
-    """A classifier's label names in the order of its logits."""
-    names: dict[Any, str] = model.config.id2label or {}
+def label_names(model: PreTrainedModel | PreTrainedConfig) -> list[str]:
+    """Label names of a classifier, or of its configuration, in the order of its logits."""
+    config: Any = getattr(model, "config", model)
+    names: dict[Any, str] = config.id2label or {}
     return [str(names[index]) for index in sorted(names)]
-
-
-def label_maps(names: Sequence[str]) -> dict[str, dict[Any, Any]]:
-    """The fields ``id2label`` and ``label2id`` of a configuration for labels in this order."""
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-    }
 
 
 def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None:

@@ -10,6 +10,7 @@ from tokenizers.processors import BertProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from .config import ScratchConfig
+from .heads import label_maps
 
 _SPECIAL = {
     "pad_token": "[PAD]",
@@ -57,7 +58,6 @@ def new_model(
             intermediate_size=config.intermediate_size,
             max_position_embeddings=max_length,
             pad_token_id=tokenizer.pad_token_id,
-            id2label=dict(enumerate(label_names)),
-            label2id={label: number for number, label in enumerate(label_names)},
+            **label_maps(label_names),
         )
     )

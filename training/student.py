@@ -1,0 +1,116 @@
+"""The student that every trial starts from: a checkpoint, or chosen layers of the teacher."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import ModelError
+from .checkpoints import (
+    check_max_length,
+    load_classifier,
+    load_tokenizer,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from .config import StudentConfig
+from .folders import new_folder
+from .heads import load_with_labels, match_labels
+
+# Model family -> where its list of layers lies below the base model.
+FAMILIES = {
+    "bert": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "roberta": "encoder.layer",
+}
+
+
+def build_student(
+    config: StudentConfig,
+    teacher_dir: Path,
+    label_names: list[str],
+    out_dir: Path,
+    *,
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
+
+    A student from a checkpoint has a tokenizer of its own, so its token ids, and the example ids made from
+    them, are not the teacher's. Tokenize the same texts in the same order for it and carry the teacher's
+    logits over row by row; join by example id only inside the logits cache.
+
+    Args:
+        config: The ``student`` section.
+        teacher_dir: The prepared teacher.
+        label_names: Labels in the data's order; the student's head has this order.
+        out_dir: Replaced when it exists.
+        max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
+
+    Returns:
+        ``family``, ``num_parameters``, ``num_layers``, and ``layers`` (the teacher's; None from a checkpoint).
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, its family is not known, or a layer does not exist.
+    """
+    torch.manual_seed(config.seed)
+    if config.from_teacher is not None:
+        teacher, tokenizer = load_classifier(teacher_dir)
+        student = student_from_layers(teacher, config.from_teacher.layers)
+        match_labels(student, label_names)
+    else:
+        name = resolve_checkpoint(config.checkpoint or "")
+        student, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
+        _family(student)
+    if max_length is not None:
+        check_max_length(student, max_length, "student")
+    with new_folder(out_dir) as folder:
+        save_checkpoint(student, tokenizer, folder)
+    return {
+        "family": _family(student),
+        "num_parameters": student.num_parameters(),
+        "num_layers": student.config.num_hidden_layers,
+        "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
+    }
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A new model with the teacher's embeddings, the layers named, its pooler and its head.
+
+    Args:
+        teacher: A sequence classifier of a known family.
+        layers: Teacher layers from 0, rising.
+
+    Raises:
+        ModelError: The family is not known; a layer does not exist, is named twice or out of order.
+    """
+    place = f"{teacher.base_model_prefix}.{FAMILIES[_family(teacher)]}"
+    num_layers = teacher.config.num_hidden_layers
+    if not layers or any(not 0 <= layer < num_layers for layer in layers) or layers != sorted(set(layers)):
+        raise ModelError(
+            f"student.from_teacher.layers: {layers} given; the teacher has layers 0 to {num_layers - 1}; "
+            "name one or more of them, each once, in rising order"
+        )
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    student = type(teacher)(config)
+    kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
+    weights = {}
+    for name, value in teacher.state_dict().items():
+        if not name.startswith(f"{place}."):
+            weights[name] = value
+        for old, new in kept.items():
+            if name.startswith(old):
+                weights[new + name.removeprefix(old)] = value
+    student.load_state_dict(weights)
+    return student.eval()
+
+
+def _family(model: PreTrainedModel) -> str:
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise ModelError(f"student: its family is {family!r}; supported: {', '.join(FAMILIES)}")
+    return family

@@ -1,0 +1,240 @@
+"""The teacher: loaded, fine-tuned or trained from nothing, and saved with its labels in the data's order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from .arguments import DistillationTrainingArguments
+from .checkpoints import (
+    check_max_length,
+    checkpoint_fingerprint,
+    load_model,
+    load_tokenizer,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from .collator import DistillationCollator
+from .config import FineTuneConfig, ScratchConfig, TeacherConfig, TrainingConfig
+from .data import TextData
+from .folders import new_folder
+from .heads import load_with_labels, match_labels
+from .logits import compute_logits
+from .metrics import classification_metrics, compute_metrics_for
+from .quiet import quiet
+from .scratch import new_model, train_tokenizer
+from .threads import intra_op_threads
+from .tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from .trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "teacher.json"
+_FORMAT = 1
+_WEIGHT_DECAY = 0.01
+
+OnEpoch = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A teacher before its training; without a recipe it needs none."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    recipe: FineTuneConfig | ScratchConfig | None
+
+
+def teacher_key(config: TeacherConfig, data: TextData, training: TrainingConfig) -> str:
+    """Hash of all that a prepared teacher depends on: its section, data, max length, and where it begins.
+
+    A local checkpoint counts by its content, wherever it lies; a hub id by its name.
+
+    Raises:
+        ModelError: The checkpoint that it begins from is not there.
+    """
+    return _key(config, data, training.max_length)
+
+
+def prepare_teacher(
+    config: TeacherConfig,
+    data: TextData,
+    out_dir: Path,
+    *,
+    max_length: int,
+    num_threads: int,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
+
+    Args:
+        config: The ``teacher`` section.
+        data: Trained on its training split; the best epoch is chosen on its validation split.
+        out_dir: Appears whole or not at all: safetensors, configuration with the labels in the data's order,
+            tokenizer, and ``teacher.json``, the record.
+        max_length: Tokens that texts are cut to.
+        num_threads: Intra-op threads.
+        on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
+
+    Returns:
+        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of
+        what was saved, ``num_parameters``, ``num_layers``, ``epochs`` (what ``on_epoch`` was told),
+        ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, its labels are not the data's, texts may be longer than it
+            takes, or training ended in weights that are not finite.
+    """
+    began = time.monotonic()
+    key = _key(config, data, max_length)
+    record = _held(out_dir, key)
+    if record is not None:
+        return {**record, "reused": True}
+    with intra_op_threads(num_threads), quiet():
+        torch.manual_seed(config.seed)
+        begun = _begin(config, data, max_length)
+        splits = {
+            name: tokenize_split(
+                data.splits[name]["text"][:], data.splits[name]["label"][:], begun.tokenizer, max_length
+            )
+            for name in ("train", "validation")
+        }
+        trained = {"epochs": [], "best_epoch": None}
+        if begun.recipe is not None:
+            trained = _train(begun, splits, data, config.seed, on_epoch)
+        validation = splits["validation"]
+        logits = compute_logits(
+            begun.model, validation, pad_token_id=begun.tokenizer.pad_token_id, num_threads=num_threads
+        )
+    metrics = classification_metrics(logits, validation.labels, data.out_of_scope_id)
+    kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
+    with new_folder(out_dir) as folder:
+        save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
+        record = {
+            "kind": kind,
+            **{f"validation_{name}": value for name, value in metrics.items()},
+            "num_parameters": begun.model.num_parameters(),
+            "num_layers": begun.model.config.num_hidden_layers,
+            **trained,
+            "seconds": round(time.monotonic() - began, 3),
+            "key": key,
+            "fingerprint": checkpoint_fingerprint(folder),
+        }
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return {**record, "reused": False}
+
+
+def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
+    settings = config.model_dump(mode="json")
+    source = settings if config.checkpoint is not None else settings["fine_tune"]
+    if source is not None:
+        name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
+        source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
+    parts = [_FORMAT, settings, data.fingerprint, max_length]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
+    """The record of the teacher that lies in ``out_dir``; None unless it is the one that ``key`` names."""
+    try:
+        record = json.loads((out_dir / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = {}
+    if record.get("key") == key and record.get("fingerprint") == checkpoint_fingerprint(out_dir):
+        return record
+    logger.warning("%s: holds another teacher, or a damaged one; it is made again", out_dir)
+    return None
+
+
+def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
+    names = data.label_names
+    if config.checkpoint is not None:
+        name = resolve_checkpoint(config.checkpoint)
+        model, tokenizer = load_model(name, complete=True), load_tokenizer(name)
+        match_labels(model, names)
+        begun = _Begun(model, tokenizer, None)
+    elif config.fine_tune is not None:
+        name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
+        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune)
+    else:
+        recipe = config.scratch or ScratchConfig()
+        tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
+        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe)
+    check_max_length(begun.model, max_length, "teacher")
+    return begun
+
+
+def _train(
+    begun: _Begun, splits: dict[str, TokenizedSplit], data: TextData, seed: int, on_epoch: OnEpoch | None
+) -> dict[str, Any]:
+    """Train in place and leave the best epoch's weights; the record's ``epochs`` and ``best_epoch``."""
+    recipe = begun.recipe
+    assert recipe is not None
+    best = _BestEpoch(begun.model, on_epoch)
+    with tempfile.TemporaryDirectory(prefix="distiltune-teacher-") as work:
+        trainer = DistillationTrainer(
+            model=begun.model,
+            args=DistillationTrainingArguments(
+                output_dir=work,
+                alpha=1.0,
+                seed=seed,
+                num_train_epochs=recipe.num_train_epochs,
+                learning_rate=recipe.learning_rate,
+                per_device_train_batch_size=recipe.batch_size,
+                warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
+                weight_decay=_WEIGHT_DECAY,
+                eval_strategy="epoch",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+            ),
+            train_dataset=TokenizedDataset(splits["train"]),
+            eval_dataset=TokenizedDataset(splits["validation"]),
+            data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
+            compute_metrics=compute_metrics_for(data.out_of_scope_id),
+            callbacks=[best],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    best.restore()
+    return {"epochs": best.epochs, "best_epoch": best.number}
+
+
+class _BestEpoch(TrainerCallback):
+    """Remembers the weights of the epoch with the best validation accuracy; of equals, the first."""
+
+    def __init__(self, model: PreTrainedModel, on_epoch: OnEpoch | None) -> None:
+        self._model = model
+        self._on_epoch = on_epoch
+        self._weights: dict[str, Tensor] = {}
+        self.epochs: list[dict[str, float]] = []
+        self.number: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after each epoch."""
+        accuracy = kwargs["metrics"]["eval_accuracy"]
+        epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
+        if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
+            self.number = epoch["epoch"]
+            self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self.epochs.append(epoch)
+        if self._on_epoch is not None:
+            self._on_epoch(epoch)
+
+    def restore(self) -> None:
+        """Put the best epoch's weights back."""
+        self._model.load_state_dict(self._weights)
