@@ -45,6 +45,7 @@ def print_summary(run: Run) -> None:
         from ..export.report import terminal_table
 
         console.print(terminal_table(found["variants"], found["chosen"]))
+        _print_ratios(console, found)
     else:
         console.print(_stage_table(found["stages"]))
     if found["best"]:
@@ -102,6 +103,15 @@ def _best_line(best: dict[str, Any]) -> str:
         f"{best['num_train_epochs']} epochs -> validation accuracy {best['validation_accuracy']:.4f} "
         f"(epoch {best['epoch']})"
     )
+
+
+def _print_ratios(console: Console, found: dict[str, Any]) -> None:
+    from ..export.report import ratios
+    from ..export.rows import RowMeasurement
+
+    rows = [RowMeasurement.from_json(row) for row in found["variants"]]
+    for base, times in ratios(rows)[found["chosen"]].items():
+        console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
 
 
 def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:

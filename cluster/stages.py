@@ -96,6 +96,7 @@ class Stages:
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
             on_progress=lambda progress: tell(_progress_line(progress)),
         )
+        assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
         _keep_best(Path(outcome.best.checkpoint), self._run.student, self._run.best)
         record = outcome.to_json()
         best = self._best(record["best"])

@@ -21,7 +21,6 @@ PICTURE_FILE = "accuracy-latency.png"
 TEACHER = "teacher-pytorch"
 REFERENCE = "reference-bert-base"
 
-_SHOWN = ("run_id", "state", "best", "variants", "chosen", "artifact")
 _HEADERS = (
     "variant",
     "accuracy",
@@ -93,11 +92,6 @@ def build_report(
     return report | {key: value for key, value in (extra or {}).items() if key not in report}
 
 
-def shown(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of a report that ``distiltune show --json`` and ``run --json`` print."""
-    return {key: report.get(key) for key in _SHOWN}
-
-
 def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, float]]]:
     """Row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
     by_name = {row.name: row for row in rows}
@@ -152,7 +146,8 @@ def markdown_report(report: dict[str, Any]) -> str:
     parts.append("\n".join(f"- {note}" for note in notes(report)) + "\n")
     parts.append(f"![accuracy against latency]({PICTURE_FILE})\n")
     if report.get("best"):
-        best = ", ".join(f"{name} {_number(value)}" for name, value in report["best"].items())
+        values = {name: value for name, value in report["best"].items() if not isinstance(value, dict)}
+        best = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
         parts.append(f"Best trial: {best}.\n")
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
