@@ -66,6 +66,7 @@ def make_report(run: Run) -> StageResult:
             "stages": {
                 stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")
             },
+            "trials": run.stage_record("search")["result"]["trials"],
             "job": run.read("job.json"),
         },
     )

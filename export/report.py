@@ -149,6 +149,11 @@ def markdown_report(report: dict[str, Any]) -> str:
         values = {name: value for name, value in report["best"].items() if not isinstance(value, dict)}
         best = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
         parts.append(f"Best trial: {best}.\n")
+    if report.get("trials"):
+        parts.append(_trials_table(report["trials"]))
+    if report.get("stages"):
+        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["stages"].items())
+        parts.append(f"Time of each stage: {times}.\n")
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
     parts.append(
@@ -157,6 +162,21 @@ def markdown_report(report: dict[str, Any]) -> str:
         f"Python {machine.get('python')}; {versions}.\n"
     )
     return "\n".join(parts)
+
+
+def _trials_table(trials: Sequence[dict[str, Any]]) -> str:
+    """Every trial's arguments and its best epoch; a failed one with its reason."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
+    headers = ["trial", *names, "validation accuracy", "best epoch", "seconds", "state"]
+    lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 1)]
+    for trial in trials:
+        values = [_number(trial["parameters"].get(name, _NONE)) for name in names]
+        accuracy = _fixed((trial.get("metrics") or {}).get("validation_accuracy"), 4)
+        state = trial["reason"] or trial["state"]
+        epoch = _NONE if trial["best_epoch"] is None else str(trial["best_epoch"])
+        cells = [trial["trial_id"], *values, accuracy, epoch, f"{trial['seconds']:.0f}", state]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Table:
