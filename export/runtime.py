@@ -37,6 +37,12 @@ class TextClassifier:
         self.max_length: int = config["max_length"]
         self.out_of_scope_label: str | None = config.get("out_of_scope_label")
         self._inputs = _input_types(session)
+        num_outputs = session.get_outputs()[0].shape[-1]  # a name where the graph leaves it open
+        if isinstance(num_outputs, int) and num_outputs != len(self.labels):
+            raise ArtifactError(
+                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {num_outputs} outputs; "
+                "pull the artifact again"
+            )
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
 
