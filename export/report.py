@@ -172,7 +172,7 @@ def _trials_table(trials: Sequence[dict[str, Any]]) -> str:
     for trial in trials:
         values = [_number(trial["parameters"].get(name, _NONE)) for name in names]
         accuracy = _fixed((trial.get("metrics") or {}).get("validation_accuracy"), 4)
-        state = trial["reason"] or trial["state"]
+        state = (trial["reason"] or trial["state"]).replace("|", "\\|").replace("\n", " ")
         epoch = _NONE if trial["best_epoch"] is None else str(trial["best_epoch"])
         cells = [trial["trial_id"], *values, accuracy, epoch, f"{trial['seconds']:.0f}", state]
         lines.append("| " + " | ".join(cells) + " |")

@@ -1,0 +1,197 @@
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from models import tiny_classifier, tiny_data
+
+from distiltune.errors import InputError, RunFailedError
+from distiltune.export.benchmark import PerformanceBenchmark, median_text, model_bytes, peak_memory_mb
+from distiltune.export.config import BenchmarkConfig, ExportConfig
+from distiltune.export.machine import describe_machine
+from distiltune.export.reference import write_reference
+from distiltune.export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.variants import build_variant
+
+LABELS = ["label_0", "label_1", "label_2", "label_3"]
+QUICK = BenchmarkConfig(num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8])
+PERCENTILES = {"mean", "std", "p50", "p90", "p99"}
+
+
+class Slow:
+    """Answers by the first word, and takes a known time."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, texts: str | list[str], batch_size: int = 1):
+        if isinstance(texts, str):
+            self.texts.append(texts)
+            time.sleep(0.01)
+            return [{"label": texts.split()[0], "score": 1.0}]
+        return [{"label": text.split()[0], "score": 1.0} for text in texts]
+
+
+def bench(**options) -> PerformanceBenchmark:
+    texts = ["no", "yes or no", "yes please do that", "maybe one day or so", "oos x"]
+    labels = ["no", "no", "yes", "maybe", "oos"]
+    options = {"num_warmups": 2, "num_runs": 5, "out_of_scope_label": "oos", **options}
+    return PerformanceBenchmark(Slow(), texts, labels, **options)
+
+
+def test_accuracies_are_counted_by_label_and_scope() -> None:
+    assert bench().compute_accuracy() == {"accuracy": 0.8, "in_scope_accuracy": 0.75, "oos_recall": 1.0}
+    assert bench().compute_accuracy(["yes", "no"], ["yes", "yes"])["accuracy"] == 0.5
+    without = bench(out_of_scope_label=None).compute_accuracy()
+    assert without == {"accuracy": 0.8, "in_scope_accuracy": 0.8, "oos_recall": None}
+
+
+def test_times_the_query_after_the_warm_ups() -> None:
+    benchmark = bench(query="yes")
+    times = benchmark.time_pipeline()
+    assert set(times) == PERCENTILES
+    assert benchmark.pipeline.texts == ["yes"] * 7
+    assert 10 <= times["p50"] <= times["p90"] <= times["p99"]
+    assert times["mean"] >= 10
+
+
+def test_times_real_texts_and_the_same_ones_every_time() -> None:
+    benchmark = bench(num_sample_texts=3)
+    assert benchmark.sample == bench(num_sample_texts=3).sample
+    benchmark.time_sample()
+    assert benchmark.pipeline.texts[2:] == benchmark.sample
+    assert sorted(bench().sample) == sorted(benchmark.texts)
+
+
+def test_measures_everything_at_once(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"x" * 2**19)
+    (tmp_path / "tokenizer.json").write_bytes(b"x" * 2**19)
+    row = bench(name="slow", model_path=tmp_path, batch_sizes=[2]).run_benchmark()["slow"]
+    assert row["size_mb"] == 0.5
+    assert set(row["throughput"]) == {"2"}
+    assert row["throughput"]["2"] > 0
+    assert row["peak_memory_mb"] > 10
+    assert row["accuracy"] == 0.8
+    assert set(row["latency_ms"]) == set(row["sample_latency_ms"]) == PERCENTILES
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="texts is empty"):
+        PerformanceBenchmark(Slow(), [], [])
+    with pytest.raises(InputError, match="1 texts but 2 labels"):
+        PerformanceBenchmark(Slow(), ["a"], ["a", "b"])
+    with pytest.raises(InputError, match="label 'b' is not one of the 1 labels"):
+        PerformanceBenchmark(Slow(), ["a"], ["b"], label_names=["a"])
+    with pytest.raises(InputError, match="num_runs 0"):
+        bench(num_runs=0)
+    with pytest.raises(InputError, match="out_of_scope_label 'none such'"):
+        bench(out_of_scope_label="none such")
+    with pytest.raises(InputError, match="no weights"):
+        model_bytes(tmp_path)
+
+
+def test_median_text_is_by_length() -> None:
+    assert median_text(["ccc", "a", "bb"]) == "bb"
+
+
+def test_peak_memory_is_this_process_own() -> None:
+    before = peak_memory_mb()
+    block = bytearray(64 * 2**20)
+    assert peak_memory_mb() >= before
+    assert peak_memory_mb() > 64
+    del block
+
+
+def test_machine_names_processor_and_versions() -> None:
+    machine = describe_machine()
+    assert machine["cpu"]
+    assert 1 <= machine["num_usable_cores"] <= machine["num_cores"]
+    assert machine["versions"]["onnxruntime"]
+    assert isinstance(machine["instruction_sets"], list)
+    json.dumps(machine, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("rows")
+    student = tiny_classifier(root / "student", label_names=LABELS)
+    for name in ("onnx", "student-pytorch-int8"):
+        build_variant(name, student, root / name, config=ExportConfig(), max_length=16)
+    return {"student": student, "onnx": root / "onnx", "int8": root / "student-pytorch-int8"}
+
+
+@pytest.fixture(scope="module")
+def texts() -> BenchmarkTexts:
+    pairs = tiny_data()
+    words, labels = [text for text, _ in pairs], [LABELS.index(label) for _, label in pairs]
+    return BenchmarkTexts(words[::2], labels[::2], words[1::2], labels[1::2], LABELS, "label_3")
+
+
+def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], texts: BenchmarkTexts) -> None:
+    specs = [
+        RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
+        RowSpec("student-pytorch-int8", "pytorch-int8", str(folders["int8"]), 16, max_abs_diff=0.01),
+        RowSpec("onnx", "onnx", str(folders["onnx"]), 16, max_abs_diff=1e-7, fused={"Attention": 2}),
+    ]
+    seen: list[str] = []
+    rows = measure_rows(specs, texts, QUICK, on_row=lambda row: seen.append(row.name))
+    assert seen == [row.name for row in rows] == [spec.name for spec in specs]
+    student, int8, onnx = rows
+    for row in rows:
+        assert row.num_threads == 1
+        assert row.query == median_text(texts.validation_texts)
+        assert set(row.throughput) == {"1", "8"}
+        assert set(row.latency_ms) == set(row.sample_latency_ms) == PERCENTILES
+        assert row.latency_ms["p50"] > 0
+        assert row.oos_recall is not None
+        assert RowMeasurement.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert (onnx.accuracy, onnx.validation_accuracy) == (student.accuracy, student.validation_accuracy)
+    assert student.size_mb == (folders["student"] / "model.safetensors").stat().st_size / 2**20
+    assert onnx.size_mb == (folders["onnx"] / "model.onnx").stat().st_size / 2**20
+    assert int8.size_mb < student.size_mb
+    assert onnx.fused == {"Attention": 2}
+    # No torch in the ONNX row's process.
+    assert onnx.peak_memory_mb < student.peak_memory_mb / 2
+
+
+def test_a_row_that_fails_is_named(tmp_path: Path, texts: BenchmarkTexts) -> None:
+    with pytest.raises(RunFailedError, match=r"benchmark of broken failed.*model\.onnx is missing"):
+        measure_rows([RowSpec("broken", "onnx", str(tmp_path), 16)], texts, QUICK)
+    with pytest.raises(InputError, match="at least one text"):
+        measure_rows([], replace(texts, test_texts=[], test_labels=[]), QUICK)
+
+
+def test_labels_that_the_data_lacks_are_named(folders: dict[str, Path], texts: BenchmarkTexts) -> None:
+    other = replace(texts, label_names=["a", "b", "c", "d"], out_of_scope_label=None)
+    with pytest.raises(RunFailedError, match=r"label 'label_.' is not one of the 4 labels"):
+        measure_rows([RowSpec("onnx", "onnx", str(folders["onnx"]), 16)], other, QUICK)
+
+
+@pytest.mark.slow
+def test_the_reference_has_latency_and_size_only(folders: dict[str, Path], texts: BenchmarkTexts) -> None:
+    spec = RowSpec("reference-bert-base", "reference", str(folders["student"]), 16)
+    (row,) = measure_rows([spec], texts, QUICK)
+    assert row.accuracy is row.validation_accuracy is row.in_scope_accuracy is row.oos_recall is None
+    # 109,485,316 parameters with 4 labels, 4 bytes each, plus the file's header.
+    assert row.size_mb == pytest.approx(109_485_316 * 4 / 2**20, rel=1e-3)
+    assert row.latency_ms["p50"] > 1
+
+
+def test_the_reference_takes_the_given_tokenizer_and_published_shape(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    class Small(transformers.BertConfig):
+        """BERT-base in small, with fewer pieces than the tokenizer has."""
+
+        def __init__(self, **options) -> None:
+            shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+            super().__init__(**shape | {"intermediate_size": 64} | options)
+
+    monkeypatch.setattr(transformers, "BertConfig", Small)
+    size = write_reference(folders["student"], tmp_path / "reference", num_labels=7)
+    assert json.loads((tmp_path / "reference" / "reference.json").read_text()) == {"bytes": size}
+    assert size < model_bytes(tmp_path / "reference")
+    assert (tmp_path / "reference" / "tokenizer.json").is_file()

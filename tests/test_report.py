@@ -1,0 +1,187 @@
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from distiltune.export import pictures
+from distiltune.export.report import build_report, markdown_table, terminal_table, write_report
+from distiltune.export.rows import RowMeasurement
+
+MACHINE = {
+    "cpu": "A Processor",
+    "num_usable_cores": 2,
+    "instruction_sets": ["avx2"],
+    "os": "Linux",
+    "python": "3.11",
+    "versions": {"onnxruntime": "1.31.1"},
+}
+BEST = {
+    "alpha": 0.2,
+    "temperature": 4,
+    "num_train_epochs": 8,
+    "validation_accuracy": 0.94,
+    "trial_id": "abc",
+}
+
+
+TRIALS = [
+    {
+        "trial_id": "abc",
+        "parameters": {"alpha": 0.2},
+        "metrics": {"validation_accuracy": 0.94},
+        "best_epoch": 7,
+        "seconds": 3.2,
+        "state": "finished",
+        "reason": None,
+    },
+    {
+        "trial_id": "def",
+        "parameters": {"alpha": 0.9},
+        "metrics": {},
+        "best_epoch": None,
+        "seconds": 1.0,
+        "state": "failed",
+        "reason": "loss is | NaN\nsee the log",
+    },
+]
+
+
+def row(name: str, kind: Any, accuracy: float | None, size: float, p50: float, **more) -> RowMeasurement:
+    times = {"mean": p50 * 1.1, "std": p50 / 20, "p50": p50, "p90": p50 * 1.2, "p99": p50 * 1.5}
+    return RowMeasurement(
+        name=name,
+        kind=kind,
+        size_mb=size,
+        latency_ms=times,
+        sample_latency_ms=times,
+        throughput={"1": 1000 / p50, "32": 3000 / p50},
+        peak_memory_mb=200.0,
+        num_threads=1,
+        query="how much is left",
+        accuracy=accuracy,
+        in_scope_accuracy=accuracy,
+        oos_recall=None,
+        validation_accuracy=accuracy,
+        **more,
+    )
+
+
+ROWS = [
+    row("teacher-pytorch", "pytorch", 0.8785, 86.9, 11.4),
+    row("student-pytorch", "pytorch", 0.852, 66.4, 6.1, passed_gate=True),
+    row("student-pytorch-int8", "pytorch-int8", 0.8509, 51.0, 4.4, passed_gate=True),
+    row("onnx", "onnx", 0.852, 66.4, 1.75, passed_gate=True, max_abs_diff=3e-7),
+    row("onnx-fused", "onnx", 0.852, 66.4, 1.72, passed_gate=True, fused={"Attention": 3}),
+    row("onnx-int8", "onnx", 0.8505, 17.1, 0.64, passed_gate=True),
+    row("onnx-int8-per-channel", "onnx", 0.8512, 17.2, 0.67, passed_gate=False),
+    row("reference-bert-base", "reference", None, 418.6, 59.2),
+]
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return build_report(
+        run_id="run-1",
+        state="finished",
+        best=BEST,
+        rows=ROWS,
+        chosen="onnx-int8",
+        artifact="/somewhere/artifact",
+        machine=MACHINE,
+        extra={"stages": {"search": 12.5}, "trials": TRIALS, "state": "must not replace"},
+    )
+
+
+def test_shows_the_promised_fields(report: dict[str, Any]) -> None:
+    assert list(report)[:6] == ["run_id", "state", "best", "variants", "chosen", "artifact"]
+    assert report["state"] == "finished"
+    assert [variant["name"] for variant in report["variants"]] == [row.name for row in ROWS]
+    for variant in report["variants"]:
+        for name in (
+            "name",
+            "accuracy",
+            "in_scope_accuracy",
+            "oos_recall",
+            "size_mb",
+            "latency_ms",
+            "max_abs_diff",
+            "passed_gate",
+        ):
+            assert name in variant
+        assert set(variant["latency_ms"]) == {"mean", "std", "p50", "p90", "p99"}
+
+
+def test_ratios_are_against_teacher_student_and_reference(report: dict[str, Any]) -> None:
+    ratios = report["ratios"]["onnx-int8"]
+    assert list(ratios) == ["reference-bert-base", "teacher-pytorch", "student-pytorch"]
+    assert ratios["reference-bert-base"]["faster"] == pytest.approx(59.2 / 0.64)
+    assert ratios["reference-bert-base"]["smaller"] == pytest.approx(418.6 / 17.1)
+    assert "teacher-pytorch" not in report["ratios"]["teacher-pytorch"]
+
+
+def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path) -> None:
+    paths = write_report(report, tmp_path / "report")
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "accuracy-latency.png",
+        "report.json",
+        "report.md",
+    ]
+    assert json.loads(paths["json"].read_text()) == report
+    text = paths["markdown"].read_text()
+    assert "**onnx-int8** (chosen)" in text
+    assert "Against reference-bert-base: 92.5x faster" in text
+    assert "untrained weights; latency and size only" in text
+    assert "onnx-fused fused: 3 Attention." in text
+    assert "A Processor" in text
+    assert "| abc | 0.2 | 0.9400 | 7 | 3 | finished |" in text
+    assert "| def | 0.9 | \N{EN DASH} | \N{EN DASH} | 1 | loss is \\| NaN see the log |" in text
+    assert "search 12.5 s" in text
+    assert "test split" in text
+    picture = matplotlib.image.imread(paths["picture"])
+    assert picture.shape[0] > 500
+    assert picture.shape[1] > 900
+    assert np.unique(picture.reshape(-1, picture.shape[-1]), axis=0).shape[0] > 50
+
+
+def test_the_table_fits_a_terminal(report: dict[str, Any]) -> None:
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(terminal_table(report["variants"], report["chosen"]))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "…" not in text
+    assert "onnx-int8 * " in text
+    assert "onnx-int8-per-channel" in text
+    assert "failed" in text
+    assert text.count("passed") == 5
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(terminal_table(report["variants"], "onnx-int8-per-channel"))
+    assert "…" not in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_rows_line_up_with_the_headers(report: dict[str, Any]) -> None:
+    lines = markdown_table(report["variants"], None).splitlines()
+    assert len({line.count(" | ") for line in [lines[0], *lines[2:]]}) == 1
+    assert "chosen" not in "".join(lines)
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:-1], ROWS[:1], ROWS[-1:], ROWS[3:5] * 2])
+def test_labels_cover_neither_each_other_nor_circles(
+    rows: list[RowMeasurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    covered: list[float] = []
+    place = pictures._place
+
+    def watched(axes, canvas, text, anchor, radius, circles, taken, *, leader) -> None:
+        count = len(taken)
+        place(axes, canvas, text, anchor, radius, circles, taken, leader=leader)
+        others = taken[:count] + circles
+        covered.append(sum(pictures._overlap(taken[count], other) for other in others))
+
+    monkeypatch.setattr(pictures, "_place", watched)
+    path = pictures.draw_accuracy_latency([row.to_json() for row in rows], rows[0].name, tmp_path / "a.png")
+    assert path.is_file()
+    assert covered == [0] * len(rows)
