@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,12 @@ def find_checkpoint(directories: Iterable[Path], metric: str | None = None, mode
         return max(found, key=lambda directory: records[directory]["epoch"])
     sign = 1 if mode == "max" else -1
     return max(found, key=lambda each: (sign * records[each]["metrics"][metric], -records[each]["epoch"]))
+
+
+def keep_best_and_last(trial_dir: Path, metric: str, mode: str) -> None:
+    """Delete the other checkpoints: what an interrupted search left, and Tune does not know of."""
+    found = list(trial_dir.glob("checkpoint_*"))
+    kept = {find_checkpoint(found, metric, mode), find_checkpoint(found)}
+    for directory in found:
+        if directory not in kept:
+            shutil.rmtree(directory, ignore_errors=True)

@@ -102,6 +102,14 @@ class TrialEvents:
         self._writer.close()
 
 
+def mark_failed(directory: Path) -> None:
+    """Mark a trial as failed that was lost before it could do so itself."""
+    writer = EventFileWriter(str(directory))
+    end = _plugin.SessionEndInfo(status=_STATUS["failure"], end_time_secs=time.time())
+    _write_hparams(writer, metadata.SESSION_END_INFO_TAG, _plugin.HParamsPluginData(session_end_info=end))
+    writer.close()
+
+
 def _hparam(name: str, parameter: Parameter) -> Any:
     values = parameter.values if isinstance(parameter, Choice) else []
     values = [parameter.value] if isinstance(parameter, Fixed) else values

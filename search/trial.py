@@ -17,7 +17,7 @@ from ..training.arguments import arguments_from_config
 from ..training.collator import DistillationCollator
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
-from .checkpoints import find_checkpoint, read_epoch
+from .checkpoints import complete, find_checkpoint, read_epoch
 from .inputs import TrialInputs, TrialSettings
 from .reporter import EpochReporter, failure_metrics
 from .tensorboard import TrialEvents
@@ -111,12 +111,14 @@ def _checkpoint_to_resume(trial_dir: Path, work: Path) -> Path | None:
     """
     known = tune.get_checkpoint()
     known_dir = Path(known.path) if known else None
-    known_epoch = read_epoch(known_dir)["epoch"] if known_dir and find_checkpoint([known_dir]) else 0
-    on_disk = find_checkpoint(trial_dir.glob("checkpoint_*"))
-    if on_disk is None or (last := read_epoch(on_disk))["epoch"] <= known_epoch:
-        return known_dir if known_epoch else None
-    # Tune would copy the directory onto itself, which empties its files.
-    kept = work / "resumed"
-    shutil.copytree(on_disk, kept)
-    tune.report(last["metrics"], checkpoint=tune.Checkpoint.from_directory(str(kept)))
-    return kept
+    if known_dir is not None and not complete(known_dir):
+        known_dir = None
+    known_epoch = read_epoch(known_dir)["epoch"] if known_dir else 0
+    found = [each for each in trial_dir.glob("checkpoint_*") if complete(each)]
+    forgotten = [each for each in found if read_epoch(each)["epoch"] > known_epoch]
+    # Copied first, all of them: Tune counts on from what it knows, and would write over them, or each onto
+    # itself.
+    copies = [Path(shutil.copytree(each, work / f"forgotten-{each.name}")) for each in forgotten]
+    for copy in sorted(copies, key=lambda each: read_epoch(each)["epoch"]):
+        tune.report(read_epoch(copy)["metrics"], checkpoint=tune.Checkpoint.from_directory(str(copy)))
+    return find_checkpoint(copies) or known_dir

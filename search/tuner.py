@@ -83,10 +83,11 @@ def run_search(
         RunFailedError: No node can hold a trial, or all trials failed.
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
+    from .checkpoints import keep_best_and_last
     from .progress import listening
     from .results import collect
     from .space import check_space, distributions
-    from .tensorboard import write_experiment
+    from .tensorboard import mark_failed, write_experiment
 
     check_space(config, training)
     experiment_dir, tensorboard_dir = experiment_dir.resolve(), tensorboard_dir.resolve()
@@ -109,6 +110,7 @@ def run_search(
         if _can_restore(experiment_dir):
             from ray import tune
 
+            _fill_gaps(experiment_dir)
             tuner = tune.Tuner.restore(str(experiment_dir), trainable=trainable)
         else:
             shutil.rmtree(experiment_dir, ignore_errors=True)
@@ -117,6 +119,11 @@ def run_search(
     num_ended = grid.num_terminated + grid.num_errors
     if num_ended < num_trials:
         raise KeyboardInterrupt(f"the search was interrupted with {num_ended} of {num_trials} trials done")
+    for result in grid:
+        trial_dir = Path(result.path)
+        keep_best_and_last(trial_dir, config.metric, config.mode)
+        if result.error is not None:
+            mark_failed(tensorboard_dir / trial_dir.name)
     _remove_forgotten(experiment_dir, tensorboard_dir, {Path(result.path).name for result in grid})
     return collect(grid, config.metric, config.mode)
 
@@ -209,6 +216,19 @@ def _trial_dirname(trial: Any) -> str:
 def _can_restore(experiment_dir: Path) -> bool:
     """Whether a snapshot exists; a search that was killed before its first one holds nothing."""
     return (experiment_dir / "tuner.pkl").is_file() and any(experiment_dir.glob("experiment_state-*.json"))
+
+
+def _fill_gaps(experiment_dir: Path) -> None:
+    """Make empty directories in the place of checkpoints that were deleted.
+
+    Tune's snapshot may be older than the disk and name a checkpoint that has made room for a later one. Tune
+    gives such a trial up; with a directory there the trial starts, sees that it is empty, and takes the later
+    one.
+    """
+    for trial_dir in experiment_dir.iterdir():
+        indices = [int(each.name.removeprefix("checkpoint_")) for each in trial_dir.glob("checkpoint_??????")]
+        for index in range(max(indices, default=0)):
+            (trial_dir / f"checkpoint_{index:06}").mkdir(exist_ok=True)
 
 
 def _num_slots(resources: dict[str, float]) -> int:
