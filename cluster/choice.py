@@ -46,7 +46,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         "teacher_validation_accuracy": teacher["validation_accuracy"],
         "student": config.student.model_dump(mode="json", exclude_none=True),
         "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
-        "machine": run.read("versions.json"),
+        "machine": run.stage_record("benchmark")["result"]["machine"],
     }
 
 
@@ -61,7 +61,7 @@ def make_report(run: Run) -> StageResult:
         rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
         chosen=choice["chosen"],
         artifact=str(run.artifact),
-        machine=run.read("versions.json") or {},
+        machine=run.stage_record("benchmark")["result"]["machine"],
         extra={
             "stages": {
                 stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")

@@ -143,7 +143,7 @@ class Stages:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         measured = _wait(task, progress, tell)
-        return {"rows": [row.to_json() for row in measured]}, f"{len(measured)} rows measured"
+        return measured, f"{len(measured['rows'])} rows measured"
 
     def _rows(self) -> list[tasks.RowSpec]:
         length = self._config.training.max_length

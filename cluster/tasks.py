@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from ..export.machine import describe_machine
+from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.variants import build_variant
 from ..training.checkpoints import load_tokenizer
 from ..training.data import TextData
@@ -117,8 +118,8 @@ def make_variant(
     ).to_json()
 
 
-def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Path) -> list[RowMeasurement]:
-    """Measure every row on this node, one after the other."""
+def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Path) -> dict[str, Any]:
+    """Measure every row on this node, one after the other, and say what node that is."""
     tell = _progress_file(progress)
     validation, test = data.splits["validation"], data.splits["test"]
     texts = BenchmarkTexts(
@@ -129,12 +130,14 @@ def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Pa
         data.label_names,
         data.out_of_scope_label,
     )
-    return measure_rows(
+    machine = describe_machine()
+    measured = measure_rows(
         rows,
         texts,
         config.benchmark,
         on_row=lambda row: tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
     )
+    return {"rows": [row.to_json() for row in measured], "machine": machine}
 
 
 def _progress_file(path: Path) -> Callable[[str], None]:
