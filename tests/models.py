@@ -70,6 +70,7 @@ def tiny_classifier(
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: n for n, name in enumerate(label_names)},
         "max_position_embeddings": 66,
+        "initializer_range": hidden_size**-0.5,
     }
     wide = {
         "hidden_size": hidden_size,

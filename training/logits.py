@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ..errors import InputError, ModelError
-from .checkpoints import checkpoint_fingerprint, load_classifier
+from .checkpoints import checkpoint_fingerprint, label_names, load_classifier
 from .collator import DistillationCollator
 from .folders import new_folder
 from .threads import intra_op_threads
@@ -124,15 +125,16 @@ def compute_logits(
     """
     first, rows_of = np.unique(split.example_ids, return_index=True, return_inverse=True)[1:]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).eval()
+    network: Any = model
+    network = network.to(device).eval()
     dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
-    logits = np.empty((len(first), model.config.num_labels), dtype=np.float32)
+    logits = np.empty((len(first), len(label_names(model))), dtype=np.float32)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     with intra_op_threads(num_threads), torch.inference_mode(), autocast:
         for batch in _batches(split.lengths[first], batch_size):
             inputs = collate([dataset[int(row)] for row in first[batch]])
             inputs = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
-            logits[batch] = model(**inputs).logits.float().cpu().numpy()
+            logits[batch] = network(**inputs).logits.float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise ModelError("the model gives logits that are not finite; train it with a lower learning rate")
     return logits[rows_of]
@@ -182,5 +184,5 @@ def _write(directory: Path, key: str, split: TokenizedSplit, logits: np.ndarray)
 def _meta(key: str, example_ids: np.ndarray, logits: np.ndarray) -> dict[str, object]:
     digest = hashlib.sha256()
     for array in (example_ids, logits):
-        digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return {"key": key, "shape": list(logits.shape), "dtype": str(logits.dtype), "sha256": digest.hexdigest()}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from tokenizers.processors import BertProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from .config import ScratchConfig
@@ -26,23 +25,36 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
 
     Texts become ``[CLS] text [SEP]``; the same texts give the same pieces with the same numbers.
     """
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(
+    special = list(_SPECIAL.values())
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(
         texts,
         vocab_size=vocab_size,
         min_frequency=1,
         show_progress=False,
-        special_tokens=list(_SPECIAL.values()),
+        special_tokens=[*special, *_continuations(learner, texts)],
     )
-    vocabulary = pieces.get_vocab()
-    # Training leaves the special tokens out of what the tokenizer puts around a text.
-    sep, cls = ((_SPECIAL[name], vocabulary[_SPECIAL[name]]) for name in ("sep_token", "cls_token"))
-    pieces.post_processor = BertProcessing(sep, cls)
+    vocabulary = learner.get_vocab()
+    # A new one around the pieces: for the learner the continuations are special, which they are not.
+    tokenizer = BertWordPieceTokenizer(vocabulary, lowercase=True)
+    assert tokenizer.num_special_tokens_to_add(False) == 2, "[CLS] and [SEP]"
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(pieces.to_str()),
+        tokenizer_object=Tokenizer.from_str(tokenizer.to_str()),
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **_SPECIAL,
     )
+
+
+def _continuations(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> list[str]:
+    """Every ``##c`` that the texts need, sorted.
+
+    Left to itself training numbers them in the order of a hash table, different in each process, and breaks
+    ties between pieces by these numbers.
+    """
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    assert normalizer is not None and splitter is not None
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    return sorted({f"##{character}" for word in words for character in word[1:]})
 
 
 def new_model(
@@ -57,6 +69,8 @@ def new_model(
             num_attention_heads=config.num_attention_heads,
             intermediate_size=config.intermediate_size,
             max_position_embeddings=max_length,
+            # BERT's 0.02 is made for width 768; at small widths learning would take many more steps to begin.
+            initializer_range=config.hidden_size**-0.5,
             pad_token_id=tokenizer.pad_token_id,
             **label_maps(label_names),
         )

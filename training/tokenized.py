@@ -48,15 +48,17 @@ def tokenize_split(
     texts: Sequence[str], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> TokenizedSplit:
     """Tokenize texts, cut to ``max_length`` tokens, without padding."""
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    rows = [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    rows: list[np.ndarray] = []
+    if texts:
+        encoded = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        rows = [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_classifier
+
+from distiltune.errors import ModelError
+from distiltune.training.checkpoints import label_names, load_classifier
+from distiltune.training.config import StudentConfig
+from distiltune.training.student import build_student, student_from_layers
+
+LABELS = ["balance", "oos", "transfer", "weather"]
+FAMILIES = ["bert", "distilbert", "roberta"]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    return {
+        family: tiny_classifier(root / family, family=family, num_layers=4, label_names=LABELS)
+        for family in FAMILIES
+    }
+
+
+def from_layers(*layers: int) -> StudentConfig:
+    return StudentConfig.model_validate({"from_teacher": {"layers": list(layers)}})
+
+
+def layers_of(model) -> torch.nn.ModuleList:
+    base = model.base_model
+    return base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer
+
+
+def same(one, other) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_chosen_layers_pooler_and_head_are_the_teachers(family, teachers, tmp_path) -> None:
+    record = build_student(from_layers(0, 2), teachers[family], LABELS, tmp_path / "student", max_length=64)
+    teacher, _ = load_classifier(teachers[family])
+    student, tokenizer = load_classifier(tmp_path / "student")
+    assert record == {
+        "family": family,
+        "num_layers": 2,
+        "num_parameters": student.num_parameters(),
+        "layers": [0, 2],
+    }
+    kept, held = layers_of(student), layers_of(teacher)
+    assert len(kept) == 2
+    assert same(kept[0], held[0])
+    assert same(kept[1], held[2])
+    assert same(student.base_model.embeddings, teacher.base_model.embeddings)
+    assert same(student.classifier, teacher.classifier)
+    if family == "bert":
+        assert same(student.base_model.pooler, teacher.base_model.pooler)
+    if family == "distilbert":
+        assert same(student.pre_classifier, teacher.pre_classifier)
+    assert label_names(student) == LABELS
+    assert tokenizer("open red")["input_ids"] == load_classifier(teachers[family])[1]("open red")["input_ids"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_layers_make_the_teacher_again(family, teachers) -> None:
+    teacher, tokenizer = load_classifier(teachers[family])
+    student = student_from_layers(teacher, [0, 1, 2, 3])
+    inputs = tokenizer(["open red", "slow"], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        assert torch.equal(student(**inputs).logits, teacher(**inputs).logits)
+    # Its own weights: training it must not touch the teacher.
+    next(student.parameters()).data.zero_()
+    assert next(teacher.parameters()).abs().sum() > 0
+
+
+@pytest.mark.parametrize("layers", [[4], [-1], [0, 0], [2, 0], [0, 99]])
+def test_layers_that_the_teacher_does_not_have_are_refused(layers, teachers, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"student\.from_teacher\.layers: .* layers 0 to 3; .*rising"):
+        build_student(from_layers(*layers), teachers["bert"], LABELS, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_checkpoint_gets_a_new_head_for_other_labels(teachers, tmp_path) -> None:
+    config = StudentConfig(checkpoint=str(teachers["distilbert"]))
+    names = ["a", "b", "c", "d"]  # as many labels, other ones: the old rows mean nothing
+    record = build_student(config, teachers["bert"], names, tmp_path / "student")
+    student, _ = load_classifier(tmp_path / "student")
+    held, _ = load_classifier(teachers["distilbert"])
+    assert record["layers"] is None
+    assert record["family"] == "distilbert"
+    assert label_names(student) == names
+    assert same(student.base_model, held.base_model)
+    assert not torch.equal(student.classifier.weight, held.classifier.weight)
+    assert build_student(config, teachers["bert"], [*names, "e"], tmp_path / "five")["num_layers"] == 4
+    assert label_names(load_classifier(tmp_path / "five")[0]) == [*names, "e"]
+
+
+def test_a_checkpoint_for_the_same_labels_keeps_its_head_by_name(teachers, tmp_path) -> None:
+    names = LABELS[::-1]
+    build_student(StudentConfig(checkpoint=str(teachers["roberta"])), teachers["bert"], names, tmp_path / "s")
+    student, held = load_classifier(tmp_path / "s")[0], load_classifier(teachers["roberta"])[0]
+    assert torch.equal(student.classifier.out_proj.weight, held.classifier.out_proj.weight.flip(0))
+    assert label_names(student) == names
+
+
+def test_the_seed_decides_what_is_new(teachers, tmp_path) -> None:
+    def head(seed: int) -> torch.Tensor:
+        config = StudentConfig(checkpoint=str(teachers["bert"]), seed=seed)
+        build_student(config, teachers["bert"], ["a", "b"], tmp_path / str(seed))
+        return load_classifier(tmp_path / str(seed))[0].classifier.weight
+
+    assert torch.equal(head(1), head(1))
+    assert not torch.equal(head(1), head(2))
+
+
+def test_a_family_without_known_layers_is_refused(teachers, tmp_path) -> None:
+    from transformers import ElectraConfig, ElectraForSequenceClassification
+
+    config = ElectraConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ElectraForSequenceClassification(config).save_pretrained(tmp_path / "electra")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "electra" / name).write_bytes((teachers["bert"] / name).read_bytes())
+    student = StudentConfig(checkpoint=str(tmp_path / "electra"))
+    with pytest.raises(ModelError, match="'electra'; supported: bert, distilbert, roberta"):
+        build_student(student, teachers["bert"], LABELS, tmp_path / "student")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_longer_than_the_student_takes_are_refused(family, teachers, tmp_path) -> None:
+    most = 65 if family == "roberta" else 66
+    build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most)
+    with pytest.raises(ModelError, match=f"max_length: {most + 1} given; the student takes at most {most}"):
+        build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most + 1)

