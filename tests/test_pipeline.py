@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,13 @@ def home(tmp_path_factory):
     (directory / "stdout.json").write_text(done.stdout)
     (directory / "stderr.txt").write_text(done.stderr)
     return directory
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
