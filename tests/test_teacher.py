@@ -28,12 +28,13 @@ from distiltune.training.teacher import prepare_teacher, teacher_key
 LABELS = [f"label_{number}" for number in range(4)]
 TEXTS = [text for text, _ in tiny_data()]
 TINY = {
-    "hidden_size": 32,
+    "hidden_size": 64,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "num_train_epochs": 6,
-    "learning_rate": 5e-3,
+    "dropout": 0.0,
+    "num_train_epochs": 12,
+    "learning_rate": 2e-3,
     "batch_size": 8,
 }
 

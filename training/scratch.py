@@ -69,8 +69,7 @@ def new_model(
             num_attention_heads=config.num_attention_heads,
             intermediate_size=config.intermediate_size,
             max_position_embeddings=max_length,
-            # BERT's 0.02 is made for width 768; at small widths learning would take many more steps to begin.
-            initializer_range=config.hidden_size**-0.5,
+            hidden_dropout_prob=config.dropout,
             pad_token_id=tokenizer.pad_token_id,
             **label_maps(label_names),
         )
