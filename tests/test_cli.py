@@ -107,7 +107,8 @@ def test_config_prints_yaml_that_reads_back_and_a_schema(tmp_path):
 
 
 def test_a_reader_that_goes_away_is_not_an_error():
-    command = f"{sys.executable} -c 'import sys; from distiltune.cluster.cli import main; sys.exit(main())' config --schema"
+    code = "import sys; from distiltune.cluster.cli import main; sys.exit(main())"
+    command = f"{sys.executable} -c '{code}' config --schema"
     done = subprocess.run(f"{command} | head -1", shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
