@@ -43,5 +43,11 @@ class RunFailedError(DistiltuneError):
     """A run stopped in one of its stages; what was complete before stays."""
 
 
+class RunInterruptedError(DistiltuneError):
+    """A run was interrupted with Ctrl-C or SIGTERM; it can be gone on with."""
+
+    exit_status = 130
+
+
 class ExportError(RunFailedError):
     """A variant could not be made, or differs from its original by more than the tolerance."""

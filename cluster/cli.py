@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from ..errors import DistiltuneError, InputError
+from ..errors import DistiltuneError, InputError, RunInterruptedError
 
 app = typer.Typer(
     name="distiltune",
@@ -107,8 +107,11 @@ def _run(config: Any, source: str | None, run_id: str | None, as_json: bool) -> 
     from .show import print_summary, summary
 
     signal.signal(signal.SIGTERM, _interrupt)
-    with ProgressPrinter() as printer:
-        finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
+    try:
+        with ProgressPrinter() as printer:
+            finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(f"interrupted; {error}".rstrip("; ")) from None
     if as_json:
         _echo_json(summary(finished))
     else:
@@ -269,8 +272,6 @@ def main(arguments: list[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except TyperException as error:
         return _complain(f"{error.format_message()} (see: distiltune --help)", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

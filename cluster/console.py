@@ -34,6 +34,8 @@ class ProgressPrinter:
             self._stop()
             took = "reused" if event.state == "reused" else f"{event.seconds:.1f} s"
             self._console.print(f"{_MARKS[event.state]} {event.stage:<10} {event.text} [dim]({took})[/dim]")
+        elif event.state == "begun":
+            self._console.print(f"  {event.stage:<10} {event.text}")
         elif self._console.is_terminal:
             self._live(f"{event.stage:<10} {event.text}")
         elif event.text and event.text != self._last:

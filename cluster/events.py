@@ -9,10 +9,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class StageEvent:
-    """A stage began, moved on, or ended; ``text`` is one line for a person."""
+    """A stage began, moved on, or ended; ``text`` is one line for a person. ``begun`` is the run itself."""
 
     stage: str
-    state: Literal["started", "progress", "finished", "reused", "failed"]
+    state: Literal["begun", "started", "progress", "finished", "reused", "failed"]
     text: str = ""
     seconds: float = 0.0
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DistiltuneError, InputError
+from ..errors import DistiltuneError, InputError, RunFailedError
 from .config import JobConfig
 from .events import Listener, StageEvent
 from .runs import Run, Storage
@@ -41,11 +41,14 @@ def run_job(
     with run.held():
         _begin(run, config, name)
         runner = _Runner(run, listener)
+        listener(StageEvent("run", "begun", f"{run.id} in {storage.root}"))
         try:
             runner.keep("data", _describe_data(data), time.monotonic() - began)
             _do(runner, config, run, data)
         except BaseException as error:
             _end(run, "failed" if isinstance(error, Exception) else "interrupted", _reason(error))
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"go on with the same command and --run-id {run.id}") from error
             raise
         _end(run, "finished", None)
     return run
@@ -113,6 +116,8 @@ class _Runner:
             seconds = time.monotonic() - began
             self._write(stage, "failed", seconds=round(seconds, 3), error=_reason(error))
             self._listener(StageEvent(stage, "failed", "", seconds))
+            if isinstance(error, RunFailedError):
+                raise RunFailedError(f"run {self._run.id}, stage {stage}: {error}") from error
             raise
         self.keep(stage, done, time.monotonic() - began)
 
