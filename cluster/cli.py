@@ -249,7 +249,8 @@ def config(
 
 
 def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+    """Ctrl-C's way out: a search saves its state on SIGINT, and does not on SIGTERM."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _storage(path: str | None) -> Any:
