@@ -100,9 +100,9 @@ class ScratchConfig(Section):
     num_attention_heads: int = Field(default=4, ge=1, description="Attention heads; must divide hidden_size.")
     intermediate_size: int = Field(default=512, ge=8, description="Width of the feed-forward part.")
     dropout: float = Field(
-        default=0.3, ge=0, lt=1, description="Dropout after each layer; small sets of texts need much."
+        default=0.1, ge=0, lt=1, description="Dropout after each layer (not of attention)."
     )
-    num_train_epochs: int = Field(default=20, ge=1, description="Epochs.")
+    num_train_epochs: int = Field(default=15, ge=1, description="Epochs.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     batch_size: int = Field(default=32, ge=1, description="Texts a step.")
     warmup_ratio: float = Field(
