@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RunFailedError
 from ..export.artifact import seal_artifact
 from ..export.choose import apply_gate, choose
 from ..export.report import build_report, write_report
@@ -16,24 +17,33 @@ if TYPE_CHECKING:
     from .stages import StageResult
 
 
-def choose_and_seal(config: JobConfig, run: Run, data: TextData) -> StageResult:
-    """Choose on the validation split among the measured variants, and seal the chosen one.
+def choose_variant(config: JobConfig, run: Run) -> StageResult:
+    """Mark who passes the gate and choose among them, on the validation split; none may be left."""
+    measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
+    rows = apply_gate(measured, max_accuracy_drop=config.export.max_accuracy_drop)
+    record: dict[str, Any] = {"variants": [row.to_json() for row in rows], "chosen": None, "reason": None}
+    try:
+        record["chosen"] = choose(rows)
+    except RunFailedError as error:
+        record["reason"] = str(error)
+    passed = sum(row.passed_gate is True for row in rows)
+    failed = sum(row.passed_gate is False for row in rows)
+    return record, f"{passed} passed, {failed} failed; chosen: {record['chosen'] or 'none'}"
+
+
+def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
+    """Seal the chosen variant.
 
     Raises:
         RunFailedError: No ONNX variant passed the gate.
     """
-    measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
-    rows = apply_gate(measured, max_accuracy_drop=config.export.max_accuracy_drop)
-    chosen = choose(rows)
-    row = next(row for row in rows if row.name == chosen)
-    seal_artifact(
-        run.variants / chosen,
-        run.artifact,
-        made_from=_made_from(config, run, data),
-        measurements=row.to_json(),
-    )
-    text = f"{chosen}: {row.size_mb:.1f} MB, {row.latency_ms['p50']:.2f} ms"
-    return {"variants": [row.to_json() for row in rows], "chosen": chosen}, text
+    gate = run.stage_record("gate")["result"]
+    if gate["chosen"] is None:
+        raise RunFailedError(gate["reason"])
+    row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
+    source = run.variants / row["name"]
+    seal_artifact(source, run.artifact, made_from=_made_from(config, run, data), measurements=row)
+    return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
 
 
 def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
@@ -52,15 +62,15 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
 
 def make_report(run: Run) -> StageResult:
     """Write the report's files from what the stages recorded."""
-    choice = run.stage_record("artifact")["result"]
+    choice = run.stage_record("gate")["result"]
     records = {stage: run.stage_record(stage) for stage in STAGES}
     report = build_report(
         run_id=run.id,
-        state="finished",
+        state="finished" if choice["chosen"] else "failed",
         best=run.stage_record("search")["result"]["best"],
         rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
         chosen=choice["chosen"],
-        artifact=str(run.artifact),
+        artifact=str(run.artifact) if choice["chosen"] else None,
         machine=run.stage_record("benchmark")["result"]["machine"],
         extra={
             "stages": {

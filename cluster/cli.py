@@ -266,7 +266,7 @@ def _echo_json(value: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 (failed run), 2 (bad input) or 130 (Ctrl-C)."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = _verbose_first(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(given, prog_name="distiltune", standalone_mode=False)
         sys.stdout.flush()
@@ -283,6 +283,14 @@ def main(arguments: list[str] | None = None) -> int:
         _trace(given)
         first = next(iter(str(error).splitlines()), "")
         return _complain(f"unexpected {type(error).__name__}: {first} (distiltune --verbose shows where)", 1)
+
+
+def _verbose_first(arguments: list[str]) -> list[str]:
+    """Let ``--verbose`` stand anywhere before ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "--verbose" not in arguments[:end]:
+        return arguments
+    return ["--verbose", *(each for each in arguments[:end] if each != "--verbose"), *arguments[end:]]
 
 
 def _complain(message: str, status: int) -> int:

@@ -20,7 +20,7 @@ from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig,
 class TaskResources(Section):
     """What one task takes of a node."""
 
-    cpu: float = Field(default=1, ge=0, description="CPUs, also the number of threads it computes with.")
+    cpu: float = Field(default=1, gt=0, description="CPUs, also the number of threads it computes with.")
     gpu: float | None = Field(
         default=None, ge=0, description="GPUs; a fraction shares one; default: one where the cluster has any."
     )
@@ -89,8 +89,8 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
     """
     values = _read(source or "quickstart")
     faults = [fault for item in overrides if (fault := _override(values, item))]
-    if storage is not None:
-        values["storage"] = {**(values.get("storage") or {}), "path": storage}
+    if storage is not None and isinstance(values.setdefault("storage", {}), dict):
+        values["storage"]["path"] = storage
     try:
         config = JobConfig.model_validate(values)
     except ValidationError as error:
@@ -182,6 +182,8 @@ def _describe(item: Any) -> str:
         nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
         return f"{path}: unknown key; {hint}"
+    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return f"{path}: give `type`: float, int, choice or fixed (a bare value means fixed)"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {given!r})"
@@ -214,7 +216,7 @@ def without_search(config: JobConfig) -> JobConfig:
     Raises:
         ConfigError: A searched argument has no value in the training section.
     """
-    given = {**config.training.arguments, **config.training.model_dump(exclude={"arguments"})}
+    given = {**config.training.model_dump(exclude={"arguments"}), **config.training.arguments}
     fixed: dict[str, Any] = {}
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":

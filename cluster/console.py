@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from .events import StageEvent
@@ -33,13 +34,14 @@ class ProgressPrinter:
         if event.state in _MARKS:
             self._stop()
             took = "reused" if event.state == "reused" else f"{event.seconds:.1f} s"
-            self._console.print(f"{_MARKS[event.state]} {event.stage:<10} {event.text} [dim]({took})[/dim]")
+            text = escape(event.text)
+            self._console.print(f"{_MARKS[event.state]} {event.stage:<10} {text} [dim]({took})[/dim]")
         elif event.state == "begun":
-            self._console.print(f"  {event.stage:<10} {event.text}")
+            self._console.print(f"  {event.stage:<10} {event.text}", markup=False)
         elif self._console.is_terminal:
-            self._live(f"{event.stage:<10} {event.text}")
+            self._live(f"{event.stage:<10} {escape(event.text)}")
         elif event.text and event.text != self._last:
-            self._console.print(f"  {event.stage:<10} {event.text}")
+            self._console.print(f"  {event.stage:<10} {event.text}", markup=False)
         self._last = event.text
 
     def _live(self, text: str) -> None:

@@ -8,12 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..errors import RunFailedError
 from ..search.tuner import RAY_WORKER_ENV
 from .config import ResourcesConfig
 
+_PREFIX, _LOCK = "dt-", "distiltune.lock"
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -31,9 +35,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     Raises:
         RunFailedError: No Ray answers at the address, or none can be started here.
     """
-    directory = (
-        None if resources.address else tempfile.mkdtemp(prefix="dt-", dir=_short_temporary_directory())
-    )
+    directory = None if resources.address else _private_directory()
     environment = _QUIET | RAY_WORKER_ENV
     if directory:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -49,14 +51,37 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         if directory:
-            shutil.rmtree(directory, ignore_errors=True)
+            directory.remove()
 
 
-def _short_temporary_directory() -> str | None:
-    return "/tmp" if os.access("/tmp", os.W_OK) else None
+class _PrivateDirectory:
+    """A temporary directory for one Ray, locked while its process lives."""
+
+    def __init__(self, parent: Path) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = FileLock(self.path / _LOCK)
+        self._lock.acquire()
+
+    def remove(self) -> None:
+        """Delete it."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _connect(ray: Any, resources: ResourcesConfig, directory: str | None) -> None:
+def _private_directory() -> _PrivateDirectory:
+    """Make one; first delete those that killed processes left behind."""
+    # Ray's sockets need a short path, which TMPDIR often is not.
+    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            with FileLock(left, timeout=0):
+                shutil.rmtree(left.parent, ignore_errors=True)
+        except (Timeout, OSError):
+            continue
+    return _PrivateDirectory(parent)
+
+
+def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory | None) -> None:
     common: dict[str, Any] = {
         "logging_level": "ERROR",
         "log_to_driver": False,
@@ -66,7 +91,8 @@ def _connect(ray: Any, resources: ResourcesConfig, directory: str | None) -> Non
         if directory is None:
             ray.init(address=resources.address, **common)
         else:
-            ray.init(num_cpus=resources.num_cpus, include_dashboard=False, _temp_dir=directory, **common)
+            local: dict[str, Any] = {"num_cpus": resources.num_cpus, "include_dashboard": False}
+            ray.init(address="local", _temp_dir=str(directory.path), **local, **common)
     except Exception as error:
         what = f"at {resources.address}" if resources.address else "on this machine"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

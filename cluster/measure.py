@@ -60,7 +60,7 @@ def measure_artifact(
 
 def print_measurement(measured: dict[str, Any]) -> None:
     """Show the figures on the terminal, with what they were taken on."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(box=None, pad_edge=False)
     for name in ("", "mean ± std ms", "p50", "p90", "p99"):
         table.add_column(name, justify="left" if not name else "right")

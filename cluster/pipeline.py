@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DistiltuneError, InputError, RunFailedError
 from .config import JobConfig
 from .events import Listener, StageEvent
+from .preflight import check_models, check_resources
 from .runs import Run, Storage
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def run_job(
     storage = Storage(config.storage.path)
     run_id = storage.name_run(name, run_id)
     check_space(config.search, config.training)
+    check_models(config)
     began = time.monotonic()
     data = load_data(config.data)
     run = storage.create(run_id)
     with run.held():
-        _begin(run, config, name)
+        _begin(run, config, name, data)
         runner = _Runner(run, listener)
         listener(StageEvent("run", "begun", f"{run.id} in {storage.root}"))
         try:
@@ -54,7 +56,7 @@ def run_job(
     return run
 
 
-def _begin(run: Run, config: JobConfig, name: str) -> None:
+def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ..export.machine import describe_machine
 
     wanted = config.model_dump(mode="json")
@@ -67,6 +69,12 @@ def _begin(run: Run, config: JobConfig, name: str) -> None:
             raise InputError(
                 f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
                 "choose another id, or give the specification it began with"
+            )
+        read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
+        if read != data.fingerprint:
+            raise InputError(
+                f"--run-id: run {run.id} began with other data, its files have changed since; "
+                "choose another id, or put the files back"
             )
     else:
         run.write("job.json", wanted)
@@ -133,13 +141,14 @@ class _Runner:
 
 def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
     """The stages after the data. The first four leave arrays for the search, so they go together."""
-    from .choice import choose_and_seal, make_report
+    from .choice import choose_variant, make_report, seal_chosen
     from .head import ray_session
     from .stages import Stages
 
     if not runner.is_finished("search", "export", "benchmark"):
         stages = Stages(config, run, data)
         with ray_session(config.resources):
+            check_resources(config.resources)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)
@@ -147,8 +156,9 @@ def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
             runner.do("search", stages.search)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
-    runner.do("artifact", lambda _: choose_and_seal(config, run, data))
+    runner.do("gate", lambda _: choose_variant(config, run))
     runner.do("report", lambda _: make_report(run))
+    runner.do("artifact", lambda _: seal_chosen(config, run, data))
 
 
 def _describe_data(data: TextData) -> StageResult:

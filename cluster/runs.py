@@ -16,7 +16,18 @@ from filelock import FileLock, Timeout
 
 from ..errors import ConfigError, InputError, RunNotFoundError
 
-STAGES = ("data", "teacher", "logits", "student", "search", "export", "benchmark", "artifact", "report")
+STAGES = (
+    "data",
+    "teacher",
+    "logits",
+    "student",
+    "search",
+    "export",
+    "benchmark",
+    "gate",
+    "report",
+    "artifact",
+)
 LATEST = "latest"
 
 
@@ -161,7 +172,7 @@ class Run:
         """
         lock = self._lock()
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # whoever looks at the run holds the lock for a moment too
         except Timeout:
             raise InputError(
                 f"run {self.id} is being worked on by another process; "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .runs import STAGES, Run, Storage
@@ -14,7 +15,7 @@ from .runs import STAGES, Run, Storage
 def summary(run: Run) -> dict[str, Any]:
     """The object that ``show --json`` prints; parts that do not exist yet are null or empty."""
     search = run.stage_record("search").get("result") or {}
-    choice = run.stage_record("artifact").get("result") or {}
+    choice = run.stage_record("gate").get("result") or {}
     record = run.read("run.json") or {}
     return {
         "run_id": run.id,
@@ -40,7 +41,7 @@ def print_summary(run: Run) -> None:
     found = summary(run)
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
-        console.print(f"[red]{found['error']}[/red]", soft_wrap=True)
+        console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
     if found["variants"]:
         from ..export.report import terminal_table
 
@@ -110,25 +111,26 @@ def _print_ratios(console: Console, found: dict[str, Any]) -> None:
     from ..export.rows import RowMeasurement
 
     rows = [RowMeasurement.from_json(row) for row in found["variants"]]
-    for base, times in ratios(rows)[found["chosen"]].items():
+    for base, times in ratios(rows).get(found["chosen"], {}).items():
         console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
 
 
 def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:
     for trial in trials:
         if trial["state"] == "failed":
-            console.print(f"[red]trial {trial['trial_id']} failed: {trial['reason']}[/red]", soft_wrap=True)
+            reason = escape(trial["reason"])
+            console.print(f"[red]trial {trial['trial_id']} failed: {reason}[/red]", soft_wrap=True)
 
 
 def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None:
     artifact = _short(Path(found["artifact"]))
     storage = "" if run.storage.root == Storage(_default_storage()).root else f" --storage {run.storage.root}"
-    console.print(f"artifact    {artifact}", soft_wrap=True)
+    console.print(f"artifact    {artifact}", soft_wrap=True, markup=False)
     if found["report"]:
-        console.print(f"report      {_short(Path(found['report']))}/report.md", soft_wrap=True)
-    console.print(f"predict     distiltune predict {artifact} 'a text'", soft_wrap=True)
-    console.print(f"trials      distiltune tensorboard {run.id}{storage}", soft_wrap=True)
-    console.print(f"take away   distiltune pull {run.id}{storage} --to DIR", soft_wrap=True)
+        console.print(f"report      {_short(Path(found['report']))}/report.md", soft_wrap=True, markup=False)
+    console.print(f"predict     distiltune predict {artifact} 'a text'", soft_wrap=True, markup=False)
+    console.print(f"trials      distiltune tensorboard {run.id}{storage}", soft_wrap=True, markup=False)
+    console.print(f"take away   distiltune pull {run.id}{storage} --to DIR", soft_wrap=True, markup=False)
 
 
 def _default_storage() -> str:

@@ -55,6 +55,8 @@ class Stages:
         cpus, gpus = self._whole(self._config.resources.teacher)
         arguments = (self._config, self._data, self._teacher(), self._run.storage.logits, _threads(cpus))
         self._splits, record = _wait(_send(tasks.label_with_teacher, cpus, gpus, *arguments))
+        if not record["keys"]:
+            return record, "not needed: alpha is 1"
         computed = record["texts_computed"]
         return record, f"{computed:,} texts labelled" if computed else "every text is in the cache"
 

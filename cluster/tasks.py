@@ -12,6 +12,7 @@ import numpy as np
 from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.variants import build_variant
+from ..search.space import fixed_values
 from ..training.checkpoints import load_tokenizer
 from ..training.data import TextData
 from ..training.logits import teacher_logits
@@ -29,7 +30,7 @@ class SplitWithLogits:
     """A split's token ids and the teacher's logits over it, row by row the same texts."""
 
     tokens: TokenizedSplit
-    teacher_logits: np.ndarray
+    teacher_logits: np.ndarray | None
 
 
 def make_teacher(
@@ -52,13 +53,20 @@ def make_teacher(
 def label_with_teacher(
     config: JobConfig, data: TextData, teacher: Path, cache: Path, num_threads: int
 ) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
-    """The teacher's logits over train and validation, from the cache where it holds them; and a record."""
+    """The teacher's logits over train and validation, from the cache where it holds them; and a record.
+
+    With alpha fixed to 1 nothing listens to the teacher, and it is not asked.
+    """
     tokenizer = load_tokenizer(teacher)
     splits: dict[str, SplitWithLogits] = {}
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}}
+    needed = fixed_values(config.search).get("alpha") != 1
     for name in ("train", "validation"):
         rows = data.splits[name]
         tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, config.training.max_length)
+        if not needed:
+            splits[name] = SplitWithLogits(tokens, None)
+            continue
         found = teacher_logits(
             teacher,
             tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..training.config import Section
 
@@ -25,6 +25,14 @@ class ExportConfig(Section):
         min_length=1,
         description="Variants to make; student-pytorch is always measured.",
     )
+
+    @field_validator("variants")
+    @classmethod
+    def _choosable(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names) or not any(name.startswith("onnx") for name in names):
+            raise ValueError("name each variant once, and at least one whose name begins with onnx")
+        return names
+
     max_accuracy_drop: float = Field(
         default=0.01,
         ge=0,

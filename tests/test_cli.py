@@ -27,8 +27,12 @@ def distiltune(*arguments, cwd=None, stdin=None, **environment):
 
 
 def test_help_answers_at_once():
-    began = time.monotonic()
-    done = distiltune("--help")
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = distiltune("--help")
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 0.5
     assert done.returncode == 0
     for command in (
         "run",
@@ -43,7 +47,6 @@ def test_help_answers_at_once():
         "config",
     ):
         assert command in done.stdout
-    assert time.monotonic() - began < 2  # 0.15 s on a quiet machine; the bar is 0.5 s
 
 
 def test_no_command_shows_the_help_and_version_its_number():
@@ -64,6 +67,13 @@ def test_no_command_shows_the_help_and_version_its_number():
         (["run", "--set", "data.source=clinc_json", "--set", "data.path=missing.json"], ["missing.json"]),
         (["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"]),
         (["run", "--run-id", "a/b"], ["--run-id"]),
+        (["run", "--set", "student.from_teacher.layers=[0, 9]"], ["student.from_teacher.layers", "0 to 3"]),
+        (["run", "--set", "student.checkpoint=./nowhere"], ["./nowhere", "no such"]),
+        (["run", "--set", "teacher.checkpoint=nobody/nothing"], ["nobody/nothing"]),
+        (["run", "--set", "resources.trial.cpu=0"], ["resources.trial.cpu", "given 0"]),
+        (["run", "--set", "export.variants=[student-pytorch-int8]"], ["export.variants", "onnx"]),
+        (["run", "--set", "search.space.alpha={low: 0, high: 1}"], ["search.space.alpha", "type"]),
+        (["run", "--set", "storage=here", "--storage", "there"], ["storage", "'here'"]),
         (["predict", "missing", "text"], ["missing"]),
         (["tensorboard", "missing"], ["missing"]),
         (["report", "missing"], ["missing"]),
@@ -81,8 +91,9 @@ def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, arguments, parts
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_verbose_shows_the_traceback(tmp_path):
-    done = distiltune("--verbose", "show", "missing", cwd=tmp_path)
+@pytest.mark.parametrize("arguments", [["--verbose", "show", "missing"], ["show", "missing", "--verbose"]])
+def test_verbose_shows_the_traceback(tmp_path, arguments):
+    done = distiltune(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 

@@ -92,6 +92,7 @@ def test_every_fault_is_in_one_message_with_its_path():
             ["student", "checkpoint", "from_teacher"],
         ),
         (["search.num_trials=many"], ["search.num_trials", "'many'"]),
+        (["export.variants=[onnx, onnx]"], ["export.variants", "once"]),
         (["nonsense"], ["--set nonsense", "section.key=value"]),
         (["data.path='unclosed"], ["--set", "not valid YAML"]),
     ],
@@ -141,6 +142,14 @@ def test_train_fixes_every_searched_value():
         "temperature": 7.0,
         "num_train_epochs": 8,
     }
+
+
+def test_train_takes_the_training_arguments_as_a_trial_does():
+    config = without_search(
+        load_config("quickstart", ["training.arguments={alpha: 0.3, num_train_epochs: 2}"])
+    )
+    assert config.search.space["alpha"].value == 0.3
+    assert config.search.space["num_train_epochs"].value == 2
 
 
 def test_train_refuses_a_searched_argument_without_a_value():

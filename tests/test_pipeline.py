@@ -10,9 +10,11 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 import yaml
 
+from distiltune.cluster.runs import STAGES
 from distiltune.export.runtime import TextClassifier
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
@@ -116,17 +118,7 @@ def test_the_exported_model_has_the_validation_accuracy_of_its_trial(found):
 
 def test_progress_goes_to_stderr_one_line_a_stage(home):
     lines = (home / "stderr.txt").read_text().splitlines()
-    for stage in (
-        "data",
-        "teacher",
-        "logits",
-        "student",
-        "search",
-        "export",
-        "benchmark",
-        "artifact",
-        "report",
-    ):
+    for stage in STAGES:
         assert sum(line.startswith(f"✓ {stage}") for line in lines) == 1, lines
     assert not [line for line in lines if "Warning" in line or "Traceback" in line]
 
@@ -205,6 +197,24 @@ def test_another_specification_under_the_same_id_is_refused(home):
     assert "training" in done.stderr
 
 
+def test_a_task_that_no_node_can_hold_is_refused_before_it_waits(home):
+    done = distiltune("run", "job.yaml", "--run-id", "large", "--set", "resources.export.cpu=999", cwd=home)
+    assert done.returncode == 2
+    assert "resources.export: 999 CPUs" in done.stderr
+
+
+def test_other_data_under_the_same_id_is_refused(home):
+    stage = home / "distiltune-runs" / "runs" / "first" / "stages" / "data.json"
+    before = stage.read_text()
+    try:
+        stage.write_text(before.replace(json.loads(before)["result"]["fingerprint"], "0" * 64))
+        done = distiltune("run", "job.yaml", "--run-id", "first", cwd=home)
+    finally:
+        stage.write_text(before)
+    assert done.returncode == 2
+    assert "other data" in done.stderr
+
+
 def test_train_is_one_trial_and_labels_no_text_again(home):
     values = ["--set", "training.num_train_epochs=1", "--set", "export.variants=[onnx]"]
     done = distiltune("train", "job.yaml", "--run-id", "second", "--json", *values, cwd=home)
@@ -263,6 +273,18 @@ def eventually(read, good, timeout_s=60):
         time.sleep(0.5)
 
 
+def _processes_that_name(text):
+    """Ids of other processes whose command line or working directory names ``text``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and text in " ".join([process.cwd(), *process.cmdline()]):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
@@ -295,5 +317,8 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1].startswith("error: interrupted")
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: interrupted")
+    assert "--run-id stopped" in last
+    assert not _processes_that_name(str(tmp_path))
     assert json.loads(distiltune("show", "stopped", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
