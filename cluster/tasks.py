@@ -83,7 +83,8 @@ def label_with_teacher(
 
 def make_student(config: JobConfig, teacher: Path, label_names: list[str], directory: Path) -> dict[str, Any]:
     """Write the checkpoint that every trial starts from."""
-    return build_student(config.student, teacher, label_names, directory)
+    length = config.training.max_length
+    return build_student(config.student, teacher, label_names, directory, max_length=length)
 
 
 def tokenize_for_student(
