@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from ..errors import DistiltuneError
 from ..training.collator import DistillationCollator
 from ..training.metrics import classification_metrics
+from ..training.precision import without_mixed_precision
 from ..training.tokenized import TokenizedDataset, TokenizedSplit
 from .checkpoints import write_epoch
 from .inputs import TrialInputs, TrialSettings
@@ -175,17 +176,18 @@ def failure_metrics(error: Exception) -> dict[str, Any]:
 def _predict(
     model: PreTrainedModel, split: TokenizedSplit, collator: DistillationCollator, batch_size: int
 ) -> np.ndarray:
-    """Logits float32[N, C] of a split in its own order; in full precision, as the checkpoint will be used."""
+    """Logits float32[N, C] of a split in its own order; in 32 bits, as the checkpoint will be used."""
     dataset = TokenizedDataset(split, None)
     order = np.argsort(split.lengths, kind="stable")
     logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
     was_training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collator([dataset[int(row)] for row in rows])
-        batch.pop("labels", None)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        logits[rows] = model(**batch).logits.float().cpu().numpy()
+    with without_mixed_precision(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = collator([dataset[int(row)] for row in rows])
+            batch.pop("labels", None)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            logits[rows] = model(**batch).logits.float().cpu().numpy()
     model.train(was_training)
     return logits

@@ -106,14 +106,17 @@ def searched(ray_session, inputs, tmp_path_factory):
     return directory, outcome, told
 
 
-def accuracy_of(checkpoint: str, validation: TokenizedSplit) -> float:
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
-    right = 0
+def logits_of(checkpoint: str, split: TokenizedSplit) -> torch.Tensor:
+    """Logits of the reloaded checkpoint, each text alone, in 32 bits."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype="float32").eval()
+    rows = [torch.tensor(split.row(row), dtype=torch.int64)[None] for row in range(len(split))]
     with torch.no_grad():
-        for row in range(len(validation)):
-            ids = torch.tensor(validation.row(row), dtype=torch.int64)[None]
-            right += int(model(input_ids=ids).logits.argmax()) == int(validation.labels[row])
-    return right / len(validation)
+        return torch.cat([model(input_ids=ids).logits for ids in rows])
+
+
+def accuracy_of(checkpoint: str, validation: TokenizedSplit) -> float:
+    predicted = logits_of(checkpoint, validation).argmax(dim=-1).numpy()
+    return float((predicted == validation.labels).mean())
 
 
 def finished(outcome) -> list:
@@ -180,6 +183,18 @@ def test_a_seed_gives_the_same_suggestions(searched, inputs, tmp_path):
     _, outcome, _ = searched
     again = search(search_config(4), inputs, tmp_path)
     assert [trial.parameters for trial in again.trials] == [trial.parameters for trial in outcome.trials]
+
+
+def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoint(
+    ray_session, inputs, tmp_path
+):
+    fixed = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
+    trial = search(search_config(1, **fixed), inputs, tmp_path).best
+    assert trial.checkpoint is not None
+    logits = logits_of(trial.checkpoint, inputs.validation)
+    labels = torch.from_numpy(inputs.validation.labels.copy())
+    loss = float(torch.nn.functional.cross_entropy(logits, labels))
+    assert trial.metrics["validation_loss"] == pytest.approx(loss, abs=1e-5)
 
 
 def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(

@@ -19,6 +19,7 @@ from ..errors import InputError, ModelError
 from .checkpoints import checkpoint_fingerprint, label_names, load_classifier
 from .collator import DistillationCollator
 from .folders import new_folder
+from .precision import evaluation_device, without_mixed_precision
 from .threads import intra_op_threads
 from .tokenized import TokenizedDataset, TokenizedSplit
 
@@ -67,6 +68,7 @@ def teacher_logits(
     dtype: str = "float32",
     num_threads: int,
     batch_size: int = 256,
+    use_gpu: bool | None = None,
 ) -> LogitsResult:
     """Logits of the teacher over a split, from the cache where it holds them.
 
@@ -82,6 +84,7 @@ def teacher_logits(
         dtype: ``float32``, or ``bfloat16`` to multiply in that (the logits are float32 all the same).
         num_threads: Intra-op threads while computing.
         batch_size: Most texts a batch; batches are made of texts of like length.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
 
     Raises:
         InputError: ``dtype`` is unknown.
@@ -102,6 +105,7 @@ def teacher_logits(
             num_threads=num_threads,
             batch_size=batch_size,
             dtype=dtype,
+            use_gpu=use_gpu,
         )
         _write(cache_dir / key, key, split, values)
         held = _read(cache_dir / key, key, split)
@@ -117,24 +121,37 @@ def compute_logits(
     num_threads: int,
     batch_size: int = 256,
     dtype: str = "float32",
+    use_gpu: bool | None = None,
 ) -> np.ndarray:
-    """Logits float32[N, C] of a model over a split; each distinct text runs once, on the GPU if there is one.
+    """Logits float32[N, C] of a model over a split; each distinct text runs once.
+
+    The model may be in training, in mixed precision too: it is left in the mode that it was in.
+
+    Args:
+        model: A sequence classifier; it is moved to the device that is used.
+        split: Texts tokenized with the model's tokenizer.
+        pad_token_id: What batches are padded with.
+        num_threads: Intra-op threads.
+        batch_size: Most texts a batch.
+        dtype: What to multiply in, one of ``DTYPES``.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
 
     Raises:
         ModelError: Some logits are not finite.
     """
     first, rows_of = np.unique(split.example_ids, return_index=True, return_inverse=True)[1:]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, was_training = evaluation_device(use_gpu), model.training
     network: Any = model
     network = network.to(device).eval()
     dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
     logits = np.empty((len(first), len(label_names(model))), dtype=np.float32)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-    with intra_op_threads(num_threads), torch.inference_mode(), autocast:
+    with intra_op_threads(num_threads), torch.inference_mode(), without_mixed_precision(network), autocast:
         for batch in _batches(split.lengths[first], batch_size):
             inputs = collate([dataset[int(row)] for row in first[batch]])
             inputs = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
             logits[batch] = network(**inputs).logits.float().cpu().numpy()
+    network.train(was_training)
     if not np.isfinite(logits).all():
         raise ModelError("the model gives logits that are not finite; train it with a lower learning rate")
     return logits[rows_of]

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from .data import TextData
 from .folders import new_folder
 from .heads import load_with_labels, match_labels
 from .logits import compute_logits
-from .metrics import classification_metrics, compute_metrics_for
+from .metrics import classification_metrics
+from .precision import evaluation_device
 from .quiet import quiet
 from .scratch import new_model, train_tokenizer
 from .threads import intra_op_threads
@@ -42,7 +44,7 @@ from .trainer import DistillationTrainer
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
-_FORMAT = 1
+_FORMAT = 2
 _WEIGHT_DECAY = 0.01
 
 OnEpoch = Callable[[dict[str, float]], None]
@@ -76,6 +78,7 @@ def prepare_teacher(
     max_length: int,
     num_threads: int,
     on_epoch: OnEpoch | None = None,
+    use_gpu: bool | None = None,
 ) -> dict[str, Any]:
     """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
 
@@ -87,6 +90,7 @@ def prepare_teacher(
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
         on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of
@@ -111,14 +115,15 @@ def prepare_teacher(
             )
             for name in ("train", "validation")
         }
+        measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if begun.recipe is not None:
-            trained = _train(begun, splits, data, config.seed, on_epoch)
-        validation = splits["validation"]
-        logits = compute_logits(
-            begun.model, validation, pad_token_id=begun.tokenizer.pad_token_id, num_threads=num_threads
-        )
-    metrics = classification_metrics(logits, validation.labels, data.out_of_scope_id)
+            best = _BestEpoch(begun.model, measure, on_epoch)
+            _train(
+                begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
+            )
+            trained = {"epochs": best.epochs, "best_epoch": best.number}
+        metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
     with new_folder(out_dir) as folder:
         save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
@@ -178,13 +183,27 @@ def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
     return begun
 
 
-def _train(
-    begun: _Begun, splits: dict[str, TokenizedSplit], data: TextData, seed: int, on_epoch: OnEpoch | None
-) -> dict[str, Any]:
-    """Train in place and leave the best epoch's weights; the record's ``epochs`` and ``best_epoch``."""
+def _measure(
+    begun: _Begun,
+    split: TokenizedSplit,
+    out_of_scope_id: int | None,
+    num_threads: int,
+    use_gpu: bool | None,
+) -> dict[str, float | None]:
+    logits = compute_logits(
+        begun.model,
+        split,
+        pad_token_id=begun.tokenizer.pad_token_id,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+    )
+    return classification_metrics(logits, split.labels, out_of_scope_id)
+
+
+def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
+    """Train in place and leave the best epoch's weights."""
     recipe = begun.recipe
     assert recipe is not None
-    best = _BestEpoch(begun.model, on_epoch)
     with tempfile.TemporaryDirectory(prefix="distiltune-teacher-") as work:
         trainer = DistillationTrainer(
             model=begun.model,
@@ -197,36 +216,38 @@ def _train(
                 per_device_train_batch_size=recipe.batch_size,
                 warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
                 weight_decay=_WEIGHT_DECAY,
-                eval_strategy="epoch",
+                eval_strategy="no",
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
+                use_cpu=not use_gpu,
+                dataloader_pin_memory=use_gpu,
             ),
-            train_dataset=TokenizedDataset(splits["train"]),
-            eval_dataset=TokenizedDataset(splits["validation"]),
+            train_dataset=TokenizedDataset(train),
             data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
-            compute_metrics=compute_metrics_for(data.out_of_scope_id),
             callbacks=[best],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     best.restore()
-    return {"epochs": best.epochs, "best_epoch": best.number}
 
 
 class _BestEpoch(TrainerCallback):
     """Remembers the weights of the epoch with the best validation accuracy; of equals, the first."""
 
-    def __init__(self, model: PreTrainedModel, on_epoch: OnEpoch | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
+    ) -> None:
         self._model = model
+        self._measure = measure  # not the trainer's evaluation, which is in the precision of the training
         self._on_epoch = on_epoch
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after each epoch."""
-        accuracy = kwargs["metrics"]["eval_accuracy"]
+        accuracy = self._measure()["accuracy"]
         epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
         if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
             self.number = epoch["epoch"]
