@@ -188,6 +188,15 @@ def test_the_number_of_threads_is_restored(teacher: Path, tmp_path: Path) -> Non
     assert torch.get_num_threads() == before
 
 
+def test_no_gpu_is_touched_where_none_was_given(teacher: Path, tmp_path: Path, monkeypatch) -> None:
+    from distiltune.training.precision import evaluation_device
+
+    # At the boundary: a GPU that belongs to somebody else.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert evaluation_device(None).type == evaluation_device(True).type == "cuda"
+    assert ask(teacher, split_of(teacher), tmp_path, use_gpu=False).computed
+
+
 def test_writers_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
     target, failures = tmp_path / "entry", []
 
@@ -208,6 +217,33 @@ def test_writers_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
     assert not failures
     assert (target / "a").read_text() == (target / "b").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_who_reads_an_entry_is_not_disturbed_by_who_made_the_same(tmp_path: Path) -> None:
+    target = tmp_path / "entry"
+    for text in ("first", "second"):
+        with new_folder(target, keep_existing=True) as folder:
+            (folder / "a").write_text(text)
+    assert (target / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_an_entry_that_another_made_meanwhile_is_kept(teacher: Path, tmp_path: Path, monkeypatch) -> None:
+    from distiltune.training import logits
+
+    split = split_of(teacher)
+    other = ask(teacher, split, tmp_path / "other")
+
+    def beaten(*args, **options) -> np.ndarray:
+        shutil.copytree(tmp_path / "other", tmp_path / "cache")
+        (tmp_path / "cache" / other.key / "theirs").touch()
+        return np.array(other.logits)
+
+    monkeypatch.setattr(logits, "compute_logits", beaten)
+    found = ask(teacher, split, tmp_path / "cache")
+    assert found.computed
+    assert (tmp_path / "cache" / other.key / "theirs").exists()
+    np.testing.assert_array_equal(found.logits, other.logits)
 
 
 def test_a_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:

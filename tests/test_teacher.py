@@ -210,6 +210,24 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
     assert not prepare(config, data, directory, max_length=12)["reused"]
 
 
+def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
+    from distiltune.training import teacher as module
+
+    config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._begin
+
+    def beaten(*args):
+        monkeypatch.setattr(module, "_begin", begin)
+        prepare(config, data, directory)
+        (directory / "theirs").touch()
+        return begin(*args)
+
+    monkeypatch.setattr(module, "_begin", beaten)
+    record = prepare(config, data, directory)
+    assert record.pop("reused")
+    assert (directory / "theirs").exists()
+    assert record == json.loads((directory / "teacher.json").read_text())
+
+
 def test_the_key_follows_content_not_place(checkpoint, data, tmp_path) -> None:
     def key(directory: Path, data: TextData = data, **more) -> str:
         return teacher_key(teacher(checkpoint=str(directory), **more), data, TrainingConfig(max_length=16))

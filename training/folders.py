@@ -11,22 +11,28 @@ from pathlib import Path
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its name when the block ends well.
 
-    An earlier ``target`` is replaced. Of several writers at once the last wins; no reader sees half of any.
+    No reader sees half of it. An earlier ``target`` is replaced, and of several writers at once the last wins;
+    for a moment in between nothing may stand there.
+
+    Args:
+        target: The name to take.
+        keep_existing: Leave a ``target`` that holds something where it is, and drop the new folder: for
+            content that the name says, which another may be reading.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private
-        _take_name(folder, target)
+        _take_name(folder, target, keep_existing)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _take_name(folder: Path, target: Path) -> None:
+def _take_name(folder: Path, target: Path, keep_existing: bool) -> None:
     while True:
         try:
             folder.replace(target)
@@ -34,6 +40,8 @@ def _take_name(folder: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        if keep_existing:
+            return
         # A folder that holds something cannot be replaced in one step: move it aside, and try again.
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         with suppress(FileNotFoundError):  # another writer was faster

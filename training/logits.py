@@ -95,7 +95,7 @@ def teacher_logits(
     began = time.monotonic()
     key = logits_key(model_dir, split, max_length, dtype)
     held = _read(cache_dir / key, key, split)
-    computed = held is None
+    computed, damaged = held is None, held is None and (cache_dir / key).exists()
     if held is None:
         model, tokenizer = load_classifier(model_dir)
         values = compute_logits(
@@ -107,8 +107,12 @@ def teacher_logits(
             dtype=dtype,
             use_gpu=use_gpu,
         )
-        _write(cache_dir / key, key, split, values)
-        held = _read(cache_dir / key, key, split)
+        # What appeared meanwhile is another's same entry, and may be in use; what was damaged is replaced.
+        for keep_existing in (not damaged, False):
+            _write(cache_dir / key, key, split, values, keep_existing=keep_existing)
+            held = _read(cache_dir / key, key, split)
+            if held is not None:
+                break
         assert held is not None, "what was just written can be read"
     return LogitsResult(held, computed, key, time.monotonic() - began)
 
@@ -190,8 +194,10 @@ def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None
     return joined
 
 
-def _write(directory: Path, key: str, split: TokenizedSplit, logits: np.ndarray) -> None:
-    with new_folder(directory) as folder:
+def _write(
+    directory: Path, key: str, split: TokenizedSplit, logits: np.ndarray, *, keep_existing: bool
+) -> None:
+    with new_folder(directory, keep_existing=keep_existing) as folder:
         np.save(folder / _LOGITS, logits)
         np.save(folder / _EXAMPLE_IDS, split.example_ids)
         meta = _meta(key, split.example_ids, logits)

@@ -86,7 +86,7 @@ def prepare_teacher(
         config: The ``teacher`` section.
         data: Trained on its training split; the best epoch is chosen on its validation split.
         out_dir: Appears whole or not at all: safetensors, configuration with the labels in the data's order,
-            tokenizer, and ``teacher.json``, the record.
+            tokenizer, and ``teacher.json``, the record. The same teacher, when it is there, is left alone.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
         on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
@@ -106,6 +106,7 @@ def prepare_teacher(
     record = _held(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
+    replaced = out_dir.exists()  # another teacher, or a damaged one
     with intra_op_threads(num_threads), quiet():
         torch.manual_seed(config.seed)
         begun = _begin(config, data, max_length)
@@ -125,20 +126,31 @@ def prepare_teacher(
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
-    with new_folder(out_dir) as folder:
+    record = {
+        "kind": kind,
+        **{f"validation_{name}": value for name, value in metrics.items()},
+        "num_parameters": begun.model.num_parameters(),
+        "num_layers": begun.model.config.num_hidden_layers,
+        **trained,
+        "seconds": round(time.monotonic() - began, 3),
+        "key": key,
+    }
+    # Who made the same teacher meanwhile, and was first, may have it in use: that one stays.
+    for keep_existing in (not replaced, False):
+        saved = _save(begun, record, out_dir, keep_existing=keep_existing)
+        held = _held(out_dir, key)
+        if held is not None:
+            return {**held, "reused": held != saved}
+    raise AssertionError("what was just written can be read")
+
+
+def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
+    """Write the checkpoint and its record; the record with the checkpoint's fingerprint."""
+    with new_folder(out_dir, keep_existing=keep_existing) as folder:
         save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
-        record = {
-            "kind": kind,
-            **{f"validation_{name}": value for name, value in metrics.items()},
-            "num_parameters": begun.model.num_parameters(),
-            "num_layers": begun.model.config.num_hidden_layers,
-            **trained,
-            "seconds": round(time.monotonic() - began, 3),
-            "key": key,
-            "fingerprint": checkpoint_fingerprint(folder),
-        }
+        record = {**record, "fingerprint": checkpoint_fingerprint(folder)}
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return {**record, "reused": False}
+    return record
 
 
 def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
