@@ -88,7 +88,11 @@ class SearchConfig(Section):
     )
     num_startup_trials: int = Field(default=10, ge=1, description="Random trials before TPE begins to model.")
     max_concurrent_trials: int | None = Field(
-        default=None, ge=1, description="Most trials at a time; default: what the resources hold."
+        default=None,
+        ge=1,
+        description="Most trials at a time. Default: what the resources hold, but no more than a quarter of "
+        "num_trials (at least 2), so that later suggestions learn from earlier results; what the resources "
+        "hold when num_startup_trials makes all trials random.",
     )
     space: dict[str, Parameter] = Field(
         default_factory=_default_space,

@@ -6,8 +6,33 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.search.optuna import OptunaSearch
 
+from .config import SearchConfig
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+
+
+def side_by_side(config: SearchConfig, num_slots: int) -> int:
+    """How many of the search's trials run at a time where the resources hold ``num_slots``.
+
+    TPE learns only from trials that have ended. Unless ``max_concurrent_trials`` says otherwise, it is given
+    the time: at most a quarter of the trials, and 2 at least, run side by side. Without a modelled trial there
+    is nothing to wait for.
+    """
+    if config.max_concurrent_trials is not None:
+        return min(config.max_concurrent_trials, num_slots)
+    modelled = config.num_trials > config.num_startup_trials
+    return min(num_slots, max(2, config.num_trials // 4)) if modelled else num_slots
+
+
+def window_of(num_trials: int, num_side_by_side: int) -> int:
+    """The window of a search: half as many again as run side by side, but no more than half of all trials.
+
+    More would leave TPE blind, fewer than run side by side would leave resources idle, and with no room at all
+    every suggestion would wait for the slowest trial.
+    """
+    roomy = num_side_by_side + num_side_by_side // 2
+    return max(num_side_by_side, min(roomy, num_trials // 2))
 
 
 class OrderedOptunaSearch(OptunaSearch):
@@ -16,9 +41,8 @@ class OrderedOptunaSearch(OptunaSearch):
     Trials that run side by side end in an order that differs between runs. Telling Optuna as they end would
     make every suggestion after the random ones depend on that order; telling it in the trials' own order,
     with a window, makes suggestion n a function of the seed and the results alone. Trials inside the window
-    count as running for TPE ("constant liar"). A suggestion waits for a trial that is too far behind; with a
-    window of twice the trials that run side by side this is rare. The study stays in memory: with a stored
-    one, a search whose driver was killed cannot be restored.
+    count as running for TPE ("constant liar"). A suggestion waits for a trial that is too far behind. The study
+    stays in memory: with a stored one, a search whose driver was killed cannot be restored.
 
     Args:
         space: Optuna distribution by argument name; not empty.
@@ -46,8 +70,9 @@ class OrderedOptunaSearch(OptunaSearch):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Optuna counts results; of the random trials so many are told when the first modelled one is asked for.
         sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=num_startup_trials, constant_liar=True
+            seed=seed, n_startup_trials=max(1, num_startup_trials - window + 1), constant_liar=True
         )
         super().__init__(space=space, metric=metric, mode=mode, sampler=sampler)
         self._fixed = fixed

@@ -164,14 +164,13 @@ def _new_tuner(
 
 def _searcher(config: SearchConfig, num_slots: int) -> tuple[Any, dict[str, Any]]:
     """Searcher and ``param_space``; no searcher when there is nothing to search."""
-    from .searcher import OrderedOptunaSearch
+    from .searcher import OrderedOptunaSearch, side_by_side, window_of
     from .space import distributions, fixed_values
 
     searched, fixed = distributions(config), fixed_values(config)
     if not searched:
         return None, {"number": 0, "arguments": fixed}
-    max_concurrent = config.max_concurrent_trials or num_slots
-    side_by_side = min(max_concurrent, num_slots)
+    num_side_by_side = side_by_side(config, num_slots)
     searcher = OrderedOptunaSearch(
         searched,
         fixed,
@@ -179,8 +178,8 @@ def _searcher(config: SearchConfig, num_slots: int) -> tuple[Any, dict[str, Any]
         mode=config.mode,
         seed=config.seed,
         num_startup_trials=config.num_startup_trials,
-        window=1 if side_by_side == 1 else 2 * side_by_side,
-        max_concurrent=max_concurrent,
+        window=window_of(config.num_trials, num_side_by_side),
+        max_concurrent=num_side_by_side,
     )
     return searcher, {}
 

@@ -79,40 +79,106 @@ def test_a_mode_against_the_metric_is_told():
     check_space(config(metric="validation_loss", mode="min"), TrainingConfig())
 
 
-def suggestions(order: list[int], *, window: int, num_trials: int = 12) -> list[dict]:
-    """Ask and tell the searcher as Tune does with trials that end in an order of their own."""
-    from distiltune.search.searcher import OrderedOptunaSearch
+class Search:
+    """Asks and tells the searcher as Tune does, with trials that end in an order of their own."""
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    searcher = OrderedOptunaSearch(
-        {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)},
-        {"fixed": 3},
-        metric="value",
-        mode="max",
-        seed=7,
-        num_startup_trials=3,
-        window=window,
-        max_concurrent=2,
-    )
-    found: list[dict] = []
-    running: list[int] = []
-    while len(found) < num_trials:
-        while len(running) < 2 and len(found) < num_trials:
-            suggested = searcher.suggest(f"t{len(found)}")
-            if suggested is None:
-                break
-            running.append(len(found))
-            found.append(suggested)
-        ended = running.pop(order[len(found) % len(order)] % len(running))
-        value = -((found[ended]["arguments"]["x"] - 0.3) ** 2)
-        searcher.on_trial_result(f"t{ended}", {"value": value, "training_iteration": 1})
-        searcher.on_trial_complete(f"t{ended}", {"value": value, "training_iteration": 1})
-    return found
+    def __init__(self, *, window: int, max_concurrent: int = 2, num_startup_trials: int = 3) -> None:
+        from distiltune.search.searcher import OrderedOptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.max_concurrent = max_concurrent
+        self.num_told: list[int] = []  # before each suggestion
+        self.searcher = OrderedOptunaSearch(
+            {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)},
+            {"fixed": 3},
+            metric="value",
+            mode="max",
+            seed=7,
+            num_startup_trials=num_startup_trials,
+            window=window,
+            max_concurrent=max_concurrent,
+        )
+
+    def run(
+        self, order: list[int], num_trials: int = 12, values: dict[int, float] | None = None
+    ) -> list[dict]:
+        """The suggestions; ``values`` replaces the results of some trials."""
+        found: list[dict] = []
+        running: list[int] = []
+        while len(found) < num_trials:
+            while len(found) < num_trials:
+                suggested = self.searcher.suggest(f"t{len(found)}")
+                if suggested is None:
+                    break
+                running.append(len(found))
+                found.append(suggested)
+                trials = self.searcher._ot_study.trials
+                self.num_told.append(sum(trial.state.is_finished() for trial in trials))
+            assert len(running) <= self.max_concurrent
+            ended = running.pop(order[len(found) % len(order)] % len(running))
+            value = -((found[ended]["arguments"]["x"] - 0.3) ** 2)
+            result = {"value": (values or {}).get(ended, value), "training_iteration": 1}
+            self.searcher.on_trial_result(f"t{ended}", result)
+            self.searcher.on_trial_complete(f"t{ended}", result)
+        return found
 
 
 def test_a_seed_repeats_a_search_whatever_the_order_in_which_trials_end():
-    first = suggestions([0], window=4)
-    assert suggestions([1, 0, 0], window=4) == first
-    assert suggestions([1, 1, 0], window=4) == first
+    first = Search(window=4).run([0])
+    assert Search(window=4).run([1, 0, 0]) == first
+    assert Search(window=4).run([1, 1, 0]) == first
     assert [each["number"] for each in first] == list(range(12))
     assert all(each["arguments"]["fixed"] == 3 for each in first)
+
+
+@pytest.mark.parametrize(("window", "max_concurrent"), [(1, 1), (3, 2), (4, 2), (6, 4)])
+def test_a_suggestion_knows_the_results_before_its_window_and_no_others(window, max_concurrent):
+    def run(values: dict[int, float]) -> list[dict]:
+        return Search(window=window, max_concurrent=max_concurrent).run([0], values=values)
+
+    plain = run({})
+    at_once = 0
+    for trial in range(12 - window):
+        # The best and the worst of all: whatever it was, one of them is news.
+        changed = [run({trial: value}) for value in (1.0, -9.0)]
+        first = min(n for n in range(12) if any(each[n] != plain[n] for each in changed))
+        assert first >= max(3, trial + window)
+        at_once += first == max(3, trial + window)
+    # News need not change the very next suggestion, but mostly does.
+    assert at_once >= (12 - window) / 2
+
+
+def test_one_at_a_time_it_is_plain_optuna():
+    sampler = optuna.samplers.TPESampler(seed=7, n_startup_trials=3, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    space = {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)}
+    expected = []
+    for _ in range(12):
+        trial = study.ask(space)
+        expected.append({**trial.params, "fixed": 3})
+        study.tell(trial, -((trial.params["x"] - 0.3) ** 2))
+    found = Search(window=1, max_concurrent=1).run([0])
+    assert [each["arguments"] for each in found] == expected
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 8, 10, 16, 100])
+@pytest.mark.parametrize("given", [None, 10])
+def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
+    from distiltune.search.searcher import side_by_side, window_of
+
+    search_config = config(max_concurrent_trials=given)
+    at_a_time = side_by_side(search_config, num_slots)
+    window = window_of(20, at_a_time)
+    search = Search(window=window, max_concurrent=at_a_time, num_startup_trials=10)
+    search.run([3, 0, 7, 1], num_trials=20)
+    assert at_a_time == min(num_slots, given or 5)
+    assert search.num_told[-1] >= 10
+    assert at_a_time <= window <= 1.5 * at_a_time
+
+
+def test_random_trials_use_all_resources():
+    from distiltune.search.searcher import side_by_side
+
+    assert side_by_side(config(num_trials=10), 16) == 16
+    assert side_by_side(config(num_trials=11), 16) == 2
+    assert side_by_side(config(num_trials=10, max_concurrent_trials=4), 16) == 4
