@@ -25,6 +25,8 @@ class TrialInputs:
         validation_logits: The teacher's logits on the validation split; trials do not use them.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
+        teacher_dir: The teacher's checkpoint directory, for trials whose ``hidden_loss_weight`` is above 0;
+            every node must see it.
     """
 
     student_dir: str
@@ -34,6 +36,7 @@ class TrialInputs:
     validation_logits: np.ndarray | None
     out_of_scope_id: int | None
     label_names: list[str]
+    teacher_dir: str | None = None
 
 
 @dataclass(frozen=True)

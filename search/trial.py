@@ -13,7 +13,9 @@ from ray import tune
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
+from ..errors import InputError
 from ..training.arguments import arguments_from_config
+from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
@@ -89,6 +91,7 @@ def _train(
     trainer = DistillationTrainer(
         model=model,
         args=args,
+        teacher_model=_teacher(inputs) if args.hidden_loss_weight > 0 else None,
         train_dataset=TokenizedDataset(inputs.train, inputs.train_logits if args.alpha < 1 else None),
         data_collator=collator,
         callbacks=[reporter],
@@ -96,6 +99,21 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     if resumed is None or resumed["metrics"]["progress"] < 1:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _teacher(inputs: TrialInputs) -> PreTrainedModel:
+    """The teacher, for its hidden states: cached logits hold none."""
+    if inputs.teacher_dir is None:
+        raise InputError("hidden_loss_weight is above 0, and the search was given no teacher_dir")
+    teacher, tokenizer = load_classifier(inputs.teacher_dir)
+    # It is run on the student's token ids, and layers are compared token by token.
+    if load_tokenizer(inputs.student_dir).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            "hidden_loss_weight is above 0, and the student's tokenizer is not the teacher's, so their hidden "
+            "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
+            "(student.from_teacher)"
+        )
+    return teacher
 
 
 def _pad_token_id(model: PreTrainedModel) -> int:

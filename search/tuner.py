@@ -203,6 +203,7 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     return replace(
         inputs,
         student_dir=str(Path(inputs.student_dir).resolve()),
+        teacher_dir=None if inputs.teacher_dir is None else str(Path(inputs.teacher_dir).resolve()),
         train_logits=plain(inputs.train_logits),
         validation_logits=None,
     )

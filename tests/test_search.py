@@ -10,18 +10,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from models import tiny_classifier, tiny_data
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
 from distiltune.search.tuner import TrialInputs, run_search
-from distiltune.training.config import TrainingConfig
-from distiltune.training.tokenized import TokenizedSplit
+from distiltune.training.checkpoints import load_classifier, load_tokenizer
+from distiltune.training.config import StudentConfig, TrainingConfig
+from distiltune.training.logits import compute_logits
+from distiltune.training.student import build_student
+from distiltune.training.tokenized import TokenizedSplit, tokenize_split
 
 NUM_LABELS = 4
 OUT_OF_SCOPE = 3
@@ -195,6 +200,63 @@ def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoi
     labels = torch.from_numpy(inputs.validation.labels.copy())
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
     assert trial.metrics["validation_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_teacher(tmp_path_factory) -> TrialInputs:
+    """A student made of two of four layers, and the teacher whose they are."""
+    root = tmp_path_factory.mktemp("distilled")
+    names = [f"label_{n}" for n in range(NUM_LABELS)]
+    teacher = tiny_classifier(root / "teacher", num_layers=4, hidden_size=16, label_names=names)
+    student = StudentConfig.model_validate({"from_teacher": {"layers": [0, 3]}})
+    build_student(student, teacher, names, root / "student", max_length=16)
+    tokenizer = load_tokenizer(teacher)
+    texts, labels = zip(*tiny_data(), strict=True)
+    texts = tokenize_split(texts, [names.index(label) for label in labels], tokenizer, 16)
+    logits = compute_logits(
+        load_classifier(teacher)[0], texts, pad_token_id=tokenizer.pad_token_id, num_threads=1, use_gpu=False
+    )
+    return TrialInputs(
+        student_dir=str(root / "student"),
+        train=texts,
+        validation=texts,
+        train_logits=logits,
+        validation_logits=None,
+        out_of_scope_id=None,
+        label_names=names,
+        teacher_dir=str(teacher),
+    )
+
+
+def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tmp_path):
+    fixed = {"alpha": 0.0, "temperature": 2, "num_train_epochs": 20, "learning_rate": 3e-3}
+
+    def distance(directory: str) -> float:
+        """Mean square between the student's last hidden states and the teacher's."""
+        student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher_dir))
+        ids = torch.tensor(with_teacher.train.row(0), dtype=torch.int64)[None]
+        with torch.no_grad():
+            own, other = (model(ids, output_hidden_states=True) for model in (student, teacher))
+        return float((own.hidden_states[-1] - other.hidden_states[-1]).square().mean())
+
+    reached = []
+    for weight in (0.0, 1.0):
+        config = search_config(1, **fixed, hidden_loss_weight=weight)
+        record = search(config, with_teacher, tmp_path / str(weight)).best
+        last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
+        load_tokenizer(with_teacher.student_dir).save_pretrained(last)
+        reached.append(distance(str(last)))
+    assert reached[1] < min(reached[0], distance(with_teacher.student_dir)) / 2
+
+
+def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
+    fixed = {"temperature": 2, "num_train_epochs": 1, "learning_rate": 5e-3, "hidden_loss_weight": 0.5}
+    config = search_config(1, alpha=0.0, **fixed)
+    other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
+    with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
+        search(config, replace(with_teacher, student_dir=str(other)), tmp_path / "1")
+    with pytest.raises(RunFailedError, match="no teacher_dir"):
+        search(config, replace(with_teacher, teacher_dir=None), tmp_path / "2")
 
 
 def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(
