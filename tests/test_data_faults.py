@@ -45,6 +45,8 @@ GOOD = {"text": "wake me", "label": "alarm"}
 BAD_FILES = {
     "empty": ("a.csv", b"", ["the file is empty"]),
     "blank": ("a.csv", b"\n \n", ["the file is empty"]),
+    "only a byte-order mark": ("a.csv", b"\xef\xbb\xbf\r\n\n", ["the file is empty"]),
+    "only a mark, jsonl": ("a.jsonl", b"\xef\xbb\xbf\n", ["the file is empty"]),
     "header only": ("a.csv", "text,label\n", ["the train split has no row"]),
     "no column": (
         "a.csv",

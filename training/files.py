@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from pathlib import Path
 
@@ -54,13 +55,13 @@ def read_bytes(path: Path) -> bytes:
     """All of a file.
 
     Raises:
-        DataError: It cannot be read, or is empty.
+        DataError: It cannot be read, or is empty (a byte-order mark and white space count as nothing).
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise _unreadable(str(path), error) from error
-    if not content.strip():
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path}: the file is empty; give it at least one text and label")
     return content
 
