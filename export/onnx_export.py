@@ -137,7 +137,7 @@ def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
         positions -= (model.config.pad_token_id or 0) + 1
     if max_length < 1 or (positions is not None and max_length > positions):
         raise ExportError(
-            f"max_length is {max_length}; this model takes 1 to {positions}; set data.max_length"
+            f"max_length is {max_length}; this model takes 1 to {positions}; set training.max_length"
         )
 
 

@@ -131,3 +131,10 @@ def test_texts_longer_than_the_student_takes_are_refused(family, teachers, tmp_p
     build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most)
     with pytest.raises(ModelError, match=f"max_length: {most + 1} given; the student takes at most {most}"):
         build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most + 1)
+
+
+def test_a_checkpoint_with_too_few_positions_is_refused(teachers, tmp_path) -> None:
+    config = StudentConfig(checkpoint=str(teachers["distilbert"]))
+    with pytest.raises(ModelError, match=r"training\.max_length: 67 given; the student takes at most 66"):
+        build_student(config, teachers["bert"], LABELS, tmp_path / "student", max_length=67)
+    assert not (tmp_path / "student").exists()

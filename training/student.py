@@ -54,7 +54,8 @@ def build_student(
         ``family``, ``num_parameters``, ``num_layers``, and ``layers`` (the teacher's; None from a checkpoint).
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its family is not known, or a layer does not exist.
+        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
+            may be longer than it takes.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
