@@ -44,7 +44,7 @@ class Stages:
         directory = self._run.storage.teachers / key
         cpus, gpus = self._whole(self._config.resources.teacher)
         progress = self._progress("teacher")
-        arguments = (self._config, self._data, directory, _threads(cpus), progress)
+        arguments = (self._config, self._data, directory, _threads(cpus), gpus > 0, progress)
         record = _wait(_send(tasks.make_teacher, cpus, gpus, *arguments), progress, tell)
         text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
         return {**record, "directory": str(directory)}, text
@@ -53,7 +53,14 @@ class Stages:
         """Have the teacher label train and validation."""
         del tell
         cpus, gpus = self._whole(self._config.resources.teacher)
-        arguments = (self._config, self._data, self._teacher(), self._run.storage.logits, _threads(cpus))
+        arguments = (
+            self._config,
+            self._data,
+            self._teacher(),
+            self._run.storage.logits,
+            _threads(cpus),
+            gpus > 0,
+        )
         self._splits, record = _wait(_send(tasks.label_with_teacher, cpus, gpus, *arguments))
         if not record["keys"]:
             return record, "not needed: alpha is 1"
@@ -86,6 +93,7 @@ class Stages:
             validation_logits=validation.teacher_logits,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
+            teacher_dir=str(self._teacher()),
         )
         trial = config.resources.trial
         outcome = run_search(

@@ -34,7 +34,7 @@ class SplitWithLogits:
 
 
 def make_teacher(
-    config: JobConfig, data: TextData, directory: Path, num_threads: int, progress: Path
+    config: JobConfig, data: TextData, directory: Path, num_threads: int, use_gpu: bool, progress: Path
 ) -> dict[str, Any]:
     """Prepare the teacher in ``directory``; epochs are told through the file ``progress``."""
     tell = _progress_file(progress)
@@ -44,6 +44,7 @@ def make_teacher(
         directory,
         max_length=config.training.max_length,
         num_threads=num_threads,
+        use_gpu=use_gpu,
         on_epoch=lambda epoch: tell(
             f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
         ),
@@ -51,7 +52,7 @@ def make_teacher(
 
 
 def label_with_teacher(
-    config: JobConfig, data: TextData, teacher: Path, cache: Path, num_threads: int
+    config: JobConfig, data: TextData, teacher: Path, cache: Path, num_threads: int, use_gpu: bool
 ) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
     """The teacher's logits over train and validation, from the cache where it holds them; and a record.
 
@@ -74,6 +75,7 @@ def label_with_teacher(
             cache_dir=cache,
             dtype=LOGITS_DTYPE,
             num_threads=num_threads,
+            use_gpu=use_gpu,
         )
         splits[name] = SplitWithLogits(tokens, np.array(found.logits))
         record["texts_computed"] += len(tokens) if found.computed else 0
