@@ -45,7 +45,7 @@ def run_job(
         runner = _Runner(run, listener)
         listener(StageEvent("run", "begun", f"{run.id} in {storage.root}"))
         try:
-            runner.keep("data", _describe_data(data), time.monotonic() - began)
+            runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
             _do(runner, config, run, data)
         except BaseException as error:
             _end(run, "failed" if isinstance(error, Exception) else "interrupted", _reason(error))
@@ -110,14 +110,23 @@ class _Runner:
         """Whether nothing is left to do of these."""
         return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
 
-    def do(self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False) -> None:
-        """Do a stage unless it is finished; ``again`` does it all the same, for what it leaves in memory."""
+    def do(
+        self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False, already_s: float = 0.0
+    ) -> None:
+        """Do a stage unless it is finished.
+
+        Args:
+            stage: Its name.
+            work: What to do.
+            again: Do it all the same, for what it leaves in memory.
+            already_s: Seconds that it took before this call.
+        """
         if self.is_finished(stage) and not again:
             self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
             return
         self._listener(StageEvent(stage, "started"))
         self._write(stage, "running", started=_now())
-        began = time.monotonic()
+        began = time.monotonic() - already_s
         try:
             done = work(lambda text: self._listener(StageEvent(stage, "progress", text)))
         except BaseException as error:
@@ -127,11 +136,8 @@ class _Runner:
             if isinstance(error, RunFailedError):
                 raise RunFailedError(f"run {self._run.id}, stage {stage}: {error}") from error
             raise
-        self.keep(stage, done, time.monotonic() - began)
-
-    def keep(self, stage: str, done: StageResult, seconds: float) -> None:
-        """Record a finished stage."""
         result, text = done
+        seconds = time.monotonic() - began
         self._write(stage, "finished", seconds=round(seconds, 3), ended=_now(), text=text, result=result)
         self._listener(StageEvent(stage, "finished", text, seconds))
 
