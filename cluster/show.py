@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +125,23 @@ def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None
 
 
 def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None:
-    artifact = _short(Path(found["artifact"]))
+    artifact, command = _short(Path(found["artifact"])), _command()
     storage = "" if run.storage.root == Storage(_default_storage()).root else f" --storage {run.storage.root}"
-    console.print(f"artifact    {artifact}", soft_wrap=True, markup=False)
-    if found["report"]:
-        console.print(f"report      {_short(Path(found['report']))}/report.md", soft_wrap=True, markup=False)
-    console.print(f"predict     distiltune predict {artifact} 'a text'", soft_wrap=True, markup=False)
-    console.print(f"trials      distiltune tensorboard {run.id}{storage}", soft_wrap=True, markup=False)
-    console.print(f"take away   distiltune pull {run.id}{storage} --to DIR", soft_wrap=True, markup=False)
+    steps = {
+        "artifact": str(artifact),
+        "report": f"{_short(run.report)}/report.md",
+        "predict": f"{command} predict {artifact} 'a text'",
+        "trials": f"{command} tensorboard {run.id}{storage}",
+        "take away": f"{command} pull {run.id}{storage} --to DIR",
+    }
+    for name, step in steps.items():
+        console.print(f"{name:<10}  {step}", soft_wrap=True, markup=False)
+
+
+def _command() -> str:
+    """How to call this command line from here: by its name, or by its path where it is not on PATH."""
+    own = Path(sys.argv[0])
+    return own.name if shutil.which(own.name) or not own.is_file() else str(_short(own.absolute()))
 
 
 def _default_storage() -> str:
