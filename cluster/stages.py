@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DistiltuneError, RunFailedError
+from ..training.folders import new_folder
 from . import tasks
 from .config import JobConfig, TaskResources
 from .head import num_gpus, whole_node
@@ -247,13 +248,10 @@ def _wait(task: Any, progress: Path | None = None, tell: Tell | None = None) -> 
 
 def _keep_best(checkpoint: Path, student: Path, best: Path) -> None:
     """Copy what is a model out of a training checkpoint: weights and configuration; add the tokenizer."""
-    partial = best.with_name(f".{best.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(student, partial)
-    for name in ("model.safetensors", "config.json"):
-        shutil.copyfile(checkpoint / name, partial / name)
-    shutil.rmtree(best, ignore_errors=True)
-    partial.replace(best)
+    with new_folder(best) as folder:
+        shutil.copytree(student, folder, dirs_exist_ok=True)
+        for name in ("model.safetensors", "config.json"):
+            shutil.copyfile(checkpoint / name, folder / name)
 
 
 def _progress_line(progress: SearchProgress) -> str:

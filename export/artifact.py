@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
+from ..training.folders import new_folder
 from .runtime import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"
@@ -65,7 +66,7 @@ def seal_artifact(
         if not (source / name).is_file():
             raise ArtifactError(f"{source}: {name} is missing; only an exported ONNX variant can be sealed")
     labels = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8")).get("labels", [])
-    with _folder_beside(target) as folder:
+    with new_folder(target) as folder:
         for name in names:
             shutil.copyfile(source / name, folder / name)
         (folder / CARD_FILE).write_text(_model_card(labels, made_from, measurements), encoding="utf-8")
@@ -73,7 +74,6 @@ def seal_artifact(
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
-        _replace_folder(folder, target)
     return target
 
 
@@ -167,16 +167,6 @@ def _folder_beside(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace_folder(folder: Path, target: Path) -> None:
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-        target.replace(old)
-        folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(target)
 
 
 def _model_card(labels: list[str], made_from: dict[str, Any], measurements: dict[str, Any]) -> str:

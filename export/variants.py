@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ExportError, ModelError
 from ..training.checkpoints import load_model
+from ..training.folders import new_folder
 from ..training.heads import label_names
 from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx
@@ -91,9 +91,7 @@ def build_variant(
     start = time.perf_counter()
     student_dir, out_dir = Path(student_dir), Path(out_dir)
     model = _load_student(student_dir)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
+    with new_folder(out_dir) as folder:
         fused, reduce_range = None, None
         if name == _TORCH_INT8:
             save_pytorch_int8(quantize_pytorch(model), folder)
@@ -106,9 +104,6 @@ def build_variant(
         parity = _compare(name, model, folder, max_length)
         if name in _FULL_PRECISION:
             check_tolerance(name, parity, config.parity_tolerance)
-        _put_in_place(folder, out_dir)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     file = TORCH_INT8_FILE if name == _TORCH_INT8 else MODEL_FILE
     record = VariantFiles(
         name=name,
@@ -204,15 +199,3 @@ def _write_config(
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def _put_in_place(folder: Path, out_dir: Path) -> None:
-    """Rename ``folder`` to ``out_dir``; an earlier ``out_dir`` is moved aside first, then removed."""
-    folder.chmod(0o755)  # mkdtemp makes it private
-    if out_dir.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-        os.replace(out_dir, aside)  # noqa: PTH105
-        os.replace(folder, out_dir)  # noqa: PTH105
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.replace(folder, out_dir)  # noqa: PTH105
