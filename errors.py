@@ -43,6 +43,10 @@ class RunFailedError(DistiltuneError):
     """A run stopped in one of its stages; what was complete before stays."""
 
 
+class StorageError(RunFailedError):
+    """The storage cannot be reached, refuses, is full, or gives back something else than was put there."""
+
+
 class RunInterruptedError(DistiltuneError):
     """A run was interrupted with Ctrl-C or SIGTERM; it can be gone on with."""
 

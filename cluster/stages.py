@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DistiltuneError, RunFailedError
-from ..training.folders import new_folder
+from ..storage.folders import new_folder
 from . import tasks
 from .config import JobConfig, TaskResources
 from .head import num_gpus, whole_node

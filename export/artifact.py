@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from ..training.folders import new_folder
+from ..storage.folders import new_folder
 from .runtime import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"

@@ -15,8 +15,8 @@ import tokenizers
 from transformers import PreTrainedModel
 
 from ..errors import ExportError, ModelError
+from ..storage.folders import new_folder
 from ..training.checkpoints import load_model
-from ..training.folders import new_folder
 from ..training.heads import label_names
 from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx

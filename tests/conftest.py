@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
+from servers import S3_ENVIRONMENT, make_bucket, s3_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -16,3 +18,17 @@ def ray_session() -> Iterator[None]:
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """``host:port`` of a real S3 protocol server; the environment holds credentials for it."""
+    os.environ.update(S3_ENVIRONMENT)
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str) -> str:
+    """Storage in a new bucket."""
+    return make_bucket(s3_endpoint, f"bucket-{secrets.token_hex(4)}")

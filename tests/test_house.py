@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("training", "search", "export", "cluster")
+FOLDERS = ("storage", "training", "search", "export", "cluster")
 MAY_IMPORT = {
-    "training": {"training"},
-    "search": {"search", "training"},
-    "export": {"export", "training"},
-    "cluster": {"cluster", "search", "export", "training"},
+    "storage": {"storage"},
+    "training": {"training", "storage"},
+    "search": {"search", "training", "storage"},
+    "export": {"export", "training", "storage"},
+    "cluster": {"cluster", "search", "export", "training", "storage"},
 }
 MUST_NOT_KNOW = {
+    "storage": {"ray", "optuna", "torch", "transformers", "onnx", "onnxruntime"},
     "training": {"ray", "optuna", "onnx", "onnxruntime"},
     "search": {"onnx", "onnxruntime", "typer"},
     "export": {"ray", "optuna"},

@@ -12,8 +12,8 @@ import torch
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import InputError, ModelError
+from distiltune.storage.folders import new_folder
 from distiltune.training.checkpoints import load_classifier, save_checkpoint
-from distiltune.training.folders import new_folder
 from distiltune.training.logits import LogitsResult, logits_key, teacher_logits
 from distiltune.training.tokenized import TokenizedSplit, tokenize_split
 

@@ -16,9 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InputError, ModelError
+from ..storage.folders import new_folder
 from .checkpoints import checkpoint_fingerprint, label_names, load_classifier
 from .collator import DistillationCollator
-from .folders import new_folder
 from .precision import evaluation_device, without_mixed_precision
 from .threads import intra_op_threads
 from .tokenized import TokenizedDataset, TokenizedSplit

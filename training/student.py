@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import ModelError
+from ..storage.folders import new_folder
 from .checkpoints import (
     check_max_length,
     load_classifier,
@@ -18,7 +19,6 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .config import StudentConfig
-from .folders import new_folder
 from .heads import load_with_labels, match_labels
 
 # Model family -> where its list of layers lies below the base model.

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ..storage.folders import new_folder
 from .arguments import DistillationTrainingArguments
 from .checkpoints import (
     check_max_length,
@@ -30,7 +31,6 @@ from .checkpoints import (
 from .collator import DistillationCollator
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig, TrainingConfig
 from .data import TextData
-from .folders import new_folder
 from .heads import load_with_labels, match_labels
 from .logits import compute_logits
 from .metrics import classification_metrics

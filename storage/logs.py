@@ -1,0 +1,105 @@
+"""Logs that outlive the process that wrote them: kept in a store in pieces, readable while they grow."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from typing import TextIO
+
+from ..errors import StorageError
+from .store import Store
+
+_PIECE_BYTES = 64 * 1024
+_PERIOD_S = 2.0
+_PIECE = re.compile(r"\d{6}\.log")
+
+
+class LogWriter(logging.Handler):
+    """Appends lines to a log; what is new reaches the store within two seconds.
+
+    Objects cannot be appended to, so a log is a folder of numbered pieces: the last one is written again until
+    it is full. A second writer of the same log goes on with a new piece. A store that is away only delays:
+    what is new waits in memory, and is given up at ``close``.
+
+    Args:
+        store: Where.
+        key: The log's folder.
+        tee: Also written to, line by line.
+    """
+
+    def __init__(self, store: Store, key: str, tee: TextIO | None = None) -> None:
+        super().__init__()
+        self._store = Store(store.url, retry_s=0)
+        self._key = key
+        self._tee = tee
+        pieces = _pieces(store, key)
+        self._number = int(pieces[-1][:6]) + 1 if pieces else 0
+        self._text = b""
+        self._sent = 0  # bytes of the current piece that the store has
+        self._changed = threading.Lock()
+        self._sending = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._send_often, name=f"log-{key}", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Append text as it is."""
+        if self._tee is not None:
+            self._tee.write(text)
+            self._tee.flush()
+        with self._changed:
+            self._text += text.encode("utf-8", "replace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a logging record as one line."""
+        self.write(self.format(record) + "\n")
+
+    def flush(self) -> None:
+        """Send what is new; what cannot be sent now is kept for the next time."""
+        with self._sending:
+            while True:
+                with self._changed:
+                    text = self._text
+                if len(text) == self._sent:
+                    return
+                piece = text[:_PIECE_BYTES]
+                try:
+                    self._store.write(f"{self._key}/{self._number:06}.log", piece)
+                except StorageError:
+                    return
+                self._sent = len(piece)
+                if len(piece) < _PIECE_BYTES:
+                    return
+                with self._changed:
+                    self._text = self._text[_PIECE_BYTES:]
+                self._number += 1
+                self._sent = 0
+
+    def close(self) -> None:
+        """Send what is new, and stop."""
+        self._closed.set()
+        self._thread.join()
+        self.flush()
+        super().close()
+
+    def _send_often(self) -> None:
+        while not self._closed.wait(_PERIOD_S):
+            self.flush()
+
+
+def read_log(store: Store, key: str, offset: int = 0) -> tuple[str, int]:
+    """A log's text from a byte offset on, and the offset of its end; empty where there is no log yet."""
+    sizes, start, found = store.sizes(key), 0, b""
+    for name in sorted(name for name in sizes if _PIECE.fullmatch(name)):
+        end = start + sizes[name]
+        if end > offset:
+            piece = store.read(f"{key}/{name}") or b""
+            found += piece[max(0, offset - start) :]
+            end = max(end, start + len(piece))
+        start = end
+    return found.decode("utf-8", "replace"), offset + len(found)
+
+
+def _pieces(store: Store, key: str) -> list[str]:
+    return [name for name in store.names(key) if _PIECE.fullmatch(name)]

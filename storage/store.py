@@ -1,0 +1,320 @@
+"""A place that holds records and folders by key; no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import StorageError
+from .filesystems import local_path, open_filesystem
+from .folders import new_folder
+from .retry import retrying
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+Result = TypeVar("Result")
+
+RETRY_S = 60.0
+_LISTING = ".folder.json"  # beside a published folder: its files, each with size and SHA-256
+_READS = 5
+_OBJECT_STORES = ("S3FileSystem", "GcsFileSystem", "AzureFileSystem")  # an object appears whole by itself
+
+
+class Store:
+    """Records and folders below a URL; keys are relative paths with ``/``.
+
+    In a directory a folder stands where its key says, and is used in place. Elsewhere it is made and used on
+    this machine, in a mirror: ``publish`` sends it, ``fetch`` brings it. A store can be pickled and used on
+    every node. Its operations are tried again for ``retry_s`` seconds before they raise StorageError.
+
+    Args:
+        url: A path, or a URL that pyarrow (``s3://``, ``gs://``, ``file://``, …) or fsspec knows.
+        retry_s: Seconds that an operation is tried again.
+
+    Raises:
+        ConfigError: Nothing knows the URL.
+    """
+
+    def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
+        directory = local_path(url)
+        self.url = url if directory is None else str(directory)
+        self.retry_s = retry_s
+        self.directory = directory
+        """Where it lies on this machine; None for a remote store."""
+        if directory is None:
+            _ = self._opened  # a URL that nothing knows is refused here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.url, self.retry_s)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Store) and other.url == self.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @cached_property
+    def _opened(self) -> tuple[FileSystem, str]:
+        return open_filesystem(self.url)
+
+    @property
+    def filesystem(self) -> FileSystem:
+        """The pyarrow file system."""
+        return self._opened[0]
+
+    def at(self, key: str = "") -> str:
+        """The path of a key within ``filesystem``."""
+        root = self._opened[1]
+        return f"{root}/{key}" if key else root
+
+    # Records
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under a key; None where there are none."""
+
+        def operation() -> bytes | None:
+            try:
+                if self.directory is not None:
+                    return (self.directory / key).read_bytes()
+                with self.filesystem.open_input_file(self.at(key)) as file:
+                    return file.read()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+        return self._retrying(operation, key)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put bytes under a key, in place of what is there; a reader sees the old or the new, whole."""
+
+        def operation() -> None:
+            if self.directory is not None:
+                _write_file(self.directory / key, content)
+                return
+            whole = type(self.filesystem).__name__ in _OBJECT_STORES
+            target = self.at(key) if whole else f"{self.at(key)}.{secrets.token_hex(4)}.part"
+            if not whole:
+                self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            with self.filesystem.open_output_stream(target) as file:
+                file.write(content)
+            if not whole:
+                self.filesystem.move(target, self.at(key))
+
+        self._retrying(operation, key)
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """A record, or None.
+
+        Raises:
+            StorageError: What stands there is no record.
+        """
+        # An object is read in two requests, size and content: one that is replaced in between comes cut off.
+        for attempt in range(_READS):
+            content = self.read(key)
+            try:
+                return None if content is None else json.loads(content)
+            except ValueError:
+                time.sleep(0.05 * attempt)
+        raise StorageError(f"storage {self.url}, {key}: is not the JSON that was put there; delete it")
+
+    def write_json(self, key: str, record: Any) -> None:
+        """Write a record of finite JSON values."""
+        self.write(key, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+
+    def delete(self, key: str) -> None:
+        """Remove a record, or a folder with all that it holds; nothing there is no error."""
+        from pyarrow.fs import FileType
+
+        def operation() -> None:
+            info = self.filesystem.get_file_info(self.at(key))
+            if info.type == FileType.Directory:
+                self.filesystem.delete_dir(self.at(key))
+            elif info.type == FileType.File:
+                self.filesystem.delete_file(self.at(key))
+
+        try:
+            self._retrying(operation, key)
+        except FileNotFoundError:  # another was faster
+            return
+
+    def names(self, key: str = "") -> list[str]:
+        """What stands directly below a key, sorted; a published folder appears by its own name only."""
+        return sorted(name for name, _ in self._entries(key, recursive=False) if not name.endswith(_LISTING))
+
+    def sizes(self, key: str) -> dict[str, int]:
+        """Relative path and bytes of every file below a key."""
+        return {name: size for name, size in self._entries(key, recursive=True) if size is not None}
+
+    def _entries(self, key: str, *, recursive: bool) -> list[tuple[str, int | None]]:
+        from pyarrow.fs import FileSelector, FileType
+
+        base = self.at(key).rstrip("/") + "/"
+        selector = FileSelector(self.at(key), recursive=recursive, allow_not_found=True)
+        found = self._retrying(lambda: self.filesystem.get_file_info(selector), key)
+        entries = []
+        for info in found:
+            # fsspec's listings may begin with a slash that the path given did not have, and the reverse.
+            name = info.path.lstrip("/").removeprefix(base.lstrip("/"))
+            if name and not name.rpartition("/")[2].startswith("."):
+                entries.append((name, info.size if info.type == FileType.File else None))
+        return entries
+
+    def upload(self, source: Path, key: str) -> None:
+        """Put a file of this machine under a key; for large ones, and for what a listing vouches for."""
+        from pyarrow import fs
+
+        def operation() -> None:
+            self.filesystem.create_dir(self.at(key).rpartition("/")[0], recursive=True)
+            fs.copy_files(
+                str(source),
+                self.at(key),
+                source_filesystem=fs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
+
+        self._retrying(operation, key)
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy what stands under a key to a file of this machine.
+
+        Raises:
+            FileNotFoundError: Nothing does.
+        """
+        from pyarrow import fs
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        def operation() -> None:
+            fs.copy_files(
+                self.at(key),
+                str(target),
+                source_filesystem=self.filesystem,
+                destination_filesystem=fs.LocalFileSystem(),
+            )
+
+        self._retrying(operation, key)
+
+    # Folders
+
+    def local(self, key: str) -> Path:
+        """Where a folder is made and used on this machine: in place, or in the mirror."""
+        if self.directory is not None:
+            return self.directory / key
+        return _mirror() / hashlib.sha256(self.url.encode()).hexdigest()[:16] / key
+
+    def publish(self, key: str) -> None:
+        """Send the folder that was made in ``local(key)``; in a directory it stands there already.
+
+        Its listing is sent last: until then, and when the sending is cut off, there is no folder.
+        """
+        if self.directory is not None:
+            return
+        folder = self.local(key)
+        listing = {"files": _listing(folder)}
+        content = json.dumps(listing, indent=2).encode()
+        if self.read(key + _LISTING) != content or not self._is_whole(key, listing):
+            self.delete(key + _LISTING)
+            self.delete(key)
+            for name in listing["files"]:
+                self.upload(folder / name, f"{key}/{name}")
+            self.write(key + _LISTING, content)
+        _write_file(folder.with_name(folder.name + _LISTING), content)
+
+    def has_folder(self, key: str) -> bool:
+        """Whether a whole folder stands under the key."""
+        if self.directory is not None:
+            return (self.directory / key).is_dir()
+        return self.read(key + _LISTING) is not None
+
+    def fetch(self, key: str) -> Path:
+        """Bring a published folder to this machine, unless the same one is here; every hash is verified.
+
+        Raises:
+            FileNotFoundError: There is none.
+            StorageError: What arrived is not what was sent.
+        """
+        folder = self.local(key)
+        if self.directory is not None:
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder} is not there")
+            return folder
+        content = self.read(key + _LISTING)
+        if content is None:
+            raise FileNotFoundError(f"{self.url}/{key} is not there")
+        beside = folder.with_name(folder.name + _LISTING)
+        files = json.loads(content)["files"]
+        here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+        same = beside.is_file() and beside.read_bytes() == content
+        if same and here == {name: entry["bytes"] for name, entry in files.items()}:
+            return folder
+        with new_folder(folder) as incoming:
+            self._download(key, files, incoming)
+        _write_file(beside, content)
+        return folder
+
+    def _download(self, key: str, files: dict[str, Any], incoming: Path) -> None:
+        for name in files:
+            self.download(f"{key}/{name}", incoming / name)
+        for name, entry in _listing(incoming).items():
+            if entry != files[name]:
+                raise StorageError(
+                    f"storage {self.url}: {key}/{name} is not what was sent (its SHA-256 differs); "
+                    "delete that folder, and resume the run that makes it"
+                )
+
+    def _is_whole(self, key: str, listing: dict[str, Any]) -> bool:
+        return self.sizes(key) == {name: entry["bytes"] for name, entry in listing["files"].items()}
+
+    def _retrying(self, operation: Callable[[], Result], key: str) -> Result:
+        return retrying(operation, f"{self.url}, {key}" if key else self.url, self.retry_s)
+
+
+def _mirror() -> Path:
+    """Where copies of remote folders lie: $DISTILTUNE_CACHE, else in the temporary directory."""
+    given = os.environ.get("DISTILTUNE_CACHE")
+    path = Path(given) if given else Path(tempfile.gettempdir()) / f"distiltune-cache-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not given and (path.is_symlink() or path.stat().st_uid != os.getuid()):
+        raise StorageError(
+            f"{path} belongs to another user; name a directory of your own in DISTILTUNE_CACHE"
+        )
+    return path
+
+
+def _listing(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return found
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_mirror(store: Store) -> None:
+    """Delete this machine's copies of a remote store's folders."""
+    if store.directory is None:
+        shutil.rmtree(store.local(""), ignore_errors=True)
