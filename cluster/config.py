@@ -24,6 +24,10 @@ class TaskResources(Section):
     gpu: float | None = Field(
         default=None, ge=0, description="GPUs; a fraction shares one; default: one where the cluster has any."
     )
+    custom: dict[str, float] = Field(
+        default_factory=dict,
+        description="Ray's custom resources, for example {benchmark_node: 1}: only nodes that have them.",
+    )
 
 
 class ResourcesConfig(Section):
@@ -43,13 +47,28 @@ class ResourcesConfig(Section):
     export: TaskResources = Field(
         default_factory=lambda: TaskResources(gpu=0), description="Making one variant."
     )
+    benchmark: TaskResources = Field(
+        default_factory=lambda: TaskResources(gpu=0),
+        description="The node that is measured on, at least this large; all its CPUs are taken meanwhile.",
+    )
+    autoscaling: list[TaskResources] = Field(
+        default_factory=list,
+        description="The kinds of nodes that the cluster adds on demand: a job that fits one is not refused.",
+    )
 
 
 class StorageConfig(Section):
     """Where runs are kept."""
 
     path: str = Field(
-        default="distiltune-runs", description="Directory that holds every run and the shared caches."
+        default="distiltune-runs",
+        description="Directory or URL (s3://, gs://, any that pyarrow or fsspec knows) of all runs and caches.",
+    )
+    endpoint_override: str | None = Field(
+        default=None, description="Host and port of an S3-compatible store, such as http://127.0.0.1:9000."
+    )
+    retry_s: float = Field(
+        default=60, ge=0, description="Seconds that the storage is tried again before a stage gives up."
     )
 
 

@@ -1,20 +1,18 @@
-"""The run store: every path of a run, its records, and the runs of a storage directory."""
+"""The run store: every key of a run, its records and state, and the runs of a storage."""
 
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ..errors import ConfigError, InputError, RunNotFoundError
+from ..errors import ConfigError, InputError, RunNotFoundError, StorageError
+from ..storage.filesystems import with_endpoint
+from ..storage.store import RETRY_S, Store
+from .lease import Lease, is_held
 
 STAGES = (
     "data",
@@ -29,68 +27,31 @@ STAGES = (
     "artifact",
 )
 LATEST = "latest"
+TEACHERS, LOGITS = "cache/teachers", "cache/logits"
+LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
+_START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 
 
 class Storage:
-    """A directory that holds runs and the caches they share."""
+    """A store that holds runs, and the caches that they share.
 
-    def __init__(self, path: str) -> None:
-        if re.match(r"^[a-z][a-z0-9+.-]*://", path) and not path.startswith("file://"):
-            raise ConfigError(
-                f"storage.path: {path!r} is a remote store; this version keeps runs in a local or mounted "
-                "directory, for example --storage ./distiltune-runs"
-            )
-        self.root = Path(path.removeprefix("file://")).expanduser().absolute()
+    Args:
+        url: Directory or URL.
+        endpoint_override: Host and port of an S3-compatible store.
+        retry_s: Seconds that an operation is tried again.
+    """
 
-    @property
-    def runs_dir(self) -> Path:
-        """Where every run has a directory."""
-        return self.root / "runs"
-
-    @property
-    def teachers(self) -> Path:
-        """Prepared teachers, keyed by content."""
-        return self.root / "cache" / "teachers"
-
-    @property
-    def logits(self) -> Path:
-        """Teachers' logits, keyed by content."""
-        return self.root / "cache" / "logits"
-
-    def name_run(self, name: str, run_id: str | None) -> str:
-        """The id given, or a new one that begins with ``name``.
-
-        Raises:
-            InputError: The id has characters that a directory name should not have.
-        """
-        if run_id is None:
-            stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-            slug = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-") or "job"
-            run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", run_id) or run_id == LATEST:
-            raise InputError(
-                f"--run-id: {run_id!r} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
-                f"(and not {LATEST!r})"
-            )
-        return run_id
+    def __init__(self, url: str, endpoint_override: str | None = None, retry_s: float = RETRY_S) -> None:
+        self.store = Store(with_endpoint(url, endpoint_override), retry_s)
 
     def create(self, run_id: str) -> Run:
-        """Make a run's directory, or open the one of that id.
+        """The run of that id, there or not yet, after a look whether the storage can be written.
 
         Raises:
-            ConfigError: The storage cannot be written.
+            ConfigError: It cannot.
         """
-        run = Run(self, run_id)
-        try:
-            run.dir.mkdir(parents=True, exist_ok=True)
-            probe = run.dir / f".probe-{secrets.token_hex(4)}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"storage.path: {self.root} cannot be written ({error.strerror}); "
-                "choose another with --storage DIR"
-            ) from None
+        run = Run(self.store, run_id)
+        check_writable(self.store, run.key())
         return run
 
     def open(self, run_id: str) -> Run:
@@ -99,110 +60,170 @@ class Storage:
         Raises:
             RunNotFoundError: There is none; the message lists the newest runs there are.
         """
+        run = Run(self.store, run_id)
+        if run_id != LATEST and run.exists:
+            return run
         runs = self.list()
         if run_id == LATEST and runs:
             return runs[0]
-        run = Run(self, run_id)
-        if run in runs:
-            return run
         known = ", ".join(found.id for found in runs[:3]) or "none"
         raise RunNotFoundError(
-            f"no run {run_id!r} in {self.root} (newest: {known}); "
-            "list them with `distiltune runs`, or name their directory with --storage"
+            f"no run {run_id!r} in {self.store} (newest: {known}); "
+            "list them with `distiltune runs`, or name their storage with --storage"
         )
 
     def list(self) -> list[Run]:
         """Every run, newest first."""
-        found = [Run(self, path.parent.name) for path in self.runs_dir.glob("*/job.json")]
-        return sorted(found, key=lambda run: (run.read("run.json") or {}).get("created", ""), reverse=True)
+        found = [Run(self.store, name) for name in self.store.names("runs")]
+        dated = {run: run.created for run in found if run.exists}
+        return sorted(dated, key=lambda run: (dated[run], run.id), reverse=True)
 
 
 class Run:
-    """One run: every path of its directory is built here."""
+    """One run: every key of it is made here."""
 
-    def __init__(self, storage: Storage, run_id: str) -> None:
-        self.storage = storage
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = store
         self.id = run_id
-        self.dir = storage.runs_dir / run_id
-        self.job = self.dir / "job.json"
-        self.search = self.dir / "search"
-        self.tensorboard = self.dir / "tensorboard"
-        self.student = self.dir / "student"
-        self.best = self.dir / "best"
-        self.variants = self.dir / "variants"
-        self.artifact = self.dir / "artifact"
-        self.report = self.dir / "report"
-        self.log = self.dir / "run.log"
+        self.search = self.key("search")
+        self.tensorboard = self.key("tensorboard")
+        self.student = self.key("student")
+        self.best = self.key("best")
+        self.artifact = self.key("artifact")
+        self.report = self.key("report")
+        self.log = self.key("logs/run")
+        self.trial_logs = self.key("logs/trials")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Run) and other.dir == self.dir
+        return isinstance(other, Run) and (other.store, other.id) == (self.store, self.id)
 
     def __hash__(self) -> int:
-        return hash(self.dir)
+        return hash((self.store, self.id))
+
+    def key(self, name: str = "") -> str:
+        """The key of something of this run."""
+        return f"runs/{self.id}/{name}" if name else f"runs/{self.id}"
+
+    def variant(self, name: str) -> str:
+        """The key of an exported variant's folder."""
+        return self.key(f"variants/{name}")
+
+    def stage_log(self, stage: str) -> str:
+        """The key of what a stage's tasks logged."""
+        return self.key(f"logs/stages/{stage}")
+
+    def progress(self, stage: str) -> str:
+        """The name of the record of how far a stage is: ``text``, and for the search its counts."""
+        return f"stages/{stage}.progress.json"
 
     def stage_record(self, stage: str) -> dict[str, Any]:
         """What is known of a stage: ``state``, ``seconds``, ``result``; empty before it began."""
         return self.read(f"stages/{stage}.json") or {}
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A record by its path in the run, or None."""
-        try:
-            return json.loads((self.dir / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        """A record by its name in the run, or None."""
+        return self.store.read_json(self.key(name))
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Write a record so that no reader sees half of it."""
-        write_json(self.dir / name, record)
+        self.store.write_json(self.key(name), record)
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was begun or submitted."""
+        return self.read("run.json") is not None or self.read("submission.json") is not None
+
+    @property
+    def created(self) -> str:
+        """When it was begun or submitted, in ISO 8601."""
+        record = self.read("run.json") or self.read("submission.json") or {}
+        return record.get("created", "")
 
     @property
     def state(self) -> str:
-        """``finished``, ``failed``, ``running``, or ``interrupted`` when nothing holds the run any more."""
-        state = (self.read("run.json") or {}).get("state", "interrupted")
+        """One of submitted, running, finished, failed, stopped, interrupted.
+
+        ``submitted``: a job was sent and has not begun. ``interrupted``: it began, and nothing works on it any
+        more, without having said why.
+        """
+        run, submission = self.read("run.json"), self.read("submission.json")
+        if submission is not None and submission.get("pending"):
+            sent = datetime.datetime.fromisoformat(submission["created"])
+            waited = datetime.datetime.now(datetime.UTC) - sent
+            return "submitted" if waited.total_seconds() < _START_WITHIN_S else "interrupted"
+        state = (run or {}).get("state", "interrupted")
         if state != "running":
             return state
-        return "running" if self._is_held() else "interrupted"
+        return "running" if is_held(self.store, self.key("lease.json")) else "interrupted"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the run for writing; the operating system lets go of it when the process dies.
+    def held(self) -> Iterator[Lease]:
+        """Hold the run for writing, with a heartbeat; a request to stop interrupts the main thread.
 
         Raises:
             InputError: Another process holds it.
         """
-        lock = self._lock()
+        lease = Lease(self.store, self.key("lease.json"), lambda: "stop" if self.is_to_stop else None)
         try:
-            lock.acquire(timeout=1)  # whoever looks at the run holds the lock for a moment too
-        except Timeout:
-            raise InputError(
-                f"run {self.id} is being worked on by another process; "
-                f"watch it with `distiltune show {self.id}`"
-            ) from None
+            lease.acquire()
+        except InputError as error:
+            raise InputError(f"run {self.id}: {error}; watch it with `distiltune status {self.id}`") from None
         try:
-            yield
+            yield lease
         finally:
-            lock.release()
+            lease.release()
 
-    def _lock(self) -> FileLock:
-        return FileLock(self.dir / ".lock")
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether somebody has asked for its end."""
+        return self.read("stop.json") is not None
 
-    def _is_held(self) -> bool:
-        lock = self._lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:  # a storage that may only be read: nobody can hold it from here
-            return False
-        lock.release()
-        return False
+    def request_stop(self) -> None:
+        """Ask whoever works on it to stop at the next heartbeat."""
+        self.write("stop.json", {"at": now()})
+
+    def clear_stop(self) -> None:
+        """Forget a request to stop."""
+        self.store.delete(self.key("stop.json"))
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON under a temporary name, then move it to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    temporary.write_text(
-        json.dumps(record, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    temporary.replace(path)
+def name_run(name: str, run_id: str | None) -> str:
+    """The id given, or a new one that begins with ``name``.
+
+    Raises:
+        InputError: The id has characters that a directory name should not have.
+    """
+    if run_id is None:
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-") or "job"
+        run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", run_id) or run_id == LATEST:
+        raise InputError(
+            f"--run-id: {run_id!r} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
+            f"(and not {LATEST!r})"
+        )
+    return run_id
+
+
+def check_writable(store: Store, key: str) -> None:
+    """Write and delete something below a key, with little patience.
+
+    Raises:
+        ConfigError: It cannot be done.
+    """
+    probe = f"{key}/probe-{secrets.token_hex(4)}"
+    try:
+        quick = Store(store.url, min(store.retry_s, LOOK_S) if store.directory is None else 0)
+        quick.write(probe, b"")
+        quick.delete(probe)
+    except (StorageError, OSError) as error:
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+        raise ConfigError(
+            f"storage.path: {store} cannot be written ({reason}); choose another with --storage DIR|URL"
+        ) from None
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,147 @@
+"""Who works on a run: a lease in the run store with a heartbeat, so that a dead worker is seen as dead."""
+
+from __future__ import annotations
+
+import _thread
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..errors import InputError, StorageError
+from ..storage.store import Store
+
+BEAT_S = 5.0
+STALE_AFTER_S = 30.0
+_SETTLE_S = 1.0  # longer than two writers of one moment are apart
+
+
+class Lease:
+    """The right to write a run; kept by a heartbeat, seen by every machine that reaches the store.
+
+    On one machine a lease ends with its process. From elsewhere it ends when the heartbeat was not heard for
+    ``STALE_AFTER_S`` seconds; whoever wants to take it over then listens for two beats more, so that clocks
+    that disagree take nothing from anybody.
+
+    Args:
+        store: The run store.
+        key: The lease's record.
+        on_beat: Called at every beat; a word that it returns (``stop``) interrupts the main thread.
+    """
+
+    def __init__(self, store: Store, key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
+        self._store = Store(store.url, retry_s=0)
+        self._patient = store
+        self._key = key
+        self._on_beat = on_beat
+        self._owner = secrets.token_hex(8)
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
+        self.interruption: str | None = None
+        """Why the main thread was interrupted: ``lost`` to another process, or what ``on_beat`` said."""
+
+    def acquire(self) -> None:
+        """Take the lease and begin to beat.
+
+        Raises:
+            InputError: Another process has it.
+        """
+        held = self._patient.read_json(self._key)
+        if held is not None and _still_beats(self._patient, self._key, held):
+            raise InputError(_whose(held))
+        self._write(self._patient)
+        time.sleep(_SETTLE_S if self._store.directory is None else _SETTLE_S / 5)
+        held = self._patient.read_json(self._key)
+        if held is None or held["owner"] != self._owner:
+            raise InputError(_whose(held or {}))
+        self._thread.start()
+
+    def release(self) -> None:
+        """Stop beating, and let others have it."""
+        self._ended.set()
+        self._thread.join()
+        if self.interruption != "lost":
+            try:
+                self._store.delete(self._key)
+            except StorageError:
+                return  # it grows stale by itself
+
+    def _beat_often(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                held = self._store.read_json(self._key)
+                if held is not None and held["owner"] != self._owner:
+                    return self._interrupt("lost")
+                self._write(self._store)
+                word = self._on_beat()
+            except StorageError:  # away for a while; the next beat tries again
+                continue
+            if word is not None:
+                return self._interrupt(word)
+        return None
+
+    def _interrupt(self, word: str) -> None:
+        self.interruption = word
+        _thread.interrupt_main()
+        while word != "lost" and not self._ended.wait(BEAT_S):
+            try:
+                self._write(self._store)
+            except StorageError:
+                continue
+
+    def _write(self, store: Store) -> None:
+        self._beats += 1
+        own = psutil.Process()
+        record = {
+            "owner": self._owner,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": own.pid,
+            "process_started": own.create_time(),
+            "beats": self._beats,
+            "at": time.time(),
+        }
+        store.write_json(self._key, record)
+
+
+def is_held(store: Store, key: str) -> bool:
+    """Whether somebody works on the run, as far as the last heartbeat tells."""
+    held = store.read_json(key)
+    return held is not None and _seems_alive(held)
+
+
+def _seems_alive(held: dict[str, Any]) -> bool:
+    if held.get("machine") == _machine():
+        try:
+            return abs(psutil.Process(held["pid"]).create_time() - held["process_started"]) < 1
+        except psutil.Error:
+            return False
+    return abs(time.time() - held["at"]) < STALE_AFTER_S
+
+
+def _still_beats(store: Store, key: str, held: dict[str, Any]) -> bool:
+    """Certain, where ``_seems_alive`` trusts clocks: listens before it says no."""
+    if held.get("machine") == _machine() or _seems_alive(held):
+        return _seems_alive(held)
+    time.sleep(2 * BEAT_S + 1)
+    now = store.read_json(key)
+    return now is not None and (now["owner"], now["beats"]) != (held["owner"], held["beats"])
+
+
+def _whose(held: dict[str, Any]) -> str:
+    return f"another process works on it (pid {held.get('pid')} on {held.get('host')})"
+
+
+def _machine() -> str:
+    """A name that two processes share only when each can see the other's pid."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"

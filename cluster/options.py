@@ -1,0 +1,67 @@
+"""Arguments that several commands share, and what they do with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .runs import Run, Storage
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the specification.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="DIR|URL",
+        envvar="DISTILTUNE_STORAGE",
+        help="Directory or URL (s3://, gs://) that holds the runs.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON value on stdout, and nothing else there.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
+SourceArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[CONFIG|PRESET]", help="A YAML file or a preset; default: quickstart."),
+]
+RunIdOption = Annotated[
+    str | None, typer.Option("--run-id", help="Name the run, or go on with the one of that name.")
+]
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact's directory.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="http://HOST:8265",
+        help="The cluster; default: RAY_ADDRESS, else the one that `distiltune cluster up` started here.",
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="The cluster's token; default: this machine's own."),
+]
+
+
+def open_storage(storage: str | None) -> Storage:
+    """The storage named, or the default one, with little patience: a person waits."""
+    from .config import StorageConfig
+    from .runs import LOOK_S, Storage
+
+    return Storage(storage or StorageConfig().path, retry_s=LOOK_S)
+
+
+def open_run(run_id: str, storage: str | None) -> Run:
+    """A run of the storage named."""
+    return open_storage(storage).open(run_id)
+
+
+def echo_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
