@@ -1,0 +1,240 @@
+"""Which cluster a command talks to, with which token, and the HTTP that it speaks."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ..errors import InputError
+from .daemon import Daemon, running_head
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+logger = logging.getLogger(__name__)
+
+_ADDRESS_ENV = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_GCS_PORT = 6379
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """A cluster's dashboard, which takes jobs, and what authenticates there."""
+
+    dashboard: str  # "http://127.0.0.1:8265"
+    token_file: Path | None  # None: no token, or `token`
+    token: str | None = field(default=None, repr=False)
+
+    def headers(self) -> dict[str, str]:
+        """What a request carries.
+
+        Raises:
+            InputError: The token file cannot be read.
+        """
+        token = read_token(self.token_file) if self.token_file else self.token
+        # Ray looks for the name in lower case to see that it need not add a token of its own.
+        return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def find_cluster(address: str | None = None, token_file: Path | None = None) -> ClusterAddress:
+    """The cluster at ``address``, else that of RAY_ADDRESS, else the one that `cluster up` started here.
+
+    The token is that of ``token_file``; else, for the head started here, its own; else that of RAY_AUTH_TOKEN,
+    RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, as Ray has it.
+
+    Raises:
+        InputError: There is none, or the address cannot take jobs.
+    """
+    head = running_head()
+    source, given = "--address", address
+    for name in _ADDRESS_ENV:
+        if given is None and os.environ.get(name, "auto") not in ("auto", "local", ""):
+            source, given = name, os.environ[name]
+    if given is None:
+        if head is None or head.dashboard is None:
+            raise InputError(
+                "--address: no cluster; give --address http://HOST:8265, set RAY_ADDRESS, or start one here "
+                "with `distiltune cluster up`"
+            )
+        dashboard = head.dashboard
+    else:
+        dashboard = _dashboard(source, given, head)
+    return _authenticated(dashboard, token_file, head)
+
+
+def read_token(path: Path) -> str:
+    """A token file's token; a file that others may read is made private, or warned of.
+
+    Raises:
+        InputError: It cannot be read, or is empty.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(
+            f"--token-file: {path} cannot be read: {reason}; copy the file that `distiltune cluster up` names"
+        ) from None
+    if not token or len(token.split()) != 1:
+        raise InputError(
+            f"--token-file: {path} does not hold one token; copy the file that `distiltune cluster up` names"
+        )
+    if mode & 0o077:
+        try:
+            path.chmod(0o600)
+            logger.warning("--token-file: %s was open to other users (%o); it is 600 now", path, mode)
+        except OSError:
+            logger.warning("--token-file: %s is open to other users (%o); chmod 600 it", path, mode)
+    return token
+
+
+def get_json(cluster: ClusterAddress, path: str, timeout_s: float = 10.0) -> Any:
+    """What the dashboard answers to a GET of ``path``, with the token.
+
+    Raises:
+        InputError: Nothing answers in time, the token is missing or wrong, or the answer is no JSON.
+    """
+    request = urllib.request.Request(cluster.dashboard + path, headers=cluster.headers())
+    handlers: list[Any] = [_NoRedirect]
+    if _is_loopback(cluster.dashboard):
+        handlers.append(urllib.request.ProxyHandler({}))
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        raise InputError(_refusal(cluster, path, error.code)) from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(_silence(cluster, error)) from None
+
+
+def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
+    """A client of the cluster's jobs, connected, with this cluster's token whatever Ray has cached.
+
+    Raises:
+        InputError: Nothing answers in time, or the token is missing or wrong.
+    """
+    get_json(cluster, "/api/version")
+    from ray.job_submission import JobSubmissionClient
+
+    if _is_loopback(cluster.dashboard):
+        _past_proxies(str(urlsplit(cluster.dashboard).hostname))
+    # Ray lets these variables win over the address that it is given.
+    with _without(*_ADDRESS_ENV):
+        try:
+            return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
+        except (RuntimeError, OSError) as error:
+            raise InputError(_silence(cluster, error)) from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The token goes to the address that was given, and to no other."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
+
+
+def _dashboard(source: str, given: str, head: Daemon | None) -> str:
+    """``scheme://host:port`` of what was given; of our own head also by the address that nodes join."""
+    url = urlsplit(given if "://" in given else f"http://{given}")
+    hint = "give the dashboard, as http://HOST:8265"
+    try:
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port = None, None
+    if url.scheme not in ("http", "https") or not host:
+        raise InputError(f"{source}: {given!r} cannot take jobs; {hint}")
+    if url.username or url.query or url.fragment or url.path not in ("", "/"):
+        raise InputError(f"{source}: {given!r} has more than scheme, host and port; {hint}")
+    if head and head.dashboard and _same(f"{host}:{port}", head.address):
+        return head.dashboard
+    if port == _GCS_PORT:
+        raise InputError(
+            f"{source}: {given!r} is the address that nodes join (GCS), which cannot take jobs; {hint}"
+        )
+    default = 443 if url.scheme == "https" else 8265
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{shown}:{port or default}"
+
+
+def _authenticated(dashboard: str, token_file: Path | None, head: Daemon | None) -> ClusterAddress:
+    if token_file is not None:
+        read_token(token_file)
+        return ClusterAddress(dashboard, token_file)
+    if head and _same(dashboard, str(head.dashboard)):
+        return ClusterAddress(dashboard, Path(head.token_file) if head.token_file else None)
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return ClusterAddress(dashboard, None, token)
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return ClusterAddress(dashboard, Path(path))
+    default = Path.home() / ".ray" / "auth_token"
+    return ClusterAddress(dashboard, default if default.is_file() else None)
+
+
+def _same(first: str, second: str) -> bool:
+    return first.replace("//localhost:", "//127.0.0.1:").replace("localhost:", "127.0.0.1:") == second
+
+
+def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
+    if status == 401:
+        return (
+            f"--token-file: {cluster.dashboard} asks for a token; give the file that `distiltune cluster up` "
+            "names there, or set RAY_AUTH_TOKEN_PATH"
+        )
+    if status == 403:
+        where = cluster.token_file or "RAY_AUTH_TOKEN"
+        return (
+            f"--token-file: {cluster.dashboard} refuses the token of {where}; give the file that "
+            "`distiltune cluster up` names there"
+        )
+    return f"--address: {cluster.dashboard} answers {status} to {path}; is it a Ray dashboard?"
+
+
+def _silence(cluster: ClusterAddress, error: Exception) -> str:
+    if isinstance(error, (HTTPException, ValueError)):
+        return (
+            f"--address: what answers at {cluster.dashboard} is no Ray dashboard; give the address that "
+            "`distiltune cluster up` prints to submit to"
+        )
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or next(iter(str(reason).splitlines()), type(error).__name__)
+    return (
+        f"--address: nothing answers at {cluster.dashboard} ({text}); is the cluster up, and its dashboard "
+        "reachable from here?"
+    )
+
+
+def _is_loopback(dashboard: str) -> bool:
+    host = urlsplit(dashboard).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _past_proxies(host: str) -> None:
+    """A proxy of the environment would look for the loopback address on its own machine."""
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if host not in before.split(","):
+        os.environ["no_proxy"] = ",".join(filter(None, [before, host]))
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)

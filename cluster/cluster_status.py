@@ -1,0 +1,82 @@
+"""What `distiltune cluster status` shows: nodes and jobs, over the dashboard's HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from .addresses import ClusterAddress, get_json
+
+
+def cluster_status(cluster: ClusterAddress) -> dict[str, Any]:
+    """Nodes with their resources, and jobs, newest first.
+
+    Jobs come from Ray's jobs API, which is documented; nodes from the one that ``ray list nodes`` asks.
+
+    Raises:
+        InputError: Nothing answers, the token is missing or wrong, or it is no Ray dashboard.
+    """
+    nodes = get_json(cluster, "/api/v0/nodes")["data"]["result"]["result"]
+    report = get_json(cluster, "/api/cluster_status")["data"]["clusterStatus"]
+    usage = ((report or {}).get("loadMetricsReport") or {}).get("usageByNode") or {}
+    jobs = get_json(cluster, "/api/jobs/")
+    jobs = sorted(jobs, key=lambda job: job.get("start_time") or 0, reverse=True)
+    rows = [_node(node, usage.get(node["node_id"], {})) for node in nodes]
+    return {
+        "address": cluster.dashboard,
+        "nodes": sorted(
+            rows, key=lambda row: (row["state"] != "ALIVE", not row["head"], row["ip"], row["id"])
+        ),
+        "jobs": [_job(job) for job in jobs if job.get("submission_id")],
+    }
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Two tables for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    nodes = Table("node", "address", "state", "CPUs used", "GPUs used", title=found["address"])
+    for each in found["nodes"]:
+        name = f"{each['id'][:8]}{' (head)' if each['head'] else ''}"
+        nodes.add_row(name, each["ip"], each["state"], _share(each, "cpus"), _share(each, "gpus"))
+    console.print(nodes)
+    if not found["jobs"]:
+        console.print("no jobs")
+        return
+    jobs = Table("job", "status", "started", "entrypoint")
+    for each in found["jobs"]:
+        jobs.add_row(each["id"], each["status"], each["started"] or "", each["entrypoint"])
+    console.print(jobs)
+
+
+def _node(node: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    total = node.get("resources_total") or {}
+    row: dict[str, Any] = {
+        "id": node["node_id"],
+        "ip": node["node_ip"],
+        "head": bool(node["is_head_node"]),
+        "state": node["state"],
+    }
+    for name, resource in (("cpus", "CPU"), ("gpus", "GPU")):
+        row[name] = total.get(resource, 0)
+        row[f"{name}_used"] = usage.get(resource, [0])[0]
+    return row
+
+
+def _job(job: dict[str, Any]) -> dict[str, Any]:
+    started = job.get("start_time")
+    return {
+        "id": job["submission_id"],
+        "status": job["status"],
+        "started": datetime.fromtimestamp(started / 1000, UTC).isoformat(timespec="seconds")
+        if started
+        else None,
+        "entrypoint": job.get("entrypoint") or "",
+        "message": job.get("message"),
+    }
+
+
+def _share(row: dict[str, Any], name: str) -> str:
+    return f"{row[f'{name}_used']:g} of {row[name]:g}"

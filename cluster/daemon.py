@@ -1,0 +1,239 @@
+"""The daemons that `distiltune cluster` keeps on this machine: their records, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from ..errors import InputError, RunFailedError
+
+MARK = "DISTILTUNE_DAEMON"
+_LOCK_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 20.0
+_PREFIX = "dtc-"
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """One daemon as recorded; ``create_time`` (seconds since the epoch) tells its process from a later one."""
+
+    kind: str  # "head" or "node"
+    directory: str
+    pid: int
+    create_time: float
+    address: str  # host:port that nodes join
+    dashboard: str | None
+    token_file: str | None
+    options: dict[str, str | int | bool | None]
+
+    @property
+    def log(self) -> Path:
+        """What Ray's command line wrote."""
+        return state_directory() / f"{Path(self.directory).name}.log"
+
+    @property
+    def record(self) -> Path:
+        """The file that holds this record."""
+        return state_directory() / f"{Path(self.directory).name}.json"
+
+
+def state_directory() -> Path:
+    """``$DISTILTUNE_STATE_DIR``, else ``distiltune/cluster`` in the user's state directory; private to the user.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    given = os.environ.get("DISTILTUNE_STATE_DIR")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(given).absolute() if given else Path(home) / "distiltune" / "cluster"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise InputError(
+            f"DISTILTUNE_STATE_DIR: {path} cannot hold the cluster's state: {error.strerror}; name a directory "
+            "of your own"
+        ) from error
+    return path
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Let one command at a time start or stop daemons.
+
+    Raises:
+        RunFailedError: Another one does so for two minutes.
+    """
+    try:
+        with FileLock(state_directory() / "lock", timeout=_LOCK_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise RunFailedError(
+            "another `distiltune cluster` command is at work on this machine; try again"
+        ) from error
+
+
+def private_directory() -> Path:
+    """Make a directory that only this user enters; its path is short, as Ray's sockets need."""
+    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user reads; readers see all of it or none."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) -> int:
+    """Start ``python -m`` with ``arguments`` in a session of its own that outlives this process; its id."""
+    log = state_directory() / f"{directory.name}.log"
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        # -P: a module of the user's directory must not stand in for one of Ray's.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd=Path.home(),
+            env={**environment, MARK: str(directory)},
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    # Python would warn of a child that it has not waited for; this one is meant to be left.
+    process.returncode = 0
+    return process.pid
+
+
+def save(daemon: Daemon) -> None:
+    """Record a daemon."""
+    write_private(daemon.record, json.dumps(asdict(daemon), indent=2))
+
+
+def daemons() -> list[Daemon]:
+    """The daemons that run, the head first; what is left of those that no longer run is removed."""
+    running = []
+    for path in sorted(state_directory().glob(f"{_PREFIX}*.json")):
+        daemon = _load(path)
+        if daemon is None:
+            path.unlink(missing_ok=True)
+        elif main_process(daemon) is None:
+            stop(daemon)
+        else:
+            running.append(daemon)
+    return sorted(running, key=lambda each: each.kind != "head")
+
+
+def running_head() -> Daemon | None:
+    """The head that `distiltune cluster up` started here and that still runs; touches nothing."""
+    for path in sorted(state_directory().glob(f"{_PREFIX}*.json")):
+        daemon = _load(path)
+        if daemon and daemon.kind == "head" and main_process(daemon):
+            return daemon
+    return None
+
+
+def main_process(daemon: Daemon) -> psutil.Process | None:
+    """The daemon's first process, or None when it is gone, also when its id is another's by now."""
+    try:
+        process = psutil.Process(daemon.pid)
+        same = abs(process.create_time() - daemon.create_time) < 2
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def stop(daemon: Daemon) -> None:
+    """End every process of a daemon, then remove its directory, log, token and record.
+
+    Raises:
+        RunFailedError: Processes are left even after SIGKILL; the record then stays.
+    """
+    first = main_process(daemon)
+    processes = set(_processes(daemon))
+    if first:
+        _send(first, signal.SIGTERM)
+        psutil.wait_procs([first], timeout=_STOP_TIMEOUT_S)
+        processes |= set(_processes(daemon))
+    _, alive = psutil.wait_procs(list(processes), timeout=3 if first else 0)
+    for process in alive:
+        _send(process, signal.SIGKILL)
+    _, alive = psutil.wait_procs(alive, timeout=5)
+    if left := {*alive, *_processes(daemon)}:
+        ids = ", ".join(str(process.pid) for process in left)
+        raise RunFailedError(
+            f"processes of {daemon.directory} do not end: {ids}; end them, then run it again"
+        )
+    shutil.rmtree(daemon.directory, ignore_errors=True)
+    if daemon.token_file and Path(daemon.token_file).parent == state_directory():
+        Path(daemon.token_file).unlink(missing_ok=True)
+    daemon.log.unlink(missing_ok=True)
+    daemon.record.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Daemon | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Daemon(**{each.name: values[each.name] for each in fields(Daemon)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _processes(daemon: Daemon) -> list[psutil.Process]:
+    """Every process of a daemon: its tree, and what lost its parent (by session, mark or directory)."""
+    found: set[psutil.Process] = set()
+    first = main_process(daemon)
+    if first:
+        with suppress(psutil.NoSuchProcess):
+            found = {first, *first.children(recursive=True)}
+    session_is_ours = first is not None or not psutil.pid_exists(daemon.pid)
+    for process in psutil.process_iter(["uids", "create_time"]):
+        owner = process.info["uids"]
+        if process.pid == os.getpid() or owner is None or owner.real != os.getuid():
+            continue
+        if process.info["create_time"] < daemon.create_time - 2:
+            continue
+        with suppress(psutil.Error, OSError):
+            if _is_part(process, daemon, session_is_ours):
+                found.update({process, *process.children(recursive=True)})
+    return [process for process in found if _lives(process)]
+
+
+def _is_part(process: psutil.Process, daemon: Daemon, session_is_ours: bool) -> bool:
+    command = " ".join(process.cmdline())
+    if "/ray/" in command and f"{daemon.directory}/" in command:
+        return True
+    # Processes with a title of their own (ray::…) show no environment.
+    if session_is_ours and "ray" in command and os.getsid(process.pid) == daemon.pid:
+        return True
+    return process.environ().get(MARK) == daemon.directory
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

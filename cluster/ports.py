@@ -1,0 +1,144 @@
+"""Addresses and ports of this machine: which can be used, and who has taken one."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import psutil
+
+from ..errors import InputError, RunFailedError
+
+LOOPBACK = "127.0.0.1"
+_WORKER_PORTS = range(
+    10002, 20000
+)  # Ray's default for its workers; a port of a service must not be among them
+_CONNECT_TIMEOUT_S = 8.0
+
+
+def ipv4_address(option: str, value: str) -> str:
+    """The IPv4 address that was given; of the loopback ones 127.0.0.1 alone (others Ray takes for reachable).
+
+    Raises:
+        InputError: It is none.
+    """
+    value = LOOPBACK if value == "localhost" else value
+    try:
+        address = ipaddress.IPv4Address(value)
+    except ValueError:
+        raise InputError(
+            f"{option}: {value!r} is no IPv4 address; this machine has {own_addresses()}"
+        ) from None
+    if address.is_loopback and value != LOOPBACK:
+        raise InputError(f"{option}: {value}: of the loopback addresses only {LOOPBACK} can be used")
+    return value
+
+
+def own_addresses() -> str:
+    """The IPv4 addresses of this machine, for a message."""
+    every = (each for addresses in psutil.net_if_addrs().values() for each in addresses)
+    return ", ".join(dict.fromkeys(each.address for each in every if each.family == socket.AF_INET))
+
+
+def check_own(host: str, option: str = "--host") -> None:
+    """See that an address is one of this machine.
+
+    Raises:
+        InputError: It is not; the message has those that are.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            raise InputError(
+                f"{option}: {host} is no address of this machine; it has {own_addresses()}"
+            ) from None
+
+
+def check_port(option: str, host: str, port: int) -> None:
+    """See that a service can listen on a port.
+
+    Raises:
+        InputError: It is out of range or among the workers', or another process listens there.
+    """
+    if not 1024 <= port <= 65535 or port in _WORKER_PORTS:
+        raise InputError(
+            f"{option}: {port} cannot be used; give one of 1024 to 65535 outside of "
+            f"{_WORKER_PORTS[0]} to {_WORKER_PORTS[-1]}, which Ray's workers take"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise InputError(
+                f"{option}: {port} is in use on this machine{_listener(port)}; end that, or give another port"
+            ) from None
+
+
+def _listener(port: int) -> str:
+    """Who listens on a port, as far as this user may know."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.Error:
+        return ""
+    for each in connections:
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid:
+            try:
+                return f" by {psutil.Process(each.pid).name()} (process {each.pid})"
+            except psutil.Error:
+                return f" by process {each.pid}"
+    return ""
+
+
+def free_port(preferred: int = 0) -> int:
+    """A port that nobody listens on: the preferred one, or any outside of the workers'.
+
+    Raises:
+        RunFailedError: There is none.
+    """
+    for wanted in (preferred, *[0] * 50):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", wanted))
+            except OSError:
+                continue
+            port = probe.getsockname()[1]
+        if port not in _WORKER_PORTS:
+            return port
+    raise RunFailedError("this machine has no free port for Ray's agents")
+
+
+def head_address(head: str) -> tuple[str, int]:
+    """IPv4 address and port of ``HOST:PORT``.
+
+    Raises:
+        InputError: It has another form, or the name is unknown.
+    """
+    host, separator, port = head.rpartition(":")
+    if not separator or not host or "/" in head or not port.isdecimal():
+        raise InputError(
+            f"HEAD:PORT: {head!r} is not of the form HOST:PORT; `distiltune cluster up` prints it"
+        )
+    try:
+        found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"HEAD:PORT: {head}: no address of that name ({error}); give its IP") from None
+    return str(found[0][4][0]), int(port)
+
+
+def own_address(head_host: str, port: int, head: str) -> str:
+    """The address by which the head sees this machine; learned by connecting.
+
+    Raises:
+        InputError: Nothing answers.
+    """
+    try:
+        with socket.create_connection((head_host, port), timeout=_CONNECT_TIMEOUT_S) as probe:
+            return probe.getsockname()[0]
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(
+            f"HEAD:PORT: nothing answers at {head} ({reason}); is the head up, with --host an address that "
+            "this machine reaches?"
+        ) from None

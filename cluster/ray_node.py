@@ -1,0 +1,293 @@
+"""Ray nodes as daemons: a head on this machine, or this machine joined to a head."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..errors import InputError, RunFailedError
+from .addresses import ClusterAddress, get_json, read_token
+from .daemon import (
+    Daemon,
+    daemons,
+    locked,
+    main_process,
+    private_directory,
+    save,
+    spawn,
+    state_directory,
+    stop,
+    write_private,
+)
+from .loopback import MULTI_NODE_ENV
+from .ports import (
+    LOOPBACK,
+    check_own,
+    check_port,
+    free_port,
+    head_address,
+    ipv4_address,
+    own_address,
+    own_addresses,
+)
+
+_AGENT_PORT = 52365
+_START_TIMEOUT_S = 90.0
+_ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Timeout): .+")
+_QUIET_OUTPUT = ["--log-style", "record", "--log-color", "false"]
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What `cluster up` was given; None is not given."""
+
+    cpus: int | None = None
+    gpus: int | None = None
+    port: int | None = None
+    host: str | None = None
+    dashboard_host: str | None = None
+    dashboard_port: int | None = None
+    token: bool | None = None
+
+
+def start_head(options: HeadOptions) -> tuple[Daemon, bool]:
+    """Start a head, or find the one that runs; the second value says whether it was started now.
+
+    With ``host`` 127.0.0.1 everything of Ray listens on 127.0.0.1 alone. With another address the dashboard
+    listens where ``dashboard_host`` says, but GCS, raylet, workers and their agents listen on *all* interfaces
+    (their gRPC and HTTP ask for the token), and so do the ports of the Prometheus metrics, which ask for none.
+
+    Raises:
+        InputError: A value cannot be used, a port is in use, or a head with other values runs.
+        RunFailedError: Ray does not start; the message has the reason from its log.
+    """
+    with locked():
+        running = daemons()
+        head = next((each for each in running if each.kind == "head"), None)
+        if head:
+            _check_same(head, options)
+            return head, False
+        values = _resolved(options)
+        directory = private_directory()
+        token_file = state_directory() / "token" if values["token"] else None
+        host, port = str(values["host"]), values["port"]
+        url_host = host if values["dashboard_host"] == "0.0.0.0" else values["dashboard_host"]
+        if token_file:
+            write_private(token_file, secrets.token_hex(32))
+        arguments = ["ray.scripts.scripts", "start", "--head", "--block", *_QUIET_OUTPUT]
+        arguments += ["--port", str(port), "--ray-client-server-port", str(free_port())]
+        arguments += ["--dashboard-host", str(values["dashboard_host"])]
+        arguments += ["--dashboard-port", str(values["dashboard_port"])]
+        daemon = _spawned(
+            "head",
+            arguments + _node_arguments(host, values["cpus"], values["gpus"], directory),
+            directory,
+            address=f"{host}:{port}",
+            dashboard=f"http://{url_host}:{values['dashboard_port']}",
+            token_file=token_file,
+            options=values,
+        )
+        _wait(daemon, _head_answers)
+        return daemon, True
+
+
+def join_head(
+    head: str,
+    token_file: Path | None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    host: str | None = None,
+) -> Daemon:
+    """Add this machine to the cluster of the head at ``head`` (``host:port``), with a copy of the token.
+
+    Raises:
+        InputError: The address, the token or ``host`` cannot be used, or nobody answers.
+        RunFailedError: Ray does not start; the message has the reason from its log.
+    """
+    head_host, port = head_address(head)
+    own = own_address(head_host, port, head)
+    if host and (ipv4_address("--host", host) == LOOPBACK) != (head_host == LOOPBACK):
+        raise InputError(
+            f"--host: {host} and the head's address {head_host} cannot reach each other; give none, or {own}"
+        )
+    check_own(host or own)
+    token = read_token(token_file) if token_file else None
+    with locked():
+        daemons()
+        directory = private_directory()
+        copy = directory / "token" if token else None
+        if copy and token:
+            write_private(copy, token)
+        module = "distiltune.cluster.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
+        arguments = [module, "start", "--block", "--address", f"{head_host}:{port}", *_QUIET_OUTPUT]
+        daemon = _spawned(
+            "node",
+            arguments + _node_arguments(host or own, cpus, gpus, directory),
+            directory,
+            address=f"{head_host}:{port}",
+            dashboard=None,
+            token_file=copy,
+            options={"host": host or own, "cpus": cpus, "gpus": gpus},
+        )
+        _wait(daemon, _node_started)
+        return daemon
+
+
+def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
+    """The values that hold, checked; of ports, that they are free."""
+    host = ipv4_address("--host", options.host or LOOPBACK)
+    dashboard_host = ipv4_address("--dashboard-host", options.dashboard_host or LOOPBACK)
+    token = options.token is not False
+    for name, value in (("--host", host), ("--dashboard-host", dashboard_host)):
+        if not token and value != LOOPBACK:
+            raise InputError(
+                f"{name}: {value} with --no-token lets everybody who reaches it run code as you; "
+                f"leave --no-token out, or use {LOOPBACK}"
+            )
+    if host == "0.0.0.0":
+        raise InputError(
+            f"--host: {host} is no address to join; give one of this machine's: {own_addresses()}"
+        )
+    check_own(host)
+    if dashboard_host != "0.0.0.0":
+        check_own(dashboard_host, "--dashboard-host")
+    port = 6379 if options.port is None else options.port
+    dashboard_port = 8265 if options.dashboard_port is None else options.dashboard_port
+    if port == dashboard_port:
+        raise InputError(f"--dashboard-port: {dashboard_port} is --port too; give another")
+    # GCS binds every interface, unless it is told 127.0.0.1.
+    check_port("--port", LOOPBACK if host == LOOPBACK else "0.0.0.0", port)
+    check_port("--dashboard-port", dashboard_host, dashboard_port)
+    return {
+        "cpus": options.cpus,
+        "gpus": options.gpus,
+        "port": port,
+        "host": host,
+        "dashboard_host": dashboard_host,
+        "dashboard_port": dashboard_port,
+        "token": token,
+    }
+
+
+def _check_same(head: Daemon, options: HeadOptions) -> None:
+    for name, given in vars(options).items():
+        if given is not None and given != head.options[name]:
+            option = "--no-token" if name == "token" else f"--{name.replace('_', '-')}"
+            has = "a token" if name == "token" else head.options[name]
+            raise InputError(
+                f"{option}: a head runs here already, at {head.address}, with {has}; "
+                "run `distiltune cluster down` first"
+            )
+
+
+def _node_arguments(host: str, cpus: object, gpus: object, directory: Path) -> list[str]:
+    # Ray opens its directory to everybody; the one around it stays private.
+    arguments = ["--node-ip-address", host, "--temp-dir", str(directory / "r")]
+    arguments += ["--dashboard-agent-listen-port", str(free_port(_AGENT_PORT))]
+    arguments += [] if cpus is None else ["--num-cpus", str(cpus)]
+    return arguments + ([] if gpus is None else ["--num-gpus", str(gpus)])
+
+
+def _environment(host: str, token_file: Path | None) -> dict[str, str]:
+    """The user's environment, and what makes Ray quiet and ask for the token."""
+    from ..search.tuner import RAY_WORKER_ENV
+    from .head import _QUIET
+
+    others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    environment |= _QUIET | RAY_WORKER_ENV
+    environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
+    environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"
+    # A job's `python` is then this one, whether its virtual environment is active or not.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return environment | ({"RAY_AUTH_TOKEN_PATH": str(token_file)} if token_file else {})
+
+
+def _spawned(
+    kind: str,
+    arguments: list[str],
+    directory: Path,
+    *,
+    address: str,
+    dashboard: str | None,
+    token_file: Path | None,
+    options: dict[str, str | int | bool | None],
+) -> Daemon:
+    try:
+        pid = spawn(arguments, directory, _environment(str(options["host"]), token_file))
+        created = psutil.Process(pid).create_time()
+    except (OSError, psutil.Error) as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise RunFailedError(f"Ray cannot be started: {error}") from error
+    token = str(token_file) if token_file else None
+    daemon = Daemon(kind, str(directory), pid, created, address, dashboard, token, options)
+    save(daemon)
+    return daemon
+
+
+def _wait(daemon: Daemon, ready: Callable[[Daemon], bool]) -> None:
+    """Wait until ``ready``; a daemon that does not come up is removed."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    try:
+        while not ready(daemon):
+            alive = main_process(daemon) is not None
+            text = daemon.log.read_text(encoding="utf-8", errors="replace")
+            if known := _known_fault(text, daemon):
+                raise InputError(known)
+            if not alive or time.monotonic() > deadline:
+                state = "does not answer" if alive else "ended"
+                raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
+            time.sleep(0.2)
+    except BaseException:
+        stop(daemon)
+        raise
+
+
+def _known_fault(text: str, daemon: Daemon) -> str | None:
+    """The line for a fault that Ray meets again and again before it gives up."""
+    if daemon.kind == "head":
+        return None
+    if "Unauthenticated" in text or "InvalidAuthToken" in text:
+        which = "is not the one of" if daemon.token_file else "is missing: none was given for"
+        return (
+            f"--token-file: the token {which} the head at {daemon.address}; copy the file that "
+            "`distiltune cluster up` names there"
+        )
+    if "Failed to connect to GCS" in text or "Failed to get cluster ID" in text:
+        return (
+            f"HEAD:PORT: what answers at {daemon.address} is no Ray head; give the address that "
+            "`distiltune cluster up` prints, not the dashboard's"
+        )
+    return None
+
+
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    return (errors or lines or ["its log is empty"])[-1][:300]
+
+
+def _head_answers(daemon: Daemon) -> bool:
+    """The dashboard answers with the token, and the head's node is alive."""
+    token_file = Path(daemon.token_file) if daemon.token_file else None
+    try:
+        found = get_json(ClusterAddress(str(daemon.dashboard), token_file), "/api/v0/nodes", timeout_s=5)
+        nodes = found["data"]["result"]["result"]
+    except (InputError, KeyError, TypeError):
+        return False
+    return any(node["state"] == "ALIVE" for node in nodes)
+
+
+def _node_started(daemon: Daemon) -> bool:
+    """Ray says so once the node is registered at the head."""
+    text = daemon.log.read_text(encoding="utf-8", errors="replace")
+    return "Ray runtime started." in text and main_process(daemon) is not None
