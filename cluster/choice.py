@@ -41,8 +41,9 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     if gate["chosen"] is None:
         raise RunFailedError(gate["reason"])
     row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
-    source = run.variants / row["name"]
-    seal_artifact(source, run.artifact, made_from=_made_from(config, run, data), measurements=row)
+    source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
+    seal_artifact(source, target, made_from=_made_from(config, run, data), measurements=row)
+    run.store.publish(run.artifact)
     return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
 
 
@@ -70,7 +71,7 @@ def make_report(run: Run) -> StageResult:
         best=run.stage_record("search")["result"]["best"],
         rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
         chosen=choice["chosen"],
-        artifact=str(run.artifact) if choice["chosen"] else None,
+        artifact=run.store.location(run.artifact) if choice["chosen"] else None,
         machine=run.stage_record("benchmark")["result"]["machine"],
         extra={
             "stages": {
@@ -80,7 +81,8 @@ def make_report(run: Run) -> StageResult:
             "job": run.read("job.json"),
         },
     )
-    paths = write_report(report, run.report)
+    paths = write_report(report, run.store.local(run.report))
+    run.store.publish(run.report)
     return {"files": sorted(path.name for path in paths.values())}, ", ".join(
         path.name for path in paths.values()
     )

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import RunFailedError
 from ..search.tuner import RAY_WORKER_ENV
-from .config import ResourcesConfig
+from .config import ResourcesConfig, TaskResources
 
 _PREFIX, _LOCK = "dt-", "distiltune.lock"
 _QUIET = {
@@ -99,15 +99,39 @@ def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory 
         raise RunFailedError(f"resources.address: no Ray cluster {what}: {reason}") from error
 
 
-def whole_node() -> tuple[str, float]:
-    """Id and CPUs of the live node that has the most CPUs: where a measurement has a machine for itself."""
+def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _: None) -> tuple[str, float]:
+    """Id and CPUs of a node that is large enough: one without GPUs if there is, of those the one of most CPUs.
+
+    When no live node is, the cluster is asked for one, which it may add on demand.
+    """
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    def large_enough(node: dict[str, Any]) -> bool:
+        needs = {"CPU": wanted.cpu, "GPU": wanted.gpu or 0, **wanted.custom}
+        return node["Alive"] and all(node["Resources"].get(name, 0) >= need for name, need in needs.items())
+
+    nodes = [node for node in ray.nodes() if large_enough(node)]
     if not nodes:
-        raise RunFailedError("the cluster has no node with CPUs; add one and run again")
-    best = max(nodes, key=lambda node: node["Resources"]["CPU"])
+        on_wait("a node of its own")
+        grown = _ask_for_node(wanted)
+        nodes = [node for node in ray.nodes() if node["NodeID"] == grown]
+    best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))
     return best["NodeID"], best["Resources"]["CPU"]
+
+
+def _ask_for_node(wanted: TaskResources) -> str:
+    """Have the cluster's autoscaler add a node; its id."""
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+    bundle = {"CPU": wanted.cpu, **({"GPU": wanted.gpu} if wanted.gpu else {}), **wanted.custom}
+    group = placement_group([bundle])
+    try:
+        while not ray.wait([group.ready()], timeout=1)[0]:
+            continue
+        return next(iter(placement_group_table(group)["bundles_to_node_id"].values()))
+    finally:
+        remove_placement_group(group)
 
 
 def num_gpus() -> float:

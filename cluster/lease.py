@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -88,7 +88,8 @@ class Lease:
 
     def _interrupt(self, word: str) -> None:
         self.interruption = word
-        _thread.interrupt_main()
+        # To the main thread itself: a signal sent from here would not wake it from a sleep.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         while word != "lost" and not self._ended.wait(BEAT_S):
             try:
                 self._write(self._store)

@@ -2,91 +2,153 @@
 
 from __future__ import annotations
 
-import datetime
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DistiltuneError, InputError, RunFailedError
+from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
+from ..storage.logs import LogWriter, logged_to
+from ..storage.store import Store
 from .config import JobConfig
 from .events import Listener, StageEvent
-from .preflight import check_models, check_resources
-from .runs import Run, Storage
+from .inputs import with_local_inputs
+from .preflight import check_models, check_resources, check_storage
+from .runs import Run, Storage, name_run, now
 
 if TYPE_CHECKING:
     from ..training.data import TextData
-    from .stages import StageResult, Tell
+    from .dispatch import Tell
+    from .lease import Lease
+    from .stages import StageResult
+
+logger = logging.getLogger(__name__)
+
+_TELL_EVERY_S = 1.0
 
 
 def run_job(
-    config: JobConfig, name: str, *, run_id: str | None = None, listener: Listener = lambda _: None
+    config: JobConfig,
+    name: str,
+    *,
+    run_id: str | None = None,
+    listener: Listener = lambda _: None,
+    submitted: bool = False,
 ) -> Run:
     """Do every stage of a job that is not done yet, and return the finished run.
 
     What can be checked without Ray is checked first: the data, and the specification against the arguments
     that a trial knows.
 
+    Args:
+        config: The specification.
+        name: Of the job; a run without an id is named after it.
+        run_id: Names the run, or goes on with the one of that name.
+        listener: Told of every stage.
+        submitted: Whether this is the driver of a submitted job, so that a request to stop that came before it
+            counts.
+
     Raises:
         InputError: Something that the person gave cannot be used; no stage after it was begun.
         RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
+        KeyboardInterrupt: It was interrupted, or somebody asked for its end.
     """
     from ..search.space import check_space
     from ..training.data import load_data
 
-    storage = Storage(config.storage.path)
-    run_id = storage.name_run(name, run_id)
+    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    run_id = name_run(name, run_id)
     check_space(config.search, config.training)
-    check_models(config)
+    local_config = with_local_inputs(config, storage.store)
+    check_models(local_config)
     began = time.monotonic()
-    data = load_data(config.data)
+    data = load_data(local_config.data)
     run = storage.create(run_id)
-    with run.held():
+    with run.held() as lease:
+        if not submitted:
+            run.clear_stop()
         _begin(run, config, name, data)
-        runner = _Runner(run, listener)
-        listener(StageEvent("run", "begun", f"{run.id} in {storage.root}"))
-        try:
-            runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
-            _do(runner, config, run, data)
-        except BaseException as error:
-            _end(run, "failed" if isinstance(error, Exception) else "interrupted", _reason(error))
-            if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"go on with the same command and --run-id {run.id}") from error
-            raise
-        _end(run, "finished", None)
+        writer = LogWriter(run.store, run.log)
+        with logged_to(writer):
+            runner = _Runner(run, lambda event: _hear(event, listener))
+            runner.begin()
+            try:
+                if run.is_to_stop:
+                    lease.interruption = "stop"
+                    raise KeyboardInterrupt
+                runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
+                _do(runner, config, local_config, run, data)
+            except BaseException as error:
+                _fail(run, lease, error)
+                raise
+            _end(run, "finished", None)
     return run
+
+
+def refuse_other_specification(run: Run, config: JobConfig) -> None:
+    """Refuse to go on with a run under a specification that it did not begin with.
+
+    Storage and resources may differ: where a run goes on is free.
+
+    Raises:
+        InputError: Which sections are other ones.
+    """
+    held = run.read("job.json")
+    wanted = config.model_dump(mode="json")
+    free = ("storage", "resources")
+    changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
+    if changed:
+        raise InputError(
+            f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
+            "choose another id, or give the specification it began with"
+        )
 
 
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ..export.machine import describe_machine
 
-    wanted = config.model_dump(mode="json")
-    held = run.read("job.json")
-    if held is not None:
-        changed = [
-            key for key in wanted if key not in ("storage", "resources") and wanted[key] != held.get(key)
-        ]
-        if changed:
-            raise InputError(
-                f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
-                "choose another id, or give the specification it began with"
-            )
-        read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
-        if read != data.fingerprint:
-            raise InputError(
-                f"--run-id: run {run.id} began with other data, its files have changed since; "
-                "choose another id, or put the files back"
-            )
-    else:
-        run.write("job.json", wanted)
-    created = (run.read("run.json") or {}).get("created") or _now()
-    run.write(
-        "run.json", {"run_id": run.id, "name": name, "created": created, "state": "running", "error": None}
-    )
+    refuse_other_specification(run, config)
+    read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
+    if read != data.fingerprint:
+        raise InputError(
+            f"--run-id: run {run.id} began with other data, its files have changed since; "
+            "choose another id, or put the files back"
+        )
+    if run.read("job.json") is None:
+        run.write("job.json", config.model_dump(mode="json"))
+    record = {
+        "run_id": run.id,
+        "name": name,
+        "created": run.created or now(),
+        "state": "running",
+        "error": None,
+    }
+    run.write("run.json", record)
     run.write("versions.json", describe_machine())
+    submission = run.read("submission.json")
+    if submission is not None:
+        run.write("submission.json", {**submission, "pending": False})
+
+
+def _fail(run: Run, lease: Lease, error: BaseException) -> None:
+    """Record how a run ended that did not finish; one that another process took over is left to that one."""
+    if lease.interruption == "lost":
+        raise RunFailedError(
+            f"run {run.id}: another process took it over, since this one was not heard of for too long"
+        ) from error
+    stopped = lease.interruption == "stop"
+    state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
+    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error))
+    with suppress(StorageError):  # which may be what failed
+        _end(run, state, None if stopped else _reason(error))
+    if isinstance(error, KeyboardInterrupt):
+        what = "stopped" if stopped else "interrupted"
+        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}") from error
 
 
 def _end(run: Run, state: str, error: str | None) -> None:
-    run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": _now()})
+    run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": now()})
 
 
 def _reason(error: BaseException) -> str | None:
@@ -95,8 +157,11 @@ def _reason(error: BaseException) -> str | None:
     )
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _hear(event: StageEvent, listener: Listener) -> None:
+    if event.state in ("begun", "started", "finished", "reused", "failed"):
+        took = f" ({event.seconds:.1f} s)" if event.seconds else ""
+        logger.info("%s %s: %s%s", event.stage, event.state, event.text, took)
+    listener(event)
 
 
 class _Runner:
@@ -105,6 +170,10 @@ class _Runner:
     def __init__(self, run: Run, listener: Listener) -> None:
         self._run = run
         self._listener = listener
+
+    def begin(self) -> None:
+        """Tell which run it is."""
+        self._listener(StageEvent("run", "begun", f"{self._run.id} in {self._run.store}"))
 
     def is_finished(self, *stages: str) -> bool:
         """Whether nothing is left to do of these."""
@@ -125,36 +194,65 @@ class _Runner:
             self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
             return
         self._listener(StageEvent(stage, "started"))
-        self._write(stage, "running", started=_now())
+        started = now()
+        self._write(stage, "running", started=started)
         began = time.monotonic() - already_s
         try:
-            done = work(lambda text: self._listener(StageEvent(stage, "progress", text)))
+            done = work(_Teller(self._run, stage, self._listener))
         except BaseException as error:
             seconds = time.monotonic() - began
-            self._write(stage, "failed", seconds=round(seconds, 3), error=_reason(error))
+            state = "failed" if isinstance(error, Exception) else "stopped"
+            with suppress(StorageError):
+                self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
             self._listener(StageEvent(stage, "failed", "", seconds))
             if isinstance(error, RunFailedError):
                 raise RunFailedError(f"run {self._run.id}, stage {stage}: {error}") from error
             raise
         result, text = done
-        seconds = time.monotonic() - began
-        self._write(stage, "finished", seconds=round(seconds, 3), ended=_now(), text=text, result=result)
+        seconds = round(time.monotonic() - began, 3)
+        times = {"started": started, "seconds": seconds, "ended": now()}
+        self._write(stage, "finished", **times, text=text, result=result)
         self._listener(StageEvent(stage, "finished", text, seconds))
 
     def _write(self, stage: str, state: str, **more: Any) -> None:
         self._run.write(f"stages/{stage}.json", {"stage": stage, "state": state, **more})
 
 
-def _do(runner: _Runner, config: JobConfig, run: Run, data: TextData) -> None:
+class _Teller:
+    """Passes on how far a stage is: to the listener at once, to the run store at most once a second."""
+
+    def __init__(self, run: Run, stage: str, listener: Listener) -> None:
+        self._run = Run(Store(run.store.url, retry_s=0), run.id)
+        self._stage = stage
+        self._listener = listener
+        self._last: dict[str, Any] = {}
+        self._written = 0.0
+
+    def __call__(self, text: str, /, **more: Any) -> None:
+        self._listener(StageEvent(self._stage, "progress", text))
+        record = {"text": text, **more}
+        ended = more.get("done") is not None and more.get("done") == more.get("num_trials")
+        late = time.monotonic() - self._written > _TELL_EVERY_S
+        if record == self._last or not (late or ended):
+            return
+        self._last, self._written = record, time.monotonic()
+        try:
+            self._run.write(self._run.progress(self._stage), {**record, "at": time.time()})
+        except StorageError as error:
+            logger.warning("%s", error)
+
+
+def _do(runner: _Runner, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
     """The stages after the data. The first four leave arrays for the search, so they go together."""
     from .choice import choose_variant, make_report, seal_chosen
     from .head import ray_session
     from .stages import Stages
 
     if not runner.is_finished("search", "export", "benchmark"):
-        stages = Stages(config, run, data)
         with ray_session(config.resources):
             check_resources(config.resources)
+            check_storage(run.store)
+            stages = Stages(config, local_config, run, data)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)

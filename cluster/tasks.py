@@ -1,9 +1,12 @@
-"""What runs inside Ray tasks: plain functions from paths, configurations and arrays to records."""
+"""What runs inside Ray tasks: from keys of the run store, configurations and arrays to records."""
 
 from __future__ import annotations
 
+import logging
+import socket
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,17 @@ from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.variants import build_variant
 from ..search.space import fixed_values
+from ..storage.logs import LogWriter, logged_to
+from ..storage.store import Store
 from ..training.checkpoints import load_tokenizer
 from ..training.data import TextData
-from ..training.logits import teacher_logits
+from ..training.logits import logits_key, teacher_logits
 from ..training.student import build_student
 from ..training.teacher import prepare_teacher
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from .config import JobConfig
-from .runs import write_json
+from .inputs import with_local_inputs
+from .runs import LOGITS
 
 LOGITS_DTYPE = "float32"
 
@@ -33,31 +39,83 @@ class SplitWithLogits:
     teacher_logits: np.ndarray | None
 
 
-def make_teacher(
-    config: JobConfig, data: TextData, directory: Path, num_threads: int, use_gpu: bool, progress: Path
-) -> dict[str, Any]:
-    """Prepare the teacher in ``directory``; epochs are told through the file ``progress``."""
-    tell = _progress_file(progress)
-    return prepare_teacher(
+@dataclass(frozen=True)
+class Task:
+    """What every task is given.
+
+    Attributes:
+        store: The run store.
+        config: The job's specification.
+        log: Key of the log that the task writes.
+        told: Key of the record that holds its newest line; it is there as soon as the task has begun.
+        num_threads: Threads to compute with.
+        use_gpu: Whether it has a GPU.
+    """
+
+    store: Store
+    config: JobConfig
+    log: str
+    told: str
+    num_threads: int
+    use_gpu: bool
+
+    def tell(self, text: str) -> None:
+        """Leave a line for the driver."""
+        self.store.write_json(self.told, {"text": text})
+        logging.getLogger("distiltune").info(text)
+
+    @property
+    def local_config(self) -> JobConfig:
+        """The specification with paths of this machine in place of what was sent into the store."""
+        return with_local_inputs(self.config, self.store)
+
+    def bring(self, key: str) -> Path:
+        """A folder of the store on this machine; where it is to be made, when there is none yet."""
+        try:
+            return self.store.fetch(key)
+        except FileNotFoundError:
+            return self.store.local(key)
+
+
+def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
+    """Run one of the functions below, with its log kept in the run store."""
+    writer = LogWriter(task.store, task.log)
+    with logged_to(writer):
+        logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
+        task.store.write_json(task.told, {"text": ""})
+        try:
+            return function(task, *arguments)
+        except BaseException:
+            writer.write(traceback.format_exc())
+            raise
+
+
+def make_teacher(task: Task, data: TextData, key: str) -> dict[str, Any]:
+    """Prepare the teacher under ``key``, unless it is there."""
+    config = task.local_config
+    record = prepare_teacher(
         config.teacher,
         data,
-        directory,
+        task.bring(key),
         max_length=config.training.max_length,
-        num_threads=num_threads,
-        use_gpu=use_gpu,
-        on_epoch=lambda epoch: tell(
+        num_threads=task.num_threads,
+        use_gpu=task.use_gpu,
+        on_epoch=lambda epoch: task.tell(
             f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
         ),
     )
+    task.store.publish(key)
+    return record
 
 
 def label_with_teacher(
-    config: JobConfig, data: TextData, teacher: Path, cache: Path, num_threads: int, use_gpu: bool
+    task: Task, data: TextData, teacher_key: str
 ) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
     """The teacher's logits over train and validation, from the cache where it holds them; and a record.
 
     With alpha fixed to 1 nothing listens to the teacher, and it is not asked.
     """
+    config, teacher = task.config, task.store.fetch(teacher_key)
     tokenizer = load_tokenizer(teacher)
     splits: dict[str, SplitWithLogits] = {}
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}}
@@ -68,39 +126,49 @@ def label_with_teacher(
         if not needed:
             splits[name] = SplitWithLogits(tokens, None)
             continue
+        key = f"{LOGITS}/{logits_key(teacher, tokens, config.training.max_length, LOGITS_DTYPE)}"
         found = teacher_logits(
             teacher,
             tokens,
             max_length=config.training.max_length,
-            cache_dir=cache,
+            cache_dir=task.bring(key).parent,
             dtype=LOGITS_DTYPE,
-            num_threads=num_threads,
-            use_gpu=use_gpu,
+            num_threads=task.num_threads,
+            use_gpu=task.use_gpu,
         )
+        task.store.publish(key)
         splits[name] = SplitWithLogits(tokens, np.array(found.logits))
         record["texts_computed"] += len(tokens) if found.computed else 0
         record["keys"][name] = found.key
     return splits, record
 
 
-def make_student(config: JobConfig, teacher: Path, label_names: list[str], directory: Path) -> dict[str, Any]:
+def make_student(task: Task, teacher_key: str, label_names: list[str], key: str) -> dict[str, Any]:
     """Write the checkpoint that every trial starts from."""
-    length = config.training.max_length
-    return build_student(config.student, teacher, label_names, directory, max_length=length)
+    config = task.local_config
+    record = build_student(
+        config.student,
+        task.store.fetch(teacher_key),
+        label_names,
+        task.store.local(key),
+        max_length=config.training.max_length,
+    )
+    task.store.publish(key)
+    return record
 
 
 def tokenize_for_student(
-    config: JobConfig, data: TextData, student: Path, splits: dict[str, SplitWithLogits]
+    task: Task, data: TextData, student_key: str, splits: dict[str, SplitWithLogits]
 ) -> dict[str, SplitWithLogits]:
     """The same rows in the student's own word pieces, the logits unchanged."""
-    tokenizer = load_tokenizer(student)
+    tokenizer = load_tokenizer(task.store.fetch(student_key))
     return {
         name: SplitWithLogits(
             tokenize_split(
                 data.splits[name]["text"][:],
                 data.splits[name]["label"][:],
                 tokenizer,
-                config.training.max_length,
+                task.config.training.max_length,
             ),
             split.teacher_logits,
         )
@@ -109,29 +177,33 @@ def tokenize_for_student(
 
 
 def make_variant(
+    task: Task,
     name: Any,
-    student: Path,
-    directory: Path,
-    config: JobConfig,
+    student_key: str,
+    key: str,
     out_of_scope_label: str | None,
-    base_onnx: Path | None,
+    base_key: str | None,
 ) -> dict[str, Any]:
-    """Export one variant of the best checkpoint."""
-    return build_variant(
+    """Export one variant of the best checkpoint; others start from the plain graph under ``base_key``."""
+    made = build_variant(
         name,
-        student,
-        directory,
-        config=config.export,
-        max_length=config.training.max_length,
+        task.store.fetch(student_key),
+        task.store.local(key),
+        config=task.config.export,
+        max_length=task.config.training.max_length,
         out_of_scope_label=out_of_scope_label,
-        num_threads=config.benchmark.num_threads,
-        base_onnx=base_onnx,
-    ).to_json()
+        num_threads=task.config.benchmark.num_threads,
+        base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
+    )
+    task.store.publish(key)
+    return made.to_json()
 
 
-def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Path) -> dict[str, Any]:
-    """Measure every row on this node, one after the other, and say what node that is."""
-    tell = _progress_file(progress)
+def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
+    """Measure every row on this node, one after the other, and say what node that is.
+
+    The rows' directories are keys of the store.
+    """
     validation, test = data.splits["validation"], data.splits["test"]
     texts = BenchmarkTexts(
         validation["text"][:],
@@ -143,14 +215,14 @@ def measure(rows: list[RowSpec], data: TextData, config: JobConfig, progress: Pa
     )
     machine = describe_machine()
     measured = measure_rows(
-        rows,
+        [_here(task.store, row) for row in rows],
         texts,
-        config.benchmark,
-        on_row=lambda row: tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
+        task.config.benchmark,
+        on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
     )
     return {"rows": [row.to_json() for row in measured], "machine": machine}
 
 
-def _progress_file(path: Path) -> Callable[[str], None]:
-    """A listener that leaves its newest line in a file, which the driver may read from another machine."""
-    return lambda text: write_json(path, {"text": text})
+def _here(store: Store, row: RowSpec) -> RowSpec:
+    tokenizer = None if row.tokenizer_dir is None else str(store.fetch(row.tokenizer_dir))
+    return replace(row, directory=str(store.fetch(row.directory)), tokenizer_dir=tokenizer)

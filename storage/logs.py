@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from ..errors import StorageError
@@ -86,6 +88,37 @@ class LogWriter(logging.Handler):
     def _send_often(self) -> None:
         while not self._closed.wait(_PERIOD_S):
             self.flush()
+
+
+@contextmanager
+def logged_to(writer: LogWriter) -> Iterator[None]:
+    """Write what ``distiltune`` logs, from INFO on, and warnings of everything else; closes the writer."""
+    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    own, others = logging.getLogger("distiltune"), logging.getLogger()
+    level = own.level
+    own.setLevel(min(level or logging.INFO, logging.INFO))
+    handlers = [(own, writer), (others, _Others(writer))]
+    for logger, handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, handler in handlers:
+            logger.removeHandler(handler)
+        own.setLevel(level)
+        writer.close()
+
+
+class _Others(logging.Handler):
+    """Passes on what is not ours: from WARNING on."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__(logging.WARNING)
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.name.startswith("distiltune"):
+            self._writer.emit(record)
 
 
 def read_log(store: Store, key: str, offset: int = 0) -> tuple[str, int]:

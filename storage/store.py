@@ -64,7 +64,7 @@ class Store:
         return hash(self.url)
 
     def __str__(self) -> str:
-        return self.url
+        return self.location()
 
     @cached_property
     def _opened(self) -> tuple[FileSystem, str]:
@@ -79,6 +79,11 @@ class Store:
         """The path of a key within ``filesystem``."""
         root = self._opened[1]
         return f"{root}/{key}" if key else root
+
+    def location(self, key: str = "") -> str:
+        """Where a key lies, for a person: a path, or a URL without its options."""
+        base = str(self.directory) if self.directory is not None else self.url.partition("?")[0].rstrip("/")
+        return f"{base}/{key}" if key else base
 
     # Records
 

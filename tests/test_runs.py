@@ -1,20 +1,33 @@
-"""The run store: ids, states, locks, and what is said when something is not there."""
+"""The run store: ids, states, heartbeats, and what is said when something is not there; in a directory and on S3."""
 
-import multiprocessing
+import datetime
+import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
-from distiltune.cluster.runs import Run, Storage
+from distiltune.cluster import lease as leases
+from distiltune.cluster.lease import Lease
+from distiltune.cluster.runs import Run, Storage, name_run, now
 from distiltune.errors import ConfigError, InputError, RunNotFoundError
 
 
+@pytest.fixture(params=["directory", "s3"])
+def storage(request, tmp_path):
+    url = str(tmp_path / "store") if request.param == "directory" else request.getfixturevalue("s3_url")
+    return Storage(url, retry_s=2)
+
+
 @pytest.fixture
-def storage(tmp_path):
-    return Storage(str(tmp_path / "store"))
+def quick(monkeypatch):
+    """Heartbeats in a hurry."""
+    monkeypatch.setattr(leases, "BEAT_S", 0.1)
+    monkeypatch.setattr(leases, "STALE_AFTER_S", 2.0)
 
 
 def begin(storage, run_id, created, state="running"):
@@ -22,6 +35,12 @@ def begin(storage, run_id, created, state="running"):
     run.write("job.json", {})
     run.write("run.json", {"state": state, "created": created})
     return run
+
+
+def of_another_machine(run, **changes):
+    """The run's lease as a process of another machine would hold it."""
+    record = {"owner": "other", "host": "far", "machine": "far", "pid": 1, "process_started": 0.0, "beats": 7}
+    run.write("lease.json", {**record, "at": time.time(), **changes})
 
 
 def test_runs_are_listed_newest_first_and_latest_is_the_first(storage):
@@ -34,26 +53,146 @@ def test_runs_are_listed_newest_first_and_latest_is_the_first(storage):
 def test_a_run_nobody_holds_is_interrupted(storage):
     run = begin(storage, "a", "2026-01-01")
     with run.held():
-        assert Run(storage, "a").state == "running"
+        assert Run(run.store, "a").state == "running"
     assert run.state == "interrupted"
 
 
-def test_a_killed_process_lets_go_of_its_run(storage):
+def test_a_second_writer_is_refused(storage):
     run = begin(storage, "a", "2026-01-01")
+    with (
+        run.held(),
+        pytest.raises(InputError, match=rf"another process.*pid {os.getpid()}.*status a"),
+        run.held(),
+    ):
+        pass
+
+
+def hold_elsewhere(storage, run_id="a"):
+    """A process that holds a run until it is killed."""
     code = (
-        "import sys, time\nfrom distiltune.cluster.runs import Storage\n"
-        f"with Storage({str(storage.root)!r}).open('a').held():\n"
+        "import time\nfrom distiltune.cluster.runs import Storage\n"
+        f"with Storage({storage.store.url!r}).open({run_id!r}).held():\n"
         "    print('held', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "held"
+    return process
+
+
+def test_a_killed_process_lets_go_of_its_run_at_once(storage):
+    run = begin(storage, "a", "2026-01-01")
+    process = hold_elsewhere(storage)
     assert run.state == "running"
     with pytest.raises(InputError, match="another process"), run.held():
         pass
     process.kill()
     process.wait()
     process.stdout.close()
+    assert run.state == "interrupted"
+    with run.held():
+        assert run.state == "running"
+
+
+def test_the_heartbeat_of_another_machine_tells_whether_it_lives(storage, quick):
+    run = begin(storage, "a", "2026-01-01")
+    of_another_machine(run)
+    assert run.state == "running"
+    with pytest.raises(InputError, match="on far"), run.held():
+        pass
+    of_another_machine(run, at=time.time() - 60)
+    assert run.state == "interrupted"
+    with run.held():
+        assert run.state == "running"
+
+
+def test_clocks_that_disagree_take_nothing_from_who_lives(storage, monkeypatch):
+    """An old time in the lease, and a heartbeat all the same: the other machine's clock is wrong."""
+    monkeypatch.setattr(leases, "BEAT_S", 0.5)
+    run = begin(storage, "a", "2026-01-01")
+    of_another_machine(run, at=0)
+    beat = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\nfrom distiltune.storage.store import Store\n"
+            f"store = Store({storage.store.url!r})\n"
+            "record = store.read_json('runs/a/lease.json')\n"
+            "for n in range(100):\n"
+            "    store.write_json('runs/a/lease.json', {**record, 'beats': 8 + n})\n"
+            "    print(n, flush=True)\n    time.sleep(0.1)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert beat.stdout is not None
+        beat.stdout.readline()
+        with pytest.raises(InputError, match="another process"), run.held():
+            pass
+    finally:
+        beat.kill()
+        beat.wait()
+        beat.stdout.close()
+
+
+def interrupted(work, within_s=10):
+    """Whether the main thread is interrupted while it does ``work``."""
+    try:
+        work()
+        time.sleep(within_s)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def test_a_request_to_stop_interrupts_the_worker(storage, quick):
+    run = begin(storage, "a", "2026-01-01")
+    with run.held() as lease:
+        assert interrupted(run.request_stop)
+        assert lease.interruption == "stop"
+        assert run.state == "running"
+    run.clear_stop()
+    assert not run.is_to_stop
+
+
+def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quick):
+    run = begin(storage, "a", "2026-01-01")
+    lease = Lease(run.store, run.key("lease.json"))
+    lease.acquire()
+    assert interrupted(lambda: of_another_machine(run))
+    assert lease.interruption == "lost"
+    lease.release()
+    held = run.read("lease.json")
+    assert held is not None
+    assert held["owner"] == "other"
+
+
+def test_of_two_that_begin_at_once_one_is_refused(storage):
+    begin(storage, "a", "2026-01-01")
+    code = (
+        "import sys, time\nfrom distiltune.cluster.runs import Storage\nfrom distiltune.errors import InputError\n"
+        f"run = Storage({storage.store.url!r}).open('a')\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "try:\n    with run.held():\n        time.sleep(3)\n        print('held')\n"
+        "except InputError:\n    print('refused')"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    for each in both:
+        each.stdout.readline()
+    for each in both:
+        each.stdin.write("\n")
+        each.stdin.flush()
+    assert sorted(each.communicate(timeout=60)[0].strip() for each in both) == ["held", "refused"]
+
+
+def test_a_submitted_run_is_there_before_it_begins_and_does_not_wait_for_ever(storage):
+    run = storage.create("a")
+    run.write("submission.json", {"created": now(), "pending": True})
+    assert storage.open("latest") == run
+    assert run.state == "submitted"
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    run.write("submission.json", {"created": long_ago.isoformat(), "pending": True})
     assert run.state == "interrupted"
 
 
@@ -62,18 +201,15 @@ def test_an_unknown_run_lists_those_there_are(storage):
     with pytest.raises(RunNotFoundError, match=r"unknown.*known.*distiltune runs"):
         storage.open("unknown")
     with pytest.raises(RunNotFoundError, match="none"):
-        Storage(str(storage.root / "empty")).open("latest")
+        Storage(storage.store.url.replace("?", "/empty?") + "/empty" * ("?" not in storage.store.url)).open(
+            "a"
+        )
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "latest", "x" * 81, "-a", "a b"])
-def test_an_id_that_cannot_name_a_directory_is_refused(storage, run_id):
+def test_an_id_that_cannot_name_a_directory_is_refused(run_id):
     with pytest.raises(InputError, match="--run-id"):
-        storage.name_run("job", run_id)
-
-
-def test_remote_storage_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"s3://bucket/x.*local or mounted"):
-        Storage("s3://bucket/x")
+        name_run("job", run_id)
 
 
 def test_a_storage_path_that_is_a_file_is_refused(tmp_path):
@@ -83,6 +219,11 @@ def test_a_storage_path_that_is_a_file_is_refused(tmp_path):
         Storage(str(file)).create("a")
 
 
+def test_a_bucket_that_is_not_there_is_refused(s3_url):
+    with pytest.raises(ConfigError, match=r"storage\.path: s3://nobody cannot be written.*bucket"):
+        Storage("s3://nobody?" + s3_url.partition("?")[2], retry_s=0).create("a")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_without_permission_is_refused(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -90,24 +231,17 @@ def test_a_directory_without_permission_is_refused(tmp_path):
         Storage(str(tmp_path / "store")).create("a")
 
 
-def _write_many(path, value):
-    run = Storage(path).create("a")
-    for _ in range(200):
-        run.write("record.json", {"value": [value] * 500})
-
-
-def test_no_reader_sees_half_a_record(storage):
+def test_a_process_that_is_paused_loses_its_run_when_it_was_taken_over(storage, quick):
+    """SIGSTOP stands for a machine that sleeps: its process wakes up and must not write any more."""
     run = begin(storage, "a", "2026-01-01")
-    run.write("record.json", {"value": [0] * 500})
-    writers = [
-        multiprocessing.get_context("spawn").Process(target=_write_many, args=(str(storage.root), value))
-        for value in (1, 2)
-    ]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        record = run.read("record.json")
-        assert record is not None
-        assert len(set(record["value"])) == 1
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert not [path for path in run.dir.iterdir() if path.name.startswith(".record")]
+    process = hold_elsewhere(storage)
+    try:
+        process.send_signal(signal.SIGSTOP)
+        of_another_machine(run)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=20) != 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert json.loads(run.store.read(run.key("lease.json")))["owner"] == "other"

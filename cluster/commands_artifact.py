@@ -1,0 +1,74 @@
+"""Commands about the sealed artifact: pull, predict, benchmark."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
+
+app = typer.Typer()
+
+
+@app.command()
+def pull(
+    run_id: RunArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make; must not exist.")],
+    storage: StorageOption = None,
+) -> None:
+    """Copy a run's sealed artifact; every hash is verified before the directory appears."""
+    from ..export.artifact import copy_artifact
+
+    opened = open_run(run_id, storage)
+    if not opened.store.has_folder(opened.artifact):
+        raise InputError(
+            f"run {opened.id} is {opened.state} and has no artifact yet; see `distiltune show {opened.id}`"
+        )
+    copy_artifact(opened.store.fetch(opened.artifact), to)
+    typer.echo(f"{to}: verified; try: distiltune predict {to} 'a text'")
+
+
+@app.command()
+def predict(
+    directory: ArtifactArgument,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; none reads lines from stdin.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify texts with an artifact."""
+    from ..export.runtime import TextClassifier
+
+    if not texts and sys.stdin.isatty():
+        raise InputError("TEXT: none given; name one or more texts, or pipe lines to stdin")
+    given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    results = TextClassifier.load(directory)(given)
+    if as_json:
+        echo_json([{"text": text, **result} for text, result in zip(given, results, strict=True)])
+        return
+    for text, result in zip(given, results, strict=True):
+        typer.echo(f"{result['label']}\t{result['score']:.4f}\t{text}")
+
+
+@app.command()
+def benchmark(
+    directory: ArtifactArgument,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one a line.")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one text.")] = 100,
+    warmups: Annotated[int, typer.Option("--warmups", min=0, help="Runs before timing.")] = 10,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Intra-op threads.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure an artifact on this machine: latency, throughput, size, memory."""
+    from .measure import measure_artifact, print_measurement
+
+    measured = measure_artifact(
+        directory, texts_file=texts, num_runs=runs, num_warmups=warmups, num_threads=threads
+    )
+    echo_json(measured) if as_json else print_measurement(measured)

@@ -1,0 +1,85 @@
+"""Commands that do a job here: run, train; and config, which shows what they would do."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import RunInterruptedError
+from .options import JsonOption, RunIdOption, SetOption, SourceArgument, StorageOption, echo_json
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    source: SourceArgument = None,
+    overrides: SetOption = None,
+    storage: StorageOption = None,
+    run_id: RunIdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search, distil, quantize, export, benchmark and seal, on this machine or on resources.address."""
+    from .config import load_config
+
+    run_here(load_config(source, overrides or [], storage), source, run_id, as_json)
+
+
+@app.command()
+def train(
+    source: SourceArgument = None,
+    overrides: SetOption = None,
+    storage: StorageOption = None,
+    run_id: RunIdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The same job with one trial: the values of the training section, nothing searched."""
+    from .config import load_config, without_search
+
+    run_here(without_search(load_config(source, overrides or [], storage)), source, run_id, as_json)
+
+
+def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool) -> None:
+    """Do a job with its progress on stderr and its summary on stdout."""
+    from .console import ProgressPrinter
+    from .pipeline import run_job
+    from .show import print_summary, summary
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with ProgressPrinter() as printer:
+            finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(str(error) or "interrupted") from None
+    if as_json:
+        echo_json(summary(finished))
+    else:
+        print_summary(finished)
+
+
+@app.command()
+def config(
+    source: SourceArgument = None,
+    overrides: SetOption = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a specification.")
+    ] = False,
+) -> None:
+    """Print a specification as resolved, every key with its value; --schema for editors."""
+    from .config import JobConfig, load_config
+
+    if schema:
+        echo_json(JobConfig.model_json_schema())
+        return
+    import yaml
+
+    resolved = load_config(source, overrides or []).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(resolved, sort_keys=False, width=110), nl=False)
+
+
+def interrupt(*_: Any) -> None:
+    """Ctrl-C's way out: a search saves its state on SIGINT, and does not on SIGTERM."""
+    signal.raise_signal(signal.SIGINT)
