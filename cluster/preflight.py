@@ -1,9 +1,17 @@
-"""What is checked before a stage has cost anything: models and resources that the job names."""
+"""What is checked before a stage has cost anything: the models, resources and storage that the job names."""
 
 from __future__ import annotations
 
-from ..errors import ConfigError, ModelError
+import secrets
+from typing import Any
+
+from ..errors import ConfigError, DistiltuneError, ModelError
+from ..storage.store import Store
 from .config import JobConfig, ResourcesConfig, TaskResources
+
+_PATIENCE_S = 5.0  # how long one node tries the storage again
+_ANSWER_WITHIN_S = 90.0  # a worker's start included
+_PROBES = "cache/probes"
 
 
 def check_models(config: JobConfig) -> None:
@@ -35,7 +43,7 @@ def check_models(config: JobConfig) -> None:
 
 
 def check_resources(resources: ResourcesConfig) -> None:
-    """Refuse a task that no node of the connected cluster can ever hold: it would wait for ever.
+    """Refuse a task that no node of the connected cluster, now or added on demand, can ever hold.
 
     Raises:
         ConfigError: Which task, what it asks for, and what the nodes have.
@@ -43,14 +51,106 @@ def check_resources(resources: ResourcesConfig) -> None:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    shown = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-    for name in ("trial", "teacher", "export"):
+    added = [_needs(node, 0) for node in resources.autoscaling]
+    gpus = min(1, sum(node.get("GPU", 0) for node in nodes))
+    for name in ("trial", "teacher", "export", "benchmark"):
         asked: TaskResources | None = getattr(resources, name)
         if asked is None:
             continue
-        gpus = asked.gpu or 0
-        if not any(node.get("CPU", 0) >= asked.cpu and node.get("GPU", 0) >= gpus for node in nodes):
+        needs = _needs(asked, gpus)
+        if not any(
+            all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in (*nodes, *added)
+        ):
+            shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
             raise ConfigError(
-                f"resources.{name}: {asked.cpu:g} CPUs and {gpus:g} GPUs given, and no node has that many "
-                f"(nodes: {shown}); lower it, or attach to a larger cluster with resources.address"
+                f"resources.{name}: {_shown(needs, needs)} given, and no node has that many (nodes: {shown}); "
+                "lower it, attach to a larger cluster, or name the nodes that the cluster adds on demand in "
+                "resources.autoscaling"
             )
+
+
+def check_storage(store: Store) -> None:
+    """Refuse a storage that a live node of the connected cluster cannot share with this process.
+
+    Each node reads what this process wrote, and this process what each node wrote.
+
+    Raises:
+        ConfigError: Which nodes, and why.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
+    if set(nodes) <= {here}:
+        return
+    quick = Store(store.url, min(store.retry_s, _PATIENCE_S))
+    probe = f"{_PROBES}/{secrets.token_hex(8)}"
+    quick.write(f"{probe}/{here}", here.encode())
+    try:
+        answers = _ask_nodes(quick, probe, here, [node for node in nodes if node != here])
+        unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
+    finally:
+        quick.delete(probe)
+    problems = {node: answers[node] or "it sees other things than were written" for node in unseen}
+    if not problems:
+        return
+    names = ", ".join(sorted({nodes[node] for node in problems}))
+    if store.directory is not None:
+        raise ConfigError(
+            f"storage.path: {store} is a directory of one machine, {names} cannot share it; "
+            "give s3://…, or a directory that all nodes mount"
+        )
+    reason = next(iter(problems.values()))
+    raise ConfigError(
+        f"storage.path: {store} cannot be used from {names} ({reason}); "
+        "give its nodes network and credentials for it, or choose another with --storage DIR|URL"
+    )
+
+
+def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
+    """Node id -> what keeps it from the storage, None for nothing; a node lost meanwhile is left out."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
+        asked[remote.remote(store, probe, here, node)] = node
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    answers: dict[str, str | None] = {asked[each]: "no answer" for each in late}
+    for each in answered:
+        try:
+            answers[asked[each]] = ray.get(each)
+        except RayError as error:
+            if any(node["Alive"] and node["NodeID"] == asked[each] for node in ray.nodes()):
+                answers[asked[each]] = " ".join(str(error).split())
+    return answers
+
+
+def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
+    """Runs on a node: read what another wrote, and only then write for it; returns what went wrong."""
+    try:
+        if store.read(f"{probe}/{other}") != other.encode():
+            return None
+        store.write(f"{probe}/{own}", own.encode())
+    except (DistiltuneError, OSError) as error:
+        return " ".join(str(error.__cause__ or error).split())
+    return None
+
+
+def _needs(asked: TaskResources, default_gpus: float) -> dict[str, float]:
+    gpus = default_gpus if asked.gpu is None else asked.gpu
+    return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
+
+
+def _shown(amounts: dict[str, float], kinds: dict[str, float]) -> str:
+    words = {"CPU": "CPUs", "GPU": "GPUs"}
+    parts = [f"{amounts.get(kind, 0):g} {words.get(kind, kind)}" for kind in kinds]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _name(node: dict[str, Any]) -> str:
+    host, address = node.get("NodeManagerHostname"), node["NodeManagerAddress"]
+    return f"{host} ({address})" if host and host != address else address
