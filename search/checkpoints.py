@@ -1,54 +1,152 @@
-"""The checkpoint directories of a trial on disk, each with a record of its epoch."""
+"""The checkpoints of a trial in the store, each with a record of its epoch."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from ..errors import StorageError
+from ..storage.store import Store
 
 RECORD_NAME = "epoch.json"
+_NAME = re.compile(r"checkpoint_(\d{6})")
+
+
+@dataclass(frozen=True)
+class SavedEpoch:
+    """A checkpoint that was written to its end.
+
+    Attributes:
+        key: Its folder in the store.
+        record: What ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, and ``files`` with their bytes.
+    """
+
+    key: str
+    record: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 1."""
+        return self.record["epoch"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Everything that the epoch reported."""
+        return self.record["metrics"]
 
 
 def write_epoch(directory: Path, record: dict[str, Any]) -> None:
-    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported."""
-    (directory / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported, and its files' sizes."""
+    files = {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != RECORD_NAME
+    }
+    text = json.dumps({**record, "files": files}, indent=2) + "\n"
+    (directory / RECORD_NAME).write_text(text, encoding="utf-8")
 
 
 def read_epoch(directory: Path) -> dict[str, Any]:
-    """The record of a checkpoint that ``complete`` accepts."""
+    """The record of a checkpoint that lies on this machine."""
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
-def complete(directory: Path) -> bool:
-    """Whether the checkpoint was written to its end: its record reads, its weights have their full size."""
+def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
+    """The complete checkpoints below a trial's key: those whose files have the sizes that they should have."""
+    sizes = store.sizes(trial)
+    names = sorted({name.partition("/")[0] for name in sizes})
+    found = [_saved(store, f"{trial}/{name}", name, sizes) for name in names if _NAME.fullmatch(name)]
+    return [each for each in found if each is not None]
+
+
+def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpoch | None:
+    content = store.read(f"{key}/{RECORD_NAME}") if f"{name}/{RECORD_NAME}" in sizes else None
     try:
-        read_epoch(directory)
-        with safe_open(directory / "model.safetensors", framework="numpy"):
-            return (directory / "trainer_state.json").is_file()
-    except (OSError, ValueError, SafetensorError):
-        return False
-
-
-def find_checkpoint(directories: Iterable[Path], metric: str | None = None, mode: str = "max") -> Path | None:
-    """Complete checkpoint with the best ``metric``, the earlier of equals; without one the last epoch's."""
-    found = [directory for directory in directories if complete(directory)]
-    if not found:
+        record = json.loads(content or b"")
+        whole = all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
+    except (ValueError, KeyError):  # cut off
         return None
-    records = {directory: read_epoch(directory) for directory in found}
-    if metric is None:
-        return max(found, key=lambda directory: records[directory]["epoch"])
+    return SavedEpoch(key, record) if whole else None
+
+
+def find_checkpoint(
+    epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
+) -> SavedEpoch | None:
+    """Checkpoint with the best ``metric``, the earlier of equals; without one the last epoch's."""
     sign = 1 if mode == "max" else -1
-    return max(found, key=lambda each: (sign * records[each]["metrics"][metric], -records[each]["epoch"]))
+    if metric is None:
+        return max(epochs, key=lambda each: each.epoch, default=None)
+    return max(epochs, key=lambda each: (sign * each.metrics[metric], -each.epoch), default=None)
 
 
-def keep_best_and_last(trial_dir: Path, metric: str, mode: str) -> None:
+def download_checkpoint(store: Store, key: str, target: Path, names: Collection[str] | None = None) -> Path:
+    """Copy a checkpoint to a folder of this machine.
+
+    Args:
+        store: Where it is.
+        key: Its folder in the store.
+        target: The folder, made when it is not there.
+        names: Files to copy; all, unless given.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or no such file in it.
+        StorageError: The storage does not answer, or what arrived has another size than what was saved.
+    """
+    content = store.read(f"{key}/{RECORD_NAME}")
+    if content is None:
+        raise FileNotFoundError(f"{store}/{key} is not there")
+    files = json.loads(content)["files"]
+    for name in files if names is None else names:
+        store.download(f"{key}/{name}", target / name)
+        if name in files and (target / name).stat().st_size != files[name]:
+            raise StorageError(
+                f"storage {store}: {key}/{name} has {(target / name).stat().st_size} bytes, {files[name]} were "
+                "saved; delete that checkpoint, and go on with `distiltune resume RUN`"
+            )
+    if names is None:
+        (target / RECORD_NAME).write_bytes(content)
+    return target
+
+
+def last_number(names: Iterable[str]) -> int:
+    """Highest number of a trial's checkpoints, whole or not; -1 where there is none."""
+    return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=-1)
+
+
+def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
     """Delete the other checkpoints: what an interrupted search left, and Tune does not know of."""
-    found = list(trial_dir.glob("checkpoint_*"))
-    kept = {find_checkpoint(found, metric, mode), find_checkpoint(found)}
-    for directory in found:
-        if directory not in kept:
-            shutil.rmtree(directory, ignore_errors=True)
+    epochs = saved_epochs(store, trial)
+    kept = {each.key for each in (find_checkpoint(epochs, metric, mode), find_checkpoint(epochs)) if each}
+    for name in store.names(trial):
+        if _NAME.fullmatch(name) and f"{trial}/{name}" not in kept:
+            store.delete(f"{trial}/{name}")
+
+
+def fill_gaps(store: Store, experiment: str) -> None:
+    """Put a placeholder in the place of checkpoints that were deleted.
+
+    Tune's snapshot may be older than the store and name a checkpoint that has made room for a later one. Tune
+    gives such a trial up; with something there the trial starts, sees that it is no checkpoint, and takes the
+    later one.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    present: dict[str, set[str]] = {}
+    for name in store.sizes(experiment):
+        trial, _, rest = name.partition("/")
+        present.setdefault(trial, set()).add(rest.partition("/")[0])
+    gaps = [
+        f"{experiment}/{trial}/{gap}/made-room"
+        for trial, names in present.items()
+        for number in range(last_number(names))
+        if (gap := f"checkpoint_{number:06}") not in names
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.write(key, b""), gaps))

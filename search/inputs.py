@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..storage.store import Store
     from ..training.config import TrainingConfig
     from ..training.tokenized import TokenizedSplit
 
@@ -17,7 +18,7 @@ class TrialInputs:
     """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
 
     Attributes:
-        student_dir: Checkpoint directory that every trial starts from; every node must see it.
+        student: Key of the published checkpoint that every trial starts from; trials fetch it to their node.
         train: Tokenized training split.
         validation: Tokenized validation split, on which every choice is made.
         train_logits: The teacher's logits float32[num_train, num_labels]; None when alpha is 1 in every
@@ -25,28 +26,41 @@ class TrialInputs:
         validation_logits: The teacher's logits on the validation split; trials do not use them.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
-        teacher_dir: The teacher's checkpoint directory, for trials whose ``hidden_loss_weight`` is above 0;
-            every node must see it.
+        teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
     """
 
-    student_dir: str
+    student: str
     train: TokenizedSplit
     validation: TokenizedSplit
     train_logits: np.ndarray | None
     validation_logits: np.ndarray | None
     out_of_scope_id: int | None
     label_names: list[str]
-    teacher_dir: str | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """The same for every trial of one search; directories are absolute."""
+    """The same for every trial of one search.
+
+    Attributes:
+        training: Arguments that are not searched.
+        metric: What is optimised.
+        mode: ``max`` or ``min``.
+        store: Where everything is kept.
+        experiment: Key of Tune's folder; a trial's is below it, by its id. So are the next two.
+        tensorboard: Key of the event files.
+        logs: Key of the trials' logs.
+        num_threads: Threads of a trial.
+        use_gpu: Whether a trial trains on a GPU.
+    """
 
     training: TrainingConfig
     metric: str
     mode: Literal["max", "min"]
-    experiment_dir: str
-    tensorboard_dir: str
+    store: Store
+    experiment: str
+    tensorboard: str
+    logs: str
     num_threads: int
     use_gpu: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
 from ..training.tokenized import TokenizedDataset, TokenizedSplit
 from .checkpoints import write_epoch
+from .handover import report_checkpoint
 from .inputs import TrialInputs, TrialSettings
 from .space import METRICS
 from .tensorboard import TAGS, TrialEvents
@@ -39,6 +41,7 @@ class EpochReporter(TrainerCallback):
         settings: The same for every trial.
         collator: Pads the validation batches.
         events: Where scalars are shown.
+        say: Adds a line to the trial's log.
         resumed: Record of the epoch that the trial goes on from.
     """
 
@@ -48,12 +51,14 @@ class EpochReporter(TrainerCallback):
         settings: TrialSettings,
         collator: DistillationCollator,
         events: TrialEvents,
+        say: Callable[[str], None],
         resumed: dict[str, Any] | None = None,
     ) -> None:
         self._inputs = inputs
         self._settings = settings
         self._collator = collator
         self._events = events
+        self._say = say
         self.epoch: int = resumed["epoch"] if resumed else 0
         before = resumed["metrics"] if resumed else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
@@ -123,6 +128,7 @@ class EpochReporter(TrainerCallback):
             if name in TAGS and name not in _LOSSES.values()
         }
         self._events.scalars({**shown, "best/accuracy": self._best_accuracy}, state.global_step)
+        self._events.send()
         reported = {
             **metrics,
             "epoch": self.epoch,
@@ -133,8 +139,23 @@ class EpochReporter(TrainerCallback):
         }
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
-        tune.report(reported, checkpoint=tune.Checkpoint.from_directory(str(directory)))
+        self._say(self._line(metrics))
+        report_checkpoint(reported, tune.Checkpoint(str(directory)), self._settings.store)
         shutil.rmtree(directory, ignore_errors=True)
+
+    def _line(self, metrics: dict[str, float]) -> str:
+        values = {
+            "loss": metrics["train_loss"],
+            "cross-entropy": metrics["train_cross_entropy"],
+            "distillation": metrics["train_distillation"],
+            "validation loss": metrics["validation_loss"],
+            "accuracy": metrics["validation_accuracy"],
+            "in-scope accuracy": metrics["validation_in_scope_accuracy"],
+            "out-of-scope recall": metrics["validation_oos_recall"],
+        }
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        speed = f"{metrics['examples_per_second']:.1f} examples/s, {self._epoch_seconds:.1f} s"
+        return f"epoch {self.epoch}: {shown}, {speed}"
 
     def _train_metrics(self, args: TrainingArguments) -> dict[str, float]:
         num_steps = sum(steps for steps, _ in self._logged) or 1

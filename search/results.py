@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import RunFailedError
-from .checkpoints import find_checkpoint, read_epoch
+from ..errors import RunFailedError, StorageError
+from ..storage.store import Store
+from .checkpoints import SavedEpoch, find_checkpoint, saved_epochs
 
 if TYPE_CHECKING:
     from ray.tune import Result, ResultGrid
@@ -25,7 +25,8 @@ class TrialRecord:
         state: ``finished``, or ``failed`` with a reason.
         metrics: Everything that its best epoch reported.
         best_epoch: That epoch, from 1; None when no epoch was finished.
-        checkpoint: Directory of that epoch's checkpoint, which ``from_pretrained`` loads.
+        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; Tune wrote it, and it
+            is no published folder.
         reason: Why it failed.
         seconds: Wall time of its training, evaluation and saving.
     """
@@ -57,13 +58,18 @@ class SearchOutcome:
         return {"trials": [trial.to_json() for trial in self.trials], "best": self.best.to_json()}
 
 
-def collect(grid: ResultGrid, metric: str, mode: Literal["max", "min"]) -> SearchOutcome:
-    """Read every trial's record from its directory, and choose: best metric, the earlier trial of equals.
+def collect(
+    grid: ResultGrid, store: Store, experiment: str, metric: str, mode: Literal["max", "min"]
+) -> SearchOutcome:
+    """Read every trial's record from the store, and choose: best metric, the earlier trial of equals.
 
     Raises:
         RunFailedError: No trial finished; with the first one's reason.
+        StorageError: The storage does not answer, or lacks what Tune wrote of a trial.
     """
-    trials = sorted((_record(result, metric, mode) for result in grid), key=lambda trial: trial.number)
+    trials = sorted(
+        (_record(result, store, experiment, metric, mode) for result in grid), key=lambda trial: trial.number
+    )
     finished = [trial for trial in trials if trial.state == "finished"]
     if not finished:
         first = f": {trials[0].reason}" if trials else ""
@@ -74,32 +80,31 @@ def collect(grid: ResultGrid, metric: str, mode: Literal["max", "min"]) -> Searc
     return SearchOutcome(trials, best)
 
 
-def _record(result: Result, metric: str, mode: str) -> TrialRecord:
-    directory = Path(result.path)
-    config = _config(directory)
-    # From the disk, not from Tune's bookkeeping: that is some seconds old after a restore.
-    checkpoint = find_checkpoint(directory.glob("checkpoint_*"), metric, mode)
-    epoch = read_epoch(checkpoint) if checkpoint else {}
-    last = find_checkpoint(directory.glob("checkpoint_*"))
-    reason = _reason(result, checkpoint)
+def _record(result: Result, store: Store, experiment: str, metric: str, mode: str) -> TrialRecord:
+    trial_id = PurePosixPath(result.path).name
+    config = store.read_json(f"{experiment}/{trial_id}/params.json")
+    if config is None:
+        raise StorageError(
+            f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
+        )
+    # From the store, not from Tune's bookkeeping: that is some seconds old after a restore.
+    epochs = saved_epochs(store, f"{experiment}/{trial_id}")
+    best, last = find_checkpoint(epochs, metric, mode), find_checkpoint(epochs)
+    reason = _reason(result, best)
     return TrialRecord(
-        trial_id=directory.name,
+        trial_id=trial_id,
         number=config["number"],
         parameters=config["arguments"],
         state="failed" if reason else "finished",
-        metrics=epoch.get("metrics", {}),
-        best_epoch=epoch.get("epoch"),
-        checkpoint=str(checkpoint) if checkpoint else None,
+        metrics=best.metrics if best else {},
+        best_epoch=best.epoch if best else None,
+        checkpoint=best.key if best else None,
         reason=reason,
-        seconds=read_epoch(last)["metrics"]["trial_seconds"] if last else 0.0,
+        seconds=last.metrics["trial_seconds"] if last else 0.0,
     )
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "params.json").read_text(encoding="utf-8"))
-
-
-def _reason(result: Result, checkpoint: Path | None) -> str | None:
+def _reason(result: Result, checkpoint: SavedEpoch | None) -> str | None:
     failure = (result.metrics or {}).get("failure")
     if failure:
         return failure

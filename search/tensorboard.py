@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from ..errors import StorageError
+from ..storage.store import Store
 from .config import Choice, Fixed, Parameter
+
+logger = logging.getLogger(__name__)
+
+_EVENTS = "events.out.tfevents."
 
 # Generated without type stubs.
 _event: Any = event_pb2
@@ -44,70 +52,128 @@ _COLUMNS = (
 _STATUS = {"success": _api.Status.STATUS_SUCCESS, "failure": _api.Status.STATUS_FAILURE}
 
 
-def write_experiment(directory: Path, space: dict[str, Parameter]) -> None:
-    """Write the searched space and the metrics to ``directory`` once, as the HParams tab's columns."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.glob("events.out.tfevents.*")):
+def write_experiment(store: Store, key: str, space: dict[str, Parameter]) -> None:
+    """Write the searched space and the metrics under ``key`` once, as the HParams tab's columns.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    if any(name.startswith(_EVENTS) for name in store.names(key)):
         return
     experiment = _api.Experiment(
         time_created_secs=time.time(),
         hparam_infos=[_hparam(name, parameter) for name, parameter in space.items()],
         metric_infos=[_api.MetricInfo(name=_api.MetricName(tag=tag), display_name=tag) for tag in _COLUMNS],
     )
-    writer = EventFileWriter(str(directory))
-    _write_hparams(writer, metadata.EXPERIMENT_TAG, _plugin.HParamsPluginData(experiment=experiment))
-    writer.close()
+    with _Run(store, key) as run:
+        run.hparams(metadata.EXPERIMENT_TAG, _plugin.HParamsPluginData(experiment=experiment))
+        run.send()
 
 
 class TrialEvents:
     """Writes one trial's run: its parameters at once, scalars as they come, its end.
 
+    Where the store is a directory all of it is visible at once, elsewhere when ``send`` returns.
+
     Args:
-        directory: The run's directory; runs are named after their trials.
+        store: Where.
+        key: The run's folder; runs are named after their trials.
         parameters: Searched and fixed arguments of the trial.
         first_step: Step that a resumed trial goes on from; scalars beyond it, of the interrupted try, are
             dropped.
     """
 
-    def __init__(self, directory: Path, parameters: dict[str, Any], *, first_step: int = 0) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._writer = EventFileWriter(str(directory), flush_secs=10)
+    def __init__(self, store: Store, key: str, parameters: dict[str, Any], *, first_step: int = 0) -> None:
+        # A storage that does not answer must not hold up a trial because of its pictures.
+        self._run = _Run(Store(store.url, retry_s=0), key)
         if first_step:
             log = _event.SessionLog(status=_event.SessionLog.START)
-            self._writer.add_event(_event.Event(wall_time=time.time(), step=first_step + 1, session_log=log))
-        start = _plugin.SessionStartInfo(start_time_secs=time.time(), group_name=directory.name)
+            self._run.event(step=first_step + 1, session_log=log)
+        start = _plugin.SessionStartInfo(start_time_secs=time.time(), group_name=key.rpartition("/")[2])
         for name, value in parameters.items():
             _set_value(start.hparams[name], value)
-        _write_hparams(
-            self._writer, metadata.SESSION_START_INFO_TAG, _plugin.HParamsPluginData(session_start_info=start)
-        )
-        self._writer.flush()
+        data = _plugin.HParamsPluginData(session_start_info=start)
+        self._run.hparams(metadata.SESSION_START_INFO_TAG, data)
+        self.send()
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Write ``{tag: value}`` at a step, and make it visible at once."""
+        """Write ``{tag: value}`` at a step."""
         items = [_summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        event = _event.Event(wall_time=time.time(), step=step, summary=_summary.Summary(value=items))
-        self._writer.add_event(event)
-        self._writer.flush()
+        self._run.event(step=step, summary=_summary.Summary(value=items))
+        self._run.flush()
 
     def end(self, status: Literal["success", "failure"]) -> None:
         """Mark the trial as ended."""
-        end = _plugin.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
-        _write_hparams(
-            self._writer, metadata.SESSION_END_INFO_TAG, _plugin.HParamsPluginData(session_end_info=end)
-        )
+        self._run.end(status)
+
+    def send(self) -> None:
+        """Make all of it visible; what the storage does not take now is sent the next time."""
+        try:
+            self._run.send()
+        except StorageError as error:
+            logger.warning("TensorBoard will lag behind: %s", error)
 
     def close(self) -> None:
-        """Write what is buffered; without ``end`` the trial stays marked as running."""
-        self._writer.close()
+        """Send what is left; without ``end`` the trial stays marked as running."""
+        self.send()
+        self._run.close()
 
 
-def mark_failed(directory: Path) -> None:
+def mark_failed(store: Store, key: str) -> None:
     """Mark a trial as failed that was lost before it could do so itself."""
-    writer = EventFileWriter(str(directory))
-    end = _plugin.SessionEndInfo(status=_STATUS["failure"], end_time_secs=time.time())
-    _write_hparams(writer, metadata.SESSION_END_INFO_TAG, _plugin.HParamsPluginData(session_end_info=end))
-    writer.close()
+    with _Run(store, key) as run:
+        run.end("failure")
+        run.send()
+
+
+class _Run:
+    """One event file: written in place where the store is a directory, else here, and sent whole each time."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._sent = 0
+        self._temporary = None if store.directory else tempfile.TemporaryDirectory(prefix="events-")
+        self._folder = Path(self._temporary.name) if self._temporary else store.local(key)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(self._folder), flush_secs=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def event(self, **content: Any) -> None:
+        self._writer.add_event(_event.Event(wall_time=time.time(), **content))
+
+    def hparams(self, tag: str, content: Any) -> None:
+        value = _summary.Summary.Value(
+            tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR
+        )
+        self.event(step=0, summary=_summary.Summary(value=[value]))
+
+    def end(self, status: str) -> None:
+        end = _plugin.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
+        self.hparams(metadata.SESSION_END_INFO_TAG, _plugin.HParamsPluginData(session_end_info=end))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def send(self) -> None:
+        self.flush()
+        if not self._temporary:
+            return
+        (path,) = self._folder.iterdir()
+        content = path.read_bytes()
+        if len(content) > self._sent:
+            self._store.write(f"{self._key}/{path.name}", content)
+            self._sent = len(content)
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
 
 def _hparam(name: str, parameter: Parameter) -> Any:
@@ -139,10 +205,3 @@ def _set_value(target: Any, value: Any) -> None:
         target.number_value = value
     else:
         target.string_value = str(value)
-
-
-def _write_hparams(writer: EventFileWriter, tag: str, content: Any) -> None:
-    value = _summary.Summary.Value(
-        tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR
-    )
-    writer.add_event(_event.Event(wall_time=time.time(), step=0, summary=_summary.Summary(value=[value])))

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
+import json
+import platform
 import tempfile
-from pathlib import Path
+import traceback
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from filelock import FileLock
 from ray import tune
+from ray.util import get_node_ip_address
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
-from ..errors import InputError
+from ..errors import InputError, StorageError
+from ..storage.store import Store
 from ..training.arguments import arguments_from_config
 from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
-from .checkpoints import complete, find_checkpoint, read_epoch
+from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
+from .handover import number_from, report_checkpoint
 from .inputs import TrialInputs, TrialSettings
 from .reporter import EpochReporter, failure_metrics
 from .tensorboard import TrialEvents
-
-logger = logging.getLogger(__name__)
+from .trial_log import trial_log
 
 
 def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettings) -> None:
@@ -32,34 +37,58 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettin
 
     An interrupted trial goes on from its last epoch. A fault that comes from the trial's own arguments (a
     loss that is not finite, a refused value) is reported as its ``failure`` and not tried again; what a
-    second try may cure (memory, disk, a lost worker) is raised, and Tune tries again from the last epoch.
+    second try may cure (memory, disk, a lost worker, the storage) is raised, and Tune tries again from the
+    last epoch.
 
     Args:
         config: ``number`` of the trial and its ``arguments``.
         inputs: Texts and logits that all trials share, read-only.
         settings: The same for every trial.
+
+    Raises:
+        StorageError: The storage did not answer for as long as it is tried; the search ends.
     """
     torch.set_num_threads(settings.num_threads)
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
-    arguments = config["arguments"]
-    with tempfile.TemporaryDirectory(prefix="trial-") as work:
-        checkpoint = _checkpoint_to_resume(Path(settings.experiment_dir) / trial_id, Path(work))
-        epoch = read_epoch(checkpoint) if checkpoint else None
-        events = TrialEvents(
-            Path(settings.tensorboard_dir) / trial_id, arguments, first_step=epoch["step"] if epoch else 0
-        )
-        try:
-            _train(arguments, inputs, settings, Path(work), checkpoint, events)
-            events.end("success")
-        except (OSError, RuntimeError):
-            raise
-        except Exception as error:
-            logger.info("trial %s failed", trial_id, exc_info=True)
-            events.end("failure")
-            tune.report(failure_metrics(error))
-        finally:
-            events.close()
+    with (
+        trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
+        tempfile.TemporaryDirectory(prefix="trial-") as work,
+    ):
+        say(f"trial {trial_id}, number {config['number']}, on {platform.node()} ({get_node_ip_address()})")
+        say(f"arguments: {json.dumps(config['arguments'])}")
+        _run(trial_id, config["arguments"], inputs, settings, Path(work), say)
+        say("the trial ended")
+
+
+def _run(
+    trial_id: str,
+    arguments: dict[str, Any],
+    inputs: TrialInputs,
+    settings: TrialSettings,
+    work: Path,
+    say: Callable[[str], None],
+) -> None:
+    checkpoint = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}", work)
+    epoch = read_epoch(checkpoint) if checkpoint else None
+    if epoch:
+        say(f"goes on after epoch {epoch['epoch']}")
+    first_step = epoch["step"] if epoch else 0
+    events = TrialEvents(
+        settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
+    )
+    try:
+        _train(arguments, inputs, settings, work, checkpoint, events, say)
+        events.end("success")
+    except (OSError, RuntimeError, StorageError):
+        raise
+    except Exception as error:
+        say(traceback.format_exc().rstrip())
+        events.end("failure")
+        events.send()
+        tune.report(failure_metrics(error))
+    finally:
+        events.close()
 
 
 def _train(
@@ -69,6 +98,7 @@ def _train(
     work: Path,
     checkpoint: Path | None,
     events: TrialEvents,
+    say: Callable[[str], None],
 ) -> None:
     num_train = len(inputs.train)
     own: dict[str, Any] = {
@@ -84,14 +114,17 @@ def _train(
     args = arguments_from_config(settings.training, str(work), **{**arguments, **own})
     num_steps = num_train / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
-    model = AutoModelForSequenceClassification.from_pretrained(inputs.student_dir, local_files_only=True)
+    student = _fetch(settings.store, inputs.student)
+    model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
     collator = DistillationCollator(_pad_token_id(model))
     resumed = read_epoch(checkpoint) if checkpoint else None
-    reporter = EpochReporter(inputs, settings, collator, events, resumed)
+    reporter = EpochReporter(inputs, settings, collator, events, say, resumed)
     trainer = DistillationTrainer(
         model=model,
         args=args,
-        teacher_model=_teacher(inputs) if args.hidden_loss_weight > 0 else None,
+        teacher_model=_teacher(settings.store, inputs.teacher, student)
+        if args.hidden_loss_weight > 0
+        else None,
         train_dataset=TokenizedDataset(inputs.train, inputs.train_logits if args.alpha < 1 else None),
         data_collator=collator,
         callbacks=[reporter],
@@ -101,13 +134,23 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _teacher(inputs: TrialInputs) -> PreTrainedModel:
+def _fetch(store: Store, key: str) -> Path:
+    """A folder on this node; where several trials need it at once, one brings it."""
+    if store.directory is not None:
+        return store.fetch(key)
+    lock = store.local(key).with_name(f".{store.local(key).name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        return store.fetch(key)
+
+
+def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
     """The teacher, for its hidden states: cached logits hold none."""
-    if inputs.teacher_dir is None:
-        raise InputError("hidden_loss_weight is above 0, and the search was given no teacher_dir")
-    teacher, tokenizer = load_classifier(inputs.teacher_dir)
+    if key is None:
+        raise InputError("hidden_loss_weight is above 0, and the search was given no teacher")
+    teacher, tokenizer = load_classifier(_fetch(store, key))
     # It is run on the student's token ids, and layers are compared token by token.
-    if load_tokenizer(inputs.student_dir).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(
             "hidden_loss_weight is above 0, and the student's tokenizer is not the teacher's, so their hidden "
             "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
@@ -121,22 +164,25 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return 0 if pad is None else pad
 
 
-def _checkpoint_to_resume(trial_dir: Path, work: Path) -> Path | None:
-    """Return the last epoch's checkpoint: the one that Tune knows, or a later one that is on disk.
+def _checkpoint_to_resume(store: Store, trial: str, work: Path) -> Path | None:
+    """Return the last epoch's checkpoint: the one that Tune knows, or a later one that is in the store.
 
     Tune's snapshot is some seconds old when the driver is killed, so Tune may know of no checkpoint, or of
     one that has made room for a later one since. Epochs that it forgot are reported again.
     """
+    saved = saved_epochs(store, trial)
+    number_from(last_number(store.names(trial)) + 1)
     known = tune.get_checkpoint()
-    known_dir = Path(known.path) if known else None
-    if known_dir is not None and not complete(known_dir):
-        known_dir = None
-    known_epoch = read_epoch(known_dir)["epoch"] if known_dir else 0
-    found = [each for each in trial_dir.glob("checkpoint_*") if complete(each)]
-    forgotten = [each for each in found if read_epoch(each)["epoch"] > known_epoch]
-    # Copied first, all of them: Tune counts on from what it knows, and would write over them, or each onto
-    # itself.
-    copies = [Path(shutil.copytree(each, work / f"forgotten-{each.name}")) for each in forgotten]
-    for copy in sorted(copies, key=lambda each: read_epoch(each)["epoch"]):
-        tune.report(read_epoch(copy)["metrics"], checkpoint=tune.Checkpoint.from_directory(str(copy)))
-    return find_checkpoint(copies) or known_dir
+    known_key = f"{trial}/{PurePosixPath(known.path).name}" if known else None
+    known_epoch = next((each.epoch for each in saved if each.key == known_key), 0)
+    forgotten = {each.epoch: each for each in saved if each.epoch > known_epoch}
+    for _, each in sorted(forgotten.items()):
+        report_checkpoint(each.metrics, tune.Checkpoint(store.at(each.key), store.filesystem), store)
+    if not saved:
+        return None
+    last = tune.get_checkpoint()
+    assert last is not None, "Tune knows of the last epoch by now"
+    key = f"{trial}/{PurePosixPath(last.path).name}"
+    if store.directory is not None:
+        return store.directory / key
+    return download_checkpoint(store, key, work / "resumed")

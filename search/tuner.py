@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFailedError
+from ..errors import RunFailedError, StorageError
+from ..storage.retry import retrying
+from ..storage.store import Store
 from ..training.config import TrainingConfig
 from .config import SearchConfig
 from .inputs import TrialInputs, TrialSettings
@@ -55,81 +57,136 @@ def run_search(
     training: TrainingConfig,
     inputs: TrialInputs,
     *,
-    experiment_dir: Path,
-    tensorboard_dir: Path,
+    store: Store,
+    experiment: str,
+    tensorboard: str,
+    logs: str,
     cpus_per_trial: float,
     gpus_per_trial: float,
     on_progress: Callable[[SearchProgress], None] | None = None,
+    check_resources: bool = True,
 ) -> SearchOutcome:
     """Run every trial on the Ray that is connected, and return what they found.
 
     The same seed gives the same suggestions: exactly when as many trials run side by side as before (see
     ``OrderedOptunaSearch``) and training itself repeats. When every value is fixed one trial runs, whatever
-    ``num_trials`` says. An ``experiment_dir`` that holds an unfinished search is taken up again, one that
-    holds a finished search is only read; it is unpickled, so it must come from a place that you trust.
+    ``num_trials`` says. An ``experiment`` that holds an unfinished search is taken up again, by any driver on
+    any cluster that reaches the store; one that holds a finished search is only read. It is unpickled, so it
+    must come from a place that you trust.
 
     Args:
         config: What to search.
         training: Arguments that are not searched.
-        inputs: Texts and logits, put into Ray's object store once.
-        experiment_dir: Tune's directory; every node must see it.
-        tensorboard_dir: Event files; one run a trial, named after it.
+        inputs: Texts and logits, put into Ray's object store once, and the keys of the models.
+        store: Where everything is kept; every node must reach it.
+        experiment: Key of Tune's folder.
+        tensorboard: Key of the event files; one run a trial, named after it.
+        logs: Key of the trials' logs, each named after its trial.
         cpus_per_trial: CPUs of a trial; also its threads, rounded down, at least 1.
         gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
         on_progress: Called at each start, epoch and end of a trial, in this process.
+        check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
 
     Raises:
         ConfigError: The space names no training argument, or a value that it does not take.
         RunFailedError: No node can hold a trial, or all trials failed.
+        StorageError: The storage did not answer for as long as it is tried; calling again goes on.
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
     from .checkpoints import keep_best_and_last
-    from .progress import listening
     from .results import collect
     from .space import check_space, distributions
     from .tensorboard import mark_failed, write_experiment
 
     check_space(config, training)
-    experiment_dir, tensorboard_dir = experiment_dir.resolve(), tensorboard_dir.resolve()
     num_trials = config.num_trials if distributions(config) else 1
-    _check_resources(cpus_per_trial, gpus_per_trial)
-    write_experiment(tensorboard_dir, config.space)
+    if check_resources:
+        _check_resources(cpus_per_trial, gpus_per_trial)
+    write_experiment(store, tensorboard, config.space)
     settings = TrialSettings(
         training=training,
         metric=config.metric,
         mode=config.mode,
-        experiment_dir=str(experiment_dir),
-        tensorboard_dir=str(tensorboard_dir),
+        store=store,
+        experiment=experiment,
+        tensorboard=tensorboard,
+        logs=logs,
         num_threads=max(1, int(cpus_per_trial)),
         use_gpu=gpus_per_trial > 0,
     )
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
-    num_slots = _num_slots(resources)
-    with _environment(num_slots), listening(on_progress):
-        trainable = _trainable(inputs, settings, resources)
-        if _can_restore(experiment_dir):
-            from ray import tune
-
-            _fill_gaps(experiment_dir)
-            tuner = tune.Tuner.restore(str(experiment_dir), trainable=trainable)
-        else:
-            shutil.rmtree(experiment_dir, ignore_errors=True)
-            tuner = _new_tuner(config, trainable, experiment_dir, num_trials, num_slots)
-        grid = tuner.fit()
+    num_slots = _num_slots(resources) if check_resources else num_trials
+    trainable = _trainable(inputs, settings, resources)
+    grid = _fit(config, trainable, settings, num_trials, num_slots, on_progress)
     num_ended = grid.num_terminated + grid.num_errors
     if num_ended < num_trials:
         raise KeyboardInterrupt(f"the search was interrupted with {num_ended} of {num_trials} trials done")
-    for result in grid:
-        trial_dir = Path(result.path)
-        keep_best_and_last(trial_dir, config.metric, config.mode)
+    known = {PurePosixPath(result.path).name: result for result in grid}
+    for trial_id, result in known.items():
+        keep_best_and_last(store, f"{experiment}/{trial_id}", config.metric, config.mode)
         if result.error is not None:
-            mark_failed(tensorboard_dir / trial_dir.name)
-    _remove_forgotten(experiment_dir, tensorboard_dir, {Path(result.path).name for result in grid})
-    return collect(grid, config.metric, config.mode)
+            mark_failed(store, f"{tensorboard}/{trial_id}")
+    for parent in (experiment, tensorboard, logs):
+        _remove_forgotten(store, parent, set(known))
+    return collect(grid, store, experiment, config.metric, config.mode)
+
+
+def _fit(
+    config: SearchConfig,
+    trainable: Any,
+    settings: TrialSettings,
+    num_trials: int,
+    num_slots: int,
+    on_progress: Callable[[SearchProgress], None] | None,
+) -> tune.ResultGrid:
+    """Let Tune run the trials; what the storage did to them comes out as one StorageError."""
+    from .progress import watching
+
+    store, experiment = settings.store, settings.experiment
+    restored = _can_restore(store, experiment)
+    with (
+        _environment(num_slots, store.retry_s),
+        watching(on_progress, restored=restored, retry_s=store.retry_s) as watch,
+    ):
+        if restored:
+            tuner = _restored_tuner(trainable, store, experiment)
+        else:
+            store.delete(experiment)
+            tuner = _new_tuner(config, trainable, store, experiment, num_trials, num_slots)
+        try:
+            return tuner.fit()
+        except Exception as error:
+            if watch.storage_error is not None:
+                raise StorageError(watch.storage_error) from error
+            if isinstance(error, OSError):
+                reason = " ".join(str(error).split())
+                raise StorageError(
+                    f"storage {store}: {reason}; repair it, then go on with `distiltune resume RUN`"
+                ) from error
+            raise
+
+
+def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner:
+    from ray import tune
+
+    from .checkpoints import fill_gaps
+
+    fill_gaps(store, experiment)
+
+    def operation() -> tune.Tuner:
+        return tune.Tuner.restore(
+            store.at(experiment),
+            trainable=trainable,
+            # What failed by a lost worker or a full disk, which may be repaired by now.
+            resume_errored=True,
+            storage_filesystem=store.filesystem,
+        )
+
+    return retrying(operation, f"{store}, {experiment}", store.retry_s)
 
 
 def _new_tuner(
-    config: SearchConfig, trainable: Any, experiment_dir: Path, num_trials: int, num_slots: int
+    config: SearchConfig, trainable: Any, store: Store, experiment: str, num_trials: int, num_slots: int
 ) -> tune.Tuner:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
@@ -137,29 +194,35 @@ def _new_tuner(
     from .progress import ProgressCallback
 
     searcher, param_space = _searcher(config, num_slots)
-    return tune.Tuner(
-        trainable,
-        param_space=param_space,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=num_trials,
-            reuse_actors=True,
-            trial_dirname_creator=_trial_dirname,
-        ),
-        run_config=tune.RunConfig(
-            name=experiment_dir.name,
-            storage_path=str(experiment_dir.parent),
-            verbose=0,
-            callbacks=[JsonLoggerCallback(), ProgressCallback(num_trials, config.metric, config.mode)],
-            failure_config=tune.FailureConfig(max_failures=2),
-            # One to keep, by score, and Tune never deletes the last: the best and the last.
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=1,
-                checkpoint_score_attribute=config.metric,
-                checkpoint_score_order=config.mode,
+    parent, _, name = experiment.rpartition("/")
+
+    def operation() -> tune.Tuner:
+        return tune.Tuner(
+            trainable,
+            param_space=param_space,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=num_trials,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_dirname,
             ),
-        ),
-    )
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=store.at(parent),
+                storage_filesystem=store.filesystem,
+                verbose=0,
+                callbacks=[JsonLoggerCallback(), ProgressCallback(num_trials, config.metric, config.mode)],
+                failure_config=tune.FailureConfig(max_failures=2),
+                # One to keep, by score, and Tune never deletes the last: the best and the last.
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=1,
+                    checkpoint_score_attribute=config.metric,
+                    checkpoint_score_order=config.mode,
+                ),
+            ),
+        )
+
+    return retrying(operation, f"{store}, {experiment}", store.retry_s)
 
 
 def _searcher(config: SearchConfig, num_slots: int) -> tuple[Any, dict[str, Any]]:
@@ -202,8 +265,6 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
 
     return replace(
         inputs,
-        student_dir=str(Path(inputs.student_dir).resolve()),
-        teacher_dir=None if inputs.teacher_dir is None else str(Path(inputs.teacher_dir).resolve()),
         train_logits=plain(inputs.train_logits),
         validation_logits=None,
     )
@@ -213,22 +274,10 @@ def _trial_dirname(trial: Any) -> str:
     return trial.trial_id
 
 
-def _can_restore(experiment_dir: Path) -> bool:
+def _can_restore(store: Store, experiment: str) -> bool:
     """Whether a snapshot exists; a search that was killed before its first one holds nothing."""
-    return (experiment_dir / "tuner.pkl").is_file() and any(experiment_dir.glob("experiment_state-*.json"))
-
-
-def _fill_gaps(experiment_dir: Path) -> None:
-    """Make empty directories in the place of checkpoints that were deleted.
-
-    Tune's snapshot may be older than the disk and name a checkpoint that has made room for a later one. Tune
-    gives such a trial up; with a directory there the trial starts, sees that it is empty, and takes the later
-    one.
-    """
-    for trial_dir in experiment_dir.iterdir():
-        indices = [int(each.name.removeprefix("checkpoint_")) for each in trial_dir.glob("checkpoint_??????")]
-        for index in range(max(indices, default=0)):
-            (trial_dir / f"checkpoint_{index:06}").mkdir(exist_ok=True)
+    names = store.names(experiment)
+    return "tuner.pkl" in names and any(fnmatch(name, "experiment_state-*.json") for name in names)
 
 
 def _num_slots(resources: dict[str, float]) -> int:
@@ -252,20 +301,24 @@ def _check_resources(cpus: float, gpus: float) -> None:
     )
 
 
-def _remove_forgotten(experiment_dir: Path, tensorboard_dir: Path, known: set[str]) -> None:
+def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
     """Delete what trials left that began after the last snapshot before a kill; others took their place."""
-    for parent in (experiment_dir, tensorboard_dir):
-        for directory in parent.iterdir():
-            if directory.is_dir() and _TRIAL_ID.fullmatch(directory.name) and directory.name not in known:
-                shutil.rmtree(directory, ignore_errors=True)
+    for name in store.names(parent):
+        if _TRIAL_ID.fullmatch(name) and name not in known:
+            store.delete(f"{parent}/{name}")
 
 
 @contextmanager
-def _environment(num_slots: int) -> Iterator[None]:
+def _environment(num_slots: int, retry_s: float) -> Iterator[None]:
     """Set Tune up in the driver; it prints nothing, since progress and failures are told by us."""
     # Workers start side by side. One at a time, as is Tune's default, a trial that ends before the next
     # worker is up hands over its own and stops the other, so that short trials never run in parallel.
-    settings = {**_DRIVER_ENV, "TUNE_MAX_PENDING_TRIALS_PG": str(num_slots)}
+    settings = {
+        **_DRIVER_ENV,
+        "TUNE_MAX_PENDING_TRIALS_PG": str(num_slots),
+        # Each try begins with a new worker, which takes some seconds.
+        "TUNE_RESTORE_RETRY_NUM": str(int(retry_s / 2)),
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     talkative = logging.getLogger("ray.tune")

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
 from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.storage.store import Store
 from distiltune.training.checkpoints import load_classifier, load_tokenizer
 from distiltune.training.config import StudentConfig, TrainingConfig
 from distiltune.training.logits import compute_logits
@@ -64,7 +65,7 @@ def inputs(tmp_path_factory) -> TrialInputs:
     logits_file = student / "logits.npy"
     np.save(logits_file, logits[train.labels])
     return TrialInputs(
-        student_dir=str(student),
+        student=str(student),
         train=train,
         validation=validation,
         train_logits=np.load(logits_file, mmap_mode="r"),
@@ -90,12 +91,21 @@ def search_config(num_trials: int, **space) -> SearchConfig:
 
 
 def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
+    """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
+    directory.mkdir(exist_ok=True)
+    keys = {}
+    for name, path in (("student", inputs.student), ("teacher", inputs.teacher)):
+        if path is not None and not (directory / name).exists():
+            (directory / name).symlink_to(path)
+        keys[name] = name if path is not None else None
     return run_search(
         config,
         options.pop("training", TRAINING),
-        inputs,
-        experiment_dir=directory / "search",
-        tensorboard_dir=directory / "tensorboard",
+        replace(inputs, **keys),
+        store=Store(str(directory)),
+        experiment="search",
+        tensorboard="tensorboard",
+        logs="logs",
         cpus_per_trial=options.pop("cpus", 1),
         gpus_per_trial=0,
         **options,
@@ -111,7 +121,7 @@ def searched(ray_session, inputs, tmp_path_factory):
     return directory, outcome, told
 
 
-def logits_of(checkpoint: str, split: TokenizedSplit) -> torch.Tensor:
+def logits_of(checkpoint: Path, split: TokenizedSplit) -> torch.Tensor:
     """Logits of the reloaded checkpoint, each text alone, in 32 bits."""
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype="float32").eval()
     rows = [torch.tensor(split.row(row), dtype=torch.int64)[None] for row in range(len(split))]
@@ -119,7 +129,7 @@ def logits_of(checkpoint: str, split: TokenizedSplit) -> torch.Tensor:
         return torch.cat([model(input_ids=ids).logits for ids in rows])
 
 
-def accuracy_of(checkpoint: str, validation: TokenizedSplit) -> float:
+def accuracy_of(checkpoint: Path, validation: TokenizedSplit) -> float:
     predicted = logits_of(checkpoint, validation).argmax(dim=-1).numpy()
     return float((predicted == validation.labels).mean())
 
@@ -163,7 +173,7 @@ def test_the_best_epochs_checkpoint_is_kept_and_holds_the_model_that_was_measure
         accuracies = {each["epoch"]: each["validation_accuracy"] for each in map(json.loads, lines)}
         assert len(accuracies) == trial.parameters["num_train_epochs"]
         assert accuracies[trial.best_epoch] == max(accuracies.values())
-        measured = accuracy_of(trial.checkpoint, inputs.validation)
+        measured = accuracy_of(directory / trial.checkpoint, inputs.validation)
         assert measured == pytest.approx(trial.metrics["validation_accuracy"], abs=1e-9)
 
 
@@ -196,7 +206,7 @@ def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoi
     fixed = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
     trial = search(search_config(1, **fixed), inputs, tmp_path).best
     assert trial.checkpoint is not None
-    logits = logits_of(trial.checkpoint, inputs.validation)
+    logits = logits_of(tmp_path / trial.checkpoint, inputs.validation)
     labels = torch.from_numpy(inputs.validation.labels.copy())
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
     assert trial.metrics["validation_loss"] == pytest.approx(loss, abs=1e-5)
@@ -217,14 +227,14 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
         load_classifier(teacher)[0], texts, pad_token_id=tokenizer.pad_token_id, num_threads=1, use_gpu=False
     )
     return TrialInputs(
-        student_dir=str(root / "student"),
+        student=str(root / "student"),
         train=texts,
         validation=texts,
         train_logits=logits,
         validation_logits=None,
         out_of_scope_id=None,
         label_names=names,
-        teacher_dir=str(teacher),
+        teacher=str(teacher),
     )
 
 
@@ -233,7 +243,7 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
 
     def distance(directory: str) -> float:
         """Mean square between the student's last hidden states and the teacher's."""
-        student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher_dir))
+        student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher))
         ids = torch.tensor(with_teacher.train.row(0), dtype=torch.int64)[None]
         with torch.no_grad():
             own, other = (model(ids, output_hidden_states=True) for model in (student, teacher))
@@ -244,9 +254,9 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
         config = search_config(1, **fixed, hidden_loss_weight=weight)
         record = search(config, with_teacher, tmp_path / str(weight)).best
         last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
-        load_tokenizer(with_teacher.student_dir).save_pretrained(last)
+        load_tokenizer(with_teacher.student).save_pretrained(last)
         reached.append(distance(str(last)))
-    assert reached[1] < min(reached[0], distance(with_teacher.student_dir)) / 2
+    assert reached[1] < min(reached[0], distance(with_teacher.student)) / 2
 
 
 def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
@@ -254,9 +264,9 @@ def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tm
     config = search_config(1, alpha=0.0, **fixed)
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
     with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
-        search(config, replace(with_teacher, student_dir=str(other)), tmp_path / "1")
-    with pytest.raises(RunFailedError, match="no teacher_dir"):
-        search(config, replace(with_teacher, teacher_dir=None), tmp_path / "2")
+        search(config, replace(with_teacher, student=str(other)), tmp_path / "1")
+    with pytest.raises(RunFailedError, match="no teacher"):
+        search(config, replace(with_teacher, teacher=None), tmp_path / "2")
 
 
 def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(
