@@ -446,3 +446,50 @@ def test_the_build_argument_chooses_the_build_of_torch(tmp_path, torch, code, op
         assert out.stdout.strip().endswith(f"torch {options}".strip())
     else:
         assert out.stderr.strip() == "TORCH: 'tpu' given; accepted: cpu, gpu"
+
+
+# --- the guide ----------------------------------------------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def shown_commands() -> list[list[str]]:
+    """The words of each `distiltune …` line that the guide shows, without what comes before the program."""
+    shown, language = [], None
+    for line in map(str.strip, GUIDE.splitlines()):
+        if line.startswith("```"):
+            language = line.removeprefix("```") if language is None else None
+        elif language == "" and re.search(r"(^|-cpu )distiltune [a-z]", line):
+            words = shlex.split(line)
+            shown.append(words[words.index("distiltune") + 1 :])
+    return shown
+
+
+def test_the_guide_names_every_file_and_everything_to_replace():
+    for path in DEPLOY.iterdir():
+        assert path.name in GUIDE
+        asked = re.search(
+            r"^# Replace: ([^\n]+?)\.(?: The|$)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for word in asked[1].split(", ") if asked else []:
+            assert not re.fullmatch(r"\S+", word) or word.removeprefix("s3://example-") in GUIDE, word
+    for secret in ("distiltune-ray-token", "distiltune-storage"):
+        assert f"create secret generic {secret}" in GUIDE
+
+
+@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
+def test_the_guide_shows_commands_that_exist(words):
+    import typer
+
+    from distiltune.cluster.cli import app
+
+    command: Any = typer.main.get_command(app)
+    while words and hasattr(command, "commands"):
+        name, *words = words
+        if name not in command.commands:
+            pytest.skip(f"there is no command {name} yet")
+        command = command.commands[name]
+    known = {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert {word for word in words if word.startswith("-")} <= known
