@@ -180,7 +180,9 @@ def _authenticated(dashboard: str, token_file: Path | None, head: Daemon | None)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return ClusterAddress(dashboard, Path(path))
     default = Path.home() / ".ray" / "auth_token"
-    return ClusterAddress(dashboard, default if default.is_file() else None)
+    # Ray's own file: who may read it is Ray's affair.
+    token = default.read_text(encoding="utf-8").strip() if default.is_file() else None
+    return ClusterAddress(dashboard, None, token)
 
 
 def _same(first: str, second: str) -> bool:
@@ -194,7 +196,7 @@ def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
             "names there, or set RAY_AUTH_TOKEN_PATH"
         )
     if status == 403:
-        where = cluster.token_file or "RAY_AUTH_TOKEN"
+        where = cluster.token_file or "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         return (
             f"--token-file: {cluster.dashboard} refuses the token of {where}; give the file that "
             "`distiltune cluster up` names there"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +23,7 @@ from ..errors import InputError, RunFailedError
 
 MARK = "DISTILTUNE_DAEMON"
 _LOCK_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 20.0
+_KILL_TIMEOUT_S = 10.0
 _PREFIX = "dtc-"
 
 
@@ -153,16 +154,12 @@ def running_head() -> Daemon | None:
 
 def main_process(daemon: Daemon) -> psutil.Process | None:
     """The daemon's first process, or None when it is gone, also when its id is another's by now."""
-    try:
-        process = psutil.Process(daemon.pid)
-        same = abs(process.create_time() - daemon.create_time) < 2
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
+    process = _same_process(daemon)
+    return process if process and _lives(process) else None
 
 
-def stop(daemon: Daemon) -> None:
-    """End every process of a daemon, then remove its directory, log, token and record.
+def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
+    """End every process of a daemon (``grace_s`` is its time to end by itself), then remove all that it left.
 
     Raises:
         RunFailedError: Processes are left even after SIGKILL; the record then stays.
@@ -171,22 +168,33 @@ def stop(daemon: Daemon) -> None:
     processes = set(_processes(daemon))
     if first:
         _send(first, signal.SIGTERM)
-        psutil.wait_procs([first], timeout=_STOP_TIMEOUT_S)
+        psutil.wait_procs([first], timeout=grace_s)
         processes |= set(_processes(daemon))
-    _, alive = psutil.wait_procs(list(processes), timeout=3 if first else 0)
-    for process in alive:
-        _send(process, signal.SIGKILL)
-    _, alive = psutil.wait_procs(alive, timeout=5)
-    if left := {*alive, *_processes(daemon)}:
-        ids = ", ".join(str(process.pid) for process in left)
-        raise RunFailedError(
-            f"processes of {daemon.directory} do not end: {ids}; end them, then run it again"
-        )
+    psutil.wait_procs(list(processes), timeout=3 if first else 0)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while left := _processes(daemon):
+        if time.monotonic() > deadline:
+            ids = ", ".join(str(process.pid) for process in left)
+            raise RunFailedError(
+                f"processes of {daemon.directory} do not end: {ids}; end them, then run it again"
+            )
+        for process in left:
+            _send(process, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=1)
     shutil.rmtree(daemon.directory, ignore_errors=True)
     if daemon.token_file and Path(daemon.token_file).parent == state_directory():
         Path(daemon.token_file).unlink(missing_ok=True)
     daemon.log.unlink(missing_ok=True)
     daemon.record.unlink(missing_ok=True)
+
+
+def _same_process(daemon: Daemon) -> psutil.Process | None:
+    """The process of the recorded id if it is the recorded one, also when nothing but its entry is left."""
+    try:
+        process = psutil.Process(daemon.pid)
+        return process if abs(process.create_time() - daemon.create_time) < 2 else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _load(path: Path) -> Daemon | None:
@@ -209,7 +217,7 @@ def _processes(daemon: Daemon) -> list[psutil.Process]:
     if first:
         with suppress(psutil.NoSuchProcess):
             found = {first, *first.children(recursive=True)}
-    session_is_ours = first is not None or not psutil.pid_exists(daemon.pid)
+    session_is_ours = _same_process(daemon) is not None or not psutil.pid_exists(daemon.pid)
     for process in psutil.process_iter(["uids", "create_time"]):
         owner = process.info["uids"]
         if process.pid == os.getpid() or owner is None or owner.real != os.getuid():

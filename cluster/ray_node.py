@@ -248,7 +248,8 @@ def _wait(daemon: Daemon, ready: Callable[[Daemon], bool]) -> None:
                 raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
             time.sleep(0.2)
     except BaseException:
-        stop(daemon)
+        # A node that looks for its head in vain does not hear SIGTERM.
+        stop(daemon, grace_s=2 if daemon.kind == "node" else 20)
         raise
 
 

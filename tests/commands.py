@@ -1,0 +1,66 @@
+"""The command line as its own process, with a state directory of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import sys
+from distiltune.cluster import cli, commands_cluster
+if all(group.name != "cluster" for group in cli.app.registered_groups):
+    cli.app.add_typer(commands_cluster.app, name="cluster")
+sys.exit(cli.main())
+"""
+OF_THE_USER = (
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+)
+
+
+def command_line(*arguments):
+    return [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+
+
+def environment(state: Path, **others):
+    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_USER}
+    # A home of its own: no token of the user's is found there.
+    return {**kept, "HOME": str(state.parent), "DISTILTUNE_STATE_DIR": str(state), "COLUMNS": "160", **others}
+
+
+def distiltune(state: Path, *arguments, prefix=(), timeout=150, **others):
+    """Run it; `prefix` is what the command is given to, `ip netns exec …` for example."""
+    return subprocess.run(
+        [*prefix, *command_line(*arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(state, **others),
+        timeout=timeout,
+        check=False,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, outside of those of Ray's workers (10002 to 19999)."""
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in found and port not in range(10002, 20000):
+            found.append(port)
+    return found
+
+
+def one_line(done, *parts, status=2):
+    """What every expected fault looks like: one line on stderr, that has `parts`, and nothing on stdout."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for part in parts:
+        assert str(part) in lines[0]
