@@ -41,7 +41,7 @@ class LogWriter(logging.Handler):
         self._sent = 0  # bytes of the current piece that the store has
         self._changed = threading.Lock()
         self._sending = threading.Lock()
-        self._closed = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_often, name=f"log-{key}", daemon=True)
         self._thread.start()
 
@@ -80,13 +80,13 @@ class LogWriter(logging.Handler):
 
     def close(self) -> None:
         """Send what is new, and stop."""
-        self._closed.set()
+        self._ended.set()
         self._thread.join()
         self.flush()
         super().close()
 
     def _send_often(self) -> None:
-        while not self._closed.wait(_PERIOD_S):
+        while not self._ended.wait(_PERIOD_S):
             self.flush()
 
 
