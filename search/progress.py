@@ -92,6 +92,10 @@ class Watch:
 # Tune pickles its callbacks into the experiment, and a listener (a terminal, a closure) cannot be pickled.
 _watches: list[Watch] = []
 
+_UNREADABLE = (
+    "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
+    "like this again, delete the search's folder to begin the search anew"
+)
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
@@ -122,7 +126,7 @@ class ProgressCallback(Callback):
         """Refuse to begin anew where a search should go on: Tune does so when it cannot read its snapshot."""
         for watch in _watches:
             if watch.restored and not trials:
-                watch.storage_error = "Tune's snapshot of the search could not be read"
+                watch.storage_error = _UNREADABLE
                 raise StorageError(watch.storage_error)
             watch.restored = False
 

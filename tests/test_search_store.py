@@ -1,0 +1,512 @@
+"""The search where everything is kept in a store: on a real S3 server, with drivers, nodes and storage that go."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from servers import S3_ENVIRONMENT
+from test_search import split
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from distiltune.errors import StorageError
+from distiltune.search.checkpoints import (
+    download_checkpoint,
+    fill_gaps,
+    find_checkpoint,
+    keep_best_and_last,
+    last_number,
+    saved_epochs,
+    write_epoch,
+)
+from distiltune.search.config import SearchConfig
+from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.storage.logs import read_log
+from distiltune.storage.store import Store
+from distiltune.training.config import TrainingConfig
+
+# Ray's workers take it over when Ray starts, which another file's tests may make it do.
+os.environ.update(S3_ENVIRONMENT)
+
+TESTS = Path(__file__).parent
+KEYS = {"experiment": "runs/a/search", "tensorboard": "runs/a/tensorboard", "logs": "runs/a/logs/trials"}
+LOGGED_EPOCH = re.compile(r"^\S+ \S+ epoch (\d+):", re.MULTILINE)
+
+
+def publish_student(store: Store) -> str:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=40, max_position_embeddings=16, num_labels=4, **shape)
+    )
+    model.save_pretrained(store.local("runs/a/student"))
+    store.publish("runs/a/student")
+    return "runs/a/student"
+
+
+def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, **options):
+    train = split(num_rows, 1)
+    inputs = TrialInputs(
+        student=publish_student(store) if not store.has_folder("runs/a/student") else "runs/a/student",
+        train=train,
+        validation=split(32, 2),
+        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
+        validation_logits=None,
+        out_of_scope_id=3,
+        label_names=["a", "b", "c", "oos"],
+    )
+    space = {"num_train_epochs": num_epochs, "weight_decay": 0.0}
+    config = SearchConfig.model_validate({"num_trials": num_trials, "seed": 4, "space": space})
+    return run_search(
+        config,
+        TrainingConfig(learning_rate=5e-3, batch_size=16),
+        inputs,
+        store=store,
+        **{**KEYS, "cpus_per_trial": 1, "gpus_per_trial": 0, **options},
+    )
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def events_of(store: Store, run: str, folder: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in store.sizes(run):
+        store.download(f"{run}/{name}", folder / name)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_path):
+    store = Store(s3_url, retry_s=5)
+    told = []
+    seen_while_running = []
+
+    def tell(progress):
+        told.append(progress)
+        if progress.best_value is not None and progress.running:
+            seen_while_running.append(store.names(KEYS["tensorboard"]))
+
+    outcome = search(store, 2, 2, on_progress=tell)
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    assert json.loads(json.dumps(told[-1].to_json()))["done"] == 2
+    assert outcome.best.checkpoint is not None
+    assert outcome.best.checkpoint.startswith(f"{KEYS['experiment']}/{outcome.best.trial_id}/checkpoint_")
+    folder = download_checkpoint(store, outcome.best.checkpoint, tmp_path / "best")
+    AutoModelForSequenceClassification.from_pretrained(folder)
+    assert any(set(names) & {trial.trial_id for trial in outcome.trials} for names in seen_while_running)
+    for trial in outcome.trials:
+        events = events_of(store, f"{KEYS['tensorboard']}/{trial.trial_id}", tmp_path / trial.trial_id)
+        assert len(events.Scalars("validation/accuracy")) == 2
+        assert "_hparams_/session_end_info" in events.summary_metadata
+        text, _ = read_log(store, f"{KEYS['logs']}/{trial.trial_id}")
+        assert LOGGED_EPOCH.findall(text) == ["1", "2"]
+        assert f'"alpha": {trial.parameters["alpha"]}' in text
+        assert socket.gethostname() in text
+        assert "in-scope accuracy" in text
+    assert search(store, 2, 2) == outcome
+
+
+@pytest.mark.parametrize("place", ["directory", "s3"])
+def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, tmp_path):
+    directory = place == "directory"
+    store = Store(str(tmp_path / "store") if directory else request.getfixturevalue("s3_url"), retry_s=1)
+
+    def save(number: int, epoch: int, accuracy: float) -> None:
+        folder = tmp_path / f"made-{number}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(bytes(10 * number))
+        write_epoch(folder, {"epoch": epoch, "step": 7 * epoch, "metrics": {"accuracy": accuracy}})
+        for path in folder.iterdir():
+            store.write(f"s/t/checkpoint_{number:06}/{path.name}", path.read_bytes())
+
+    for number, accuracy in ((0, 0.5), (3, 0.9), (4, 0.9), (6, 0.7), (7, 0.95)):
+        save(number, number + 1, accuracy)
+    store.write("s/t/checkpoint_000007/model.safetensors", b"cut off")
+    store.write("s/t/params.json", b"{}")
+    fill_gaps(store, "s")
+    names = store.names("s/t")
+    assert [name for name in names if name != "params.json"] == [f"checkpoint_{n:06}" for n in range(8)]
+    assert last_number(names) == 7
+    epochs = saved_epochs(store, "s/t")
+    assert [each.epoch for each in epochs] == [1, 4, 5, 7]
+    assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 4
+    assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
+    keep_best_and_last(store, "s/t", "accuracy", "max")
+    assert store.names("s/t") == ["checkpoint_000003", "checkpoint_000006", "params.json"]
+    only = download_checkpoint(store, "s/t/checkpoint_000003", tmp_path / "only", {"model.safetensors"})
+    assert [path.name for path in only.iterdir()] == ["model.safetensors"]
+    with pytest.raises(FileNotFoundError):
+        download_checkpoint(store, "s/t/checkpoint_000000", tmp_path / "none")
+
+
+def test_a_report_that_is_repeated_leaves_no_gap(ray_session, tmp_path):
+    """Also fails when Ray changes what ``handover._tune_storage`` relies on."""
+    from ray import tune
+
+    tests, directory = str(TESTS), tmp_path / "store"
+
+    def trial(config):
+        del config
+        sys.path.insert(0, tests)
+        from test_search_store import report_over_a_source_that_fails_once
+
+        report_over_a_source_that_fails_once(directory)
+
+    tuner = tune.Tuner(trial, run_config=tune.RunConfig(storage_path=str(tmp_path), name="search", verbose=0))
+    (result,) = tuner.fit()
+    assert result.error is None
+    assert result.metrics is not None
+    assert result.metrics["times_tried"] == 2
+    assert sorted(path.name for path in Path(result.path).glob("checkpoint_*")) == [
+        "checkpoint_000004",
+        "checkpoint_000005",
+    ]
+
+
+def report_over_a_source_that_fails_once(directory: Path) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+    from ray import tune
+
+    from distiltune.search.handover import number_from, report_checkpoint
+
+    tries = []
+
+    class FailsOnce(FSSpecHandler):
+        def open_input_stream(self, path):
+            tries.append(path)
+            if len(tries) == 1:
+                raise OSError("away")
+            return super().open_input_stream(path)
+
+        open_input_file = open_input_stream
+
+    folder = directory / "made"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("x")
+    store = Store(str(directory), retry_s=5)
+    number_from(4)
+    report_checkpoint({"times_tried": 0}, tune.Checkpoint(str(folder)), store)
+    failing = tune.Checkpoint(str(folder), PyFileSystem(FailsOnce(LocalFileSystem())))
+    report_checkpoint({"times_tried": 2}, failing, store)
+    assert len(tries) == 2
+
+
+def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, capsys):
+    from distiltune.search.trial_log import trial_log
+
+    store = Store(str(tmp_path))
+    transformers = logging.getLogger("transformers.some.module")
+    kept = []
+    with trial_log(store, "logs/one") as say:
+        say("epoch 1")
+        sys.stdout.write("printed\n")
+        sys.stderr.write("to stderr\n")
+        transformers.warning("careful")
+        logging.getLogger("distiltune.search").warning("take care")
+        logging.getLogger("distiltune.search").info("not this")
+        kept.append(sys.stdout)
+    with pytest.raises(SystemExit), trial_log(store, "logs/stopped") as say:
+        say("before the end")
+        sys.exit(0)
+    with pytest.raises(ZeroDivisionError), trial_log(store, "logs/two"):
+        kept[0].write("of the first")
+        1 / 0  # noqa: B018
+    one, two = (read_log(store, f"logs/{name}")[0] for name in ("one", "two"))
+    for text in ("epoch 1", "printed", "to stderr", "careful", "take care"):
+        assert one.count(text) == 1, text
+    assert "not this" not in one
+    assert "of the first" not in one + two
+    assert "Traceback" in two
+    assert "ZeroDivisionError" in two
+    assert "before the end" in read_log(store, "logs/stopped")[0]
+    assert "printed" in capsys.readouterr().out
+
+
+def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, tmp_path, caplog):
+    from distiltune.search.tensorboard import TrialEvents
+
+    store = Store(s3_url)
+    with proxy(s3_url) as (url, away):
+        events = TrialEvents(Store(url), "tensorboard/t", {"alpha": 0.5})
+        assert len(store.names("tensorboard/t")) == 1
+        away.set()
+        events.scalars({"loss/total": 1.0}, 1)
+        events.send()
+        assert "TensorBoard will lag behind" in caplog.text
+        away.clear()
+        events.scalars({"loss/total": 0.5}, 2)
+        events.send()
+        shown = events_of(store, "tensorboard/t", tmp_path / "t").Scalars("loss/total")
+        assert [event.step for event in shown] == [1, 2]
+        events.close()
+
+
+def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_path, monkeypatch):
+    from distiltune.search import progress
+
+    monkeypatch.setattr(progress, "_PATIENCE_S", 1.0)
+
+    class EnoughError(Exception):
+        pass
+
+    def tell(moment):
+        if moment.waiting_for:
+            raise EnoughError(moment.waiting_for)
+
+    with pytest.raises(EnoughError, match=r"1 CPU and 0\.5 GPU for a trial"):
+        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, on_progress=tell)
+
+
+# Slow: what goes wrong in earnest.
+
+
+@contextmanager
+def proxy(url: str):
+    """A way to the S3 server that can be cut: its URL, and an event that cuts it while it is set."""
+    found = re.search(r"127\.0\.0\.1:(\d+)", url)
+    assert found
+    away = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+    opened: list[socket.socket] = []
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if away.is_set():
+                    break
+                target.sendall(data)
+        except OSError:
+            pass
+        for each in (source, target):
+            each.close()
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            if away.is_set():
+                client.close()
+                continue
+            upstream = socket.create_connection(("127.0.0.1", int(found[1])))
+            opened.extend((client, upstream))
+            for pair in ((client, upstream), (upstream, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield url.replace(found[0], f"127.0.0.1:{server.getsockname()[1]}"), away
+    finally:
+        server.close()
+        for each in opened:
+            each.close()
+
+
+def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: str) -> None:
+    """A driver of its own, with a Ray of its own."""
+    from distiltune.cluster.config import ResourcesConfig
+    from distiltune.cluster.head import ray_session
+
+    with ray_session(ResourcesConfig(num_cpus=2)):
+        outcome = search(Store(url, retry_s=10), num_trials, num_epochs, num_rows)
+    Path(result).write_text(json.dumps(outcome.to_json()))
+
+
+@contextmanager
+def driver_process(folder: Path, *arguments):
+    """One machine: a process group with an empty temporary directory and an empty cache."""
+    temporary = Path("/tmp") / f"d{os.getpid()}-{folder.name}"
+    temporary.mkdir()
+    folder.mkdir()
+    code = f"from test_search_store import driver; driver(*{arguments!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(TESTS),
+            "TMPDIR": str(temporary),
+            "DISTILTUNE_CACHE": str(folder / "cache"),
+        },
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "stderr").open("w"),
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The whole machine at once: the driver, its Ray and its workers."""
+    import psutil
+
+    family = [process.pid]
+    with suppress(psutil.Error):
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def eventually(look, timeout_s: float = 120):
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def saved_by_trial(store: Store) -> dict[str, int]:
+    """Last saved epoch of every trial that is in the store."""
+    trials = {name.split("/")[0] for name in store.sizes(KEYS["experiment"]) if "/checkpoint_" in name}
+    epochs = {
+        trial: find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}")) for trial in trials
+    }
+    return {trial: epoch.epoch for trial, epoch in epochs.items() if epoch}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
+    store = Store(s3_url, retry_s=10)
+    job = (s3_url, 4, 8, 480, str(tmp_path / "outcome.json"))
+    with driver_process(tmp_path / "first", *job) as process:
+
+        def some_ended() -> bool:
+            assert process.poll() is None, (tmp_path / "first" / "stderr").read_text()
+            saved = saved_by_trial(store).values()
+            return 8 in saved and any(2 < epoch < 7 for epoch in saved)
+
+        eventually(some_ended, 200)
+        kill(process)
+    before = saved_by_trial(store)
+    with driver_process(tmp_path / "second", *job) as process:
+        assert process.wait(300) == 0, (tmp_path / "second" / "stderr").read_text()
+    trials = json.loads((tmp_path / "outcome.json").read_text())["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
+    assert [trial["state"] for trial in trials] == ["finished"] * 4
+    after = {trial["trial_id"] for trial in trials}
+    assert set(before) & after
+    assert {name for name in store.names(KEYS["experiment"]) if re.fullmatch(r"[0-9a-f_]{8,}", name)} == after
+    for trial in after:
+        lines = [int(epoch) for epoch in LOGGED_EPOCH.findall(read_log(store, f"{KEYS['logs']}/{trial}")[0])]
+        again = [epoch for epoch in lines if epoch <= before.get(trial, 0)]
+        assert len(again) == len(set(again)), (trial, before, lines)
+        assert set(lines) >= set(range(before.get(trial, 0) + 1, 9))
+        assert saved_by_trial(store)[trial] == 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_session, s3_url, cache):
+    direct = Store(s3_url, retry_s=10)
+    with proxy(s3_url) as (url, away):
+        store = Store(url, retry_s=3)
+
+        def tell(progress):
+            if progress.best_value is not None:
+                away.set()
+
+        with pytest.raises(StorageError, match="distiltune resume") as caught:
+            search(store, 3, 4, on_progress=tell)
+        assert "\n" not in str(caught.value)
+        away.clear()
+        saved = saved_by_trial(direct)
+        outcome = search(store, 3, 4)
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 3
+    assert saved
+    for trial in set(saved) & {trial.trial_id for trial in outcome.trials}:
+        lines = [int(epoch) for epoch in LOGGED_EPOCH.findall(read_log(direct, f"{KEYS['logs']}/{trial}")[0])]
+        again = [epoch for epoch in lines if epoch <= saved[trial]]
+        assert len(again) == len(set(again))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_url, cache):
+    with proxy(s3_url) as (url, away):
+        store = Store(url, retry_s=60)
+        timers = []
+
+        def tell(progress):
+            if progress.best_value is not None and not timers:
+                away.set()
+                timers.append(threading.Timer(6, away.clear))
+                timers[0].start()
+
+        outcome = search(store, 2, 4, on_progress=tell)
+    assert timers
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_whose_node_is_lost_goes_on_on_another(s3_url, tmp_path):
+    """In a process of its own: this one may be connected to another Ray."""
+    code = f"from test_search_store import lose_a_node; lose_a_node({s3_url!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "DISTILTUNE_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def lose_a_node(url: str) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from distiltune.search.tuner import RAY_WORKER_ENV
+
+    os.environ.update(RAY_WORKER_ENV)
+    store = Store(url, retry_s=10)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_host": "127.0.0.1"})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(cluster.address, log_to_driver=False)
+    lost = []
+
+    def lose() -> None:
+        eventually(lambda: len(saved_by_trial(store)) == 2 and min(saved_by_trial(store).values()) >= 2)
+        lost.append(saved_by_trial(store))
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    outcome = search(store, 2, 8, 480)
+    thread.join()
+    ray.shutdown()
+    cluster.shutdown()
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    logs = {trial: read_log(store, f"{KEYS['logs']}/{trial}")[0] for trial in lost[0]}
+    assert sum("goes on after epoch" in text for text in logs.values()) == 1
+    for trial, text in logs.items():
+        again = [epoch for epoch in map(int, LOGGED_EPOCH.findall(text)) if epoch <= lost[0][trial]]
+        assert len(again) == len(set(again))
