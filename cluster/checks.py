@@ -1,0 +1,133 @@
+"""What only the cluster can say of a job: a short Ray job looks before the real one is submitted."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from ..errors import ConfigError, DistiltuneError, RunFailedError
+from .config import JobConfig
+from .driver import catch_signals, on_this_cluster
+from .shipping import entry_point, job_runtime_env, read_specification
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from ..storage.store import Store
+
+MARK = "distiltune-check: "
+_WITHIN_S = 600.0
+_PERIOD_S = 0.3
+
+
+def check_on_cluster(
+    client: JobSubmissionClient, config: JobConfig, run_id: str, store: Store
+) -> dict[str, Any]:
+    """Have the cluster check storage, resources, data and checkpoints of a job.
+
+    Returns:
+        ``texts``: number of texts a split; ``num_labels``.
+
+    Raises:
+        InputError: What the cluster cannot use, as its check said it.
+        RunFailedError: The check itself could not be run.
+    """
+    probe = f"cache/probes/{secrets.token_hex(8)}"
+    store.write(probe, run_id.encode())
+    sent = None
+    try:
+        given = {"config": config.model_dump(mode="json"), "run_id": run_id, "probe": probe}
+        with job_runtime_env(given) as runtime_env:
+            sent = client.submit_job(
+                entrypoint=entry_point("checks", run_id),
+                submission_id=f"check-{run_id}-{secrets.token_hex(3)}",
+                runtime_env=runtime_env,
+                metadata={"check_of": run_id},
+            )
+        return _answer(client, sent)
+    finally:
+        store.delete(probe)
+        if sent is not None:
+            _forget(client, sent)
+
+
+def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _WITHIN_S
+    while not client.get_job_status(job).is_terminal():
+        if time.monotonic() > deadline:
+            raise RunFailedError(
+                f"--address: the cluster has not checked the job in {_WITHIN_S:g} s; is it overloaded?"
+            )
+        time.sleep(_PERIOD_S)
+    lines = client.get_job_logs(job).splitlines()
+    marked = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    if not marked:
+        info = client.get_job_info(job)
+        said = [line for line in (info.message or "").splitlines() + lines if line.strip()]
+        raise RunFailedError(
+            f"--address: the cluster cannot run distiltune: {said[-1] if said else info.status}"
+        )
+    answer = json.loads(marked[-1])
+    if "error" in answer:
+        kind = getattr(errors, answer["error"], RunFailedError)
+        raise kind(answer["message"])
+    return answer
+
+
+def _forget(client: JobSubmissionClient, job: str) -> None:
+    """Delete the check's job; of one that still runs at least the end is asked for."""
+    with suppress(RuntimeError):
+        if not client.get_job_status(job).is_terminal():
+            client.stop_job(job)
+            deadline = time.monotonic() + 10
+            while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+                time.sleep(_PERIOD_S)
+        client.delete_job(job)
+
+
+def main() -> int:
+    """The check's job: looks, and says in one line what it found."""
+    catch_signals()
+    given = read_specification()
+    config = on_this_cluster(JobConfig.model_validate(given["config"]))
+    try:
+        answer = _look(config, given["probe"])
+    except DistiltuneError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(f"{MARK}{json.dumps(answer)}\n")
+    return 0
+
+
+def _look(config: JobConfig, probe: str) -> dict[str, Any]:
+    """Cheap things first: the storage, then the nodes, then what has to be loaded."""
+    from .head import ray_session
+    from .inputs import with_local_inputs
+    from .preflight import check_models, check_resources, check_storage
+    from .runs import LOOK_S, Storage, check_writable
+
+    store = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S).store
+    if store.directory is not None and store.read(probe) is None:
+        raise ConfigError(
+            f"storage.path: {store} is a directory of the submitting machine, the cluster does not see it; "
+            "give s3://…, or a directory that all nodes mount"
+        )
+    check_writable(store, probe.rpartition("/")[0])
+    with ray_session(config.resources):
+        check_resources(config.resources)
+        check_storage(store)
+    local = with_local_inputs(config, store)
+    from ..training.data import load_data
+
+    data = load_data(local.data)
+    check_models(local)
+    texts = {split: len(data.splits[split]) for split in data.splits}
+    return {"texts": texts, "num_labels": len(data.label_names)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

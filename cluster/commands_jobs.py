@@ -1,0 +1,156 @@
+"""Commands that send a run to a cluster, end it, and go on with it: submit, stop, resume."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import RunInterruptedError
+from .options import (
+    AddressOption,
+    JsonOption,
+    RunArgument,
+    RunIdOption,
+    SetOption,
+    SourceArgument,
+    StorageOption,
+    TokenFileOption,
+    echo_json,
+    open_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .jobs import Submission
+    from .runs import Run
+
+app = typer.Typer()
+
+FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", help="Show the run until it ends; Ctrl-C leaves it running.")
+]
+
+
+@app.command()
+def submit(
+    source: SourceArgument = None,
+    overrides: SetOption = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    token_file: TokenFileOption = None,
+    run_id: RunIdOption = None,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Send a job to a cluster, after the cluster has checked that it can do it; this machine may then leave."""
+    from . import jobs
+    from .config import load_config
+
+    config = load_config(source, overrides or [], storage)
+    name = Path(source or "quickstart").stem
+    with _uninterrupted("nothing was submitted"):
+        submission = jobs.submit(
+            config, name, address=address, token_file=token_file, run_id=run_id, tell=_teller(as_json)
+        )
+    return _show(submission, follow, as_json)
+
+
+@app.command()
+def resume(
+    run_id: RunArgument,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    token_file: TokenFileOption = None,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Go on with a run that ended early, on its cluster or on another; one of `run` goes on here."""
+    from . import jobs
+    from .commands_run import run_here
+
+    run = open_run(run_id, storage)
+    if address is None and run.state != "finished" and run.read("submission.json") is None:
+        name = (run.read("run.json") or {}).get("name", run.id)
+        run_here(jobs.specification(run), name, run.id, as_json)
+        return 0
+    with _uninterrupted("nothing was submitted"):
+        submission = jobs.resume(run, address=address, token_file=token_file, tell=_teller(as_json))
+    return _show(submission, follow, as_json)
+
+
+@app.command()
+def stop(
+    run_id: RunArgument,
+    storage: StorageOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """End a run with its search saved, wherever it runs; `resume` goes on with it."""
+    from . import jobs
+
+    run = open_run(run_id, storage)
+    before = run.state
+    with _uninterrupted("the request to stop stays"):
+        state = jobs.stop(run, token_file=token_file, tell=_teller(as_json))
+    if as_json:
+        echo_json({"run_id": run.id, "state": state, "stopped": before != state})
+    else:
+        hint = "" if state == "finished" else f"; go on with: {_command('resume', run)}"
+        typer.echo(f"run {run.id} {'is' if before != state else 'was already'} {state}{hint}")
+    return 0 if state in ("stopped", "finished") else 1
+
+
+def _show(submission: Submission, follow: bool, as_json: bool) -> int:
+    run = submission.run
+    commands = {
+        "status": _command("status", run, "--watch"),
+        "logs": _command("logs", run, "-f"),
+        "pull": _command("pull", run, "--to DIR"),
+    }
+    if as_json:
+        echo_json(
+            {
+                "run_id": run.id,
+                "storage": str(run.store),
+                "submitted": submission.sent,
+                "state": submission.state,
+                "commands": commands,
+            }
+        )
+    else:
+        said = "submitted" if submission.sent else f"is {submission.state} already, and nothing was submitted"
+        typer.echo(f"run {run.id} {said}")
+        for command in commands.values():
+            typer.echo(f"  {command}")
+    if not follow:
+        return 0
+    from .follow import follow as follow_run
+
+    return follow_run(run)
+
+
+def _command(name: str, run: Run, options: str = "") -> str:
+    """A command to copy; it names the storage where that is not the default one."""
+    from ..storage.store import Store
+    from .config import StorageConfig
+
+    storage = "" if run.store == Store(StorageConfig().path) else f"--storage {shlex.quote(run.store.url)}"
+    return " ".join(filter(None, ["distiltune", name, run.id, options, storage]))
+
+
+def _teller(as_json: bool) -> Callable[[str], None]:
+    return lambda text: None if as_json else typer.echo(f"  {text}", err=True)
+
+
+@contextmanager
+def _uninterrupted(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunInterruptedError(f"interrupted; {what}") from None

@@ -1,0 +1,282 @@
+"""Runs on a cluster: sent there as Ray jobs, stopped, and gone on with."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, RunFailedError
+from .addresses import ClusterAddress, find_cluster, job_client
+from .checks import check_on_cluster
+from .config import JobConfig
+from .driver import mark_ended
+from .inputs import data_is_local, forget_inputs, ship_inputs
+from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
+from .runs import Run, Storage, name_run, now
+from .shipping import entry_point, job_runtime_env
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+Tell = Callable[[str], None]
+
+STOP_WITHIN_S = 60.0
+_ARRIVES_WITHIN_S = 60.0
+_UNDER_WAY = ("submitted", "running", "finished")
+_RECORDS = ("job.json", "submission.json")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run on a cluster, or one that needs nothing more."""
+
+    run: Run
+    sent: bool
+    """Whether a job was sent; else it is, or was, under way already."""
+    state: str
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """One command's connection to one cluster."""
+
+    cluster: ClusterAddress
+    client: JobSubmissionClient
+    tell: Tell
+
+
+def submit(
+    config: JobConfig,
+    name: str,
+    *,
+    address: str | None = None,
+    token_file: Path | None = None,
+    run_id: str | None = None,
+    tell: Tell = lambda _: None,
+) -> Submission:
+    """Send a job to a cluster; a run of that id that is under way or finished is left as it is.
+
+    What can be checked here is, then the cluster checks the rest, and only then the job is sent. Whatever ends
+    it early, Ctrl-C included, leaves nothing behind.
+
+    Args:
+        config: The specification.
+        name: Of the job; a run without an id is named after it.
+        address: The cluster's; see ``find_cluster``.
+        token_file: Its token's file.
+        run_id: Names the run, or goes on with the one of that name.
+        tell: Told what is being done.
+
+    Raises:
+        InputError: Something that the person gave cannot be used, here or on the cluster.
+        RunFailedError: The cluster did not take the job.
+        StorageError: The storage cannot be reached.
+    """
+    from ..search.space import check_space
+
+    run_id = name_run(name, run_id)
+    check_space(config.search, config.training)
+    if data_is_local(config):
+        from ..training.data import load_data
+
+        load_data(config.data)
+    sender = _sender(address, token_file, tell)
+    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    run = storage.create(run_id)
+    with answering(sender.cluster), _nothing_left(run):
+        return _submit(sender, run, _absolute(config, run), name, goes_on=False)
+
+
+def resume(
+    run: Run, *, address: str | None = None, token_file: Path | None = None, tell: Tell = lambda _: None
+) -> Submission:
+    """Go on with a run on a cluster, the one that it was on unless another is named.
+
+    Raises:
+        InputError: It is running, or has no specification to go on with; and as ``submit``.
+        RunFailedError: The cluster did not take the job.
+        StorageError: The storage cannot be reached.
+    """
+    if run.state == "finished":
+        return Submission(run, sent=False, state="finished")
+    submission = run.read("submission.json") or {}
+    sender = _sender(address or submission.get("address"), token_file, tell)
+    config = specification(run)
+    with answering(sender.cluster):
+        return _submit(sender, run, config, (run.read("run.json") or {}).get("name", run.id), goes_on=True)
+
+
+def specification(run: Run) -> JobConfig:
+    """What a run began with, in the storage where it was found.
+
+    Raises:
+        InputError: It has none.
+    """
+    held = run.read("job.json")
+    if held is None:
+        raise InputError(
+            f"run {run.id} has no specification; submit it: distiltune submit CONFIG --run-id {run.id}"
+        )
+    return _absolute(JobConfig.model_validate(held), run)
+
+
+def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: None) -> str:
+    """Have a run end soon, its search saved; the state that it is in then.
+
+    Whoever works on it sees the request at the next heartbeat. A job that does not is stopped through Ray.
+
+    Raises:
+        InputError: Its cluster, which has to be asked, cannot be reached.
+        RunFailedError: It goes on, and is no job that Ray could stop.
+    """
+    state = run.state
+    if state not in ("submitted", "running"):
+        return state
+    run.request_stop()
+    submission = run.read("submission.json") or {}
+    if state == "running":
+        tell("asked to stop; it saves its search first")
+        if _wait_for_end(run, STOP_WITHIN_S):
+            return run.state
+        if not submission:
+            raise RunFailedError(
+                f"run {run.id} has not stopped within {STOP_WITHIN_S:g} s, and no cluster runs it; end its process"
+            )
+        tell("it does not answer; stopping its job")
+    sender = _sender(submission["address"], token_file, tell)
+    with answering(sender.cluster):
+        end_job(sender.client, submission["submission_id"])
+    if not mark_ended(run, run.id, "stopped", None) and run.state == "interrupted":
+        run.write(
+            "run.json", {**(run.read("run.json") or {}), "state": "stopped", "error": None, "ended": now()}
+        )
+    return run.state
+
+
+def _sender(address: str | None, token_file: Path | None, tell: Tell) -> _Sender:
+    cluster = find_cluster(address, token_file)
+    client = job_client(cluster)
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it would tell of every upload
+    return _Sender(cluster, client, tell)
+
+
+def _absolute(config: JobConfig, run: Run) -> JobConfig:
+    """The same with its storage as every directory of this machine knows it."""
+    changes: dict[str, Any] = {"path": run.store.url}
+    if run.store.directory is None and "endpoint_override=" in run.store.url:
+        changes["endpoint_override"] = None
+    return config.model_copy(update={"storage": config.storage.model_copy(update=changes)})
+
+
+def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:
+    sent: list[str] = []
+    try:
+        sender.tell("sending what it names")
+        shipped = ship_inputs(config, run.store, sent)
+        _refuse_other(run, config, shipped)
+        state = _state(sender, run)
+        if state in _UNDER_WAY:
+            if goes_on and state != "finished":
+                raise InputError(f"run {run.id} is {state}; watch it with `distiltune status {run.id}`")
+            return Submission(run, sent=False, state=state)
+        sender.tell("the cluster checks it")
+        check_on_cluster(sender.client, shipped, run.id, run.store)
+        sender.tell("sending the job")
+        return _send(sender, run, shipped, name)
+    except BaseException:
+        forget_inputs(sent, run.store)
+        raise
+
+
+def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
+    """Refuse another specification; a run that began on this machine names the files themselves."""
+    from .pipeline import refuse_other_specification
+
+    try:
+        refuse_other_specification(run, shipped)
+    except InputError:
+        refuse_other_specification(run, config)
+
+
+def _state(sender: _Sender, run: Run) -> str:
+    """The run's state; a job that Ray has ended or lost before the run began is no longer waited for."""
+    state, submission = run.state, run.read("submission.json")
+    if state != "submitted" or submission is None or submission["address"] != sender.cluster.dashboard:
+        return state
+    info = job_info(sender.client, submission["submission_id"])
+    sent = datetime.datetime.fromisoformat(submission["created"])
+    waited = datetime.datetime.now(datetime.UTC) - sent
+    gone = waited.total_seconds() > _ARRIVES_WITHIN_S if info is None else info.status.is_terminal()
+    if gone:
+        said = (info.message if info else None) or "its job is not on the cluster any more"
+        mark_ended(run, run.id, "failed", said.strip().splitlines()[-1])
+    return run.state
+
+
+def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission:
+    """Write what ``status`` shows, and submit the job; both or neither."""
+    before = {record: run.read(record) for record in _RECORDS}
+    attempt = ((before["submission.json"] or {}).get("attempt", 0)) + 1
+    given = {"config": config.model_dump(mode="json"), "run_id": run.id, "name": name}
+    ticket = secrets.token_hex(8)
+    storage = run.store.location().rpartition("@")[2]
+    metadata = {"run_id": run.id, "storage": storage, "ticket": ticket}
+    submission_id = ""
+    run.clear_stop()
+    try:
+        run.write("job.json", given["config"])
+        with job_runtime_env(given) as runtime_env:
+            while True:
+                submission_id = run.id if attempt == 1 else f"{run.id}-{attempt}"
+                run.write("submission.json", _record(sender.cluster, submission_id, attempt))
+                other = try_to_send(
+                    sender.client, submission_id, entry_point("driver", run.id), runtime_env, metadata
+                )
+                if other is None:
+                    return Submission(run, sent=True, state="submitted")
+                if not other.status.is_terminal() and (other.metadata or {}).get("storage") == storage:
+                    return Submission(run, sent=False, state=run.state)
+                attempt += 1  # an id that another run, or a deleted one, has used on this cluster
+    except BaseException:
+        take_back(sender.client, submission_id, ticket)
+        for record, value in before.items():
+            run.store.delete(run.key(record)) if value is None else run.write(record, value)
+        raise
+
+
+def _record(cluster: ClusterAddress, submission_id: str, attempt: int) -> dict[str, Any]:
+    return {
+        "address": cluster.dashboard,
+        "submission_id": submission_id,
+        "created": now(),
+        "attempt": attempt,
+        "pending": True,
+    }
+
+
+def _wait_for_end(run: Run, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while run.state == "running":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5 if run.store.directory is not None else 2)
+    return True
+
+
+@contextmanager
+def _nothing_left(run: Run) -> Iterator[None]:
+    """A run that was not there before, and does not come to be, leaves no directory."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            if not run.exists and not run.store.sizes(run.key()):
+                run.store.delete(run.key())
+        raise

@@ -1,0 +1,82 @@
+"""Single steps with Ray's jobs that its client does not do by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunFailedError
+from .addresses import ClusterAddress
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+_KILLED_WITHIN_S = 45.0  # Ray waits half a minute between SIGINT and SIGKILL
+
+
+def job_info(client: JobSubmissionClient, submission_id: str) -> JobDetails | None:
+    """What Ray knows of a job; None when it knows none of that id."""
+    return next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
+
+
+def try_to_send(
+    client: JobSubmissionClient,
+    submission_id: str,
+    entrypoint: str,
+    runtime_env: dict[str, Any],
+    metadata: dict[str, str],
+) -> JobDetails | None:
+    """Submit a job; None, or the one that has the id already.
+
+    Raises:
+        RuntimeError: The cluster did not take it for another reason.
+    """
+    try:
+        client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=submission_id,
+            runtime_env=runtime_env,
+            metadata=dict(metadata),
+        )
+    except RuntimeError:
+        other = job_info(client, submission_id)
+        if other is None:
+            raise
+        return other
+    return None
+
+
+def take_back(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
+    """Stop a job that may have reached the cluster before its sending was broken off; it holds the ticket."""
+    with suppress(RuntimeError, OSError):
+        info = job_info(client, submission_id) if submission_id else None
+        if info is not None and (info.metadata or {}).get("ticket") == ticket:
+            end_job(client, submission_id)
+
+
+def end_job(client: JobSubmissionClient, submission_id: str) -> None:
+    """Stop a job and wait until Ray says that it has ended; one that is not there has."""
+    if job_info(client, submission_id) is None:
+        return
+    client.stop_job(submission_id)
+    deadline = time.monotonic() + _KILLED_WITHIN_S
+    while not client.get_job_status(submission_id).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+@contextmanager
+def answering(cluster: ClusterAddress) -> Iterator[None]:
+    """What Ray's client raises becomes one line.
+
+    Raises:
+        RunFailedError: The cluster refused, or does not answer any more.
+    """
+    from requests import RequestException
+
+    try:
+        yield
+    except (RuntimeError, RequestException) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RunFailedError(f"--address: {cluster.dashboard} did not do what was asked: {first}") from error

@@ -1,0 +1,74 @@
+"""What a Ray job is sent along with: the running code and the specification, both named by their content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
+FOLDERS = ("cluster", "export", "search", "storage", "training")
+SPECIFICATION = "job.json"
+
+
+@contextmanager
+def staged_code() -> Iterator[Path]:
+    """A temporary directory ``distiltune`` with the files of the code that runs here, and no others.
+
+    Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
+    code of before, and the same code is uploaded once.
+    """
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory(prefix="dt-code-") as directory:
+        staged = Path(directory) / PACKAGE
+        staged.mkdir()
+        for path in sorted(root.glob("*.py")):
+            shutil.copyfile(path, staged / path.name)
+        for folder in FOLDERS:
+            shutil.copytree(
+                root / folder,
+                staged / folder,
+                ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"),
+                copy_function=shutil.copyfile,
+            )
+        yield staged
+
+
+@contextmanager
+def job_runtime_env(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The runtime environment of a submitted job: this code, and its specification as ``job.json``.
+
+    The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
+    a search saves its state.
+    """
+    from ..search.tuner import RAY_WORKER_ENV
+    from .head import _QUIET
+
+    with staged_code() as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
+        (Path(directory) / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
+        yield {
+            "py_modules": [str(code)],
+            "working_dir": directory,
+            "env_vars": {
+                **RAY_WORKER_ENV,
+                **_QUIET,
+                "RAY_JOB_STOP_SIGNAL": "SIGINT",
+                "RAY_JOB_STOP_WAIT_TIME_S": "30",
+                # The driver connects with an environment of its own, which Ray would call a conflict.
+                "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+            },
+        }
+
+
+def entry_point(module: str, run_id: str) -> str:
+    """The shell command of a job; no directory of a node comes before the code that was sent."""
+    return f"exec python -P -m {PACKAGE}.cluster.{module} {run_id}"
+
+
+def read_specification() -> dict[str, Any]:
+    """What ``job_runtime_env`` was given, within the job."""
+    return json.loads(Path(SPECIFICATION).read_text(encoding="utf-8"))
