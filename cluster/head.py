@@ -18,7 +18,7 @@ from ..search.tuner import RAY_WORKER_ENV
 from .config import ResourcesConfig, TaskResources
 
 _PREFIX, _LOCK = "dt-", "distiltune.lock"
-_QUIET = {
+QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -36,7 +36,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         RunFailedError: No Ray answers at the address, or none can be started here.
     """
     directory = None if resources.address else _private_directory()
-    environment = _QUIET | RAY_WORKER_ENV
+    environment = QUIET | RAY_WORKER_ENV
     if directory:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     before = {name: os.environ.get(name) for name in environment}
@@ -82,21 +82,33 @@ def _private_directory() -> _PrivateDirectory:
 
 
 def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory | None) -> None:
-    common: dict[str, Any] = {
-        "logging_level": "ERROR",
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": dict(RAY_WORKER_ENV)},
-    }
+    common: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    environment: dict[str, Any] = {"env_vars": dict(RAY_WORKER_ENV)}
     try:
         if directory is None:
-            ray.init(address=resources.address, **common)
+            with _shipped_code() as shipped:
+                ray.init(address=resources.address, runtime_env={**environment, **shipped}, **common)
         else:
             local: dict[str, Any] = {"num_cpus": resources.num_cpus, "include_dashboard": False}
-            ray.init(address="local", _temp_dir=str(directory.path), **local, **common)
+            ray.init(
+                address="local", _temp_dir=str(directory.path), runtime_env=environment, **local, **common
+            )
     except Exception as error:
         what = f"at {resources.address}" if resources.address else "on this machine"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunFailedError(f"resources.address: no Ray cluster {what}: {reason}") from error
+
+
+@contextmanager
+def _shipped_code() -> Iterator[dict[str, Any]]:
+    """This code for the nodes of a cluster; the driver of a submitted job came with it."""
+    from .shipping import staged_code
+
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        yield {}
+        return
+    with staged_code() as code:
+        yield {"py_modules": [str(code)]}
 
 
 def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _: None) -> tuple[str, float]:

@@ -46,7 +46,7 @@ def job_runtime_env(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
     a search saves its state.
     """
     from ..search.tuner import RAY_WORKER_ENV
-    from .head import _QUIET
+    from .head import QUIET
 
     with staged_code() as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
         (Path(directory) / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
@@ -55,7 +55,7 @@ def job_runtime_env(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "working_dir": directory,
             "env_vars": {
                 **RAY_WORKER_ENV,
-                **_QUIET,
+                **QUIET,
                 "RAY_JOB_STOP_SIGNAL": "SIGINT",
                 "RAY_JOB_STOP_WAIT_TIME_S": "30",
                 # The driver connects with an environment of its own, which Ray would call a conflict.
