@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-from .daemon import Daemon, running_head
+from .daemon import Daemon, running_daemons
+from .loopback import MULTI_NODE_ENV
+from .ports import LOOPBACK
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -57,7 +59,7 @@ def find_cluster(address: str | None = None, token_file: Path | None = None) -> 
     Raises:
         InputError: There is none, or the address cannot take jobs.
     """
-    head = running_head()
+    head = next((each for each in running_daemons() if each.kind == "head"), None)
     source, given = "--address", address
     for name in _ADDRESS_ENV:
         if given is None and os.environ.get(name, "auto") not in ("auto", "local", ""):
@@ -137,6 +139,23 @@ def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
             return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
         except (RuntimeError, OSError) as error:
             raise InputError(_silence(cluster, error)) from error
+
+
+def driver_environment(gcs_address: str) -> dict[str, str]:
+    """What ``ray.init(gcs_address)`` needs in its environment for a head or node started here; else nothing.
+
+    Jobs have it from the node that they run on.
+    """
+    address = gcs_address.replace("localhost:", f"{LOOPBACK}:")
+    daemon = next((each for each in running_daemons() if each.address == address), None)
+    if daemon is None:
+        return {}
+    found = {MULTI_NODE_ENV: "0"} if daemon.options["host"] == LOOPBACK else {}
+    if daemon.token_file is None:
+        return found | {"RAY_AUTH_MODE": "disabled"}
+    # Ray prefers the token of RAY_AUTH_TOKEN to that of a file.
+    token = Path(daemon.token_file).read_text(encoding="utf-8")
+    return found | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ..errors import InputError
 from .addresses import ClusterAddress, get_json
 
 
@@ -16,24 +17,18 @@ def cluster_status(cluster: ClusterAddress) -> dict[str, Any]:
     Raises:
         InputError: Nothing answers, the token is missing or wrong, or it is no Ray dashboard.
     """
-    nodes = get_json(cluster, "/api/v0/nodes")["data"]["result"]["result"]
-    report = get_json(cluster, "/api/cluster_status")["data"]["clusterStatus"]
-    usage = ((report or {}).get("loadMetricsReport") or {}).get("usageByNode") or {}
-    jobs = get_json(cluster, "/api/jobs/")
-    jobs = sorted(jobs, key=lambda job: job.get("start_time") or 0, reverse=True)
-    rows = [_node(node, usage.get(node["node_id"], {})) for node in nodes]
-    return {
-        "address": cluster.dashboard,
-        "nodes": sorted(
-            rows, key=lambda row: (row["state"] != "ALIVE", not row["head"], row["ip"], row["id"])
-        ),
-        "jobs": [_job(job) for job in jobs if job.get("submission_id")],
-    }
+    try:
+        return {"address": cluster.dashboard, "nodes": _nodes(cluster), "jobs": _jobs(cluster)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--address: {cluster.dashboard} does not answer as the dashboard of Ray 2.55 or later does"
+        ) from error
 
 
 def print_status(found: dict[str, Any]) -> None:
     """Two tables for a person."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -47,8 +42,21 @@ def print_status(found: dict[str, Any]) -> None:
         return
     jobs = Table("job", "status", "started", "entrypoint")
     for each in found["jobs"]:
-        jobs.add_row(each["id"], each["status"], each["started"] or "", each["entrypoint"])
+        jobs.add_row(escape(each["id"]), each["status"], each["started"] or "", escape(each["entrypoint"]))
     console.print(jobs)
+
+
+def _nodes(cluster: ClusterAddress) -> list[dict[str, Any]]:
+    nodes = get_json(cluster, "/api/v0/nodes")["data"]["result"]["result"]
+    report = get_json(cluster, "/api/cluster_status")["data"]["clusterStatus"]
+    usage = ((report or {}).get("loadMetricsReport") or {}).get("usageByNode") or {}
+    rows = [_node(node, usage.get(node["node_id"], {})) for node in nodes]
+    return sorted(rows, key=lambda row: (row["state"] != "ALIVE", not row["head"], row["ip"], row["id"]))
+
+
+def _jobs(cluster: ClusterAddress) -> list[dict[str, Any]]:
+    jobs = [job for job in get_json(cluster, "/api/jobs/") if job.get("submission_id")]
+    return [_job(job) for job in sorted(jobs, key=lambda job: job.get("start_time") or 0, reverse=True)]
 
 
 def _node(node: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:

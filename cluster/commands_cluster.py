@@ -65,7 +65,8 @@ def up(
     typer.echo(f"dashboard, takes jobs  {daemon.dashboard}")
     if daemon.token_file:
         typer.echo(f"token                  {daemon.token_file}")
-    typer.echo(f"add a machine          {_join_command(daemon)}")
+    before = "copy the token's file there, then: " if daemon.token_file else ""
+    typer.echo(f"add a machine          {before}{_join_command(daemon)}")
     typer.echo("next                   distiltune cluster status")
 
 

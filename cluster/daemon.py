@@ -131,25 +131,20 @@ def save(daemon: Daemon) -> None:
 
 def daemons() -> list[Daemon]:
     """The daemons that run, the head first; what is left of those that no longer run is removed."""
-    running = []
-    for path in sorted(state_directory().glob(f"{_PREFIX}*.json")):
+    running = running_daemons()
+    for path in _records():
         daemon = _load(path)
         if daemon is None:
             path.unlink(missing_ok=True)
-        elif main_process(daemon) is None:
+        elif daemon not in running:
             stop(daemon)
-        else:
-            running.append(daemon)
-    return sorted(running, key=lambda each: each.kind != "head")
+    return running
 
 
-def running_head() -> Daemon | None:
-    """The head that `distiltune cluster up` started here and that still runs; touches nothing."""
-    for path in sorted(state_directory().glob(f"{_PREFIX}*.json")):
-        daemon = _load(path)
-        if daemon and daemon.kind == "head" and main_process(daemon):
-            return daemon
-    return None
+def running_daemons() -> list[Daemon]:
+    """The daemons that run, the head first; touches nothing."""
+    found = [daemon for daemon in map(_load, _records()) if daemon and main_process(daemon)]
+    return sorted(found, key=lambda each: each.kind != "head")
 
 
 def main_process(daemon: Daemon) -> psutil.Process | None:
@@ -167,6 +162,11 @@ def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
     first = main_process(daemon)
     processes = set(_processes(daemon))
     if first:
+        # Jobs have sessions of their own. They save their state while Ray lives; it would kill them.
+        jobs = list(filter(_leads_a_session, processes - {first}))
+        for process in jobs:
+            _send(process, signal.SIGTERM)
+        psutil.wait_procs(jobs, timeout=grace_s / 2)
         _send(first, signal.SIGTERM)
         psutil.wait_procs([first], timeout=grace_s)
         processes |= set(_processes(daemon))
@@ -195,6 +195,10 @@ def _same_process(daemon: Daemon) -> psutil.Process | None:
         return process if abs(process.create_time() - daemon.create_time) < 2 else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _records() -> list[Path]:
+    return sorted(state_directory().glob(f"{_PREFIX}*.json"))
 
 
 def _load(path: Path) -> Daemon | None:
@@ -238,6 +242,12 @@ def _is_part(process: psutil.Process, daemon: Daemon, session_is_ours: bool) -> 
     if session_is_ours and "ray" in command and os.getsid(process.pid) == daemon.pid:
         return True
     return process.environ().get(MARK) == daemon.directory
+
+
+def _leads_a_session(process: psutil.Process) -> bool:
+    with suppress(OSError):
+        return os.getsid(process.pid) == process.pid
+    return False
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -239,9 +240,11 @@ def test_two_more_nodes_on_the_machine_of_the_head(tmp_path):
         ports = listening(processes)
         addresses = {address.removeprefix("::ffff:") for found in ports.values() for address in found}
         assert addresses == {"127.0.0.1"}
-        closed = [port for port in ports if _asks_for_a_token(port)]
         # The dashboard, an agent of jobs and logs each node, an agent of environments each node.
-        assert len(closed) >= 1 + 3 + 3
+        deadline = time.monotonic() + 30
+        while sum(map(_asks_for_a_token, listening(cluster.processes()))) < 1 + 3 + 3:
+            assert time.monotonic() < deadline
+            time.sleep(1)
         directories = [Path(record["directory"]) for record in cluster.records()]
         assert len(directories) == 3
     assert gone(processes)
@@ -258,7 +261,7 @@ def _asks_for_a_token(port):
 
 @pytest.mark.slow
 def test_jobs_are_those_of_the_token_whatever_ray_has_cached(tmp_path, monkeypatch):
-    from distiltune.cluster.addresses import ClusterAddress, find_cluster, job_client
+    from distiltune.cluster.addresses import ClusterAddress, driver_environment, find_cluster, job_client
     from distiltune.errors import InputError
 
     for name, value in environment(tmp_path / "state").items():
@@ -293,6 +296,13 @@ def test_jobs_are_those_of_the_token_whatever_ray_has_cached(tmp_path, monkeypat
         # The address that nodes join stands for our own head's dashboard.
         monkeypatch.setenv("RAY_ADDRESS", first.facts["gcs_address"])
         assert find_cluster().dashboard == first.facts["address"]
+        assert driver_environment(second.facts["gcs_address"]) == {}
+        code = f"import ray; ray.init({first.facts['gcs_address']!r}); print(ray.cluster_resources()['CPU'])"
+        driver = {**environment(first.state), **driver_environment(first.facts["gcs_address"])}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=driver, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "1.0\n", done.stderr
 
 
 @pytest.mark.slow
