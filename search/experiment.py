@@ -171,14 +171,16 @@ def _environment(num_slots: int, retry_s: float) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
-    talkative = logging.getLogger("ray.tune")
-    level = talkative.level
+    talkative = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
+    levels = [each.level for each in talkative]
     if not logger.isEnabledFor(logging.DEBUG):
-        talkative.setLevel(logging.CRITICAL)
+        for each in talkative:
+            each.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        talkative.setLevel(level)
+        for each, level in zip(talkative, levels, strict=True):
+            each.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

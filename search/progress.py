@@ -231,7 +231,7 @@ def _error_of(trial: Trial) -> Exception | None:
     if not isinstance(error, RayTaskError):
         return error
     # Tune looks after the checkpoint before the trial's own code does, and does not wait for the storage.
-    if ".restore" in error.function_name and isinstance(error.cause, OSError):
+    if ".restore()" in str(error) and isinstance(error.cause, OSError):
         return CheckpointUnreadableError(
             f"storage: {error.cause}; repair it, then go on with `distiltune resume RUN`"
         )

@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -277,6 +278,38 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
         search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, on_progress=tell)
 
 
+def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_session, tmp_path):
+    import ray
+    from ray import cloudpickle
+
+    from distiltune.search import progress
+
+    class ImplicitFunc:
+        def restore(self):
+            raise OSError("AWS Error\nNETWORK_CONNECTION")
+
+        def train(self):
+            raise OSError("disk full")
+
+    actor = ray.remote(num_cpus=0)(ImplicitFunc).remote()
+    trial = SimpleNamespace(pickled_error_file=tmp_path / "error.pkl")
+    found = []
+    for name in ("restore", "train"):
+        with pytest.raises(OSError) as caught:
+            ray.get(getattr(actor, name).remote())
+        trial.pickled_error_file.write_bytes(cloudpickle.dumps(caught.value))
+        found.append(progress._error_of(trial))  # type: ignore[arg-type]
+    assert [type(error) for error in found] == [progress.CheckpointUnreadableError, OSError]
+    watch = progress.Watch(None, restored=True, retry_s=0.2)
+    assert not watch.ends(found[0], again=True)
+    time.sleep(0.3)
+    assert watch.ends(found[0], again=True)
+    watch.readable()
+    assert not watch.ends(found[0], again=True)
+    assert watch.ends(found[0], again=False)
+    assert not watch.ends(found[1], again=True)
+
+
 # Slow: what goes wrong in earnest.
 
 
@@ -340,18 +373,20 @@ def driver_process(folder: Path, *arguments):
     temporary.mkdir()
     folder.mkdir()
     code = f"from test_search_store import driver; driver(*{arguments!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(TESTS),
-            "TMPDIR": str(temporary),
-            "DISTILTUNE_CACHE": str(folder / "cache"),
-        },
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("w"),
-    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TESTS),
+        "TMPDIR": str(temporary),
+        "DISTILTUNE_CACHE": str(folder / "cache"),
+    }
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
     try:
         yield process
     finally:
