@@ -163,7 +163,8 @@ def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: Non
 def _sender(address: str | None, token_file: Path | None, tell: Tell) -> _Sender:
     cluster = find_cluster(address, token_file)
     client = job_client(cluster)
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it would tell of every upload
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.WARNING)  # it would tell of every upload
     return _Sender(cluster, client, tell)
 
 
@@ -178,8 +179,9 @@ def _absolute(config: JobConfig, run: Run) -> JobConfig:
 def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:
     sent: list[str] = []
     try:
-        sender.tell("sending what it names")
         shipped = ship_inputs(config, run.store, sent)
+        if sent:
+            sender.tell("sent the files that it names")
         _refuse_other(run, config, shipped)
         state = _state(sender, run)
         if state in _UNDER_WAY:
