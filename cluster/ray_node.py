@@ -8,7 +8,8 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,26 +78,26 @@ def start_head(options: HeadOptions) -> tuple[Daemon, bool]:
             _check_same(head, options)
             return head, False
         values = _resolved(options)
-        directory = private_directory()
         token_file = state_directory() / "token" if values["token"] else None
         host, port = str(values["host"]), values["port"]
         url_host = host if values["dashboard_host"] == "0.0.0.0" else values["dashboard_host"]
-        if token_file:
-            write_private(token_file, secrets.token_hex(32))
-        arguments = ["ray.scripts.scripts", "start", "--head", "--block", *_QUIET_OUTPUT]
-        arguments += ["--port", str(port), "--ray-client-server-port", str(free_port())]
-        arguments += ["--dashboard-host", str(values["dashboard_host"])]
-        arguments += ["--dashboard-port", str(values["dashboard_port"])]
-        daemon = _spawned(
-            "head",
-            arguments + _node_arguments(host, values["cpus"], values["gpus"], directory),
-            directory,
-            address=f"{host}:{port}",
-            dashboard=f"http://{url_host}:{values['dashboard_port']}",
-            token_file=token_file,
-            options=values,
-        )
-        _wait(daemon, _head_answers)
+        with _new_directory() as directory:
+            if token_file:
+                write_private(token_file, secrets.token_hex(32))
+            arguments = ["ray.scripts.scripts", "start", "--head", "--block", *_QUIET_OUTPUT]
+            arguments += ["--port", str(port), "--ray-client-server-port", str(free_port())]
+            arguments += ["--dashboard-host", str(values["dashboard_host"])]
+            arguments += ["--dashboard-port", str(values["dashboard_port"])]
+            daemon = _spawned(
+                "head",
+                arguments,
+                directory,
+                address=f"{host}:{port}",
+                dashboard=f"http://{url_host}:{values['dashboard_port']}",
+                token_file=token_file,
+                options=values,
+            )
+            _wait(daemon, _head_answers)
         return daemon, True
 
 
@@ -123,23 +124,33 @@ def join_head(
     token = read_token(token_file) if token_file else None
     with locked():
         daemons()
-        directory = private_directory()
-        copy = directory / "token" if token else None
-        if copy and token:
-            write_private(copy, token)
-        module = "distiltune.cluster.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
-        arguments = [module, "start", "--block", "--address", f"{head_host}:{port}", *_QUIET_OUTPUT]
-        daemon = _spawned(
-            "node",
-            arguments + _node_arguments(host or own, cpus, gpus, directory),
-            directory,
-            address=f"{head_host}:{port}",
-            dashboard=None,
-            token_file=copy,
-            options={"host": host or own, "cpus": cpus, "gpus": gpus},
-        )
-        _wait(daemon, _node_started)
+        with _new_directory() as directory:
+            copy = directory / "token" if token else None
+            if copy and token:
+                write_private(copy, token)
+            module = "distiltune.cluster.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
+            daemon = _spawned(
+                "node",
+                [module, "start", "--block", "--address", f"{head_host}:{port}", *_QUIET_OUTPUT],
+                directory,
+                address=f"{head_host}:{port}",
+                dashboard=None,
+                token_file=copy,
+                options={"host": host or own, "cpus": cpus, "gpus": gpus},
+            )
+            _wait(daemon, _node_started)
         return daemon
+
+
+@contextmanager
+def _new_directory() -> Iterator[Path]:
+    """A private directory for a daemon, which goes when the daemon does not come up."""
+    directory = private_directory()
+    try:
+        yield directory
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
@@ -189,22 +200,23 @@ def _check_same(head: Daemon, options: HeadOptions) -> None:
             )
 
 
-def _node_arguments(host: str, cpus: object, gpus: object, directory: Path) -> list[str]:
+def _node_arguments(options: dict[str, str | int | bool | None], directory: Path) -> list[str]:
     # Ray opens its directory to everybody; the one around it stays private.
-    arguments = ["--node-ip-address", host, "--temp-dir", str(directory / "r")]
+    arguments = ["--node-ip-address", str(options["host"]), "--temp-dir", str(directory / "r")]
     arguments += ["--dashboard-agent-listen-port", str(free_port(_AGENT_PORT))]
-    arguments += [] if cpus is None else ["--num-cpus", str(cpus)]
-    return arguments + ([] if gpus is None else ["--num-gpus", str(gpus)])
+    for name in ("cpus", "gpus"):
+        arguments += [] if options[name] is None else [f"--num-{name}", str(options[name])]
+    return arguments
 
 
 def _environment(host: str, token_file: Path | None) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
     from ..search.tuner import RAY_WORKER_ENV
-    from .head import _QUIET
+    from .head import QUIET
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}
-    environment |= _QUIET | RAY_WORKER_ENV
+    environment |= QUIET | RAY_WORKER_ENV
     environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
     environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"
     # A job's `python` is then this one, whether its virtual environment is active or not.
@@ -223,10 +235,10 @@ def _spawned(
     options: dict[str, str | int | bool | None],
 ) -> Daemon:
     try:
+        arguments = arguments + _node_arguments(options, directory)
         pid = spawn(arguments, directory, _environment(str(options["host"]), token_file))
         created = psutil.Process(pid).create_time()
     except (OSError, psutil.Error) as error:
-        shutil.rmtree(directory, ignore_errors=True)
         raise RunFailedError(f"Ray cannot be started: {error}") from error
     token = str(token_file) if token_file else None
     daemon = Daemon(kind, str(directory), pid, created, address, dashboard, token, options)
