@@ -1,15 +1,15 @@
 """A job over several machines: Ray nodes of their own processes, storage on S3, one node lost in the middle."""
 
 import json
-import os
 import secrets
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
-from ray.cluster_utils import Cluster
-from servers import make_bucket
+from servers import S3_ENVIRONMENT, make_bucket
 from test_pipeline import COMMAND, JOB, environment
 
 from distiltune.cluster.runs import Storage
@@ -23,16 +23,26 @@ JOB_OF_MANY = {
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """A head without CPUs and three nodes, one of them with GPUs that are only counted."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        yield made
-    finally:
-        made.shutdown()
+def cluster():
+    """A head without CPUs and three nodes, one of them with GPUs that are only counted; and how to reach it."""
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **S3_ENVIRONMENT,
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("simulated_cluster.py"))],
+        env={**environment(), **own},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        yield process, process.stdout.readline().strip(), own
+        process.stdin.close()
+        process.wait(timeout=60)
 
 
 def nodes_of_trials(run):
@@ -46,16 +56,25 @@ def nodes_of_trials(run):
 
 @pytest.mark.slow
 def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, tmp_path):
-    nodes = [cluster.add_node(num_cpus=1, num_gpus=gpus) for gpus in (2, 0, 0)]
-    cluster.wait_for_nodes()
+    simulated, address, own = cluster
     url = make_bucket(s3_endpoint, "machines")
     run = Storage(url).create("spread")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB_OF_MANY))
-    address = f"resources.address={cluster.address}"
     process = subprocess.Popen(
-        [*COMMAND, "run", "job.yaml", "--run-id", "spread", "--storage", url, "--set", address, "--json"],
+        [
+            *COMMAND,
+            "run",
+            "job.yaml",
+            "--run-id",
+            "spread",
+            "--storage",
+            url,
+            "--set",
+            f"resources.address={address}",
+            "--json",
+        ],
         cwd=tmp_path,
-        env={**environment(), "DISTILTUNE_CACHE": str(tmp_path / "cache")},
+        env={**environment(), **own, "DISTILTUNE_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +86,8 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    cluster.remove_node(nodes[1], allow_graceful=False)
+    simulated.stdin.write("remove 1\n")
+    simulated.stdin.flush()
     out, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     found = json.loads(out)
@@ -75,4 +95,3 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
     used = nodes_of_trials(run)
     assert set(used) == {trial["trial_id"] for trial in found["trials"]}
     assert len({node for each in used.values() for node in each}) >= 2
-    assert os.environ["RAY_AUTH_MODE"] == "token"
