@@ -13,16 +13,16 @@ from typing import Any
 PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
 FOLDERS = ("cluster", "export", "search", "storage", "training")
 SPECIFICATION = "job.json"
+ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def staged_code() -> Iterator[Path]:
+def staged_code(root: Path = ROOT) -> Iterator[Path]:
     """A temporary directory ``distiltune`` with the files of the code that runs here, and no others.
 
     Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
     code of before, and the same code is uploaded once.
     """
-    root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="dt-code-") as directory:
         staged = Path(directory) / PACKAGE
         staged.mkdir()
@@ -39,7 +39,7 @@ def staged_code() -> Iterator[Path]:
 
 
 @contextmanager
-def job_runtime_env(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterator[dict[str, Any]]:
     """The runtime environment of a submitted job: this code, and its specification as ``job.json``.
 
     The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
@@ -48,7 +48,7 @@ def job_runtime_env(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from ..search.tuner import RAY_WORKER_ENV
     from .head import QUIET
 
-    with staged_code() as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
+    with staged_code(root) as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
         (Path(directory) / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
         yield {
             "py_modules": [str(code)],

@@ -1,0 +1,196 @@
+"""Files that a job names: sent into the store by their content, and found on every node; in a directory and on S3."""
+
+import http.server
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from models import tiny_classifier
+
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.inputs import data_is_local, forget_inputs, ship_inputs, with_local_inputs
+from distiltune.errors import DataError, ModelError
+from distiltune.storage.store import Store
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request, tmp_path):
+    url = str(tmp_path / "store") if request.param == "directory" else request.getfixturevalue("s3_url")
+    return Store(url, retry_s=2)
+
+
+@pytest.fixture
+def node(monkeypatch):
+    """Look at things as another machine would: with nothing of this one's copies."""
+
+    def move(directory):
+        monkeypatch.setenv("DISTILTUNE_CACHE", str(directory))
+
+    return move
+
+
+def write_data(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        (directory / f"{split}.csv").write_text(f"text,label\na {split},x\nb {split},y\n")
+    return {"source": "files", **{split: str(directory / f"{split}.csv") for split in SPLITS}}
+
+
+def texts(config):
+    return [Path(getattr(config.data, split)).read_text() for split in SPLITS]
+
+
+def test_data_files_come_to_another_machine_as_they_are(store, tmp_path, node):
+    config = JobConfig.model_validate({"data": write_data(tmp_path / "data")})
+    assert data_is_local(config)
+    node(tmp_path / "here")
+    shipped = ship_inputs(config, store)
+    assert not data_is_local(shipped)
+    assert shipped.data.train.startswith("storage:cache/inputs/")
+    assert shipped.data.train.endswith("/train.csv")
+    node(tmp_path / "there")
+    assert texts(with_local_inputs(shipped, store)) == texts(config)
+
+
+def test_the_same_content_is_sent_once_and_named_the_same_wherever_it_lies(store, tmp_path):
+    config = JobConfig.model_validate({"data": write_data(tmp_path / "data")})
+    elsewhere = JobConfig.model_validate({"data": write_data(tmp_path / "elsewhere" / "again")})
+    sent, again = [], []
+    shipped = ship_inputs(config, store, sent)
+    assert len(sent) == 3
+    assert ship_inputs(elsewhere, store, again) == shipped
+    assert ship_inputs(shipped, store, again) == shipped
+    assert again == []
+    (tmp_path / "data" / "train.csv").write_text("text,label\nother,x\n")
+    assert ship_inputs(config, store, again).data.train != shipped.data.train
+    assert len(again) == 1
+    forget_inputs([*sent, *again], store)
+    assert store.sizes("cache") == {}
+
+
+def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):
+    directory = tmp_path / "teacher"
+    tiny_classifier(directory)
+    (directory / "optimizer.pt").write_bytes(b"x")
+    (directory / "checkpoint-5").mkdir()
+    config = JobConfig.model_validate(
+        {
+            "teacher": {"fine_tune": {"checkpoint": str(directory)}},
+            "student": {"checkpoint": str(directory)},
+        }
+    )
+    shipped = ship_inputs(config, store)
+    assert shipped.teacher.fine_tune.checkpoint == shipped.student.checkpoint
+    node(tmp_path / "there")
+    brought = with_local_inputs(shipped, store)
+    path = Path(brought.teacher.fine_tune.checkpoint)
+    assert path.name == "teacher"
+    names = {each.name for each in path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not names & {"optimizer.pt", "checkpoint-5"}
+    assert (path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"teacher": {"checkpoint": "owner/model"}},
+        {"teacher": {"fine_tune": {"checkpoint": "offline:all-MiniLM-L6-v2"}}},
+        {"data": {"source": "hub"}},
+        {"data": {"path": "not-read-by-this-source.json"}},
+    ],
+)
+def test_what_is_no_file_of_this_machine_stays(section, tmp_path):
+    config, store = JobConfig.model_validate(section), Store(str(tmp_path / "store"))
+    assert ship_inputs(config, store) is config
+    assert with_local_inputs(config, store) is config
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_missing_file_is_named_before_anything_is_sent(tmp_path):
+    data = write_data(tmp_path / "data")
+    data |= {"validation": str(tmp_path / "data" / "validatoin.csv"), "test": str(tmp_path / "data")}
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(
+        DataError, match=r"data\.validation does not exist; near it: 'validation.csv'"
+    ) as raised:
+        ship_inputs(JobConfig.model_validate({"data": data}), store)
+    assert "data.test is a directory" in str(raised.value)
+    config = JobConfig.model_validate(
+        {"data": write_data(tmp_path / "data"), "teacher": {"checkpoint": "./no"}}
+    )
+    with pytest.raises(ModelError, match="no such checkpoint directory"):
+        ship_inputs(config, store)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_reference_into_another_store_says_so(store):
+    config = JobConfig.model_validate(
+        {"data": {"source": "clinc_json", "path": "storage:cache/inputs/0/a.json"}}
+    )
+    with pytest.raises(
+        DataError, match=r"data\.path: storage:cache/inputs/0/a.json is not in .*submit the job again"
+    ):
+        with_local_inputs(config, store)
+
+
+def test_a_data_file_of_an_s3_url_is_brought_and_brought_again_when_it_changed(s3_url, tmp_path, node):
+    node(tmp_path / "there")
+    remote = Store(s3_url)
+    base, _, query = s3_url.partition("?")
+    remote.write("data/all.json", b"first")
+    config = JobConfig.model_validate(
+        {"data": {"source": "clinc_json", "path": f"{base}/data/all.json?{query}"}}
+    )
+    local = Store(str(tmp_path / "store"))
+    assert ship_inputs(config, local) is config
+    path = Path(with_local_inputs(config, local).data.path)
+    assert (path.name, path.read_text()) == ("all.json", "first")
+    before = path.stat().st_mtime_ns
+    assert with_local_inputs(config, local).data.path == str(path)
+    assert path.stat().st_mtime_ns == before
+    remote.write("data/all.json", b"second")
+    with_local_inputs(config, local)
+    assert path.read_text() == "second"
+    remote.delete("data/all.json")
+    with pytest.raises(
+        DataError, match=r"data\.path: s3://.*/all.json cannot be read \(there is no such file\)"
+    ):
+        with_local_inputs(config, local)
+
+
+def test_a_data_file_of_the_web_is_brought(tmp_path, node):
+    node(tmp_path / "there")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "all.json").write_text("content")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "web"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/all.json"
+        config = JobConfig.model_validate({"data": {"source": "clinc_json", "path": url}})
+        found = with_local_inputs(config, Store(str(tmp_path / "store")))
+        assert Path(found.data.path).read_text() == "content"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "url", ["foo://host/all.json", "s3://b-q/all.json?endpoint_override=127.0.0.1:1&scheme=http"]
+)
+def test_a_url_that_cannot_be_read_is_one_line(url, tmp_path, s3_endpoint):
+    config = JobConfig.model_validate({"data": {"source": "clinc_json", "path": url}})
+    with pytest.raises(
+        DataError, match=r"^data\.path: .*cannot be read.*check the URL and its credentials$"
+    ) as raised:
+        with_local_inputs(config, Store(str(tmp_path / "store")))
+    assert "\n" not in str(raised.value)
