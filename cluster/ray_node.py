@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +14,15 @@ from pathlib import Path
 import psutil
 
 from ..errors import InputError, RunFailedError
-from .addresses import ClusterAddress, get_json, read_token
+from .addresses import read_token
 from .daemon import (
     Daemon,
     daemons,
     locked,
-    main_process,
     private_directory,
     save,
     spawn,
     state_directory,
-    stop,
     write_private,
 )
 from .loopback import MULTI_NODE_ENV
@@ -40,10 +36,9 @@ from .ports import (
     own_address,
     own_addresses,
 )
+from .readiness import wait_until_up
 
 _AGENT_PORT = 52365
-_START_TIMEOUT_S = 90.0
-_ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Timeout): .+")
 _QUIET_OUTPUT = ["--log-style", "record", "--log-color", "false"]
 
 
@@ -97,7 +92,7 @@ def start_head(options: HeadOptions) -> tuple[Daemon, bool]:
                 token_file=token_file,
                 options=values,
             )
-            _wait(daemon, _head_answers)
+            wait_until_up(daemon)
         return daemon, True
 
 
@@ -138,7 +133,7 @@ def join_head(
                 token_file=copy,
                 options={"host": host or own, "cpus": cpus, "gpus": gpus},
             )
-            _wait(daemon, _node_started)
+            wait_until_up(daemon)
         return daemon
 
 
@@ -244,63 +239,3 @@ def _spawned(
     daemon = Daemon(kind, str(directory), pid, created, address, dashboard, token, options)
     save(daemon)
     return daemon
-
-
-def _wait(daemon: Daemon, ready: Callable[[Daemon], bool]) -> None:
-    """Wait until ``ready``; a daemon that does not come up is removed."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    try:
-        while not ready(daemon):
-            alive = main_process(daemon) is not None
-            text = daemon.log.read_text(encoding="utf-8", errors="replace")
-            if known := _known_fault(text, daemon):
-                raise InputError(known)
-            if not alive or time.monotonic() > deadline:
-                state = "does not answer" if alive else "ended"
-                raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
-            time.sleep(0.2)
-    except BaseException:
-        # A node that looks for its head in vain does not hear SIGTERM.
-        stop(daemon, grace_s=2 if daemon.kind == "node" else 20)
-        raise
-
-
-def _known_fault(text: str, daemon: Daemon) -> str | None:
-    """The line for a fault that Ray meets again and again before it gives up."""
-    if daemon.kind == "head":
-        return None
-    if "Unauthenticated" in text or "InvalidAuthToken" in text:
-        which = "is not the one of" if daemon.token_file else "is missing: none was given for"
-        return (
-            f"--token-file: the token {which} the head at {daemon.address}; copy the file that "
-            "`distiltune cluster up` names there"
-        )
-    if "Failed to connect to GCS" in text or "Failed to get cluster ID" in text:
-        return (
-            f"HEAD:PORT: what answers at {daemon.address} is no Ray head; give the address that "
-            "`distiltune cluster up` prints, not the dashboard's"
-        )
-    return None
-
-
-def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if _ERROR_LINE.match(line)]
-    return (errors or lines or ["its log is empty"])[-1][:300]
-
-
-def _head_answers(daemon: Daemon) -> bool:
-    """The dashboard answers with the token, and the head's node is alive."""
-    token_file = Path(daemon.token_file) if daemon.token_file else None
-    try:
-        found = get_json(ClusterAddress(str(daemon.dashboard), token_file), "/api/v0/nodes", timeout_s=5)
-        nodes = found["data"]["result"]["result"]
-    except (InputError, KeyError, TypeError):
-        return False
-    return any(node["state"] == "ALIVE" for node in nodes)
-
-
-def _node_started(daemon: Daemon) -> bool:
-    """Ray says so once the node is registered at the head."""
-    text = daemon.log.read_text(encoding="utf-8", errors="replace")
-    return "Ray runtime started." in text and main_process(daemon) is not None

@@ -1,0 +1,80 @@
+"""Waiting for a daemon of Ray to come up, and why it does not."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from ..errors import InputError, RunFailedError
+from .addresses import ClusterAddress, get_json
+from .daemon import Daemon, main_process, stop
+
+_START_TIMEOUT_S = 90.0
+_ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Timeout): .+")
+
+
+def wait_until_up(daemon: Daemon) -> None:
+    """Wait until a head answers, or a node has joined; a daemon that does not come up is stopped and removed.
+
+    Raises:
+        InputError: The node's head or token is not the right one.
+        RunFailedError: It ended, or does not answer in time; the message has the reason from its log.
+    """
+    ready = _head_answers if daemon.kind == "head" else _node_started
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    try:
+        while not ready(daemon):
+            alive = main_process(daemon) is not None
+            text = daemon.log.read_text(encoding="utf-8", errors="replace")
+            if known := _known_fault(text, daemon):
+                raise InputError(known)
+            if not alive or time.monotonic() > deadline:
+                state = "does not answer" if alive else "ended"
+                raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
+            time.sleep(0.2)
+    except BaseException:
+        # A node that looks for its head in vain does not hear SIGTERM.
+        stop(daemon, grace_s=2 if daemon.kind == "node" else 20)
+        raise
+
+
+def _known_fault(text: str, daemon: Daemon) -> str | None:
+    """The line for a fault that Ray meets again and again before it gives up."""
+    if daemon.kind == "head":
+        return None
+    if "Unauthenticated" in text or "InvalidAuthToken" in text:
+        which = "is not the one of" if daemon.token_file else "is missing: none was given for"
+        return (
+            f"--token-file: the token {which} the head at {daemon.address}; copy the file that "
+            "`distiltune cluster up` names there"
+        )
+    if "Failed to connect to GCS" in text or "Failed to get cluster ID" in text:
+        return (
+            f"HEAD:PORT: what answers at {daemon.address} is no Ray head; give the address that "
+            "`distiltune cluster up` prints, not the dashboard's"
+        )
+    return None
+
+
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    return (errors or lines or ["its log is empty"])[-1][:300]
+
+
+def _head_answers(daemon: Daemon) -> bool:
+    """The dashboard answers with the token, and the head's node is alive."""
+    token_file = Path(daemon.token_file) if daemon.token_file else None
+    try:
+        found = get_json(ClusterAddress(str(daemon.dashboard), token_file), "/api/v0/nodes", timeout_s=5)
+        nodes = found["data"]["result"]["result"]
+    except (InputError, KeyError, TypeError):
+        return False
+    return any(node["state"] == "ALIVE" for node in nodes)
+
+
+def _node_started(daemon: Daemon) -> bool:
+    """Ray says so once the node is registered at the head."""
+    text = daemon.log.read_text(encoding="utf-8", errors="replace")
+    return "Ray runtime started." in text and main_process(daemon) is not None
