@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError
-from . import commands_artifact, commands_cluster, commands_jobs, commands_run
+from . import commands_artifact, commands_cluster, commands_jobs, commands_run, commands_watch
 
 app = typer.Typer(
     name="distiltune",
@@ -50,7 +50,7 @@ def _main(
     logger.setLevel(handler.level)
 
 
-for _commands in (commands_run, commands_jobs, commands_artifact):
+for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact):
     app.add_typer(_commands.app)
 app.add_typer(commands_cluster.app)
 

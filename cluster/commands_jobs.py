@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .jobs import Submission
-    from .runs import Run
 
 app = typer.Typer()
 
@@ -93,6 +91,7 @@ def stop(
 ) -> int:
     """End a run with its search saved, wherever it runs; `resume` goes on with it."""
     from . import jobs
+    from .runs import command
 
     run = open_run(run_id, storage)
     before = run.state
@@ -101,17 +100,19 @@ def stop(
     if as_json:
         echo_json({"run_id": run.id, "state": state, "stopped": before != state})
     else:
-        hint = "" if state == "finished" else f"; go on with: {_command('resume', run)}"
+        hint = "" if state == "finished" else f"; go on with: {command('resume', run)}"
         typer.echo(f"run {run.id} {'is' if before != state else 'was already'} {state}{hint}")
     return 0 if state in ("stopped", "finished") else 1
 
 
 def _show(submission: Submission, follow: bool, as_json: bool) -> int:
+    from .runs import command
+
     run = submission.run
     commands = {
-        "status": _command("status", run, "--watch"),
-        "logs": _command("logs", run, "-f"),
-        "pull": _command("pull", run, "--to DIR"),
+        "status": command("status", run, "--watch"),
+        "logs": command("logs", run, "-f"),
+        "pull": command("pull", run, "--to DIR"),
     }
     if as_json:
         echo_json(
@@ -133,15 +134,6 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
     from .follow import follow as follow_run
 
     return follow_run(run)
-
-
-def _command(name: str, run: Run, options: str = "") -> str:
-    """A command to copy; it names the storage where that is not the default one."""
-    from ..storage.store import Store
-    from .config import StorageConfig
-
-    storage = "" if run.store == Store(StorageConfig().path) else f"--storage {shlex.quote(run.store.url)}"
-    return " ".join(filter(None, ["distiltune", name, run.id, options, storage]))
 
 
 def _teller(as_json: bool) -> Callable[[str], None]:

@@ -13,7 +13,9 @@ from .runs import Run
 from .tasks import Task, call
 
 _TRIES = 3
-_PATIENCE_S = 10.0  # a worker takes some seconds to start; a task that has not begun after that is said to wait
+_PATIENCE_S = (
+    10.0  # a worker takes some seconds to start; a task that has not begun after that is said to wait
+)
 
 
 class Tell(Protocol):

@@ -101,7 +101,7 @@ def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory 
 
 @contextmanager
 def _shipped_code() -> Iterator[dict[str, Any]]:
-    """This code for the nodes of a cluster; the driver of a submitted job came with it."""
+    """Our code for the nodes of a cluster; the driver of a submitted job came with it."""
     from .shipping import staged_code
 
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:

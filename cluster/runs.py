@@ -5,8 +5,12 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InputError, RunNotFoundError, StorageError
@@ -203,6 +207,23 @@ def name_run(name: str, run_id: str | None) -> str:
             f"(and not {LATEST!r})"
         )
     return run_id
+
+
+def command(name: str, run: Run, options: str = "") -> str:
+    """A command about a run to copy; it names the storage where that is not the default one."""
+    from .config import StorageConfig
+
+    storage = "" if run.store == Store(StorageConfig().path) else f"--storage {shlex.quote(run.store.url)}"
+    return " ".join(filter(None, [own_name(), name, run.id, options, storage]))
+
+
+def own_name() -> str:
+    """How to call this command line from here: by its name, or by its path where it is not on PATH."""
+    own = Path(sys.argv[0])
+    if own.name != "distiltune" or shutil.which(own.name) or not own.is_file():
+        return "distiltune"
+    path = own.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def check_writable(store: Store, key: str) -> None:

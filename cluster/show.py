@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .runs import STAGES, Run, Storage
+from .runs import STAGES, Run, Storage, command, own_name
+from .status import Watch, render
+
+_READERS = 8  # a look at a run is some requests to the store
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -26,8 +28,8 @@ def summary(run: Run) -> dict[str, Any]:
         "best": search.get("best"),
         "variants": choice.get("variants", []),
         "chosen": choice.get("chosen"),
-        "artifact": str(run.artifact) if run.artifact.is_dir() else None,
-        "report": str(run.report) if run.report.is_dir() else None,
+        "artifact": _location(run, run.artifact),
+        "report": _location(run, run.report),
         "trials": search.get("trials", []),
         "stages": [
             {"name": stage, "state": held.get("state", "waiting"), "seconds": held.get("seconds")}
@@ -41,16 +43,17 @@ def print_summary(run: Run) -> None:
     """Show a run on the terminal: its table of variants when it is finished, its stages before that."""
     console = Console(highlight=False)
     found = summary(run)
+    if not found["variants"]:
+        console.print(render(Watch(run).read()))
+        _print_failed_trials(console, found["trials"])
+        return
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    if found["variants"]:
-        from ..export.report import terminal_table
+    from ..export.report import terminal_table
 
-        console.print(terminal_table(found["variants"], found["chosen"]))
-        _print_ratios(console, found)
-    else:
-        console.print(_stage_table(found["stages"]))
+    console.print(terminal_table(found["variants"], found["chosen"]))
+    _print_ratios(console, found)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
     _print_failed_trials(console, found["trials"])
@@ -60,7 +63,8 @@ def print_summary(run: Run) -> None:
 
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
     """One row a run, newest first."""
-    return [_row(run) for run in storage.list()]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(_row, storage.list()))
 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
@@ -70,34 +74,32 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         console.print("no runs yet; start one with: distiltune run")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "created", "validation accuracy", "chosen"):
+    for name in ("run", "state", "created", "trials", "validation accuracy", "chosen"):
         table.add_column(name, overflow="fold")
     for row in rows:
         accuracy = row["validation_accuracy"]
         shown = "" if accuracy is None else f"{accuracy:.4f}"
-        table.add_row(row["run_id"], row["state"], row["created"], shown, row["chosen"] or "")
+        trials = "" if row["trials_done"] is None else f"{row['trials_done']} of {row['num_trials']}"
+        table.add_row(row["run_id"], row["state"], row["created"], trials, shown, row["chosen"] or "")
     console.print(table)
 
 
 def _row(run: Run) -> dict[str, Any]:
-    found = summary(run)
+    found = Watch(run).read()
+    trials = found["trials"] or {}
     return {
         "run_id": run.id,
         "state": found["state"],
-        "created": (run.read("run.json") or {}).get("created", ""),
-        "validation_accuracy": (found["best"] or {}).get("validation_accuracy"),
-        "chosen": found["chosen"],
+        "created": found["created"],
+        "num_trials": trials.get("num_trials"),
+        "trials_done": trials.get("done"),
+        "validation_accuracy": (found["best"] or {}).get("value"),
+        "chosen": (run.stage_record("gate").get("result") or {}).get("chosen"),
     }
 
 
-def _stage_table(stages: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", "seconds"):
-        table.add_column(name, justify="right" if name == "seconds" else "left")
-    for stage in stages:
-        seconds = stage["seconds"]
-        table.add_row(stage["name"], stage["state"], "" if seconds is None else f"{seconds:.1f}")
-    return table
+def _location(run: Run, key: str) -> str | None:
+    return run.store.location(key) if run.store.has_folder(key) else None
 
 
 def _best_line(best: dict[str, Any]) -> str:
@@ -125,29 +127,19 @@ def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None
 
 
 def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None:
-    artifact, command = _short(Path(found["artifact"])), _command()
-    storage = "" if run.storage.root == Storage(_default_storage()).root else f" --storage {run.storage.root}"
+    here = run.store.directory is not None
+    artifact = str(_short(Path(found["artifact"]))) if here else found["artifact"]
     steps = {
-        "artifact": str(artifact),
-        "report": f"{_short(run.report)}/report.md",
-        "predict": f"{command} predict {artifact} 'a text'",
-        "trials": f"{command} tensorboard {run.id}{storage}",
-        "take away": f"{command} pull {run.id}{storage} --to DIR",
+        "artifact": artifact,
+        "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
+        "predict": f"{own_name()} predict {artifact} 'a text'",
+        "trials": command("tensorboard", run),
+        "take away": command("pull", run, "--to DIR"),
     }
+    if not here:
+        del steps["predict"]
     for name, step in steps.items():
         console.print(f"{name:<10}  {step}", soft_wrap=True, markup=False)
-
-
-def _command() -> str:
-    """How to call this command line from here: by its name, or by its path where it is not on PATH."""
-    own = Path(sys.argv[0])
-    return own.name if shutil.which(own.name) or not own.is_file() else str(_short(own.absolute()))
-
-
-def _default_storage() -> str:
-    from .config import StorageConfig
-
-    return StorageConfig().path
 
 
 def _short(path: Path) -> Path:

@@ -1,0 +1,148 @@
+"""Commands that look at runs: runs, status, logs, show, report, tensorboard."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
+
+app = typer.Typer()
+
+
+@app.command("runs")
+def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """Every run in the storage, newest first."""
+    from .show import print_runs, run_rows
+
+    rows = run_rows(open_storage(storage))
+    echo_json(rows) if as_json else print_runs(rows)
+
+
+@app.command()
+def status(
+    run_id: RunArgument,
+    keep_watching: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on until the run ends; Ctrl-C leaves it running.")
+    ] = False,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How far a run is: its stages, trials, the best so far, and what it waits for."""
+    from .status import Watch, watch
+
+    run = open_run(run_id, storage)
+    if not keep_watching:
+        found = Watch(run).read()
+        echo_json(found) if as_json else _print(found)
+        return
+    try:
+        if as_json:
+            for found in watch(run):
+                echo_json(found)
+        else:
+            _watch_on_terminal(run)
+    except KeyboardInterrupt:
+        return
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from .status import render
+
+    Console(highlight=False).print(render(found))
+
+
+def _watch_on_terminal(run: Any) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from .status import render, watch
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        last = None
+        for found in watch(run):
+            line = f"{found['state']} {found['stage'] or ''} {found['progress'] or ''}".rstrip()
+            if line != last:
+                typer.echo(line)
+                last = line
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for found in watch(run):
+            live.update(render(found), refresh=True)
+
+
+@app.command()
+def logs(
+    run_id: RunArgument,
+    keep_following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends; Ctrl-C leaves it running.")
+    ] = False,
+    trial: Annotated[
+        str | None,
+        typer.Option("--trial", metavar="ID", help="That trial's log; the id's beginning will do."),
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="STAGE", help="What a stage's tasks logged.")
+    ] = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A run's log, kept with the run: it outlives job and cluster."""
+    from ..storage.logs import read_log
+    from .logs import follow_log, log_key
+
+    run = open_run(run_id, storage)
+    key = log_key(run, trial, stage)
+    if keep_following and not as_json:
+        try:
+            for text in follow_log(run, key):
+                typer.echo(text, nl=False)
+        except KeyboardInterrupt:
+            return
+        return
+    text, _ = read_log(run.store, key)
+    echo_json({"run_id": run.id, "lines": text.splitlines()}) if as_json else typer.echo(text, nl=False)
+
+
+@app.command()
+def show(run_id: RunArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """What a run found: its state, best trial, variants and choice."""
+    from .show import print_summary, summary
+
+    run = open_run(run_id, storage)
+    echo_json(summary(run)) if as_json else print_summary(run)
+
+
+@app.command()
+def report(run_id: RunArgument, storage: StorageOption = None) -> None:
+    """Print a run's report as Markdown, and say where its files are."""
+    run = open_run(run_id, storage)
+    if not run.store.has_folder(run.report):
+        raise InputError(
+            f"run {run.id} is {run.state} and has no report yet; see `distiltune status {run.id}`"
+        )
+    folder = run.store.fetch(run.report)
+    typer.echo((folder / "report.md").read_text(encoding="utf-8"))
+    typer.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}", err=True)
+
+
+@app.command()
+def tensorboard(
+    run_id: RunArgument,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 6006,
+    storage: StorageOption = None,
+) -> int:
+    """Serve a run's scalars and HParams with TensorBoard on 127.0.0.1, also while it runs."""
+    from .commands_run import interrupt
+    from .tensorboard import serve
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return serve(open_run(run_id, storage), port)

@@ -1,0 +1,58 @@
+"""A run that works elsewhere, shown as one that works here: its stages as they end, its progress live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from .console import ProgressPrinter
+from .events import StageEvent
+from .runs import Run, command
+from .status import watch
+
+
+def follow(run: Run, console: Console | None = None) -> int:
+    """Show a run until it ends; Ctrl-C leaves it running.
+
+    Returns:
+        The exit status: 0 for a finished run, 1 for a failed or interrupted one, 130 for a stopped one or
+        after Ctrl-C.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with ProgressPrinter(console) as printer:
+            shown: set[str] = set()
+            for found in watch(run):
+                _show(found, shown, printer)
+    except KeyboardInterrupt:
+        typer.echo(f"{run.id} goes on; watch it with: {command('status', run, '--watch')}", err=True)
+        return 130
+    return _last_words(run, found)
+
+
+def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> None:
+    for stage in found["stages"]:
+        state, name = stage["state"], stage["name"]
+        if state in ("finished", "failed", "stopped") and name not in shown:
+            shown.add(name)
+            kind = "finished" if state == "finished" else "failed"
+            printer(StageEvent(name, kind, stage["text"], stage["seconds"] or 0.0))
+    if found["state"] == "submitted":
+        printer(StageEvent("job", "progress", "waiting for the cluster to start it"))
+    elif found["stage"] is not None:
+        printer(StageEvent(found["stage"], "progress", found["progress"] or ""))
+
+
+def _last_words(run: Run, found: dict[str, Any]) -> int:
+    from .show import print_summary
+
+    if found["state"] == "finished":
+        print_summary(run)
+        return 0
+    if found["state"] == "failed":
+        typer.echo(f"error: {found['error']}", err=True)
+        return 1
+    typer.echo(f"{run.id} was {found['state']}; go on with: {found['next']}", err=True)
+    return 130 if found["state"] == "stopped" else 1
