@@ -6,13 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = """
-import sys
-from distiltune.cluster import cli, commands_cluster
-if all(group.name != "cluster" for group in cli.app.registered_groups):
-    cli.app.add_typer(commands_cluster.app, name="cluster")
-sys.exit(cli.main())
-"""
+PROGRAM = "import sys; from distiltune.cluster.cli import main; sys.exit(main())"
 OF_THE_USER = (
     "RAY_ADDRESS",
     "RAY_API_SERVER_ADDRESS",
