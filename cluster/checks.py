@@ -6,7 +6,8 @@ import json
 import secrets
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
 MARK = "distiltune-check: "
 _WITHIN_S = 600.0
 _PERIOD_S = 0.3
+_SETTLES_S = 2.5  # Ray looks at a job every second
 
 
-def check_on_cluster(
+@contextmanager
+def checked_on_cluster(
     client: JobSubmissionClient, config: JobConfig, run_id: str, store: Store
-) -> dict[str, Any]:
-    """Have the cluster check storage, resources, data and checkpoints of a job.
+) -> Iterator[dict[str, Any]]:
+    """Have the cluster check storage, resources, data and checkpoints of a job; the block begins if all is well.
 
-    Returns:
+    The check's own job is deleted after the block, since Ray needs some seconds to have done with it.
+
+    Yields:
         ``texts``: number of texts a split; ``num_labels``.
 
     Raises:
@@ -39,7 +44,7 @@ def check_on_cluster(
     """
     probe = f"cache/probes/{secrets.token_hex(8)}"
     store.write(probe, run_id.encode())
-    sent = None
+    sent, ended = None, None
     try:
         given = {"config": config.model_dump(mode="json"), "run_id": run_id, "probe": probe}
         with job_runtime_env(given) as runtime_env:
@@ -49,11 +54,13 @@ def check_on_cluster(
                 runtime_env=runtime_env,
                 metadata={"check_of": run_id},
             )
-        return _answer(client, sent)
+        answer = _answer(client, sent)
+        ended = time.monotonic()
+        yield answer
     finally:
         store.delete(probe)
         if sent is not None:
-            _forget(client, sent)
+            _forget(client, sent, ended or time.monotonic())
 
 
 def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
@@ -79,14 +86,19 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
     return answer
 
 
-def _forget(client: JobSubmissionClient, job: str) -> None:
-    """Delete the check's job; of one that still runs at least the end is asked for."""
-    with suppress(RuntimeError):
+def _forget(client: JobSubmissionClient, job: str, ended: float) -> None:
+    """Delete the check's job, which is stopped if it still runs.
+
+    Deleted at once, Ray's next look at it would bring it back, as failed.
+    """
+    with suppress(RuntimeError, OSError):
         if not client.get_job_status(job).is_terminal():
             client.stop_job(job)
             deadline = time.monotonic() + 10
             while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
                 time.sleep(_PERIOD_S)
+            ended = time.monotonic()
+        time.sleep(max(0.0, ended + _SETTLES_S - time.monotonic()))
         client.delete_job(job)
 
 

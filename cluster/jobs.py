@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RunFailedError
 from .addresses import ClusterAddress, find_cluster, job_client
-from .checks import check_on_cluster
+from .checks import checked_on_cluster
 from .config import JobConfig
 from .driver import mark_ended
 from .inputs import data_is_local, forget_inputs, ship_inputs
@@ -178,6 +178,7 @@ def _absolute(config: JobConfig, run: Run) -> JobConfig:
 
 def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:
     sent: list[str] = []
+    submission: Submission | None = None
     try:
         shipped = ship_inputs(config, run.store, sent)
         if sent:
@@ -189,12 +190,14 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
                 raise InputError(f"run {run.id} is {state}; watch it with `distiltune status {run.id}`")
             return Submission(run, sent=False, state=state)
         sender.tell("the cluster checks it")
-        check_on_cluster(sender.client, shipped, run.id, run.store)
-        sender.tell("sending the job")
-        return _send(sender, run, shipped, name)
+        with checked_on_cluster(sender.client, shipped, run.id, run.store):
+            sender.tell("sending the job")
+            submission = _send(sender, run, shipped, name)
     except BaseException:
-        forget_inputs(sent, run.store)
-        raise
+        if submission is None:  # what failed since, such as tidying up after the check, undoes nothing
+            forget_inputs(sent, run.store)
+            raise
+    return submission
 
 
 def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
