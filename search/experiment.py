@@ -71,6 +71,7 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
     from ray import tune
 
     from .checkpoints import fill_gaps
+    from .whole_files import tune_filesystem
 
     fill_gaps(store, experiment)
 
@@ -80,7 +81,7 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
             trainable=trainable,
             # What failed by a lost worker or a full disk, which may be repaired by now.
             resume_errored=True,
-            storage_filesystem=store.filesystem,
+            storage_filesystem=tune_filesystem(store),
         )
 
     return retrying(operation, f"{store}, {experiment}", store.retry_s)
@@ -93,6 +94,7 @@ def _new_tuner(
     from ray.tune.logger import JsonLoggerCallback
 
     from .progress import ProgressCallback
+    from .whole_files import tune_filesystem
 
     searcher, param_space = _searcher(config, num_slots)
     parent, _, name = experiment.rpartition("/")
@@ -110,7 +112,7 @@ def _new_tuner(
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=store.at(parent),
-                storage_filesystem=store.filesystem,
+                storage_filesystem=tune_filesystem(store),
                 verbose=0,
                 callbacks=[JsonLoggerCallback(), ProgressCallback(num_trials, config.metric, config.mode)],
                 failure_config=tune.FailureConfig(max_failures=2),

@@ -225,7 +225,7 @@ def _end_without_storage(trial: Trial, again: bool = False) -> None:
 
 def _error_of(trial: Trial) -> Exception | None:
     """What a trial raised; not by ``Trial.get_pickled_error``, which asks the storage."""
-    if trial.pickled_error_file is None:
+    if trial.pickled_error_file is None or not Path(trial.pickled_error_file).is_file():
         return None
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if not isinstance(error, RayTaskError):

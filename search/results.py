@@ -82,7 +82,8 @@ def collect(
 
 def _record(result: Result, store: Store, experiment: str, metric: str, mode: str) -> TrialRecord:
     trial_id = PurePosixPath(result.path).name
-    config = store.read_json(f"{experiment}/{trial_id}/params.json")
+    # A trial that never reported is known by its file alone.
+    config = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
     if config is None:
         raise StorageError(
             f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -99,24 +101,32 @@ class TrialEvents:
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Write ``{tag: value}`` at a step."""
         items = [_summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._run.event(step=step, summary=_summary.Summary(value=items))
-        self._run.flush()
+        self._attempt(lambda: self._run.event(step=step, summary=_summary.Summary(value=items)))
+        self._attempt(self._run.flush)
 
     def end(self, status: Literal["success", "failure"]) -> None:
         """Mark the trial as ended."""
-        self._run.end(status)
+        self._attempt(lambda: self._run.end(status))
 
     def send(self) -> None:
-        """Make all of it visible; what the storage does not take now is sent the next time."""
-        try:
-            self._run.send()
-        except StorageError as error:
-            logger.warning("TensorBoard will lag behind: %s", error)
+        """Make all of it visible; what an object store does not take now is sent the next time."""
+        self._attempt(self._run.send)
 
     def close(self) -> None:
         """Send what is left; without ``end`` the trial stays marked as running."""
         self.send()
-        self._run.close()
+        with suppress(OSError):
+            self._run.close()
+
+    def _attempt(self, operation: Callable[[], None]) -> None:
+        try:
+            operation()
+        except StorageError as error:
+            logger.warning("TensorBoard will lag behind: %s", error)
+        except OSError as error:
+            logger.warning("TensorBoard lacks some points: %s", error)
+            with suppress(OSError):
+                self._run.reopen()
 
 
 def mark_failed(store: Store, key: str) -> None:
@@ -132,7 +142,7 @@ class _Run:
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self._key = key
-        self._sent = 0
+        self._sent: dict[str, int] = {}
         self._temporary = None if store.directory else tempfile.TemporaryDirectory(prefix="events-")
         self._folder = Path(self._temporary.name) if self._temporary else store.local(key)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +153,10 @@ class _Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def reopen(self) -> None:
+        """Go on in a new file: a writer that could not write will not do so again."""
+        self._writer = EventFileWriter(str(self._folder), flush_secs=10)
 
     def event(self, **content: Any) -> None:
         self._writer.add_event(_event.Event(wall_time=time.time(), **content))
@@ -164,11 +178,11 @@ class _Run:
         self.flush()
         if not self._temporary:
             return
-        (path,) = self._folder.iterdir()
-        content = path.read_bytes()
-        if len(content) > self._sent:
-            self._store.write(f"{self._key}/{path.name}", content)
-            self._sent = len(content)
+        for path in self._folder.iterdir():
+            content = path.read_bytes()
+            if len(content) > self._sent.get(path.name, 0):
+                self._store.write(f"{self._key}/{path.name}", content)
+                self._sent[path.name] = len(content)
 
     def close(self) -> None:
         self._writer.close()

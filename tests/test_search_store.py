@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -310,6 +311,39 @@ def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_se
     assert not watch.ends(found[1], again=True)
 
 
+def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    from distiltune.search.whole_files import tune_filesystem
+
+    made = pickle.loads(pickle.dumps(tune_filesystem(Store(str(tmp_path)))))
+    assert made == tune_filesystem(Store(str(tmp_path)))
+    target = tmp_path / "target"
+    target.write_text("old")
+    with made.open_output_stream(str(target)) as file:
+        file.write(b"new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "weights").write_bytes(bytes(3 * 2**20))
+    copy_files(
+        str(source),
+        str(tmp_path / "copy"),
+        source_filesystem=LocalFileSystem(),
+        destination_filesystem=made,
+    )
+    assert (tmp_path / "copy" / "deep" / "weights").stat().st_size == 3 * 2**20
+    assert list(tmp_path.rglob(".*")) == []
+    with pytest.raises(FileNotFoundError):
+        made.open_output_stream(str(tmp_path / "none" / "target"))
+    given_up = made.open_output_stream(str(target))
+    given_up.write(b"half")
+    del given_up
+    assert target.read_text() == "new"
+    assert list(tmp_path.rglob(".*")) == []
+
+
 # Slow: what goes wrong in earnest.
 
 
@@ -457,6 +491,17 @@ def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
         assert saved_by_trial(store)[trial] == 8
 
 
+def make_room(store: Store, trial: str) -> None:
+    """Give the last checkpoint a later number, so that Tune's snapshot names one that is gone."""
+    last = find_checkpoint(saved_epochs(store, trial))
+    assert last is not None
+    prefix, _, number = last.key.rpartition("_")
+    for name in [*last.record["files"], "epoch.json"]:
+        store.write(f"{prefix}_{int(number) + 2:06}/{name}", store.read(f"{last.key}/{name}") or b"")
+    store.delete(last.key)
+    assert saved_epochs(store, trial)[-1].key == f"{prefix}_{int(number) + 2:06}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_session, s3_url, cache):
@@ -473,6 +518,8 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
         assert "\n" not in str(caught.value)
         away.clear()
         saved = saved_by_trial(direct)
+        for trial in saved:
+            make_room(direct, f"{KEYS['experiment']}/{trial}")
         outcome = search(store, 3, 4)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 3
     assert saved
@@ -480,6 +527,39 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
         lines = [int(epoch) for epoch in LOGGED_EPOCH.findall(read_log(direct, f"{KEYS['logs']}/{trial}")[0])]
         again = [epoch for epoch in lines if epoch <= saved[trial]]
         assert len(again) == len(set(again))
+
+
+@contextmanager
+def small_disk(path: Path, size: str):
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_whose_disk_is_full_goes_on_when_there_is_room(ray_session, tmp_path):
+    with small_disk(tmp_path / "disk", "16m"):
+        store = Store(str(tmp_path / "disk"), retry_s=3)
+
+        def tell(progress):
+            if progress.best_value is not None:
+                with suppress(OSError):
+                    (tmp_path / "disk" / "filler").write_bytes(bytes(16 * 2**20))
+
+        with pytest.raises(StorageError, match="No space left on device") as caught:
+            search(store, 3, 4, on_progress=tell)
+        assert "\n" not in str(caught.value)
+        (tmp_path / "disk" / "filler").unlink()
+        saved = saved_by_trial(store)
+        assert saved
+        outcome = search(store, 3, 4)
+        assert [trial.state for trial in outcome.trials] == ["finished"] * 3
+        assert set(saved) & {trial.trial_id for trial in outcome.trials}
 
 
 @pytest.mark.slow
