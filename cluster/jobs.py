@@ -79,15 +79,15 @@ def submit(
         RunFailedError: The cluster did not take the job.
         StorageError: The storage cannot be reached.
     """
+    run_id = name_run(name, run_id)
+    sender = _sender(address, token_file, tell)  # what is quickly said comes first
     from ..search.space import check_space
 
-    run_id = name_run(name, run_id)
     check_space(config.search, config.training)
     if data_is_local(config):
         from ..training.data import load_data
 
         load_data(config.data)
-    sender = _sender(address, token_file, tell)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     run = storage.create(run_id)
     with answering(sender.cluster), _nothing_left(run):
