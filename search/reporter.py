@@ -24,6 +24,7 @@ from .handover import report_checkpoint
 from .inputs import TrialInputs, TrialSettings
 from .space import METRICS
 from .tensorboard import TAGS, TrialEvents
+from .whole_files import tune_filesystem
 
 # Logged by the trainer -> reported.
 _LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
@@ -140,7 +141,10 @@ class EpochReporter(TrainerCallback):
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
         self._say(self._line(metrics))
-        report_checkpoint(reported, tune.Checkpoint(str(directory)), self._settings.store)
+        store = self._settings.store
+        # Within one file system Tune copies without reading it all into Python.
+        filesystem = None if store.directory is None else tune_filesystem(store)
+        report_checkpoint(reported, tune.Checkpoint(str(directory), filesystem), store)
         shutil.rmtree(directory, ignore_errors=True)
 
     def _line(self, metrics: dict[str, float]) -> str:

@@ -30,6 +30,7 @@ from .inputs import TrialInputs, TrialSettings
 from .reporter import EpochReporter, failure_metrics
 from .tensorboard import TrialEvents
 from .trial_log import trial_log
+from .whole_files import tune_filesystem
 
 
 def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettings) -> None:
@@ -177,7 +178,7 @@ def _checkpoint_to_resume(store: Store, trial: str, work: Path) -> Path | None:
     known_epoch = next((each.epoch for each in saved if each.key == known_key), 0)
     forgotten = {each.epoch: each for each in saved if each.epoch > known_epoch}
     for _, each in sorted(forgotten.items()):
-        report_checkpoint(each.metrics, tune.Checkpoint(store.at(each.key), store.filesystem), store)
+        report_checkpoint(each.metrics, tune.Checkpoint(store.at(each.key), tune_filesystem(store)), store)
     if not saved:
         return None
     last = tune.get_checkpoint()
