@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import RunFailedError
 from ..search.tuner import RAY_WORKER_ENV
+from .addresses import driver_environment
 from .config import ResourcesConfig, TaskResources
 
 _PREFIX, _LOCK = "dt-", "distiltune.lock"
@@ -37,6 +38,8 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     """
     directory = None if resources.address else _private_directory()
     environment = QUIET | RAY_WORKER_ENV
+    if resources.address:
+        environment |= driver_environment(resources.address)
     if directory:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     before = {name: os.environ.get(name) for name in environment}
