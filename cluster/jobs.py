@@ -104,8 +104,11 @@ def resume(
         RunFailedError: The cluster did not take the job.
         StorageError: The storage cannot be reached.
     """
-    if run.state == "finished":
-        return Submission(run, sent=False, state="finished")
+    state = run.state
+    if state == "finished":
+        return Submission(run, sent=False, state=state)
+    if state == "running":
+        raise _under_way(run, state)
     submission = run.read("submission.json") or {}
     sender = _sender(address or submission.get("address"), token_file, tell)
     config = specification(run)
@@ -187,7 +190,7 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
         state = _state(sender, run)
         if state in _UNDER_WAY:
             if goes_on and state != "finished":
-                raise InputError(f"run {run.id} is {state}; watch it with `distiltune status {run.id}`")
+                raise _under_way(run, state)
             return Submission(run, sent=False, state=state)
         sender.tell("the cluster checks it")
         with checked_on_cluster(sender.client, shipped, run.id, run.store):
@@ -198,6 +201,10 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
             forget_inputs(sent, run.store)
             raise
     return submission
+
+
+def _under_way(run: Run, state: str) -> InputError:
+    return InputError(f"run {run.id} is {state}; watch it with `distiltune status {run.id}`")
 
 
 def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:

@@ -42,7 +42,7 @@ JOB = {
     "export": {"variants": ["onnx"], "max_accuracy_drop": 1.0},
     "benchmark": {"num_warmups": 1, "num_runs": 3, "num_sample_texts": 5, "batch_sizes": [1]},
 }
-LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=8"]
+LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=20"]
 
 
 class Head:
@@ -286,8 +286,8 @@ def test_a_run_is_stopped_in_its_search_and_gone_on_with(head, finished):
     run = run_of(finished, "long")
     assert head.submit(finished, "--run-id", "long", *LONG).returncode == 0
     wait_for_trial(run)
-    busy = head("resume", "long", "--storage", finished)
-    one_line(busy, "run long is running; watch it with `distiltune status long`")
+    with pytest.raises(InputError, match="run long is running; watch it with `distiltune status long`"):
+        jobs.resume(run)
     stopped = head("stop", "long", "--storage", finished)
     assert stopped.returncode == 0, stopped.stderr
     assert f"run long is stopped; go on with: distiltune resume long --storage {finished}" in stopped.stdout
