@@ -93,7 +93,7 @@ class LogWriter(logging.Handler):
 @contextmanager
 def logged_to(writer: LogWriter) -> Iterator[None]:
     """Write what ``distiltune`` logs, from INFO on, and warnings of everything else; closes the writer."""
-    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     own, others = logging.getLogger("distiltune"), logging.getLogger()
     level = own.level
     own.setLevel(min(level or logging.INFO, logging.INFO))
