@@ -91,9 +91,8 @@ def _new_tuner(
     config: SearchConfig, trainable: Any, store: Store, experiment: str, num_trials: int, num_slots: int
 ) -> tune.Tuner:
     from ray import tune
-    from ray.tune.logger import JsonLoggerCallback
 
-    from .progress import ProgressCallback
+    from .progress import ProgressCallback, ResultFiles
     from .whole_files import tune_filesystem
 
     searcher, param_space = _searcher(config, num_slots)
@@ -114,7 +113,7 @@ def _new_tuner(
                 storage_path=store.at(parent),
                 storage_filesystem=tune_filesystem(store),
                 verbose=0,
-                callbacks=[JsonLoggerCallback(), ProgressCallback(num_trials, config.metric, config.mode)],
+                callbacks=[ResultFiles(), ProgressCallback(num_trials, config.metric, config.mode)],
                 failure_config=tune.FailureConfig(max_failures=2),
                 # One to keep, by score, and Tune never deletes the last: the best and the last.
                 checkpoint_config=tune.CheckpointConfig(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.tune import Callback, PlacementGroupFactory
+from ray.tune.logger import JsonLoggerCallback
 
 from ..errors import StorageError
 
@@ -108,6 +109,15 @@ def watching(listener: ProgressListener | None, *, restored: bool, retry_s: floa
         yield watch
     finally:
         _watches.remove(watch)
+
+
+class ResultFiles(JsonLoggerCallback):
+    """Tune's ``result.json`` and ``params.json``, closed also when the search ends early."""
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Close what is open."""
+        for trial in trials:
+            self.log_trial_end(trial)
 
 
 class ProgressCallback(Callback):
