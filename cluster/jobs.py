@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -238,7 +239,7 @@ def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission
     attempt = ((before["submission.json"] or {}).get("attempt", 0)) + 1
     given = {"config": config.model_dump(mode="json"), "run_id": run.id, "name": name}
     ticket = secrets.token_hex(8)
-    storage = run.store.location().rpartition("@")[2]
+    storage = re.sub(r"://[^/]*@", "://", run.store.location())  # everybody on the cluster reads it
     metadata = {"run_id": run.id, "storage": storage, "ticket": ticket}
     submission_id = ""
     run.clear_stop()
