@@ -156,7 +156,7 @@ def _send(path: Path, store: Store, sent: list[str]) -> str:
                 target = folder / path.name if path.is_file() else folder / path.name / file.name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)
-        store.publish(key)
+        store.publish(key, shared=True)
     return f"{REFERENCE}{key}/{path.name}"
 
 

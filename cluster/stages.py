@@ -119,11 +119,12 @@ class Stages:
 
     def _keep_best(self, checkpoint: str) -> None:
         """Copy what is a model out of a training checkpoint: weights and configuration; add the tokenizer."""
+        from ..search.checkpoints import download_checkpoint
+
         store, best = self._run.store, self._run.best
         with new_folder(store.local(best)) as folder:
             shutil.copytree(store.fetch(self._run.student), folder, dirs_exist_ok=True)
-            for name in ("model.safetensors", "config.json"):
-                store.download(f"{checkpoint}/{name}", folder / name)
+            download_checkpoint(store, checkpoint, folder, ("model.safetensors", "config.json"))
         store.publish(best)
 
     def export(self, tell: Tell) -> StageResult:

@@ -22,7 +22,7 @@ from ..training.checkpoints import load_tokenizer
 from ..training.data import TextData
 from ..training.logits import logits_key, teacher_logits
 from ..training.student import build_student
-from ..training.teacher import prepare_teacher
+from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from .config import JobConfig
 from .inputs import with_local_inputs
@@ -104,8 +104,8 @@ def make_teacher(task: Task, data: TextData, key: str) -> dict[str, Any]:
             f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
         ),
     )
-    task.store.publish(key)
-    return record
+    task.store.publish(key, shared=True)
+    return {**record, **read_record(task.store.fetch(key))}
 
 
 def label_with_teacher(
@@ -136,7 +136,7 @@ def label_with_teacher(
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
         )
-        task.store.publish(key)
+        task.store.publish(key, shared=True)
         splits[name] = SplitWithLogits(tokens, np.array(found.logits))
         record["texts_computed"] += len(tokens) if found.computed else 0
         record["keys"][name] = found.key

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from filelock import FileLock
 from ray import tune
 from ray.util import get_node_ip_address
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -115,7 +114,7 @@ def _train(
     args = arguments_from_config(settings.training, str(work), **{**arguments, **own})
     num_steps = num_train / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
-    student = _fetch(settings.store, inputs.student)
+    student = settings.store.fetch(inputs.student)
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
     collator = DistillationCollator(_pad_token_id(model))
     resumed = read_epoch(checkpoint) if checkpoint else None
@@ -135,21 +134,11 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _fetch(store: Store, key: str) -> Path:
-    """A folder on this node; where several trials need it at once, one brings it."""
-    if store.directory is not None:
-        return store.fetch(key)
-    lock = store.local(key).with_name(f".{store.local(key).name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        return store.fetch(key)
-
-
 def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
     """The teacher, for its hidden states: cached logits hold none."""
     if key is None:
         raise InputError("hidden_loss_weight is above 0, and the search was given no teacher")
-    teacher, tokenizer = load_classifier(_fetch(store, key))
+    teacher, tokenizer = load_classifier(store.fetch(key))
     # It is run on the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock
 
 from ..errors import StorageError
 from .filesystems import local_path, open_filesystem
@@ -219,22 +220,29 @@ class Store:
             return self.directory / key
         return _mirror() / hashlib.sha256(self.url.encode()).hexdigest()[:16] / key
 
-    def publish(self, key: str) -> None:
+    def publish(self, key: str, *, shared: bool = False) -> None:
         """Send the folder that was made in ``local(key)``; in a directory it stands there already.
 
         Its listing is sent last: until then, and when the sending is cut off, there is no folder.
+
+        Args:
+            key: Where it is to stand.
+            shared: Several may send it at once, and their folders do one another's service, since the key says
+                what is in it: the first that is whole stays, and ``fetch`` brings that one.
         """
-        if self.directory is not None:
+        if self.directory is not None or (shared and self.has_folder(key)):
             return
         folder = self.local(key)
-        listing = {"files": _listing(folder)}
+        # Two that send at once must not mix their files.
+        below = secrets.token_hex(4) if shared else ""
+        listing = {"below": below, "files": _listing(folder)}
         content = json.dumps(listing, indent=2).encode()
-        if self.read(key + _LISTING) != content or not self._is_whole(key, listing):
+        if not shared:
             self.delete(key + _LISTING)
             self.delete(key)
-            for name in listing["files"]:
-                self.upload(folder / name, f"{key}/{name}")
-            self.write(key + _LISTING, content)
+        for name in listing["files"]:
+            self.upload(folder / name, _join(key, below, name))
+        self.write(key + _LISTING, content)
         _write_file(folder.with_name(folder.name + _LISTING), content)
 
     def has_folder(self, key: str) -> bool:
@@ -255,35 +263,39 @@ class Store:
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder} is not there")
             return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Another process of this machine may be about to read what would be replaced here.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            self._bring(key, folder)
+        return folder
+
+    def _bring(self, key: str, folder: Path) -> None:
         content = self.read(key + _LISTING)
         if content is None:
-            raise FileNotFoundError(f"{self.url}/{key} is not there")
-        beside = folder.with_name(folder.name + _LISTING)
-        files = json.loads(content)["files"]
+            raise FileNotFoundError(f"{self.location(key)} is not there")
+        beside, listing = folder.with_name(folder.name + _LISTING), json.loads(content)
+        files = listing["files"]
         here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
         same = beside.is_file() and beside.read_bytes() == content
         if same and here == {name: entry["bytes"] for name, entry in files.items()}:
-            return folder
+            return
         with new_folder(folder) as incoming:
-            self._download(key, files, incoming)
+            for name in files:
+                self.download(_join(key, listing["below"], name), incoming / name)
+            for name, entry in _listing(incoming).items():
+                if entry != files[name]:
+                    raise StorageError(
+                        f"storage {self}: {key}/{name} is not what was sent (its SHA-256 differs); "
+                        "delete that folder, and resume the run that makes it"
+                    )
         _write_file(beside, content)
-        return folder
-
-    def _download(self, key: str, files: dict[str, Any], incoming: Path) -> None:
-        for name in files:
-            self.download(f"{key}/{name}", incoming / name)
-        for name, entry in _listing(incoming).items():
-            if entry != files[name]:
-                raise StorageError(
-                    f"storage {self.url}: {key}/{name} is not what was sent (its SHA-256 differs); "
-                    "delete that folder, and resume the run that makes it"
-                )
-
-    def _is_whole(self, key: str, listing: dict[str, Any]) -> bool:
-        return self.sizes(key) == {name: entry["bytes"] for name, entry in listing["files"].items()}
 
     def _retrying(self, operation: Callable[[], Result], key: str) -> Result:
         return retrying(operation, f"{self.url}, {key}" if key else self.url, self.retry_s)
+
+
+def _join(*names: str) -> str:
+    return "/".join(name for name in names if name)
 
 
 def _mirror() -> Path:
@@ -317,9 +329,3 @@ def _write_file(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def remove_mirror(store: Store) -> None:
-    """Delete this machine's copies of a remote store's folders."""
-    if store.directory is None:
-        shutil.rmtree(store.local(""), ignore_errors=True)

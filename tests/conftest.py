@@ -8,6 +8,7 @@ import pytest
 from servers import S3_ENVIRONMENT, make_bucket, s3_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inherit it
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,6 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """``host:port`` of a real S3 protocol server; the environment holds credentials for it."""
-    os.environ.update(S3_ENVIRONMENT)
     with s3_server() as endpoint:
         yield endpoint
 

@@ -319,6 +319,6 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith("error: interrupted")
-    assert "--run-id stopped" in last
+    assert "distiltune resume stopped" in last
     assert not _processes_that_name(str(tmp_path))
     assert json.loads(distiltune("show", "stopped", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"

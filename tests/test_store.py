@@ -100,6 +100,46 @@ def test_a_folder_published_again_replaces_the_first(store, tmp_path, monkeypatc
     assert (folder / "one").read_text() == "other"
 
 
+def test_of_two_that_send_a_shared_folder_the_first_stays_whole(store, tmp_path, monkeypatch):
+    fill(store.local("f"), one="first", two="first")
+    store.publish("f", shared=True)
+    other_machine(monkeypatch, tmp_path)
+    if store.directory is None:
+        fill(store.local("f"), one="other", two="other")
+    store.publish("f", shared=True)
+    folder = store.fetch("f")
+    assert {(folder / name).read_text() for name in ("one", "two")} == {"first"}
+
+
+def test_two_that_send_a_shared_folder_at_once_do_not_mix_their_files(s3_url, tmp_path, monkeypatch):
+    code = (
+        "import sys\nfrom distiltune.storage.store import Store\n"
+        "store = Store(sys.argv[1])\nfolder = store.local('f')\nfolder.mkdir(parents=True)\n"
+        "for n in range(20): (folder / str(n)).write_text(sys.argv[2])\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\nstore.publish('f', shared=True)"
+    )
+    senders = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, s3_url, name],
+            env={**os.environ, "DISTILTUNE_CACHE": str(tmp_path / name)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    for sender in senders:
+        sender.stdout.readline()
+    for sender in senders:
+        sender.stdin.write("\n")
+        sender.stdin.flush()
+    for sender in senders:
+        sender.communicate(timeout=60)
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "reader"))
+    folder = Store(s3_url).fetch("f")
+    assert len({(folder / str(n)).read_text() for n in range(20)}) == 1
+
+
 def test_a_copy_that_is_out_of_date_is_fetched_again(store, tmp_path, monkeypatch):
     fill(store.local("f"), one="first")
     store.publish("f")

@@ -144,6 +144,15 @@ def prepare_teacher(
     raise AssertionError("what was just written can be read")
 
 
+def read_record(directory: Path) -> dict[str, Any]:
+    """What ``prepare_teacher`` recorded of the teacher in a directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+
+
 def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
     """Write the checkpoint and its record; the record with the checkpoint's fingerprint."""
     with new_folder(out_dir, keep_existing=keep_existing) as folder:
@@ -166,7 +175,7 @@ def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
 def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
     """The record of the teacher that lies in ``out_dir``; None unless it is the one that ``key`` names."""
     try:
-        record = json.loads((out_dir / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_record(out_dir)
     except FileNotFoundError:
         return None
     except ValueError:
