@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
 from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
+
+if TYPE_CHECKING:
+    from .runs import Run
 
 app = typer.Typer()
 
@@ -32,7 +37,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How far a run is: its stages, trials, the best so far, and what it waits for."""
-    from .status import Watch, watch
+    from .status import Watch
 
     run = open_run(run_id, storage)
     if not keep_watching:
@@ -40,11 +45,7 @@ def status(
         echo_json(found) if as_json else _print(found)
         return
     try:
-        if as_json:
-            for found in watch(run):
-                echo_json(found)
-        else:
-            _watch_on_terminal(run)
+        _watch_lines(run, as_json) if as_json or not sys.stdout.isatty() else _watch_live(run)
     except KeyboardInterrupt:
         return
 
@@ -57,24 +58,27 @@ def _print(found: dict[str, Any]) -> None:
     Console(highlight=False).print(render(found))
 
 
-def _watch_on_terminal(run: Any) -> None:
+def _watch_lines(run: Run, as_json: bool) -> None:
+    """One line for each change: of the whole status as JSON, or of what a person follows."""
+    from .status import line, watch
+
+    last = None
+    for found in watch(run):
+        said = json.dumps(found, allow_nan=False) if as_json else line(found)
+        if said != last:
+            typer.echo(said)
+            last = said
+
+
+def _watch_live(run: Run) -> None:
     from rich.console import Console
     from rich.live import Live
 
     from .status import render, watch
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        last = None
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
         for found in watch(run):
-            line = f"{found['state']} {found['stage'] or ''} {found['progress'] or ''}".rstrip()
-            if line != last:
-                typer.echo(line)
-                last = line
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        for found in watch(run):
-            live.update(render(found), refresh=True)
+            live.update(render(found, watching=True), refresh=True)
 
 
 @app.command()
@@ -97,9 +101,13 @@ def logs(
     from ..storage.logs import read_log
     from .logs import follow_log, log_key
 
+    if keep_following and as_json:
+        raise InputError(
+            "--follow, --json: both given; a log that still grows is no one value, leave one out"
+        )
     run = open_run(run_id, storage)
     key = log_key(run, trial, stage)
-    if keep_following and not as_json:
+    if keep_following:
         try:
             for text in follow_log(run, key):
                 typer.echo(text, nl=False)
@@ -107,7 +115,12 @@ def logs(
             return
         return
     text, _ = read_log(run.store, key)
-    echo_json({"run_id": run.id, "lines": text.splitlines()}) if as_json else typer.echo(text, nl=False)
+    if as_json:
+        echo_json({"run_id": run.id, "lines": text.splitlines()})
+    elif text:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(f"run {run.id} is {run.state} and has no such log yet", err=True)
 
 
 @app.command()
@@ -139,10 +152,13 @@ def tensorboard(
         int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 6006,
     storage: StorageOption = None,
-) -> int:
+) -> None:
     """Serve a run's scalars and HParams with TensorBoard on 127.0.0.1, also while it runs."""
     from .commands_run import interrupt
     from .tensorboard import serve
 
-    signal.signal(signal.SIGTERM, interrupt)
-    return serve(open_run(run_id, storage), port)
+    # Whatever ends this ends the server too, and leaves no copy behind.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, interrupt)
+    run = open_run(run_id, storage)
+    serve(run, port, lambda url: typer.echo(f"TensorBoard of run {run.id}: {url} (Ctrl-C ends it)"))

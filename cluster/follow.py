@@ -10,7 +10,7 @@ from rich.console import Console
 from .console import ProgressPrinter
 from .events import StageEvent
 from .runs import Run, command
-from .status import watch
+from .status import ENDED, watch
 
 
 def follow(run: Run, console: Console | None = None) -> int:
@@ -35,14 +35,15 @@ def follow(run: Run, console: Console | None = None) -> int:
 def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> None:
     for stage in found["stages"]:
         state, name = stage["state"], stage["name"]
-        if state in ("finished", "failed", "stopped") and name not in shown:
+        if state in ("finished", "failed", "stopped", "interrupted") and name not in shown:
             shown.add(name)
             kind = "finished" if state == "finished" else "failed"
             printer(StageEvent(name, kind, stage["text"], stage["seconds"] or 0.0))
-    if found["state"] == "submitted":
-        printer(StageEvent("job", "progress", "waiting for the cluster to start it"))
-    elif found["stage"] is not None:
-        printer(StageEvent(found["stage"], "progress", found["progress"] or ""))
+    name, text = found["stage"] or "job", found["progress"] or ""
+    if found["waiting_for"] and found["waiting_for"] not in text:
+        text = f"waiting for {found['waiting_for']}"
+    if found["state"] not in ENDED and (found["stage"] or text):
+        printer(StageEvent(name, "progress", text))
 
 
 def _last_words(run: Run, found: dict[str, Any]) -> int:

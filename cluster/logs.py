@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
-from ..errors import InputError
+from ..errors import InputError, StorageError
 from ..storage.logs import read_log
 from .runs import STAGES, Run
 from .status import ENDED
+
+logger = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
 
@@ -37,12 +40,18 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
 
 
 def follow_log(run: Run, key: str) -> Iterator[str]:
-    """A log's text and what is added to it, until the run ends."""
-    offset = 0
+    """A log's text and what is added to it, until the run ends; a storage that goes away is waited for."""
+    offset, was_away = 0, False
     while True:
-        # Looked at before the log is read, so that nothing written before the end is missed.
-        ended = run.state in ENDED
-        text, offset = read_log(run.store, key, offset)
+        try:
+            # Looked at before the log is read, so that nothing written before the end is missed.
+            ended = run.state in ENDED
+            text, offset = read_log(run.store, key, offset)
+            was_away = False
+        except StorageError as error:
+            if not was_away:
+                logger.warning("%s; waiting for it", error)
+            ended, text, was_away = False, "", True
         if text:
             yield text
         elif ended:

@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .runs import STAGES, Run, Storage, command, own_name
-from .status import Watch, render
+from .status import COLOURS, Watch, local_time, render
 
-_READERS = 8  # a look at a run is some requests to the store
+_READERS = 16  # a look at a run is some requests to the store
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -63,8 +64,10 @@ def print_summary(run: Run) -> None:
 
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
     """One row a run, newest first."""
+    runs = [Run(storage.store, name) for name in storage.store.names("runs")]
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(_row, storage.list()))
+        rows = [row for row in pool.map(_row, runs) if row is not None]
+    return sorted(rows, key=lambda row: (row["created"], row["run_id"]), reverse=True)
 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
@@ -74,27 +77,33 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         console.print("no runs yet; start one with: distiltune run")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "created", "trials", "validation accuracy", "chosen"):
+    for name in ("run", "state", "created", "trials", "accuracy", "chosen"):
         table.add_column(name, overflow="fold")
     for row in rows:
         accuracy = row["validation_accuracy"]
         shown = "" if accuracy is None else f"{accuracy:.4f}"
-        trials = "" if row["trials_done"] is None else f"{row['trials_done']} of {row['num_trials']}"
-        table.add_row(row["run_id"], row["state"], row["created"], trials, shown, row["chosen"] or "")
+        trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
+        state = Text(row["state"], style=COLOURS.get(row["state"], ""))
+        table.add_row(row["run_id"], state, local_time(row["created"]), trials, shown, row["chosen"] or "")
     console.print(table)
 
 
-def _row(run: Run) -> dict[str, Any]:
-    found = Watch(run).read()
-    trials = found["trials"] or {}
+def _row(run: Run) -> dict[str, Any] | None:
+    created = run.created
+    if not created:
+        return None
+    searched = run.stage_record("search")
+    progress = (run.read(run.progress("search")) or {}) if searched else {}
+    found = searched.get("result") or {}
+    gate = run.stage_record("gate") if found else {}
     return {
         "run_id": run.id,
-        "state": found["state"],
-        "created": found["created"],
-        "num_trials": trials.get("num_trials"),
-        "trials_done": trials.get("done"),
-        "validation_accuracy": (found["best"] or {}).get("value"),
-        "chosen": (run.stage_record("gate").get("result") or {}).get("chosen"),
+        "state": run.state,
+        "created": created,
+        "num_trials": progress.get("num_trials"),
+        "trials_done": progress.get("done"),
+        "validation_accuracy": found["best"]["validation_accuracy"] if found else progress.get("best_value"),
+        "chosen": (gate.get("result") or {}).get("chosen"),
     }
 
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import StorageError
 from .runs import STAGES, Run, command
 
+_COUNTS = ("num_trials", "done", "running", "failed", "pruned")
 ENDED = ("finished", "failed", "stopped", "interrupted")
-_COLOURS = {
+COLOURS = {
     "finished": "green",
     "running": "cyan",
     "failed": "red",
@@ -26,91 +27,95 @@ _COLOURS = {
 
 
 class Watch:
-    """Reads a run again and again; records of finished stages are read once."""
+    """Reads a run again and again, with few requests; records of finished stages are read once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._created = ""
         self._finished: dict[str, dict[str, Any]] = {}
+        self._search: dict[str, Any] | None = None
 
     def read(self) -> dict[str, Any]:
         """The object that ``status --json`` prints."""
         run = self._run
         state = run.state
-        record = run.read("run.json") or {}
+        self._created = self._created or run.created
+        # What it says of an end is that of an earlier try until this one ends.
+        record = (run.read("run.json") or {}) if state in ENDED else {}
         stages = self._stages(state)
-        current = next((stage for stage in stages if stage["state"] == "running"), None)
-        progress = run.read(run.progress(current["name"])) if current else None
-        waiting_for = (progress or {}).get("waiting_for")
-        if state == "submitted":
-            waiting_for = "the cluster to start its job"
+        current = next((stage["name"] for stage in stages if stage["state"] == "running"), None)
+        progress = (run.read(run.progress(current)) or {}) if current else {}
+        search = self._search_progress(current, progress)
+        waiting_for = "the cluster to start its job" if state == "submitted" else progress.get("waiting_for")
         return {
             "run_id": run.id,
             "state": state,
-            "created": run.created,
-            "ended": record.get("ended") if state in ENDED else None,
+            "created": self._created,
+            "ended": self._ended(state, record),
             "error": record.get("error"),
             "stages": stages,
-            "stage": current["name"] if current else None,
-            "progress": (progress or {}).get("text"),
-            "trials": self._trials(current, progress),
-            "best": self._best(current, progress),
+            "stage": current,
+            "progress": progress.get("text"),
+            "trials": _trials(search, current),
+            "best": _best(search, self._finished.get("search")),
             "waiting_for": waiting_for,
             "next": next_command(run, state),
         }
 
     def _stages(self, state: str) -> list[dict[str, Any]]:
-        rows = []
+        rows, begun = [], True
         for stage in STAGES:
-            held = self._finished.get(stage) or self._run.stage_record(stage)
+            held = self._finished.get(stage) or (self._run.stage_record(stage) if begun else {})
+            begun = bool(held)
             if held.get("state") == "finished":
                 self._finished[stage] = held
-            said, seconds = held.get("state", "waiting"), held.get("seconds")
-            if said == "running" and state != "running":
-                said = "interrupted"
-            elif said == "running":
-                seconds = _seconds_since(held["started"])
-            rows.append({"name": stage, "state": said, "seconds": seconds, "text": held.get("text", "")})
-            if not held:  # none of the later ones has begun
-                rows += [
-                    {"name": later, "state": "waiting", "seconds": None, "text": ""}
-                    for later in STAGES[len(rows) :]
-                ]
-                break
+            row = {
+                "name": stage,
+                "state": held.get("state", "waiting"),
+                "seconds": held.get("seconds"),
+                "text": held.get("text", ""),
+            }
+            if row["state"] == "running" and state == "running":
+                row["seconds"] = _seconds_since(held["started"])
+            elif row["state"] != "finished" and state in ("submitted", "running"):
+                row |= {"state": "waiting", "seconds": None}  # its record is of an earlier try
+            elif row["state"] == "running":
+                row["state"] = "interrupted"
+            rows.append(row)
         return rows
 
-    def _trials(
-        self, current: dict[str, Any] | None, progress: dict[str, Any] | None
-    ) -> dict[str, int] | None:
-        names = ("num_trials", "done", "running", "failed", "pruned")
-        if current is None or current["name"] != "search":
-            progress = self._run.read(self._run.progress("search"))
-        if progress is None or "num_trials" not in progress:
-            return None
-        counts = {name: progress.get(name, 0) for name in names}
-        return counts if current else {**counts, "running": 0}
+    def _search_progress(self, current: str | None, progress: dict[str, Any]) -> dict[str, Any]:
+        """What the search told last; read once while another stage runs, since it stands still then."""
+        if current == "search":
+            self._search = None
+            return progress
+        if self._search is None:
+            self._search = self._run.read(self._run.progress("search")) or {}
+        return self._search
 
-    def _best(self, current: dict[str, Any] | None, progress: dict[str, Any] | None) -> dict[str, Any] | None:
-        search = self._finished.get("search")
-        if search is not None:
-            best = search["result"]["best"]
-            value, parameters = best["validation_accuracy"], best["parameters"]
-            return {"trial_id": best["trial_id"], "value": value, "parameters": parameters}
-        if current is None or current["name"] != "search":
-            progress = self._run.read(self._run.progress("search"))
-        if progress is None or progress.get("best_value") is None:
-            return None
-        return {
-            "trial_id": progress["best_trial_id"],
-            "value": progress["best_value"],
-            "parameters": progress["best_parameters"],
-        }
+    def _ended(self, state: str, record: dict[str, Any]) -> str | None:
+        if state != "interrupted" or record.get("state") == state:
+            return record.get("ended")
+        heard = (self._run.read("lease.json") or {}).get("at")
+        return None if heard is None else _iso(heard)
 
 
 def watch(run: Run, period_s: float = 1.0) -> Iterator[dict[str, Any]]:
-    """The run's status now and after each change, until it has ended."""
+    """The run's status now and after each change, until it has ended.
+
+    A storage that goes away meanwhile is waited for, and named as what the run waits for.
+
+    Raises:
+        StorageError: It is away from the first.
+    """
     reader, last = Watch(run), None
     while True:
-        found = reader.read()
+        try:
+            found = reader.read()
+        except StorageError as error:
+            if last is None:
+                raise
+            found = {**last, "waiting_for": f"its storage to answer: {error}"}
         if found != last:
             yield found
             last = found
@@ -128,51 +133,51 @@ def next_command(run: Run, state: str) -> str:
     return command("logs" if state == "failed" else "resume", run)
 
 
-def render(found: dict[str, Any]) -> RenderableType:
-    """A status for the terminal."""
-    parts: list[RenderableType] = [Text.from_markup(_headline(found), overflow="fold")]
+def render(found: dict[str, Any], *, watching: bool = False) -> RenderableType:
+    """A status for the terminal; who watches is not told to."""
+    parts: list[RenderableType] = [_headline(found)]
     if found["error"]:
         parts.append(Text(found["error"], style="red", overflow="fold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "left", "right", "left"):
         table.add_column(justify=justify, overflow="fold")
     for stage in found["stages"]:
-        seconds = stage["seconds"]
-        colour = _COLOURS.get(stage["state"], "")
+        seconds, is_current = stage["seconds"], stage["name"] == found["stage"]
         table.add_row(
             stage["name"],
-            f"[{colour}]{stage['state']}[/{colour}]",
+            Text(stage["state"], style=COLOURS.get(stage["state"], "")),
             "" if seconds is None else duration(seconds),
-            escape(found["progress"] or "" if stage["name"] == found["stage"] else stage["text"]),
+            Text((found["progress"] or "") if is_current else stage["text"]),
         )
     parts.append(table)
-    parts += [Text(line, overflow="fold") for line in _lines(found)]
-    return Group(*parts)
+    facts = _facts(found)
+    if not watching or found["state"] in ENDED:
+        facts["next"] = found["next"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, text in facts.items():
+        grid.add_row(name, Text(text))
+    return Group(*parts, grid)
 
 
-def _headline(found: dict[str, Any]) -> str:
-    colour = _COLOURS.get(found["state"], "cyan")
-    when = f"since {found['created']}" if found["ended"] is None else f"ended {found['ended']}"
-    return f"[bold]{escape(found['run_id'])}[/bold]  [{colour}]{found['state']}[/{colour}]  [dim]{when}[/dim]"
+def line(found: dict[str, Any]) -> str:
+    """A status as one plain line, for where nothing can be drawn."""
+    parts = [found["state"]]
+    if found["stage"] is not None:
+        parts.append(" ".join(filter(None, [found["stage"], found["progress"]])))
+    if found["waiting_for"] and found["waiting_for"] not in (found["progress"] or ""):
+        parts.append(f"waits for {found['waiting_for']}")
+    if found["error"]:
+        parts.append(found["error"])
+    if found["state"] in ENDED:
+        parts.append(f"next: {found['next']}")
+    return "; ".join(parts)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = []
-    if found["trials"]:
-        counts = found["trials"]
-        said = ", ".join(f"{counts[name]} {name}" for name in ("done", "running", "failed", "pruned"))
-        lines.append(f"trials   {said} of {counts['num_trials']}")
-    if found["best"]:
-        best = found["best"]
-        values = ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in best["parameters"].items()
-        )
-        lines.append(f"best     {best['value']:.4f} by trial {best['trial_id']}: {values}")
-    if found["waiting_for"]:
-        lines.append(f"waits    for {found['waiting_for']}")
-    lines.append(f"next     {found['next']}")
-    return lines
+def local_time(moment: str) -> str:
+    """A time of a record as this machine's clock shows it."""
+    return f"{datetime.datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 def duration(seconds: float) -> str:
@@ -181,6 +186,67 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _headline(found: dict[str, Any]) -> Text:
+    if found["state"] in ENDED and found["ended"] is not None:
+        when = (
+            f"{'last heard of' if found['state'] == 'interrupted' else 'since'} {local_time(found['ended'])}"
+        )
+    else:
+        when = f"{'submitted' if found['state'] == 'submitted' else 'begun'} {local_time(found['created'])}"
+    styled = (
+        (found["run_id"], "bold"),
+        (found["state"], COLOURS.get(found["state"], "cyan")),
+        (when, "dim"),
+    )
+    return Text("  ", overflow="fold").join(Text(*each) for each in styled)
+
+
+def _facts(found: dict[str, Any]) -> dict[str, str]:
+    facts = {}
+    if found["trials"]:
+        counts = found["trials"]
+        said = ", ".join(f"{counts[name]} {name}" for name in _COUNTS[1:])
+        facts["trials"] = f"{said} of {counts['num_trials']}"
+    if found["best"]:
+        best = found["best"]
+        values = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in best["parameters"].items()
+        )
+        facts["best"] = f"{best['value']:.4f} by trial {best['trial_id']}: {values}"
+    if found["waiting_for"]:
+        facts["waits for"] = found["waiting_for"]
+    return facts
+
+
+def _trials(search: dict[str, Any], current: str | None) -> dict[str, int] | None:
+    if "num_trials" not in search:
+        return None
+    counts = {name: search.get(name, 0) for name in _COUNTS}
+    return counts if current == "search" else {**counts, "running": 0}
+
+
+def _best(search: dict[str, Any], finished: dict[str, Any] | None) -> dict[str, Any] | None:
+    if finished is not None:
+        best = finished["result"]["best"]
+        return {
+            "trial_id": best["trial_id"],
+            "value": best["validation_accuracy"],
+            "parameters": best["parameters"],
+        }
+    if search.get("best_value") is None:
+        return None
+    return {
+        "trial_id": search["best_trial_id"],
+        "value": search["best_value"],
+        "parameters": search["best_parameters"],
+    }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
 def _seconds_since(started: str) -> float:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, StorageError
+from ..errors import InputError, RunFailedError, StorageError
 from ..storage.store import Store
 from .runs import Run
 
@@ -20,33 +21,47 @@ logger = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
 _RELOAD_S = 3
+_START_WITHIN_S = 60.0
 
 
-def serve(run: Run, port: int) -> int:
+def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> None:
     """Serve a run on 127.0.0.1 until Ctrl-C; trials that begin meanwhile appear.
 
     Args:
         run: It may have no trials yet.
         port: 0 takes a free one.
-
-    Returns:
-        TensorBoard's exit status.
+        tell: Told the address once it answers.
 
     Raises:
         InputError: The port is taken.
+        RunFailedError: TensorBoard ended by itself; with what it said last.
     """
     port = _free(port)
-    with _event_files(run) as directory:
+    with suppress(KeyboardInterrupt), _event_files(run) as directory, tempfile.TemporaryFile() as said:
         arguments = ["--logdir", str(directory), "--host", "127.0.0.1", "--port", str(port)]
+        arguments += ["--reload_interval", str(_RELOAD_S)]
         command = [sys.executable, "-m", "tensorboard.main", *arguments]
-        server = subprocess.Popen([*command, "--reload_interval", str(_RELOAD_S)])
+        # A group of its own: Ctrl-C on the terminal is for this process, which ends the server.
+        server = subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
         try:
-            return server.wait()
-        except KeyboardInterrupt:
-            return 0
+            if _answers(port, server):
+                tell(f"http://127.0.0.1:{port}/")
+            server.wait()
         finally:
             server.terminate()
             server.wait()
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise RunFailedError(f"TensorBoard ended by itself (status {server.returncode}): {lines[-1]}")
+
+
+def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + _START_WITHIN_S
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _free(port: int) -> int:
@@ -65,7 +80,13 @@ def _free(port: int) -> int:
 def _event_files(run: Run) -> Iterator[Path]:
     if run.store.directory is not None:
         directory = run.store.directory / run.tensorboard
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"run {run.id} has no event files yet, and their directory cannot be made here: {error}; "
+                "try again once a trial has begun"
+            ) from None
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="distiltune-events-") as name:
@@ -81,11 +102,15 @@ def _event_files(run: Run) -> Iterator[Path]:
 
 
 def _update_often(copy: EventCopy, ended: threading.Event) -> None:
+    was_away = False
     while not ended.wait(_PERIOD_S):
         try:
             copy.update()
+            was_away = False
         except StorageError as error:
-            logger.warning("%s; the pictures stand still until it is back", error)
+            if not was_away:
+                logger.warning("%s; the charts stand still until it is back", error)
+            was_away = True
 
 
 class EventCopy:
@@ -102,6 +127,8 @@ class EventCopy:
     def update(self) -> None:
         """Bring what is new."""
         for name, size in self._store.sizes(self._key).items():
+            if ".." in name.split("/"):  # an object may be called so, and would land elsewhere
+                continue
             target = self._directory / name
             have = target.stat().st_size if target.exists() else 0
             if size <= have:
