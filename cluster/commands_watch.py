@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @app.command("runs")
 def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
@@ -51,11 +53,10 @@ def status(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
+    from .console import tables
+    from .status import print_status
 
-    from .status import render
-
-    Console(highlight=False).print(render(found))
+    print_status(found, tables())
 
 
 def _watch_lines(run: Run, as_json: bool) -> None:
@@ -74,11 +75,13 @@ def _watch_live(run: Run) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from .status import render, watch
+    from .status import print_next, render, watch
 
-    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+    console, found = Console(highlight=False), {}
+    with Live(console=console, auto_refresh=False) as live:
         for found in watch(run):
-            live.update(render(found, watching=True), refresh=True)
+            live.update(render(found), refresh=True)
+    print_next(found, console)
 
 
 @app.command()
@@ -154,11 +157,16 @@ def tensorboard(
     storage: StorageOption = None,
 ) -> None:
     """Serve a run's scalars and HParams with TensorBoard on 127.0.0.1, also while it runs."""
-    from .commands_run import interrupt
     from .tensorboard import serve
 
-    # Whatever ends this ends the server too, and leaves no copy behind.
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, interrupt)
+    for ending in _ENDINGS:
+        signal.signal(ending, _end_once)
     run = open_run(run_id, storage)
     serve(run, port, lambda url: typer.echo(f"TensorBoard of run {run.id}: {url} (Ctrl-C ends it)"))
+
+
+def _end_once(*_: Any) -> None:
+    """Ctrl-C's way out; a second one must not keep the server or its copy from being removed."""
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,7 +1,9 @@
-"""What a person sees while a job runs: a live line on a terminal, plain lines elsewhere; all on stderr."""
+"""What a person sees: of a job that runs a live line or plain lines on stderr, of facts tables on stdout."""
 
 from __future__ import annotations
 
+import os
+import sys
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +13,12 @@ from rich.status import Status
 from .events import StageEvent
 
 _MARKS = {"finished": "[green]✓[/green]", "reused": "[green]✓[/green]", "failed": "[red]✗[/red]"}
+
+
+def tables() -> Console:
+    """Stdout; lines are folded at a terminal's width or at COLUMNS, and left whole in a pipe."""
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=10_000 if is_piped else None)
 
 
 class ProgressPrinter:

@@ -33,17 +33,31 @@ def follow(run: Run, console: Console | None = None) -> int:
 
 
 def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> None:
-    for stage in found["stages"]:
+    if found["state"] == "running" and "run" not in shown:
+        shown.add("run")
+        printer(StageEvent("run", "begun", found["run_id"]))
+    for place, stage in enumerate(found["stages"]):
         state, name = stage["state"], stage["name"]
-        if state in ("finished", "failed", "stopped", "interrupted") and name not in shown:
-            shown.add(name)
-            kind = "finished" if state == "finished" else "failed"
-            printer(StageEvent(name, kind, stage["text"], stage["seconds"] or 0.0))
+        if state in ("waiting", "running") or name in shown:
+            continue
+        if stage["reused"] and not _is_past(found, place):  # it may be done again
+            continue
+        shown.add(name)
+        kind = "failed" if state != "finished" else "reused" if stage["reused"] else "finished"
+        printer(StageEvent(name, kind, stage["text"], stage["seconds"] or 0.0))
     name, text = found["stage"] or "job", found["progress"] or ""
     if found["waiting_for"] and found["waiting_for"] not in text:
         text = f"waiting for {found['waiting_for']}"
     if found["state"] not in ENDED and (found["stage"] or text):
         printer(StageEvent(name, "progress", text))
+
+
+def _is_past(found: dict[str, Any], place: int) -> bool:
+    """Whether a later stage has begun this time."""
+    later = found["stages"][place + 1 :]
+    return found["state"] == "finished" or any(
+        stage["state"] != "waiting" and not stage["reused"] for stage in later
+    )
 
 
 def _last_words(run: Run, found: dict[str, Any]) -> int:
@@ -53,7 +67,7 @@ def _last_words(run: Run, found: dict[str, Any]) -> int:
         print_summary(run)
         return 0
     if found["state"] == "failed":
-        typer.echo(f"error: {found['error']}", err=True)
+        typer.echo(f"error: {found['error']}; see: {found['next']}", err=True)
         return 1
     typer.echo(f"{run.id} was {found['state']}; go on with: {found['next']}", err=True)
     return 130 if found["state"] == "stopped" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from ..errors import InputError, StorageError
 from ..storage.logs import read_log
 from .runs import STAGES, Run
-from .status import ENDED
+from .status import ENDED, reason
 
 logger = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
+_LOOKS = 3  # at the log for one at the run's state
+_CUT = "\ufffd"  # what the first half of a character is read as
 
 
 def log_key(run: Run, trial: str | None, stage: str | None) -> str:
@@ -41,20 +44,22 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
 
 def follow_log(run: Run, key: str) -> Iterator[str]:
     """A log's text and what is added to it, until the run ends; a storage that goes away is waited for."""
-    offset, was_away = 0, False
-    while True:
+    offset, ended, was_away = 0, False, False
+    for look in itertools.count():
+        text, end = "", offset
         try:
             # Looked at before the log is read, so that nothing written before the end is missed.
-            ended = run.state in ENDED
-            text, offset = read_log(run.store, key, offset)
+            ended = ended or (look % _LOOKS == 0 and run.state in ENDED)
+            text, end = read_log(run.store, key, offset)
             was_away = False
         except StorageError as error:
             if not was_away:
-                logger.warning("%s; waiting for it", error)
-            ended, text, was_away = False, "", True
-        if text:
+                logger.warning("the storage does not answer, waiting for it: %s", reason(error))
+            was_away = True
+        if text and (ended or not text.endswith(_CUT)):  # the other half is on its way
+            offset = end
             yield text
-        elif ended:
+        elif ended and not was_away:
             return
-        if not ended:
+        if not ended or was_away:
             time.sleep(_PERIOD_S)

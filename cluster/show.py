@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .console import tables
 from .runs import STAGES, Run, Storage, command, own_name
-from .status import COLOURS, Watch, local_time, render
+from .status import COLOURS, Watch, age, print_status
 
 _READERS = 16  # a look at a run is some requests to the store
 
@@ -42,10 +43,10 @@ def summary(run: Run) -> dict[str, Any]:
 
 def print_summary(run: Run) -> None:
     """Show a run on the terminal: its table of variants when it is finished, its stages before that."""
-    console = Console(highlight=False)
+    console = tables()
     found = summary(run)
     if not found["variants"]:
-        console.print(render(Watch(run).read()))
+        print_status(Watch(run).read(), console)
         _print_failed_trials(console, found["trials"])
         return
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
@@ -72,20 +73,23 @@ def run_rows(storage: Storage) -> list[dict[str, Any]]:
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
     """Show the rows as a table."""
-    console = Console(highlight=False)
+    console = tables()
     if not rows:
         console.print("no runs yet; start one with: distiltune run")
         return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "state", "created", "trials", "accuracy", "chosen"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for row in rows:
         accuracy = row["validation_accuracy"]
         shown = "" if accuracy is None else f"{accuracy:.4f}"
         trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
         state = Text(row["state"], style=COLOURS.get(row["state"], ""))
-        table.add_row(row["run_id"], state, local_time(row["created"]), trials, shown, row["chosen"] or "")
-    console.print(table)
+        created = local_time(row["created"])[:16]
+        table.add_row(row["run_id"], state, created, trials, shown, row["chosen"] or "")
+    # As wide as it must be: an id that was cut or folded can be neither copied nor searched for.
+    wide = console.options.update(width=500)
+    console.print(table, width=console.measure(table, options=wide).maximum, soft_wrap=True)
 
 
 def _row(run: Run) -> dict[str, Any] | None:

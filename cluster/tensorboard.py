@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from pathlib import Path
 from ..errors import InputError, RunFailedError, StorageError
 from ..storage.store import Store
 from .runs import Run
+from .status import reason
 
 logger = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
 _RELOAD_S = 3
-_START_WITHIN_S = 60.0
+_END_WITHIN_S = 10.0
 
 
 def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> None:
@@ -48,20 +50,33 @@ def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> 
                 tell(f"http://127.0.0.1:{port}/")
             server.wait()
         finally:
-            server.terminate()
-            server.wait()
+            _end(server)
         said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise RunFailedError(f"TensorBoard ended by itself (status {server.returncode}): {lines[-1]}")
+        raise RunFailedError(_last_words(server.returncode, said.read().decode(errors="replace")))
 
 
 def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + _START_WITHIN_S
-    while server.poll() is None and time.monotonic() < deadline:
+    while server.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
         time.sleep(0.1)
     return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_END_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _last_words(status: int, said: str) -> str:
+    if status < 0:
+        return f"TensorBoard was ended by {signal.Signals(-status).name}"
+    lines = said.strip().splitlines() or ["it said nothing"]
+    return f"TensorBoard ended by itself (status {status}): {lines[-1]}"
 
 
 def _free(port: int) -> int:
@@ -90,7 +105,9 @@ def _event_files(run: Run) -> Iterator[Path]:
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="distiltune-events-") as name:
-        copy, ended = EventCopy(run.store, run.tensorboard, Path(name)), threading.Event()
+        # It is tried again every period anyway.
+        store = Store(run.store.url, retry_s=0)
+        copy, ended = EventCopy(store, run.tensorboard, Path(name)), threading.Event()
         copy.update()
         thread = threading.Thread(target=_update_often, args=(copy, ended), daemon=True)
         thread.start()
@@ -102,14 +119,17 @@ def _event_files(run: Run) -> Iterator[Path]:
 
 
 def _update_often(copy: EventCopy, ended: threading.Event) -> None:
+    """Again and again; what fails is said once, and tried again."""
     was_away = False
     while not ended.wait(_PERIOD_S):
         try:
             copy.update()
             was_away = False
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             if not was_away:
-                logger.warning("%s; the charts stand still until it is back", error)
+                logger.warning(
+                    "the charts stand still, their event files cannot be copied: %s", reason(error)
+                )
             was_away = True
 
 
@@ -125,8 +145,14 @@ class EventCopy:
         self._directory = directory
 
     def update(self) -> None:
-        """Bring what is new."""
-        for name, size in self._store.sizes(self._key).items():
+        """Bring what is new, and remove what is gone: a trial that is done anew under another name."""
+        sizes = self._store.sizes(self._key)
+        for path in [path for path in self._directory.rglob("*") if path.is_file()]:
+            if path.relative_to(self._directory).as_posix() not in sizes:
+                path.unlink()
+                with suppress(OSError):  # others of its run are still there
+                    path.parent.rmdir()
+        for name, size in sizes.items():
             if ".." in name.split("/"):  # an object may be called so, and would land elsewhere
                 continue
             target = self._directory / name
