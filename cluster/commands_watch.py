@@ -54,14 +54,15 @@ def status(
 
 def _print(found: dict[str, Any]) -> None:
     from .console import tables
-    from .status import print_status
+    from .status_view import print_status
 
-    print_status(found, tables())
+    print_status(tables(), found)
 
 
 def _watch_lines(run: Run, as_json: bool) -> None:
     """One line for each change: of the whole status as JSON, or of what a person follows."""
-    from .status import line, watch
+    from .status import watch
+    from .status_view import line
 
     last = None
     for found in watch(run):
@@ -75,13 +76,14 @@ def _watch_live(run: Run) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from .status import print_next, render, watch
+    from .status import watch
+    from .status_view import print_next, render
 
     console, found = Console(highlight=False), {}
     with Live(console=console, auto_refresh=False) as live:
         for found in watch(run):
             live.update(render(found), refresh=True)
-    print_next(found, console)
+    print_next(console, found)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from .console import tables
 from .runs import STAGES, Run, Storage, command, own_name
-from .status import COLOURS, Watch, age, print_status
+from .status import Watch
+from .status_view import COLOURS, age, print_status
 
 _READERS = 16  # a look at a run is some requests to the store
 
@@ -46,7 +47,7 @@ def print_summary(run: Run) -> None:
     console = tables()
     found = summary(run)
     if not found["variants"]:
-        print_status(Watch(run).read(), console)
+        print_status(console, Watch(run).read())
         _print_failed_trials(console, found["trials"])
         return
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
@@ -78,18 +79,18 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         console.print("no runs yet; start one with: distiltune run")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "created", "trials", "accuracy", "chosen"):
-        table.add_column(name, no_wrap=True)
+    for name in ("run", "state", "age", "trials", "accuracy"):
+        table.add_column(
+            name, no_wrap=True
+        )  # an id that is cut or folded can be neither copied nor searched for
+    table.add_column("chosen", overflow="ellipsis")
     for row in rows:
         accuracy = row["validation_accuracy"]
         shown = "" if accuracy is None else f"{accuracy:.4f}"
         trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
         state = Text(row["state"], style=COLOURS.get(row["state"], ""))
-        created = local_time(row["created"])[:16]
-        table.add_row(row["run_id"], state, created, trials, shown, row["chosen"] or "")
-    # As wide as it must be: an id that was cut or folded can be neither copied nor searched for.
-    wide = console.options.update(width=500)
-    console.print(table, width=console.measure(table, options=wide).maximum, soft_wrap=True)
+        table.add_row(row["run_id"], state, age(row["created"]), trials, shown, row["chosen"] or "")
+    console.print(table)
 
 
 def _row(run: Run) -> dict[str, Any] | None:

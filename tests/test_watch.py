@@ -21,7 +21,8 @@ from distiltune.cluster import follow as following
 from distiltune.cluster.cli import main
 from distiltune.cluster.logs import follow_log
 from distiltune.cluster.runs import STAGES, Run, Storage
-from distiltune.cluster.status import Watch, render, watch
+from distiltune.cluster.status import Watch, watch
+from distiltune.cluster.status_view import render
 from distiltune.storage.logs import LogWriter
 from distiltune.storage.store import Store
 
