@@ -55,8 +55,8 @@ def served(run, temporary, ending=signal.SIGTERM):
         assert process.returncode == 0
         assert list(temporary.glob("distiltune-*")) == []
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()  # not killed: it ends the server that it started
+        process.communicate(timeout=30)
 
 
 def get(url, body=None, **query):
