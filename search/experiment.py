@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -47,6 +49,7 @@ def run_trials(
     restored = _can_restore(store, experiment)
     with (
         _environment(num_slots, store.retry_s),
+        _signals_restored(),
         watching(on_progress, restored=restored, retry_s=store.retry_s) as watch,
     ):
         if restored:
@@ -187,3 +190,18 @@ def _environment(num_slots: int, retry_s: float) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put signal handlers back: Tune leaves its own, which would swallow the first Ctrl-C after a search."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = [signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+    before = {number: signal.getsignal(number) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

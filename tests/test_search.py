@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import socket
 import subprocess
 import sys
@@ -186,6 +187,10 @@ def test_only_the_best_and_the_last_checkpoint_stay(searched):
         assert trial.best_epoch in epochs
         assert len(kept) <= 2
         assert all((each / "model.safetensors").is_file() for each in kept)
+
+
+def test_ctrl_c_after_a_search_is_still_ctrl_c(searched):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_finished_search_is_only_read(searched, inputs):
