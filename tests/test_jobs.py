@@ -42,7 +42,8 @@ JOB = {
     "export": {"variants": ["onnx"], "max_accuracy_drop": 1.0},
     "benchmark": {"num_warmups": 1, "num_runs": 3, "num_sample_texts": 5, "batch_sizes": [1]},
 }
-LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=20"]
+SEARCH = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=8"]
+LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=150"]
 
 
 class Head:
@@ -313,7 +314,7 @@ def spans(run, *names):
 def test_two_runs_at_once_share_the_cluster_and_none_trains_while_the_other_is_measured(head, finished):
     ids = ("left", "right")
     with ThreadPoolExecutor(2) as pool:
-        sent = list(pool.map(lambda name: head.submit(finished, "--run-id", name, *LONG), ids))
+        sent = list(pool.map(lambda name: head.submit(finished, "--run-id", name, *SEARCH), ids))
     assert [done.returncode for done in sent] == [0, 0], [done.stderr for done in sent]
     left, right = (run_of(finished, name) for name in ids)
     assert [wait_for(run, "finished", "failed") for run in (left, right)] == ["finished"] * 2
