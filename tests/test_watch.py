@@ -21,6 +21,7 @@ from distiltune.cluster import follow as following
 from distiltune.cluster.cli import main
 from distiltune.cluster.logs import follow_log
 from distiltune.cluster.runs import STAGES, Run, Storage
+from distiltune.cluster.show import print_runs, run_rows
 from distiltune.cluster.status import Watch, watch
 from distiltune.cluster.status_view import render
 from distiltune.storage.logs import LogWriter
@@ -409,6 +410,37 @@ def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run
             late += [time.monotonic() - said[line] for line in text.splitlines(keepends=True)]
     assert heard == "".join(said)
     assert max(late) < 4
+
+
+def test_a_character_that_is_half_written_is_waited_for(directory):
+    """A log reaches the store in pieces of so many bytes, wherever they cut the text."""
+    writer = Writer(directory).state("running")
+    run, text = writer.run, "zwölf Prüfungen\n".encode()
+
+    def work():
+        run.store.write(f"{run.log}/000000.log", text[:3])
+        time.sleep(1.3)
+        run.store.write(f"{run.log}/000001.log", text[3:9])
+        time.sleep(1.3)
+        run.store.write(f"{run.log}/000001.log", text[3:])
+        writer.state("finished")
+
+    with meanwhile(work):
+        assert "".join(follow_log(run, run.log)) == text.decode()
+
+
+def test_a_list_of_runs_fits_a_terminal_with_every_id_whole(directory, capsys, monkeypatch):
+    ids = ["clinc150-offline-20260101-101112-ab12", "quickstart-20260101-101112-ab12"]
+    for run_id in ids:
+        Writer(directory, run_id).finished()
+    monkeypatch.setenv("COLUMNS", "80")
+    print_runs(run_rows(directory))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sorted(line.split()[0] for line in lines[1:]) == ids
+    monkeypatch.delenv("COLUMNS")  # a pipe has no width
+    print_runs(run_rows(directory))
+    assert "student-onnx-int8" in capsys.readouterr().out
 
 
 def test_runs_lists_every_run_newest_first(storage, call):
