@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ STAGES = (
 )
 LATEST = "latest"
 TEACHERS, LOGITS = "cache/teachers", "cache/logits"
+_READERS = 16  # a look at a run is some requests to the store
 LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 
@@ -79,8 +81,15 @@ class Storage:
     def list(self) -> list[Run]:
         """Every run, newest first."""
         found = [Run(self.store, name) for name in self.store.names("runs")]
-        dated = {run: run.created for run in found if run.exists}
+        with ThreadPoolExecutor(_READERS) as pool:
+            dated = {
+                run: created for run, created in zip(found, pool.map(_created, found), strict=True) if created
+            }
         return sorted(dated, key=lambda run: (dated[run], run.id), reverse=True)
+
+
+def _created(run: Run) -> str:
+    return run.created
 
 
 class Run:
