@@ -2,12 +2,16 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from commands import command_line, distiltune, environment
+from servers import S3_ENVIRONMENT
 
 
 def reason_to_skip() -> str | None:
@@ -26,33 +30,65 @@ def reason_to_skip() -> str | None:
 
 @dataclass
 class Host:
-    """One namespace with one address, a state directory and a home of its own."""
+    """One namespace with one address, and a home that no other host sees: its own disk.
+
+    Of what lies outside of the network's directory every host sees the same, the code and Ray's directories too.
+    """
 
     name: str
     address: str
-    state: Path
+    home: Path
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.name)
+        home, network = shlex.quote(str(self.home)), shlex.quote(str(self.home.parent))
+        # `.` is the home, also where nothing is to be seen of it; `ip netns exec` keeps mounts to itself.
+        mount = f"mount -t tmpfs none {network} && mkdir {home} && mount -c --bind . {home}"
+        script = f'cd {home} && {mount} && cd {home} && exec "$@"'
+        return ("ip", "netns", "exec", self.name, "sh", "-c", script, "sh")
 
-    def distiltune(self, *arguments, **others):
-        """Run the command line on this host."""
-        return distiltune(self.state, *arguments, prefix=self.prefix, **others)
+    @property
+    def own(self) -> dict[str, str]:
+        """Variables of this host."""
+        return {
+            **S3_ENVIRONMENT,
+            "DISTILTUNE_CACHE": str(self.home / "cache"),
+            "TMPDIR": str(self.home / "tmp"),
+            "HF_HUB_OFFLINE": "1",
+        }
 
-    def start(self, *arguments, **others) -> subprocess.Popen:
-        """Start the command line on this host and leave it running."""
-        return subprocess.Popen(
-            [*self.prefix, *command_line(*arguments)], text=True, env=environment(self.state, **others)
-        )
+    def distiltune(self, *arguments, **options):
+        """Run the command line on this host, in its home."""
+        return distiltune(self.state, *arguments, prefix=self.prefix, **{**self.own, **options})
+
+    @contextmanager
+    def running(self, *arguments) -> Iterator[tuple[subprocess.Popen, Path]]:
+        """The command line on this host while the block runs, and the file of what it says on stdout."""
+        said = self.home.parent / f"{self.home.name}-{arguments[0]}-{secrets.token_hex(3)}.out"
+        with said.open("w") as out, said.with_suffix(".err").open("w") as errors:
+            process = subprocess.Popen(
+                [*self.prefix, *command_line(*arguments)],
+                env=environment(self.state, **self.own),
+                stdout=out,
+                stderr=errors,
+            )
+        try:
+            yield process, said
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
     def run(self, *command, **options):
-        """Run any command on this host."""
+        """Run any command on this host, in its home."""
         return subprocess.run(
             [*self.prefix, *command],
             capture_output=True,
             text=True,
-            env=environment(self.state),
+            env=environment(self.state, **self.own),
             check=False,
             **options,
         )
@@ -87,9 +123,8 @@ class Network:
         """A further host."""
         number = len(self.hosts) + 1
         name = f"{self.prefix}-{number}"
-        state = self.directory / short_name / "state"
-        state.parent.mkdir(parents=True)
-        host = Host(name, f"{self._subnet}.{number}", state)
+        host = Host(name, f"{self._subnet}.{number}", self.directory / short_name)
+        (host.home / "tmp").mkdir(parents=True)
         self._ip("netns", "add", name)
         self.hosts.append(host)
         self._ip(

@@ -1,33 +1,48 @@
 """A cluster of several hosts, each in a network namespace, and a person at a machine that is no member."""
 
 import json
+import re
+import shlex
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import one_line
 from netns import Host, Network, reason_to_skip
+from servers import s3_server
+from test_jobs import JOB, write_data
 
-pytestmark = pytest.mark.slow
+from distiltune.cluster.runs import STAGES
+from distiltune.export.artifact import verify_artifact
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HTTP_PATHS = ("/api/jobs/", "/api/version", "/nodes", "/logs", "/api/v0/nodes", "/api/v0/logs", "/events")
 HTTP_PATHS += ("/api/cluster_status", "/api/packages/gcs/a.zip", "/api/job_agent/jobs/", "/timezone")
+HTTP_WRITES = ("POST /api/jobs/", "POST /api/jobs/far/stop", "DELETE /api/jobs/far")
+HTTP_WRITES += ("PUT /api/packages/gcs/a.zip", "POST /api/job_agent/jobs/")
 # Ray leaves open: the page itself, how to authenticate, and whether it lives.
 OPEN_PATHS = ("/", "/api/authentication_mode", "/api/gcs_healthz")
 
-# What `curl -w` would say, of many URLs; run on a host: [url, …], token → [status, …] (0: no HTTP, or silence).
+# What `curl -w` would say, of many URLs; run on a host: ["url" or "METHOD url", …], token → [status, …]
+# (0: no HTTP, or silence).
 STATUSES = """
 import http.client, json, sys, urllib.error, urllib.request
 urls, token = json.loads(sys.argv[1])
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 found = []
-for url in urls:
+for each in urls:
+    method, url = each.split() if " " in each else ("GET", each)
     try:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        found.append(opener.open(urllib.request.Request(url, headers=headers), timeout=10).status)
+        request = urllib.request.Request(url, headers=headers, method=method)
+        found.append(opener.open(request, timeout=10).status)
     except urllib.error.HTTPError as error:
         found.append(error.code)
     except (OSError, http.client.HTTPException):
@@ -43,11 +58,34 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
+# The tests' own helper, on a host that reaches the store.
+MAKE_BUCKET = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from servers import make_bucket, wait_for_http
+wait_for_http(f"http://{sys.argv[2]}/moto-api/")
+print(make_bucket(sys.argv[2], "runs"))
+"""
+# Asks TensorBoard until it has a trial's scalars: base URL → {"run", "tag", "points"}.
+SCALARS = """
+import json, sys, time, urllib.parse, urllib.request
+def ask(path, **query):
+    url = f"{sys.argv[1]}data/plugin/scalars/{path}?{urllib.parse.urlencode(query)}"
+    return json.load(urllib.request.urlopen(url, timeout=10))
+deadline = time.monotonic() + 100
+while time.monotonic() < deadline:
+    for run, tags in ask("tags").items():
+        for tag in tags:
+            print(json.dumps({"run": run, "tag": tag, "points": len(ask("scalars", run=run, tag=tag))}))
+            sys.exit()
+    time.sleep(0.5)
+sys.exit("no scalars")
+"""
 
 
 @dataclass
 class Hosts:
-    """A head, two nodes that joined it, and a laptop with a copy of the token that is no member."""
+    """A head, two nodes that joined it, an S3 store, and a laptop with a copy of the token that is no member."""
 
     head: Host
     nodes: list[Host]
@@ -56,6 +94,7 @@ class Hosts:
     gcs: str
     token_file: Path  # on the laptop
     wrong_token_file: Path
+    storage: str
 
     @property
     def token(self) -> str:
@@ -71,32 +110,31 @@ def hosts(tmp_path_factory) -> Iterator[Hosts]:
     if reason := reason_to_skip():
         pytest.skip(reason)
     with Network(tmp_path_factory.mktemp("hosts")) as network:
-        head, first, second, laptop = (network.add(name) for name in ("head", "first", "second", "laptop"))
-        done = head.distiltune(
-            *(
-                "cluster",
-                "up",
-                "--host",
-                head.address,
-                "--dashboard-host",
-                head.address,
-                "--cpus",
-                0,
-                "--json",
-            )
-        )
+        names = ("head", "first", "second", "laptop", "store")
+        head, first, second, laptop, store = (network.add(name) for name in names)
+        own = ("--host", head.address, "--dashboard-host", head.address)
+        done = head.distiltune("cluster", "up", *own, "--cpus", 0, "--json")
         assert done.returncode == 0, done.stderr
         facts = json.loads(done.stdout)
-        copies = [host.state.parent / "token" for host in (first, second, laptop)]
-        for copy in copies:
-            shutil.copy(facts["token_file"], copy)
-        for host, copy in ((first, copies[0]), (second, copies[1])):
-            done = host.distiltune("cluster", "join", facts["gcs_address"], "--token-file", copy, "--cpus", 2)
-            assert done.returncode == 0, done.stderr
-        wrong = laptop.state.parent / "wrong"
+        token = laptop.home / "token"
+        shutil.copy(facts["token_file"], token)
+        for host in (first, second):
+            shutil.copy(facts["token_file"], host.home / "token")
+            join(host, facts["gcs_address"])
+        wrong = laptop.home / "wrong"
         wrong.write_text("0" * 64)
         wrong.chmod(0o600)
-        yield Hosts(head, [first, second], laptop, facts["address"], facts["gcs_address"], copies[2], wrong)
+        with s3_server(store.address, 9000, store.prefix) as endpoint:
+            storage = python(laptop, MAKE_BUCKET, str(Path(__file__).parent), endpoint).strip()
+            yield Hosts(
+                head, [first, second], laptop, facts["address"], facts["gcs_address"], token, wrong, storage
+            )
+
+
+def join(host: Host, gcs: str) -> None:
+    """Make a host with a copy of the token a node of two CPUs."""
+    done = host.distiltune("cluster", "join", gcs, "--token-file", host.home / "token", "--cpus", 2)
+    assert done.returncode == 0, done.stderr
 
 
 def python(host: Host, code: str, *arguments: str):
@@ -146,6 +184,7 @@ def test_status_without_the_token_or_with_a_wrong_one_is_one_line(hosts):
 
 def test_the_dashboard_refuses_whoever_has_no_token(hosts):
     urls = [hosts.dashboard + path for path in HTTP_PATHS]
+    urls += [f"{method} {hosts.dashboard}{path}" for method, path in map(str.split, HTTP_WRITES)]
     assert set(http_statuses(hosts.laptop, urls, None)) == {401}
     assert set(http_statuses(hosts.laptop, urls, "0" * 64)) == {403}
     assert not {401, 403} & set(http_statuses(hosts.laptop, [hosts.dashboard + "/api/version"], hosts.token))
@@ -202,11 +241,112 @@ def test_a_node_that_leaves_is_dead_and_can_come_back(hosts):
         "nodes"
     ]
     assert sorted(node["state"] for node in nodes) == ["ALIVE", "ALIVE", "DEAD"]
-    done = host.distiltune(
-        "cluster", "join", hosts.gcs, "--token-file", host.state.parent / "token", "--cpus", 2
-    )
-    assert done.returncode == 0, done.stderr
+    join(host, hosts.gcs)
     nodes = json.loads(hosts.laptop.distiltune("cluster", "status", *hosts.of_cluster(), "--json").stdout)[
         "nodes"
     ]
     assert sum(node["state"] == "ALIVE" for node in nodes) == 3
+
+
+def job_file(host: Host, **sections) -> Path:
+    """A specification in the host's home, of trials that take a whole node each."""
+    path = host.home / "job.yaml"
+    path.write_text(yaml.safe_dump({**JOB, "resources": {"trial": {"cpu": 2}}, **sections}))
+    return path
+
+
+def spoken(done):
+    """The JSON value of a command that worked, and said nothing else."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def said_within(path: Path, pattern: str, within_s: float = 60) -> str:
+    """What a running command has said that fits ``pattern``."""
+    deadline = time.monotonic() + within_s
+    while not (found := re.search(pattern, path.read_text())):
+        assert time.monotonic() < deadline, path.with_suffix(".err").read_text()
+        time.sleep(0.2)
+    return found[0]
+
+
+def files_of(host: Host) -> set[str]:
+    return {str(path.relative_to(host.home)) for path in host.home.rglob("*") if path.is_file()}
+
+
+def addresses_of_trials(hosts: Hosts, run_id: str) -> set[str]:
+    """Addresses of the nodes that the trials' logs name."""
+    found = set()
+    run = spoken(hosts.laptop.distiltune("show", run_id, "--storage", hosts.storage, "--json"))
+    for trial in run["trials"]:
+        log = hosts.laptop.distiltune(
+            "logs", run_id, "--trial", trial["trial_id"], "--storage", hosts.storage, "--json"
+        )
+        found |= set(re.findall(r" on \S+ \((\S+)\)", "\n".join(spoken(log)["lines"])))
+    return found
+
+
+def submitted(hosts: Hosts, *storage) -> dict[str, list[str]]:
+    """Send a run, `far`, of files that only the laptop has; the commands that were printed for it."""
+    (hosts.laptop.home / "data").mkdir()
+    data = [part for each in write_data(hosts.laptop.home / "data") for part in ("--set", each)]
+    job = job_file(
+        hosts.laptop,
+        search={"num_trials": 6, "space": {"num_train_epochs": {"type": "fixed", "value": 15}}},
+    )
+    done = hosts.laptop.distiltune(
+        "submit", job, *data, *storage, *hosts.of_cluster(), "--run-id", "far", "--json"
+    )
+    sent = spoken(done)
+    assert (sent["run_id"], sent["submitted"]) == ("far", True)
+    return {name: shlex.split(line)[1:] for name, line in sent["commands"].items()}
+
+
+def test_a_run_is_sent_watched_stopped_and_fetched_by_a_machine_that_is_no_member(hosts):
+    laptop, at = hosts.laptop, ["--storage", hosts.storage]
+    token = ["--token-file", hosts.token_file]
+    before = files_of(laptop)
+    commands = submitted(hosts, *at)
+    with laptop.running("tensorboard", "far", *at, "--port", 0) as (board, address):
+        url = said_within(address, r"http://127\.0\.0\.1:\d+/")
+        scalars = json.loads(python(laptop, SCALARS, url))
+        now = spoken(laptop.distiltune("status", "far", *at, "--json"))
+        assert (now["state"], now["stage"], now["trials"]["num_trials"]) == ("running", "search", 6)
+        assert scalars["points"] >= 1
+        assert http_statuses(hosts.head, [url], None) == [0]
+        stopped = spoken(laptop.distiltune("stop", "far", *at, *token, "--json"))
+        assert stopped == {"run_id": "far", "state": "stopped", "stopped": True}
+        board.send_signal(signal.SIGINT)
+        assert board.wait(timeout=30) == 0
+    done = laptop.distiltune("resume", "far", *at, *token)
+    assert done.returncode == 0, done.stderr
+    with (
+        laptop.running(*commands["logs"]) as (following, log),
+        laptop.running(*commands["status"]) as (watching, lines),
+    ):
+        assert following.wait(timeout=400) == 0
+        assert watching.wait(timeout=30) == 0
+    for stage in STAGES:
+        assert f" {stage} finished" in log.read_text()
+    assert lines.read_text().splitlines()[-1].startswith("finished")
+    trials = spoken(laptop.distiltune("show", "far", *at, "--json"))["trials"]
+    assert [trial["state"] for trial in trials] == ["finished"] * 6
+    assert addresses_of_trials(hosts, "far") == {host.address for host in hosts.nodes}
+    done = laptop.distiltune(*["model" if part == "DIR" else part for part in commands["pull"]])
+    assert done.returncode == 0, done.stderr
+    assert verify_artifact(laptop.home / "model").made_from["run_id"] == "far"
+    [answer] = spoken(laptop.distiltune("predict", "model", "test 1 yes", "--json"))
+    assert answer["label"] in ("yes", "no")
+    # Besides: the copies that it sent and fetched, and what ONNX Runtime notes of itself.
+    others = (
+        r"job\.yaml|(data|model)/.*|cache/\w+/(cache/inputs|runs/far/\.?artifact).*|.*onnxruntime.*|tmp/\.ses"
+    )
+    assert {name for name in files_of(laptop) - before if not re.fullmatch(others, name)} == set()
+
+
+def test_a_directory_of_the_laptop_is_refused_as_storage(hosts):
+    laptop = hosts.laptop
+    storage = laptop.home / "runs"
+    done = laptop.distiltune("submit", job_file(laptop), "--storage", storage, *hosts.of_cluster(), "--json")
+    one_line(done, f"storage.path: {storage} is a directory of the submitting machine", "give s3://")
+    assert not storage.exists() or not [path for path in storage.rglob("*") if path.is_file()]
