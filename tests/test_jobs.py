@@ -24,6 +24,9 @@ from distiltune.cluster.runs import Run, Storage
 from distiltune.cluster.shipping import FOLDERS, ROOT, job_runtime_env, staged_code
 from distiltune.errors import InputError, RunNotFoundError
 
+pytestmark = pytest.mark.timeout(
+    900
+)  # the first test of a session also starts the cluster and waits for a run
 JOB = {
     "data": {"source": "embedded", "max_train_examples": 200},
     "teacher": {
@@ -56,7 +59,7 @@ class Head:
         Path(self.job).write_text(yaml.safe_dump(JOB))
 
     def __call__(self, *arguments, **others):
-        return distiltune(self.state, *arguments, **{**S3_ENVIRONMENT, **others})
+        return distiltune(self.state, *arguments, timeout=400, **{**S3_ENVIRONMENT, **others})
 
     def up(self):
         port, dashboard = free_ports(2)
