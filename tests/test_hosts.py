@@ -21,7 +21,7 @@ from test_jobs import JOB, write_data
 from distiltune.cluster.runs import STAGES
 from distiltune.export.artifact import verify_artifact
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HTTP_PATHS = ("/api/jobs/", "/api/version", "/nodes", "/logs", "/api/v0/nodes", "/api/v0/logs", "/events")
 HTTP_PATHS += ("/api/cluster_status", "/api/packages/gcs/a.zip", "/api/job_agent/jobs/", "/timezone")
