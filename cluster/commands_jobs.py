@@ -133,7 +133,7 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
         return 0
     from .follow import follow as follow_run
 
-    return follow_run(run)
+    return follow_run(run, summarise=not as_json)
 
 
 def _teller(as_json: bool) -> Callable[[str], None]:

@@ -13,8 +13,13 @@ from .runs import Run, command
 from .status import ENDED, watch
 
 
-def follow(run: Run, console: Console | None = None) -> int:
+def follow(run: Run, console: Console | None = None, *, summarise: bool = True) -> int:
     """Show a run until it ends; Ctrl-C leaves it running.
+
+    Args:
+        run: Which one.
+        console: Where; standard error, unless given.
+        summarise: Print what a finished run found on standard output.
 
     Returns:
         The exit status: 0 for a finished run, 1 for a failed or interrupted one, 130 for a stopped one or
@@ -29,7 +34,7 @@ def follow(run: Run, console: Console | None = None) -> int:
     except KeyboardInterrupt:
         typer.echo(f"{run.id} goes on; watch it with: {command('status', run, '--watch')}", err=True)
         return 130
-    return _last_words(run, found)
+    return _last_words(run, found, summarise)
 
 
 def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> None:
@@ -60,11 +65,12 @@ def _is_past(found: dict[str, Any], place: int) -> bool:
     )
 
 
-def _last_words(run: Run, found: dict[str, Any]) -> int:
+def _last_words(run: Run, found: dict[str, Any], summarise: bool) -> int:
     from .show import print_summary
 
     if found["state"] == "finished":
-        print_summary(run)
+        if summarise:
+            print_summary(run)
         return 0
     if found["state"] == "failed":
         typer.echo(f"error: {found['error']}; see: {found['next']}", err=True)

@@ -41,7 +41,7 @@ def retrying(operation: Callable[[], Result], what: str, retry_s: float) -> Resu
             if time.monotonic() + pause > deadline:
                 tried = f" (tried for {retry_s:g} s)" if retry_s else ""
                 raise StorageError(
-                    f"storage {what}: {reason}{tried}; repair it, then go on with `distiltune resume RUN`"
+                    f"storage {what}: {reason}{tried}; repair it; a run goes on with `distiltune resume RUN`"
                 ) from error
             logger.warning("storage %s: %s; trying again", what, reason)
             time.sleep(pause)
