@@ -11,7 +11,11 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError
-from . import commands_artifact, commands_cluster, commands_jobs, commands_run, commands_watch
+from .commands import artifact as commands_artifact
+from .commands import cluster as commands_cluster
+from .commands import jobs as commands_jobs
+from .commands import run as commands_run
+from .commands import watch as commands_watch
 
 app = typer.Typer(
     name="distiltune",

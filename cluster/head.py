@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import RunFailedError
 from ..search.tuner import RAY_WORKER_ENV
-from .addresses import driver_environment
 from .config import ResourcesConfig, TaskResources
+from .nodes.addresses import driver_environment
 
 _PREFIX, _LOCK = "dt-", "distiltune.lock"
 QUIET = {
@@ -105,7 +105,7 @@ def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory 
 @contextmanager
 def _shipped_code() -> Iterator[dict[str, Any]]:
     """Our code for the nodes of a cluster; the driver of a submitted job came with it."""
-    from .shipping import staged_code
+    from .jobs.shipping import staged_code
 
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         yield {}

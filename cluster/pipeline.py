@@ -12,10 +12,10 @@ from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
 from ..storage.store import Store
 from .config import JobConfig
-from .events import Listener, StageEvent
-from .inputs import with_local_inputs
+from .jobs.inputs import with_local_inputs
 from .preflight import check_models, check_resources, check_storage
 from .runs import Run, Storage, name_run, now
+from .watching.events import Listener, StageEvent
 
 if TYPE_CHECKING:
     from ..training.data import TextData

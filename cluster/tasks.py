@@ -25,7 +25,7 @@ from ..training.student import build_student
 from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from .config import JobConfig
-from .inputs import with_local_inputs
+from .jobs.inputs import with_local_inputs
 from .runs import LOGITS
 
 LOGITS_DTYPE = "float32"

@@ -205,10 +205,10 @@ def test_a_token_file_that_others_read_is_made_private(tmp_path):
 
 
 def test_ray_has_what_a_node_on_loopback_needs():
-    """The one private function that `cluster/loopback.py` replaces, and the variable that Ray documents for macOS."""
+    """The one private function that `cluster/nodes/loopback.py` replaces, and the variable that it sets."""
     from ray._private import ray_constants, services
 
-    from distiltune.cluster import loopback
+    from distiltune.cluster.nodes import loopback
 
     assert callable(services.get_node_ip_address)
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == loopback.MULTI_NODE_ENV
@@ -261,7 +261,12 @@ def _asks_for_a_token(port):
 
 @pytest.mark.slow
 def test_jobs_are_those_of_the_token_whatever_ray_has_cached(tmp_path, monkeypatch):
-    from distiltune.cluster.addresses import ClusterAddress, driver_environment, find_cluster, job_client
+    from distiltune.cluster.nodes.addresses import (
+        ClusterAddress,
+        driver_environment,
+        find_cluster,
+        job_client,
+    )
     from distiltune.errors import InputError
 
     for name, value in environment(tmp_path / "state").items():
@@ -317,7 +322,7 @@ def test_what_a_killed_daemon_leaves_is_removed_and_a_job_ends_with_its_cluster(
         assert cluster.up()["started"]
         assert gone(processes)
         assert not Path(record["directory"]).exists()
-        from distiltune.cluster.addresses import ClusterAddress, job_client
+        from distiltune.cluster.nodes.addresses import ClusterAddress, job_client
 
         client = job_client(ClusterAddress(cluster.facts["address"], Path(cluster.facts["token_file"])))
         flag = tmp_path / "runs"

@@ -28,7 +28,7 @@ LIGHT = [
     "distiltune.errors",
     "distiltune.cluster.cli",
     "distiltune.cluster.config",
-    "distiltune.cluster.show",
+    "distiltune.cluster.watching.show",
     "distiltune.export.runtime",
     "distiltune.export.artifact",
 ]
@@ -36,10 +36,10 @@ HEAVY = {"torch", "transformers", "ray", "onnx", "datasets", "optuna", "matplotl
 
 
 def modules():
-    return [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def imports_of(path: Path) -> tuple[set[str], set[str]]:
+def imports_of(path: Path, root: Path = ROOT) -> tuple[set[str], set[str]]:
     """Folders of ours and packages of others that a module imports, at any depth."""
     ours, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -48,11 +48,9 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [node.module or ""]
         elif isinstance(node, ast.ImportFrom):
-            where = (node.module or "").split(".")
-            if node.level == 1:
-                ours.add(path.parent.name)
-            elif where[0] in FOLDERS:
-                ours.add(where[0])
+            package = path.relative_to(root).parts[:-1]
+            above = package[: len(package) - node.level + 1]
+            ours.add((*above, *(node.module or "").split("."))[0])
             continue
         else:
             continue
@@ -62,10 +60,10 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return ours & set(FOLDERS), others
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     ours, others = imports_of(path)
-    folder = path.parent.name
+    folder = path.relative_to(ROOT).parts[0]
     assert ours <= MAY_IMPORT[folder]
     assert not others & MUST_NOT_KNOW[folder]
 
@@ -75,12 +73,12 @@ def test_the_reader_of_imports_sees_a_wrong_one(tmp_path):
     folder.mkdir()
     wrong = folder / "wrong.py"
     wrong.write_text("def f():\n    from ..search.space import check_space\n    import ray.tune\n")
-    ours, others = imports_of(wrong)
+    ours, others = imports_of(wrong, tmp_path)
     assert ours == {"search"}
     assert others == {"ray"}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_says_what_it_owns_and_stays_readable(path):
     text = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))

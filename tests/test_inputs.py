@@ -9,7 +9,7 @@ import pytest
 from models import tiny_classifier
 
 from distiltune.cluster.config import JobConfig
-from distiltune.cluster.inputs import data_is_local, forget_inputs, ship_inputs, with_local_inputs
+from distiltune.cluster.jobs.inputs import data_is_local, forget_inputs, ship_inputs, with_local_inputs
 from distiltune.errors import DataError, ModelError
 from distiltune.storage.store import Store
 

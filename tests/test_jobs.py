@@ -17,11 +17,11 @@ from commands import command_line, distiltune, environment, free_ports, one_line
 from ray._private.runtime_env.packaging import get_uri_for_directory
 from servers import S3_ENVIRONMENT
 
-from distiltune.cluster import jobs
-from distiltune.cluster.addresses import find_cluster, job_client
 from distiltune.cluster.config import load_config
+from distiltune.cluster.jobs import submission as jobs
+from distiltune.cluster.jobs.shipping import FOLDERS, ROOT, job_runtime_env, staged_code
+from distiltune.cluster.nodes.addresses import find_cluster, job_client
 from distiltune.cluster.runs import Run, Storage
-from distiltune.cluster.shipping import FOLDERS, ROOT, job_runtime_env, staged_code
 from distiltune.errors import InputError, RunNotFoundError
 
 pytestmark = pytest.mark.timeout(

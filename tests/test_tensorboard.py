@@ -15,7 +15,7 @@ from commands import command_line, distiltune, one_line
 from runfiles import Writer
 
 from distiltune.cluster.runs import Storage
-from distiltune.cluster.tensorboard import EventCopy
+from distiltune.cluster.watching.tensorboard import EventCopy
 from distiltune.search.config import Choice, FloatRange
 from distiltune.search.tensorboard import TrialEvents, write_experiment
 

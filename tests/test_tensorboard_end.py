@@ -12,7 +12,7 @@ from commands import command_line, environment
 from runfiles import Writer
 
 from distiltune.cluster.runs import Storage
-from distiltune.cluster.tensorboard import EventCopy
+from distiltune.cluster.watching.tensorboard import EventCopy
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from rich.console import Console
 from runfiles import BEST, PARAMETERS, SEARCH, Writer
 from servers import make_bucket, s3_server
 
-from distiltune.cluster import follow as following
 from distiltune.cluster.cli import main
-from distiltune.cluster.logs import follow_log
 from distiltune.cluster.runs import STAGES, Run, Storage
-from distiltune.cluster.show import print_runs, run_rows
-from distiltune.cluster.status import Watch, watch
-from distiltune.cluster.status_view import render
+from distiltune.cluster.watching import follow as following
+from distiltune.cluster.watching.logs import follow_log
+from distiltune.cluster.watching.show import print_runs, run_rows
+from distiltune.cluster.watching.status import Watch, watch
+from distiltune.cluster.watching.status_view import render
 from distiltune.storage.logs import LogWriter
 from distiltune.storage.store import Store
 

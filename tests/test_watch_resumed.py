@@ -8,9 +8,9 @@ from rich.console import Console
 from runfiles import BEST, SEARCH, Writer
 from test_watch import meanwhile
 
-from distiltune.cluster.follow import follow
 from distiltune.cluster.runs import STAGES, Storage, now
-from distiltune.cluster.status import Watch
+from distiltune.cluster.watching.follow import follow
+from distiltune.cluster.watching.status import Watch
 
 LONG_AGO = "2026-01-01T10:00:00+00:00"
 

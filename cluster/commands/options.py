@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from .runs import Run, Storage
+    from ..runs import Run, Storage
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the specification.")
@@ -51,8 +51,8 @@ TokenFileOption = Annotated[
 
 def open_storage(storage: str | None) -> Storage:
     """The storage named, or the default one, with little patience: a person waits."""
-    from .config import StorageConfig
-    from .runs import LOOK_S, Storage
+    from ..config import StorageConfig
+    from ..runs import LOOK_S, Storage
 
     return Storage(storage or StorageConfig().path, retry_s=LOOK_S)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import StorageError
-from .runs import STAGES, Run, command
+from ...errors import StorageError
+from ..runs import STAGES, Run, command
 
 _NOT_YET = "not yet"  # later than every time in ISO 8601
 COUNTS = ("num_trials", "done", "running", "failed", "pruned")

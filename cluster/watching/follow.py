@@ -7,9 +7,9 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from ..runs import Run, command
 from .console import ProgressPrinter
 from .events import StageEvent
-from .runs import Run, command
 from .status import ENDED, watch
 
 

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Iterator
 
-from ..errors import InputError, StorageError
-from ..storage.logs import read_log
-from .runs import STAGES, Run
+from ...errors import InputError, StorageError
+from ...storage.logs import read_log
+from ..runs import STAGES, Run
 from .status import ENDED, reason
 
 logger = logging.getLogger(__name__)

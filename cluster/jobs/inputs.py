@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import DataError, DistiltuneError, ModelError, StorageError
-from ..storage.filesystems import is_url, with_endpoint
-from ..storage.folders import new_folder
-from ..storage.store import Store
-from .config import JobConfig
+from ...errors import DataError, DistiltuneError, ModelError, StorageError
+from ...storage.filesystems import is_url, with_endpoint
+from ...storage.folders import new_folder
+from ...storage.store import Store
+from ..config import JobConfig
 
 INPUTS = "cache/inputs"
 REFERENCE = "storage:"
@@ -42,7 +42,7 @@ def ship_inputs(config: JobConfig, store: Store, sent: list[str] | None = None) 
         ModelError: A checkpoint is not there, or is none; nothing was sent then.
         StorageError: The store cannot take them.
     """
-    from ..training.rows import collect
+    from ...training.rows import collect
 
     names = _names(config)
     files = {key: name for key, name in names.items() if key[0] == "data" and _is_local(name)}
@@ -126,7 +126,7 @@ def _is_local_checkpoint(name: str) -> bool:
 
 
 def _file(key: tuple[str, ...], name: str) -> Path:
-    from ..training.files import existing_file
+    from ...training.files import existing_file
 
     path = existing_file(name, ".".join(key))
     if not os.access(path, os.R_OK):
@@ -135,7 +135,7 @@ def _file(key: tuple[str, ...], name: str) -> Path:
 
 
 def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
-    from ..training.checkpoints import resolve_checkpoint
+    from ...training.checkpoints import resolve_checkpoint
 
     tuned = config.teacher.fine_tune
     sha256 = tuned.sha256 if tuned is not None and key[:2] == ("teacher", "fine_tune") else None

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, RunFailedError
-from .addresses import ClusterAddress, find_cluster, job_client
+from ...errors import InputError, RunFailedError
+from ..config import JobConfig
+from ..nodes.addresses import ClusterAddress, find_cluster, job_client
+from ..runs import Run, Storage, name_run, now
 from .checks import checked_on_cluster
-from .config import JobConfig
 from .driver import mark_ended
 from .inputs import data_is_local, forget_inputs, ship_inputs
 from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
-from .runs import Run, Storage, name_run, now
 from .shipping import entry_point, job_runtime_env
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
-    from ..search.space import check_space
+    from ...search.space import check_space
 
     check_space(config.search, config.training)
     if data_is_local(config):
-        from ..training.data import load_data
+        from ...training.data import load_data
 
         load_data(config.data)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
@@ -210,7 +210,7 @@ def _under_way(run: Run, state: str) -> InputError:
 
 def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
     """Refuse another specification; a run that began on this machine names the files themselves."""
-    from .pipeline import refuse_other_specification
+    from ..pipeline import refuse_other_specification
 
     try:
         refuse_other_specification(run, shipped)

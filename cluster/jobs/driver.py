@@ -8,12 +8,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DistiltuneError, StorageError
-from .config import JobConfig
+from ...errors import DistiltuneError, StorageError
+from ..config import JobConfig
 from .shipping import read_specification
 
 if TYPE_CHECKING:
-    from .runs import Run
+    from ..runs import Run
 
 
 def main() -> int:
@@ -21,8 +21,8 @@ def main() -> int:
     catch_signals()
     from rich.console import Console
 
-    from .console import ProgressPrinter
-    from .pipeline import run_job
+    from ..pipeline import run_job
+    from ..watching.console import ProgressPrinter
 
     given = read_specification()
     config = on_this_cluster(JobConfig.model_validate(given["config"]))
@@ -59,7 +59,7 @@ def on_this_cluster(config: JobConfig) -> JobConfig:
 
 def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None:
     """Say in the run store how a job ended that ended before its run began."""
-    from .runs import Run, Storage
+    from ..runs import Run, Storage
 
     storage = JobConfig.model_validate(given["config"]).storage
     with suppress(StorageError):
@@ -69,7 +69,7 @@ def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None
 
 def mark_ended(run: Run, name: str, state: str, error: str | None) -> bool:
     """Give a submitted run that has not begun its end; whether it was one."""
-    from .runs import now
+    from ..runs import now
 
     submission = run.read("submission.json")
     if submission is None or not submission.get("pending"):

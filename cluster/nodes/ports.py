@@ -7,7 +7,7 @@ import socket
 
 import psutil
 
-from ..errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError
 
 LOOPBACK = "127.0.0.1"
 _WORKER_PORTS = range(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ...errors import InputError
 from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
 
 if TYPE_CHECKING:
-    from .runs import Run
+    from ..runs import Run
 
 app = typer.Typer()
 
@@ -23,7 +23,7 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @app.command("runs")
 def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """Every run in the storage, newest first."""
-    from .show import print_runs, run_rows
+    from ..watching.show import print_runs, run_rows
 
     rows = run_rows(open_storage(storage))
     echo_json(rows) if as_json else print_runs(rows)
@@ -39,7 +39,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """How far a run is: its stages, trials, the best so far, and what it waits for."""
-    from .status import Watch
+    from ..watching.status import Watch
 
     run = open_run(run_id, storage)
     if not keep_watching:
@@ -53,16 +53,16 @@ def status(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from .console import tables
-    from .status_view import print_status
+    from ..watching.console import tables
+    from ..watching.status_view import print_status
 
     print_status(tables(), found)
 
 
 def _watch_lines(run: Run, as_json: bool) -> None:
     """One line for each change: of the whole status as JSON, or of what a person follows."""
-    from .status import watch
-    from .status_view import line
+    from ..watching.status import watch
+    from ..watching.status_view import line
 
     last = None
     for found in watch(run):
@@ -76,8 +76,8 @@ def _watch_live(run: Run) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from .status import watch
-    from .status_view import print_next, render
+    from ..watching.status import watch
+    from ..watching.status_view import print_next, render
 
     console, found = Console(highlight=False), {}
     with Live(console=console, auto_refresh=False) as live:
@@ -103,8 +103,8 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """A run's log, kept with the run: it outlives job and cluster."""
-    from ..storage.logs import read_log
-    from .logs import follow_log, log_key
+    from ...storage.logs import read_log
+    from ..watching.logs import follow_log, log_key
 
     if keep_following and as_json:
         raise InputError(
@@ -131,7 +131,7 @@ def logs(
 @app.command()
 def show(run_id: RunArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """What a run found: its state, best trial, variants and choice."""
-    from .show import print_summary, summary
+    from ..watching.show import print_summary, summary
 
     run = open_run(run_id, storage)
     echo_json(summary(run)) if as_json else print_summary(run)
@@ -159,7 +159,7 @@ def tensorboard(
     storage: StorageOption = None,
 ) -> None:
     """Serve a run's scalars and HParams with TensorBoard on 127.0.0.1, also while it runs."""
-    from .tensorboard import serve
+    from ..watching.tensorboard import serve
 
     for ending in _ENDINGS:
         signal.signal(ending, _end_once)

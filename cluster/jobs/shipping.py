@@ -13,7 +13,7 @@ from typing import Any
 PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
 FOLDERS = ("cluster", "export", "search", "storage", "training")
 SPECIFICATION = "job.json"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
     The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
     a search saves its state.
     """
-    from ..search.tuner import RAY_WORKER_ENV
-    from .head import QUIET
+    from ...search.tuner import RAY_WORKER_ENV
+    from ..head import QUIET
 
     with staged_code(root) as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
         (Path(directory) / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
@@ -66,7 +66,7 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
 
 def entry_point(module: str, run_id: str) -> str:
     """The shell command of a job; no directory of a node comes before the code that was sent."""
-    return f"exec python -P -m {PACKAGE}.cluster.{module} {run_id}"
+    return f"exec python -P -m {PACKAGE}.cluster.jobs.{module} {run_id}"
 
 
 def read_specification() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from ..errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError
 
 MARK = "DISTILTUNE_DAEMON"
 _LOCK_TIMEOUT_S = 120.0

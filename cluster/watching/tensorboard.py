@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, RunFailedError, StorageError
-from ..storage.store import Store
-from .runs import Run
+from ...errors import InputError, RunFailedError, StorageError
+from ...storage.store import Store
+from ..runs import Run
 from .status import reason
 
 logger = logging.getLogger(__name__)

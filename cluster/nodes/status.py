@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 from .addresses import ClusterAddress, get_json
 
 

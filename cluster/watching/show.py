@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..runs import STAGES, Run, Storage, command, own_name
 from .console import tables
-from .runs import STAGES, Run, Storage, command, own_name
 from .status import Watch
 from .status_view import COLOURS, age, print_status
 
@@ -53,7 +53,7 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ..export.report import terminal_table
+    from ...export.report import terminal_table
 
     console.print(terminal_table(found["variants"], found["chosen"]))
     _print_ratios(console, found)
@@ -125,8 +125,8 @@ def _best_line(best: dict[str, Any]) -> str:
 
 
 def _print_ratios(console: Console, found: dict[str, Any]) -> None:
-    from ..export.report import ratios
-    from ..export.rows import RowMeasurement
+    from ...export.report import ratios
+    from ...export.rows import RowMeasurement
 
     rows = [RowMeasurement.from_json(row) for row in found["variants"]]
     for base, times in ratios(rows).get(found["chosen"], {}).items():

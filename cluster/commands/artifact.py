@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from ...errors import InputError
 from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
 
 app = typer.Typer()
@@ -21,7 +21,7 @@ def pull(
     storage: StorageOption = None,
 ) -> None:
     """Copy a run's sealed artifact; every hash is verified before the directory appears."""
-    from ..export.artifact import copy_artifact
+    from ...export.artifact import copy_artifact
 
     opened = open_run(run_id, storage)
     if not opened.store.has_folder(opened.artifact):
@@ -41,7 +41,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify texts with an artifact."""
-    from ..export.runtime import TextClassifier
+    from ...export.runtime import TextClassifier
 
     if not texts and sys.stdin.isatty():
         raise InputError("TEXT: none given; name one or more texts, or pipe lines to stdin")
@@ -66,7 +66,7 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
-    from .measure import measure_artifact, print_measurement
+    from ..measure import measure_artifact, print_measurement
 
     measured = measure_artifact(
         directory, texts_file=texts, num_runs=runs, num_warmups=warmups, num_threads=threads

@@ -13,18 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from ..errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError
 from .addresses import read_token
-from .daemon import (
-    Daemon,
-    daemons,
-    locked,
-    private_directory,
-    save,
-    spawn,
-    state_directory,
-    write_private,
-)
+from .daemon import Daemon, daemons, locked, private_directory, save, spawn, state_directory, write_private
 from .loopback import MULTI_NODE_ENV
 from .ports import (
     LOOPBACK,
@@ -123,7 +114,7 @@ def join_head(
             copy = directory / "token" if token else None
             if copy and token:
                 write_private(copy, token)
-            module = "distiltune.cluster.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
+            module = "distiltune.cluster.nodes.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
             daemon = _spawned(
                 "node",
                 [module, "start", "--block", "--address", f"{head_host}:{port}", *_QUIET_OUTPUT],
@@ -206,8 +197,8 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
 
 def _environment(host: str, token_file: Path | None) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
-    from ..search.tuner import RAY_WORKER_ENV
-    from .head import QUIET
+    from ...search.tuner import RAY_WORKER_ENV
+    from ..head import QUIET
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}

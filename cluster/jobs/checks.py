@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
-from ..errors import ConfigError, DistiltuneError, RunFailedError
-from .config import JobConfig
+from ... import errors
+from ...errors import ConfigError, DistiltuneError, RunFailedError
+from ..config import JobConfig
 from .driver import catch_signals, on_this_cluster
 from .shipping import entry_point, job_runtime_env, read_specification
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from ..storage.store import Store
+    from ...storage.store import Store
 
 MARK = "distiltune-check: "
 _WITHIN_S = 600.0
@@ -117,10 +117,10 @@ def main() -> int:
 
 def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     """Cheap things first: the storage, then the nodes, then what has to be loaded."""
-    from .head import ray_session
+    from ..head import ray_session
+    from ..preflight import check_models, check_resources, check_storage
+    from ..runs import LOOK_S, Storage, check_writable
     from .inputs import with_local_inputs
-    from .preflight import check_models, check_resources, check_storage
-    from .runs import LOOK_S, Storage, check_writable
 
     store = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S).store
     if store.directory is not None and store.read(probe) is None:
@@ -133,7 +133,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
         check_resources(config.resources)
         check_storage(store)
     local = with_local_inputs(config, store)
-    from ..training.data import load_data
+    from ...training.data import load_data
 
     data = load_data(local.data)
     check_models(local)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFailedError
-from .addresses import ClusterAddress
+from ...errors import RunFailedError
+from ..nodes.addresses import ClusterAddress
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from .daemon import Daemon
+    from ..nodes.daemon import Daemon
 
 app = typer.Typer(
     name="cluster",
@@ -54,7 +54,7 @@ def up(
     On 127.0.0.1 nothing of it can be reached from other machines. With --host, Ray's own ports listen on all
     interfaces and ask for the token; its Prometheus metrics ask for none. The token is no encryption.
     """
-    from .ray_node import HeadOptions, start_head
+    from ..nodes.ray_node import HeadOptions, start_head
 
     token = False if no_token else None
     daemon, started = start_head(HeadOptions(cpus, gpus, port, host, dashboard_host, dashboard_port, token))
@@ -85,7 +85,7 @@ def join(
     as_json: JsonOption = False,
 ) -> None:
     """Add this machine to a cluster, until `distiltune cluster down` here."""
-    from .ray_node import join_head
+    from ..nodes.ray_node import join_head
 
     daemon = join_head(head, token_file, cpus, gpus, host)
     if as_json:
@@ -107,8 +107,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Nodes and jobs of a cluster; also from a machine that is no member."""
-    from .addresses import find_cluster
-    from .cluster_status import cluster_status, print_status
+    from ..nodes.addresses import find_cluster
+    from ..nodes.status import cluster_status, print_status
 
     found = cluster_status(find_cluster(address, token_file))
     _echo_json(found) if as_json else print_status(found)
@@ -117,7 +117,7 @@ def status(
 @app.command()
 def down(as_json: JsonOption = False) -> None:
     """Stop what `distiltune cluster up` and `join` started on this machine, and nothing else."""
-    from .daemon import daemons, locked, stop
+    from ..nodes.daemon import daemons, locked, stop
 
     with locked():
         # A head that ends first leaves its nodes to look for it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import RunInterruptedError
+from ...errors import RunInterruptedError
 from .options import (
     AddressOption,
     JsonOption,
@@ -26,7 +26,7 @@ from .options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .jobs import Submission
+    from ..jobs.submission import Submission
 
 app = typer.Typer()
 
@@ -47,8 +47,8 @@ def submit(
     as_json: JsonOption = False,
 ) -> int:
     """Send a job to a cluster, after the cluster has checked that it can do it; this machine may then leave."""
-    from . import jobs
-    from .config import load_config
+    from ..config import load_config
+    from ..jobs import submission as jobs
 
     config = load_config(source, overrides or [], storage)
     name = Path(source or "quickstart").stem
@@ -69,8 +69,8 @@ def resume(
     as_json: JsonOption = False,
 ) -> int:
     """Go on with a run that ended early, on its cluster or on another; one of `run` goes on here."""
-    from . import jobs
-    from .commands_run import run_here
+    from ..jobs import submission as jobs
+    from .run import run_here
 
     run = open_run(run_id, storage)
     if address is None and run.state != "finished" and run.read("submission.json") is None:
@@ -90,8 +90,8 @@ def stop(
     as_json: JsonOption = False,
 ) -> int:
     """End a run with its search saved, wherever it runs; `resume` goes on with it."""
-    from . import jobs
-    from .runs import command
+    from ..jobs import submission as jobs
+    from ..runs import command
 
     run = open_run(run_id, storage)
     before = run.state
@@ -106,7 +106,7 @@ def stop(
 
 
 def _show(submission: Submission, follow: bool, as_json: bool) -> int:
-    from .runs import command
+    from ..runs import command
 
     run = submission.run
     commands = {
@@ -131,7 +131,7 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
             typer.echo(f"  {command}")
     if not follow:
         return 0
-    from .follow import follow as follow_run
+    from ..watching.follow import follow as follow_run
 
     return follow_run(run, summarise=not as_json)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import InputError
+from ...errors import InputError
 from .daemon import Daemon, running_daemons
 from .loopback import MULTI_NODE_ENV
 from .ports import LOOPBACK

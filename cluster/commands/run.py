@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import RunInterruptedError
+from ...errors import RunInterruptedError
 from .options import JsonOption, RunIdOption, SetOption, SourceArgument, StorageOption, echo_json
 
 app = typer.Typer()
@@ -23,7 +23,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Search, distil, quantize, export, benchmark and seal, on this machine or on resources.address."""
-    from .config import load_config
+    from ..config import load_config
 
     run_here(load_config(source, overrides or [], storage), source, run_id, as_json)
 
@@ -37,16 +37,16 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """The same job with one trial: the values of the training section, nothing searched."""
-    from .config import load_config, without_search
+    from ..config import load_config, without_search
 
     run_here(without_search(load_config(source, overrides or [], storage)), source, run_id, as_json)
 
 
 def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool) -> None:
     """Do a job with its progress on stderr and its summary on stdout."""
-    from .console import ProgressPrinter
-    from .pipeline import run_job
-    from .show import print_summary, summary
+    from ..pipeline import run_job
+    from ..watching.console import ProgressPrinter
+    from ..watching.show import print_summary, summary
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -69,7 +69,7 @@ def config(
     ] = False,
 ) -> None:
     """Print a specification as resolved, every key with its value; --schema for editors."""
-    from .config import JobConfig, load_config
+    from ..config import JobConfig, load_config
 
     if schema:
         echo_json(JobConfig.model_json_schema())

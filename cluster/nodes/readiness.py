@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from ..errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError
 from .addresses import ClusterAddress, get_json
 from .daemon import Daemon, main_process, stop
 

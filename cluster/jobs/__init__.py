@@ -1,0 +1,1 @@
+"""Runs on a cluster: what is sent there, checked there and works there."""

@@ -1,0 +1,1 @@
+"""Ray on machines: daemons that are started, joined, found and ended."""
