@@ -43,7 +43,7 @@ class Dispatcher:
     def do_alone(
         self, stage: str, function: Callable[..., Any], wanted: TaskResources, *arguments: Any, tell: Tell
     ) -> Any:
-        """The same with all CPUs of a node, so that nothing else runs there; on another when it is lost."""
+        """The same with all CPUs of a node, so that no other task or trial runs there; on another when it is lost."""
         from ray.exceptions import RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -67,18 +67,22 @@ class Dispatcher:
         function: Callable[..., Any],
         wanted: TaskResources,
         *arguments: Any,
+        part: str = "",
         **options: Any,
     ) -> Any:
-        """Send a function of ``tasks`` to a node that has what it wants; a lost worker's task is sent again."""
+        """Send a function of ``tasks`` to a node that has what it wants; a lost worker's task is sent again.
+
+        ``part`` names it among tasks of one stage that run side by side.
+        """
         import ray
 
         gpus = min(1, num_gpus()) if wanted.gpu is None else wanted.gpu
-        self._run.store.delete(self._told(stage))
+        self._run.store.delete(self._told(stage, part))
         task = Task(
             store=self._run.store,
             config=self._config,
-            log=self._run.stage_log(stage),
-            told=self._told(stage),
+            log=self._run.stage_log(stage, part),
+            told=self._told(stage, part),
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,
         )
@@ -87,7 +91,9 @@ class Dispatcher:
         )
         return remote.remote(function, task, *arguments)
 
-    def wait(self, stage: str, sent: Any, tell: Tell, wanted: TaskResources | None = None) -> Any:
+    def wait(
+        self, stage: str, sent: Any, tell: Tell, wanted: TaskResources | None = None, part: str = ""
+    ) -> Any:
         """A task's result; what it says meanwhile is told, and what it waits for before it has begun.
 
         Raises:
@@ -99,7 +105,7 @@ class Dispatcher:
 
         began = time.monotonic()
         while not ray.wait([sent], timeout=self._period_s)[0]:
-            told = self._run.store.read_json(self._told(stage))
+            told = self._run.store.read_json(self._told(stage, part))
             if told is not None:
                 tell(told["text"], waiting_for=None)
             elif wanted is not None and time.monotonic() - began > _PATIENCE_S:
@@ -116,8 +122,8 @@ class Dispatcher:
         except RayError as error:
             raise RunFailedError(f"a worker was lost: {str(error).strip().splitlines()[0]}") from error
 
-    def _told(self, stage: str) -> str:
-        return self._run.key(f"stages/{stage}.told.json")
+    def _told(self, stage: str, part: str = "") -> str:
+        return self._run.key(f"stages/{'-'.join(filter(None, [stage, part]))}.told.json")
 
 
 def describe(wanted: TaskResources) -> str:

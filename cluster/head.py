@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +48,11 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         _connect(ray, resources, directory)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which exits without a word
         yield
     finally:
         ray.shutdown()
@@ -126,25 +131,24 @@ def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _:
         return node["Alive"] and all(node["Resources"].get(name, 0) >= need for name, need in needs.items())
 
     nodes = [node for node in ray.nodes() if large_enough(node)]
-    if not nodes:
+    while not nodes:
         on_wait("a node of its own")
-        grown = _ask_for_node(wanted)
-        nodes = [node for node in ray.nodes() if node["NodeID"] == grown]
+        _wait_for_node(wanted)
+        nodes = [node for node in ray.nodes() if large_enough(node)]
     best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))
     return best["NodeID"], best["Resources"]["CPU"]
 
 
-def _ask_for_node(wanted: TaskResources) -> str:
-    """Have the cluster's autoscaler add a node; its id."""
+def _wait_for_node(wanted: TaskResources) -> None:
+    """Have the cluster's autoscaler add a node that is large enough."""
     import ray
-    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+    from ray.util.placement_group import placement_group, remove_placement_group
 
     bundle = {"CPU": wanted.cpu, **({"GPU": wanted.gpu} if wanted.gpu else {}), **wanted.custom}
     group = placement_group([bundle])
     try:
         while not ray.wait([group.ready()], timeout=1)[0]:
             continue
-        return next(iter(placement_group_table(group)["bundles_to_node_id"].values()))
     finally:
         remove_placement_group(group)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from ..errors import InputError, StorageError
 from ..storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 STALE_AFTER_S = 30.0
@@ -53,14 +58,32 @@ class Lease:
             InputError: Another process has it.
         """
         held = self._patient.read_json(self._key)
-        if held is not None and _still_beats(self._patient, self._key, held):
+        if held is not None and still_beats(self._patient, self._key, held):
             raise InputError(_whose(held))
-        self._write(self._patient)
-        time.sleep(_SETTLE_S if self._store.directory is None else _SETTLE_S / 5)
-        held = self._patient.read_json(self._key)
-        if held is None or held["owner"] != self._owner:
-            raise InputError(_whose(held or {}))
+        with self._alone():
+            now = self._patient.read_json(self._key)
+            if now is not None and now != held:  # another was faster
+                raise InputError(_whose(now))
+            began = time.monotonic()
+            self._write(self._patient)
+        if self._store.directory is None:
+            # A store without locks: of several that wrote at once the last one has it, once all have written.
+            time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
+        now = self._patient.read_json(self._key)
+        if now is None or now["owner"] != self._owner:
+            raise InputError(_whose(now or {}))
         self._thread.start()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """In a directory, one process at a time."""
+        if self._store.directory is None:
+            yield
+            return
+        lock = self._store.directory / f"{self._key}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
 
     def release(self) -> None:
         """Stop beating, and let others have it."""
@@ -76,11 +99,12 @@ class Lease:
         while not self._ended.wait(BEAT_S):
             try:
                 held = self._store.read_json(self._key)
-                if held is not None and held["owner"] != self._owner:
+                if held is None or held["owner"] != self._owner:  # taken over, or even given back since
                     return self._interrupt("lost")
                 self._write(self._store)
                 word = self._on_beat()
-            except StorageError:  # away for a while; the next beat tries again
+            except Exception as error:  # away for a while; the next beat tries again
+                logger.warning("heartbeat: %s", error)
                 continue
             if word is not None:
                 return self._interrupt(word)
@@ -93,8 +117,8 @@ class Lease:
         while word != "lost" and not self._ended.wait(BEAT_S):
             try:
                 self._write(self._store)
-            except StorageError:
-                continue
+            except Exception as error:
+                logger.warning("heartbeat: %s", error)
 
     def _write(self, store: Store) -> None:
         self._beats += 1
@@ -126,8 +150,11 @@ def _seems_alive(held: dict[str, Any]) -> bool:
     return abs(time.time() - held["at"]) < STALE_AFTER_S
 
 
-def _still_beats(store: Store, key: str, held: dict[str, Any]) -> bool:
-    """Certain, where ``_seems_alive`` trusts clocks: listens before it says no."""
+def still_beats(store: Store, key: str, held: dict[str, Any] | None = None) -> bool:
+    """Certain, where ``is_held`` trusts clocks: listens for two beats before it says no."""
+    held = held or store.read_json(key)
+    if held is None:
+        return False
     if held.get("machine") == _machine() or _seems_alive(held):
         return _seems_alive(held)
     time.sleep(2 * BEAT_S + 1)

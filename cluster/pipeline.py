@@ -71,7 +71,7 @@ def run_job(
         _begin(run, config, name, data)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
-            runner = _Runner(run, lambda event: _hear(event, listener))
+            runner = _Runner(run, lease, lambda event: _hear(event, listener))
             runner.begin()
             try:
                 if run.is_to_stop:
@@ -79,10 +79,10 @@ def run_job(
                     raise KeyboardInterrupt
                 runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
                 _do(runner, config, local_config, run, data)
+                _end(run, "finished", None)
             except BaseException as error:
                 _fail(run, lease, error)
                 raise
-            _end(run, "finished", None)
     return run
 
 
@@ -139,7 +139,7 @@ def _fail(run: Run, lease: Lease, error: BaseException) -> None:
         ) from error
     stopped = lease.interruption == "stop"
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
-    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error))
+    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error) or "")
     with suppress(StorageError):  # which may be what failed
         _end(run, state, None if stopped else _reason(error))
     if isinstance(error, KeyboardInterrupt):
@@ -152,23 +152,25 @@ def _end(run: Run, state: str, error: str | None) -> None:
 
 
 def _reason(error: BaseException) -> str | None:
-    return (
-        str(error) if isinstance(error, DistiltuneError) else type(error).__name__ + f": {error}".rstrip(": ")
-    )
+    if isinstance(error, DistiltuneError | KeyboardInterrupt):
+        return str(error) or None
+    return type(error).__name__ + f": {error}".rstrip(": ")
 
 
 def _hear(event: StageEvent, listener: Listener) -> None:
-    if event.state in ("begun", "started", "finished", "reused", "failed"):
+    if event.state != "progress":
+        text = f": {event.text}" if event.text else ""
         took = f" ({event.seconds:.1f} s)" if event.seconds else ""
-        logger.info("%s %s: %s%s", event.stage, event.state, event.text, took)
+        logger.info("%s %s%s%s", event.stage, event.state, text, took)
     listener(event)
 
 
 class _Runner:
     """Does stages one by one, keeps their records, and tells the listener."""
 
-    def __init__(self, run: Run, listener: Listener) -> None:
+    def __init__(self, run: Run, lease: Lease, listener: Listener) -> None:
         self._run = run
+        self._lease = lease
         self._listener = listener
 
     def begin(self) -> None:
@@ -190,6 +192,8 @@ class _Runner:
             again: Do it all the same, for what it leaves in memory.
             already_s: Seconds that it took before this call.
         """
+        if self._lease.interruption is not None:  # its signal may have come when nothing could hear it
+            raise KeyboardInterrupt
         if self.is_finished(stage) and not again:
             self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
             return
@@ -202,9 +206,11 @@ class _Runner:
         except BaseException as error:
             seconds = time.monotonic() - began
             state = "failed" if isinstance(error, Exception) else "stopped"
+            if self._lease.interruption == "lost":  # the record is another's now
+                raise
             with suppress(StorageError):
                 self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
-            self._listener(StageEvent(stage, "failed", "", seconds))
+            self._listener(StageEvent(stage, state, "", seconds))
             if isinstance(error, RunFailedError):
                 raise RunFailedError(f"run {self._run.id}, stage {stage}: {error}") from error
             raise

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ConfigError, InputError, RunNotFoundError, StorageError
 from ..storage.filesystems import with_endpoint
 from ..storage.store import RETRY_S, Store
-from .lease import Lease, is_held
+from .lease import Lease, is_held, still_beats
 
 STAGES = (
     "data",
@@ -32,6 +32,7 @@ STAGES = (
     "artifact",
 )
 LATEST = "latest"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS = "cache/teachers", "cache/logits"
 _READERS = 16  # a look at a run is some requests to the store
 LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
@@ -67,7 +68,7 @@ class Storage:
             RunNotFoundError: There is none; the message lists the newest runs there are.
         """
         run = Run(self.store, run_id)
-        if run_id != LATEST and run.exists:
+        if run_id != LATEST and _ID.fullmatch(run_id) and run.exists:
             return run
         runs = self.list()
         if run_id == LATEST and runs:
@@ -121,9 +122,9 @@ class Run:
         """The key of an exported variant's folder."""
         return self.key(f"variants/{name}")
 
-    def stage_log(self, stage: str) -> str:
-        """The key of what a stage's tasks logged."""
-        return self.key(f"logs/stages/{stage}")
+    def stage_log(self, stage: str, part: str = "") -> str:
+        """The key of what a stage's task logged; of several side by side each is a ``part``."""
+        return self.key("/".join(filter(None, ["logs/stages", stage, part])))
 
     def progress(self, stage: str) -> str:
         """The name of the record of how far a stage is: ``text``, and for the search its counts."""
@@ -160,14 +161,23 @@ class Run:
         more, without having said why.
         """
         run, submission = self.read("run.json"), self.read("submission.json")
-        if submission is not None and submission.get("pending"):
+        if submission is not None and submission.get("pending") and not self._is_held:
             sent = datetime.datetime.fromisoformat(submission["created"])
             waited = datetime.datetime.now(datetime.UTC) - sent
             return "submitted" if waited.total_seconds() < _START_WITHIN_S else "interrupted"
         state = (run or {}).get("state", "interrupted")
         if state != "running":
             return state
-        return "running" if is_held(self.store, self.key("lease.json")) else "interrupted"
+        return "running" if self._is_held else "interrupted"
+
+    @property
+    def _is_held(self) -> bool:
+        return is_held(self.store, self.key("lease.json"))
+
+    @property
+    def still_beats(self) -> bool:
+        """Whether somebody works on a run that looks interrupted; may listen for some seconds."""
+        return still_beats(self.store, self.key("lease.json"))
 
     @contextmanager
     def held(self) -> Iterator[Lease]:
@@ -210,7 +220,7 @@ def name_run(name: str, run_id: str | None) -> str:
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         slug = re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-") or "job"
         run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", run_id) or run_id == LATEST:
+    if not _ID.fullmatch(run_id) or run_id == LATEST:
         raise InputError(
             f"--run-id: {run_id!r} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
             f"(and not {LATEST!r})"

@@ -105,6 +105,7 @@ class Stages:
             logs=self._run.trial_logs,
             cpus_per_trial=trial.cpu,
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
+            custom_per_trial=trial.custom,
             on_progress=lambda progress: tell(_progress_line(progress), **progress.to_json()),
             check_resources=not config.resources.autoscaling,
         )
@@ -137,13 +138,14 @@ class Stages:
         for group in (first, [name for name in names if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
-                records[name] = self._dispatcher.wait("export", task, tell)
+                records[name] = self._dispatcher.wait("export", task, tell, part=name)
                 tell(f"{name} ({len(records)} of {len(names)})")
         return {"variants": [records[name] for name in names]}, ", ".join(names)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
         arguments = (name, self._run.best, self._run.variant(name), self._data.out_of_scope_label, base)
-        return self._dispatcher.send("export", tasks.make_variant, self._config.resources.export, *arguments)
+        wanted = self._config.resources.export
+        return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, tell: Tell) -> StageResult:
         """Measure every row on a node that does nothing else meanwhile."""
@@ -197,7 +199,11 @@ class Stages:
         }
 
     def _whole(self, resources: TaskResources | None) -> TaskResources:
-        return resources or TaskResources(cpu=whole_node(TaskResources())[1])
+        """What is asked for, or a whole node: one with a GPU where there are any."""
+        if resources is not None:
+            return resources
+        gpu = min(1, num_gpus())
+        return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
 
 
 def _progress_line(progress: SearchProgress) -> str:

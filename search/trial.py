@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from ray.util import get_node_ip_address
@@ -55,7 +56,7 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettin
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
         tempfile.TemporaryDirectory(prefix="trial-") as work,
     ):
-        say(f"trial {trial_id}, number {config['number']}, on {platform.node()} ({get_node_ip_address()})")
+        say(f"trial {trial_id}, number {config['number']}, on {_where()}")
         say(f"arguments: {json.dumps(config['arguments'])}")
         _run(trial_id, config["arguments"], inputs, settings, Path(work), say)
         say("the trial ended")
@@ -147,6 +148,11 @@ def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
             "(student.from_teacher)"
         )
     return teacher
+
+
+def _where() -> str:
+    """The node: its host, address and id in the cluster."""
+    return f"{platform.node()} ({get_node_ip_address()}, node {ray.get_runtime_context().get_node_id()[:8]})"
 
 
 def _pad_token_id(model: PreTrainedModel) -> int:

@@ -45,6 +45,7 @@ def run_search(
     logs: str,
     cpus_per_trial: float,
     gpus_per_trial: float,
+    custom_per_trial: dict[str, float] | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
     check_resources: bool = True,
 ) -> SearchOutcome:
@@ -66,6 +67,7 @@ def run_search(
         logs: Key of the trials' logs, each named after its trial.
         cpus_per_trial: CPUs of a trial; also its threads, rounded down, at least 1.
         gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
+        custom_per_trial: Ray's custom resources of a trial, by name.
         on_progress: Called at each start, epoch and end of a trial, in this process.
         check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
 
@@ -97,13 +99,13 @@ def run_search(
         num_threads=max(1, int(cpus_per_trial)),
         use_gpu=gpus_per_trial > 0,
     )
-    resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial}
+    resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
     num_slots = _num_slots(resources) if check_resources else num_trials
     trainable = _trainable(inputs, settings, resources)
     grid = run_trials(config, trainable, settings, num_trials, num_slots, on_progress)
     num_ended = grid.num_terminated + grid.num_errors
     if num_ended < num_trials:
-        raise KeyboardInterrupt(f"the search was interrupted with {num_ended} of {num_trials} trials done")
+        raise KeyboardInterrupt("the search was interrupted, and is saved")
     known = {PurePosixPath(result.path).name: result for result in grid}
     for trial_id, result in known.items():
         keep_best_and_last(store, f"{experiment}/{trial_id}", config.metric, config.mode)
@@ -141,7 +143,10 @@ def _num_slots(resources: dict[str, float]) -> int:
     import ray
 
     have = ray.cluster_resources()
-    return max(1, min(int(have.get(key.upper(), 0) / value) for key, value in resources.items() if value))
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    return max(
+        1, min(int(have.get(names.get(key, key), 0) / value) for key, value in resources.items() if value)
+    )
 
 
 def _check_resources(cpus: float, gpus: float) -> None:

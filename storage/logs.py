@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..errors import StorageError
 from .store import Store
 
 _PIECE_BYTES = 64 * 1024
@@ -68,7 +67,7 @@ class LogWriter(logging.Handler):
                 piece = text[:_PIECE_BYTES]
                 try:
                     self._store.write(f"{self._key}/{self._number:06}.log", piece)
-                except StorageError:
+                except Exception:  # of whatever kind the file system raises; the next time tries again
                     return
                 self._sent = len(piece)
                 if len(piece) < _PIECE_BYTES:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
@@ -82,8 +83,8 @@ class Store:
         return f"{root}/{key}" if key else root
 
     def location(self, key: str = "") -> str:
-        """Where a key lies, for a person: a path, or a URL without its options."""
-        base = str(self.directory) if self.directory is not None else self.url.partition("?")[0].rstrip("/")
+        """Where a key lies, for a person: a path, or a URL without its options and credentials."""
+        base = str(self.directory or re.sub(r"://[^/@]*@", "://", self.url.partition("?")[0]).rstrip("/"))
         return f"{base}/{key}" if key else base
 
     # Records
@@ -133,7 +134,7 @@ class Store:
                 return None if content is None else json.loads(content)
             except ValueError:
                 time.sleep(0.05 * attempt)
-        raise StorageError(f"storage {self.url}, {key}: is not the JSON that was put there; delete it")
+        raise StorageError(f"storage {self.location(key)}: is not the JSON that was put there; delete it")
 
     def write_json(self, key: str, record: Any) -> None:
         """Write a record of finite JSON values."""
@@ -242,6 +243,9 @@ class Store:
             self.delete(key)
         for name in listing["files"]:
             self.upload(folder / name, _join(key, below, name))
+        if shared and self.has_folder(key):  # another was faster
+            self.delete(_join(key, below))
+            return
         self.write(key + _LISTING, content)
         _write_file(folder.with_name(folder.name + _LISTING), content)
 
@@ -275,6 +279,11 @@ class Store:
             raise FileNotFoundError(f"{self.location(key)} is not there")
         beside, listing = folder.with_name(folder.name + _LISTING), json.loads(content)
         files = listing["files"]
+        for name in (listing["below"], *files):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise StorageError(
+                    f"storage {self}: the listing of {key} names {name!r}, outside of its folder"
+                )
         here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
         same = beside.is_file() and beside.read_bytes() == content
         if same and here == {name: entry["bytes"] for name, entry in files.items()}:
@@ -282,16 +291,15 @@ class Store:
         with new_folder(folder) as incoming:
             for name in files:
                 self.download(_join(key, listing["below"], name), incoming / name)
-            for name, entry in _listing(incoming).items():
-                if entry != files[name]:
-                    raise StorageError(
-                        f"storage {self}: {key}/{name} is not what was sent (its SHA-256 differs); "
-                        "delete that folder, and resume the run that makes it"
-                    )
+            if _listing(incoming) != files:
+                raise StorageError(
+                    f"storage {self}: {key} is not what was sent (a file's SHA-256 differs); "
+                    "delete that folder, and resume the run that makes it"
+                )
         _write_file(beside, content)
 
     def _retrying(self, operation: Callable[[], Result], key: str) -> Result:
-        return retrying(operation, f"{self.url}, {key}" if key else self.url, self.retry_s)
+        return retrying(operation, self.location(key), self.retry_s)
 
 
 def _join(*names: str) -> str:

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on one machine, as a program: `remove N` on stdin takes node N away at once.
+"""A Ray cluster of several nodes on one machine, as a program: a node's id on stdin takes it away at once.
 
 A process of its own, because Ray reads how to authenticate once a process.
 """
@@ -11,12 +11,13 @@ from ray.cluster_utils import Cluster
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        nodes = [cluster.add_node(num_cpus=1, num_gpus=gpus) for gpus in (2, 0, 0)]
+        nodes = [cluster.add_node(num_cpus=cpus, num_gpus=gpus) for cpus, gpus in ((1, 2), (1, 0), (2, 0))]
         cluster.wait_for_nodes()
         sys.stdout.write(f"{cluster.address}\n")
         sys.stdout.flush()
         for line in sys.stdin:
-            cluster.remove_node(nodes[int(line.split()[1])], allow_graceful=False)
+            [lost] = [node for node in nodes if node.node_id.startswith(line.strip())]
+            cluster.remove_node(lost, allow_graceful=False)
     finally:
         cluster.shutdown()
 

@@ -9,7 +9,7 @@ import pytest
 from models import tiny_classifier
 
 from distiltune.cluster.config import JobConfig
-from distiltune.cluster.jobs.inputs import data_is_local, forget_inputs, ship_inputs, with_local_inputs
+from distiltune.cluster.jobs.inputs import data_is_local, ship_inputs, with_local_inputs
 from distiltune.errors import DataError, ModelError
 from distiltune.storage.store import Store
 
@@ -58,17 +58,15 @@ def test_data_files_come_to_another_machine_as_they_are(store, tmp_path, node):
 def test_the_same_content_is_sent_once_and_named_the_same_wherever_it_lies(store, tmp_path):
     config = JobConfig.model_validate({"data": write_data(tmp_path / "data")})
     elsewhere = JobConfig.model_validate({"data": write_data(tmp_path / "elsewhere" / "again")})
-    sent, again = [], []
-    shipped = ship_inputs(config, store, sent)
-    assert len(sent) == 3
-    assert ship_inputs(elsewhere, store, again) == shipped
-    assert ship_inputs(shipped, store, again) == shipped
-    assert again == []
+    shipped = ship_inputs(config, store)
+    sent = store.sizes("cache")
+    assert sum(path.endswith(".csv") for path in sent) == 3
+    assert ship_inputs(elsewhere, store) == shipped
+    assert ship_inputs(shipped, store) == shipped
+    assert store.sizes("cache") == sent
     (tmp_path / "data" / "train.csv").write_text("text,label\nother,x\n")
-    assert ship_inputs(config, store, again).data.train != shipped.data.train
-    assert len(again) == 1
-    forget_inputs([*sent, *again], store)
-    assert store.sizes("cache") == {}
+    assert ship_inputs(config, store).data.train != shipped.data.train
+    assert set(store.sizes("cache")) > set(sent)
 
 
 def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):

@@ -1,6 +1,7 @@
 """A job over several machines: Ray nodes of their own processes, storage on S3, one node lost in the middle."""
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from distiltune.storage.logs import read_log
 JOB_OF_MANY = {
     **JOB,
     "search": {"num_trials": 6, "space": {"num_train_epochs": 6}},
-    "resources": {"trial": {"cpu": 1, "gpu": 0}, "teacher": {"cpu": 1, "gpu": 1}},
+    "resources": {"trial": {"cpu": 1, "gpu": 0}},
 }
 
 
@@ -50,8 +51,12 @@ def nodes_of_trials(run):
     found = {}
     for trial_id in run.store.names(run.trial_logs):
         text, _ = read_log(run.store, f"{run.trial_logs}/{trial_id}")
-        found[trial_id] = [line.split()[-1] for line in text.splitlines() if " on node " in line]
+        found[trial_id] = re.findall(r", node (\w+)\)", text)
     return found
+
+
+def trials_with_checkpoints(run):
+    return [path.split("/")[0] for path in run.store.sizes(run.search) if path.endswith("epoch.json")]
 
 
 @pytest.mark.slow
@@ -60,19 +65,9 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
     url = make_bucket(s3_endpoint, "machines")
     run = Storage(url).create("spread")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB_OF_MANY))
+    options = ["--run-id", "spread", "--storage", url, "--set", f"resources.address={address}", "--json"]
     process = subprocess.Popen(
-        [
-            *COMMAND,
-            "run",
-            "job.yaml",
-            "--run-id",
-            "spread",
-            "--storage",
-            url,
-            "--set",
-            f"resources.address={address}",
-            "--json",
-        ],
+        [*COMMAND, "run", "job.yaml", *options],
         cwd=tmp_path,
         env={**environment(), **own, "DISTILTUNE_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
@@ -80,13 +75,12 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
         text=True,
     )
     deadline = time.monotonic() + 240
-    while len(run.store.names(run.search)) == 0 or not any(
-        "checkpoint" in name for name in run.store.sizes(run.search)
-    ):
+    while not (saved := trials_with_checkpoints(run)):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    simulated.stdin.write("remove 1\n")
+    hit = saved[0]
+    simulated.stdin.write(nodes_of_trials(run)[hit][0] + "\n")
     simulated.stdin.flush()
     out, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
@@ -95,3 +89,5 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
     used = nodes_of_trials(run)
     assert set(used) == {trial["trial_id"] for trial in found["trials"]}
     assert len({node for each in used.values() for node in each}) >= 2
+    assert len(set(used[hit])) == 2
+    assert "goes on after epoch" in read_log(run.store, f"{run.trial_logs}/{hit}")[0]

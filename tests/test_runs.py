@@ -12,6 +12,7 @@ import time
 import pytest
 
 from distiltune.cluster import lease as leases
+from distiltune.cluster.jobs.driver import mark_ended
 from distiltune.cluster.lease import Lease
 from distiltune.cluster.runs import Run, Storage, name_run, now
 from distiltune.errors import ConfigError, InputError, RunNotFoundError
@@ -165,6 +166,26 @@ def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quic
     held = run.read("lease.json")
     assert held is not None
     assert held["owner"] == "other"
+
+
+def test_who_slept_through_a_whole_takeover_is_interrupted(storage, quick):
+    run = begin(storage, "a", "2026-01-01")
+    lease = Lease(run.store, run.key("lease.json"))
+    lease.acquire()
+    assert interrupted(lambda: run.store.delete(run.key("lease.json")))
+    assert lease.interruption == "lost"
+    lease.release()
+    assert run.read("lease.json") is None
+
+
+def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
+    run = begin(storage, "a", "2026-01-01")
+    run.write("submission.json", {"created": now(), "pending": True})
+    with run.held():
+        assert run.state == "running"
+        assert not mark_ended(run, "a", "failed", "the lease is another's")
+        assert run.state == "running"
+        assert (run.read("run.json") or {})["state"] == "running"
 
 
 def test_of_two_that_begin_at_once_one_is_refused(storage):

@@ -212,6 +212,27 @@ def test_a_remote_folder_that_was_changed_is_refused(s3_url, tmp_path, monkeypat
         store.fetch("f")
 
 
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside"])
+def test_a_listing_that_names_what_is_outside_is_refused(s3_url, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
+    store = Store(s3_url, retry_s=1)
+    fill(store.local("f"), one="first")
+    store.publish("f")
+    listing = store.read_json("f.folder.json")
+    store.write_json("f.folder.json", {**listing, "files": {name: listing["files"]["one"]}})
+    other_machine(monkeypatch, tmp_path)
+    with pytest.raises(StorageError, match="outside"):
+        store.fetch("f")
+
+
+def test_credentials_of_a_url_are_shown_to_nobody():
+    store = Store("s3://key:secret@bucket/x?endpoint_override=127.0.0.1:1&scheme=http", retry_s=0)
+    assert store.location("a") == "s3://bucket/x/a"
+    with pytest.raises(StorageError) as caught:
+        store.write("a", b"1")
+    assert "secret" not in f"{store} {caught.value}"
+
+
 def test_a_server_that_is_down_is_tried_for_the_stated_time_then_one_line():
     store = Store("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http", retry_s=0)
     with pytest.raises(StorageError) as caught:

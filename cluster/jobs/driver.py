@@ -69,10 +69,16 @@ def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None
 
 def mark_ended(run: Run, name: str, state: str, error: str | None) -> bool:
     """Give a submitted run that has not begun its end; whether it was one."""
+    from ..lease import is_held
     from ..runs import now
 
     submission = run.read("submission.json")
     if submission is None or not submission.get("pending"):
+        return False
+    if is_held(
+        run.store, run.key("lease.json")
+    ):  # another job of the run is at work, and says itself how it ends
+        run.write("submission.json", {**submission, "pending": False})
         return False
     before = run.read("run.json") or {"run_id": run.id, "name": name, "created": submission["created"]}
     run.write("run.json", {**before, "state": state, "error": error, "ended": now()})

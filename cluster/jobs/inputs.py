@@ -7,10 +7,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from ...errors import DataError, DistiltuneError, ModelError, StorageError
+from ...errors import DataError, DistiltuneError, ModelError
 from ...storage.filesystems import is_url, with_endpoint
 from ...storage.folders import new_folder
 from ...storage.store import Store
@@ -23,7 +22,7 @@ _DATA_FIELDS = {"clinc_json": ("path",), "files": ("train", "validation", "test"
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
 
 
-def ship_inputs(config: JobConfig, store: Store, sent: list[str] | None = None) -> JobConfig:
+def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
     """Send every local file and checkpoint that the specification names into the store.
 
     They lie there by their content, so that nothing is sent twice. Hub ids, ``offline:…``, URLs and what was
@@ -32,7 +31,6 @@ def ship_inputs(config: JobConfig, store: Store, sent: list[str] | None = None) 
     Args:
         config: The specification.
         store: The run store.
-        sent: Gets the keys of what was not in the store before, for ``forget_inputs``.
 
     Returns:
         The specification with ``storage:cache/inputs/…`` in place of local paths.
@@ -51,17 +49,7 @@ def ship_inputs(config: JobConfig, store: Store, sent: list[str] | None = None) 
     for key, name in names.items():
         if key[0] != "data" and _is_local_checkpoint(name):
             sources[key] = _checkpoint(config, key, name)
-    return _replaced(
-        config, {key: _send(path, store, [] if sent is None else sent) for key, path in sources.items()}
-    )
-
-
-def forget_inputs(sent: list[str], store: Store) -> None:
-    """Delete what ``ship_inputs`` sent, for a job that did not come to be."""
-    for key in sent:
-        with suppress(StorageError):
-            store.delete(f"{key}.folder.json")  # first, so that nobody takes the rest for whole
-            store.delete(key)
+    return _replaced(config, {key: _send(path, store) for key, path in sources.items()})
 
 
 def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
@@ -142,7 +130,7 @@ def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
     return Path(resolve_checkpoint(name, sha256)).absolute()
 
 
-def _send(path: Path, store: Store, sent: list[str]) -> str:
+def _send(path: Path, store: Store) -> str:
     files = [path] if path.is_file() else _checkpoint_files(path)
     digest = hashlib.sha256(f"{path.name}\n".encode())
     for file in files:
@@ -150,7 +138,6 @@ def _send(path: Path, store: Store, sent: list[str]) -> str:
             digest.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     key = f"{INPUTS}/{digest.hexdigest()}"
     if not store.has_folder(key):
-        sent.append(key)
         with new_folder(store.local(key), keep_existing=True) as folder:
             for file in files:
                 target = folder / path.name if path.is_file() else folder / path.name / file.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from ..nodes.addresses import ClusterAddress, find_cluster, job_client
 from ..runs import Run, Storage, name_run, now
 from .checks import checked_on_cluster
 from .driver import mark_ended
-from .inputs import data_is_local, forget_inputs, ship_inputs
+from .inputs import data_is_local, ship_inputs
 from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
 from .shipping import entry_point, job_runtime_env
 
@@ -65,7 +64,7 @@ def submit(
     """Send a job to a cluster; a run of that id that is under way or finished is left as it is.
 
     What can be checked here is, then the cluster checks the rest, and only then the job is sent. Whatever ends
-    it early, Ctrl-C included, leaves nothing behind.
+    it early, Ctrl-C included, leaves no run behind; files that were sent stay, since other runs may use them.
 
     Args:
         config: The specification.
@@ -181,12 +180,11 @@ def _absolute(config: JobConfig, run: Run) -> JobConfig:
 
 
 def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:
-    sent: list[str] = []
     submission: Submission | None = None
     try:
-        shipped = ship_inputs(config, run.store, sent)
-        if sent:
-            sender.tell("sent the files that it names")
+        shipped = ship_inputs(config, run.store)
+        if shipped is not config:
+            sender.tell("the files that it names are in the storage")
         _refuse_other(run, config, shipped)
         state = _state(sender, run)
         if state in _UNDER_WAY:
@@ -195,11 +193,15 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
             return Submission(run, sent=False, state=state)
         sender.tell("the cluster checks it")
         with checked_on_cluster(sender.client, shipped, run.id, run.store):
+            state = _state(sender, run)  # another may have sent it meanwhile
+            if state in _UNDER_WAY:
+                if goes_on and state != "finished":
+                    raise _under_way(run, state)
+                return Submission(run, sent=False, state=state)
             sender.tell("sending the job")
             submission = _send(sender, run, shipped, name)
     except BaseException:
         if submission is None:  # what failed since, such as tidying up after the check, undoes nothing
-            forget_inputs(sent, run.store)
             raise
     return submission
 
@@ -239,7 +241,7 @@ def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission
     attempt = ((before["submission.json"] or {}).get("attempt", 0)) + 1
     given = {"config": config.model_dump(mode="json"), "run_id": run.id, "name": name}
     ticket = secrets.token_hex(8)
-    storage = re.sub(r"://[^/]*@", "://", run.store.location())  # everybody on the cluster reads it
+    storage = run.store.location()
     metadata = {"run_id": run.id, "storage": storage, "ticket": ticket}
     submission_id = ""
     run.clear_stop()

@@ -12,7 +12,12 @@ from rich.status import Status
 
 from .events import StageEvent
 
-_MARKS = {"finished": "[green]✓[/green]", "reused": "[green]✓[/green]", "failed": "[red]✗[/red]"}
+_MARKS = {
+    "finished": "[green]✓[/green]",
+    "reused": "[green]✓[/green]",
+    "failed": "[red]✗[/red]",
+    "stopped": "[yellow]■[/yellow]",
+}
 
 
 def tables() -> Console:

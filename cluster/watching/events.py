@@ -12,7 +12,7 @@ class StageEvent:
     """A stage began, moved on, or ended; ``text`` is one line for a person. ``begun`` is the run itself."""
 
     stage: str
-    state: Literal["begun", "started", "progress", "finished", "reused", "failed"]
+    state: Literal["begun", "started", "progress", "finished", "reused", "failed", "stopped"]
     text: str = ""
     seconds: float = 0.0
 

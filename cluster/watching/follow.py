@@ -48,7 +48,8 @@ def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> N
         if stage["reused"] and not _is_past(found, place):  # it may be done again
             continue
         shown.add(name)
-        kind = "failed" if state != "finished" else "reused" if stage["reused"] else "finished"
+        kind = "reused" if state == "finished" and stage["reused"] else state
+        kind = "failed" if kind == "interrupted" else kind
         printer(StageEvent(name, kind, stage["text"], stage["seconds"] or 0.0))
     name, text = found["stage"] or "job", found["progress"] or ""
     if found["waiting_for"] and found["waiting_for"] not in text:

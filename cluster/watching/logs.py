@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ...errors import InputError, StorageError
 from ...storage.logs import read_log
 from ..runs import STAGES, Run
-from .status import ENDED, reason
+from .status import has_ended, reason
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,7 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
     if trial is not None and stage is not None:
         raise InputError("--trial and --stage: both given; a log is one trial's or one stage's")
     if stage is not None:
-        if stage not in STAGES:
-            raise InputError(f"--stage: {stage!r} given; a run has the stages {', '.join(STAGES)}")
-        return run.stage_log(stage)
+        return _stage_key(run, stage)
     if trial is None:
         return run.log
     trials = run.store.names(run.trial_logs)
@@ -42,6 +40,19 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
     raise InputError(f"--trial: {trial!r} given, and {what} in run {run.id}; {known}")
 
 
+def _stage_key(run: Run, given: str) -> str:
+    """The key of a stage's log; where tasks ran side by side, each has one: ``export/onnx``."""
+    stage, _, part = given.partition("/")
+    if stage not in STAGES:
+        raise InputError(f"--stage: {given!r} given; a run has the stages {', '.join(STAGES)}")
+    parts = [name for name in run.store.names(run.stage_log(stage)) if not name.endswith(".log")]
+    if parts and part not in parts:
+        raise InputError(
+            f"--stage: {given!r} given; this stage has {', '.join(f'{stage}/{n}' for n in parts)}"
+        )
+    return run.stage_log(stage, part)
+
+
 def follow_log(run: Run, key: str) -> Iterator[str]:
     """A log's text and what is added to it, until the run ends; a storage that goes away is waited for."""
     offset, ended, was_away = 0, False, False
@@ -49,7 +60,7 @@ def follow_log(run: Run, key: str) -> Iterator[str]:
         text, end = "", offset
         try:
             # Looked at before the log is read, so that nothing written before the end is missed.
-            ended = ended or (look % _LOOKS == 0 and run.state in ENDED)
+            ended = ended or (look % _LOOKS == 0 and has_ended(run))
             text, end = read_log(run.store, key, offset)
             was_away = False
         except StorageError as error:

@@ -112,9 +112,15 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
         if found != last:
             yield found
             last = found
-        if found["state"] in ENDED:
+        if found["state"] in ENDED and has_ended(run):
             return
         time.sleep(period_s)
+
+
+def has_ended(run: Run) -> bool:
+    """Whether nothing more is to come; a worker that was cut off from the storage for a while is listened for."""
+    state = run.state
+    return state in ENDED and not (state == "interrupted" and run.still_beats)
 
 
 def reason(error: Exception) -> str:
