@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +52,8 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with ProgressPrinter() as printer:
+        # Ray says on stdout that a node was lost; there the result stands, and nothing else.
+        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
             finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
     except KeyboardInterrupt as error:
         raise RunInterruptedError(str(error) or "interrupted") from None
