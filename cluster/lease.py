@@ -57,6 +57,7 @@ class Lease:
         Raises:
             InputError: Another process has it.
         """
+        _hear_interrupts()
         held = self._patient.read_json(self._key)
         if held is not None and still_beats(self._patient, self._key, held):
             raise InputError(_whose(held))
@@ -133,6 +134,15 @@ class Lease:
             "at": time.time(),
         }
         store.write_json(self._key, record)
+
+
+def _hear_interrupts() -> None:
+    """A process that a script started in the background ignores SIGINT, and could not be asked to stop."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def is_held(store: Store, key: str) -> bool:

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
 from servers import S3_ENVIRONMENT, make_bucket, s3_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What a script starts in the background ignores Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inherit it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that share a Ray come first: a process reads how to authenticate when it first uses Ray."""
+    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

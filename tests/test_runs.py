@@ -156,6 +156,17 @@ def test_a_request_to_stop_interrupts_the_worker(storage, quick):
     assert not run.is_to_stop
 
 
+def test_a_process_that_ignores_ctrl_c_hears_a_request_to_stop(storage, quick):
+    """As one does that a script has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = begin(storage, "a", "2026-01-01")
+        with run.held():
+            assert interrupted(run.request_stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quick):
     run = begin(storage, "a", "2026-01-01")
     lease = Lease(run.store, run.key("lease.json"))
