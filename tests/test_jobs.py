@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import command_line, distiltune, environment, free_ports, one_line
-from ray._private.runtime_env.packaging import get_uri_for_directory
 from servers import S3_ENVIRONMENT
 
 from distiltune.cluster.config import load_config
@@ -213,6 +212,8 @@ def append(path, text):
 
 
 def test_the_code_is_named_by_its_content(tmp_path):
+    from ray._private.runtime_env.packaging import get_uri_for_directory
+
     def name(root):
         with staged_code(root) as code:
             assert code.name == "distiltune"
