@@ -161,7 +161,9 @@ class Run:
         more, without having said why.
         """
         run, submission = self.read("run.json"), self.read("submission.json")
-        if submission is not None and submission.get("pending") and not self._is_held:
+        if submission is not None and submission.get("pending"):
+            if self._is_held:  # its job is about to say so
+                return "running"
             sent = datetime.datetime.fromisoformat(submission["created"])
             waited = datetime.datetime.now(datetime.UTC) - sent
             return "submitted" if waited.total_seconds() < _START_WITHIN_S else "interrupted"

@@ -190,10 +190,11 @@ def test_who_slept_through_a_whole_takeover_is_interrupted(storage, quick):
 
 
 def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
-    run = begin(storage, "a", "2026-01-01")
+    run = begin(storage, "a", "2026-01-01", "stopped")
     run.write("submission.json", {"created": now(), "pending": True})
     with run.held():
-        assert run.state == "running"
+        assert run.state == "running"  # gone on with, whatever its record still says
+        run.write("run.json", {"state": "running", "created": "2026-01-01"})
         assert not mark_ended(run, "a", "failed", "the lease is another's")
         assert run.state == "running"
         assert (run.read("run.json") or {})["state"] == "running"
