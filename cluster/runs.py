@@ -34,7 +34,7 @@ STAGES = (
 LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS = "cache/teachers", "cache/logits"
-_READERS = 16  # a look at a run is some requests to the store
+READERS = 16  # a look at a run is some requests to the store
 LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 
@@ -82,7 +82,7 @@ class Storage:
     def list(self) -> list[Run]:
         """Every run, newest first."""
         found = [Run(self.store, name) for name in self.store.names("runs")]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             dated = {
                 run: created for run, created in zip(found, pool.map(_created, found), strict=True) if created
             }

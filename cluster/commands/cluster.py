@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .options import JsonOption, echo_json
 
 if TYPE_CHECKING:
     from ..nodes.daemon import Daemon
@@ -23,9 +24,6 @@ CpusOption = Annotated[
 ]
 GpusOption = Annotated[
     int | None, typer.Option("--gpus", min=0, help="GPUs that trials may use here; default: all of them.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value on stdout, and nothing else there.")
 ]
 
 
@@ -59,7 +57,7 @@ def up(
     token = False if no_token else None
     daemon, started = start_head(HeadOptions(cpus, gpus, port, host, dashboard_host, dashboard_port, token))
     if as_json:
-        _echo_json({"started": started, **_facts(daemon), "join": _join_command(daemon)})
+        echo_json({"started": started, **_facts(daemon), "join": _join_command(daemon)})
         return
     typer.echo(f"a Ray head {'runs now' if started else 'runs already'} at {daemon.address}")
     typer.echo(f"dashboard, takes jobs  {daemon.dashboard}")
@@ -89,7 +87,7 @@ def join(
 
     daemon = join_head(head, token_file, cpus, gpus, host)
     if as_json:
-        _echo_json(_facts(daemon))
+        echo_json(_facts(daemon))
         return
     typer.echo(f"this machine ({daemon.options['host']}) is a node of {daemon.address}")
     typer.echo("leave with: distiltune cluster down")
@@ -111,7 +109,7 @@ def status(
     from ..nodes.status import cluster_status, print_status
 
     found = cluster_status(find_cluster(address, token_file))
-    _echo_json(found) if as_json else print_status(found)
+    echo_json(found) if as_json else print_status(found)
 
 
 @app.command()
@@ -125,7 +123,7 @@ def down(as_json: JsonOption = False) -> None:
         for daemon in running:
             stop(daemon)
     if as_json:
-        _echo_json({"stopped": [_facts(daemon) for daemon in running]})
+        echo_json({"stopped": [_facts(daemon) for daemon in running]})
         return
     for daemon in running:
         what = "the head at" if daemon.kind == "head" else "a node of"
@@ -149,7 +147,3 @@ def _facts(daemon: Daemon) -> dict[str, Any]:
 def _join_command(daemon: Daemon) -> str:
     token = f" --token-file {daemon.token_file}" if daemon.token_file else ""
     return f"distiltune cluster join {daemon.address}{token}"
-
-
-def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))

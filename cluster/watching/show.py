@@ -11,12 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..runs import STAGES, Run, Storage, command, own_name
+from ..runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import tables
 from .status import Watch
 from .status_view import COLOURS, age, print_status
-
-_READERS = 16  # a look at a run is some requests to the store
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -67,7 +65,7 @@ def print_summary(run: Run) -> None:
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
     """One row a run, newest first."""
     runs = [Run(storage.store, name) for name in storage.store.names("runs")]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         rows = [row for row in pool.map(_row, runs) if row is not None]
     return sorted(rows, key=lambda row: (row["created"], row["run_id"]), reverse=True)
 
