@@ -10,11 +10,12 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/distiltune run quickstart
 
+# Two at a time, a file to a process: most of the time they wait for one another's processes.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

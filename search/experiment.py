@@ -49,7 +49,7 @@ def run_trials(
     restored = _can_restore(store, experiment)
     with (
         _environment(num_slots, store.retry_s),
-        _signals_restored(),
+        signals_restored(),
         watching(on_progress, restored=restored, retry_s=store.retry_s) as watch,
     ):
         if restored:
@@ -193,7 +193,7 @@ def _environment(num_slots: int, retry_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
+def signals_restored() -> Iterator[None]:
     """Put signal handlers back: Tune leaves its own, which would swallow the first Ctrl-C after a search."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,6 +19,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_stays() -> Iterator[None]:
+    """A test that leaves a handler of its own would take Ctrl-C from the tests after it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    left = signal.signal(signal.SIGINT, before)
+    assert left is before, f"the test leaves {left} to handle SIGINT"
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One real local Ray with two CPUs for all tests that need one: the one that `distiltune run` starts."""
