@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFailedError
@@ -61,28 +64,60 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
     }
 
 
-def make_report(run: Run) -> StageResult:
+def make_report(config: JobConfig, run: Run) -> StageResult:
     """Write the report's files from what the stages recorded."""
     choice = run.stage_record("gate")["result"]
     records = {stage: run.stage_record(stage) for stage in STAGES}
-    report = build_report(
-        run_id=run.id,
-        state="finished" if choice["chosen"] else "failed",
-        best=run.stage_record("search")["result"]["best"],
-        rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
-        chosen=choice["chosen"],
-        artifact=run.store.location(run.artifact) if choice["chosen"] else None,
-        machine=run.stage_record("benchmark")["result"]["machine"],
-        extra={
-            "stages": {
-                stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")
+    search = records["search"]["result"]
+    with tempfile.TemporaryDirectory(prefix="distiltune-report-") as scratch:
+        pictures = _draw_search(config, search, Path(scratch))
+        report = build_report(
+            run_id=run.id,
+            state="finished" if choice["chosen"] else "failed",
+            best=search["best"],
+            rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
+            chosen=choice["chosen"],
+            artifact=run.store.location(run.artifact) if choice["chosen"] else None,
+            machine=run.stage_record("benchmark")["result"]["machine"],
+            extra={
+                "stages": {
+                    stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")
+                },
+                "trials": search["trials"],
+                "search": {
+                    **{name: search.get(name) for name in ("front", "choice", "ended_by")},
+                    **pictures,
+                },
+                "job": run.read("job.json"),
             },
-            "trials": run.stage_record("search")["result"]["trials"],
-            "job": run.read("job.json"),
-        },
-    )
-    paths = write_report(report, run.store.local(run.report))
+        )
+        paths = write_report(report, run.store.local(run.report))
+        for picture in Path(scratch).iterdir():
+            shutil.copy(picture, run.store.local(run.report))
     run.store.publish(run.report)
-    return {"files": sorted(path.name for path in paths.values())}, ", ".join(
-        path.name for path in paths.values()
+    names = sorted([*(path.name for path in paths.values()), *pictures["pictures"]])
+    return {"files": names}, ", ".join(names)
+
+
+def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Pictures of the search in ``folder``: their names, and why others were left out."""
+    from ..search.mirror import frozen_trial
+    from ..search.mirroring import from_record
+    from ..search.records import TrialRecord
+    from ..search.space import distributions
+    from ..search.study_pictures import draw_study
+
+    searched, objectives = distributions(config.search), config.search.all_objectives
+    if not searched:
+        return {"pictures": [], "left_out": {}}
+    trials = [TrialRecord(**trial) for trial in search["trials"]]
+    numbers = {trial.trial_id: trial.number for trial in trials}
+    drawn = draw_study(
+        [frozen_trial(from_record(trial, config.search), searched) for trial in trials],
+        folder,
+        [each.metric for each in objectives],
+        [each.direction for each in objectives],
+        chosen=numbers[search["best"]["trial_id"]],
+        front=[numbers[trial_id] for trial_id in search["front"]],
     )
+    return {"pictures": [path.name for path in drawn.paths], "left_out": drawn.left_out}

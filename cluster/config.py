@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ..errors import ConfigError
 from ..export.config import BenchmarkConfig, ExportConfig
@@ -30,6 +30,26 @@ class TaskResources(Section):
     )
 
 
+class TrialResources(TaskResources):
+    """What a trial takes: ``cpu``, ``gpu`` and ``custom`` are what each of its processes takes of a node."""
+
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="Processes that train a trial together, each on an equal part of every batch; on one node or "
+        "on several.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> TrialResources:
+        if self.processes > 1 and self.gpu is not None and self.gpu % 1:
+            raise ValueError(
+                f"gpu {self.gpu:g} given with processes {self.processes}, of which each needs a GPU of its own; set "
+                "gpu to 0 or 1, or processes to 1"
+            )
+        return self
+
+
 class ResourcesConfig(Section):
     """Where the work runs and how much of it each task takes."""
 
@@ -39,7 +59,7 @@ class ResourcesConfig(Section):
     num_cpus: int | None = Field(
         default=None, ge=1, description="CPUs of the local Ray; default: all of this machine."
     )
-    trial: TaskResources = Field(default_factory=TaskResources, description="One trial of the search.")
+    trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
         default=None,
         description="Fine-tuning the teacher and computing its logits; default: a whole node's CPUs.",

@@ -12,6 +12,7 @@ from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
 from ..storage.store import Store
 from .config import JobConfig
+from .former import former_trials
 from .jobs.inputs import with_local_inputs
 from .preflight import check_models, check_resources, check_storage
 from .runs import Run, Storage, name_run, now
@@ -54,12 +55,13 @@ def run_job(
         RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
         KeyboardInterrupt: It was interrupted, or somebody asked for its end.
     """
-    from ..search.space import check_space
+    from ..search.checks import check_space
     from ..training.data import load_data
 
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     run_id = name_run(name, run_id)
-    check_space(config.search, config.training)
+    check_space(config.search, config.training, config.student)
+    former_trials(config, storage)
     local_config = with_local_inputs(config, storage.store)
     check_models(local_config)
     began = time.monotonic()
@@ -267,7 +269,7 @@ def _do(runner: _Runner, config: JobConfig, local_config: JobConfig, run: Run, d
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
     runner.do("gate", lambda _: choose_variant(config, run))
-    runner.do("report", lambda _: make_report(run))
+    runner.do("report", lambda _: make_report(config, run))
     runner.do("artifact", lambda _: seal_chosen(config, run, data))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, DistiltuneError, ModelError
 from ..storage.store import Store
-from .config import JobConfig, ResourcesConfig, TaskResources
+from .config import JobConfig, ResourcesConfig, TaskResources, TrialResources
 
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
@@ -58,15 +58,18 @@ def check_resources(resources: ResourcesConfig) -> None:
         if asked is None:
             continue
         needs = _needs(asked, gpus)
-        if not any(
-            all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in (*nodes, *added)
-        ):
-            shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
-            raise ConfigError(
-                f"resources.{name}: {_shown(needs, needs)} given, and no node has that many (nodes: {shown}); "
-                "lower it, attach to a larger cluster, or name the nodes that the cluster adds on demand in "
-                "resources.autoscaling"
-            )
+        processes = asked.processes if isinstance(asked, TrialResources) else 1
+        places = sum(_places(node, needs) for node in nodes)
+        if places >= processes or any(_places(node, needs) for node in added):
+            continue
+        given, found = _shown(needs, needs), "no node has that many"
+        if processes > 1:
+            given, found = f"{processes} processes of {given} each", f"they hold {places} of them"
+        shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
+        raise ConfigError(
+            f"resources.{name}: {given} given, and {found} (nodes: {shown}); lower it, attach to a larger cluster, "
+            "or name the nodes that the cluster adds on demand in resources.autoscaling"
+        )
 
 
 def check_storage(store: Store) -> None:
@@ -143,6 +146,12 @@ def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
 def _needs(asked: TaskResources, default_gpus: float) -> dict[str, float]:
     gpus = default_gpus if asked.gpu is None else asked.gpu
     return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
+
+
+def _places(node: dict[str, float], needs: dict[str, float]) -> int:
+    """How many of what is needed a node holds."""
+    # Ray counts in ten-thousandths: three times 0.1 is 0.3 there.
+    return min(int(node.get(kind, 0) / amount + 1e-4) for kind, amount in needs.items() if amount)
 
 
 def _shown(amounts: dict[str, float], kinds: dict[str, float]) -> str:

@@ -33,7 +33,7 @@ STAGES = (
 )
 LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-TEACHERS, LOGITS = "cache/teachers", "cache/logits"
+TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
 READERS = 16  # a look at a run is some requests to the store
 LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
@@ -102,6 +102,7 @@ class Run:
         self.search = self.key("search")
         self.tensorboard = self.key("tensorboard")
         self.student = self.key("student")
+        self.journal = self.key("study/optuna.journal")
         self.best = self.key("best")
         self.artifact = self.key("artifact")
         self.report = self.key("report")

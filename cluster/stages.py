@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..storage.folders import new_folder
 from . import tasks
+from .best import best_of, keep_best
 from .config import JobConfig, TaskResources
 from .dispatch import Dispatcher, Tell
+from .former import former_trials
 from .head import num_gpus, whole_node
-from .runs import TEACHERS, Run
+from .runs import TEACHERS, Run, Storage
+from .students import Students
 
 if TYPE_CHECKING:
+    from ..search.inputs import Student
     from ..search.progress import SearchProgress
     from ..training.data import TextData
 
@@ -40,6 +43,7 @@ class Stages:
         self._run = run
         self._data = data
         self._splits: dict[str, tasks.SplitWithLogits] = {}
+        self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
 
     def teacher(self, tell: Tell) -> StageResult:
@@ -67,14 +71,15 @@ class Stages:
 
     def student(self, tell: Tell) -> StageResult:
         """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
-        one = TaskResources(cpu=1, gpu=0)
-        arguments = (self._teacher(), self._data.label_names, self._run.student)
-        record = self._dispatcher.do("student", tasks.make_student, one, *arguments, tell=tell)
+        students = Students(self._config, self._run, self._data, self._dispatcher)
+        record, self._students = students.make(self._teacher(), tell)
         if self._config.student.checkpoint is not None:
-            arguments = (self._data, self._run.student, self._splits)
+            one, arguments = TaskResources(cpu=1, gpu=0), (self._data, self._run.student, self._splits)
             self._splits = self._dispatcher.do(
                 "student", tasks.tokenize_for_student, one, *arguments, tell=tell
             )
+        if self._students:
+            return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
         return record, f"{record['num_layers']} layers, {parameters:.2f} M parameters"
 
@@ -93,6 +98,7 @@ class Stages:
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),
+            students=self._students,
         )
         trial = config.resources.trial
         outcome = run_search(
@@ -106,27 +112,25 @@ class Stages:
             cpus_per_trial=trial.cpu,
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
             custom_per_trial=trial.custom,
+            processes_per_trial=trial.processes,
+            known=former_trials(config, Storage(self._run.store.url, retry_s=self._run.store.retry_s)),
+            journal=self._run.journal,
             on_progress=lambda progress: tell(_progress_line(progress), **progress.to_json()),
             check_resources=not config.resources.autoscaling,
         )
         assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
-        self._keep_best(outcome.best.checkpoint)
+        keep_best(self._run, inputs.student_of(outcome.best.parameters).key, outcome.best.checkpoint)
         record = outcome.to_json()
-        best = self._best(record["best"])
-        finished = sum(trial["state"] == "finished" for trial in record["trials"])
-        accuracy = f"validation accuracy {best['validation_accuracy']:.4f}"
-        text = f"{finished} of {len(record['trials'])} trials, {accuracy}"
-        return {"trials": record["trials"], "best": best}, text
-
-    def _keep_best(self, checkpoint: str) -> None:
-        """Copy what is a model out of a training checkpoint: weights and configuration; add the tokenizer."""
-        from ..search.checkpoints import download_checkpoint
-
-        store, best = self._run.store, self._run.best
-        with new_folder(store.local(best)) as folder:
-            shutil.copytree(store.fetch(self._run.student), folder, dirs_exist_ok=True)
-            download_checkpoint(store, checkpoint, folder, ("model.safetensors", "config.json"))
-        store.publish(best)
+        best = best_of(config, record["best"])
+        counts = Counter(trial["state"] for trial in record["trials"])
+        parts = [f"{counts['finished']} of {len(record['trials'])} trials"]
+        parts += [f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state]]
+        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", record["choice"]]
+        if outcome.ended_by is not None:
+            parts.append(f"ended: {outcome.ended_by}")
+        return {**record, "best": best}, "; ".join(
+            filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
+        )
 
     def export(self, tell: Tell) -> StageResult:
         """Make the variants, each in a task of its own."""
@@ -181,22 +185,6 @@ class Stages:
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]
-
-    def _best(self, best: dict[str, Any]) -> dict[str, Any]:
-        """The best trial with the three values that every report names, searched or not."""
-        training = self._config.training
-        values = {
-            name: best["parameters"].get(name, getattr(training, name))
-            for name in ("alpha", "temperature", "num_train_epochs")
-        }
-        return {
-            **values,
-            "validation_accuracy": best["metrics"]["validation_accuracy"],
-            "trial_id": best["trial_id"],
-            "epoch": best["best_epoch"],
-            "parameters": best["parameters"],
-            "metrics": best["metrics"],
-        }
 
     def _whole(self, resources: TaskResources | None) -> TaskResources:
         """What is asked for, or a whole node: one with a GPU where there are any."""

@@ -151,6 +151,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         parts.append(f"Best trial: {best}.\n")
     if report.get("trials"):
         parts.append(_trials_table(report["trials"]))
+    parts += _search_parts(report.get("search") or {})
     if report.get("stages"):
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["stages"].items())
         parts.append(f"Time of each stage: {times}.\n")
@@ -162,6 +163,21 @@ def markdown_report(report: dict[str, Any]) -> str:
         f"Python {machine.get('python')}; {versions}.\n"
     )
     return "\n".join(parts)
+
+
+def _search_parts(search: dict[str, Any]) -> list[str]:
+    """What was chosen among the trials and why, and the pictures of the search."""
+    texts = {
+        "ended_by": "The search ended before all of its trials were done: {}.",
+        "choice": "Chosen: {}.",
+    }
+    parts = [text.format(search[name]) + "\n" for name, text in texts.items() if search.get(name)]
+    if len(search.get("front") or []) > 1:
+        parts.append(f"Pareto front: {', '.join(search['front'])}.\n")
+    parts += [f"![{Path(name).stem.replace('-', ' ')}]({name})\n" for name in search.get("pictures", [])]
+    left_out = search.get("left_out") or {}
+    parts += [f"No {Path(name).stem.replace('-', ' ')}: {reason}.\n" for name, reason in left_out.items()]
+    return parts
 
 
 def _trials_table(trials: Sequence[dict[str, Any]]) -> str:

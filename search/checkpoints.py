@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import StorageError
 from ..storage.store import Store
 
 RECORD_NAME = "epoch.json"
+_BLOCK = 2**20
 _NAME = re.compile(r"checkpoint_(\d{6})")
 
 
@@ -22,7 +24,8 @@ class SavedEpoch:
 
     Attributes:
         key: Its folder in the store.
-        record: What ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, and ``files`` with their bytes.
+        record: What ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their bytes,
+            ``sha256`` of the same files, and ``seal``, the SHA-256 of all that.
     """
 
     key: str
@@ -40,14 +43,23 @@ class SavedEpoch:
 
 
 def write_epoch(directory: Path, record: dict[str, Any]) -> None:
-    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported, and its files' sizes."""
-    files = {
-        path.relative_to(directory).as_posix(): path.stat().st_size
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != RECORD_NAME
-    }
-    text = json.dumps({**record, "files": files}, indent=2) + "\n"
+    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported, and what its files are."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != RECORD_NAME)
+    files, digests = {}, {}
+    for path in paths:
+        name = path.relative_to(directory).as_posix()
+        files[name] = path.stat().st_size
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be read
+    text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
     (directory / RECORD_NAME).write_text(text, encoding="utf-8")
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """SHA-256 of a record, without its seal: a damaged one must not pass for another epoch's."""
+    bare = {name: value for name, value in record.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def read_epoch(directory: Path) -> dict[str, Any]:
@@ -68,9 +80,10 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
     try:
         record = json.loads(content or b"")
         whole = all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
-    except (ValueError, KeyError):  # cut off
+    except (ValueError, KeyError, TypeError, AttributeError):  # cut off, or damaged
         return None
-    return SavedEpoch(key, record) if whole else None
+    # Earlier versions wrote no seal.
+    return SavedEpoch(key, record) if whole and record.get("seal", _seal(record)) == _seal(record) else None
 
 
 def find_checkpoint(
@@ -81,6 +94,10 @@ def find_checkpoint(
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)
     return max(epochs, key=lambda each: (sign * each.metrics[metric], -each.epoch), default=None)
+
+
+class DamagedCheckpointError(StorageError):
+    """A file of a checkpoint is not what was saved."""
 
 
 def download_checkpoint(store: Store, key: str, target: Path, names: Collection[str] | None = None) -> Path:
@@ -97,22 +114,37 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no such file in it.
-        StorageError: The storage does not answer, or what arrived has another size than what was saved.
+        DamagedCheckpointError: What arrived is not what was saved.
+        StorageError: The storage does not answer.
     """
     content = store.read(f"{key}/{RECORD_NAME}")
     if content is None:
         raise FileNotFoundError(f"{store}/{key} is not there")
-    files = json.loads(content)["files"]
-    for name in files if names is None else names:
+    record = json.loads(content)
+    for name in record["files"] if names is None else names:
         store.download(f"{key}/{name}", target / name)
-        if name in files and (target / name).stat().st_size != files[name]:
-            raise StorageError(
-                f"storage {store}: {key}/{name} has {(target / name).stat().st_size} bytes, {files[name]} were "
-                "saved; delete that checkpoint, and go on with `distiltune resume RUN`"
+        with (target / name).open("rb") as file:
+            damage = damage_in(record, name, file)
+        if damage:
+            raise DamagedCheckpointError(
+                f"storage {store}: {key}/{damage}; delete that checkpoint, and go on with `distiltune resume RUN`"
             )
     if names is None:
         (target / RECORD_NAME).write_bytes(content)
     return target
+
+
+def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
+    """What is wrong with a checkpoint's file, which is read to its end; None when nothing is."""
+    size, digest = 0, hashlib.sha256()
+    while block := file.read(_BLOCK):
+        size += len(block)
+        digest.update(block)
+    if size != record["files"].get(name, size):
+        return f"{name} has {size} bytes, {record['files'][name]} were saved"
+    if digest.hexdigest() != record.get("sha256", {}).get(name, digest.hexdigest()):
+        return f"{name} is damaged: its SHA-256 is not what was saved"
+    return None
 
 
 def last_number(names: Iterable[str]) -> int:

@@ -2,69 +2,108 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..training.config import Section
+from .parameters import FloatRange, IntRange, Parameter, Value
 
 
-class FloatRange(Section):
-    """A floating-point number between two bounds, both included."""
+class NoEarlyStopping(Section):
+    """Every trial trains to its end."""
 
-    type: Literal["float"] = "float"
-    low: float = Field(description="Lowest value.")
-    high: float = Field(description="Highest value.")
-    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> FloatRange:
-        return _ordered(self)
+    type: Literal["none"] = "none"
 
 
-class IntRange(Section):
-    """A whole number between two bounds, both included."""
+class Asha(Section):
+    """Asynchronous successive halving, at equal fractions of the trials' schedules.
 
-    type: Literal["int"] = "int"
-    low: int = Field(description="Lowest value.")
-    high: int = Field(description="Highest value, included.")
-    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
+    Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 1 in its stopping
+    form: at each rung only the best 1 / reduction_factor of the trials that came so far go on.
+    """
 
-    @model_validator(mode="after")
-    def _ordered(self) -> IntRange:
-        return _ordered(self)
-
-
-class Choice(Section):
-    """One of a list of values."""
-
-    type: Literal["choice"] = "choice"
-    values: list[str | int | float | bool] = Field(min_length=1, description="The values to choose from.")
+    type: Literal["asha"] = "asha"
+    grace: float = Field(
+        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
+    )
+    reduction_factor: float = Field(
+        default=3.0, gt=1, description="One of so many goes on at a rung; rungs are so many times apart."
+    )
 
 
-class Fixed(Section):
-    """One value that every trial uses; a bare value in the file means this."""
+class MedianRule(Section):
+    """A trial whose best value is below the median of the others at the same fraction of their schedules ends.
 
-    type: Literal["fixed"] = "fixed"
-    value: str | int | float | bool = Field(description="The value.")
+    Golovin et al., "Google Vizier", KDD 2017, section 3.2.2, on values in place of running averages.
+    """
 
-
-def _ordered(bounds: Any) -> Any:
-    if bounds.low > bounds.high:
-        raise ValueError(f"low {bounds.low} is above high {bounds.high}")
-    if bounds.log and bounds.low <= 0:
-        raise ValueError(f"a logarithmic range needs low above 0, given {bounds.low}")
-    return bounds
-
-
-def _bare_value(value: Any) -> Any:
-    return {"type": "fixed", "value": value} if isinstance(value, str | int | float | bool) else value
+    type: Literal["median"] = "median"
+    grace: float = Field(
+        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
+    )
+    min_trials: int = Field(
+        default=4, ge=1, description="Other trials that must have come as far before anything is stopped."
+    )
 
 
-Parameter = Annotated[
-    Annotated[FloatRange | IntRange | Choice | Fixed, Field(discriminator="type")],
-    BeforeValidator(_bare_value),
+def _bare_type(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+Scheduler = Annotated[
+    Annotated[NoEarlyStopping | Asha | MedianRule, Field(discriminator="type")], BeforeValidator(_bare_type)
 ]
+
+
+class Objective(Section):
+    """One more metric to optimise beside ``search.metric``."""
+
+    metric: str = Field(description="Its name, for example latency_ms.")
+    mode: Literal["max", "min"] = Field(description="max: higher is better.")
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """The mode in Optuna's words."""
+        return "maximize" if self.mode == "max" else "minimize"
+
+
+class Constraint(Section):
+    """A bound that the chosen trial keeps; in a file also ``latency_ms <= 1.0``."""
+
+    metric: str = Field(description="Name of the metric.")
+    sense: Literal["<=", ">="] = Field(description="At most, or at least.")
+    bound: float = Field(description="The bound.", allow_inf_nan=False)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sense} {self.bound:g}"
+
+    def excess(self, metrics: dict[str, Any]) -> float:
+        """By how much the bound is missed; 0 or below where it is kept."""
+        difference = metrics[self.metric] - self.bound
+        return difference if self.sense == "<=" else -difference
+
+
+def _parsed_constraint(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*([-+.\deE]+)\s*", value)
+    if found is None:
+        raise ValueError("expected `metric <= number` or `metric >= number`, for example latency_ms <= 1.0")
+    return {"metric": found[1], "sense": found[2], "bound": found[3]}
+
+
+class Budget(Section):
+    """What ends a search before all its trials are done; trials that run then end as pruned."""
+
+    wall_time_s: float | None = Field(
+        default=None, gt=0, description="Seconds of searching, all tries together."
+    )
+    target_value: float | None = Field(default=None, description="Value of the metric that is good enough.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Trials that may end one after another without a better value."
+    )
 
 
 def _default_space() -> dict[str, Parameter]:
@@ -94,11 +133,47 @@ class SearchConfig(Section):
         "num_trials (at least 2), so that later suggestions learn from earlier results; what the resources "
         "hold when num_startup_trials makes all trials random.",
     )
+    scheduler: Scheduler = Field(
+        default_factory=NoEarlyStopping,
+        description="Early stopping of bad trials: none, asha or median, or with parameters {type: asha, ...}.",
+    )
+    objectives: list[Objective] = Field(
+        default_factory=list,
+        description="Further metrics to optimise with the first; `choose` then picks from the Pareto front.",
+    )
+    constraints: list[Annotated[Constraint, BeforeValidator(_parsed_constraint)]] = Field(
+        default_factory=list,
+        description="Bounds that the best trial keeps, for example [latency_ms <= 1.0].",
+    )
+    choose: float = Field(
+        default=0.005,
+        ge=0,
+        description="With several objectives: of the Pareto front, the trial that is best in the second one "
+        "among those whose metric is at most this far from the best.",
+    )
+    budget: Budget = Field(default_factory=Budget, description="What ends the search early.")
+    max_failed_trials: int | None = Field(
+        default=None,
+        ge=0,
+        description="More failed trials end the search. Default: a quarter of num_trials, at least 3.",
+    )
+    points: list[dict[str, Value | list[int]]] = Field(
+        default_factory=list,
+        description="Values to try first, each point a trial; what is left out is sampled.",
+    )
+    warm_start: str | None = Field(
+        default=None, description="Run whose finished trials the searcher learns from before it begins."
+    )
     space: dict[str, Parameter] = Field(
         default_factory=_default_space,
         description="Argument name -> range, choice or fixed value. Named arguments are added to, "
         "or take the place of, the default three (alpha, temperature, num_train_epochs).",
     )
+
+    @property
+    def all_objectives(self) -> list[Objective]:
+        """What is optimised, ``metric`` first."""
+        return [Objective(metric=self.metric, mode=self.mode), *self.objectives]
 
     @model_validator(mode="before")
     @classmethod

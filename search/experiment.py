@@ -8,19 +8,24 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StorageError
 from ..storage.retry import retrying
 from ..storage.store import Store
-from .config import SearchConfig
-from .inputs import TrialSettings
+from .config import NoEarlyStopping, SearchConfig
+from .inputs import Student, TrialSettings
+from .space import distributions, fixed_values
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from ray import tune
 
-    from .progress import SearchProgress
+    from .early_stopping import EarlyStopping
+    from .progress import SearchProgress, TrialListener
+    from .searcher import StudySearcher
 
 logger = logging.getLogger(__name__)
 
@@ -33,32 +38,73 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
+_ENDED = "ended.json"  # of a search that its budget ended
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is to do.
+
+    Attributes:
+        config: The ``search`` section.
+        settings: The same for every trial.
+        num_trials: Trials in all.
+        num_slots: How many the resources hold at a time.
+        students: What trials with the same student share, by the student's name.
+        known: Trials of a former search to learn from.
+    """
+
+    config: SearchConfig
+    settings: TrialSettings
+    num_trials: int
+    num_slots: int
+    students: dict[str, Student] = field(default_factory=dict)
+    known: list[FrozenTrial] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the trials came to their end.
+
+    Attributes:
+        grid: Tune's results.
+        ended_by: What ended them before all were done; None when nothing did.
+        failure: The summary, when too many failed.
+    """
+
+    grid: tune.ResultGrid
+    ended_by: str | None = None
+    failure: str | None = None
+
 
 def run_trials(
-    config: SearchConfig,
+    plan: Plan,
     trainable: Any,
-    settings: TrialSettings,
-    num_trials: int,
-    num_slots: int,
     on_progress: Callable[[SearchProgress], None] | None,
-) -> tune.ResultGrid:
+    on_trial_ended: TrialListener | None = None,
+) -> Ended:
     """Let Tune run the trials; what the storage did to them comes out as one StorageError."""
     from .progress import watching
 
-    store, experiment = settings.store, settings.experiment
+    store, experiment = plan.settings.store, plan.settings.experiment
     restored = _can_restore(store, experiment)
+    before = store.read_json(f"{experiment}/{_ENDED}") if restored else None
     with (
-        _environment(num_slots, store.retry_s),
+        _environment(plan.num_slots, store.retry_s),
         signals_restored(),
-        watching(on_progress, restored=restored, retry_s=store.retry_s) as watch,
+        watching(
+            on_progress, restored=restored, retry_s=store.retry_s, on_trial_ended=on_trial_ended
+        ) as watch,
     ):
         if restored:
             tuner = _restored_tuner(trainable, store, experiment)
         else:
             store.delete(experiment)
-            tuner = _new_tuner(config, trainable, store, experiment, num_trials, num_slots)
+            tuner = _new_tuner(plan, trainable)
+        if before is not None:
+            return Ended(tuner.get_results(), before["ended_by"])
         try:
-            return tuner.fit()
+            grid = tuner.fit()
         except Exception as error:
             if watch.storage_error is not None:
                 raise StorageError(watch.storage_error) from error
@@ -68,6 +114,9 @@ def run_trials(
                     f"storage {store}: {reason}; repair it, then go on with `distiltune resume RUN`"
                 ) from error
             raise
+    if watch.ended_by is not None and watch.failure is None:
+        store.write_json(f"{experiment}/{_ENDED}", {"ended_by": watch.ended_by})
+    return Ended(grid, watch.ended_by, watch.failure)
 
 
 def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner:
@@ -90,25 +139,27 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
     return retrying(operation, f"{store}, {experiment}", store.retry_s)
 
 
-def _new_tuner(
-    config: SearchConfig, trainable: Any, store: Store, experiment: str, num_trials: int, num_slots: int
-) -> tune.Tuner:
+def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
     from ray import tune
 
-    from .progress import ProgressCallback, ResultFiles
+    from .callbacks import EndsWithBudget, ProgressCallback, ResultFiles
     from .whole_files import tune_filesystem
 
-    searcher, param_space = _searcher(config, num_slots)
+    config, store, experiment = plan.config, plan.settings.store, plan.settings.experiment
     parent, _, name = experiment.rpartition("/")
+    several = plan.settings.num_processes > 1
 
     def operation() -> tune.Tuner:
         return tune.Tuner(
             trainable,
-            param_space=param_space,
+            param_space={} if _is_searched(config) else {"number": 0, "arguments": fixed_values(config)},
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=num_trials,
-                reuse_actors=True,
+                search_alg=_searcher(plan),
+                scheduler=_scheduler(config),
+                # The searcher says when there are no more: it alone knows of those that a kill made Tune forget.
+                num_samples=-1 if _is_searched(config) else 1,
+                # A process group needs fresh processes.
+                reuse_actors=not several,
                 trial_dirname_creator=_trial_dirname,
             ),
             run_config=tune.RunConfig(
@@ -116,7 +167,8 @@ def _new_tuner(
                 storage_path=store.at(parent),
                 storage_filesystem=tune_filesystem(store),
                 verbose=0,
-                callbacks=[ResultFiles(), ProgressCallback(num_trials, config.metric, config.mode)],
+                stop=EndsWithBudget(),
+                callbacks=[ResultFiles(), ProgressCallback(config, plan.num_trials)],
                 failure_config=tune.FailureConfig(max_failures=2),
                 # One to keep, by score, and Tune never deletes the last: the best and the last.
                 checkpoint_config=tune.CheckpointConfig(
@@ -130,32 +182,52 @@ def _new_tuner(
     return retrying(operation, f"{store}, {experiment}", store.retry_s)
 
 
-def _searcher(config: SearchConfig, num_slots: int) -> tuple[Any, dict[str, Any]]:
-    """Searcher and ``param_space``; no searcher when there is nothing to search."""
-    from .searcher import OrderedOptunaSearch, side_by_side, window_of
-    from .space import distributions, fixed_values
+def _is_searched(config: SearchConfig) -> bool:
+    return bool(distributions(config))
 
-    searched, fixed = distributions(config), fixed_values(config)
-    if not searched:
-        return None, {"number": 0, "arguments": fixed}
-    num_side_by_side = side_by_side(config, num_slots)
-    searcher = OrderedOptunaSearch(
-        searched,
-        fixed,
-        metric=config.metric,
-        mode=config.mode,
+
+def _scheduler(config: SearchConfig) -> EarlyStopping | None:
+    from .early_stopping import EarlyStopping
+
+    if isinstance(config.scheduler, NoEarlyStopping):
+        return None
+    return EarlyStopping(config.scheduler, config.mode)
+
+
+def _searcher(plan: Plan) -> StudySearcher | None:
+    """None when there is nothing to search."""
+    from .searcher import StudySearcher, side_by_side, window_of
+
+    config = plan.config
+    if not _is_searched(config):
+        return None
+    num_side_by_side = side_by_side(config, plan.num_slots)
+    return StudySearcher(
+        config.space,
+        objectives=config.all_objectives,
+        constraints=config.constraints,
+        student_metrics={name: student.metrics for name, student in plan.students.items()},
         seed=config.seed,
+        num_trials=plan.num_trials,
         num_startup_trials=config.num_startup_trials,
         window=window_of(config.num_trials, num_side_by_side),
         max_concurrent=num_side_by_side,
+        points=config.points,
+        known=plan.known,
     )
-    return searcher, {}
 
 
 def _can_restore(store: Store, experiment: str) -> bool:
-    """Whether a snapshot exists; a search that was killed before its first one holds nothing."""
+    """Whether a whole snapshot exists; a search that was killed before its first one holds nothing."""
     names = store.names(experiment)
-    return "tuner.pkl" in names and any(fnmatch(name, "experiment_state-*.json") for name in names)
+    searchers = [("searcher-state-*.pkl", "search_gen_state-*.json"), ("basic-variant-state-*.json",)]
+    return _has(names, "tuner.pkl", "experiment_state-*.json") and any(
+        _has(names, *each) for each in searchers
+    )
+
+
+def _has(names: list[str], *patterns: str) -> bool:
+    return all(any(fnmatch(name, pattern) for name in names) for pattern in patterns)
 
 
 def _trial_dirname(trial: Any) -> str:

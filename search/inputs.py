@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from .space import student_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,11 +17,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Student:
+    """A checkpoint that trials start from.
+
+    Attributes:
+        key: Of the published folder.
+        metrics: What all its trials share and is known before they train, such as ``latency_ms``.
+    """
+
+    key: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrialInputs:
     """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
 
     Attributes:
-        student: Key of the published checkpoint that every trial starts from; trials fetch it to their node.
+        student: Key of the published checkpoint that trials start from; they fetch it to their node.
         train: Tokenized training split.
         validation: Tokenized validation split, on which every choice is made.
         train_logits: The teacher's logits float32[num_train, num_labels]; None when alpha is 1 in every
@@ -27,6 +43,7 @@ class TrialInputs:
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
+        students: Where the space names the student: each by its ``student_name``, in place of ``student``.
     """
 
     student: str
@@ -37,6 +54,12 @@ class TrialInputs:
     out_of_scope_id: int | None
     label_names: list[str]
     teacher: str | None = None
+    students: dict[str, Student] = field(default_factory=dict)
+
+    def student_of(self, arguments: Mapping[str, Any]) -> Student:
+        """The student that a trial with these arguments starts from."""
+        name = student_name(arguments)
+        return Student(self.student) if name is None else self.students[name]
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,8 @@ class TrialSettings:
         logs: Key of the trials' logs.
         num_threads: Threads of a trial.
         use_gpu: Whether a trial trains on a GPU.
+        num_processes: Data-parallel processes of a trial.
+        gpu_share: Of a GPU that several trials share: a trial's part of its memory. It fails alone beyond it.
     """
 
     training: TrainingConfig
@@ -64,3 +89,5 @@ class TrialSettings:
     logs: str
     num_threads: int
     use_gpu: bool
+    num_processes: int = 1
+    gpu_share: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class EpochReporter(TrainerCallback):
         events: Where scalars are shown.
         say: Adds a line to the trial's log.
         resumed: Record of the epoch that the trial goes on from.
+        student_metrics: Metrics that the student has before it is trained, reported with every epoch.
     """
 
     def __init__(
@@ -54,16 +55,19 @@ class EpochReporter(TrainerCallback):
         events: TrialEvents,
         say: Callable[[str], None],
         resumed: dict[str, Any] | None = None,
+        student_metrics: Mapping[str, float] | None = None,
     ) -> None:
         self._inputs = inputs
         self._settings = settings
         self._collator = collator
         self._events = events
         self._say = say
+        self._student_metrics = dict(student_metrics or {})
         self.epoch: int = resumed["epoch"] if resumed else 0
         before = resumed["metrics"] if resumed else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
         self._best_accuracy: float = before.get("best_accuracy", 0.0)
+        self._curve: list[list[float]] = before.get("curve", [])
         self._started = self._epoch_started = time.monotonic()
         self._epoch_seconds = 0.0
         self._logged: list[tuple[int, dict[str, float]]] = []
@@ -118,7 +122,10 @@ class EpochReporter(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """An epoch's checkpoint is written: evaluate, report both, and leave the copy in Tune's hands."""
+        """An epoch's checkpoint is written: evaluate, report both, and leave the copy in Tune's hands.
+
+        Further processes of the trial wait for this one at the next step.
+        """
         assert model is not None
         self.epoch += 1
         metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
@@ -130,10 +137,14 @@ class EpochReporter(TrainerCallback):
         }
         self._events.scalars({**shown, "best/accuracy": self._best_accuracy}, state.global_step)
         self._events.send()
+        progress = state.global_step / state.max_steps
+        self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
         reported = {
             **metrics,
+            **self._student_metrics,
             "epoch": self.epoch,
-            "progress": state.global_step / state.max_steps,
+            "progress": progress,
+            "curve": self._curve,
             "trial_seconds": self._seconds_before + time.monotonic() - self._started,
             "best_accuracy": self._best_accuracy,
             "failure": "",

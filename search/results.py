@@ -2,115 +2,116 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFailedError, StorageError
-from ..storage.store import Store
+from .callbacks import describe_error
 from .checkpoints import SavedEpoch, find_checkpoint, saved_epochs
+from .choice import choose_trial
+from .records import State, TrialRecord
+from .space import student_name
 
 if TYPE_CHECKING:
-    from ray.tune import Result, ResultGrid
+    from ray.tune import Result
 
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial.
-
-    Attributes:
-        trial_id: Its name, also of its directories.
-        number: Its place in the order of suggestions, from 0.
-        parameters: Searched and fixed arguments.
-        state: ``finished``, or ``failed`` with a reason.
-        metrics: Everything that its best epoch reported.
-        best_epoch: That epoch, from 1; None when no epoch was finished.
-        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; Tune wrote it, and it
-            is no published folder.
-        reason: Why it failed.
-        seconds: Wall time of its training, evaluation and saving.
-    """
-
-    trial_id: str
-    number: int
-    parameters: dict[str, Any]
-    state: Literal["finished", "failed"]
-    metrics: dict[str, Any] = field(default_factory=dict)
-    best_epoch: int | None = None
-    checkpoint: str | None = None
-    reason: str | None = None
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        return asdict(self)
+    from .experiment import Ended, Plan
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """All trials in the order of their suggestions, and the best of them."""
+    """What a search found.
+
+    Attributes:
+        trials: All of them, in the order of their suggestions.
+        best: The one that goes on.
+        front: Ids of the trials that no other is better than in every objective.
+        choice: Why the best one was chosen, where its metric alone did not decide.
+        ended_by: What ended the search before all its trials were done; None when nothing did.
+    """
 
     trials: list[TrialRecord]
     best: TrialRecord
+    front: list[str] = field(default_factory=list)
+    choice: str = ""
+    ended_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"trials": [...], "best": {...}}`` as JSON values."""
-        return {"trials": [trial.to_json() for trial in self.trials], "best": self.best.to_json()}
+        """The fields as JSON values."""
+        return {
+            "trials": [trial.to_json() for trial in self.trials],
+            "best": self.best.to_json(),
+            "front": self.front,
+            "choice": self.choice,
+            "ended_by": self.ended_by,
+        }
 
 
-def collect(
-    grid: ResultGrid, store: Store, experiment: str, metric: str, mode: Literal["max", "min"]
-) -> SearchOutcome:
-    """Read every trial's record from the store, and choose: best metric, the earlier trial of equals.
+def collect(ended: Ended, plan: Plan) -> SearchOutcome:
+    """Read every trial's record from the store, and choose.
 
     Raises:
         RunFailedError: No trial finished; with the first one's reason.
         StorageError: The storage does not answer, or lacks what Tune wrote of a trial.
     """
-    trials = sorted(
-        (_record(result, store, experiment, metric, mode) for result in grid), key=lambda trial: trial.number
-    )
-    finished = [trial for trial in trials if trial.state == "finished"]
-    if not finished:
-        first = f": {trials[0].reason}" if trials else ""
+    trials = sorted((_record(result, ended, plan) for result in ended.grid), key=lambda trial: trial.number)
+    if not any(trial.checkpoint is not None and trial.state != "failed" for trial in trials):
+        failed = [trial for trial in trials if trial.state == "failed"]
+        first = f"; the first one's reason: {failed[0].reason}" if failed else ""
+        if ended.ended_by is not None:
+            raise RunFailedError(
+                f"the search ended before any trial had finished an epoch: {ended.ended_by}{first}"
+            )
         what = "the only trial" if len(trials) == 1 else f"all {len(trials)} trials"
-        raise RunFailedError(f"{what} failed; the first one's reason{first}")
-    sign = 1 if mode == "max" else -1
-    best = max(finished, key=lambda trial: (sign * trial.metrics[metric], -trial.number))
-    return SearchOutcome(trials, best)
+        raise RunFailedError(f"{what} failed{first}")
+    choice = choose_trial(trials, plan.config)
+    return SearchOutcome(trials, choice.best, choice.front, choice.text, ended.ended_by)
 
 
-def _record(result: Result, store: Store, experiment: str, metric: str, mode: str) -> TrialRecord:
+def _record(result: Result, ended: Ended, plan: Plan) -> TrialRecord:
+    store, experiment, config = plan.settings.store, plan.settings.experiment, plan.config
     trial_id = PurePosixPath(result.path).name
     # A trial that never reported is known by its file alone.
-    config = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
-    if config is None:
+    given = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
+    if given is None:
         raise StorageError(
             f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
         )
     # From the store, not from Tune's bookkeeping: that is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
-    best, last = find_checkpoint(epochs, metric, mode), find_checkpoint(epochs)
-    reason = _reason(result, best)
+    best, last = find_checkpoint(epochs, config.metric, config.mode), find_checkpoint(epochs)
+    state, reason = _end_of(result, last, ended)
+    name = student_name(given["arguments"])
+    shared = plan.students[name].metrics if name is not None else {}
     return TrialRecord(
         trial_id=trial_id,
-        number=config["number"],
-        parameters=config["arguments"],
-        state="failed" if reason else "finished",
-        metrics=best.metrics if best else {},
+        number=given["number"],
+        parameters=given["arguments"],
+        state=state,
+        metrics={name: value for name, value in {**best.metrics, **shared}.items() if name != "curve"}
+        if best
+        else {},
         best_epoch=best.epoch if best else None,
         checkpoint=best.key if best else None,
         reason=reason,
         seconds=last.metrics["trial_seconds"] if last else 0.0,
+        curve=last.metrics["curve"] if last else [],
+        ended=(result.metrics or {}).get("timestamp"),
     )
 
 
-def _reason(result: Result, checkpoint: SavedEpoch | None) -> str | None:
+def _end_of(result: Result, last: SavedEpoch | None, ended: Ended) -> tuple[State, str | None]:
     failure = (result.metrics or {}).get("failure")
     if failure:
-        return failure
+        return "failed", failure
     if result.error is not None:
-        cause = getattr(result.error, "cause", None) or result.error
-        lines = str(cause).strip().splitlines()
-        return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-    return None if checkpoint else "the trial ended without a checkpoint"
+        return "failed", describe_error(getattr(result.error, "cause", None) or result.error)
+    progress = last.metrics["progress"] if last else 0.0
+    if progress >= 1:
+        return "finished", None
+    if ended.ended_by is not None:
+        return "pruned", f"the search ended: {ended.ended_by}"
+    if last is None:
+        return "failed", "the trial ended without a checkpoint"
+    return "pruned", f"stopped early after {progress:.0%} of its schedule"

@@ -1,16 +1,20 @@
-"""The search space: what may be searched, and the specification's ranges as Optuna distributions."""
+"""The search space: the specification's ranges as Optuna distributions, and how a trial draws from them."""
 
 from __future__ import annotations
 
-import difflib
+import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..training.config import TrainingConfig
-from .config import Choice, Fixed, FloatRange, IntRange, Parameter, SearchConfig
+from .config import SearchConfig
+from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter, Value
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
+
+    from .inputs import Student
 
 # Metric that every epoch reports -> the mode in which it is better.
 METRICS = {
@@ -19,46 +23,81 @@ METRICS = {
     "validation_oos_recall": "max",
     "validation_loss": "min",
 }
+# Metric that every trial with the same student has, known before it trains.
+STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
 
-
-def check_space(config: SearchConfig, training: TrainingConfig) -> None:
-    """Refuse a search that no trial could run, before Ray is started.
-
-    Raises:
-        ConfigError: Names that are no training arguments, values that an argument does not take, a metric
-            that is not reported; all faults in one message, with the nearest valid name.
-    """
-    from ..training.arguments import argument_names
-
-    known = argument_names()
-    faults = [_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known]
-    if not faults:
-        faults += _refused_values(config, training)
-    if config.metric not in METRICS:
-        faults.append(_unknown("search.metric", config.metric, METRICS))
-    elif METRICS[config.metric] != config.mode:
-        better = "lower" if METRICS[config.metric] == "min" else "higher"
-        faults.append(
-            f"search.mode: {config.mode!r} given, but a {better} {config.metric} is better; "
-            f"set search.mode to {METRICS[config.metric]!r}"
-        )
-    if faults:
-        raise ConfigError("\n".join(faults))
+STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
+STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS)
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:
     """Arguments that have the same value in every trial: fixed ones, and ranges that hold a single value."""
-    values = {name: _single_value(parameter) for name, parameter in config.space.items()}
+    values = {name: single_value(parameter) for name, parameter in config.space.items() if not parameter.when}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def distributions(config: SearchConfig) -> dict[str, BaseDistribution]:
     """Optuna's distribution of every argument that is searched, by name; empty when all values are fixed."""
-    fixed = fixed_values(config)
-    return {name: _distribution(value) for name, value in config.space.items() if name not in fixed}
+    return {
+        name: distribution(parameter)
+        for name, parameter in config.space.items()
+        if single_value(parameter) is None
+    }
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution:
+def draw(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The arguments of a trial: fixed ones, and suggestions for those whose conditions hold."""
+    values: dict[str, Any] = {}
+    for name in by_condition(space):
+        parameter = space[name]
+        if not _holds(parameter, values):
+            continue
+        value = single_value(parameter)
+        if value is None:
+            value = from_category(_suggest(trial, name, parameter), parameter)
+        values[name] = value
+    return values
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    if isinstance(parameter, FloatRange):
+        return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
+    assert isinstance(parameter, Choice), f"{parameter} has one value"
+    return trial.suggest_categorical(name, [as_category(value) for value in parameter.values])
+
+
+def by_condition(space: Mapping[str, Parameter]) -> list[str]:
+    """Names in an order in which each comes after those that its condition asks about.
+
+    Raises:
+        ValueError: Conditions ask about one another in a circle; with the names in it.
+    """
+    ordered: list[str] = []
+    left = list(space)
+    while left:
+        ready = [name for name in left if not set(space[name].when) & set(left)]
+        if not ready:
+            raise ValueError(", ".join(left))
+        ordered += ready
+        left = [name for name in left if name not in ready]
+    return ordered
+
+
+def _holds(parameter: Parameter, values: Mapping[str, Any]) -> bool:
+    return all(
+        other in values and values[other] in accepted_values(given) for other, given in parameter.when.items()
+    )
+
+
+def accepted_values(given: Value | list[Value]) -> list[Value]:
+    """A condition's values as a list."""
+    return given if isinstance(given, list) else [given]
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution of an argument that is searched."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(parameter, FloatRange):
@@ -66,52 +105,72 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, IntRange):
         return IntDistribution(parameter.low, parameter.high, log=parameter.log)
     assert isinstance(parameter, Choice), f"{parameter} has one value"
-    return CategoricalDistribution(parameter.values)
+    return CategoricalDistribution([as_category(value) for value in parameter.values])
 
 
-def _single_value(parameter: Parameter) -> Any:
-    values = _end_values(parameter)
+def as_category(value: Any) -> Any:
+    """A value as Optuna holds it: a list is no category, its JSON is."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def from_category(value: Any, parameter: Parameter) -> Any:
+    """What ``as_category`` was given."""
+    if not isinstance(parameter, Choice):
+        return value
+    return next((each for each in parameter.values if as_category(each) == value), value)
+
+
+def single_value(parameter: Parameter) -> Any:
+    """The value of an argument that has no other; None of one that is searched."""
+    values = end_values(parameter)
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _end_values(parameter: Parameter) -> list[Any]:
+def end_values(parameter: Parameter) -> list[Any]:
+    """The two ends of a range, or every choice."""
     if isinstance(parameter, Fixed):
         return [parameter.value]
     return parameter.values if isinstance(parameter, Choice) else [parameter.low, parameter.high]
 
 
-def _refused_values(config: SearchConfig, training: TrainingConfig) -> list[str]:
-    """Try the two ends of every range, and every choice, in the arguments of a trial."""
-    if reason := _refusal(training, {}):
-        return [reason]
-    ends = {name: list(dict.fromkeys(_end_values(parameter))) for name, parameter in config.space.items()}
-    faults = [
-        f"search.space.{name}: {value!r} is refused: {reason}"
-        for name, values in ends.items()
-        for value in values
-        if (reason := _refusal(training, {name: value}))
-    ]
-    together = None if faults else _refusal(training, {name: values[0] for name, values in ends.items()})
-    return [f"search.space: {together}"] if together else faults
+def student_name(arguments: Mapping[str, Any]) -> str | None:
+    """Which student a trial starts from, such as ``student.layers=[0, 5]``; None where the space names none."""
+    for name in STUDENT_ARGUMENTS:
+        if name in arguments:
+            return f"{name}={as_category(arguments[name])}"
+    return None
 
 
-def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
-    from ..training.arguments import arguments_from_config
-
-    try:
-        arguments = arguments_from_config(training, ".", **values, use_cpu=True)
-    except (ValueError, TypeError) as error:
-        return str(error).strip().splitlines()[0]
-    for name, value in values.items():
-        # The short names stand for numbers, as all arguments do whose default is one.
-        default = getattr(type(arguments), name, 0.0)
-        if type(default) in (int, float) and not isinstance(value, int | float):
-            return "it needs a number"
-    return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+def student_names(config: SearchConfig) -> dict[str, Any]:
+    """Every student that trials of this search may start from, by name, with the value that stands for it."""
+    found: dict[str, Any] = {}
+    for name in STUDENT_ARGUMENTS:
+        if name in config.space:
+            for value in _all_values(config.space[name]):
+                found[f"{name}={as_category(value)}"] = value
+    return found
 
 
-def _unknown(where: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    kind = "metric" if where == "search.metric" else "training argument"
-    return f"{where}: {name!r} is not a {kind}; {hint}"
+def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
+    """The search without the students that miss a constraint before they are trained.
+
+    Raises:
+        ConfigError: All of them do.
+    """
+    bounds = [each for each in config.constraints if each.metric in STUDENT_METRICS]
+    names = student_names(config)
+    if not bounds or not names:
+        return config
+    misfits = {name: each for name in names for each in bounds if each.excess(students[name].metrics) > 0}
+    kept = [value for name, value in names.items() if name not in misfits]
+    if not kept:
+        lines = (f"{name} has {students[name].metrics[each.metric]:.4g}" for name, each in misfits.items())
+        raise ConfigError(f"search.constraints: no student keeps {bounds[0]}: {', '.join(lines)}; allow more")
+    [argument] = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    return config.model_copy(update={"space": {**config.space, argument: Choice(values=kept)}})
+
+
+def _all_values(parameter: Parameter) -> Iterable[Any]:
+    return (
+        range(parameter.low, parameter.high + 1) if isinstance(parameter, IntRange) else end_values(parameter)
+    )

@@ -16,7 +16,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from ..errors import StorageError
 from ..storage.store import Store
-from .config import Choice, Fixed, Parameter
+from .parameters import Choice, Fixed, Parameter
 
 logger = logging.getLogger(__name__)
 

@@ -24,22 +24,27 @@ from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
+from .batches import part_of_batch
 from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
 from .handover import number_from, report_checkpoint
 from .inputs import TrialInputs, TrialSettings
+from .process_group import KeepStep
+from .ranks import SharedInputs, opened, several_processes
 from .reporter import EpochReporter, failure_metrics
+from .space import STUDENT_ARGUMENTS
 from .tensorboard import TrialEvents
 from .trial_log import trial_log
 from .whole_files import tune_filesystem
 
 
-def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettings) -> None:
+def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settings: TrialSettings) -> None:
     """Train a student with the trial's arguments, reporting and saving every epoch.
 
     An interrupted trial goes on from its last epoch. A fault that comes from the trial's own arguments (a
     loss that is not finite, a refused value) is reported as its ``failure`` and not tried again; what a
     second try may cure (memory, disk, a lost worker, the storage) is raised, and Tune tries again from the
-    last epoch.
+    last epoch. Where a trial has several processes this is the first of them: it alone evaluates, reports,
+    logs and saves.
 
     Args:
         config: ``number`` of the trial and its ``arguments``.
@@ -50,6 +55,8 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettin
         StorageError: The storage did not answer for as long as it is tried; the search ends.
     """
     torch.set_num_threads(settings.num_threads)
+    if settings.use_gpu and settings.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
     with (
@@ -65,12 +72,13 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs, settings: TrialSettin
 def _run(
     trial_id: str,
     arguments: dict[str, Any],
-    inputs: TrialInputs,
+    inputs: TrialInputs | SharedInputs,
     settings: TrialSettings,
     work: Path,
     say: Callable[[str], None],
 ) -> None:
-    checkpoint = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}", work)
+    key = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}")
+    checkpoint = _bring(settings.store, key, work)
     epoch = read_epoch(checkpoint) if checkpoint else None
     if epoch:
         say(f"goes on after epoch {epoch['epoch']}")
@@ -79,7 +87,16 @@ def _run(
         settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
     )
     try:
-        _train(arguments, inputs, settings, work, checkpoint, events, say)
+        if epoch is None or epoch["metrics"]["progress"] < 1:
+            with several_processes(
+                settings.num_processes,
+                _train_along,
+                (arguments, inputs, settings, key),
+                use_gpu=settings.use_gpu,
+                num_threads=settings.num_threads,
+                say=say,
+            ):
+                _train(arguments, opened(inputs), settings, work, checkpoint, events, say)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
@@ -101,7 +118,30 @@ def _train(
     events: TrialEvents,
     say: Callable[[str], None],
 ) -> None:
-    num_train = len(inputs.train)
+    trainer, collator = _trainer(arguments, inputs, settings, work)
+    resumed = read_epoch(checkpoint) if checkpoint else None
+    metrics = inputs.student_of(arguments).metrics
+    trainer.add_callback(EpochReporter(inputs, settings, collator, events, say, resumed, metrics))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _train_along(
+    arguments: dict[str, Any],
+    inputs: TrialInputs | SharedInputs,
+    settings: TrialSettings,
+    key: str | None,
+    work: Path,
+) -> None:
+    """A further process of the trial: the same steps on its part of each batch, and nothing else."""
+    trainer, _ = _trainer(arguments, opened(inputs), settings, work)
+    checkpoint = _bring(settings.store, key, work)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _trainer(
+    arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
+) -> tuple[DistillationTrainer, DistillationCollator]:
+    """What every process of a trial trains with; the batch is shared out among them."""
     own: dict[str, Any] = {
         "eval_strategy": "no",
         "save_strategy": "epoch",
@@ -112,27 +152,25 @@ def _train(
         "disable_tqdm": True,
         "use_cpu": not settings.use_gpu,
     }
-    args = arguments_from_config(settings.training, str(work), **{**arguments, **own})
-    num_steps = num_train / (args.train_batch_size * args.gradient_accumulation_steps)
+    searched = {name: value for name, value in arguments.items() if name not in STUDENT_ARGUMENTS}
+    args = arguments_from_config(settings.training, str(work), **{**searched, **own})
+    num_steps = len(inputs.train) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
-    student = settings.store.fetch(inputs.student)
+    args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
+    student = settings.store.fetch(inputs.student_of(arguments).key)
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
     collator = DistillationCollator(_pad_token_id(model))
-    resumed = read_epoch(checkpoint) if checkpoint else None
-    reporter = EpochReporter(inputs, settings, collator, events, say, resumed)
+    teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     trainer = DistillationTrainer(
         model=model,
         args=args,
-        teacher_model=_teacher(settings.store, inputs.teacher, student)
-        if args.hidden_loss_weight > 0
-        else None,
+        teacher_model=teacher,
         train_dataset=TokenizedDataset(inputs.train, inputs.train_logits if args.alpha < 1 else None),
         data_collator=collator,
-        callbacks=[reporter],
+        callbacks=[KeepStep()] if settings.num_processes > 1 else None,
     )
     trainer.remove_callback(PrinterCallback)
-    if resumed is None or resumed["metrics"]["progress"] < 1:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer, collator
 
 
 def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
@@ -160,8 +198,8 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return 0 if pad is None else pad
 
 
-def _checkpoint_to_resume(store: Store, trial: str, work: Path) -> Path | None:
-    """Return the last epoch's checkpoint: the one that Tune knows, or a later one that is in the store.
+def _checkpoint_to_resume(store: Store, trial: str) -> str | None:
+    """Return the key of the last epoch's checkpoint: the one that Tune knows, or a later one in the store.
 
     Tune's snapshot is some seconds old when the driver is killed, so Tune may know of no checkpoint, or of
     one that has made room for a later one since. Epochs that it forgot are reported again.
@@ -178,7 +216,13 @@ def _checkpoint_to_resume(store: Store, trial: str, work: Path) -> Path | None:
         return None
     last = tune.get_checkpoint()
     assert last is not None, "Tune knows of the last epoch by now"
-    key = f"{trial}/{PurePosixPath(last.path).name}"
+    return f"{trial}/{PurePosixPath(last.path).name}"
+
+
+def _bring(store: Store, key: str | None, work: Path) -> Path | None:
+    """The checkpoint on this machine."""
+    if key is None:
+        return None
     if store.directory is not None:
         return store.directory / key
     return download_checkpoint(store, key, work / "resumed")

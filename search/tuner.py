@@ -13,8 +13,12 @@ from ..storage.store import Store
 from ..training.config import TrainingConfig
 from .config import SearchConfig
 from .inputs import TrialInputs, TrialSettings
+from .space import end_values
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from .experiment import Ended, Plan
     from .progress import SearchProgress
     from .results import SearchOutcome
 
@@ -46,6 +50,9 @@ def run_search(
     cpus_per_trial: float,
     gpus_per_trial: float,
     custom_per_trial: dict[str, float] | None = None,
+    processes_per_trial: int = 1,
+    known: list[FrozenTrial] | None = None,
+    journal: str | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
     check_resources: bool = True,
 ) -> SearchOutcome:
@@ -68,6 +75,9 @@ def run_search(
         cpus_per_trial: CPUs of a trial; also its threads, rounded down, at least 1.
         gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
         custom_per_trial: Ray's custom resources of a trial, by name.
+        processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
+        known: Trials of a former search to learn from, as ``warm_start.trials_from`` gives them.
+        journal: Key of an Optuna journal that shows the trials that have ended; None writes none.
         on_progress: Called at each start, epoch and end of a trial, in this process.
         check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
 
@@ -77,13 +87,15 @@ def run_search(
         StorageError: The storage did not answer for as long as it is tried; calling again goes on.
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
-    from .checkpoints import keep_best_and_last
-    from .experiment import run_trials
-    from .results import collect
-    from .space import check_space, distributions
-    from .tensorboard import mark_failed, write_experiment
+    from .checks import check_space
+    from .experiment import Plan, run_trials
+    from .gpu_memory import fit_gpu
+    from .mirroring import mirrored
+    from .space import distributions, without_misfits
+    from .tensorboard import write_experiment
 
     check_space(config, training)
+    config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if distributions(config) else 1
     if check_resources:
         _check_resources(cpus_per_trial, gpus_per_trial)
@@ -98,22 +110,49 @@ def run_search(
         logs=logs,
         num_threads=max(1, int(cpus_per_trial)),
         use_gpu=gpus_per_trial > 0,
+        num_processes=processes_per_trial,
     )
+    if 0 < gpus_per_trial < 1:
+        gpus_per_trial = fit_gpu(gpus_per_trial, inputs, settings, _largest_batch(config, training))
+        settings = replace(settings, gpu_share=gpus_per_trial)
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
-    num_slots = _num_slots(resources) if check_resources else num_trials
+    num_slots = _num_slots(resources, processes_per_trial) if check_resources else num_trials
+    plan = Plan(config, settings, num_trials, num_slots, inputs.students, known or [])
     trainable = _trainable(inputs, settings, resources)
-    grid = run_trials(config, trainable, settings, num_trials, num_slots, on_progress)
-    num_ended = grid.num_terminated + grid.num_errors
-    if num_ended < num_trials:
-        raise KeyboardInterrupt("the search was interrupted, and is saved")
-    known = {PurePosixPath(result.path).name: result for result in grid}
+    with mirrored(plan, journal) as mirror:
+        ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
+        if ended.failure is not None:
+            raise RunFailedError(ended.failure)
+        num_ended = ended.grid.num_terminated + ended.grid.num_errors
+        if num_ended < num_trials and ended.ended_by is None:
+            raise KeyboardInterrupt("the search was interrupted, and is saved")
+        outcome = _tidied(ended, plan)
+        mirror.rewrite(outcome.trials)
+    return outcome
+
+
+def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
+    """The outcome; what interrupted tries left in the store is removed."""
+    from .checkpoints import keep_best_and_last
+    from .results import collect
+    from .tensorboard import mark_failed
+
+    settings, config = plan.settings, plan.config
+    known = {PurePosixPath(result.path).name: result for result in ended.grid}
     for trial_id, result in known.items():
-        keep_best_and_last(store, f"{experiment}/{trial_id}", config.metric, config.mode)
+        keep_best_and_last(settings.store, f"{settings.experiment}/{trial_id}", config.metric, config.mode)
         if result.error is not None:
-            mark_failed(store, f"{tensorboard}/{trial_id}")
-    for parent in (experiment, tensorboard, logs):
-        _remove_forgotten(store, parent, set(known))
-    return collect(grid, store, experiment, config.metric, config.mode)
+            mark_failed(settings.store, f"{settings.tensorboard}/{trial_id}")
+    for parent in (settings.experiment, settings.tensorboard, settings.logs):
+        _remove_forgotten(settings.store, parent, set(known))
+    return collect(ended, plan)
+
+
+def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
+    for name in ("batch_size", "per_device_train_batch_size"):
+        if name in config.space:
+            return int(max(end_values(config.space[name])))
+    return training.batch_size
 
 
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:
@@ -122,7 +161,10 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
     from .trial import run_trial
 
     shared = tune.with_parameters(run_trial, inputs=_in_memory(inputs), settings=settings)
-    return tune.with_resources(shared, resources)
+    if settings.num_processes == 1:
+        return tune.with_resources(shared, resources)
+    bundles = [dict(placed(resources)) for _ in range(settings.num_processes)]
+    return tune.with_resources(shared, tune.PlacementGroupFactory(bundles, strategy="PACK"))
 
 
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
@@ -139,13 +181,19 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     )
 
 
-def _num_slots(resources: dict[str, float]) -> int:
+def placed(resources: dict[str, float]) -> dict[str, float]:
+    """Resources by the names that a placement group has for them."""
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    return {names.get(name, name): value for name, value in resources.items() if value}
+
+
+def _num_slots(resources: dict[str, float], num_processes: int) -> int:
     import ray
 
     have = ray.cluster_resources()
-    names = {"cpu": "CPU", "gpu": "GPU"}
     return max(
-        1, min(int(have.get(names.get(key, key), 0) / value) for key, value in resources.items() if value)
+        1,
+        min(int(have.get(name, 0) / (value * num_processes)) for name, value in placed(resources).items()),
     )
 
 

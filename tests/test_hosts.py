@@ -282,7 +282,7 @@ def addresses_of_trials(hosts: Hosts, run_id: str) -> set[str]:
         log = hosts.laptop.distiltune(
             "logs", run_id, "--trial", trial["trial_id"], "--storage", hosts.storage, "--json"
         )
-        found |= set(re.findall(r" on \S+ \((\S+)\)", "\n".join(spoken(log)["lines"])))
+        found |= set(re.findall(r" on \S+ \(([\d.]+), node ", "\n".join(spoken(log)["lines"])))
     return found
 
 

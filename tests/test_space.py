@@ -5,9 +5,18 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from distiltune.errors import ConfigError
+from distiltune.search.checks import check_space
 from distiltune.search.config import SearchConfig
-from distiltune.search.space import check_space, distributions, fixed_values
-from distiltune.training.config import TrainingConfig
+from distiltune.search.inputs import Student
+from distiltune.search.space import (
+    distributions,
+    draw,
+    fixed_values,
+    student_name,
+    student_names,
+    without_misfits,
+)
+from distiltune.training.config import StudentConfig, TrainingConfig
 
 
 def config(space: dict | None = None, **values) -> SearchConfig:
@@ -79,106 +88,123 @@ def test_a_mode_against_the_metric_is_told():
     check_space(config(metric="validation_loss", mode="min"), TrainingConfig())
 
 
-class Search:
-    """Asks and tells the searcher as Tune does, with trials that end in an order of their own."""
-
-    def __init__(self, *, window: int, max_concurrent: int = 2, num_startup_trials: int = 3) -> None:
-        from distiltune.search.searcher import OrderedOptunaSearch
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.max_concurrent = max_concurrent
-        self.num_told: list[int] = []  # before each suggestion
-        self.searcher = OrderedOptunaSearch(
-            {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)},
-            {"fixed": 3},
-            metric="value",
-            mode="max",
-            seed=7,
-            num_startup_trials=num_startup_trials,
-            window=window,
-            max_concurrent=max_concurrent,
-        )
-
-    def run(
-        self, order: list[int], num_trials: int = 12, values: dict[int, float] | None = None
-    ) -> list[dict]:
-        """The suggestions; ``values`` replaces the results of some trials."""
-        found: list[dict] = []
-        running: list[int] = []
-        while len(found) < num_trials:
-            while len(found) < num_trials:
-                suggested = self.searcher.suggest(f"t{len(found)}")
-                if suggested is None:
-                    break
-                running.append(len(found))
-                found.append(suggested)
-                trials = self.searcher._ot_study.trials
-                self.num_told.append(sum(trial.state.is_finished() for trial in trials))
-            assert len(running) <= self.max_concurrent
-            ended = running.pop(order[len(found) % len(order)] % len(running))
-            value = -((found[ended]["arguments"]["x"] - 0.3) ** 2)
-            result = {"value": (values or {}).get(ended, value), "training_iteration": 1}
-            self.searcher.on_trial_result(f"t{ended}", result)
-            self.searcher.on_trial_complete(f"t{ended}", result)
-        return found
+def faults_of(space: dict | None = None, student: StudentConfig | None = None, **values) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_space(config(space, **values), TrainingConfig(), student)
+    return str(caught.value).splitlines()
 
 
-def test_a_seed_repeats_a_search_whatever_the_order_in_which_trials_end():
-    first = Search(window=4).run([0])
-    assert Search(window=4).run([1, 0, 0]) == first
-    assert Search(window=4).run([1, 1, 0]) == first
-    assert [each["number"] for each in first] == list(range(12))
-    assert all(each["arguments"]["fixed"] == 3 for each in first)
+CONDITIONAL = {
+    "optim": {"type": "choice", "values": ["adamw_torch_fused", "sgd", "adafactor"]},
+    "adam_beta2": {"type": "float", "low": 0.9, "high": 0.999, "when": {"optim": "adamw_torch_fused"}},
+    "momentum_like": None,
+}
 
 
-@pytest.mark.parametrize(("window", "max_concurrent"), [(1, 1), (3, 2), (4, 2), (6, 4)])
-def test_a_suggestion_knows_the_results_before_its_window_and_no_others(window, max_concurrent):
-    def run(values: dict[int, float]) -> list[dict]:
-        return Search(window=window, max_concurrent=max_concurrent).run([0], values=values)
-
-    plain = run({})
-    at_once = 0
-    for trial in range(12 - window):
-        # The best and the worst of all: whatever it was, one of them is news.
-        changed = [run({trial: value}) for value in (1.0, -9.0)]
-        first = min(n for n in range(12) if any(each[n] != plain[n] for each in changed))
-        assert first >= max(3, trial + window)
-        at_once += first == max(3, trial + window)
-    # News need not change the very next suggestion, but mostly does.
-    assert at_once >= (12 - window) / 2
+def conditional_space() -> dict:
+    return {
+        "learning_rate": {"type": "float", "low": 0.1, "high": 1.0, "when": {"optim": ["sgd"]}},
+        "weight_decay": {"type": "fixed", "value": 0.0, "when": {"optim": ["sgd", "adafactor"]}},
+        "optim": CONDITIONAL["optim"],
+        "adam_beta2": CONDITIONAL["adam_beta2"],
+    }
 
 
-def test_one_at_a_time_it_is_plain_optuna():
-    sampler = optuna.samplers.TPESampler(seed=7, n_startup_trials=3, constant_liar=True)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    space = {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)}
-    expected = []
-    for _ in range(12):
-        trial = study.ask(space)
-        expected.append({**trial.params, "fixed": 3})
-        study.tell(trial, -((trial.params["x"] - 0.3) ** 2))
-    found = Search(window=1, max_concurrent=1).run([0])
-    assert [each["arguments"] for each in found] == expected
+def test_a_conditional_argument_is_drawn_only_where_its_condition_holds():
+    space = config(conditional_space()).space
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(40):
+        trial = study.ask()
+        values = draw(trial, space)
+        seen.add(values["optim"])
+        assert ("adam_beta2" in values) == (values["optim"] == "adamw_torch_fused")
+        assert ("learning_rate" in values) == (values["optim"] == "sgd")
+        assert values.get("weight_decay") == (None if values["optim"] == "adamw_torch_fused" else 0.0)
+        assert set(trial.params) == set(values) - {"weight_decay"}
+    assert seen == {"adamw_torch_fused", "sgd", "adafactor"}
+    assert "weight_decay" not in fixed_values(config(conditional_space()))
+    check_space(config(conditional_space()), TrainingConfig())
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 3, 8, 10, 16, 100])
-@pytest.mark.parametrize("given", [None, 10])
-def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
-    from distiltune.search.searcher import side_by_side, window_of
+def test_conditions_that_cannot_hold_are_told():
+    space = {
+        "alpha": {"type": "float", "low": 0.0, "high": 1.0},
+        "temperature": {"type": "int", "low": 2, "high": 9, "when": {"alpha": 0.5}},
+        "num_train_epochs": {"type": "int", "low": 2, "high": 4, "when": {"optim": "sgd"}},
+        "weight_decay": {"type": "float", "low": 0, "high": 1, "when": {"warmup_ratio": 0.1}},
+        "warmup_ratio": {"type": "choice", "values": [0.0, 0.1], "when": {"weight_decay": 0.0}},
+    }
+    faults = faults_of(space)
+    assert "search.space.temperature.when.alpha: a range of floats hits no value exactly" in faults[0]
+    assert "search.space.num_train_epochs.when.optim: 'optim' is not a argument of the space" in faults[
+        1
+    ] or ("'optim'" in faults[1])
+    assert "ask about one another" in faults[-1]
+    assert "weight_decay" in faults[-1]
+    assert "warmup_ratio" in faults[-1]
 
-    search_config = config(max_concurrent_trials=given)
-    at_a_time = side_by_side(search_config, num_slots)
-    window = window_of(20, at_a_time)
-    search = Search(window=window, max_concurrent=at_a_time, num_startup_trials=10)
-    search.run([3, 0, 7, 1], num_trials=20)
-    assert at_a_time == min(num_slots, given or 5)
-    assert search.num_told[-1] >= 10
-    assert at_a_time <= window <= 1.5 * at_a_time
+
+def test_every_kind_of_fault_is_told_in_one_error():
+    faults = faults_of(
+        {"learning_rat": 1e-3, "alpha": {"type": "float", "low": 0, "high": 2}},
+        metric="validation_los",
+        objectives=[{"metric": "latency_ms", "mode": "max"}],
+        constraints=["latency <= 1.0"],
+        scheduler="asha",
+        points=[{"temperature": 40}, {"alhpa": 0.5}],
+    )
+    told = "\n".join(faults)
+    for part in (
+        "search.space.learning_rat: ",
+        "search.space.alpha: 2.0 is refused",
+        "search.metric: 'validation_los' is not a metric; did you mean 'validation_loss'?",
+        "set search.objectives.0.mode to 'min'",
+        "search.constraints.0: 'latency' is not a metric; did you mean 'latency_ms'?",
+        "search.scheduler: 'asha' compares trials by one metric",
+        "search.points.0.temperature: 40 is outside of the space; accepted: whole numbers from 2 to 20",
+        "search.points.1.alhpa: 'alhpa' is not a argument of the space; did you mean 'alpha'?",
+    ):
+        assert part.replace("a argument", "an argument") in told
+    assert len(faults) == 8
 
 
-def test_random_trials_use_all_resources():
-    from distiltune.search.searcher import side_by_side
+def test_students_may_be_searched_by_their_layers():
+    searched = config({"student.layers": {"type": "choice", "values": [[0, 5], [0, 2, 5]]}})
+    check_space(searched, TrainingConfig(), StudentConfig())
+    assert distributions(searched)["student.layers"] == CategoricalDistribution(["[0, 5]", "[0, 2, 5]"])
+    assert student_names(searched) == {"student.layers=[0, 5]": [0, 5], "student.layers=[0, 2, 5]": [0, 2, 5]}
+    values = draw(optuna.trial.FixedTrial({**FIRST, "student.layers": "[0, 2, 5]"}), searched.space)
+    assert values["student.layers"] == [0, 2, 5]
+    assert student_name(values) == "student.layers=[0, 2, 5]"
+    counted = config({"student.num_layers": {"type": "int", "low": 1, "high": 3}})
+    assert list(student_names(counted).values()) == [1, 2, 3]
 
-    assert side_by_side(config(num_trials=10), 16) == 16
-    assert side_by_side(config(num_trials=11), 16) == 2
-    assert side_by_side(config(num_trials=10, max_concurrent_trials=4), 16) == 4
+
+FIRST = {"alpha": 0.5, "temperature": 4, "num_train_epochs": 5}
+
+
+def test_students_that_cannot_be_made_are_told():
+    both = {"student.layers": [0, 5], "student.num_layers": 0}
+    faults = faults_of(both, StudentConfig.model_validate({"checkpoint": "distilbert"}))
+    assert len(faults) == 3
+    assert "are both given" in faults[0]
+    assert "the student is the checkpoint 'distilbert'" in faults[1]
+    assert "search.space.student.num_layers: 0 is refused" in faults[2]
+    [fault] = faults_of({"student.layers": {"type": "choice", "values": [[0, 5], [5, 0], "0,5"]}})[:-1] or [
+        ""
+    ]
+    assert "[5, 0] is refused" in fault
+
+
+def test_students_that_miss_a_bound_are_not_trained():
+    space = {"student.num_layers": {"type": "int", "low": 1, "high": 3}}
+    students = {
+        f"student.num_layers={n}": Student(f"s{n}", {"latency_ms": 0.4 * n, "num_parameters": 10.0 * n})
+        for n in (1, 2, 3)
+    }
+    kept = without_misfits(config(space, constraints=["latency_ms <= 1.0"]), students)
+    assert kept.space["student.num_layers"].values == [1, 2]
+    with pytest.raises(ConfigError, match=r"no student keeps latency_ms <= 0\.1: .*=1 has 0\.4"):
+        without_misfits(config(space, constraints=["latency_ms <= 0.1"]), students)
+    assert without_misfits(config(space), students) == config(space)

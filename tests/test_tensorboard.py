@@ -16,7 +16,7 @@ from runfiles import Writer
 
 from distiltune.cluster.runs import Storage
 from distiltune.cluster.watching.tensorboard import EventCopy
-from distiltune.search.config import Choice, FloatRange
+from distiltune.search.parameters import Choice, FloatRange
 from distiltune.search.tensorboard import TrialEvents, write_experiment
 
 SPACE = {

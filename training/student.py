@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ..errors import ModelError
 from ..storage.folders import new_folder
@@ -76,6 +76,20 @@ def build_student(
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
     }
+
+
+def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
+    """So many of the teacher's layers, evenly spaced from its first to its last.
+
+    Raises:
+        ModelError: The teacher has fewer.
+    """
+    have = AutoConfig.from_pretrained(teacher_dir).num_hidden_layers
+    if not 1 <= num_layers <= have:
+        raise ModelError(
+            f"student.num_layers: {num_layers} given; the teacher has {have} layers; accepted: 1 to {have}"
+        )
+    return [round(layer * (have - 1) / max(1, num_layers - 1)) for layer in range(num_layers)]
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer
@@ -21,6 +22,8 @@ from .losses import cross_entropy, hidden_state_loss, loss_parts, soft_target_lo
 from .metrics import compute_metrics_for
 from .sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
 from .teacher_signal import TEACHER_COLUMN, TeacherSignal
+
+_REPEATED = "repeated"
 
 
 class DistillationTrainer(Trainer):
@@ -116,11 +119,29 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
         """The micro-batches of one optimizer step, and how many examples they hold on all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        num_items: Tensor | int = sum(_num_rows(batch) for batch in batches)
+        if self.args.world_size > 1 and batches:
+            batches[-1] = self._without_repeated_rows(batches[-1])
+        num_items: Tensor | int = sum(_num_rows(batch) for batch in batches if _REPEATED not in batch)
         if self.args.world_size > 1:
             counted: Any = self.accelerator.gather(torch.tensor(num_items, device=device))
             num_items = counted.sum()
         return batches, num_items
+
+    def _without_repeated_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A process's part of the epoch's last batch, as one process would see it.
+
+        accelerate fills that batch up with the epoch's first rows, so that all processes have equally many. One
+        that has none but those keeps the first of them, marked, since every process must take every step.
+        """
+        state = self.accelerator.gradient_state
+        sampler = getattr(state.active_dataloader, "batch_sampler", None)
+        shared_out = isinstance(sampler, BatchSamplerShard) and sampler.num_processes > 1
+        if not (shared_out and state.end_of_dataloader and state.remainder > 0):
+            return batch
+        num_rows = _num_rows(batch)
+        num_own = min(num_rows, state.remainder - self.args.process_index * num_rows)
+        kept = {name: value[: max(num_own, 1)] for name, value in batch.items()}
+        return kept if num_own > 0 else {**kept, _REPEATED: True}
 
     # ---- Loss -------------------------------------------------------------------------------------------
 
@@ -137,6 +158,7 @@ class DistillationTrainer(Trainer):
         """
         if not model.training:
             return self._evaluation_loss(model, inputs, return_outputs)
+        repeated = inputs.pop(_REPEATED, False)
         args, features = self.args, self.signal.student_inputs(inputs)
         if self.signal.uses_hidden_states:
             features["output_hidden_states"] = True
@@ -161,11 +183,11 @@ class DistillationTrainer(Trainer):
             hidden = hidden_state_loss(states, teacher_states, mask, num_items=num_items)
             loss = loss + args.hidden_loss_weight * hidden
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
-        scale = args.world_size
+        scale = 0 if repeated else args.world_size
         self._watch(
             _num_rows(inputs) / num_items * scale, scale, parts.cross_entropy, parts.distillation, hidden
         )
-        loss = loss * scale if scale > 1 else loss
+        loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
 
     # ---- Evaluation -------------------------------------------------------------------------------------

@@ -33,6 +33,23 @@ def pull(
 
 
 @app.command()
+def choose(
+    run_id: RunArgument,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of the trial, as `show` lists them.")],
+    storage: StorageOption = None,
+) -> None:
+    """Let another trial of a finished search go on, such as one more of its Pareto front."""
+    from ..best import choose_instead
+    from ..runs import command
+
+    opened = open_run(run_id, storage)
+    choose_instead(opened, trial)
+    typer.echo(
+        f"run {opened.id}: trial {trial} is to be exported and measured; go on with: {command('resume', opened)}"
+    )
+
+
+@app.command()
 def predict(
     directory: ArtifactArgument,
     texts: Annotated[

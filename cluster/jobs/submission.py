@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
 from ..config import JobConfig
+from ..former import former_trials
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
 from ..runs import Run, Storage, name_run, now
 from .checks import checked_on_cluster
@@ -81,14 +82,15 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
-    from ...search.space import check_space
+    from ...search.checks import check_space
 
-    check_space(config.search, config.training)
+    check_space(config.search, config.training, config.student)
     if data_is_local(config):
         from ...training.data import load_data
 
         load_data(config.data)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    former_trials(config, storage)
     run = storage.create(run_id)
     with answering(sender.cluster), _nothing_left(run):
         return _submit(sender, run, _absolute(config, run), name, goes_on=False)

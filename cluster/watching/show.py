@@ -32,6 +32,9 @@ def summary(run: Run) -> dict[str, Any]:
         "artifact": _location(run, run.artifact),
         "report": _location(run, run.report),
         "trials": search.get("trials", []),
+        "front": search.get("front", []),
+        "choice": search.get("choice", ""),
+        "ended_by": search.get("ended_by"),
         "stages": [
             {"name": stage, "state": held.get("state", "waiting"), "seconds": held.get("seconds")}
             for stage in STAGES
@@ -57,6 +60,7 @@ def print_summary(run: Run) -> None:
     _print_ratios(console, found)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
+        _print_search(console, run, found)
     _print_failed_trials(console, found["trials"])
     if found["artifact"]:
         _print_next_steps(console, run, found)
@@ -120,6 +124,22 @@ def _best_line(best: dict[str, Any]) -> str:
         f"{best['num_train_epochs']} epochs -> validation accuracy {best['validation_accuracy']:.4f} "
         f"(epoch {best['epoch']})"
     )
+
+
+def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
+    """How the search ended, and between which trials there was a choice."""
+    pruned = sum(trial["state"] == "pruned" for trial in found["trials"])
+    if found["ended_by"]:
+        console.print(f"the search ended early: {found['ended_by']}", soft_wrap=True, markup=False)
+    if pruned:
+        console.print(f"{pruned} of {len(found['trials'])} trials were stopped early")
+    if found["choice"]:
+        console.print(f"chosen: {found['choice']}", soft_wrap=True, markup=False)
+    if len(found["front"]) > 1:
+        names = ", ".join(found["front"])
+        console.print(
+            f"Pareto front: {names}; another one: {command('choose', run, 'TRIAL')}", soft_wrap=True
+        )
 
 
 def _print_ratios(console: Console, found: dict[str, Any]) -> None:

@@ -1,0 +1,502 @@
+"""What a search costs its driver and its store, by the number of trials: simulated trials, real search machinery.
+
+    python benchmarks/scale.py [--trials 100 300 1000] [--to 10000] [--nodes 8] [--cpus 2] [--epochs 3]
+        [--epoch-seconds 0.05] [--scheduler none] [--limit-s 600] [--json FILE]
+
+Everything but the training is the product's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
+TensorBoard files, logs and records, over a Ray cluster of ``--nodes`` raylets of ``--cpus`` CPUs each, which are all on
+this machine and have more CPUs in name than it has. In place of ``run_trial`` a function sleeps ``--epoch-seconds``
+an epoch, and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each.
+
+Each number of trials is a search in a new driver process. Its CPU time counts all its threads, from the start of the
+first trial until the outcome is there (imports and connecting are not counted); the parts are CPU time of the thread
+that runs Tune's event loop. A number of trials that would take longer than ``--limit-s``, going by the smaller ones, is
+left out, and ``--to`` trials are extrapolated: by the exponent of the last two searches, the slope in a log-log plot.
+An exponent of a total that is above 1.2 is marked: 1 grows with the number of trials, 2 with its square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import resource
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import patch
+
+import psutil
+
+CLEARLY_ABOVE_LINEAR = 1.2
+HUNDRED = 100
+CHECKPOINT_FILES = (
+    "config.json",
+    "model.safetensors",
+    "optimizer.pt",
+    "rng_state.pth",
+    "scheduler.pt",
+    "trainer_state.json",
+    "training_args.bin",
+)
+KINDS = {
+    r"search/[^/]+/checkpoint_\d+/.*": "checkpoints",
+    r"search/[^/]+/.*": "results of trials",
+    r"search/.*": "snapshot",
+    r"tensorboard/.*": "TensorBoard",
+    r"logs/.*": "logs",
+}
+
+
+# ---- A trial that does not train ------------------------------------------------------------------------
+
+
+def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
+    """What runs in place of ``run_trial``; a closure, so that workers get it by value and import no torch."""
+
+    def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
+        from ray import tune
+
+        from distiltune.search.checkpoints import write_epoch
+        from distiltune.search.handover import report_checkpoint
+        from distiltune.search.tensorboard import TAGS, TrialEvents
+        from distiltune.storage.logs import LogWriter
+
+        began, store, arguments = time.monotonic(), settings.store, config["arguments"]
+        trial_id = tune.get_context().get_trial_id()
+        log = LogWriter(store, f"{settings.logs}/{trial_id}")
+        log.write(f"trial {trial_id}, number {config['number']}\narguments: {json.dumps(arguments)}\n")
+        events = TrialEvents(store, f"{settings.tensorboard}/{trial_id}", arguments)
+        num_epochs, curve = arguments["num_train_epochs"], []
+        try:
+            with tempfile.TemporaryDirectory(prefix="trial-") as work:
+                for epoch in range(1, num_epochs + 1):
+                    time.sleep(epoch_seconds)
+                    metrics = epoch_metrics(arguments, config["number"], epoch)
+                    curve.append([epoch / num_epochs, metrics["validation_accuracy"]])
+                    best = max(value for _, value in curve)
+                    shown = {TAGS[name]: value for name, value in metrics.items() if name in TAGS}
+                    events.scalars({**shown, "best/accuracy": best}, 100 * epoch)
+                    events.send()
+                    reported = {
+                        **metrics,
+                        "epoch": epoch,
+                        "progress": epoch / num_epochs,
+                        "trial_seconds": time.monotonic() - began,
+                        "best_accuracy": best,
+                        "failure": "",
+                        "curve": list(curve),
+                        "simulated": True,
+                    }
+                    directory = Path(work) / f"checkpoint-{100 * epoch}"
+                    directory.mkdir()
+                    for name in CHECKPOINT_FILES:
+                        (directory / name).write_bytes(bytes(1024))
+                    write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
+                    log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
+                    report_checkpoint(reported, tune.Checkpoint(str(directory)), store)
+            events.end("success")
+        finally:
+            events.close()
+            log.close()
+
+    return run_trial
+
+
+def epoch_metrics(arguments: dict[str, Any], number: int, epoch: int) -> dict[str, float]:
+    """Everything that an epoch reports: an accuracy that rises, and to where depends on the arguments."""
+    far = (
+        0.10 * (arguments["alpha"] - 0.3) ** 2
+        + 0.0002 * (arguments["temperature"] - 8) ** 2
+        + 0.02 * math.log10(arguments["learning_rate"] / 6e-4) ** 2
+    )
+    noise = 0.002 * math.sin(12.9898 * number + 78.233 * epoch)
+    accuracy = 0.95 - far - 0.3 * math.exp(-1.2 * epoch) + noise
+    return {
+        "train_loss": 1.0 - accuracy,
+        "train_cross_entropy": 1.2 * (1.0 - accuracy),
+        "train_distillation": 0.8 * (1.0 - accuracy),
+        "examples_per_second": 1000.0,
+        "validation_loss": 1.1 * (1.0 - accuracy),
+        "validation_accuracy": accuracy,
+        "validation_in_scope_accuracy": accuracy,
+        "validation_oos_recall": accuracy - 0.2,
+    }
+
+
+# ---- One search, in a process of its own ----------------------------------------------------------------
+
+
+class Parts:
+    """CPU seconds of the controller's thread in parts of Tune's event loop, call by call."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[float]] = defaultdict(list)
+        self.suggestions: list[float] = []
+        self.snapshots: list[tuple[int, float]] = []
+        self.wall: dict[str, float] = defaultdict(float)
+
+    def total(self, part: str) -> float:
+        return sum(self.calls[part])
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Time what Ray's developer interfaces name; a name that is gone fails here."""
+        from ray.tune.callback import CallbackList
+        from ray.tune.execution.tune_controller import TuneController
+        from ray.tune.schedulers import FIFOScheduler
+        from ray.tune.search import SearchGenerator
+
+        hooks = ("on_step_begin", "on_step_end", "on_trial_start", "on_trial_result", "on_trial_complete")
+        watched: list[tuple[type, str, str]] = [
+            (TuneController, "step", "event loop"),
+            (TuneController, "checkpoint", "snapshots"),
+            (TuneController, "save_to_dir", "state written"),
+            (SearchGenerator, "next_trial", "suggestions"),
+            (SearchGenerator, "on_trial_result", "searcher told"),
+            (SearchGenerator, "on_trial_complete", "searcher told"),
+            (FIFOScheduler, "choose_trial_to_run", "next trial to run"),
+            *((CallbackList, hook, "callbacks") for hook in hooks),
+        ]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
+        for owner, name, part in watched:
+            setattr(owner, name, self._timed(getattr(owner, name), part))
+        try:
+            yield
+        finally:
+            for owner, name, original in before:
+                setattr(owner, name, original)
+
+    def _timed(self, original: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began, began_wall = time.thread_time(), time.perf_counter()
+            result = original(*args, **kwargs)
+            seconds = time.thread_time() - began
+            self.calls[part].append(seconds)
+            self.wall[part] += time.perf_counter() - began_wall
+            if part == "suggestions" and result is not None:
+                self.suggestions.append(seconds)
+            if part == "state written":
+                self.snapshots.append((len(self.suggestions), seconds))
+            return result
+
+        return timed
+
+
+class Watch:
+    """The driver's clocks and memory at the first start of a trial, and each time another trial has ended."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self.moments: list[dict[str, float]] = []
+        self._done = -1
+
+    def __call__(self, progress: Any) -> None:
+        if progress.done > self._done:
+            self._done = progress.done
+            self.moments.append(self.now())
+
+    def now(self) -> dict[str, float]:
+        return {
+            "done": self._done,
+            "cpu_s": time.process_time(),
+            "wall_s": time.perf_counter(),
+            "rss_mb": self._process.memory_info().rss / 2**20,
+            "written_mb": self._process.io_counters().write_chars / 2**20,
+        }
+
+
+def search_once(given: argparse.Namespace) -> dict[str, Any]:
+    """A search of ``given.one`` trials on the cluster at ``given.address``, and what it cost."""
+    import distiltune.search.trial as trial_module
+    from distiltune.cluster.config import ResourcesConfig
+    from distiltune.cluster.head import ray_session
+    from distiltune.search.config import SearchConfig
+    from distiltune.search.tuner import TrialInputs, run_search
+    from distiltune.storage.store import Store
+    from distiltune.training.config import TrainingConfig
+
+    space: dict[str, Any] = {
+        "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+        "num_train_epochs": given.epochs,
+    }
+    chosen = {} if given.scheduler == "none" else {"scheduler": given.scheduler}
+    config = SearchConfig.model_validate({"num_trials": given.one, "space": space, **chosen})
+    texts = cast(Any, range(1000))  # their number is all that is asked for
+    inputs = TrialInputs("student", texts, texts, None, None, None, ["a", "b"])
+    parts, watch = Parts(), Watch()
+    with (
+        ray_session(ResourcesConfig(address=given.address)),
+        patch.object(trial_module, "run_trial", simulated_trial(given.epoch_seconds)),
+        parts.watched(),
+    ):
+        outcome = run_search(
+            config,
+            TrainingConfig(),
+            inputs,
+            store=Store(str(given.directory)),
+            experiment="search",
+            tensorboard="tensorboard",
+            logs="logs",
+            cpus_per_trial=1,
+            gpus_per_trial=0,
+            on_progress=watch,
+        )
+        end = watch.now()
+    assert len(outcome.trials) == given.one, "every trial has a record"
+    assert all(trial.metrics["simulated"] for trial in outcome.trials), "no trial trained"
+    return costs(parts, watch.moments, end, given.directory)
+
+
+def costs(
+    parts: Parts, moments: list[dict[str, float]], end: dict[str, float], directory: Path
+) -> dict[str, Any]:
+    """The figures of one search; those in ``totals`` are of all its trials together."""
+    num_trials = int(end["done"])
+    start, last = moments[0], moments[-1]
+    files, sizes = census(directory)
+    loop = parts.total("event loop")
+    named = ("suggestions", "snapshots", "searcher told", "next trial to run", "callbacks")
+    cpu = end["cpu_s"] - start["cpu_s"]
+    closing = end["cpu_s"] - last["cpu_s"]
+    middle = next(each for each in moments if each["done"] >= num_trials / 2)
+    return {
+        "trials": num_trials,
+        "totals": {
+            "driver CPU s": cpu,
+            **{f"  {part}": parts.total(part) for part in named},
+            "  rest of the event loop": loop - sum(parts.total(part) for part in named),
+            "  other threads": cpu - closing - loop,
+            "  after the last trial": closing,
+            "wall s": end["wall_s"] - start["wall_s"],
+            "  waited for snapshots": parts.wall["snapshots"],
+            "driver memory MB, growth": last["rss_mb"] - start["rss_mb"],
+            "driver wrote MB": end["written_mb"] - start["written_mb"],
+            "store files": sum(files.values()),
+            **{f"  files of {kind}": count for kind, count in sorted(files.items())},
+            "store KB": sum(sizes.values()) / 1024,
+            **{f"  KB of {kind}": size / 1024 for kind, size in sorted(sizes.items())},
+        },
+        "driver_cpu_ms_a_trial": {
+            "first hundred": _cpu_ms(moments, 0, min(HUNDRED, num_trials)),
+            "last hundred": _cpu_ms(moments, max(0, num_trials - HUNDRED), num_trials),
+        },
+        "suggestion_ms": _ends([1000 * seconds for seconds in parts.suggestions]),
+        "steps_a_trial": len(parts.calls["event loop"]) / num_trials,
+        "snapshots": len(parts.snapshots),
+        "last_snapshot_ms": 1000 * parts.snapshots[-1][1],
+        "snapshot_kb": sizes["snapshot"] / 1024,
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver_start_mb": start["rss_mb"],
+        "driver_kb_a_trial": 1024 * (last["rss_mb"] - middle["rss_mb"]) / max(1, num_trials - middle["done"]),
+    }
+
+
+def census(directory: Path) -> tuple[Counter[str], Counter[str]]:
+    """Files and bytes in the run store by kind."""
+    files, sizes = Counter[str](), Counter[str]()
+    for path in directory.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(directory).as_posix()
+            kind = next((kind for pattern, kind in KINDS.items() if re.fullmatch(pattern, name)), "others")
+            files[kind] += 1
+            sizes[kind] += path.stat().st_size
+    return files, sizes
+
+
+def _cpu_ms(moments: list[dict[str, float]], first: int, last: int) -> float:
+    """Milliseconds of the driver's CPU a trial, from when ``first`` trials had ended to when ``last`` had."""
+    began = next(each for each in moments if each["done"] >= first)
+    ended = next(each for each in moments if each["done"] >= last)
+    return 1000 * (ended["cpu_s"] - began["cpu_s"]) / max(1, ended["done"] - began["done"])
+
+
+def _ends(values: list[float]) -> dict[str, float]:
+    """Means of the first and the last hundred values."""
+    first, last = values[:HUNDRED], values[-HUNDRED:]
+    return {"first hundred": sum(first) / len(first), "last hundred": sum(last) / len(last)}
+
+
+# ---- All searches, and how their costs grow -------------------------------------------------------------
+
+
+@contextmanager
+def cluster(num_nodes: int, num_cpus: int) -> Iterator[str]:
+    """Address of a Ray cluster of several raylets on this machine; its processes end with the block."""
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(num_nodes):
+            nodes.add_node(num_cpus=num_cpus)
+        nodes.wait_for_nodes()
+        yield nodes.address
+    finally:
+        nodes.shutdown()
+
+
+def search_in_process(num_trials: int, address: str, given: argparse.Namespace) -> dict[str, Any]:
+    """``search_once`` in a new driver, whose store is deleted afterwards."""
+    with tempfile.TemporaryDirectory(prefix="scale-") as work:
+        found = Path(work) / "found.json"
+        options = {
+            "--one": num_trials,
+            "--address": address,
+            "--directory": Path(work) / "store",
+            "--json": found,
+            "--epochs": given.epochs,
+            "--epoch-seconds": given.epoch_seconds,
+            "--scheduler": given.scheduler,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        subprocess.run([sys.executable, __file__, *words], check=True)
+        return json.loads(found.read_text(encoding="utf-8"))
+
+
+def exponent(smaller: dict[str, Any], larger: dict[str, Any], name: str) -> float | None:
+    """Slope between two searches in a log-log plot; None where there is nothing to measure."""
+    low, high = smaller["totals"].get(name, 0), larger["totals"].get(name, 0)
+    if low <= 0 or high <= 0:
+        return None
+    return math.log(high / low) / math.log(larger["trials"] / smaller["trials"])
+
+
+def expected(searches: list[dict[str, Any]], name: str, num_trials: int) -> float | None:
+    """A total of ``num_trials`` trials, by the exponent of the last two searches."""
+    slope = exponent(searches[-2], searches[-1], name)
+    if slope is None:
+        return None
+    return searches[-1]["totals"][name] * (num_trials / searches[-1]["trials"]) ** slope
+
+
+def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """The searches, and a line about each number of trials that would have taken too long."""
+    searches: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    with cluster(given.nodes, given.cpus) as address:
+        for num_trials in sorted({*given.trials, given.to}):
+            seconds = expected(searches, "wall s", num_trials) if len(searches) > 1 else None
+            if seconds is not None and seconds > given.limit_s:
+                left_out.append(f"{num_trials:,} trials were not run: they would take {seconds:,.0f} s")
+                break
+            print(f"{num_trials:,} trials ...", file=sys.stderr, flush=True)
+            searches.append(search_in_process(num_trials, address, given))
+    return searches, left_out
+
+
+def show(result: dict[str, Any], to: int) -> None:
+    machine, searches = result["machine"], result["searches"]
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores; Ray {machine['ray']}, Optuna {machine['optuna']}; "
+        f"{machine['nodes']} nodes of {machine['cpus']} CPUs in name, {machine['epochs']} epochs of "
+        f"{machine['epoch_seconds']:g} s a trial, scheduler {machine['scheduler']}\n"
+    )
+    counts = "".join(f"{each['trials']:>11,}" for each in searches)
+    print(f"{'total of all trials':28}{counts}{'a trial':>11}{'exponent':>10}{f'{to:,}':>13}")
+    for name in searches[-1]["totals"]:
+        values = "".join(_number(each["totals"].get(name), 11) for each in searches)
+        a_trial = searches[-1]["totals"][name] / searches[-1]["trials"]
+        slope = exponent(searches[-2], searches[-1], name) if len(searches) > 1 else None
+        at_end = expected(searches, name, to) if len(searches) > 1 else None
+        mark = " !" if slope is not None and slope > CLEARLY_ABOVE_LINEAR else ""
+        shown = f"{slope:>10.2f}" if slope is not None else f"{'-':>10}"
+        print(f"{name:28}{values}{_number(a_trial, 11)}{shown}{_number(at_end, 13)}{mark}")
+    print(f"\n{'by the number of trials':48}{counts}")
+    for name in _by_number(searches[-1]):
+        print(f"{name:48}" + "".join(_number(_by_number(each)[name], 11) for each in searches))
+    for line in result["left_out"]:
+        print(line)
+    marked = [name.strip() for name in result["above_linear"]]
+    print(f"! exponent above {CLEARLY_ABOVE_LINEAR}: {', '.join(marked) or 'none'}")
+
+
+def _by_number(search: dict[str, Any]) -> dict[str, float]:
+    return {
+        "driver CPU ms a trial, first hundred": search["driver_cpu_ms_a_trial"]["first hundred"],
+        "driver CPU ms a trial, last hundred": search["driver_cpu_ms_a_trial"]["last hundred"],
+        "CPU ms a suggestion, first hundred": search["suggestion_ms"]["first hundred"],
+        "CPU ms a suggestion, last hundred": search["suggestion_ms"]["last hundred"],
+        "steps of the event loop a trial": search["steps_a_trial"],
+        "snapshots": search["snapshots"],
+        "CPU ms of the last snapshot": search["last_snapshot_ms"],
+        "KB of a snapshot": search["snapshot_kb"],
+        "driver memory MB at the first trial": search["driver_start_mb"],
+        "driver memory MB, peak": search["driver_peak_mb"],
+        "driver memory KB a trial, second half": search["driver_kb_a_trial"],
+    }
+
+
+def _number(value: float | None, width: int) -> str:
+    if value is None:
+        return f"{'-':>{width}}"
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 4
+    return f"{value:>{width},.{digits}f}"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 300, 1000], help="searches to run")
+    parser.add_argument("--to", type=int, default=10_000, help="run too, or extrapolated")
+    parser.add_argument("--nodes", type=int, default=8, help="raylets of the simulated cluster")
+    parser.add_argument("--cpus", type=int, default=2, help="CPUs in name, and so trials at a time, of each")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs a trial")
+    parser.add_argument("--epoch-seconds", type=float, default=0.05, help="what a simulated epoch takes")
+    parser.add_argument("--scheduler", default="none", choices=["none", "asha", "median"])
+    parser.add_argument("--limit-s", type=float, default=600, help="longest search that is still run")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    for name in ("--one", "--address", "--directory"):  # of the driver of one search
+        parser.add_argument(name, type={"--one": int, "--directory": Path}.get(name), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.one is not None:
+        given.json.write_text(json.dumps(search_once(given)), encoding="utf-8")
+        return
+    searches, left_out = measure(given)
+    above = [
+        name
+        for name in searches[-1]["totals"]
+        if len(searches) > 1 and (exponent(searches[-2], searches[-1], name) or 0) > CLEARLY_ABOVE_LINEAR
+    ]
+    machine = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "ray": version("ray"),
+        "optuna": version("optuna"),
+        **{name: getattr(given, name) for name in ("nodes", "cpus", "epochs", "epoch_seconds", "scheduler")},
+    }
+    result = {"machine": machine, "searches": searches, "left_out": left_out, "above_linear": above}
+    show(result, given.to)
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

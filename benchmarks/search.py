@@ -1,0 +1,886 @@
+"""Trials/hour of a hyperparameter search: transformers' own way, and distiltune; in one run.
+
+    python benchmarks/search.py --data data_oos_plus.json [--encoder offline:all-MiniLM-L6-v2] [--layers 0 5]
+        [--trials 8] [--epochs-low 5] [--epochs-high 10] [--teacher DIR] [--json FILE] [--profile]
+
+The peer is ``transformers.Trainer.hyperparameter_search(backend="ray")`` with Ray's ``OptunaSearch`` over the
+trainer of chapter 8 of "Natural Language Processing with Transformers": the teacher runs in ``compute_loss``,
+batches of 48, fp32, ``TrainingArguments`` as they come. What is not transformers' default in it is the book's (batch
+size, weight decay, evaluation each epoch), its learning rate (a flag), and in its favour: no progress bars, and only
+one checkpoint is kept (one every 500 steps, where distiltune writes one an epoch).
+
+Three searches run one after the other, each in a process of its own that starts cold:
+
+1. the peer;
+2. distiltune, with the same space, trials and seed, and every trial trained to its end;
+3. distiltune with early stopping, until it is as good as the peer's best (at most ``--early-trials`` trials).
+
+All have the same teacher, the same student (layers of the teacher), the same texts and CPUs, one CPU and one thread
+a trial, trials side by side. The clock of a search starts with texts, teacher and student at hand, libraries
+imported, and stops when the search is over: it counts the start of Ray, tokenizing, and for distiltune the
+teacher's logits, computed anew by each of the two. How long a search took to an accuracy is for the peer the time
+at which an epoch was reported (whole seconds, rounded down), for distiltune when the driver told of it. No GPU is
+used.
+
+``--profile`` runs the second search alone and says where the time of its slots goes (a slot holds one trial at a
+time). ``--skip-peer FILE`` takes the peer from the JSON of an earlier run with the same settings, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distiltune.search.progress import SearchProgress
+    from distiltune.storage.store import Store
+
+MAX_LENGTH = 64
+PEER_BATCH_SIZE = 48
+ASKED = {"trials": 6.0, "accuracy": -0.003, "target": 10.0}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the sides share; handed to their processes as JSON."""
+
+    data: str
+    encoder: str
+    layers: list[int]
+    teacher: str | None
+    train_texts: int | None
+    trials: int
+    early_trials: int
+    epochs: list[int]
+    seed: int
+    cpus: int
+    peer_learning_rate: float
+    learning_rate: float | None
+    scheduler: str
+    work: str
+    target: float | None = None
+
+    def at(self, name: str) -> Path:
+        return Path(self.work) / name
+
+
+class Clock:
+    """Seconds since the start of a search, in all and part by part."""
+
+    def __init__(self) -> None:
+        self.started_at = time.time()
+        self.parts: dict[str, float] = {}
+        self._last = self._start = time.monotonic()
+
+    def part(self, name: str) -> None:
+        now = time.monotonic()
+        self.parts[name] = now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+# ---- The peer: transformers and Ray, as their documentation shows; nothing of distiltune -----------------
+
+
+def run_peer(spec: Spec) -> dict[str, Any]:
+    import numpy as np
+    import ray
+    import torch
+    from datasets import load_from_disk
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+    from torch import nn
+    from torch.nn import functional
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+    class BookArguments(TrainingArguments):
+        def __init__(self, *args: Any, alpha: float = 0.5, temperature: float = 2.0, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.alpha = alpha
+            self.temperature = temperature
+
+    class BookTrainer(Trainer):
+        def __init__(self, *args: Any, teacher_model: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.teacher_model = teacher_model
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            student = model(**inputs)
+            with torch.no_grad():
+                teacher = self.teacher_model(**inputs)
+            temperature = self.args.temperature
+            soft = temperature**2 * nn.KLDivLoss(reduction="batchmean")(
+                functional.log_softmax(student.logits / temperature, dim=-1),
+                functional.softmax(teacher.logits / temperature, dim=-1),
+            )
+            loss = self.args.alpha * student.loss + (1.0 - self.args.alpha) * soft
+            return (loss, student) if return_outputs else loss
+
+    student_dir, (low, high) = str(spec.at("student")), spec.epochs
+
+    def student_init() -> Any:
+        return AutoModelForSequenceClassification.from_pretrained(student_dir)
+
+    def compute_metrics(evaluated: Any) -> dict[str, float]:
+        right = np.argmax(evaluated.predictions, axis=1) == evaluated.label_ids
+        return {"accuracy": float(right.mean()), "threads": torch.get_num_threads()}
+
+    def hp_space(trial: Any) -> dict[str, Any]:
+        return {
+            "alpha": tune.uniform(0.0, 1.0),
+            "temperature": tune.randint(2, 21),
+            "num_train_epochs": tune.randint(low, high + 1),
+        }
+
+    texts = {name: load_from_disk(str(spec.at("texts") / name)) for name in ("train", "validation")}
+    clock = Clock()
+    ray.init(
+        num_cpus=spec.cpus, include_dashboard=False, log_to_driver=False, _temp_dir=str(spec.at("ray-peer"))
+    )
+    clock.part("ray_s")
+    tokenizer = AutoTokenizer.from_pretrained(spec.at("teacher"))
+    encoded = {
+        name: rows.map(
+            lambda batch: tokenizer(batch["text"], truncation=True), batched=True, remove_columns=["text"]
+        ).rename_column("label", "labels")
+        for name, rows in texts.items()
+    }
+    clock.part("tokenize_s")
+    trainer = BookTrainer(
+        model_init=student_init,
+        teacher_model=AutoModelForSequenceClassification.from_pretrained(spec.at("teacher")),
+        args=BookArguments(
+            output_dir=str(spec.at("peer")),
+            eval_strategy="epoch",
+            learning_rate=spec.peer_learning_rate,
+            per_device_train_batch_size=PEER_BATCH_SIZE,
+            per_device_eval_batch_size=PEER_BATCH_SIZE,
+            weight_decay=0.01,
+            seed=spec.seed,
+            save_total_limit=1,
+            disable_tqdm=True,
+        ),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=hp_space,
+        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        n_trials=spec.trials,
+        direction="maximize",
+        backend="ray",
+        search_alg=OptunaSearch(metric="objective", mode="max", seed=spec.seed),
+        resources_per_trial={"cpu": 1},
+        storage_path=str(spec.at("peer")),
+        name="tune",
+        verbose=0,
+    )
+    clock.part("search_s")
+    wall_s = clock.seconds
+    analysis = best.run_summary
+    configs, frames = analysis.get_all_configs(), analysis.trial_dataframes
+    ray.shutdown()
+    trials = [
+        {
+            "number": number,
+            "state": "finished",
+            "parameters": configs[trial.trial_id],
+            "epochs": [
+                [row.timestamp - clock.started_at, row.objective]
+                for row in frames[trial.trial_id].itertuples()
+            ],
+        }
+        for number, trial in enumerate(analysis.trials)
+    ]
+    (threads,) = {int(value) for frame in frames.values() for value in frame["eval_threads"]}
+    how = {"batch_size": PEER_BATCH_SIZE, "precision": "fp32", "learning_rate": spec.peer_learning_rate}
+    return counted(trials, len(encoded["train"]), wall_s, clock.parts) | how | {"threads_per_trial": threads}
+
+
+# ---- distiltune -----------------------------------------------------------------------------------------
+
+
+def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[str, Any]:
+    import optuna
+    import ray.tune
+
+    from distiltune.cluster.config import ResourcesConfig
+    from distiltune.cluster.head import ray_session
+    from distiltune.search.tuner import run_search
+    from distiltune.storage.store import Store
+    from distiltune.training.arguments import arguments_from_config
+    from distiltune.training.config import TrainingConfig
+
+    del optuna, ray  # imported before the clock starts, as the peer's are
+    name = "early" if early else "ours"
+    store = Store(str(spec.at(name)))
+    store.directory.mkdir()
+    for model in ("teacher", "student"):
+        (store.directory / model).symlink_to(spec.at(model))
+    rate = {} if spec.learning_rate is None else {"learning_rate": spec.learning_rate}
+    training = TrainingConfig(max_length=MAX_LENGTH, seed=spec.seed, **rate)
+    data = load_texts(spec)
+    records = spec.at("laps")
+    records.mkdir(exist_ok=True)
+    if profile:
+        time_trials(str(records))
+    seen: list[list[float]] = []
+    clock = Clock()
+
+    def watch(progress: SearchProgress) -> None:
+        if progress.best_value is not None and (not seen or progress.best_value > seen[-1][1]):
+            seen.append([clock.seconds, progress.best_value])
+
+    with ray_session(ResourcesConfig(num_cpus=spec.cpus)):
+        clock.part("ray_s")
+        inputs = make_inputs(spec, data, store, clock)
+        search_from = time.time()
+        outcome = run_search(
+            search_config(spec, early),
+            training,
+            inputs,
+            store=store,
+            experiment="search",
+            tensorboard="tensorboard",
+            logs="logs",
+            cpus_per_trial=1,
+            gpus_per_trial=0,
+            on_progress=watch,
+        )
+        clock.part("search_s")
+        wall_s, search_to = clock.seconds, time.time()
+    trials = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            "parameters": trial.parameters,
+            "epochs": reported_epochs(store, trial.trial_id, clock.started_at),
+        }
+        for trial in outcome.trials
+    ]
+    args = arguments_from_config(training, ".", use_cpu=True)
+    how = {
+        "batch_size": args.per_device_train_batch_size,
+        "precision": "bf16" if args.bf16 else "fp32",
+        "learning_rate": args.learning_rate,
+        "threads_per_trial": 1,
+        "best_over_time": seen,
+        "ended_by": outcome.ended_by,
+    }
+    side = counted(trials, len(inputs.train), wall_s, clock.parts) | how
+    return side | shares(side, records, spec, search_from, search_to) if profile else side
+
+
+def search_config(spec: Spec, early: bool) -> Any:
+    from distiltune.search.config import SearchConfig
+
+    low, high = spec.epochs
+    space = {
+        "alpha": {"type": "float", "low": 0.0, "high": 1.0},
+        "temperature": {"type": "int", "low": 2, "high": 20},
+        "num_train_epochs": {"type": "int", "low": low, "high": high},
+    }
+    stopping = {"scheduler": spec.scheduler, "budget": {"target_value": spec.target}} if early else {}
+    num_trials = spec.early_trials if early else spec.trials
+    return SearchConfig.model_validate(
+        {"num_trials": num_trials, "seed": spec.seed, "space": space, **stopping}
+    )
+
+
+def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
+    """Token ids, and the teacher's logits over them, as the stages of a job make them."""
+    from distiltune.search.tuner import TrialInputs
+    from distiltune.training.checkpoints import load_tokenizer
+    from distiltune.training.logits import teacher_logits
+    from distiltune.training.tokenized import tokenize_split
+
+    teacher = store.fetch("teacher")
+    tokenizer, rows = load_tokenizer(teacher), data.splits
+    tokens = {
+        name: tokenize_split(rows[name]["text"][:], rows[name]["label"][:], tokenizer, MAX_LENGTH)
+        for name in ("train", "validation")
+    }
+    clock.part("tokenize_s")
+    logits = {
+        name: teacher_logits(
+            teacher,
+            split,
+            max_length=MAX_LENGTH,
+            cache_dir=store.local("logits"),
+            num_threads=spec.cpus,
+            use_gpu=False,
+        )
+        for name, split in tokens.items()
+    }
+    assert all(found.computed for found in logits.values()), "a search begins without logits"
+    clock.part("logits_s")
+    return TrialInputs(
+        student="student",
+        train=tokens["train"],
+        validation=tokens["validation"],
+        train_logits=logits["train"].logits,
+        validation_logits=logits["validation"].logits,
+        out_of_scope_id=data.out_of_scope_id,
+        label_names=data.label_names,
+        teacher="teacher",
+    )
+
+
+def reported_epochs(store: Store, trial_id: str, started_at: float) -> list[list[float]]:
+    """Seconds from the start of the search, and accuracy, of every epoch that the driver was told of."""
+    content = store.read(f"search/{trial_id}/result.json") or b""
+    results = [json.loads(line) for line in content.decode().splitlines()]
+    return [
+        [each["timestamp"] - started_at, each["validation_accuracy"]]
+        for each in results
+        if not each.get("failure")
+    ]
+
+
+def counted(
+    trials: list[dict[str, Any]], num_train: int, wall_s: float, parts: dict[str, float]
+) -> dict[str, Any]:
+    """What is compared, from the epochs of every trial; the same for the peer and for distiltune."""
+    epochs = [(accuracy, -seconds, trial) for trial in trials for seconds, accuracy in trial["epochs"]]
+    accuracy, minus_seconds, best = max(epochs, key=lambda each: each[:2])
+    hours, num_epochs = wall_s / 3600, len(epochs)
+    return {
+        "wall_s": wall_s,
+        "parts": parts,
+        "num_trials": len(trials),
+        "num_pruned": sum(trial["state"] == "pruned" for trial in trials),
+        "num_failed": sum(trial["state"] == "failed" for trial in trials),
+        "num_epochs": num_epochs,
+        "examples_per_s": num_epochs * num_train / wall_s,
+        "trials_per_hour": len(trials) / hours,
+        "epochs_per_hour": num_epochs / hours,
+        "best_accuracy": accuracy,
+        "best_after_s": -minus_seconds,
+        "best_parameters": best["parameters"],
+        "trials": trials,
+    }
+
+
+def seconds_to(side: dict[str, Any], target: float) -> float | None:
+    """When a search first had an epoch that was as good as ``target``; None where it never had."""
+    known = side.get("best_over_time") or [epoch for trial in side["trials"] for epoch in trial["epochs"]]
+    return min((seconds for seconds, accuracy in known if accuracy >= target), default=None)
+
+
+# ---- Profile: where the time of distiltune's trials goes -------------------------------------------------
+
+
+class Laps:
+    """Seconds of one trial by what was done: each lap is the time since the lap before."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self._last
+        self._last = now
+
+    def around(self, owner: Any, function: str, before: str, after: str) -> None:
+        """Count the time up to each call of a function as ``before``, and the call itself as ``after``."""
+        original = getattr(owner, function)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.lap(before)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.lap(after)
+
+        setattr(owner, function, timed)
+
+
+LOAD, BUILD, LOOP = "student loaded, arguments", "trainer, optimizer and loader built", "trainer's loop"
+DATA, FORWARD, BACKWARD = "data loaded and collated", "forward and loss", "backward"
+CLIP, STEP, EVALUATE = "gradients clipped", "optimizer and schedule", "evaluation"
+LOG, SAVE, REPORT = "logs and event files", "checkpoint written", "checkpoint handed to Tune, and its answer"
+END = "end of a trial"
+
+
+def time_trials(directory: str) -> None:
+    """Have the search send, in place of ``run_trial``, one that also writes down its laps."""
+    from distiltune.search import trial
+
+    def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
+        # On a worker: this function came by value, and the module is as it was.
+        from distiltune.search import trial
+
+        began, laps = time.time(), laps_of(trial)
+        laps.start()
+        try:
+            trial.run_trial(config, inputs, settings)
+        finally:
+            laps.lap(END)
+            record = {"from": began, "to": time.time(), "pid": os.getpid(), "laps": laps.seconds}
+            Path(directory, f"{config['number']}.json").write_text(json.dumps(record), encoding="utf-8")
+
+    trial.run_trial = run_trial
+
+
+def laps_of(module: Any) -> Laps:
+    """The clock of this process; put into what a trial calls when the first one begins."""
+    if hasattr(module, "laps"):
+        return module.laps
+    from accelerate import Accelerator
+    from transformers import TrainerCallback
+
+    from distiltune.search import reporter
+
+    module.laps = laps = Laps()
+
+    class Steps(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            laps.lap(BUILD)
+
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            laps.lap(CLIP)
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            laps.lap(STEP)
+
+    class TimedTrainer(module.DistillationTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            laps.lap(LOAD)
+            super().__init__(*args, **kwargs)
+            self.add_callback(Steps())
+
+    laps.around(TimedTrainer, "get_batch_samples", LOOP, DATA)
+    laps.around(TimedTrainer, "compute_loss", LOOP, FORWARD)
+    laps.around(Accelerator, "backward", LOOP, BACKWARD)
+    laps.around(reporter.EpochReporter, "on_log", LOOP, LOG)
+    laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
+    laps.around(reporter, "classification_metrics", EVALUATE, EVALUATE)
+    laps.around(reporter, "write_epoch", LOG, SAVE)
+    laps.around(reporter, "report_checkpoint", LOG, REPORT)
+    module.DistillationTrainer = TimedTrainer
+    return laps
+
+
+def shares(
+    side: dict[str, Any], records: Path, spec: Spec, search_from: float, search_to: float
+) -> dict[str, Any]:
+    """Slot-seconds by what they went to: together ``cpus`` x wall time."""
+    trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(records.glob("*.json"))]
+    assert len(trials) == side["num_trials"], "every trial wrote down its laps"
+    slots, parts = spec.cpus, side["parts"]
+    rows = {
+        "Ray started": slots * parts["ray_s"],
+        "texts tokenized": slots * parts["tokenize_s"],
+        "teacher's logits": slots * parts["logits_s"],
+        **idle_slots([(each["from"], each["to"]) for each in trials], slots, search_from, search_to),
+    }
+    for trial in trials:
+        for name, seconds in trial["laps"].items():
+            rows[name] = rows.get(name, 0.0) + seconds
+    rows["not accounted for"] = slots * side["wall_s"] - sum(rows.values())
+    return {
+        "slot_seconds": rows,
+        "num_workers": len({each["pid"] for each in trials}),
+        "import_s": seconds_of_import(),
+    }
+
+
+def idle_slots(
+    trials: list[tuple[float, float]], slots: int, search_from: float, search_to: float
+) -> dict[str, float]:
+    """Slot-seconds without a trial: before all slots had one, between trials, and when none was left."""
+    last_start = max(start for start, _ in trials)
+    moments = sorted({search_from, search_to, *(moment for trial in trials for moment in trial)})
+    starting, between, ending = "workers started, imports", "between trials", "no trial left to start"
+    idle, filled = dict.fromkeys((starting, between, ending), 0.0), False
+    for moment, following in pairwise(moments):
+        running = sum(start <= moment < end for start, end in trials)
+        filled = filled or running >= slots
+        kind = ending if moment >= last_start else between if filled else starting
+        idle[kind] += max(0, slots - running) * (following - moment)
+    return idle
+
+
+def seconds_of_import() -> float:
+    """What a new worker imports before its first trial, alone on the machine and with warm files."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import distiltune.search.trial"], check=True)
+    return time.monotonic() - started
+
+
+# ---- Sides as processes ---------------------------------------------------------------------------------
+
+
+def load_texts(spec: Spec) -> Any:
+    from distiltune.training.config import DataConfig
+    from distiltune.training.data import load_data
+
+    return load_data(
+        DataConfig(source="clinc_json", path=spec.data, max_train_examples=spec.train_texts, seed=spec.seed)
+    )
+
+
+def prepare(spec: Spec) -> dict[str, Any]:
+    """Write what the searches share: the texts, the teacher, and the student that every trial starts from."""
+    from distiltune.training.config import StudentConfig, TeacherConfig
+    from distiltune.training.student import build_student
+    from distiltune.training.teacher import prepare_teacher
+
+    data = load_texts(spec)
+    for name in ("train", "validation"):
+        data.splits[name].save_to_disk(spec.at("texts") / name)
+    ready = spec.teacher is not None and Path(spec.teacher, "config.json").is_file()
+    recipe = {"checkpoint": spec.teacher} if ready else {"fine_tune": {"checkpoint": spec.encoder}}
+    record = prepare_teacher(
+        TeacherConfig.model_validate(recipe),
+        data,
+        spec.at("teacher") if ready or spec.teacher is None else Path(spec.teacher),
+        max_length=MAX_LENGTH,
+        num_threads=spec.cpus,
+        use_gpu=False,
+    )
+    if not spec.at("teacher").exists():
+        spec.at("teacher").symlink_to(Path(str(spec.teacher)).absolute())
+    layers = StudentConfig.model_validate({"from_teacher": {"layers": spec.layers}})
+    student = build_student(
+        layers, spec.at("teacher"), data.label_names, spec.at("student"), max_length=MAX_LENGTH
+    )
+    return {
+        "num_train": len(data.splits["train"]),
+        "num_validation": len(data.splits["validation"]),
+        "student_parameters": student["num_parameters"],
+        "teacher_accuracy": record["validation_accuracy"],
+        # Everything that the peer's figures depend on.
+        "peer_settings": {
+            "data": data.fingerprint,
+            "teacher": weights_hash(spec.at("teacher")),
+            "student": weights_hash(spec.at("student")),
+            "trials": spec.trials,
+            "epochs": spec.epochs,
+            "seed": spec.seed,
+            "cpus": spec.cpus,
+            "learning_rate": spec.peer_learning_rate,
+        },
+    }
+
+
+def weights_hash(directory: Path) -> str:
+    return hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+SIDES: dict[str, Callable[[Spec], dict[str, Any]]] = {
+    "prepare": prepare,
+    "peer": run_peer,
+    "ours": run_ours,
+    "early": lambda spec: run_ours(spec, early=True),
+    "profile": lambda spec: run_ours(spec, profile=True),
+}
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else the peer's Ray writes a token for later sessions into the home directory.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def call(side: str, spec: Spec) -> dict[str, Any]:
+    """Run a side in a process of its own, silently, and return what it found."""
+    print(f"{side} ...", flush=True)
+    started = time.monotonic()
+    spec_file, log = spec.at("spec.json"), spec.at(f"{side}.log")
+    spec_file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
+    command = [sys.executable, __file__, "--side", side, str(spec_file)]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT
+        ) as process,
+    ):
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # ends its Ray too
+            raise
+    if code:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        raise SystemExit("\n".join([*lines[-40:], f"{side} ended with exit code {code}"]))
+    print(f"{side} took {time.monotonic() - started:.0f} s", flush=True)
+    return json.loads(spec.at(f"{side}.json").read_text(encoding="utf-8"))
+
+
+def run_side(side: str, spec_file: str) -> None:
+    warnings.filterwarnings("ignore")
+    spec = Spec(**json.loads(Path(spec_file).read_text(encoding="utf-8")))
+    spec.at(f"{side}.json").write_text(json.dumps(SIDES[side](spec)), encoding="utf-8")
+
+
+@contextmanager
+def work_directory() -> Iterator[Path]:
+    # Ray's sockets need a short path, which TMPDIR often is not.
+    parent = "/tmp" if os.access("/tmp", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="dtb-", dir=parent, ignore_cleanup_errors=True) as work:
+        yield Path(work)
+
+
+# ---- Showing --------------------------------------------------------------------------------------------
+
+
+def machine(spec: Spec) -> dict[str, Any]:
+    from distiltune.export.machine import describe_machine
+
+    found = describe_machine()
+    names = ("torch", "transformers", "ray", "optuna", "accelerate", "datasets")
+    found["versions"] = {name: metadata.version(name) for name in names}
+    return {**found, "cpus_used": spec.cpus}
+
+
+def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The ratios to the peer, and whether what was asked for is met."""
+    peer, ours, early = sides["peer"], sides["ours"], sides["early"]
+    target = peer["best_accuracy"]
+    ratios: dict[str, Any] = {
+        name: {key: side[key] / peer[key] for key in ("trials_per_hour", "epochs_per_hour", "examples_per_s")}
+        | {"accuracy_difference": side["best_accuracy"] - target}
+        | time_to_target(side, peer, target)
+        for name, side in (("ours", ours), ("early", early))
+    }
+    same = [each["parameters"] for each in ours["trials"]] == [each["parameters"] for each in peer["trials"]]
+    speedup = ratios["early"]["target_ratio"]
+    met = {
+        "trials": ratios["ours"]["trials_per_hour"] >= ASKED["trials"],
+        "accuracy": round(ratios["ours"]["accuracy_difference"], 9) >= ASKED["accuracy"],
+        "target": speedup is not None and speedup >= ASKED["target"],
+    }
+    return {"target": target, "same_suggestions": same, **ratios, "met": met}
+
+
+def time_to_target(side: dict[str, Any], peer: dict[str, Any], target: float) -> dict[str, Any]:
+    seconds = seconds_to(side, target)
+    return {
+        "target_s": seconds,
+        # The stricter of the two: the peer's search did not know that nothing better would come.
+        "target_ratio": None if seconds is None else peer["best_after_s"] / seconds,
+        "target_ratio_to_whole_search": None if seconds is None else peer["wall_s"] / seconds,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    sides, ratios, spec = result["sides"], result["ratios"], result["spec"]
+    print(f"\n{headline(result)}\n")
+    if result["peer_from"]:
+        print(f"The peer's figures are of an earlier run with the same settings: {result['peer_from']}.\n")
+    titles = {
+        "peer": "transformers + Ray Tune (peer)",
+        "ours": "distiltune",
+        "early": f"distiltune, {spec['scheduler']}",
+    }
+    print("| | " + " | ".join(titles[name] for name in sides) + " |")
+    print("| --- |" + " ---: |" * len(sides))
+    for title, text in side_rows(ratios["target"]):
+        print(f"| {title} | " + " | ".join(text(side) for side in sides.values()) + " |")
+    print("\n| against the peer | distiltune | " + titles["early"] + " |\n| --- | ---: | ---: |")
+    for title, key, form in (
+        ("trials/hour", "trials_per_hour", "{:.2f}x"),
+        ("epochs/hour", "epochs_per_hour", "{:.2f}x"),
+        ("examples trained/s", "examples_per_s", "{:.2f}x"),
+        ("best validation accuracy", "accuracy_difference", "{:+.4f}"),
+        ("time to the peer's best, against the peer's time to it", "target_ratio", "{:.2f}x"),
+        ("time to it, against the peer's whole search", "target_ratio_to_whole_search", "{:.2f}x"),
+    ):
+        values = [ratios[name][key] for name in ("ours", "early")]
+        shown = ["not reached" if value is None else form.format(value) for value in values]
+        print(f"| {title} | " + " | ".join(shown) + " |")
+    alike = "the same" if ratios["same_suggestions"] else "not the same"
+    print(f"\nThe first two searches tried {alike} hyperparameters. Asked for:")
+    for name, asked in (
+        ("trials", f"at least {ASKED['trials']:g}x the peer's trials/hour with the same epochs"),
+        ("accuracy", f"best accuracy not lower by more than {-ASKED['accuracy']:g}"),
+        ("target", f"with early stopping at least {ASKED['target']:g}x to reach the peer's best accuracy"),
+    ):
+        print(f"- {asked}: {'met' if ratios['met'][name] else 'NOT met'}")
+
+
+def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
+    def trials(side: dict[str, Any]) -> str:
+        other = [f"{side[f'num_{what}']} {what}" for what in ("pruned", "failed") if side[f"num_{what}"]]
+        return f"{side['num_trials']}" + (f" ({', '.join(other)})" if other else "")
+
+    def reached(side: dict[str, Any]) -> str:
+        seconds = seconds_to(side, target)
+        return "not reached" if seconds is None else f"{seconds:.0f}"
+
+    return [
+        ("batch, precision", lambda side: f"{side['batch_size']}, {side['precision']}"),
+        ("learning rate", lambda side: f"{side['learning_rate']:g}"),
+        ("threads a trial", lambda side: str(side["threads_per_trial"])),
+        ("trials", trials),
+        ("epochs trained", lambda side: str(side["num_epochs"])),
+        ("wall time, s", lambda side: f"{side['wall_s']:.0f}"),
+        ("of it the teacher's logits, s", lambda side: f"{side['parts'].get('logits_s', 0):.0f}"),
+        ("examples trained/s", lambda side: f"{side['examples_per_s']:.0f}"),
+        ("trials/hour", lambda side: f"{side['trials_per_hour']:.1f}"),
+        ("best validation accuracy", lambda side: f"{side['best_accuracy']:.4f}"),
+        (f"s until {target:.4f}, the peer's best", reached),
+    ]
+
+
+def show_profile(result: dict[str, Any]) -> None:
+    side = result["sides"]["profile"]
+    print(f"\n{headline(result)}\n")
+    print(
+        f"{side['num_trials']} trials, {side['num_epochs']} epochs in {side['wall_s']:.0f} s: "
+        f"{side['examples_per_s']:.0f} examples/s, {side['trials_per_hour']:.1f} trials/hour; "
+        f"{side['num_workers']} worker processes, whose imports take {side['import_s']:.1f} s (measured alone)\n"
+    )
+    total = result["spec"]["cpus"] * side["wall_s"]
+    print(
+        "| where the time of the slots goes | s | share | ms a trained batch |\n| --- | ---: | ---: | ---: |"
+    )
+    steps = side["num_epochs"] * -(-result["prepared"]["num_train"] // side["batch_size"])
+    for name, seconds in sorted(side["slot_seconds"].items(), key=lambda each: -each[1]):
+        print(f"| {name} | {seconds:.1f} | {seconds / total:.1%} | {1000 * seconds / steps:.2f} |")
+
+
+def headline(result: dict[str, Any]) -> str:
+    spec, found, prepared = result["spec"], result["machine"], result["prepared"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"{found['cpu']}, {spec['cpus']} of {found['num_cores']} cores, no GPU, load {found['load_average']} at "
+        f"the start; Python {found['python']}, {versions}.\n"
+        f"{prepared['num_train']:,} training and {prepared['num_validation']:,} validation texts; student: layers "
+        f"{spec['layers']} of {spec['encoder']} ({prepared['student_parameters'] / 1e6:.1f} M parameters); teacher's "
+        f"validation accuracy {prepared['teacher_accuracy']:.4f}.\n"
+        f"Space: alpha 0 to 1, temperature 2 to 20, {spec['epochs'][0]} to {spec['epochs'][1]} epochs; seed "
+        f"{spec['seed']}; {spec['cpus']} trials side by side, each on 1 CPU with 1 thread."
+    )
+
+
+# ---- Command line ---------------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a file in CLINC150's own JSON format")
+    add("--encoder", default="offline:all-MiniLM-L6-v2", help="the teacher's encoder: directory or hub id")
+    add("--layers", type=int, nargs="+", default=[0, 5], help="teacher layers that make the student")
+    add("--teacher", type=Path, help="a fine-tuned teacher; made there first where there is none")
+    add("--train-texts", type=int, help="use only so many training texts, for a quick look")
+    add("--trials", type=int, default=8, help="trials of the peer and of distiltune")
+    add("--early-trials", type=int, help="most trials with early stopping (default: 3 x trials)")
+    add("--epochs-low", type=int, default=5, help="fewest epochs of a trial")
+    add("--epochs-high", type=int, default=10, help="most epochs of a trial")
+    add("--seed", type=int, default=42, help="seed of the samplers and of training")
+    add("--cpus", type=int, default=usable, help="CPUs, and so trials side by side")
+    # For batches of 48; the default for ours is the library's, for batches of its default size.
+    add("--peer-learning-rate", type=float, default=5e-4, help="the peer's peak learning rate")
+    add("--learning-rate", type=float, help="distiltune's peak learning rate (default: the library's)")
+    add("--scheduler", choices=["asha", "median"], default="asha", help="early stopping of the third search")
+    add("--skip-peer", type=Path, metavar="FILE", help="take the peer from the JSON of an earlier run")
+    add("--profile", action="store_true", help="run distiltune alone, and say where the time goes")
+    add("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    if not 1 <= given.epochs_low <= given.epochs_high:
+        parser.error(
+            f"--epochs-low {given.epochs_low} and --epochs-high {given.epochs_high}: 1 <= low <= high"
+        )
+    if given.teacher and given.teacher.is_dir() and not (given.teacher / "config.json").is_file():
+        parser.error(
+            f"--teacher {given.teacher} is a directory without a checkpoint; name one, or a new name"
+        )
+    return given
+
+
+def make_spec(given: argparse.Namespace, work: Path) -> Spec:
+    return Spec(
+        data=str(given.data.absolute()),
+        encoder=given.encoder,
+        layers=given.layers,
+        teacher=str(given.teacher.absolute()) if given.teacher else None,
+        train_texts=given.train_texts,
+        trials=given.trials,
+        early_trials=given.early_trials or 3 * given.trials,
+        epochs=[given.epochs_low, given.epochs_high],
+        seed=given.seed,
+        cpus=given.cpus,
+        peer_learning_rate=given.peer_learning_rate,
+        learning_rate=given.learning_rate,
+        scheduler=given.scheduler,
+        work=str(work),
+    )
+
+
+def earlier_peer(path: Path, prepared: dict[str, Any]) -> dict[str, Any]:
+    """The peer's figures of another run; refused where it was another search."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    before, now = earlier["prepared"]["peer_settings"], prepared["peer_settings"]
+    other = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    if other:
+        raise SystemExit(f"--skip-peer {path}: it measured another search: {'; '.join(other)}")
+    return earlier["sides"]["peer"]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--side"]:
+        run_side(*sys.argv[2:])
+        return
+    given = parse()
+    # A terminated run ends its side too, and leaves nothing in the temporary directory.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with work_directory() as work:
+        spec = make_spec(given, work)
+        result: dict[str, Any] = {
+            "machine": machine(spec),
+            "spec": asdict(spec),
+            "prepared": call("prepare", spec),
+            "peer_from": str(given.skip_peer) if given.skip_peer else None,
+            "sides": {},
+        }
+        for side in ("profile",) if given.profile else ("peer", "ours", "early"):
+            reused = side == "peer" and given.skip_peer
+            found = earlier_peer(given.skip_peer, result["prepared"]) if reused else call(side, spec)
+            result["sides"][side] = found
+            if side == "peer":
+                spec = replace(spec, target=found["best_accuracy"])
+            if given.json:  # after each: the peer takes an hour, and --skip-peer can go on from it
+                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if given.profile:
+        show_profile(result)
+        return
+    result["ratios"] = compare(result["sides"])
+    show(result)
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What is wrong with a search section, all of it in one error, before anything is started."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ..errors import ConfigError
+from ..training.config import StudentConfig, TrainingConfig
+from .config import SearchConfig
+from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter
+from .space import (
+    METRICS,
+    NUM_STUDENT_LAYERS,
+    STUDENT_ARGUMENTS,
+    STUDENT_LAYERS,
+    STUDENT_METRICS,
+    accepted_values,
+    by_condition,
+    end_values,
+    single_value,
+)
+
+
+def check_space(config: SearchConfig, training: TrainingConfig, student: StudentConfig | None = None) -> None:
+    """Refuse a search that no trial could run, before Ray is started.
+
+    Args:
+        config: The ``search`` section.
+        training: The ``training`` section.
+        student: The ``student`` section, where the space may name the student's layers.
+
+    Raises:
+        ConfigError: Names that are no training arguments, values that an argument does not take, conditions
+            that cannot hold, metrics that nothing reports, points outside of the space; all faults in one
+            message, with the nearest valid name.
+    """
+    from ..training.arguments import argument_names
+
+    known = {*argument_names(), *STUDENT_ARGUMENTS}
+    names = [name for name in config.space if name in known]
+    faults = [_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known]
+    faults += _student_faults(config, student)
+    faults += _refused_values(config, training, names)
+    faults += _condition_faults(config.space)
+    faults += _metric_faults(config)
+    faults += [
+        fault for number, point in enumerate(config.points) for fault in _point_faults(config, number, point)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
+    named = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    faults = []
+    if len(named) == 2:
+        faults.append(
+            f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; name one of them"
+        )
+    if named and student is not None and student.from_teacher is None:
+        faults.append(
+            f"search.space.{named[0]}: the student is the checkpoint {student.checkpoint!r}, whose layers are its "
+            "own; take student.checkpoint out, so that students are made of the teacher's layers"
+        )
+    for name in named:
+        if config.space[name].when:
+            faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
+    if STUDENT_LAYERS in config.space:
+        faults += [
+            f"search.space.{STUDENT_LAYERS}: {value!r} is refused: give a list of teacher layers in rising order, "
+            "such as [0, 5]"
+            for value in end_values(config.space[STUDENT_LAYERS])
+            if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
+        ]
+    if NUM_STUDENT_LAYERS in config.space:
+        faults += [
+            f"search.space.{NUM_STUDENT_LAYERS}: {value!r} is refused: it needs a whole number from 1 up"
+            for value in end_values(config.space[NUM_STUDENT_LAYERS])
+            if not (isinstance(value, int) and value >= 1)
+        ]
+    return faults
+
+
+def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:
+    """Try the two ends of every range, and every choice, in the arguments of a trial."""
+    if reason := _refusal(training, {}):
+        return [reason]
+    ends = {
+        name: list({repr(value): value for value in end_values(config.space[name])}.values())
+        for name in names
+        if name not in STUDENT_ARGUMENTS
+    }
+    faults = [
+        f"search.space.{name}: {value!r} is refused: {reason}"
+        for name, values in ends.items()
+        for value in values
+        if (reason := _refusal(training, {name: value}))
+    ]
+    together = None if faults else _refusal(training, {name: values[0] for name, values in ends.items()})
+    return [f"search.space: {together}"] if together else faults
+
+
+def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
+    from ..training.arguments import arguments_from_config
+
+    try:
+        arguments = arguments_from_config(training, ".", **values, use_cpu=True)
+    except (ValueError, TypeError) as error:
+        return str(error).strip().splitlines()[0]
+    for name, value in values.items():
+        # The short names stand for numbers, as all arguments do whose default is one.
+        default = getattr(type(arguments), name, 0.0)
+        if type(default) in (int, float) and not isinstance(value, int | float):
+            return "it needs a number"
+    return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+
+
+def _condition_faults(space: dict[str, Parameter]) -> list[str]:
+    faults = []
+    for name, parameter in space.items():
+        for other, given in parameter.when.items():
+            where = f"search.space.{name}.when.{other}"
+            if other not in space:
+                faults.append(_unknown(where, other, space, "argument of the space"))
+            elif isinstance(space[other], FloatRange) and single_value(space[other]) is None:
+                faults.append(f"{where}: a range of floats hits no value exactly; make {other} a choice")
+            elif not any(_contains(space[other], value) for value in accepted_values(given)):
+                faults.append(f"{where}: {other} is never {given!r}; {_accepted(space[other])}")
+    try:
+        by_condition(space)
+    except ValueError as error:
+        faults.append(f"search.space: the conditions of {error} ask about one another; take one `when` out")
+    return faults
+
+
+def _metric_faults(config: SearchConfig) -> list[str]:
+    faults = _metric("search.metric", "search.mode", config.metric, config.mode, METRICS)
+    every = {**METRICS, **STUDENT_METRICS}
+    seen = {config.metric}
+    for number, objective in enumerate(config.objectives):
+        where = f"search.objectives.{number}"
+        faults += _metric(f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every)
+        if objective.metric in seen:
+            faults.append(f"{where}.metric: {objective.metric} is an objective already; name each once")
+        seen.add(objective.metric)
+    for number, constraint in enumerate(config.constraints):
+        if constraint.metric not in every:
+            faults.append(_unknown(f"search.constraints.{number}", constraint.metric, every, "metric"))
+    if config.objectives and config.scheduler.type != "none":
+        faults.append(
+            f"search.scheduler: {config.scheduler.type!r} compares trials by one metric while they train, and "
+            "search.objectives names more; give a bound in search.constraints instead, or scheduler: none"
+        )
+    return faults
+
+
+def _metric(where: str, where_mode: str, metric: str, mode: str, known: dict[str, str]) -> list[str]:
+    if metric not in known:
+        return [_unknown(where, metric, known, "metric")]
+    if known[metric] == mode:
+        return []
+    better = "lower" if known[metric] == "min" else "higher"
+    return [
+        f"{where_mode}: {mode!r} given, but a {better} {metric} is better; set {where_mode} to {known[metric]!r}"
+    ]
+
+
+def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> list[str]:
+    faults = []
+    for name, value in point.items():
+        where = f"search.points.{number}.{name}"
+        if name not in config.space:
+            faults.append(_unknown(where, name, config.space, "argument of the space"))
+        elif not _contains(config.space[name], value):
+            faults.append(f"{where}: {value!r} is outside of the space; {_accepted(config.space[name])}")
+    return faults
+
+
+def _contains(parameter: Parameter, value: Any) -> bool:
+    if isinstance(parameter, Fixed | Choice):
+        return value in end_values(parameter)
+    whole = isinstance(value, int) or isinstance(parameter, FloatRange)
+    return isinstance(value, int | float) and whole and parameter.low <= value <= parameter.high
+
+
+def _accepted(parameter: Parameter) -> str:
+    if isinstance(parameter, FloatRange | IntRange):
+        kind = "whole numbers" if isinstance(parameter, IntRange) else "numbers"
+        return f"accepted: {kind} from {parameter.low} to {parameter.high}"
+    return f"accepted: {', '.join(repr(value) for value in end_values(parameter))}"
+
+
+def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"{where}: {name!r} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"

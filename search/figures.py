@@ -1,0 +1,85 @@
+"""What the pictures of a search have in common: figure, colours, axes, words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRIAL_COLOR = "#4c78a8"
+BEST_COLOR = "#f58518"
+FAILED_COLOR = "#c23b3b"
+MUTED_COLOR = "#9a9a9a"
+SERIES_COLORS = (TRIAL_COLOR, "#72b7b2", "#b279a2", "#9d755d")
+_WORSE_SPANS = 6.0
+
+
+def new_figure(width: float = 9.0, height: float = 5.5) -> Figure:
+    """An empty figure that is drawn without a screen; width and height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Figure and canvas by hand: pyplot would keep state and choose a screen's backend.
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes) -> Axes:
+    """Light grid behind the marks."""
+    axes.grid(color="#e5e5e5", linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the picture, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
+        )
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+    return path
+
+
+def words(name: str) -> str:
+    """A metric's name to read: ``validation_accuracy`` as ``validation accuracy``, a unit in brackets."""
+    for unit in ("ms", "mb"):
+        if name.endswith(f"_{unit}"):
+            return f"{words(name.removesuffix(f'_{unit}'))} ({unit.replace('mb', 'MB')})"
+    return name.replace("_", " ")
+
+
+def shown_span(values: Sequence[float], is_higher_better: bool) -> tuple[float, float]:
+    """Lowest and highest value to show.
+
+    One diverged trial must not press all others into a line: what is farther below the median than six times the
+    way from the median to the best is left outside.
+    """
+    low, high, middle = min(values), max(values), median(values)
+    if is_higher_better:
+        fence = middle - _WORSE_SPANS * (high - middle)
+        return (min(value for value in values if value >= fence) if high > middle else low), high
+    fence = middle + _WORSE_SPANS * (middle - low)
+    return low, (max(value for value in values if value <= fence) if middle > low else high)
+
+
+def text_of(value: Any, longest: int = 14) -> str:
+    """A value as a label: short numbers, and a long text cut in its middle."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if len(text) <= longest else f"{text[: longest - 6]}…{text[-5:]}"

@@ -1,0 +1,160 @@
+"""How many trials share a GPU: an estimate before anything runs, then a measured step, then the fraction."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunFailedError
+
+if TYPE_CHECKING:
+    from .inputs import TrialInputs, TrialSettings
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT_BYTES = 600 * 2**20  # what CUDA and its libraries take for each process
+_USABLE = 0.92  # of a GPU's memory: the rest goes to fragments
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how much memory a training step takes.
+
+    Attributes:
+        num_parameters: Of the student.
+        num_layers: Of the student.
+        hidden_size: Width.
+        num_heads: Attention heads.
+        batch_size: Texts a step.
+        length: Tokens of the longest text.
+        num_labels: Columns of the logits.
+    """
+
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    batch_size: int
+    length: int
+    num_labels: int
+
+
+def estimated_bytes(shape: Shape) -> int:
+    """Memory of one training process on a GPU.
+
+    Weights, gradients and Adam's two moments in 32 bits, 16 bytes a parameter, and 2 more of the copy in 16 bits;
+    activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
+    Recomputation in Large Transformer Models", 2022, equation 1); embeddings and logits; CUDA itself.
+
+    Args:
+        shape: The training.
+    """
+    s, b, h, a = shape.length, shape.batch_size, shape.hidden_size, shape.num_heads
+    layer = s * b * h * (34 + 5 * a * s / h)
+    ends = 6 * s * b * h + 12 * b * shape.num_labels
+    return _CONTEXT_BYTES + int(18 * shape.num_parameters + shape.num_layers * layer + ends)
+
+
+def settled_fraction(asked: float, num_bytes: int, total_bytes: int, how: str) -> float:
+    """The fraction of a GPU that a trial takes: as asked for, or more where so many would not fit.
+
+    Args:
+        asked: GPUs a trial, above 0 and below 1.
+        num_bytes: Memory of one trial.
+        total_bytes: Memory of the GPU.
+        how: ``estimated`` or ``measured``.
+
+    Raises:
+        RunFailedError: Not even one fits.
+    """
+    fitting = int(_USABLE * total_bytes / num_bytes)
+    told = f"a trial takes {num_bytes / 2**20:,.0f} MiB ({how}) of a GPU's {total_bytes / 2**20:,.0f} MiB"
+    if fitting < 1:
+        raise RunFailedError(
+            f"{told}; lower training.batch_size or training.max_length, or take a smaller student"
+        )
+    wanted = math.floor(1 / asked + 1e-6)
+    if wanted <= fitting:
+        return asked
+    settled = math.floor(1e4 / fitting) / 1e4  # Ray counts in ten-thousandths
+    logger.warning(
+        "%s: %d trials share one, not the %d of resources.trial.gpu %g", told, fitting, wanted, asked
+    )
+    return settled
+
+
+def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
+    """Estimate, then measure a training step of the largest student on a GPU of the cluster, and settle.
+
+    Args:
+        asked: GPUs a trial, above 0 and below 1.
+        inputs: The texts and students.
+        settings: The same for every trial.
+        batch_size: The largest of the space.
+
+    Raises:
+        RunFailedError: Not even one trial fits.
+    """
+    import ray
+
+    keys = [student.key for student in inputs.students.values()] or [inputs.student]
+    probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
+    fraction = asked
+    for key in keys:
+        estimated, measured, total = ray.get(probe.remote(key, inputs, settings, batch_size))
+        settled_fraction(asked, estimated, total, "estimated")
+        if measured is None:
+            raise RunFailedError(
+                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB; lower "
+                "training.batch_size or training.max_length, or take a smaller student"
+            )
+        fraction = max(fraction, settled_fraction(asked, measured, total, "measured"))
+    return fraction
+
+
+def measure_step(
+    student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
+) -> tuple[int, int | None, int]:
+    """On a GPU: bytes that a step is estimated to take, what two took at their peak, and the GPU's.
+
+    The batch holds the longest texts. None in place of the peak: it ran out of memory.
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    path = settings.store.fetch(student)
+    model: Any = (
+        AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).cuda().train()
+    )
+    total = torch.cuda.get_device_properties(0).total_memory
+    length = int(np.max(inputs.train.lengths))
+    ids = torch.randint(5, 100, (batch_size, length), device="cuda")
+    config = model.config
+    shape = Shape(
+        num_parameters=model.num_parameters(),
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        batch_size=batch_size,
+        length=length,
+        num_labels=config.num_labels,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    try:
+        for _ in range(2):
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = (
+                    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+                    .logits.float()
+                    .logsumexp(-1)
+                    .mean()
+                )
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    except torch.cuda.OutOfMemoryError:
+        return estimated_bytes(shape), None, total
+    return estimated_bytes(shape), torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, total

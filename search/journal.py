@@ -1,0 +1,66 @@
+"""The lines of an Optuna journal: what Optuna's own storage writes for a study and for a trial added to it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial
+
+from .optuna_log import without_news
+
+
+def study_lines(name: str, directions: Sequence[str], metric_names: Sequence[str]) -> bytes:
+    """What a journal begins with.
+
+    Args:
+        name: Of the study.
+        directions: ``maximize`` or ``minimize`` of each objective.
+        metric_names: Of the objectives.
+    """
+    recorder = _Recorder()
+    study = _new_study(recorder, name, directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of metrics with names
+        study.set_metric_names(list(metric_names))
+    return _lines(recorder.logs)
+
+
+def trial_line(trial: FrozenTrial, directions: Sequence[str]) -> bytes:
+    """The line of a trial in a journal of one study."""
+    recorder = _Recorder()
+    study = _new_study(recorder, "", directions)
+    num_before = len(recorder.logs)
+    study.add_trial(trial)
+    return _lines(recorder.logs[num_before:])
+
+
+class _Recorder(BaseJournalBackend):
+    """Keeps what is written into a journal."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        return self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.logs += logs
+
+
+def _new_study(recorder: _Recorder, name: str, directions: Sequence[str]) -> optuna.Study:
+    with without_news():
+        storage = JournalStorage(recorder)
+        return optuna.create_study(storage=storage, study_name=name, directions=list(directions))
+
+
+def _lines(logs: list[dict[str, Any]]) -> bytes:
+    # The same study gives the same bytes, whichever process and thread writes them.
+    same = [{**log, "worker_id": "distiltune"} for log in logs]
+    return "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in same).encode()

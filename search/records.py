@@ -1,0 +1,44 @@
+"""One record a trial: what it was asked to do, how it ended, and what its best epoch reported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+State = Literal["finished", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        trial_id: Its name, also of its directories.
+        number: Its place in the order of suggestions, from 0.
+        parameters: Searched and fixed arguments.
+        state: ``finished``; ``pruned`` when it was stopped early; ``failed``.
+        metrics: Everything that its best epoch reported, and what its student's trials share.
+        best_epoch: That epoch, from 1; None when no epoch was finished.
+        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; Tune wrote it, and it
+            is no published folder.
+        reason: Why it failed or was stopped.
+        seconds: Wall time of its training, evaluation and saving.
+        curve: ``[fraction of the schedule, value of the metric]`` of every epoch.
+        ended: When its last epoch was saved, in seconds since 1970; None when none was.
+    """
+
+    trial_id: str
+    number: int
+    parameters: dict[str, Any]
+    state: State
+    metrics: dict[str, Any] = field(default_factory=dict)
+    best_epoch: int | None = None
+    checkpoint: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+    curve: list[list[float]] = field(default_factory=list)
+    ended: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)

@@ -1,0 +1,79 @@
+"""Drivers as a program: a line of stdin is a job, and its driver a fork of this process, which has all imported.
+
+Each line is answered with the driver's process id. What the driver found goes to the file that the job names.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def warm() -> None:
+    """Import what a driver needs: most of the time that a driver takes to start."""
+    import optuna  # noqa: F401
+    import ray.tune
+    import ray.tune.search.optuna  # noqa: F401
+    import test_search_store  # noqa: F401
+
+    import distiltune.search.experiment
+    import distiltune.search.progress
+    import distiltune.search.results
+    import distiltune.search.tensorboard
+    import distiltune.search.trial  # noqa: F401
+
+
+def run_driver(job: dict[str, Any]) -> None:
+    """One driver, from its connection to Ray to the file with what it found."""
+    import ray
+    from job import run_job
+
+    found: dict[str, Any]
+    try:
+        hook = {"worker_process_setup_hook": job["setup_hook"]} if job["setup_hook"] else None
+        ray.init(address=job["address"], runtime_env=hook, log_to_driver=False, logging_level="ERROR")
+        Path(job["began"]).write_text(str(time.time()))
+        found = run_job(job)
+    except BaseException as error:
+        traceback.print_exc()
+        found = {"error": type(error).__name__, "reason": str(error)}
+    partial = Path(job["result"] + ".part")
+    partial.write_text(json.dumps(found))
+    partial.replace(job["result"])
+    ray.shutdown()
+
+
+def be_driver(line: str) -> None:
+    """What a fork does; it never returns."""
+    job = json.loads(line)
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        said = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for target, source in ((0, nothing), (1, said), (2, said)):
+            os.dup2(source, target)
+        run_driver(job)
+    finally:
+        os._exit(0)
+
+
+def main() -> None:
+    warm()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who ended is gone at once, nobody waits for them
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while line := sys.stdin.readline():
+        pid = os.fork()
+        if pid == 0:
+            be_driver(line)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""The faults, each with the grounds that it needs: a Ray, a store, and what breaks one of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from job import SEARCH
+from look import Sight, look
+from processes import Cluster, Driver, Drivers, ended, make_environment
+from servers import free_port, make_bucket, s3_server
+from test_search_store import KEYS, eventually, proxy, small_disk
+
+from distiltune.search.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
+from distiltune.storage.store import Store
+
+END_S = 150  # a search of some seconds that has not ended by then hangs
+RETRY_S, SHORT_S = 30.0, 2.0
+AWAY_S = 3.0
+
+
+class Disturbed:
+    """What a fault hit, the trials at that time, and the driver that the search ends with."""
+
+    def __init__(self, hit: str, before: dict[str, Sight], found: dict[str, Any]) -> None:
+        self.hit, self.before, self.found = hit, before, found
+
+
+class Grounds:
+    """Where searches of one kind of fault run, one after another.
+
+    Args:
+        folder: For the stores and logs.
+        stack: Ends what the grounds started.
+    """
+
+    allowed_again = 0
+    """Finished epochs of a trial that may be trained once more after the fault."""
+    all_points = True
+    """TensorBoard must show every epoch."""
+    head_cpus = 2
+    whole_search = False
+    """Moments are drawn from the whole search; otherwise from the time in which a trial is there to be hit."""
+
+    def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.environment = make_environment(folder / "cache", **environment)
+        self.cluster = stack.enter_context(ended(lambda: Cluster(self.environment, self.head_cpus)))
+        self.drivers = stack.enter_context(ended(lambda: Drivers(self.environment, folder)))
+        self._count = 0
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """A new store for one search."""
+        self._count += 1
+        path = self.folder / f"store-{self._count}"
+        path.mkdir()
+        yield Store(str(path), retry_s=RETRY_S)
+        shutil.rmtree(path, ignore_errors=True)
+
+    def start(
+        self, store: Store, *, retry_s: float = RETRY_S, setup_hook: str | None = None, **search: Any
+    ) -> Driver:
+        """A driver that searches there; ``search`` is put over the usual search."""
+        address, url = self.cluster.head["address"], self.url_for_drivers(store)
+        return self.drivers.start(
+            {
+                "address": address,
+                "url": url,
+                "retry_s": retry_s,
+                "setup_hook": setup_hook,
+                "search": {**SEARCH, **search},
+            }
+        )
+
+    def patience_s(self, number: int) -> float:
+        """How long the storage is tried in the search of this moment, before the fault."""
+        del number
+        return RETRY_S
+
+    def url_for_drivers(self, store: Store) -> str:
+        return store.url
+
+    def finish(self, driver: Driver, timeout_s: float = END_S) -> dict[str, Any]:
+        """What the driver found, who must get to the end."""
+        found = driver.wait(timeout_s)
+        if driver.running():
+            driver.kill()
+            raise AssertionError(f"the search hangs: {driver.log.read_text()[-1500:]}")
+        assert found is not None, f"the driver died: {driver.log.read_text()[-1500:]}"
+        assert "error" not in found, found
+        return found
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        """Break something now, and let the search come to its end: what was hit, and the trials at that time."""
+        raise NotImplementedError
+
+    def wait_for_worker(self, driver: Driver) -> list[int]:
+        """Workers that hold a trial; waits for the first, empty when the search has ended before."""
+        return eventually(lambda: self.cluster.workers() or (not driver.running() and [0]), 60)
+
+    def wait_no_worker(self) -> None:
+        eventually(lambda: not self.cluster.workers(), 60)
+
+
+class WorkerKilled(Grounds):
+    """``kill -9`` of a process that runs a trial; its search goes on by itself."""
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        victim = dice.choice(self.wait_for_worker(driver))
+        if victim:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        before = look(store)
+        return Disturbed(
+            "a trial's worker" if victim else "nothing: it had ended", before, self.finish(driver)
+        )
+
+
+class DriverKilled(Grounds):
+    """``kill -9`` of the driver; another one resumes."""
+
+    allowed_again = 1
+    whole_search = True
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        driver.kill()
+        before = look(store)
+        return Disturbed("the driver", before, self.finish(self.start(store)))
+
+
+class RayletKilled(Grounds):
+    """``kill -9`` of the raylet of one of two nodes; the other takes its trial, then a new node comes."""
+
+    head_cpus = 0
+
+    def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
+        super().__init__(folder, stack, **environment)
+        for _ in range(2):
+            self.cluster.add_node(1)
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        self.wait_for_worker(driver)
+        busy = [raylet for raylet in self.cluster.nodes if self.cluster.workers(raylet)]
+        victim = dice.choice(busy or self.cluster.nodes)
+        os.kill(victim, signal.SIGKILL)
+        before = look(store)
+        self.cluster.nodes.remove(victim)
+        try:
+            found = self.finish(driver)
+        finally:
+            self.cluster.add_node(1)
+        return Disturbed("a busy node's raylet" if busy else "an idle node's raylet", before, found)
+
+
+class HeadKilled(Grounds):
+    """``kill -9`` of the head: its GCS and raylet; a new head with nothing of the old one, another driver."""
+
+    allowed_again = 1
+    whole_search = True
+
+    def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
+        # Ray waits a minute for a head that is gone; here it waits for seconds.
+        super().__init__(folder, stack, RAY_gcs_rpc_server_reconnect_timeout_s="5", **environment)
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        old = self.cluster
+        old.kill_head()
+        before = look(store)
+        self.cluster = Cluster(self.environment, self.head_cpus)
+        self.stack.callback(self.cluster.end)
+        driver.wait(40)
+        hit = f"the head; its driver {'was killed too' if driver.running() else 'ended'}"
+        driver.kill()
+        old.end()
+        return Disturbed(hit, before, self.finish(self.start(store)))
+
+
+class DiskFull(Grounds):
+    """The disk fills up so that a checkpoint finds room for a part of itself; room is made in time, or late."""
+
+    all_points = False  # the event files are on that disk
+    size = 24 * 2**20
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        self._count += 1
+        path = self.folder / f"disk-{self._count}"
+        with small_disk(path, str(self.size)):
+            yield Store(str(path), retry_s=RETRY_S)
+
+    def patience_s(self, number: int) -> float:
+        return SHORT_S if number % 2 else RETRY_S
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        assert store.directory is not None
+        filler = store.directory / "filler"
+        room = dice.randrange(1, 80_000)  # a checkpoint takes some 80 kB
+        fill(filler, room)
+        in_time = number % 2 == 0
+        hit = f"room for {room} bytes, {'in time again' if in_time else 'for longer than it is tried'}"
+        if in_time:
+            time.sleep(AWAY_S)
+        else:
+            driver.wait(END_S)
+        before = look(store)
+        filler.unlink()
+        if driver.running():
+            return Disturbed(hit, before, self.finish(driver))
+        found = driver.wait(0)
+        assert found is not None
+        if "error" not in found:
+            return Disturbed(f"{hit}; it had ended", before, found)
+        assert found["error"] == "StorageError", found
+        return Disturbed(hit, before, self.finish(self.start(store)))
+
+
+def fill(path: Path, room: int) -> None:
+    """Write a file that leaves so many bytes on its disk."""
+    with path.open("wb") as file:
+        free = shutil.disk_usage(path.parent).free
+        while free > room:
+            try:
+                file.write(bytes(max(1, free - room)))
+                file.flush()
+            except OSError:
+                break
+            free = shutil.disk_usage(path.parent).free
+
+
+class StorageAway(Grounds):
+    """The S3 server refuses, or hangs; it is back in time, or after the search gave up and is resumed."""
+
+    def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
+        super().__init__(folder, stack, **environment)
+        self._endpoint = stack.enter_context(s3_server(port=free_port()))
+        self._away = threading.Event()
+        self._proxied = ""
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        self._count += 1
+        url = make_bucket(self._endpoint, f"bucket-{self._count}")
+        with proxy(url) as (proxied, away):
+            self._proxied, self._away = proxied, away
+            yield Store(url, retry_s=RETRY_S)
+
+    def url_for_drivers(self, store: Store) -> str:
+        return self._proxied
+
+    def patience_s(self, number: int) -> float:
+        return SHORT_S if number % 3 == 1 else RETRY_S
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        if number % 3 == 1:
+            before = look(store)
+            self._away.set()
+            found = driver.wait(END_S)
+            self._away.clear()
+            if found and "error" not in found:
+                return Disturbed("nothing: it had ended", before, found)
+            assert found is not None, driver.log.read_text()[-1500:]
+            assert found["error"] == "StorageError", found
+            before = look(store)
+            hit = "refused for longer than it is tried"
+            return Disturbed(hit, before, self.finish(self.start(store)))
+        if number % 3 == 0:
+            self._away.set()
+            time.sleep(AWAY_S)
+            self._away.clear()
+        else:
+            server = self._server()
+            server.suspend()
+            time.sleep(AWAY_S)
+            server.resume()
+        how = "hung" if number % 3 else "refused"
+        return Disturbed(f"{how} for {AWAY_S:g} s", look(store), self.finish(driver))
+
+    def _server(self) -> psutil.Process:
+        port = self._endpoint.rpartition(":")[2]
+        [server] = [each for each in psutil.Process().children() if port in each.cmdline()]
+        return server
+
+
+def unfinished_epochs(store: Store) -> list[SavedEpoch]:
+    """The newest checkpoint of every trial that has not come to its last epoch, and has one."""
+    trials = {name.split("/")[0] for name in store.sizes(KEYS["experiment"]) if "/checkpoint_" in name}
+    last = [find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}")) for trial in sorted(trials)]
+    return [each for each in last if each is not None and each.metrics["progress"] < 1]
+
+
+class Corrupted(Grounds):
+    """The driver is killed, and an unfinished trial's newest checkpoint damaged before another driver resumes."""
+
+    allowed_again = 1
+    how = ""
+
+    def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        eventually(lambda: unfinished_epochs(store) or not driver.running(), 60)
+        driver.kill()
+        self.wait_no_worker()
+        found = unfinished_epochs(store)
+        if not found:
+            return Disturbed(
+                "nothing: no trial was between two epochs", look(store), self.finish(self.start(store))
+            )
+        newest = dice.choice(found)
+        name = dice.choice([*newest.record["files"], RECORD_NAME])
+        where = self.damage(store, f"{newest.key}/{name}", dice)
+        before = look(store, without=newest.key)
+        return Disturbed(f"{name} {where}", before, self.finish(self.start(store)))
+
+    def damage(self, store: Store, key: str, dice: random.Random) -> str:
+        raise NotImplementedError
+
+
+class Truncated(Corrupted):
+    """A file is cut off."""
+
+    def damage(self, store: Store, key: str, dice: random.Random) -> str:
+        content = store.read(key) or b""
+        left = dice.randrange(len(content))
+        store.write(key, content[:left])
+        return f"cut off after {left} of {len(content)} bytes"
+
+
+class BitFlipped(Corrupted):
+    """A bit of a file is turned over."""
+
+    def damage(self, store: Store, key: str, dice: random.Random) -> str:
+        content = bytearray(store.read(key) or b"")
+        bit = dice.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        store.write(key, bytes(content))
+        return f"with bit {bit % 8} of byte {bit // 8} turned over"

@@ -1,0 +1,150 @@
+"""What the store holds of a search: in the middle of it, and at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job import JOURNAL
+from test_search_store import KEYS, LOGGED_EPOCH
+
+from distiltune.search.checkpoints import find_checkpoint, saved_epochs
+from distiltune.storage.logs import read_log
+from distiltune.storage.store import Store
+
+TRIAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{5}_[0-9]{5}")
+ACCURACY = "validation/accuracy"
+
+
+def trials_below(store: Store, key: str) -> set[str]:
+    """Trial ids that have a folder below a key."""
+    return {name for name in store.names(key) if TRIAL.fullmatch(name)}
+
+
+@dataclass
+class Sight:
+    """One trial at one moment.
+
+    Attributes:
+        saved: The last epoch whose checkpoint is whole; 0 for none.
+        measured: How often each step was evaluated, by its event files.
+        logged: How often each epoch is in its log, which lags behind by two seconds.
+    """
+
+    saved: int
+    measured: Counter[int]
+    logged: Counter[int]
+
+
+def look(store: Store, *, without: str | None = None) -> dict[str, Sight]:
+    """Every trial that the store holds something of; ``without``: a checkpoint that counts for nothing."""
+    ids = trials_below(store, KEYS["experiment"]) | trials_below(store, KEYS["tensorboard"])
+    saved = {}
+    for trial in ids:
+        epochs = [
+            each for each in saved_epochs(store, f"{KEYS['experiment']}/{trial}") if each.key != without
+        ]
+        last = find_checkpoint(epochs)
+        saved[trial] = last.epoch if last else 0
+    # An epoch is shown before it is saved; so what was saved a moment ago has been shown by now.
+    return {trial: Sight(saved[trial], measured(store, trial), logged(store, trial)) for trial in ids}
+
+
+def measured(store: Store, trial: str) -> Counter[int]:
+    """Steps of the points of validation accuracy, those included that a reader would drop."""
+    return Counter(
+        event.step
+        for event in events_of(store, trial)
+        for value in event.summary.value
+        if value.tag == ACCURACY
+    )
+
+
+def events_of(store: Store, trial: str) -> list[Any]:
+    """All events of a trial's run, in the order of its files."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto import event_pb2
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        key = f"{KEYS['tensorboard']}/{trial}"
+        for name in sorted(store.names(key)):
+            store.download(f"{key}/{name}", Path(folder) / name)
+            for record in RawEventFileLoader(str(Path(folder) / name)).Load():
+                found.append(event_pb2.Event.FromString(record))
+    return found
+
+
+def logged(store: Store, trial: str) -> Counter[int]:
+    text, _ = read_log(store, f"{KEYS['logs']}/{trial}")
+    return Counter(map(int, LOGGED_EPOCH.findall(text)))
+
+
+def trained_again(before: dict[str, Sight], after: dict[str, Sight], steps_per_epoch: int) -> dict[str, int]:
+    """Finished epochs of every trial that were trained once more after a fault.
+
+    A trial that its search forgot is trained anew under another name: all that it had finished counts.
+    """
+    again = {}
+    for trial, then in before.items():
+        if trial not in after:
+            again[trial] = then.saved
+            continue
+        now = after[trial]
+        finished = range(1, then.saved + 1)
+        again[trial] = max(
+            sum(
+                max(0, now.measured[n * steps_per_epoch] - max(1, then.measured[n * steps_per_epoch]))
+                for n in finished
+            ),
+            sum(max(0, now.logged[n] - max(1, then.logged[n])) for n in finished),
+        )
+    return again
+
+
+def last_weights(store: Store, trial: str) -> str | None:
+    """SHA-256 of the weights after the trial's last epoch, read from the file."""
+    last = find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}"))
+    content = store.read(f"{last.key}/model.safetensors") if last else None
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def shown_run(store: Store, trial: str) -> tuple[list[int], str]:
+    """Steps of validation accuracy as TensorBoard reads them, and the end that HParams shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    with tempfile.TemporaryDirectory() as folder:
+        key = f"{KEYS['tensorboard']}/{trial}"
+        for name in store.names(key):
+            store.download(f"{key}/{name}", Path(folder) / name)
+        events = EventAccumulator(folder)
+        events.Reload()
+        steps = (
+            [event.step for event in events.Scalars(ACCURACY)] if ACCURACY in events.Tags()["scalars"] else []
+        )
+        shown = events.summary_metadata.get(metadata.SESSION_END_INFO_TAG)
+        if shown is None or metadata.SESSION_START_INFO_TAG not in events.summary_metadata:
+            return steps, "running"
+        end = metadata.parse_session_end_info_plugin_data(shown.plugin_data.content)
+        return steps, "finished" if end.status == api_pb2.Status.STATUS_SUCCESS else "failed"
+
+
+def optuna_trials(store: Store) -> list[Any] | None:
+    """The trials of the study's mirror in the run store; None where this version writes none."""
+    if store.read(JOURNAL) is None:
+        return None
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    with tempfile.TemporaryDirectory() as folder:
+        store.download(JOURNAL, Path(folder) / "optuna.journal")
+        storage = JournalStorage(JournalFileBackend(str(Path(folder) / "optuna.journal")))
+        [study] = optuna.get_all_study_summaries(storage)
+        return optuna.load_study(study_name=study.study_name, storage=storage).trials

@@ -1,0 +1,143 @@
+"""Checkpoints that are not what was saved: they are seen when they are about to be used, and count no longer."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+import pytest
+from faults import Grounds
+from test_search_store import KEYS
+
+from distiltune.search.checkpoints import (
+    RECORD_NAME,
+    DamagedCheckpointError,
+    download_checkpoint,
+    saved_epochs,
+    write_epoch,
+)
+from distiltune.search.integrity import damage_of, last_intact, model_is_intact
+from distiltune.storage.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request, tmp_path):
+    """Epochs 1 to 3 of a trial ``s/t``."""
+    url = str(tmp_path / "store") if request.param == "directory" else request.getfixturevalue("s3_url")
+    made = Store(url, retry_s=1)
+    for number in range(3):
+        folder = tmp_path / f"made-{number}"
+        (folder / "deep").mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes([number]) * 300)
+        (folder / "config.json").write_text("{}")
+        (folder / "deep" / "optimizer.pt").write_bytes(b"x" * 200)
+        write_epoch(folder, {"epoch": number + 1, "step": number, "metrics": {"accuracy": 0.5 + number / 10}})
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                made.write(f"s/t/checkpoint_{number:06}/{name}", path.read_bytes())
+    return made
+
+
+def flip(store: Store, key: str, byte: int = 7) -> None:
+    content = bytearray(store.read(key) or b"")
+    content[byte] ^= 4
+    store.write(key, bytes(content))
+
+
+def numbers(store: Store) -> list[int]:
+    return [each.epoch for each in saved_epochs(store, "s/t")]
+
+
+def test_the_last_whole_epoch_is_found_and_damaged_ones_count_no_longer(store):
+    said = []
+    flip(store, "s/t/checkpoint_000002/deep/optimizer.pt")
+    flip(store, "s/t/checkpoint_000000/model.safetensors")
+    assert numbers(store) == [1, 2, 3]
+    found = last_intact(store, saved_epochs(store, "s/t"), said.append)
+    assert found is not None
+    assert found.epoch == 2
+    [line] = said
+    assert "epoch 3" in line
+    assert "deep/optimizer.pt is damaged" in line
+    assert numbers(store) == [1, 2]
+    assert "checkpoint_000002" in store.names("s/t"), "Tune gives a trial up whose checkpoint is not there"
+    store.delete("s/t/checkpoint_000001/config.json")
+    found = last_intact(store, [found], said.append)
+    assert found is None
+    assert "config.json is gone" in said[1]
+    assert last_intact(store, saved_epochs(store, "s/t"), said.append) is None
+    assert numbers(store) == []
+
+
+def test_only_what_is_used_is_read(store, caplog):
+    last = saved_epochs(store, "s/t")[-1]
+    flip(store, f"{last.key}/deep/optimizer.pt")
+    assert damage_of(store, last) is not None
+    assert model_is_intact(store, last.key)
+    assert not caplog.text
+    flip(store, f"{last.key}/model.safetensors")
+    assert not model_is_intact(store, last.key)
+    assert "model.safetensors is damaged" in caplog.text
+    assert not model_is_intact(store, "s/t/checkpoint_000009")
+    assert numbers(store) == [1, 2, 3], "what its epoch reported is still known"
+
+
+def test_a_damaged_copy_is_refused(store, tmp_path):
+    flip(store, "s/t/checkpoint_000001/model.safetensors")
+    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors is damaged.*distiltune resume"):
+        download_checkpoint(store, "s/t/checkpoint_000001", tmp_path / "copy")
+    download_checkpoint(store, "s/t/checkpoint_000001", tmp_path / "other", ("config.json",))
+
+
+def test_a_damaged_record_is_no_record_wherever_a_bit_is_turned_over(tmp_path):
+    folder = tmp_path / "s" / "t" / "checkpoint_000000"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"x")
+    write_epoch(folder, {"epoch": 1, "step": 7, "metrics": {"accuracy": 0.8125}})
+    store, content = Store(str(tmp_path)), (folder / RECORD_NAME).read_bytes()
+    [whole] = saved_epochs(store, "s/t")
+    passed = 0
+    for bit in range(8 * len(content)):
+        turned = bytearray(content)
+        turned[bit // 8] ^= 1 << bit % 8
+        (folder / RECORD_NAME).write_bytes(turned)
+        for each in saved_epochs(store, "s/t"):
+            passed += 1
+            assert {**each.record, "seal": ""} == {**whole.record, "seal": ""} or (
+                "seal" not in each.record
+            ), bytes(turned)
+    assert passed <= 8 * len("seal"), "nothing but the name of the seal may change unseen"
+
+
+def test_a_record_of_an_earlier_version_still_counts(store):
+    [first, *_] = saved_epochs(store, "s/t")
+    old = {name: value for name, value in first.record.items() if name not in ("sha256", "seal")}
+    store.write(f"{first.key}/{RECORD_NAME}", json.dumps(old).encode())
+    assert numbers(store) == [1, 2, 3]
+    assert damage_of(store, saved_epochs(store, "s/t")[0]) is None
+    store.write(f"{first.key}/model.safetensors", b"cut off")
+    assert numbers(store) == [2, 3]
+
+
+@pytest.mark.timeout(280)
+def test_when_the_best_checkpoint_is_damaged_the_next_best_is_taken(tmp_path):
+    with ExitStack() as stack:
+        grounds = Grounds(tmp_path, stack)
+        with grounds.store() as store:
+            best = grounds.finish(grounds.start(store))["outcome"]["best"]
+            flip(store, f"{best['checkpoint']}/model.safetensors", 999)
+            found = grounds.finish(grounds.start(store))
+            assert found["outcome"]["best"]["checkpoint"] != best["checkpoint"]
+            values = {
+                each.key: each.metrics["validation_accuracy"]
+                for trial in found["outcome"]["trials"]
+                for each in saved_epochs(store, f"{KEYS['experiment']}/{trial['trial_id']}")
+                if each.key != best["checkpoint"]
+            }
+            chosen = found["outcome"]["best"]
+            assert chosen["metrics"]["validation_accuracy"] == max(values.values())
+            assert values[chosen["checkpoint"]] == max(values.values())
+            assert found["again"]

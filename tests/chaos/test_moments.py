@@ -1,0 +1,133 @@
+"""A search is hit at random moments by one fault after another, and comes to the same end each time.
+
+``CHAOS_RESULTS`` names a file that each moment adds a line of JSON to, which ``table.py`` makes a table of;
+``CHAOS_MOMENTS`` how many moments each fault has (20), or which: ``5-9``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checks import check, weights_of
+from faults import (
+    BitFlipped,
+    DiskFull,
+    DriverKilled,
+    Grounds,
+    HeadKilled,
+    RayletKilled,
+    StorageAway,
+    Truncated,
+    WorkerKilled,
+)
+
+KINDS: dict[str, type[Grounds]] = {
+    "worker": WorkerKilled,
+    "driver": DriverKilled,
+    "raylet": RayletKilled,
+    "head": HeadKilled,
+    "disk": DiskFull,
+    "storage": StorageAway,
+    "truncated": Truncated,
+    "flipped": BitFlipped,
+}
+SEED = 7
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+
+def moments() -> tuple[int, range]:
+    """How many moments a fault has in all, and which are run now."""
+    given = os.environ.get("CHAOS_MOMENTS", "20")
+    first, _, last = given.partition("-")
+    return (20, range(int(first), int(last) + 1)) if last else (int(given), range(int(given)))
+
+
+@dataclass
+class Scene:
+    """Grounds with what an undisturbed search does on them.
+
+    Attributes:
+        kind: Of the fault.
+        grounds: Where.
+        reference: What that search found, and its ``weights``.
+        duration_s: From the time that something can be hit to the end.
+    """
+
+    kind: str
+    grounds: Grounds
+    reference: dict[str, Any]
+    duration_s: float
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def scene(request, tmp_path_factory):
+    with ExitStack() as stack:
+        grounds = KINDS[request.param](tmp_path_factory.mktemp(request.param), stack)
+        with grounds.store() as store:
+            driver = grounds.start(store)
+            driver.wait_began()
+            if not grounds.whole_search:
+                grounds.wait_for_worker(driver)
+            began = time.monotonic()
+            found = grounds.finish(driver)
+            duration_s = time.monotonic() - began
+            found["weights"] = weights_of(store, found["outcome"]["trials"])
+        assert all(found["weights"].values())
+        yield Scene(request.param, grounds, found, duration_s)
+
+
+@pytest.mark.parametrize("number", moments()[1])
+def test_a_search_that_is_hit_comes_to_its_end(scene, number):
+    dice = random.Random(f"{SEED}-{scene.kind}-{number}")
+    # One moment in each of as many equal parts of the search.
+    at_s = (number + dice.random()) / moments()[0] * scene.duration_s
+    line: dict[str, Any] = {
+        "fault": scene.kind,
+        "number": number,
+        "at_s": round(at_s, 2),
+        "of_s": round(scene.duration_s, 2),
+    }
+    began = time.monotonic()
+    try:
+        grounds = scene.grounds
+        with grounds.store() as store:
+            driver = grounds.start(store, retry_s=grounds.patience_s(number))
+            driver.wait_began()
+            if not grounds.whole_search:
+                grounds.wait_for_worker(driver)
+            time.sleep(at_s)
+            disturbed = grounds.disturb(store, driver, number, dice)
+            line["hit"] = disturbed.hit
+            line["saved"] = sorted(sight.saved for sight in disturbed.before.values())
+            line["checks"] = check(
+                store,
+                disturbed.found,
+                scene.reference,
+                disturbed.before,
+                allowed_again=grounds.allowed_again,
+                all_points=grounds.all_points,
+            )
+    except BaseException as error:
+        line["error"] = f"{type(error).__name__}: {error}"[:2000]
+        raise
+    finally:
+        line["seconds"] = round(time.monotonic() - began, 1)
+        record(line)
+    wrong = {name: said for name, said in line["checks"].items() if said not in ("ok", "n/a")}
+    assert not wrong, line
+
+
+def record(line: dict[str, Any]) -> None:
+    path = os.environ.get("CHAOS_RESULTS")
+    if path:
+        with Path(path).open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,126 @@
+"""What ends a search early, and which trial is chosen then."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from distiltune.search import budget as budgets
+from distiltune.search.budget import BudgetWatch, max_failed
+from distiltune.search.choice import choose_trial, pareto_front
+from distiltune.search.config import Objective, SearchConfig
+from distiltune.search.records import TrialRecord
+
+
+def config(**values) -> SearchConfig:
+    return SearchConfig.model_validate(values)
+
+
+def test_without_a_budget_nothing_ends():
+    assert BudgetWatch(config()).ended_by(0.99) is None
+
+
+def test_wall_time_counts_all_tries_together(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: now[0])
+    first = BudgetWatch(config(budget={"wall_time_s": 60}))
+    now[0] += 40
+    assert first.ended_by(None) is None
+    second = BudgetWatch(config(budget={"wall_time_s": 60}))
+    second.set_state(first.get_state())
+    now[0] += 19
+    assert second.ended_by(None) is None
+    now[0] += 1
+    assert second.ended_by(None) == "its 60 s are over"
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "below", "reached"),
+    [("validation_accuracy", "max", 0.94, 0.95), ("validation_loss", "min", 0.96, 0.95)],
+)
+def test_a_target_is_reached_in_the_metrics_own_direction(metric, mode, below, reached):
+    watch = BudgetWatch(config(metric=metric, mode=mode, budget={"target_value": 0.95}))
+    assert watch.ended_by(None) is None
+    assert watch.ended_by(below) is None
+    assert watch.ended_by(reached) == f"{metric} 0.9500 reached its target 0.95"
+
+
+def test_patience_counts_trials_without_a_better_value():
+    watch = BudgetWatch(config(budget={"patience": 2}))
+    for best in (0.5, 0.6, 0.6):
+        watch.trial_ended(best)
+        assert watch.ended_by(best) is None
+    watch.trial_ended(0.6)
+    assert watch.ended_by(0.6) == "2 trials one after another brought no better validation_accuracy"
+    again = BudgetWatch(config(budget={"patience": 2}))
+    again.set_state(watch.get_state())
+    assert again.ended_by(0.6) is not None
+
+
+def test_too_many_failures_are_summed_up():
+    assert (max_failed(config(num_trials=4)), max_failed(config(num_trials=40))) == (3, 10)
+    watch = BudgetWatch(config(max_failed_trials=2))
+    assert watch.too_many_failed(Counter({"nan": 2})) is None
+    said = watch.too_many_failed(Counter({"nan": 2, "out of memory": 1}))
+    assert said is not None
+    assert said.startswith("3 trials failed, search.max_failed_trials allows 2: 2 x nan; 1 x out of memory; ")
+
+
+def record(number: int, accuracy: float, latency: float = 1.0, state="finished") -> TrialRecord:
+    metrics = {"validation_accuracy": accuracy, "latency_ms": latency}
+    return TrialRecord(f"t{number}", number, {}, state, metrics, 1, f"c{number}")
+
+
+def test_one_metric_chooses_the_best_finished_trial_and_the_earlier_of_equals():
+    trials = [record(0, 0.9), record(1, 0.95), record(2, 0.95), record(3, 0.99, state="pruned")]
+    choice = choose_trial(trials, config())
+    assert (choice.best.trial_id, choice.front, choice.text) == ("t1", ["t1"], "")
+    assert choose_trial(trials[3:], config()).best.trial_id == "t3"
+
+
+def test_the_front_holds_what_nothing_beats():
+    objectives = [
+        Objective(metric="validation_accuracy", mode="max"),
+        Objective(metric="latency_ms", mode="min"),
+    ]
+    trials = [
+        record(0, 0.9, 1.0),
+        record(1, 0.95, 2.0),
+        record(2, 0.94, 2.0),
+        record(3, 0.9, 1.0),
+        record(4, 0.8, 0.5),
+    ]
+    assert [trial.trial_id for trial in pareto_front(trials, objectives)] == ["t0", "t1", "t4"]
+
+
+def test_the_choice_from_the_front_gives_a_stated_share_of_the_first_objective():
+    both = {"objectives": [{"metric": "latency_ms", "mode": "min"}]}
+    trials = [record(0, 0.950, 2.0), record(1, 0.946, 1.0), record(2, 0.90, 0.5)]
+    choice = choose_trial(trials, config(**both))
+    assert choice.best.trial_id == "t1"
+    assert choice.front == ["t0", "t1", "t2"]
+    assert choice.text == (
+        "trial t1 of the 3 on the Pareto front: the best latency_ms (1) with validation_accuracy at most 0.005 "
+        "from the best (0.9460, best 0.9500)"
+    )
+    assert choose_trial(trials, config(**both, choose=0.1)).best.trial_id == "t2"
+    assert choose_trial(trials, config(**both, choose=0.0)).best.trial_id == "t0"
+
+
+def test_constraints_go_before_the_metric():
+    trials = [record(0, 0.99, 2.0), record(1, 0.95, 0.9), record(2, 0.94, 0.8)]
+    choice = choose_trial(trials, config(constraints=["latency_ms <= 1.0"]))
+    assert (choice.best.trial_id, choice.text) == ("t1", "")
+    none = choose_trial(trials, config(constraints=["latency_ms <= 0.5", "validation_accuracy >= 0.9"]))
+    assert none.best.trial_id == "t2"
+    assert (
+        none.text
+        == "no trial keeps every constraint; t2 comes nearest, and misses latency_ms <= 0.5 (it has 0.8)"
+    )
+
+
+@pytest.mark.parametrize("text", ["latency_ms < 1", "1 >= latency_ms", "latency_ms <= fast"])
+def test_a_bound_that_cannot_be_read_is_told(text):
+    with pytest.raises(ValueError, match=r"expected `metric <= number`|valid number"):
+        config(constraints=[text])

@@ -1,0 +1,97 @@
+"""The rules that stop trials early, against plain references, and their behaviour over schedules of other lengths."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from distiltune.search.config import Asha, MedianRule
+from distiltune.search.early_stopping import EarlyStopping, asha_stops, median_stops, value_at
+
+
+def curve(*values: float, of: int | None = None) -> list[list[float]]:
+    """The first epochs of a schedule ``of`` so many."""
+    return [[(epoch + 1) / (of or len(values)), value] for epoch, value in enumerate(values)]
+
+
+def test_a_curve_is_read_between_its_epochs_and_not_beyond_them():
+    half = curve(0.2, 0.4, of=4)
+    assert value_at(half, 0.375) == pytest.approx(0.3)
+    assert value_at(half, 0.25) == 0.2
+    assert value_at(half, 0.2) is None
+    assert value_at(half, 0.6) is None
+    assert value_at([], 0.5) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_asha_keeps_the_best_third_at_a_rung(seed, sign):
+    random = np.random.default_rng(seed)
+    own = curve(*random.random(1), of=4)
+    others = [curve(*random.random(2), of=4) for _ in range(random.integers(0, 9))]
+    at_rung = sign * np.array([own[0][1], *(other[0][1] for other in others)])
+    rank = int((-at_rung).argsort(kind="stable").argsort(kind="stable")[0])  # 0: the best
+    expected = rank >= math.ceil(len(at_rung) / 3)
+    assert asha_stops(Asha(grace=0.25), own, others, sign) == expected
+
+
+def test_asha_decides_at_rungs_only():
+    rule, better = Asha(grace=0.25, reduction_factor=2), [curve(*[0.9] * 8)] * 4
+    stops = [asha_stops(rule, curve(*[0.1] * epoch, of=8), better, 1) for epoch in range(1, 9)]
+    assert stops == [False, True, False, True, False, False, False, False]
+
+
+def test_schedules_of_other_lengths_are_compared_at_the_same_fraction():
+    """At epoch 2 the short schedule is far ahead, since its rate has decayed; at half of it, it is behind."""
+    long = curve(0.2, 0.4, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+    short = curve(0.5, of=2)
+    assert asha_stops(Asha(grace=0.4, reduction_factor=2), short, [long], 1)
+    assert not asha_stops(Asha(grace=0.4, reduction_factor=2), long[:4], [short + [[1.0, 0.6]]], 1)
+
+
+def test_a_trial_that_has_not_come_as_far_is_not_compared():
+    assert not asha_stops(Asha(grace=0.4), curve(0.1, of=2), [curve(0.9, of=4)] * 5, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_median_stops_what_is_below_the_median_of_the_others(seed, sign):
+    random = np.random.default_rng(seed)
+    own = curve(*random.random(2), of=4)
+    others = [curve(*random.random(3), of=4) for _ in range(5)]
+    best = max(sign * value for _, value in own)
+    expected = best < np.median([sign * other[1][1] for other in others])
+    assert median_stops(MedianRule(), own, others, sign) == expected
+
+
+def test_median_waits_for_its_grace_and_for_other_trials():
+    low, high = curve(0.1, of=4), [curve(0.9, 0.9, of=4)] * 4
+    assert median_stops(MedianRule(), low, high, 1)
+    assert not median_stops(MedianRule(grace=0.3), low, high, 1)
+    assert not median_stops(MedianRule(min_trials=5), low, high, 1)
+
+
+def trial(name: str, last: dict | None = None):
+    return SimpleNamespace(trial_id=name, last_result=last)
+
+
+def told(scheduler, name: str, values: list[list[float]], **more) -> str:
+    return scheduler.on_trial_result(None, trial(name), {"progress": values[-1][0], "curve": values, **more})
+
+
+def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
+    scheduler = EarlyStopping(Asha(grace=0.25), "max")
+    for number in range(3):
+        assert told(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"
+    assert told(scheduler, "bad", curve(0.1, of=2)) == "STOP"
+    assert told(scheduler, "bad", curve(0.1, 0.1)) == "CONTINUE"  # the last epoch ends by itself
+    assert told(scheduler, "worse", curve(0.0, of=2), failure="nan") == "CONTINUE"
+    restored = EarlyStopping(Asha(grace=0.25), "max")
+    for number in range(3):
+        restored.on_trial_add(None, trial(f"good{number}", {"curve": curve(0.8 + number / 10, 0.9)}))
+    restored.on_trial_add(None, trial("new"))
+    assert told(restored, "bad", curve(0.1, of=2)) == "STOP"
+    assert told(restored, "fine", curve(1.5, of=2)) == "CONTINUE"

@@ -1,0 +1,39 @@
+"""How many trials share a GPU: the arithmetic, on any machine; on a real GPU in the tests marked so."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from distiltune.errors import RunFailedError
+from distiltune.search.gpu_memory import Shape, estimated_bytes, settled_fraction
+
+GIB = 2**30
+BERT_BASE = Shape(110_000_000, 12, 768, 12, 64, 64, 151)
+
+
+def test_an_estimate_is_the_sum_of_weights_activations_and_cuda():
+    activations = 12 * 64 * 64 * 768 * (34 + 5 * 12 * 64 / 768)
+    ends = 6 * 64 * 64 * 768 + 12 * 64 * 151
+    assert estimated_bytes(BERT_BASE) == 600 * 2**20 + int(18 * 110_000_000 + activations + ends)
+
+
+@pytest.mark.parametrize(("asked", "gib", "settled"), [(0.25, 2, 0.25), (0.1, 4, 0.3333), (0.5, 12, 1.0)])
+def test_a_fraction_is_raised_until_the_trials_fit(asked, gib, settled, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert settled_fraction(asked, gib * GIB, 16 * GIB, "measured") == settled
+    assert bool(caplog.records) == (settled != asked)
+
+
+def test_not_a_hundredth_more_than_fits():
+    for fitting in range(1, 40):
+        fraction = settled_fraction(0.01, GIB, int(fitting * GIB / 0.92) + GIB // 100, "measured")
+        assert int(1 / fraction + 1e-6) == fitting
+
+
+def test_a_trial_that_fits_no_gpu_is_refused():
+    with pytest.raises(
+        RunFailedError, match=r"20,480 MiB \(estimated\) of a GPU's 16,384 MiB"
+    ):
+        settled_fraction(0.5, 20 * GIB, 16 * GIB, "estimated")

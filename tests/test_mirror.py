@@ -1,0 +1,364 @@
+"""The Optuna journal of a search: what stands in it, and that the real optuna-dashboard shows it over HTTP."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from servers import free_port, wait_for_http
+
+from distiltune.errors import StorageError
+from distiltune.search import mirror as mirror_module
+from distiltune.search.mirror import MirroredTrial, StudyMirror, frozen_trial
+from distiltune.storage.store import Store
+
+KEY = "runs/first/search/study.journal"
+SPACE = {
+    "alpha": FloatDistribution(0.0, 1.0),
+    "temperature": IntDistribution(2, 20),
+    "optim": CategoricalDistribution(["adamw", "sgd"]),
+    "momentum": FloatDistribution(0.1, 1.0),  # only with sgd
+    "student.layers": CategoricalDistribution(["[0, 5]", "[0, 2, 5]"]),
+}
+BEGIN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def at(seconds):
+    return BEGIN + timedelta(seconds=seconds)
+
+
+FINISHED = MirroredTrial(
+    number=1,
+    trial_id="aaaa0001",
+    parameters={
+        "alpha": 0.25,
+        "temperature": 4,
+        "optim": "sgd",
+        "momentum": 0.5,
+        "student.layers": [0, 2, 5],
+        "num_train_epochs": 3,
+    },
+    state="finished",
+    values=[0.9],
+    curve=[[1 / 3, 0.7], [2 / 3, 0.8], [1.0, 0.9]],
+    started=at(0),
+    ended=at(30),
+    attributes={"best_epoch": 3},
+)
+PRUNED = MirroredTrial(
+    number=0,
+    trial_id="aaaa0000",
+    parameters={"alpha": 0.5, "temperature": 7, "optim": "adamw", "student.layers": [0, 5]},
+    state="pruned",
+    values=[0.4],
+    curve=[[0.25, 0.4]],
+    started=at(0),
+    ended=at(40),
+)
+FAILED = MirroredTrial(
+    number=2,
+    trial_id="aaaa0002",
+    parameters={"alpha": 0.75, "temperature": 9, "optim": "adamw", "student.layers": [0, 5]},
+    state="failed",
+    curve=[[0.25, float("nan")]],
+    reason="loss is nan at step 3",
+)
+TRIALS = [FINISHED, PRUNED, FAILED]
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store(request, tmp_path):
+    url = str(tmp_path / "store") if request.param == "directory" else request.getfixturevalue("s3_url")
+    return Store(url, retry_s=2)
+
+
+def new_mirror(store, **changes):
+    given = {
+        "name": "first",
+        "distributions": SPACE,
+        "directions": ["maximize"],
+        "metric_names": ["validation_accuracy"],
+        **changes,
+    }
+    return StudyMirror(store, KEY, **given)
+
+
+def mirrored(store, trials, **changes):
+    mirror = new_mirror(store, **changes)
+    for trial in trials:
+        mirror.append(trial)
+    mirror.close()
+    return store.read(KEY)
+
+
+def read_study(content, path, name="first"):
+    path.write_bytes(content)
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(path))))
+
+
+def ids(study):
+    return [trial.user_attrs["trial_id"] for trial in study.trials]
+
+
+def test_what_optuna_reads(store, tmp_path):
+    study = read_study(mirrored(store, TRIALS), tmp_path / "copy")
+    assert study.metric_names == ["validation_accuracy"]
+    assert study.direction.name == "MAXIMIZE"
+    finished, pruned, failed = study.trials
+    assert finished.state == TrialState.COMPLETE
+    assert finished.value == 0.9
+    assert finished.params == {
+        "alpha": 0.25,
+        "temperature": 4,
+        "optim": "sgd",
+        "momentum": 0.5,
+        "student.layers": "[0, 2, 5]",
+    }
+    assert finished.distributions == SPACE
+    assert finished.intermediate_values == {33: 0.7, 67: 0.8, 100: 0.9}
+    assert finished.user_attrs == {
+        "num_train_epochs": 3,
+        "best_epoch": 3,
+        "trial_id": "aaaa0001",
+        "number": 1,
+    }
+    assert finished.duration == timedelta(seconds=30)
+    assert finished.datetime_start.astimezone(UTC) == at(0)
+    assert pruned.state == TrialState.PRUNED
+    assert pruned.value == 0.4
+    assert pruned.intermediate_values == {25: 0.4}
+    assert set(pruned.params) == {"alpha", "temperature", "optim", "student.layers"}
+    assert failed.state == TrialState.FAIL
+    assert failed.values is None
+    assert failed.intermediate_values == {}
+    assert failed.user_attrs["reason"] == "loss is nan at step 3"
+
+
+def test_a_journal_is_what_optuna_itself_writes(tmp_path):
+    """Save for the name of the writer: fails when Optuna's journal becomes another one."""
+    ours = mirrored(Store(str(tmp_path / "store")), TRIALS)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "theirs")))
+    study = optuna.create_study(storage=storage, study_name="first", directions=["maximize"])
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.set_metric_names(["validation_accuracy"])
+    known = [replace(trial, ended=trial.ended or at(50)) for trial in TRIALS]
+    study.add_trials([frozen_trial(trial, SPACE) for trial in known])
+
+    def logs(content):
+        return [{**json.loads(line), "worker_id": ""} for line in content.splitlines()]
+
+    theirs = logs((tmp_path / "theirs").read_bytes())
+    assert logs(ours)[:-1] == theirs[:-1]
+    unknown = {
+        "datetime_start": "",
+        "datetime_complete": "",
+    }  # of a trial that never began: when it was added
+    assert {**logs(ours)[-1], **unknown} == {**theirs[-1], **unknown}
+
+
+def test_one_by_one_and_all_at_once_are_the_same_file(store):
+    known = [FINISHED, PRUNED, replace(FAILED, ended=at(50))]
+    one_by_one = mirrored(store, known)
+    mirror = new_mirror(store)
+    mirror.rewrite([known[2], known[0], known[1]])
+    assert store.read(KEY) == one_by_one
+    mirror.rewrite(known[:1])
+    assert one_by_one.startswith(store.read(KEY))
+    for trial in known[1:]:
+        mirror.append(trial)
+    mirror.close()
+    assert store.read(KEY) == one_by_one
+
+
+def test_a_new_mirror_replaces_what_stands_there(store, tmp_path):
+    mirrored(store, TRIALS)
+    study = read_study(mirrored(store, [PRUNED]), tmp_path / "copy")
+    assert ids(study) == ["aaaa0000"]
+
+
+def test_an_empty_study_can_be_opened(store, tmp_path):
+    new_mirror(store).rewrite([])
+    assert read_study(store.read(KEY), tmp_path / "copy").trials == []
+
+
+def test_the_same_trial_is_there_once(store, tmp_path):
+    once = mirrored(store, [FINISHED, PRUNED])
+    assert mirrored(store, [FINISHED, FINISHED, PRUNED, FINISHED, PRUNED]) == once
+    mirror = new_mirror(store)
+    mirror.rewrite([FINISHED, PRUNED])
+    mirror.append(FINISHED)
+    mirror.close()
+    assert store.read(KEY) == once
+    # A trial that was lost and then finished after all.
+    repaired = replace(FAILED, state="finished", values=[0.8], reason=None, ended=at(60))
+    study = read_study(mirrored(store, [FAILED, FINISHED, repaired]), tmp_path / "copy")
+    assert sorted(ids(study)) == ["aaaa0001", "aaaa0002"]
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_several_objectives(store, tmp_path):
+    two = {"directions": ["maximize", "minimize"], "metric_names": ["validation_accuracy", "latency_ms"]}
+    trials = [replace(FINISHED, values=[0.9, 1.5]), replace(PRUNED, values=None), FAILED]
+    study = read_study(mirrored(store, trials, **two), tmp_path / "copy")
+    assert study.metric_names == ["validation_accuracy", "latency_ms"]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert [trial.values for trial in study.trials] == [[0.9, 1.5], None, None]
+    assert ids(study)[0] == study.best_trials[0].user_attrs["trial_id"]
+
+
+def test_what_is_outside_of_the_space_is_an_attribute(store, tmp_path):
+    odd = {"alpha": 1.5, "temperature": 4.5, "optim": "lion", "student.layers": [1]}
+    study = read_study(mirrored(store, [replace(FINISHED, parameters=odd)]), tmp_path / "copy")
+    (trial,) = study.trials
+    assert trial.params == {}
+    assert {name: trial.user_attrs[name] for name in odd} == odd
+
+
+def test_an_append_leaves_the_rest_of_the_file_as_it_is(tmp_path):
+    """A directory's journal is not written again: its inode and the notes of a dashboard stay."""
+    store = Store(str(tmp_path))
+    path = tmp_path / KEY
+    mirror = new_mirror(store)
+    mirror.append(FINISHED)
+    study = read_study(path.read_bytes(), tmp_path / "copy")
+    inode = path.stat().st_ino
+    live = optuna.load_study(study_name="first", storage=JournalStorage(JournalFileBackend(str(path))))
+    live.set_user_attr("note", "looks good")
+    mirror.append(PRUNED)
+    assert path.stat().st_ino == inode
+    assert live.user_attrs == {"note": "looks good"}
+    assert ids(live) == ["aaaa0001", "aaaa0000"]
+    assert ids(study) == ["aaaa0001"]
+    assert [name.name for name in path.parent.iterdir()] == ["study.journal"]
+
+
+def test_a_lock_of_a_killed_writer_holds_nothing_up(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    mirror = new_mirror(store)
+    mirror.append(FINISHED)
+    # Whoever held it was killed.
+    (tmp_path / f"{KEY}.lock").touch()
+    before = time.monotonic()
+    mirror.append(PRUNED)
+    assert time.monotonic() - before < 15
+    assert ids(read_study(store.read(KEY), tmp_path / "copy")) == ["aaaa0001", "aaaa0000"]
+
+
+def test_a_store_that_is_away_only_delays(tmp_path, caplog):
+    """In its place stands a file, so that nothing can be written below it, not even by root."""
+    folder = tmp_path / "store"
+    mirror = new_mirror(Store(str(folder), retry_s=0))
+    mirror.append(FINISHED)
+    away = folder.rename(tmp_path / "away")
+    folder.touch()
+    mirror.append(PRUNED)
+    assert "the Optuna journal will lag behind" in caplog.text
+    with pytest.raises(StorageError):
+        mirror.rewrite([FINISHED, PRUNED])
+    folder.unlink()
+    away.rename(folder)
+    mirror.append(FAILED)
+    mirror.close()
+    study = read_study((folder / KEY).read_bytes(), tmp_path / "copy")
+    assert ids(study) == ["aaaa0001", "aaaa0000", "aaaa0002"]
+
+
+def test_a_line_that_was_cut_off_is_not_gone_on_from(tmp_path, monkeypatch):
+    """As by a full disk: a part of the line is there, and whoever reads meanwhile sees the trials before it."""
+    store = Store(str(tmp_path))
+    mirror = new_mirror(store)
+    mirror.append(FINISHED)
+
+    def cut_off(self, logs):
+        with (tmp_path / KEY).open("ab") as file:
+            file.write(b'{"op_code":4,"wor')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", cut_off)
+        mirror.append(PRUNED)
+    assert ids(read_study(store.read(KEY), tmp_path / "cut")) == ["aaaa0001"]
+    mirror.close()
+    assert ids(read_study(store.read(KEY), tmp_path / "copy")) == ["aaaa0001", "aaaa0000"]
+
+
+def test_a_remote_journal_is_sent_now_and_then(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror_module, "_UPLOAD_PERIOD_S", 0.5)
+    store = Store(s3_url, retry_s=2)
+    writes = []
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda *given: (writes.append(time.monotonic()), write(*given))[1])
+    mirror = new_mirror(store)
+    for number in range(20):
+        mirror.append(replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
+    deadline = time.monotonic() + 20
+    while (store.read(KEY) or b"").count(b"trial_id") < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(writes) == 1  # of twenty, and without a further append
+    mirror.close()
+    assert len(writes) == 1
+    assert len(read_study(store.read(KEY), tmp_path / "copy").trials) == 20
+
+
+def test_appending_costs_the_same_after_many_trials(tmp_path):
+    """What an append writes is one line, however long the journal is."""
+    store = Store(str(tmp_path))
+    mirror = new_mirror(store)
+    sizes = []
+    appended = []
+    append = JournalFileBackend.append_logs
+    mirror.rewrite(
+        replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)) for number in range(300)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            JournalFileBackend,
+            "append_logs",
+            lambda self, logs: (appended.append(len(logs)), append(self, logs))[1],
+        )
+        patch.setattr(Store, "write", lambda *_: sizes.append(1))
+        for number in range(300, 310):
+            mirror.append(replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
+    assert appended == [1] * 10
+    assert sizes == []
+    assert len(read_study(store.read(KEY), tmp_path / "copy").trials) == 310
+
+
+@contextmanager
+def dashboard(path: Path):
+    """The address of a real optuna-dashboard that serves a journal file."""
+    port = free_port()
+    command = Path(sys.executable).with_name("optuna-dashboard")
+    process = subprocess.Popen(
+        [command, "--host", "127.0.0.1", "--port", str(port), str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OPTUNA_DASHBOARD_LLM": ""},
+    )
+    try:
+        wait_for_http(f"http://127.0.0.1:{port}/api/studies")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        process.kill()
+        process.wait(timeout=20)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return json.load(answer)

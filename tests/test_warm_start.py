@@ -1,0 +1,191 @@
+import re
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from distiltune.errors import ConfigError
+from distiltune.search.fitting import NotAcceptedError, fit
+from distiltune.search.results import TrialRecord
+from distiltune.search.warm_start import check_fits, trials_from
+
+SPACE = {
+    "alpha": FloatDistribution(0.0, 1.0),
+    "temperature": IntDistribution(2, 20),
+    "student.layers": CategoricalDistribution(["[0, 5]", "[0, 2, 5]"]),
+}
+METRICS = ["validation_accuracy"]
+FIXED = {"num_train_epochs": 3}
+ARGUMENTS = {"alpha": 0.25, "temperature": 4, "student.layers": [0, 5], "num_train_epochs": 3}
+
+
+def record(number=0, state="finished", arguments=ARGUMENTS, metrics=None, **changes):
+    found = TrialRecord(
+        trial_id=f"{number:08x}",
+        number=number,
+        parameters={**arguments, **changes},
+        state="finished",
+        metrics={"validation_accuracy": 0.9, "validation_loss": 0.3, "epoch": 3}
+        if metrics is None
+        else metrics,
+    )
+    return {**found.to_json(), "state": state}
+
+
+def without(name):
+    return {key: value for key, value in ARGUMENTS.items() if key != name}
+
+
+def refusal(records, distributions=SPACE, metric_names=METRICS, **given):
+    """The message, which both functions give."""
+    with pytest.raises(ConfigError) as first:
+        check_fits(records, distributions, metric_names, "former", **given)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(first.value))}$"):
+        trials_from(records, distributions, metric_names, "former", **given)
+    return str(first.value)
+
+
+def test_finished_trials_join_a_study():
+    records = [
+        record(0),
+        record(1, "failed", metrics={}),
+        record(2, alpha=1, temperature=20.0, **{"student.layers": [0, 2, 5]}),
+        record(3, "pruned"),
+    ]
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.add_trials(
+        trials_from(records, SPACE, ["validation_accuracy", "validation_loss"], "former", fixed=FIXED)
+    )
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert [trial.values for trial in study.trials] == [[0.9, 0.3]] * 2
+    assert [trial.params for trial in study.trials] == [
+        {"alpha": 0.25, "temperature": 4, "student.layers": "[0, 5]"},
+        {"alpha": 1.0, "temperature": 20, "student.layers": "[0, 2, 5]"},
+    ]
+    assert [type(value) for value in study.trials[1].params.values()] == [float, int, str]
+    assert study.trials[0].distributions == SPACE
+    assert study.trials[1].user_attrs == {"trial_id": "00000002", "run": "former"}
+
+
+def test_the_sampler_learns_from_them():
+    """With former trials whose good ones lie at one end, TPE's first suggestions lie there too."""
+    records = [
+        record(number, alpha=number / 30, metrics={"validation_accuracy": number / 30})
+        for number in range(30)
+    ]
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=10)
+    )
+    study.add_trials(trials_from(records, SPACE, METRICS, "former"))
+    drawn = [study.ask(SPACE).params["alpha"] for _ in range(5)]
+    assert min(drawn) > 0.5
+
+
+def test_a_conditional_argument_may_be_missing():
+    space = {**SPACE, "momentum": FloatDistribution(0.0, 1.0)}
+    records = [record(0, momentum=0.5), record(1)]
+    first, second = trials_from(records, space, METRICS, "former", fixed=FIXED)
+    assert "momentum" in first.params
+    assert "momentum" not in second.params
+    assert "momentum" in refusal([record(1)], space)
+    (only,) = trials_from([record(1)], space, METRICS, "former", conditional=["momentum"])
+    assert set(only.params) == set(SPACE)
+
+
+@pytest.mark.parametrize(
+    "name, value, accepted",
+    [
+        ("alpha", 1.5, "accepted: numbers from 0.0 to 1.0"),
+        ("alpha", "high", "accepted: numbers from 0.0 to 1.0"),
+        ("alpha", True, "accepted: numbers from 0.0 to 1.0"),
+        ("temperature", 1, "accepted: whole numbers from 2 to 20"),
+        ("temperature", 4.5, "accepted: whole numbers from 2 to 20"),
+        ("student.layers", [0, 3], "accepted: '[0, 5]', '[0, 2, 5]'"),
+    ],
+)
+def test_a_value_outside_of_its_range(name, value, accepted):
+    message = refusal([record(0), record(1, **{name: value})])
+    assert message == (
+        f"search.warm_start: run 'former': {name} was {value!r}, outside of the space now; {accepted}; "
+        f"widen search.space.{name}, or name another run"
+    )
+
+
+def test_only_some_of_many_values_are_shown():
+    message = refusal([record(number, alpha=2.0 + number) for number in range(9)])
+    assert "alpha was 2.0, 3.0, 4.0 and 6 more, outside" in message
+
+
+def test_what_only_this_search_searches():
+    message = refusal([record(0, arguments=without("temperature"))])
+    assert "temperature is searched now, and none of its trials has it" in message
+
+
+def test_what_only_the_former_run_searched():
+    records = [record(0, label_smoothing_factor=0.1), record(1, label_smoothing_factor=0.2)]
+    message = refusal(records)
+    assert "label_smoothing_factor was searched there, with 0.1, 0.2, and is not named now" in message
+    assert "add search.space.label_smoothing_factor" in message
+
+
+def test_what_is_fixed_has_to_be_the_same():
+    assert len(trials_from([record(0)], SPACE, METRICS, "former", fixed=FIXED)) == 1
+    message = refusal([record(0), record(1, num_train_epochs=5)], fixed=FIXED)
+    assert "num_train_epochs was 5, and is 3 in every trial now; accepted: 3" in message
+    message = refusal([record(0)], fixed={})
+    assert "num_train_epochs was set there, with 3, and is not named now" in message
+    message = refusal([record(0)], fixed={**FIXED, "warmup_ratio": 0.1})
+    assert "warmup_ratio is 0.1 in every trial now, and was not set there" in message
+    # Not compared where nothing is known of it.
+    assert len(trials_from([record(0)], SPACE, METRICS, "former")) == 1
+    # A former fixed value within the range of today is one more point of it.
+    assert (
+        len(trials_from([record(0)], {"num_train_epochs": IntDistribution(1, 5), **SPACE}, METRICS, "former"))
+        == 1
+    )
+
+
+def test_a_value_that_was_fixed_under_a_condition_is_spoken_for_by_the_condition():
+    records = [record(0, momentum=0.9), record(1)]
+    assert len(trials_from(records, SPACE, METRICS, "former", fixed=FIXED)) == 2
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, {"validation_accuracy": None}, {"validation_loss": 0.1, "note": "x"}]
+)
+def test_another_metric(metrics):
+    message = refusal([record(0), record(1, metrics=metrics)])
+    assert (
+        "validation_accuracy is an objective now, and 1 of its 2 finished trials have no value of it"
+        in message
+    )
+    assert ("has validation_loss)" in message) == ("validation_loss" in metrics)
+
+
+@pytest.mark.parametrize(
+    "records", [[], [record(0, "failed"), record(1, "pruned")]], ids=["none", "unfinished"]
+)
+def test_no_finished_trial(records):
+    assert f"run 'former' has no finished trial among its {len(records)}" in refusal(records)
+
+
+def test_all_faults_come_together():
+    records = [record(0, arguments=without("temperature"), alpha=3.0, seed=1), record(1, alpha=0.5, seed=2)]
+    message = refusal(records, {**SPACE, "momentum": FloatDistribution(0, 1)}, ["latency_ms"], fixed=FIXED)
+    faults = message.splitlines()
+    assert len(faults) == 4
+    assert all(fault.startswith("search.warm_start: run 'former': ") for fault in faults)
+    named = [fault.removeprefix("search.warm_start: run 'former': ").split()[0] for fault in faults]
+    assert named == ["alpha", "momentum", "seed", "latency_ms"]
+
+
+def test_a_choice_of_true_is_none_of_one():
+    switch = CategoricalDistribution([True, False])
+    assert fit(switch, True) is True
+    with pytest.raises(NotAcceptedError, match="accepted: True, False"):
+        fit(switch, 1)
+    number = CategoricalDistribution([1, 2.5, "x"])
+    assert fit(number, 1.0) == 1
+    with pytest.raises(NotAcceptedError):
+        fit(number, True)
