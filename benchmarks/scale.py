@@ -56,6 +56,7 @@ KINDS = {
     r"search/.*": "snapshot",
     r"tensorboard/.*": "TensorBoard",
     r"logs/.*": "logs",
+    r"study/.*": "Optuna journal",
 }
 
 
@@ -251,6 +252,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
             logs="logs",
             cpus_per_trial=1,
             gpus_per_trial=0,
+            journal="study/optuna.journal",
             on_progress=watch,
         )
         end = watch.now()

@@ -115,8 +115,8 @@ def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dic
     drawn = draw_study(
         [frozen_trial(from_record(trial, config.search), searched) for trial in trials],
         folder,
-        [each.metric for each in objectives],
-        [each.direction for each in objectives],
+        metric_names=[each.metric for each in objectives],
+        directions=[each.direction for each in objectives],
         chosen=numbers[search["best"]["trial_id"]],
         front=[numbers[trial_id] for trial_id in search["front"]],
     )

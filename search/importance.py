@@ -70,7 +70,7 @@ def _weights(
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     with without_news():
-        study = optuna.create_study(direction=direction)
+        study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
     for trial, value in zip(finished, values, strict=True):
         study.add_trial(
             optuna.trial.create_trial(

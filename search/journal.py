@@ -11,6 +11,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from .optuna_log import without_news
@@ -57,7 +58,9 @@ class _Recorder(BaseJournalBackend):
 def _new_study(recorder: _Recorder, name: str, directions: Sequence[str]) -> optuna.Study:
     with without_news():
         storage = JournalStorage(recorder)
-        return optuna.create_study(storage=storage, study_name=name, directions=list(directions))
+        return optuna.create_study(
+            storage=storage, study_name=name, directions=[StudyDirection[each.upper()] for each in directions]
+        )
 
 
 def _lines(logs: list[dict[str, Any]]) -> bytes:

@@ -175,7 +175,7 @@ def _draw_lines(
     shades = (_LIGHT, _DARK) if is_higher_better else (_DARK, _LIGHT)
     colors = ListedColormap(colormaps["Blues"](np.linspace(*shades, 256)))
     low, high = shown_span(values, is_higher_better)
-    shade = ScalarMappable(Normalize(low, high if high > low else low + 1e-9), colors)
+    scale = Normalize(low, high if high > low else low + 1e-9, clip=True)
     order = sorted(range(len(finished)), key=lambda place: values[place], reverse=not is_higher_better)
     for rank, place in enumerate(order):
         is_chosen = finished[place] is emphasised
@@ -183,11 +183,11 @@ def _draw_lines(
         axes.plot(
             range(len(heights)),
             heights,
-            color=BEST_COLOR if is_chosen else shade.to_rgba(values[place]),
+            color=BEST_COLOR if is_chosen else colors(scale(values[place])),
             linewidth=2.6 if is_chosen else 1.3,
             alpha=1.0 if is_chosen else 0.85,
             zorder=5 if is_chosen else 2 + rank / len(order),
         )
-    bar = figure.colorbar(shade, ax=axes, pad=0.02, aspect=30)
+    bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, pad=0.02, aspect=30)
     bar.set_label(words(metric))
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -1,7 +1,6 @@
 """The Optuna journal of a search: what stands in it, and that the real optuna-dashboard shows it over HTTP."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -257,12 +256,12 @@ def test_a_lock_of_a_killed_writer_holds_nothing_up(tmp_path, monkeypatch):
 
 
 def test_a_store_that_is_away_only_delays(tmp_path, caplog):
-    """In its place stands a file, so that nothing can be written below it, not even by root."""
+    """In its place stands a link to itself: nothing can be read or written below it, not even by root."""
     folder = tmp_path / "store"
     mirror = new_mirror(Store(str(folder), retry_s=0))
     mirror.append(FINISHED)
     away = folder.rename(tmp_path / "away")
-    folder.touch()
+    folder.symlink_to(folder)
     mirror.append(PRUNED)
     assert "the Optuna journal will lag behind" in caplog.text
     with pytest.raises(StorageError):
@@ -341,12 +340,17 @@ def test_appending_costs_the_same_after_many_trials(tmp_path):
 def dashboard(path: Path):
     """The address of a real optuna-dashboard that serves a journal file."""
     port = free_port()
-    command = Path(sys.executable).with_name("optuna-dashboard")
     process = subprocess.Popen(
-        [command, "--host", "127.0.0.1", "--port", str(port), str(path)],
+        [
+            Path(sys.executable).with_name("optuna-dashboard"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            str(path),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "OPTUNA_DASHBOARD_LLM": ""},
     )
     try:
         wait_for_http(f"http://127.0.0.1:{port}/api/studies")
@@ -362,3 +366,57 @@ def dashboard(path: Path):
 def get(url):
     with urllib.request.urlopen(url, timeout=20) as answer:
         return json.load(answer)
+
+
+def shown_trials(url, count):
+    """The study's trials as the dashboard shows them, once there are so many; it looks at the file now and then."""
+    deadline = time.monotonic() + 60
+    while True:
+        trials = get(f"{url}/api/studies/0")["trials"]
+        if len(trials) >= count:
+            return trials
+        assert time.monotonic() < deadline, trials
+        time.sleep(0.2)
+
+
+def test_the_real_dashboard_shows_a_search_while_it_runs(tmp_path):
+    mirror = new_mirror(Store(str(tmp_path)))
+    mirror.rewrite([])
+    with dashboard(tmp_path / KEY) as url:
+        (study,) = get(f"{url}/api/studies")["study_summaries"]
+        assert (study["study_name"], study["directions"]) == ("first", ["maximize"])
+        assert shown_trials(url, 0) == []
+        known = [FINISHED, PRUNED, replace(FAILED, ended=at(50))]
+        mirror.append(known[0])
+        assert len(shown_trials(url, 1)) == 1
+        mirror.append(known[1])
+        mirror.append(known[2])
+        shown = shown_trials(url, 3)
+        # The search's end puts a new file there, with the same trials.
+        last = replace(FINISHED, number=3, trial_id="aaaa0003", ended=at(60))
+        mirror.rewrite([*known, last])
+        again = shown_trials(url, 4)
+
+    assert again[:3] == shown
+    assert [trial["state"] for trial in again] == ["Complete", "Pruned", "Fail", "Complete"]
+    assert [trial.get("values") for trial in again] == [[0.9], [0.4], None, [0.9]]
+    params = {each["name"]: each["param_external_value"] for each in again[0]["params"]}
+    assert params == {
+        "alpha": "0.25",
+        "temperature": "4",
+        "optim": "sgd",
+        "momentum": "0.5",
+        "student.layers": "[0, 2, 5]",
+    }
+    assert [each["name"] for each in again[1]["params"]] == [
+        "alpha",
+        "temperature",
+        "optim",
+        "student.layers",
+    ]
+    steps = [{"step": 33, "value": 0.7}, {"step": 67, "value": 0.8}, {"step": 100, "value": 0.9}]
+    assert again[0]["intermediate_values"] == steps
+    attributes = [{each["key"]: each["value"] for each in trial["user_attrs"]} for trial in again]
+    assert [each["trial_id"] for each in attributes] == ["aaaa0001", "aaaa0000", "aaaa0002", "aaaa0003"]
+    assert attributes[0]["num_train_epochs"] == "3"
+    assert attributes[2]["reason"] == "loss is nan at step 3"

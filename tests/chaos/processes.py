@@ -24,6 +24,7 @@ from test_search_store import eventually, kill
 from distiltune.search.tuner import RAY_WORKER_ENV
 
 HERE = Path(__file__).parent
+NO_TRIAL = ("IDLE", "Agent")  # what Ray calls the others of its processes
 OURS = os.pathsep.join([str(HERE), str(HERE.parent)])
 
 
@@ -102,7 +103,7 @@ class Cluster:
                 for child in psutil.Process(each).children():
                     with suppress(psutil.Error, IndexError):
                         title = child.cmdline()[0]
-                        if title.startswith("ray::") and not title.startswith("ray::IDLE"):
+                        if title.startswith("ray::") and not title.endswith(NO_TRIAL):
                             found.append(child.pid)
         return sorted(found)
 
