@@ -113,12 +113,6 @@ def run_peer(spec: Spec) -> dict[str, Any]:
     from torch.nn import functional
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-    class BookArguments(TrainingArguments):
-        def __init__(self, *args: Any, alpha: float = 0.5, temperature: float = 2.0, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.alpha = alpha
-            self.temperature = temperature
-
     class BookTrainer(Trainer):
         def __init__(self, *args: Any, teacher_model: Any = None, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -166,20 +160,24 @@ def run_peer(spec: Spec) -> dict[str, Any]:
         for name, rows in texts.items()
     }
     clock.part("tokenize_s")
+    args = TrainingArguments(
+        output_dir=str(spec.at("peer")),
+        eval_strategy="epoch",
+        learning_rate=spec.peer_learning_rate,
+        per_device_train_batch_size=PEER_BATCH_SIZE,
+        per_device_eval_batch_size=PEER_BATCH_SIZE,
+        weight_decay=0.01,
+        seed=spec.seed,
+        save_total_limit=1,
+        disable_tqdm=True,
+    )
+    # The book has a subclass for these two; transformers pickles the arguments beside each checkpoint, and a Ray
+    # worker can only pickle classes that it can import.
+    args.alpha, args.temperature = 0.5, 2.0
     trainer = BookTrainer(
         model_init=student_init,
         teacher_model=AutoModelForSequenceClassification.from_pretrained(spec.at("teacher")),
-        args=BookArguments(
-            output_dir=str(spec.at("peer")),
-            eval_strategy="epoch",
-            learning_rate=spec.peer_learning_rate,
-            per_device_train_batch_size=PEER_BATCH_SIZE,
-            per_device_eval_batch_size=PEER_BATCH_SIZE,
-            weight_decay=0.01,
-            seed=spec.seed,
-            save_total_limit=1,
-            disable_tqdm=True,
-        ),
+        args=args,
         train_dataset=encoded["train"],
         eval_dataset=encoded["validation"],
         processing_class=tokenizer,

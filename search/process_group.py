@@ -16,6 +16,9 @@ import psutil
 import torch
 import torch.distributed as dist
 from ray.util import get_node_ip_address
+
+# Documented by PyTorch, and not in its ``__all__``.
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 # How long one process may wait for another, which may be evaluating, or trying the storage again.
@@ -43,12 +46,12 @@ class Seat:
     num_threads: int
 
 
-def listen() -> tuple[dist.TCPStore, str]:
+def listen() -> tuple[TCPStore, str]:
     """Rank 0's store, and the address where it listens: the one by which Ray knows this node, and no other."""
     host = get_node_ip_address()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
-    store = dist.TCPStore(
+    store = TCPStore(
         host,
         listener.getsockname()[1],
         is_master=True,
@@ -59,14 +62,14 @@ def listen() -> tuple[dist.TCPStore, str]:
     return store, host
 
 
-def arrive(seat: Seat) -> dist.TCPStore:
+def arrive(seat: Seat) -> TCPStore:
     """Come to rank 0's store, and say so."""
-    store = dist.TCPStore(seat.host, seat.port, timeout=_COLLECTIVE_TIMEOUT)
+    store = TCPStore(seat.host, seat.port, timeout=_COLLECTIVE_TIMEOUT)
     store.set(_arrival(seat.rank), "")
     return store
 
 
-def all_arrived(store: dist.TCPStore, num_processes: int) -> bool:
+def all_arrived(store: TCPStore, num_processes: int) -> bool:
     """Whether every process but rank 0 has come."""
     return store.check([_arrival(rank) for rank in range(1, num_processes)])
 
@@ -76,7 +79,7 @@ def _arrival(rank: int) -> str:
 
 
 @contextmanager
-def joined(seat: Seat, store: dist.TCPStore) -> Iterator[None]:
+def joined(seat: Seat, store: TCPStore) -> Iterator[None]:
     """Be in the group inside the block, and in the environment from which accelerate learns of it."""
     environment = _environment(seat)
     before = {name: os.environ.get(name) for name in environment}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import torch
@@ -21,10 +21,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from .inputs import TrialInputs
-from .process_group import Seat, abort, all_arrived, arrive, joined, listen
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, listen
 
 Say = Callable[[str], None]
 
@@ -93,18 +90,15 @@ def several_processes(
     seat = Seat(0, num_processes, host, store.port, use_gpu, num_threads)
     others = _Others(seat, function, arguments, say)
     try:
-        others.wait_until_arrived(store)
-        with joined(seat, store):
-            try:
-                yield
-                others.wait_until_done()
-            except RuntimeError as error:
-                failure = others.failure_within(_NOTICED_WITHIN_S)
-                if failure is None:
-                    raise
-                raise failure from error
-            finally:
-                others.end()  # before this process leaves the group, which must not wait for them
+        with others.explaining():
+            others.wait_until_arrived(store)
+            with joined(seat, store):
+                try:
+                    with others.explaining():
+                        yield
+                        others.wait_until_done()
+                finally:
+                    others.end()  # before this process leaves the group, which must not wait for them
     finally:
         others.end()
 
@@ -145,10 +139,17 @@ class _Others:
         """Let every process come to its end; rank 0 has all that it needs of them."""
         ray.wait(list(self._running), num_returns=len(self._running), timeout=_END_WITHIN_S)
 
-    def failure_within(self, timeout_s: float) -> Exception | None:
-        """Why a process failed, if one does."""
-        self._failed.wait(timeout_s)
-        return self._failure
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise why a process failed in the place of what this one sees of it: a connection that broke."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self._ending.is_set():
+                self._failed.wait(_NOTICED_WITHIN_S)
+            if self._failure is None or self._failure is error:
+                raise
+            raise self._failure from error
 
     def end(self) -> None:
         """End every process; a second time does nothing."""
@@ -194,6 +195,7 @@ class _Others:
 def _actor(rank: int, bundle: dict[str, float]) -> Any:
     """An actor in the trial's bundle of that number, all of which it takes."""
     group = get_current_placement_group()
+    assert group is not None, "Tune makes one for every trial"
     return (
         ray.remote(Rank)
         .options(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ class EpochReporter(TrainerCallback):
         events: Where scalars are shown.
         say: Adds a line to the trial's log.
         resumed: Record of the epoch that the trial goes on from.
-        student_metrics: Metrics that the student has before it is trained, reported with every epoch.
     """
 
     def __init__(
@@ -55,14 +54,12 @@ class EpochReporter(TrainerCallback):
         events: TrialEvents,
         say: Callable[[str], None],
         resumed: dict[str, Any] | None = None,
-        student_metrics: Mapping[str, float] | None = None,
     ) -> None:
         self._inputs = inputs
         self._settings = settings
         self._collator = collator
         self._events = events
         self._say = say
-        self._student_metrics = dict(student_metrics or {})
         self.epoch: int = resumed["epoch"] if resumed else 0
         before = resumed["metrics"] if resumed else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
@@ -141,7 +138,6 @@ class EpochReporter(TrainerCallback):
         self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
         reported = {
             **metrics,
-            **self._student_metrics,
             "epoch": self.epoch,
             "progress": progress,
             "curve": self._curve,

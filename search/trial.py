@@ -26,7 +26,7 @@ from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
 from .batches import part_of_batch
 from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
-from .handover import number_from, report_checkpoint
+from .handover import finishing, number_from, report_checkpoint
 from .inputs import TrialInputs, TrialSettings
 from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
@@ -60,6 +60,7 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
     with (
+        finishing(),
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
         tempfile.TemporaryDirectory(prefix="trial-") as work,
     ):
@@ -120,8 +121,7 @@ def _train(
 ) -> None:
     trainer, collator = _trainer(arguments, inputs, settings, work)
     resumed = read_epoch(checkpoint) if checkpoint else None
-    metrics = inputs.student_of(arguments).metrics
-    trainer.add_callback(EpochReporter(inputs, settings, collator, events, say, resumed, metrics))
+    trainer.add_callback(EpochReporter(inputs, settings, collator, events, say, resumed))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 

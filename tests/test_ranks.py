@@ -102,13 +102,17 @@ def processes_of_trials(name: str) -> list[psutil.Process]:
     return found
 
 
-def none_is_left(timeout_s: float = 20) -> bool:
+def eventually(look, timeout_s: float = 20) -> bool:
     deadline = time.monotonic() + timeout_s
-    while processes_of_trials(FURTHER):
+    while not look():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True
+
+
+def none_is_left() -> bool:
+    return eventually(lambda: not processes_of_trials(FURTHER))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +145,8 @@ def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_p
     assert none_is_left()
 
 
-@pytest.mark.parametrize("name", [FURTHER, pytest.param(FIRST, marks=pytest.mark.slow)])
-def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(name, ray_session, tmp_path):
-    store = Store(str(tmp_path / "killed"))
+def search_and_kill(store: Store, name: str):
+    """A trial of four epochs; a process of it is killed after the second."""
     killed = []
 
     def kill_one(progress):
@@ -152,25 +155,37 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(name, ray_s
         if max(each.epoch for each in saved_epochs(store, f"search/{progress.best_trial_id}")) >= 2:
             (process,) = processes_of_trials(name)
             os.kill(process.pid, signal.SIGKILL)
-            killed.append(time.monotonic())
+            killed.append(process)
 
-    outcome = search(store, processes=2, num_epochs=4, dropout=0.1, on_progress=kill_one)
+    trial = search(store, processes=2, num_epochs=4, dropout=0.1, on_progress=kill_one).best
     assert len(killed) == 1
-    trial = outcome.best
     assert trial.state == "finished"
-    reported = reports(store, trial.trial_id)
-    assert [each["epoch"] for each in reported] == [1, 2, 3, 4]
-    assert [fraction for fraction, _ in reported[-1]["curve"]] == [0.25, 0.5, 0.75, 1.0]
     log, _ = read_log(store, f"logs/{trial.trial_id}")
     assert "goes on after epoch 2" in log
-    if name == FURTHER:
-        assert "process 1 of 2 failed" in log
-        assert "RankLostError: process 1 of the trial's 2 was lost" in log
     assert none_is_left()
-    # Dropout included: every process goes on with its own random numbers.
-    whole = Store(str(tmp_path / "whole"))
+    return trial, log
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(ray_session, tmp_path):
+    store = Store(str(tmp_path))
+    trial, log = search_and_kill(store, FURTHER)
+    reported = reports(store, trial.trial_id)
+    assert [each["epoch"] for each in reported] == [1, 2, 3, 4]
+    assert reported[-1]["curve"] == [
+        [(n + 1) / 4, each["validation_loss"]] for n, each in enumerate(reported)
+    ]
+    assert "process 1 of 2 failed" in log
+    assert "RankLostError: process 1 of the trial's 2 was lost" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [FIRST, FURTHER])
+def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, ray_session, tmp_path):
+    killed, whole = Store(str(tmp_path / "killed")), Store(str(tmp_path / "whole"))
+    trial, _ = search_and_kill(killed, name)
     other = search(whole, processes=2, num_epochs=4, dropout=0.1).best
-    weights, expected = last_weights(store, trial.trial_id), last_weights(whole, other.trial_id)
+    weights, expected = last_weights(killed, trial.trial_id), last_weights(whole, other.trial_id)
+    # Dropout included: every process goes on with its own random numbers.
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
@@ -190,12 +205,13 @@ def tune_with_two_processes(directory: Path, trial, **options):
     return result
 
 
-def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path):
+def test_a_trial_that_is_stopped_leaves_nothing(ray_session, tmp_path):
     ended, began = tmp_path / "ended", tmp_path / "began"
 
     def trial(config):
         from ray import tune
 
+        from distiltune.search.handover import finishing, report_checkpoint
         from distiltune.search.ranks import several_processes
 
         def waits_for_ever(began, work):
@@ -205,21 +221,25 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
             began.write_text(str(work))
             dist.barrier()
 
-        try:
-            with several_processes(
-                2, waits_for_ever, (began,), use_gpu=False, num_threads=1, say=lambda line: None
-            ):
-                while not began.exists():
-                    time.sleep(0.05)
-                tune.report({"epoch": 1})
-                raise AssertionError("it was stopped")
-        finally:
-            ended.touch()
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        with finishing():
+            try:
+                with several_processes(
+                    2, waits_for_ever, (began,), use_gpu=False, num_threads=1, say=lambda line: None
+                ):
+                    while not began.exists():
+                        time.sleep(0.05)
+                    report_checkpoint({"epoch": 1}, tune.Checkpoint(str(folder)), Store(str(tmp_path)))
+                    raise AssertionError("it was stopped")
+            finally:
+                time.sleep(1)
+                ended.touch()
 
     result = tune_with_two_processes(tmp_path, trial, stop={"epoch": 1})
     assert result.error is None
     assert none_is_left()
-    assert ended.exists()
+    assert eventually(ended.exists)
     assert not Path(began.read_text()).exists()
 
 

@@ -48,8 +48,8 @@ class Grounds:
     all_points = True
     """TensorBoard must show every epoch."""
     head_cpus = 2
-    whole_search = False
-    """Moments are drawn from the whole search; otherwise from the time in which a trial is there to be hit."""
+    from_start = 0.0
+    """Share of the moments that come before the first worker is up."""
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         self.folder = folder
@@ -131,7 +131,7 @@ class DriverKilled(Grounds):
     """``kill -9`` of the driver; another one resumes."""
 
     allowed_again = 1
-    whole_search = True
+    from_start = 0.1
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         driver.kill()
@@ -167,7 +167,7 @@ class HeadKilled(Grounds):
     """``kill -9`` of the head: its GCS and raylet; a new head with nothing of the old one, another driver."""
 
     allowed_again = 1
-    whole_search = True
+    from_start = 0.1
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         # Ray waits a minute for a head that is gone; here it waits for seconds.

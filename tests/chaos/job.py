@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from inspect import signature
 from typing import Any
 
@@ -18,12 +19,12 @@ JOURNAL = "runs/a/study/optuna.journal"
 NUM_ROWS, NUM_VALIDATION = 448, 64
 LABEL_NAMES = ["a", "b", "c", "oos"]
 SEARCH: dict[str, Any] = {
-    "num_trials": 4,
+    "num_trials": 5,
     "num_startup_trials": 2,
     "max_concurrent_trials": 2,
     "seed": 4,
     "space": {
-        "num_train_epochs": {"type": "int", "low": 2, "high": 4},
+        "num_train_epochs": {"type": "int", "low": 2, "high": 5},
         "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True},
         "weight_decay": 0.0,
     },
@@ -68,7 +69,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         ).to_json()
 
     outcome = search()
-    return {"outcome": outcome, "again": search() == outcome, "grid": read_grid(store)}
+    ended = time.time()
+    return {"outcome": outcome, "ended": ended, "again": search() == outcome, "grid": read_grid(store)}
 
 
 def read_grid(store: Store) -> list[dict[str, Any]]:

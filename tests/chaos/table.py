@@ -71,7 +71,7 @@ def moments(lines: list[dict[str, Any]]) -> list[str]:
             continue
         made += ["", f"### {title[0].upper()}{title[1:]}" if title[0] != "`" else f"### {title}", ""]
         made += [
-            row("at s", "of s", "hit", "last epochs saved by then", "outcome"),
+            row("s after the first trial began", "of s", "hit", "last epochs saved by then", "outcome"),
             row("---:", "---:", "---", "---", "---"),
         ]
         for line in own:

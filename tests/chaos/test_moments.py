@@ -59,12 +59,14 @@ class Scene:
         kind: Of the fault.
         grounds: Where.
         reference: What that search found, and its ``weights``.
-        duration_s: From the time that something can be hit to the end.
+        start_s: How long that search takes until a worker holds its first trial.
+        duration_s: How long from then to its end.
     """
 
     kind: str
     grounds: Grounds
     reference: dict[str, Any]
+    start_s: float
     duration_s: float
 
 
@@ -74,37 +76,31 @@ def scene(request, tmp_path_factory):
         grounds = KINDS[request.param](tmp_path_factory.mktemp(request.param), stack)
         with grounds.store() as store:
             driver = grounds.start(store)
-            driver.wait_began()
-            if not grounds.whole_search:
-                grounds.wait_for_worker(driver)
-            began = time.monotonic()
+            began = driver.wait_began()
+            grounds.wait_for_worker(driver)
+            first = time.time()
             found = grounds.finish(driver)
-            duration_s = time.monotonic() - began
+            start_s, duration_s = first - began, found["ended"] - first
             found["weights"] = weights_of(store, found["outcome"]["trials"])
         assert all(found["weights"].values())
-        yield Scene(request.param, grounds, found, duration_s)
+        yield Scene(request.param, grounds, found, start_s, duration_s)
 
 
 @pytest.mark.parametrize("number", moments()[1])
 def test_a_search_that_is_hit_comes_to_its_end(scene, number):
     dice = random.Random(f"{SEED}-{scene.kind}-{number}")
-    # One moment in each of as many equal parts of the search.
-    at_s = (number + dice.random()) / moments()[0] * scene.duration_s
-    line: dict[str, Any] = {
-        "fault": scene.kind,
-        "number": number,
-        "at_s": round(at_s, 2),
-        "of_s": round(scene.duration_s, 2),
-    }
+    at_s = draw(scene, number, dice)
+    line: dict[str, Any] = {"fault": scene.kind, "number": number, "at_s": round(at_s, 2)}
+    line["of_s"] = round(scene.duration_s, 2)
     began = time.monotonic()
     try:
         grounds = scene.grounds
         with grounds.store() as store:
             driver = grounds.start(store, retry_s=grounds.patience_s(number))
             driver.wait_began()
-            if not grounds.whole_search:
+            if at_s >= 0:
                 grounds.wait_for_worker(driver)
-            time.sleep(at_s)
+            time.sleep(at_s if at_s >= 0 else scene.start_s + at_s)
             disturbed = grounds.disturb(store, driver, number, dice)
             line["hit"] = disturbed.hit
             line["saved"] = sorted(sight.saved for sight in disturbed.before.values())
@@ -124,6 +120,15 @@ def test_a_search_that_is_hit_comes_to_its_end(scene, number):
         record(line)
     wrong = {name: said for name, said in line["checks"].items() if said not in ("ok", "n/a")}
     assert not wrong, line
+
+
+def draw(scene: Scene, number: int, dice: random.Random) -> float:
+    """Seconds after the first trial has its worker, negative before; one moment in each of equal parts."""
+    total = moments()[0]
+    num_before = round(scene.grounds.from_start * total)
+    if number < num_before:
+        return -scene.start_s * dice.uniform(0.05, 1)
+    return (number - num_before + dice.random()) / (total - num_before) * scene.duration_s
 
 
 def record(line: dict[str, Any]) -> None:
