@@ -397,8 +397,10 @@ def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]
             if seconds is not None and seconds > given.limit_s:
                 left_out.append(f"{num_trials:,} trials were not run: they would take {seconds:,.0f} s")
                 break
-            print(f"{num_trials:,} trials ...", file=sys.stderr, flush=True)
+            began = time.monotonic()
             searches.append(search_in_process(num_trials, address, given))
+            line = f"{num_trials:,} trials took {time.monotonic() - began:.0f} s with the start of driver and workers"
+            print(line, file=sys.stderr, flush=True)
     return searches, left_out
 
 

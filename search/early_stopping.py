@@ -8,17 +8,11 @@ own schedule, so that nothing but the last reports is needed to go on after an i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from .config import Asha, MedianRule
-
-if TYPE_CHECKING:
-    from ray.tune.execution.tune_controller import TuneController
-    from ray.tune.experiment import Trial
 
 Curve = Sequence[Sequence[float]]
 """``[[fraction of the schedule, value], ...]``, rising in the fraction."""
@@ -70,44 +64,3 @@ def median_stops(rule: MedianRule, curve: Curve, others: Sequence[Curve], sign: 
     reached = [sign * found for each in others if (found := value_at(each, now)) is not None]
     best = max(sign * value for _, value in curve)
     return len(reached) >= rule.min_trials and best < float(np.median(reached))
-
-
-class EarlyStopping(FIFOScheduler):
-    """Stops trials in Tune by one of the rules above, in the order in which their reports come.
-
-    Args:
-        rule: Which one, with its parameters.
-        mode: ``max`` or ``min``.
-    """
-
-    def __init__(self, rule: Asha | MedianRule, mode: str) -> None:
-        super().__init__()
-        self._rule = rule
-        self._sign = 1 if mode == "max" else -1
-        self._curves: dict[str, Curve] = {}
-
-    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """A new trial, or one that was restored with its last report."""
-        self._hear(trial.trial_id, trial.last_result or {})
-
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide after an epoch; the last one ends by itself."""
-        self._hear(trial.trial_id, result)
-        if result.get("failure") or result["progress"] >= 1:
-            return TrialScheduler.CONTINUE
-        others = [curve for trial_id, curve in self._curves.items() if trial_id != trial.trial_id]
-        stops = self._stops(self._curves[trial.trial_id], others)
-        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
-
-    def _stops(self, curve: Curve, others: Sequence[Curve]) -> bool:
-        if isinstance(self._rule, Asha):
-            return asha_stops(self._rule, curve, others, self._sign)
-        return median_stops(self._rule, curve, others, self._sign)
-
-    def _hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        if result.get("curve"):
-            self._curves[trial_id] = result["curve"]
-
-    def debug_string(self) -> str:
-        """For Tune's own output."""
-        return f"early stopping: {self._rule}"

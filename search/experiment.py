@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from ray import tune
 
-    from .early_stopping import EarlyStopping
     from .progress import SearchProgress, TrialListener
+    from .scheduler import EarlyStopping
     from .searcher import StudySearcher
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _is_searched(config: SearchConfig) -> bool:
 
 
 def _scheduler(config: SearchConfig) -> EarlyStopping | None:
-    from .early_stopping import EarlyStopping
+    from .scheduler import EarlyStopping
 
     if isinstance(config.scheduler, NoEarlyStopping):
         return None

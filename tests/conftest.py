@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,12 @@ os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inher
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that share a Ray come first: a process reads how to authenticate when it first uses Ray."""
     items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish() -> None:
+    """Refuse a test module that loads Ray: the process would have settled how to authenticate by then."""
+    if "ray" in sys.modules:
+        raise pytest.UsageError("a test module loads Ray while tests are collected; load it inside the tests")
 
 
 @pytest.fixture(autouse=True)

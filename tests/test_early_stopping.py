@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distiltune.search.config import Asha, MedianRule
-from distiltune.search.early_stopping import EarlyStopping, asha_stops, median_stops, value_at
+from distiltune.search.early_stopping import asha_stops, median_stops, value_at
 
 
 def curve(*values: float, of: int | None = None) -> list[list[float]]:
@@ -83,6 +83,8 @@ def told(scheduler, name: str, values: list[list[float]], **more) -> str:
 
 
 def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
+    from distiltune.search.scheduler import EarlyStopping
+
     scheduler = EarlyStopping(Asha(grace=0.25), "max")
     for number in range(3):
         assert told(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from distiltune.errors import ConfigError
 from distiltune.search.fitting import NotAcceptedError, fit
-from distiltune.search.results import TrialRecord
+from distiltune.search.records import TrialRecord
 from distiltune.search.warm_start import check_fits, trials_from
 
 SPACE = {

@@ -179,7 +179,7 @@ class HeadKilled(Grounds):
         before = look(store)
         self.cluster = Cluster(self.environment, self.head_cpus)
         self.stack.callback(self.cluster.end)
-        driver.wait(40)
+        driver.wait(20)
         hit = f"the head; its driver {'was killed too' if driver.running() else 'ended'}"
         driver.kill()
         old.end()

@@ -6,6 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ class Sight:
 
 def look(store: Store, *, without: str | None = None) -> dict[str, Sight]:
     """Every trial that the store holds something of; ``without``: a checkpoint that counts for nothing."""
+    for _ in range(20):
+        with suppress(FileNotFoundError):  # a checkpoint that made room while it was listed
+            return _look(store, without)
+    return _look(store, without)
+
+
+def _look(store: Store, without: str | None) -> dict[str, Sight]:
     ids = trials_below(store, KEYS["experiment"]) | trials_below(store, KEYS["tensorboard"])
     saved = {}
     for trial in ids:
