@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
+from ..export.config import VariantName
 from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows, median_text
 from ..export.variants import build_variant
@@ -190,8 +191,9 @@ def latency_of_student(
 
 def _measured_latency(task: Task, student_key: str, texts: Any, label_names: list[str]) -> float:
     """Of the first ONNX variant in 8 bits that the job makes, else of the first ONNX variant."""
-    names = [name for name in task.config.export.variants if name.startswith("onnx")]
-    name = next((each for each in names if "int8" in each), names[0] if names else "onnx")
+    made_by_job = task.config.export.variants
+    names: list[VariantName] = [name for name in made_by_job if name != "student-pytorch-int8"] or ["onnx"]
+    name = next((each for each in names if "int8" in each), names[0])
     length = task.config.training.max_length
     student = task.store.fetch(student_key)
     with tempfile.TemporaryDirectory(prefix="distiltune-latency-") as scratch:

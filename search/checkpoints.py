@@ -89,11 +89,11 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
 def find_checkpoint(
     epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
 ) -> SavedEpoch | None:
-    """Checkpoint with the best ``metric``, the earlier of equals; without one the last epoch's."""
+    """Checkpoint with the best ``metric``, of equals the later, as Tune keeps it; without one the last epoch's."""
     sign = 1 if mode == "max" else -1
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)
-    return max(epochs, key=lambda each: (sign * each.metrics[metric], -each.epoch), default=None)
+    return max(epochs, key=lambda each: (sign * each.metrics[metric], each.epoch), default=None)
 
 
 class DamagedCheckpointError(StorageError):

@@ -99,8 +99,7 @@ class StudySearcher(Searcher):
             n_startup_trials=max(1, num_startup_trials - window + 1),
             constant_liar=True,
         )
-        directions = [objective.direction for objective in objectives]
-        self.study = optuna.create_study(directions=directions, sampler=sampler)
+        self.study = optuna.create_study(directions=[each.direction for each in objectives], sampler=sampler)
         self.study.add_trials(known or [])
         for point in points or []:
             self.study.enqueue_trial({name: as_category(value) for name, value in point.items()})

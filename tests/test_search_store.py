@@ -150,11 +150,11 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
     assert last_number(names) == 7
     epochs = saved_epochs(store, "s/t")
     assert [each.epoch for each in epochs] == [1, 4, 5, 7]
-    assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 4
+    assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 5
     assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
     keep_best_and_last(store, "s/t", "accuracy", "max")
-    assert store.names("s/t") == ["checkpoint_000003", "checkpoint_000006", "params.json"]
-    only = download_checkpoint(store, "s/t/checkpoint_000003", tmp_path / "only", {"model.safetensors"})
+    assert store.names("s/t") == ["checkpoint_000004", "checkpoint_000006", "params.json"]
+    only = download_checkpoint(store, "s/t/checkpoint_000004", tmp_path / "only", {"model.safetensors"})
     assert [path.name for path in only.iterdir()] == ["model.safetensors"]
     with pytest.raises(FileNotFoundError):
         download_checkpoint(store, "s/t/checkpoint_000000", tmp_path / "none")

@@ -129,11 +129,11 @@ def _best(store: Store, best: dict[str, Any]) -> str:
 
 
 def _undisturbed(found: dict[str, Any], reference: dict[str, Any], weights: dict[str, str | None]) -> str:
-    """The same suggestions, the same best values, and the same last weights bit for bit."""
+    """The same suggestions, the same best epochs and values, and the same last weights bit for bit."""
 
     def told(each: dict[str, Any]) -> list[Any]:
         return [
-            (trial["parameters"], trial["metrics"].get("validation_accuracy"))
+            (trial["parameters"], trial["metrics"].get("validation_accuracy"), trial["best_epoch"])
             for trial in each["outcome"]["trials"]
         ]
 

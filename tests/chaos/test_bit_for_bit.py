@@ -21,10 +21,9 @@ ONE_AT_A_TIME = {"max_concurrent_trials": 1, "num_trials": 6, "num_startup_trial
 
 def told(found):
     """What a search says of its trials, without the names and times that differ between any two."""
-    keys = ("number", "state", "parameters")
-    metrics = ("validation_accuracy", "epoch", "progress")
+    keys = ("number", "state", "parameters", "best_epoch")
     return [
-        {key: trial[key] for key in keys} | {key: trial["metrics"][key] for key in metrics if key != "epoch"}
+        {key: trial[key] for key in keys} | {"accuracy": trial["metrics"]["validation_accuracy"]}
         for trial in found["outcome"]["trials"]
     ]
 

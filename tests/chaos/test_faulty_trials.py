@@ -43,7 +43,13 @@ def fault_of(parameters):
 
 
 def test_the_search_goes_on_without_the_trials_that_fail(tmp_path):
-    search = {"num_trials": len(POINTS), "num_startup_trials": len(POINTS), "points": POINTS, "space": SPACE}
+    search = {
+        "num_trials": len(POINTS),
+        "num_startup_trials": len(POINTS),
+        "points": POINTS,
+        "space": SPACE,
+        "max_failed_trials": 4,
+    }
     with ExitStack() as stack:
         grounds = Grounds(tmp_path, stack)
         with grounds.store() as store:
