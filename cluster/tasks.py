@@ -193,7 +193,7 @@ def _measured_latency(task: Task, student_key: str, texts: Any, label_names: lis
     """Of the first ONNX variant in 8 bits that the job makes, else of the first ONNX variant."""
     made_by_job = task.config.export.variants
     names: list[VariantName] = [name for name in made_by_job if name != "student-pytorch-int8"] or ["onnx"]
-    name = next((each for each in names if "int8" in each), names[0])
+    name = min(names, key=lambda each: "int8" not in each)
     length = task.config.training.max_length
     student = task.store.fetch(student_key)
     with tempfile.TemporaryDirectory(prefix="distiltune-latency-") as scratch:

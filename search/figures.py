@@ -63,18 +63,20 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def shown_span(values: Sequence[float], is_higher_better: bool) -> tuple[float, float]:
-    """Lowest and highest value to show.
+def shown_span(
+    values: Sequence[float], is_higher_better: bool, others: Sequence[float] = ()
+) -> tuple[float, float]:
+    """Lowest and highest value to show, of ``values`` and ``others``.
 
-    One diverged trial must not press all others into a line: what is farther below the median than six times the
-    way from the median to the best is left outside.
+    One diverged trial must not press all the rest into a line: what is farther on the bad side of the median of
+    ``values`` than six times the way from there to the best is left outside.
     """
-    low, high, middle = min(values), max(values), median(values)
-    if is_higher_better:
-        fence = middle - _WORSE_SPANS * (high - middle)
-        return (min(value for value in values if value >= fence) if high > middle else low), high
-    fence = middle + _WORSE_SPANS * (middle - low)
-    return low, (max(value for value in values if value <= fence) if middle > low else high)
+    best, middle = max(values) if is_higher_better else min(values), median(values)
+    fence = middle - _WORSE_SPANS * (best - middle) if best != middle else None
+    every = [*values, *others]
+    if fence is not None:
+        every = [value for value in every if (value >= fence if is_higher_better else value <= fence)]
+    return min(every), max(every)
 
 
 def text_of(value: Any, longest: int = 14) -> str:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
@@ -13,31 +9,6 @@ from ray import tune
 from ..errors import StorageError
 from ..storage.retry import retrying
 from ..storage.store import Store
-
-_FINISHED_WITHIN_S = 10.0
-_reporting = threading.Event()
-
-
-@contextmanager
-def finishing() -> Iterator[None]:
-    """Let the block be left in order where Tune stops the trial.
-
-    Tune does so inside a report, by an exception in the trial's thread, and then ends the process without waiting
-    for that thread: logs, temporary folders and further processes would be left as they are.
-    """
-    finished = threading.Event()
-
-    def wait() -> None:
-        if _reporting.is_set():
-            finished.wait(_FINISHED_WITHIN_S)
-
-    atexit.register(wait)
-    _reporting.clear()
-    try:
-        yield
-    finally:
-        finished.set()
-        atexit.unregister(wait)
 
 
 def number_from(number: int) -> None:
@@ -60,9 +31,7 @@ def report_checkpoint(metrics: dict[str, Any], checkpoint: tune.Checkpoint, stor
     def operation() -> None:
         # Every call takes the next number, one that failed too; the driver counts those that arrived.
         storage.current_checkpoint_index = number
-        _reporting.set()
         tune.report(metrics, checkpoint=checkpoint)
-        _reporting.clear()
 
     try:
         retrying(operation, str(store), store.retry_s)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST_TRIALS = 10
-_FEWEST_GOOD = 5  # Optuna's advice for PED-ANOVA
-_GOOD_SHARE = 0.1
+# Optuna's own tenth is for hundreds of trials. Where one argument decides, as simulated, the better half of 20 trials
+# named it in 46 of 50 searches, the best tenth in 7; of 60 trials in 50 and in 34.
+_GOOD_SHARE = 0.5
 
 
 def weights(
@@ -23,8 +24,8 @@ def weights(
     """Each argument's share, by metric; the heaviest of the first metric first.
 
     PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
-    Subspaces", IJCAI 2023): how far the values of the best tenth of the trials, of the best five at least, differ
-    from those of all trials. It has no random part.
+    Subspaces", IJCAI 2023): how far the values of the better half of the trials differ from those of all trials. It
+    has no random part.
 
     Returns:
         Shares that add up to 1 for each metric, or why there are none.
@@ -46,14 +47,10 @@ def weights(
     return {metric: {name: shares[name] for name in ordered} for metric, shares in found.items()}
 
 
-def _share(num_trials: int) -> float:
-    return max(_GOOD_SHARE, _FEWEST_GOOD / num_trials)
-
-
 def _num_good(values: Sequence[float], direction: str) -> int:
     """How many trials count as good; all of them where too many are equal."""
     ordered = sorted(values, reverse=direction == "maximize")
-    last = ordered[math.ceil(_share(len(values)) * len(values)) - 1]
+    last = ordered[math.ceil(_GOOD_SHARE * len(values)) - 1]
     return sum(value >= last if direction == "maximize" else value <= last for value in values)
 
 
@@ -79,5 +76,5 @@ def _weights(
                 distributions={name: trial.distributions[name] for name in names if name in trial.params},
             )
         )
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=_share(len(finished)))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=_GOOD_SHARE)
     return get_param_importances(study, evaluator=evaluator, params=names)

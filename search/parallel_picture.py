@@ -26,6 +26,7 @@ class _Scale:
     name: str
     ticks: list[tuple[float, str]]
     height: Callable[[Any], float]
+    spread: float = 0.0  # of the trials that have the same value
 
 
 def parallel_coordinates(
@@ -58,7 +59,9 @@ def parallel_coordinates(
     _draw_scales(axes, scales, has_unused)
     _draw_lines(figure, axes, finished, lines, columns[0], (metric_names[0], directions[0]), emphasised)
     axes.set_title(
-        f"{len(finished)} finished trials; orange: trial {emphasised.number}, chosen", fontsize=11, pad=12
+        f"{len(finished)} finished trials; orange: the chosen one, trial {emphasised.number}",
+        fontsize=11,
+        pad=12,
     )
     return figure
 

@@ -26,7 +26,8 @@ from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, l
 Say = Callable[[str], None]
 
 _START_WITHIN_S = 300.0
-_END_WITHIN_S = 10.0
+_DONE_WITHIN_S = 10.0
+_CLEARED_WITHIN_S = 3.0
 _NOTICED_WITHIN_S = 5.0  # the connections break at once, and Ray says why a moment later
 _STUCK_AFTER_S = 60.0
 
@@ -137,7 +138,7 @@ class _Others:
 
     def wait_until_done(self) -> None:
         """Let every process come to its end; rank 0 has all that it needs of them."""
-        ray.wait(list(self._running), num_returns=len(self._running), timeout=_END_WITHIN_S)
+        ray.wait(list(self._running), num_returns=len(self._running), timeout=_DONE_WITHIN_S)
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -156,9 +157,7 @@ class _Others:
         if self._ending.is_set():
             return
         self._ending.set()
-        cleared = [actor.clear.remote() for actor in self._actors]
-        ray.wait(cleared, num_returns=len(cleared), timeout=_END_WITHIN_S)
-        self._kill()
+        self._end_actors()
         self._ended.set()
         self._watcher.join()
 
@@ -180,14 +179,16 @@ class _Others:
         self._failure = _explained(rank, self._seat.num_processes, error)
         self._failed.set()
         self._say(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
-        self._kill()
+        self._end_actors()
         if self._seat.use_gpu:
             abort()
         if not self._ended.wait(_STUCK_AFTER_S):
             # Nothing else ends a call that does not return. To Tune it is a lost worker, and it tries again.
             os._exit(1)
 
-    def _kill(self) -> None:
+    def _end_actors(self) -> None:
+        cleared = [actor.clear.remote() for actor in self._actors]
+        ray.wait(cleared, num_returns=len(cleared), timeout=_CLEARED_WITHIN_S)
         for actor in self._actors:
             ray.kill(actor)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 restored_searchers: list[StudySearcher] = []
 """Those that Tune has just restored, and that have not met its trials yet."""
 
+
 def side_by_side(config: SearchConfig, num_slots: int) -> int:
     """How many of the search's trials run at a time where the resources hold ``num_slots``.
 

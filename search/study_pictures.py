@@ -160,7 +160,10 @@ def _history(search: _Search) -> Figure:
 def _history_panel(axes: Axes, search: _Search, place: int) -> None:
     higher = search.is_higher_better(place)
     values = [trial.values[place] for trial in search.finished]
-    low, high = shown_span(values, higher)
+    reached = [
+        (trial.number, value) for trial in search.pruned if (value := _reached(trial, place)) is not None
+    ]
+    low, high = shown_span(values, higher, [value for _, value in reached])
     room = 0.07 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room, high + room
     axes.set_ylim(low, high)
@@ -169,9 +172,6 @@ def _history_panel(axes: Axes, search: _Search, place: int) -> None:
     points = [(trial.number, value) for trial, value in zip(search.finished, values, strict=True)]
     inside = [point for point in points if low <= point[1] <= high]
     _scatter(axes, inside, label="finished", s=34, color=TRIAL_COLOR, edgecolor="white", linewidth=0.6)
-    reached = [
-        (trial.number, value) for trial in search.pruned if (value := _reached(trial, place)) is not None
-    ]
     seen = [point for point in reached if low <= point[1] <= high]
     _scatter(axes, seen, label="stopped early", s=26, facecolor="none", edgecolor=MUTED_COLOR, linewidth=1.2)
     beyond = [
@@ -237,10 +237,8 @@ def _importance(search: _Search) -> Figure | str:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.1 * max(max(weight_of.values()) for weight_of in found.values()))
-    axes.set_xlabel("share in reaching the best trials (PED-ANOVA)")
-    axes.set_title(
-        f"What the searched arguments weigh, by {len(search.finished)} finished trials", fontsize=11
-    )
+    axes.set_xlabel("share in reaching the better half of the trials (PED-ANOVA)")
+    axes.set_title(f"Which arguments decide, judged by {len(search.finished)} finished trials", fontsize=11)
     if len(found) > 1:
         legend_below(figure, axes)
     return figure

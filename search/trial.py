@@ -26,7 +26,7 @@ from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
 from .batches import part_of_batch
 from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
-from .handover import finishing, number_from, report_checkpoint
+from .handover import number_from, report_checkpoint
 from .inputs import TrialInputs, TrialSettings
 from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
@@ -60,7 +60,6 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
     with (
-        finishing(),
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
         tempfile.TemporaryDirectory(prefix="trial-") as work,
     ):

@@ -33,7 +33,5 @@ def test_not_a_hundredth_more_than_fits():
 
 
 def test_a_trial_that_fits_no_gpu_is_refused():
-    with pytest.raises(
-        RunFailedError, match=r"20,480 MiB \(estimated\) of a GPU's 16,384 MiB"
-    ):
+    with pytest.raises(RunFailedError, match=r"20,480 MiB \(estimated\) of a GPU's 16,384 MiB"):
         settled_fraction(0.5, 20 * GIB, 16 * GIB, "estimated")

@@ -221,11 +221,11 @@ from pathlib import Path
 import matplotlib
 from test_study_pictures import TWO, search
 from distiltune.search.study_pictures import draw_study
-before = dict(matplotlib.rcParams)
+before = matplotlib.rcParams.copy()  # a dict of them would choose a backend
 warnings.simplefilter("error")
 assert len(draw_study(search(30, 2), Path(sys.argv[1]), **TWO).paths) == 4
 assert "matplotlib.pyplot" not in sys.modules
-assert dict(matplotlib.rcParams) == before
+assert matplotlib.rcParams.copy() == before
 """
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
     tests = str(Path(__file__).parent)

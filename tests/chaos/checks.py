@@ -28,7 +28,7 @@ def check(
     allowed_again: int,
     all_points: bool,
 ) -> dict[str, str]:
-    """Check name -> ``ok``, ``n/a``, or what is wrong.
+    """Check name -> ``ok``, or what is wrong.
 
     Args:
         store: Where the search is.
@@ -78,8 +78,6 @@ def _grid(grid: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
 
 def _optuna(store: Store, trials: list[dict[str, Any]]) -> str:
     mirrored = optuna_trials(store)
-    if mirrored is None:
-        return "n/a"
     searched = [name for name, value in SEARCH["space"].items() if isinstance(value, dict)] + [
         "alpha",
         "temperature",

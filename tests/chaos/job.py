@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,6 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     store = Store(job["url"], retry_s=job["retry_s"])
     config = SearchConfig.model_validate(job["search"])
     inputs = make_inputs(store)
-    mirrors = "journal" in signature(run_search).parameters
-    mirror: dict[str, Any] = {"journal": JOURNAL} if mirrors else {}
 
     def search() -> dict[str, Any]:
         return run_search(
@@ -65,7 +62,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             **KEYS,
             cpus_per_trial=1,
             gpus_per_trial=0,
-            **mirror,
+            journal=JOURNAL,
         ).to_json()
 
     outcome = search()

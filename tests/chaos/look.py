@@ -143,10 +143,8 @@ def shown_run(store: Store, trial: str) -> tuple[list[int], str]:
         return steps, "finished" if end.status == api_pb2.Status.STATUS_SUCCESS else "failed"
 
 
-def optuna_trials(store: Store) -> list[Any] | None:
-    """The trials of the study's mirror in the run store; None where this version writes none."""
-    if store.read(JOURNAL) is None:
-        return None
+def optuna_trials(store: Store) -> list[Any]:
+    """The trials of the study's mirror in the run store."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

@@ -37,7 +37,7 @@ def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 def outcome(line: dict[str, Any]) -> str:
     if "error" in line:
         return f"**{line['error'].splitlines()[0][:160]}**"
-    wrong = [f"{name}: {said}" for name, said in line["checks"].items() if said not in ("ok", "n/a")]
+    wrong = [f"{name}: {said}" for name, said in line["checks"].items() if said != "ok"]
     return "as it should be" if not wrong else "**" + "; ".join(wrong)[:240] + "**"
 
 
@@ -57,9 +57,7 @@ def summary(lines: list[dict[str, Any]]) -> list[str]:
         if not own:
             continue
         held = [sum(line.get("checks", {}).get(name) == "ok" for line in own) for name in names]
-        unknown = [any(line.get("checks", {}).get(name) == "n/a" for line in own) for name in names]
-        cells = ["n/a" if none else count for count, none in zip(held, unknown, strict=True)]
-        made.append(row(title, len(own), sum(map(good, own)), *cells))
+        made.append(row(title, len(own), sum(map(good, own)), *held))
     return made
 
 

@@ -68,9 +68,11 @@ def test_the_search_goes_on_without_the_trials_that_fail(tmp_path):
                 assert (trial["state"], end) == ("failed", "failed")
                 assert REASONS[fault] in trial["reason"], trial["reason"]
                 assert "\n" not in trial["reason"]
-            assert sorted(store.names(KEYS["logs"])) == sorted(trial["trial_id"] for trial in trials)
-            mirrored = optuna_trials(store)
-            if mirrored is not None:
-                states = sorted(trial.state.name for trial in mirrored)
-                assert states == sorted("FAIL" if fault else "COMPLETE" for fault in faults)
+            # A process that is killed in its first second has sent no line.
+            logged = {
+                trial["trial_id"] for trial, fault in zip(trials, faults, strict=True) if fault != KILLED
+            }
+            assert logged <= set(store.names(KEYS["logs"]))
+            states = sorted(trial.state.name for trial in optuna_trials(store))
+            assert states == sorted("FAIL" if fault else "COMPLETE" for fault in faults)
             assert found["again"]
