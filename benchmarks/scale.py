@@ -74,7 +74,8 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
         from distiltune.search.tensorboard import TAGS, TrialEvents
         from distiltune.storage.logs import LogWriter
 
-        began, store, arguments = time.monotonic(), settings.store, config["arguments"]
+        began, began_cpu = time.monotonic(), time.process_time()
+        store, arguments = settings.store, config["arguments"]
         trial_id = tune.get_context().get_trial_id()
         log = LogWriter(store, f"{settings.logs}/{trial_id}")
         log.write(f"trial {trial_id}, number {config['number']}\narguments: {json.dumps(arguments)}\n")
@@ -99,6 +100,7 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
                         "failure": "",
                         "curve": list(curve),
                         "process": os.getpid(),
+                        "process_cpu_s": time.process_time() - began_cpu,
                     }
                     directory = Path(work) / f"checkpoint-{100 * epoch}"
                     directory.mkdir()
@@ -259,7 +261,9 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     assert len(outcome.trials) == given.one, "every trial has a record"
     # A trial that trained would lack it.
     processes = {trial.metrics["process"] for trial in outcome.trials}
-    return {**costs(parts, watch.moments, end, given.directory), "processes": len(processes)}
+    worker_cpu = sum(trial.metrics["process_cpu_s"] for trial in outcome.trials)
+    found = costs(parts, watch.moments, end, given.directory)
+    return {**found, "processes": len(processes), "worker_cpu_ms_a_trial": 1000 * worker_cpu / given.one}
 
 
 def costs(
@@ -438,6 +442,7 @@ def _by_number(search: dict[str, Any]) -> dict[str, float]:
         "CPU ms a suggestion, first hundred": search["suggestion_ms"]["first hundred"],
         "CPU ms a suggestion, last hundred": search["suggestion_ms"]["last hundred"],
         "steps of the event loop a trial": search["steps_a_trial"],
+        "worker CPU ms a trial": search["worker_cpu_ms_a_trial"],
         "worker processes": search["processes"],
         "snapshots": search["snapshots"],
         "CPU ms of the last snapshot": search["last_snapshot_ms"],

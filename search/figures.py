@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 TRIAL_COLOR = "#4c78a8"
@@ -17,6 +18,7 @@ FAILED_COLOR = "#c23b3b"
 MUTED_COLOR = "#9a9a9a"
 SERIES_COLORS = (TRIAL_COLOR, "#72b7b2", "#b279a2", "#9d755d")
 _WORSE_SPANS = 6.0
+_MANY = 1e5
 
 
 def new_figure(width: float = 9.0, height: float = 5.5) -> Figure:
@@ -79,9 +81,17 @@ def shown_span(
     return min(every), max(every)
 
 
+def show_millions(axis: Axis, values: Sequence[float]) -> None:
+    """Label an axis of large numbers with ``2M`` in place of a 2 and a power of ten at its end."""
+    from matplotlib.ticker import FuncFormatter
+
+    if max(map(abs, values)) >= _MANY:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: text_of(value)))
+
+
 def text_of(value: Any, longest: int = 14) -> str:
     """A value as a label: short numbers, and a long text cut in its middle."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.4g}"
+        return f"{value / 1e6:.4g}M" if abs(value) >= _MANY else f"{value:.4g}"
     text = str(value)
     return text if len(text) <= longest else f"{text[: longest - 6]}…{text[-5:]}"

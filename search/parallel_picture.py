@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-_UNUSED = -0.13  # height of arguments that a trial does without
+_UNUSED, _UNUSED_SPREAD = -0.13, 0.06  # height of arguments that a trial does without
 _TICK_DISTANCE = 0.07
 _DARK, _LIGHT = 1.0, 0.2  # of the colour map
 
@@ -26,7 +26,8 @@ class _Scale:
     name: str
     ticks: list[tuple[float, str]]
     height: Callable[[Any], float]
-    spread: float = 0.0  # of the trials that have the same value
+    spread: float = 0.0
+    """How far apart the trials of one value stand."""
 
 
 def parallel_coordinates(
@@ -54,10 +55,20 @@ def parallel_coordinates(
     ]
     figure = new_figure(width=max(9.0, 1.5 * len(scales)))
     axes = figure.add_subplot()
-    lines = [_heights(trial, scales, names) for trial in finished]
-    has_unused = any(height is None for line in lines for height in line)
-    _draw_scales(axes, scales, has_unused)
-    _draw_lines(figure, axes, finished, lines, columns[0], (metric_names[0], directions[0]), emphasised)
+    _draw_scales(axes, scales, has_unused=any(set(names) - set(trial.params) for trial in finished))
+    sign = 1 if directions[0] == "maximize" else -1
+    ordered = sorted(finished, key=lambda trial: sign * trial.values[0])  # the best on top
+    lines = [_heights(trial, scales, names, rank / len(ordered) - 0.5) for rank, trial in enumerate(ordered)]
+    colors = _colors(figure, axes, columns[0], metric_names[0], directions[0])
+    for trial, heights in zip(ordered, lines, strict=True):
+        is_chosen = trial is emphasised
+        axes.plot(
+            range(len(heights)),
+            heights,
+            color=BEST_COLOR if is_chosen else colors(trial.values[0]),
+            linewidth=2.6 if is_chosen else 1.3,
+            zorder=5 if is_chosen else 2,
+        )
     axes.set_title(
         f"{len(finished)} finished trials; orange: the chosen one, trial {emphasised.number}",
         fontsize=11,
@@ -66,11 +77,14 @@ def parallel_coordinates(
     return figure
 
 
-def _heights(trial: FrozenTrial, scales: Sequence[_Scale], names: Sequence[str]) -> list[float | None]:
+def _heights(trial: FrozenTrial, scales: Sequence[_Scale], names: Sequence[str], aside: float) -> list[float]:
+    """Of a trial's line on each scale; ``aside``, in -0.5..0.5, parts it from others with the same value."""
     num_objectives = len(scales) - len(names)
     objectives = [scale.height(value) for scale, value in zip(scales, trial.values, strict=False)]
     arguments = [
-        scale.height(trial.params[name]) if name in trial.params else None
+        scale.height(trial.params[name]) + aside * scale.spread
+        if name in trial.params
+        else _UNUSED + aside * _UNUSED_SPREAD
         for scale, name in zip(scales[num_objectives:], names, strict=True)
     ]
     return [*objectives, *arguments]
@@ -118,9 +132,8 @@ def _logarithmic(name: str, low: float, high: float) -> _Scale:
 
 def _categories(name: str, choices: Sequence[Any]) -> _Scale:
     heights = {choice: (place + 0.5) / len(choices) for place, choice in enumerate(choices)}
-    return _Scale(
-        name, [(at, text_of(choice)) for choice, at in heights.items()], lambda value: heights[value]
-    )
+    ticks = [(at, text_of(choice)) for choice, at in heights.items()]
+    return _Scale(name, ticks, lambda value: heights[value], spread=0.4 / len(choices))
 
 
 def _ticks(
@@ -134,9 +147,11 @@ def _ticks(
     return sorted(ticks.items())
 
 
-def _draw_scales(axes: Axes, scales: Sequence[_Scale], has_unused: bool) -> None:
+def _draw_scales(axes: Axes, scales: Sequence[_Scale], *, has_unused: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
     axes.set_xlim(-0.35, len(scales) - 0.85)
-    axes.set_ylim(_UNUSED - 0.06 if has_unused else -0.04, 1.04)
+    axes.set_ylim(_UNUSED - 0.07 if has_unused else -0.04, 1.04)
     axes.set_yticks([])
     slanted = len(scales) > 6 or max(len(scale.name) for scale in scales) > 18
     axes.set_xticks(
@@ -148,49 +163,35 @@ def _draw_scales(axes: Axes, scales: Sequence[_Scale], has_unused: bool) -> None
     )
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+    halo = [withStroke(linewidth=2.5, foreground="white")]
     for place, scale in enumerate(scales):
         axes.plot([place, place], [0, 1], color="#555555", linewidth=1.0, zorder=4)
         for at, text in scale.ticks:
             axes.plot([place - 0.02, place], [at, at], color="#555555", linewidth=1.0, zorder=4)
-            axes.text(place - 0.04, at, text, ha="right", va="center", fontsize=8, bbox=box, zorder=6)
+            axes.text(
+                place - 0.04, at, text, ha="right", va="center", fontsize=8, path_effects=halo, zorder=6
+            )
     if has_unused:
-        axes.axhline(_UNUSED, color=MUTED_COLOR, linewidth=0.8, linestyle=":", zorder=1)
+        ends = [0, len(scales) - 1]
+        axes.plot(ends, [_UNUSED, _UNUSED], color=MUTED_COLOR, linewidth=0.8, linestyle=":", zorder=1)
         axes.text(-0.04, _UNUSED, "not used", ha="right", va="center", fontsize=8, color="#666666", zorder=6)
 
 
-def _draw_lines(
-    figure: Figure,
-    axes: Axes,
-    finished: Sequence[FrozenTrial],
-    lines: Sequence[Sequence[float | None]],
-    values: Sequence[float],
-    objective: tuple[str, str],
-    emphasised: FrozenTrial,
-) -> None:
+def _colors(
+    figure: Figure, axes: Axes, values: Sequence[float], metric: str, direction: str
+) -> Callable[[float], Any]:
+    """The colour of a value, dark where it is good, with a bar that says so."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    metric, direction = objective
     is_higher_better = direction == "maximize"
     shades = (_LIGHT, _DARK) if is_higher_better else (_DARK, _LIGHT)
     colors = ListedColormap(colormaps["Blues"](np.linspace(*shades, 256)))
     low, high = shown_span(values, is_higher_better)
     scale = Normalize(low, high if high > low else low + 1e-9, clip=True)
-    order = sorted(range(len(finished)), key=lambda place: values[place], reverse=not is_higher_better)
-    for rank, place in enumerate(order):
-        is_chosen = finished[place] is emphasised
-        heights = [_UNUSED if height is None else height for height in lines[place]]
-        axes.plot(
-            range(len(heights)),
-            heights,
-            color=BEST_COLOR if is_chosen else colors(scale(values[place])),
-            linewidth=2.6 if is_chosen else 1.3,
-            alpha=1.0 if is_chosen else 0.85,
-            zorder=5 if is_chosen else 2 + rank / len(order),
-        )
     bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, pad=0.02, aspect=30)
     bar.set_label(words(metric))
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return lambda value: colors(scale(value))

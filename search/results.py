@@ -10,6 +10,7 @@ from ..errors import RunFailedError, StorageError
 from .callbacks import describe_error
 from .checkpoints import SavedEpoch, find_checkpoint, saved_epochs
 from .choice import choose_trial
+from .integrity import model_is_intact
 from .records import State, TrialRecord
 from .space import student_name
 
@@ -49,13 +50,26 @@ class SearchOutcome:
 
 
 def collect(ended: Ended, plan: Plan) -> SearchOutcome:
-    """Read every trial's record from the store, and choose.
+    """Read every trial's record from the store, and choose; a checkpoint that is damaged is not chosen.
 
     Raises:
         RunFailedError: No trial finished; with the first one's reason.
         StorageError: The storage does not answer, or lacks what Tune wrote of a trial.
     """
-    trials = sorted((_record(result, ended, plan) for result in ended.grid), key=lambda trial: trial.number)
+    damaged: set[str] = set()
+    while True:
+        outcome = _outcome(ended, plan, damaged)
+        checkpoint = outcome.best.checkpoint
+        assert checkpoint is not None, "the best trial has finished an epoch, and so saved one"
+        if model_is_intact(plan.settings.store, checkpoint):
+            return outcome
+        damaged.add(checkpoint)
+
+
+def _outcome(ended: Ended, plan: Plan, damaged: set[str]) -> SearchOutcome:
+    trials = sorted(
+        (_record(result, ended, plan, damaged) for result in ended.grid), key=lambda trial: trial.number
+    )
     if not any(trial.checkpoint is not None and trial.state != "failed" for trial in trials):
         failed = [trial for trial in trials if trial.state == "failed"]
         first = f"; the first one's reason: {failed[0].reason}" if failed else ""
@@ -69,7 +83,7 @@ def collect(ended: Ended, plan: Plan) -> SearchOutcome:
     return SearchOutcome(trials, choice.best, choice.front, choice.text, ended.ended_by)
 
 
-def _record(result: Result, ended: Ended, plan: Plan) -> TrialRecord:
+def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> TrialRecord:
     store, experiment, config = plan.settings.store, plan.settings.experiment, plan.config
     trial_id = PurePosixPath(result.path).name
     # A trial that never reported is known by its file alone.
@@ -80,8 +94,11 @@ def _record(result: Result, ended: Ended, plan: Plan) -> TrialRecord:
         )
     # From the store, not from Tune's bookkeeping: that is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
-    best, last = find_checkpoint(epochs, config.metric, config.mode), find_checkpoint(epochs)
+    whole = [each for each in epochs if each.key not in damaged]
+    best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)
     state, reason = _end_of(result, last, ended)
+    if epochs and not whole:
+        state, reason = "failed", "its checkpoints are damaged"
     name = student_name(given["arguments"])
     shared = plan.students[name].metrics if name is not None else {}
     return TrialRecord(

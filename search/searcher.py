@@ -160,7 +160,7 @@ class StudySearcher(Searcher):
         first = self._objectives[0]
         better = 1 if first.mode == "max" else -1
         best = self._reported.get(trial_id)
-        if best is None or better * result[first.metric] > better * best[first.metric]:
+        if best is None or better * result[first.metric] >= better * best[first.metric]:
             names = {each.metric for each in (*self._objectives, *self._constraints)}
             shared = self._student_metrics.get(
                 student_name(self._arguments[self._numbers[trial_id]]) or "", {}

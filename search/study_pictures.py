@@ -17,6 +17,7 @@ from .figures import (
     legend_below,
     new_figure,
     save,
+    show_millions,
     shown_span,
     tidy,
     words,
@@ -33,7 +34,6 @@ HISTORY_FILE = "search-history.png"
 IMPORTANCE_FILE = "search-importance.png"
 PARALLEL_FILE = "search-parallel.png"
 FRONT_FILE = "search-front.png"
-_MOST_LABELS = 15
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _history_panel(axes: Axes, search: _Search, place: int) -> None:
     low, high = low - room, high + room
     axes.set_ylim(low, high)
     axes.set_ylabel(words(search.metric_names[place]))
-
+    show_millions(axes.yaxis, values)
     points = [(trial.number, value) for trial, value in zip(search.finished, values, strict=True)]
     inside = [point for point in points if low <= point[1] <= high]
     _scatter(axes, inside, label="finished", s=34, color=TRIAL_COLOR, edgecolor="white", linewidth=0.6)
@@ -298,13 +298,24 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
         linestyle="--",
         zorder=4,
     )
-    # Towards what would be better nothing stands.
+    axes.margins(x=0.14, y=0.12)
+    axes.set_xlabel(words(search.metric_names[place]))
+    show_millions(axes.xaxis, [trial.values[place] for trial in search.finished])
     right = 1 if search.is_higher_better(place) else -1
     up = 1 if search.is_higher_better() else -1
-    for trial in front if len(front) <= _MOST_LABELS else []:
-        axes.annotate(
-            f"trial {trial.number}",
-            point(trial),
+    _label(axes, {trial.number: point(trial) for trial in front}, search.chosen.number, right, up)
+
+
+def _label(axes: Axes, points: dict[int, tuple[float, float]], chosen: int, right: int, up: int) -> None:
+    """Name trials on the side where better ones would stand, and so none does; of labels that meet, only one."""
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.draw_without_rendering()
+    taken: list[Any] = []
+    for number in sorted(points, key=lambda number: (number != chosen, number)):
+        label = axes.annotate(
+            f"trial {number}",
+            points[number],
             xytext=(7 * right, 5 * up),
             textcoords="offset points",
             ha="left" if right > 0 else "right",
@@ -312,5 +323,8 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
             fontsize=8,
             zorder=5,
         )
-    axes.margins(x=0.14, y=0.12)
-    axes.set_xlabel(words(search.metric_names[place]))
+        box = label.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            label.remove()
+        else:
+            taken.append(box)

@@ -28,6 +28,7 @@ from .batches import part_of_batch
 from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
 from .handover import number_from, report_checkpoint
 from .inputs import TrialInputs, TrialSettings
+from .integrity import last_intact
 from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
 from .reporter import EpochReporter, failure_metrics
@@ -77,7 +78,7 @@ def _run(
     work: Path,
     say: Callable[[str], None],
 ) -> None:
-    key = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}")
+    key = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}", say)
     checkpoint = _bring(settings.store, key, work)
     epoch = read_epoch(checkpoint) if checkpoint else None
     if epoch:
@@ -197,25 +198,25 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return 0 if pad is None else pad
 
 
-def _checkpoint_to_resume(store: Store, trial: str) -> str | None:
+def _checkpoint_to_resume(store: Store, trial: str, say: Callable[[str], None]) -> str | None:
     """Return the key of the last epoch's checkpoint: the one that Tune knows, or a later one in the store.
 
     Tune's snapshot is some seconds old when the driver is killed, so Tune may know of no checkpoint, or of
-    one that has made room for a later one since. Epochs that it forgot are reported again.
+    one that has made room for a later one since. Epochs that it forgot are reported again. Those whose
+    checkpoints are damaged, from the last one back, are trained again.
     """
     saved = saved_epochs(store, trial)
     number_from(last_number(store.names(trial)) + 1)
     known = tune.get_checkpoint()
     known_key = f"{trial}/{PurePosixPath(known.path).name}" if known else None
     known_epoch = next((each.epoch for each in saved if each.key == known_key), 0)
-    forgotten = {each.epoch: each for each in saved if each.epoch > known_epoch}
+    last = last_intact(store, saved, say)
+    if last is None:
+        return None
+    forgotten = {each.epoch: each for each in saved if known_epoch < each.epoch <= last.epoch}
     for _, each in sorted(forgotten.items()):
         report_checkpoint(each.metrics, tune.Checkpoint(store.at(each.key), tune_filesystem(store)), store)
-    if not saved:
-        return None
-    last = tune.get_checkpoint()
-    assert last is not None, "Tune knows of the last epoch by now"
-    return f"{trial}/{PurePosixPath(last.path).name}"
+    return last.key
 
 
 def _bring(store: Store, key: str | None, work: Path) -> Path | None:
