@@ -99,11 +99,18 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
     """
     import ray
 
+    if ray.cluster_resources().get("GPU", 0) < 1:
+        logger.warning("no GPU is there yet: whether %g trials fit one is not measured", 1 / asked)
+        return asked
     keys = [student.key for student in inputs.students.values()] or [inputs.student]
     probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
     fraction = asked
     for key in keys:
-        estimated, measured, total = ray.get(probe.remote(key, inputs, settings, batch_size))
+        found = ray.get(probe.remote(key, inputs, settings, batch_size))
+        if found is None:
+            logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
+            return asked
+        estimated, measured, total = found
         settled_fraction(asked, estimated, total, "estimated")
         if measured is None:
             raise RunFailedError(
@@ -116,15 +123,17 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
 
 def measure_step(
     student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
-) -> tuple[int, int | None, int]:
+) -> tuple[int, int | None, int] | None:
     """On a GPU: bytes that a step is estimated to take, what two took at their peak, and the GPU's.
 
-    The batch holds the longest texts. None in place of the peak: it ran out of memory.
+    The batch holds the longest texts. None in place of the peak: it ran out of memory; of all: there is no CUDA.
     """
     import numpy as np
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    if not torch.cuda.is_available():
+        return None
     path = settings.store.fetch(student)
     model: Any = (
         AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).cuda().train()

@@ -267,9 +267,9 @@ def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, t
 
 
 def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_path, monkeypatch):
-    from distiltune.search import progress
+    from distiltune.search import callbacks
 
-    monkeypatch.setattr(progress, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(callbacks, "_PATIENCE_S", 1.0)
 
     class EnoughError(Exception):
         pass
@@ -286,7 +286,7 @@ def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_se
     import ray
     from ray import cloudpickle
 
-    from distiltune.search import progress
+    from distiltune.search import callbacks, progress
 
     class ImplicitFunc:
         def restore(self):
@@ -302,7 +302,7 @@ def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_se
         with pytest.raises(OSError) as caught:
             ray.get(getattr(actor, name).remote())
         trial.pickled_error_file.write_bytes(cloudpickle.dumps(caught.value))
-        found.append(progress._error_of(trial))  # type: ignore[arg-type]
+        found.append(callbacks._error_of(trial))  # type: ignore[arg-type]
     assert [type(error) for error in found] == [progress.CheckpointUnreadableError, OSError]
     watch = progress.Watch(None, restored=True, retry_s=0.2)
     assert not watch.ends(found[0], again=True)
