@@ -308,7 +308,7 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
 
 def _label(axes: Axes, points: dict[int, tuple[float, float]], chosen: int, right: int, up: int) -> None:
     """Name trials on the side where better ones would stand, and so none does; of labels that meet, only one."""
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     taken: list[Any] = []
