@@ -55,12 +55,14 @@ def run_job(
         RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
         KeyboardInterrupt: It was interrupted, or somebody asked for its end.
     """
+    from ..search.batches import check_batches
     from ..search.checks import check_space
     from ..training.data import load_data
 
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     run_id = name_run(name, run_id)
     check_space(config.search, config.training, config.student)
+    check_batches(config.search, config.training, config.resources.trial.processes)
     former_trials(config, storage)
     local_config = with_local_inputs(config, storage.store)
     check_models(local_config)

@@ -42,6 +42,20 @@ def trial_line(trial: FrozenTrial, directions: Sequence[str]) -> bytes:
     return _lines(recorder.logs[num_before:])
 
 
+def trials_in(content: bytes, name: str, directions: Sequence[str]) -> list[FrozenTrial]:
+    """The trials of a study in a journal, up to a line that was cut off; none where there is no such study."""
+    recorder = _Recorder()
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        recorder.logs.append(json.loads(line))
+    try:
+        study = optuna.load_study(study_name=name, storage=JournalStorage(recorder))
+    except KeyError:
+        return []
+    return study.trials if study.directions == _directions(directions) else []
+
+
 class _Recorder(BaseJournalBackend):
     """Keeps what is written into a journal."""
 
@@ -58,9 +72,11 @@ class _Recorder(BaseJournalBackend):
 def _new_study(recorder: _Recorder, name: str, directions: Sequence[str]) -> optuna.Study:
     with without_news():
         storage = JournalStorage(recorder)
-        return optuna.create_study(
-            storage=storage, study_name=name, directions=[StudyDirection[each.upper()] for each in directions]
-        )
+        return optuna.create_study(storage=storage, study_name=name, directions=_directions(directions))
+
+
+def _directions(names: Sequence[str]) -> list[StudyDirection]:
+    return [StudyDirection[name.upper()] for name in names]
 
 
 def _lines(logs: list[dict[str, Any]]) -> bytes:

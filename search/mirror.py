@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..storage.store import Store
 from .fitting import NotAcceptedError, fit
-from .journal import study_lines, trial_line
+from .journal import study_lines, trial_line, trials_in
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class StudyMirror:
 
     The same trials give the same file, byte for byte, whether they came one by one or all at once: an
     optuna-dashboard that has read the first half goes on with the second one. Trials stand in the order in which
-    they ended, and of two with the same ``trial_id`` the later one stands.
+    they ended, and of two with the same ``trial_id`` the later one stands. A search that was interrupted goes on with
+    the journal that it has; only ``rewrite`` takes trials out.
 
     In a directory the file itself is appended to. Elsewhere it is sent whole, by a thread of its own, at most
     every ten seconds. A store that is away only delays. Not to be pickled.
@@ -126,8 +127,10 @@ class StudyMirror:
         self._key = key
         self._distributions = dict(distributions)
         self._directions = list(directions)
+        self._name = name
         self._head = study_lines(name, directions, metric_names)
         self._lines: dict[str, bytes] = {}
+        self._is_read = False  # whether the lines hold what stood there before
         self._num_changes = 0
         self._num_sent = 0  # changes that the store has
         self._num_bytes: int | None = None  # of our file in a directory; None: it has to be written whole
@@ -145,7 +148,7 @@ class StudyMirror:
         ordered = sorted(trials, key=_by_end)
         lines = {trial.trial_id: self._line(trial) for trial in ordered}
         with self._changing:
-            self._lines = lines
+            self._lines, self._is_read = lines, True
             self._num_changes += 1
         self._send_whole(self._store)
 
@@ -193,11 +196,21 @@ class StudyMirror:
 
     def _send_whole(self, store: Store) -> None:
         with self._sending:
+            if not self._is_read:
+                self._read_former(store)
             with self._changing:
                 content = self._head + b"".join(self._lines.values())
                 num_changes = self._num_changes
             store.write(self._key, content)
             self._num_bytes, self._num_sent = len(content), num_changes
+
+    def _read_former(self, store: Store) -> None:
+        """Take over the trials of an interrupted search, which itself does not tell of them until its end."""
+        found = trials_in(store.read(self._key) or b"", self._name, self._directions)
+        named = {trial.user_attrs["trial_id"]: trial for trial in found if "trial_id" in trial.user_attrs}
+        lines = {trial_id: trial_line(trial, self._directions) for trial_id, trial in named.items()}
+        with self._changing:
+            self._lines, self._is_read = {**lines, **self._lines}, True
 
     @property
     def _is_in_place(self) -> bool:

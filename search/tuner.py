@@ -59,7 +59,7 @@ def run_search(
     """Run every trial on the Ray that is connected, and return what they found.
 
     The same seed gives the same suggestions: exactly when as many trials run side by side as before (see
-    ``OrderedOptunaSearch``) and training itself repeats. When every value is fixed one trial runs, whatever
+    ``StudySearcher``) and training itself repeats. When every value is fixed one trial runs, whatever
     ``num_trials`` says. An ``experiment`` that holds an unfinished search is taken up again, by any driver on
     any cluster that reaches the store; one that holds a finished search is only read. It is unpickled, so it
     must come from a place that you trust.
@@ -87,6 +87,7 @@ def run_search(
         StorageError: The storage did not answer for as long as it is tried; calling again goes on.
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
+    from .batches import check_batches
     from .checks import check_space
     from .experiment import Plan, run_trials
     from .gpu_memory import fit_gpu
@@ -95,10 +96,11 @@ def run_search(
     from .tensorboard import write_experiment
 
     check_space(config, training)
+    check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if distributions(config) else 1
     if check_resources:
-        _check_resources(cpus_per_trial, gpus_per_trial)
+        _check_resources(cpus_per_trial, gpus_per_trial, processes_per_trial)
     write_experiment(store, tensorboard, config.space)
     settings = TrialSettings(
         training=training,
@@ -158,11 +160,15 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:
     from ray import tune
 
+    from .ranks import SharedInputs
     from .trial import run_trial
 
-    shared = tune.with_parameters(run_trial, inputs=_in_memory(inputs), settings=settings)
+    given = _in_memory(inputs)
     if settings.num_processes == 1:
-        return tune.with_resources(shared, resources)
+        return tune.with_resources(
+            tune.with_parameters(run_trial, inputs=given, settings=settings), resources
+        )
+    shared = tune.with_parameters(run_trial, inputs=SharedInputs.put(given), settings=settings)
     bundles = [dict(placed(resources)) for _ in range(settings.num_processes)]
     return tune.with_resources(shared, tune.PlacementGroupFactory(bundles, strategy="PACK"))
 
@@ -197,17 +203,22 @@ def _num_slots(resources: dict[str, float], num_processes: int) -> int:
     )
 
 
-def _check_resources(cpus: float, gpus: float) -> None:
+def _check_resources(cpus: float, gpus: float, num_processes: int) -> None:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+    places = sum(
+        int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else num_processes) + 1e-4)
+        for node in nodes
+    )
+    if places >= num_processes:
         return
     largest = max((node.get("CPU", 0) for node in nodes), default=0)
     most_gpus = max((node.get("GPU", 0) for node in nodes), default=0)
+    each = f"{num_processes} processes of {cpus:g} CPUs and {gpus:g} GPUs each" if num_processes > 1 else ""
     raise RunFailedError(
-        f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node; the largest node has {largest:g} CPUs "
-        f"and {most_gpus:g} GPUs; lower resources.trial"
+        f"a trial needs {each or f'{cpus:g} CPUs and {gpus:g} GPUs on one node'}; the largest node has {largest:g} "
+        f"CPUs and {most_gpus:g} GPUs; lower resources.trial"
     )
 
 

@@ -181,10 +181,36 @@ def test_one_by_one_and_all_at_once_are_the_same_file(store):
     assert store.read(KEY) == one_by_one
 
 
-def test_a_new_mirror_replaces_what_stands_there(store, tmp_path):
-    mirrored(store, TRIALS)
-    study = read_study(mirrored(store, [PRUNED]), tmp_path / "copy")
-    assert ids(study) == ["aaaa0000"]
+def test_an_interrupted_search_goes_on_with_its_journal(store, tmp_path):
+    last = replace(FAILED, ended=at(50))
+    whole = mirrored(store, [FINISHED, PRUNED, last])
+    store.write(KEY, whole[:-40])  # killed while it wrote the last one
+    assert mirrored(store, [PRUNED, last]) == whole
+    new_mirror(store).close()
+    assert store.read(KEY) == whole
+    # What ended before and was trained again.
+    repaired = replace(FINISHED, values=[0.95])
+    study = read_study(mirrored(store, [repaired]), tmp_path / "copy")
+    assert ids(study) == ["aaaa0001", "aaaa0000", "aaaa0002"]
+    assert study.trials[0].values == [0.95]
+    new_mirror(store).rewrite([PRUNED])
+    assert ids(read_study(store.read(KEY), tmp_path / "rewritten")) == ["aaaa0000"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "second"},
+        {"directions": ["minimize"]},
+        {"directions": ["maximize", "minimize"], "metric_names": ["validation_accuracy", "latency_ms"]},
+    ],
+    ids=["name", "direction", "objectives"],
+)
+def test_the_journal_of_another_study_is_replaced(tmp_path, other):
+    store = Store(str(tmp_path / "store"))
+    count = len(other.get("directions", [0]))
+    mirrored(store, [replace(FINISHED, values=[0.9] * count)], **other)
+    assert ids(read_study(mirrored(store, [PRUNED]), tmp_path / "copy")) == ["aaaa0000"]
 
 
 def test_an_empty_study_can_be_opened(store, tmp_path):
@@ -194,6 +220,7 @@ def test_an_empty_study_can_be_opened(store, tmp_path):
 
 def test_the_same_trial_is_there_once(store, tmp_path):
     once = mirrored(store, [FINISHED, PRUNED])
+    new_mirror(store).rewrite([])
     assert mirrored(store, [FINISHED, FINISHED, PRUNED, FINISHED, PRUNED]) == once
     mirror = new_mirror(store)
     mirror.rewrite([FINISHED, PRUNED])
@@ -202,6 +229,7 @@ def test_the_same_trial_is_there_once(store, tmp_path):
     assert store.read(KEY) == once
     # A trial that was lost and then finished after all.
     repaired = replace(FAILED, state="finished", values=[0.8], reason=None, ended=at(60))
+    new_mirror(store).rewrite([])
     study = read_study(mirrored(store, [FAILED, FINISHED, repaired]), tmp_path / "copy")
     assert sorted(ids(study)) == ["aaaa0001", "aaaa0002"]
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}

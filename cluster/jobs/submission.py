@@ -82,9 +82,11 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
+    from ...search.batches import check_batches
     from ...search.checks import check_space
 
     check_space(config.search, config.training, config.student)
+    check_batches(config.search, config.training, config.resources.trial.processes)
     if data_is_local(config):
         from ...training.data import load_data
 
