@@ -129,10 +129,10 @@ class TrialEvents:
                 self._run.reopen()
 
 
-def mark_failed(store: Store, key: str) -> None:
-    """Mark a trial as failed that was lost before it could do so itself."""
+def mark_ended(store: Store, key: str, status: Literal["success", "failure"]) -> None:
+    """Mark a trial as ended that was lost or stopped before it could do so itself."""
     with _Run(store, key) as run:
-        run.end("failure")
+        run.end(status)
         run.send()
 
 

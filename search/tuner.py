@@ -137,14 +137,16 @@ def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
     """The outcome; what interrupted tries left in the store is removed."""
     from .checkpoints import keep_best_and_last
     from .results import collect
-    from .tensorboard import mark_failed
+    from .tensorboard import mark_ended
 
     settings, config = plan.settings, plan.config
     known = {PurePosixPath(result.path).name: result for result in ended.grid}
     for trial_id, result in known.items():
         keep_best_and_last(settings.store, f"{settings.experiment}/{trial_id}", config.metric, config.mode)
-        if result.error is not None:
-            mark_failed(settings.store, f"{settings.tensorboard}/{trial_id}")
+        stopped = (result.metrics or {}).get("progress", 1.0) < 1
+        if result.error is not None or stopped:
+            status = "failure" if result.error is not None else "success"
+            mark_ended(settings.store, f"{settings.tensorboard}/{trial_id}", status)
     for parent in (settings.experiment, settings.tensorboard, settings.logs):
         _remove_forgotten(settings.store, parent, set(known))
     return collect(ended, plan)

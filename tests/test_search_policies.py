@@ -42,6 +42,18 @@ def journal_of(path) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def ended_well(directory) -> bool:
+    """Whether HParams shows a trial as ended, and not as running."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    events = EventAccumulator(str(directory)).Reload()
+    content = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    return metadata.parse_session_end_info_plugin_data(content).status == api_pb2.Status.Value(
+        "STATUS_SUCCESS"
+    )
+
+
 def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):  # noqa: F811
     told = []
     outcome = search(
@@ -57,6 +69,7 @@ def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):  # n
     assert [progress for progress, _ in bad.curve] == [0.25]
     assert outcome.best.trial_id in (outcome.trials[0].trial_id, outcome.trials[2].trial_id)
     assert (told[-1].done, told[-1].pruned, told[-1].failed, told[-1].running) == (3, 1, 0, 0)
+    assert ended_well(tmp_path / "s" / "tensorboard" / bad.trial_id)
     study = journal_of(tmp_path / "s" / "optuna.journal")
     assert [trial.state for trial in study.trials] == [
         TrialState.COMPLETE,
