@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
@@ -47,6 +48,7 @@ def ended_well(directory) -> bool:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import api_pb2, metadata
 
+    api: Any = api_pb2  # generated without type stubs
     events = EventAccumulator(str(directory)).Reload()
     content = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     return metadata.parse_session_end_info_plugin_data(content).status == api_pb2.Status.Value(
