@@ -42,13 +42,8 @@ import psutil
 CLEARLY_ABOVE_LINEAR = 1.2
 HUNDRED = 100
 CHECKPOINT_FILES = (
-    "config.json",
-    "model.safetensors",
-    "optimizer.pt",
-    "rng_state.pth",
-    "scheduler.pt",
-    "trainer_state.json",
-    "training_args.bin",
+    *("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth"),
+    *("scheduler.pt", "trainer_state.json", "training_args.bin"),
 )
 KINDS = {
     r"search/[^/]+/checkpoint_\d+/.*": "checkpoints",
@@ -147,7 +142,6 @@ class Parts:
     def __init__(self) -> None:
         self.calls: dict[str, list[float]] = defaultdict(list)
         self.suggestions: list[float] = []
-        self.snapshots: list[tuple[int, float]] = []
         self.wall: dict[str, float] = defaultdict(float)
 
     def total(self, part: str) -> float:
@@ -190,8 +184,6 @@ class Parts:
             self.wall[part] += time.perf_counter() - began_wall
             if part == "suggestions" and result is not None:
                 self.suggestions.append(seconds)
-            if part == "state written":
-                self.snapshots.append((len(self.suggestions), seconds))
             return result
 
         return timed
@@ -301,8 +293,8 @@ def costs(
         },
         "suggestion_ms": _ends([1000 * seconds for seconds in parts.suggestions]),
         "steps_a_trial": len(parts.calls["event loop"]) / num_trials,
-        "snapshots": len(parts.snapshots),
-        "last_snapshot_ms": 1000 * parts.snapshots[-1][1],
+        "snapshots": len(parts.calls["state written"]),
+        "last_snapshot_ms": 1000 * parts.calls["state written"][-1],
         "snapshot_kb": sizes["snapshot"] / 1024,
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "driver_start_mb": start["rss_mb"],

@@ -51,9 +51,7 @@ def ended_well(directory) -> bool:
     api: Any = api_pb2  # generated without type stubs
     events = EventAccumulator(str(directory)).Reload()
     content = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
-    return metadata.parse_session_end_info_plugin_data(content).status == api_pb2.Status.Value(
-        "STATUS_SUCCESS"
-    )
+    return metadata.parse_session_end_info_plugin_data(content).status == api.Status.STATUS_SUCCESS
 
 
 def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):  # noqa: F811
