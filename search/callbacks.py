@@ -78,6 +78,7 @@ class ProgressCallback(Callback):
                 raise StorageError(watch.storage_error)
             if watch.restored:
                 self._take_up(trials)
+                watch.num_ended = len(self._ended)
             watch.restored = False
 
     def _take_up(self, trials: list[Trial]) -> None:
@@ -191,6 +192,7 @@ class ProgressCallback(Callback):
             waiting_for=self._waiting_for,
         )
         for watch in watches:
+            watch.num_ended = len(self._ended)
             if watch.listener is not None:
                 watch.listener(progress)
 

@@ -67,12 +67,14 @@ class Ended:
     """How the trials came to their end.
 
     Attributes:
-        grid: Tune's results.
+        grid: Tune's results. After Ctrl-C it calls trials terminated that were cut short.
+        num_ended: Trials that came to their own end.
         ended_by: What ended them before all were done; None when nothing did.
         failure: The summary, when too many failed.
     """
 
     grid: tune.ResultGrid
+    num_ended: int
     ended_by: str | None = None
     failure: str | None = None
 
@@ -102,7 +104,8 @@ def run_trials(
             store.delete(experiment)
             tuner = _new_tuner(plan, trainable)
         if before is not None:
-            return Ended(tuner.get_results(), before["ended_by"])
+            grid = tuner.get_results()
+            return Ended(grid, _num_ended(grid), before["ended_by"])
         try:
             grid = tuner.fit()
         except Exception as error:
@@ -116,7 +119,12 @@ def run_trials(
             raise
     if watch.ended_by is not None and watch.failure is None:
         store.write_json(f"{experiment}/{_ENDED}", {"ended_by": watch.ended_by})
-    return Ended(grid, watch.ended_by, watch.failure)
+    num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
+    return Ended(grid, num_ended, watch.ended_by, watch.failure)
+
+
+def _num_ended(grid: tune.ResultGrid) -> int:
+    return grid.num_terminated + grid.num_errors
 
 
 def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner:

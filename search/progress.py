@@ -76,6 +76,8 @@ class Watch:
         self.restored = restored
         self.storage_error: str | None = None
         """Why the search ended early: the storage could not be reached."""
+        self.num_ended: int | None = None
+        """Trials that came to their own end; None when Tune had nothing to do."""
         self.ended_by: str | None = None
         """What ended the search before all its trials were done."""
         self.failure: str | None = None

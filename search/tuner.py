@@ -125,8 +125,7 @@ def run_search(
         ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
         if ended.failure is not None:
             raise RunFailedError(ended.failure)
-        num_ended = ended.grid.num_terminated + ended.grid.num_errors
-        if num_ended < num_trials and ended.ended_by is None:
+        if ended.num_ended < num_trials and ended.ended_by is None:
             raise KeyboardInterrupt("the search was interrupted, and is saved")
         outcome = _tidied(ended, plan)
         mirror.rewrite(outcome.trials)

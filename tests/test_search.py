@@ -372,3 +372,19 @@ def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
         if trial in finished(outcome):
             values = {each["name"]["tag"]: each["value"] for each in group["metricValues"]}
             assert values["best/accuracy"] == pytest.approx(trial.metrics["validation_accuracy"])
+
+
+def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, tmp_path):
+    """Tune calls them terminated; they go on where they were."""
+    wanted = search_config(2, num_train_epochs=40, learning_rate=5e-3)
+
+    def interrupt(progress):
+        if progress.best_value is not None and progress.running == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="the search was interrupted, and is saved"):
+        search(wanted, inputs, tmp_path / "s", on_progress=interrupt)
+    outcome = search(wanted, inputs, tmp_path / "s")
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    assert [trial.curve[-1][0] for trial in outcome.trials] == [1.0, 1.0]
+    assert all(len(trial.curve) == 40 for trial in outcome.trials)
