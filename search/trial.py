@@ -24,6 +24,7 @@ from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
+from ..training.used_rows import train_used_rows
 from .batches import part_of_batch
 from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
 from .handover import number_from, report_checkpoint
@@ -159,6 +160,8 @@ def _trainer(
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
+    if not args.freeze_embeddings:
+        train_used_rows(model, inputs.train.input_ids)
     collator = DistillationCollator(_pad_token_id(model))
     teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     trainer = DistillationTrainer(

@@ -1,0 +1,68 @@
+"""Train only those rows of the token embedding that the training texts read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+
+def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
+    """Make the rows of ``token_ids`` the only parameters of the model's token embedding, in place.
+
+    A step gives gradient to the rows of its own tokens alone, but the gradient of a whole table is dense: it is
+    zeroed, written, measured and stepped for all rows. Of BERT's 30,522, CLINC150's training texts read 5,400.
+    Losses and trained rows are those of the whole table; the other rows stay as they are, where weight decay
+    would shrink them. The state dict is that of the model as it was.
+
+    Args:
+        model: any model; one whose token embedding is not a plain table, or is frozen, is left alone.
+        token_ids: int[N], every token id of the training texts; repeats are welcome. A row that is not among
+            them (as padding's, which has no gradient) can be read too.
+    """
+    table = model.get_input_embeddings()
+    if type(table) is not nn.Embedding or table.max_norm is not None or not table.weight.requires_grad:
+        return
+    rows = np.unique(token_ids)
+    model.set_input_embeddings(_UsedRows(table, torch.from_numpy(rows[rows != table.padding_idx]).long()))
+
+
+class _UsedRows(nn.Embedding):
+    """``weight`` is float[R, D], the R rows that are trained; the whole table float[V, D] is kept beside it."""
+
+    def __init__(self, table: nn.Embedding, rows: Tensor) -> None:
+        weight = table.weight.detach()
+        super().__init__(len(rows), table.embedding_dim, _weight=weight[rows].clone())
+        # No buffers: several processes of a trial would send each other the buffers at every step.
+        self._table = weight
+        self._rows = rows
+        self._place = torch.full((table.num_embeddings,), -1).index_put((rows,), torch.arange(len(rows)))
+        self.register_state_dict_post_hook(_whole_table)
+        self.register_load_state_dict_pre_hook(_taken_apart)
+
+    def forward(self, input: Tensor) -> Tensor:
+        place = self._place[input]
+        trained = functional.embedding(place.clamp(min=0), self.weight)
+        kept = functional.embedding(input, self._table)
+        return torch.where((place >= 0).unsqueeze(-1), trained, kept)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Where the parameters go (to another device, into another precision), the rest goes too.
+        self._table, self._rows, self._place = fn(self._table), fn(self._rows), fn(self._place)
+        return super()._apply(fn, recurse)
+
+
+def _whole_table(module: _UsedRows, state: dict[str, Any], prefix: str, _: Any) -> None:
+    state[f"{prefix}weight"] = module._table.index_copy(0, module._rows, module.weight.detach())
+
+
+def _taken_apart(module: _UsedRows, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    name = f"{prefix}weight"
+    if name in state and len(state[name]) == len(module._table):
+        module._table = state[name].detach().to(module._table)
+        state[name] = module._table[module._rows]
