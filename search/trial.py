@@ -22,6 +22,7 @@ from ..storage.store import Store
 from ..training.arguments import arguments_from_config
 from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
+from ..training.first_token import first_token_in_last_layer
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
 from ..training.used_rows import train_used_rows
@@ -162,6 +163,8 @@ def _trainer(
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
     if not args.freeze_embeddings:
         train_used_rows(model, inputs.train.input_ids)
+    if args.hidden_loss_weight == 0:
+        first_token_in_last_layer(model)
     collator = DistillationCollator(_pad_token_id(model))
     teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     trainer = DistillationTrainer(

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distiltune.training.arguments import DistillationTrainingArguments
 from distiltune.training.collator import DistillationCollator
@@ -22,36 +14,20 @@ from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit
 from distiltune.training.trainer import DistillationTrainer
 from distiltune.training.used_rows import train_used_rows
 
-VOCABULARY, NUM_LABELS, PAD = 50, 3, 1
+FAMILIES = ("bert", "roberta", "distilbert")
+VOCABULARY, NUM_LABELS, PAD, WIDTH = 50, 3, 1, 16
 READ = np.array([7, 3, 9, 20, 21, 40, 3, 49])
-SMALL = {"vocab_size": VOCABULARY, "num_labels": NUM_LABELS, "pad_token_id": PAD}
-BERT_LIKE = {
-    **SMALL,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 16,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
 
 
-def bert():
+def classifier(family="bert"):
+    """An untrained classifier without dropout; BERT's names of the sizes are known to the other families."""
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": PAD}
+    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, num_labels=NUM_LABELS, **sizes)
+    config.update(
+        {name: 0.0 for name in config.to_dict() if "dropout" in name and name != "classifier_dropout"}
+    )
     torch.manual_seed(3)
-    return BertForSequenceClassification(BertConfig(**BERT_LIKE))
-
-
-def roberta():
-    torch.manual_seed(3)
-    return RobertaForSequenceClassification(RobertaConfig(**BERT_LIKE))
-
-
-def distilbert():
-    torch.manual_seed(3)
-    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 16}
-    config = DistilBertConfig(**SMALL, **sizes, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
-    return DistilBertForSequenceClassification(config)
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 @pytest.fixture
@@ -83,49 +59,51 @@ def table_name(model):
     return next(name for name in model.state_dict() if name.endswith("word_embeddings.weight"))
 
 
-@pytest.mark.parametrize("make", [bert, roberta, distilbert])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_grad_norm", [0.1, 1e3])
-def test_the_model_is_trained_as_with_the_whole_table(tmp_path, split, make, max_grad_norm):
-    whole, used = make(), make()
+def test_the_model_is_trained_as_with_the_whole_table(tmp_path, split, family, max_grad_norm):
+    whole, used = classifier(family), classifier(family)
     train_used_rows(used, split.input_ids)
-    assert used.get_input_embeddings().weight.shape == (len(np.unique(READ)), 16)
+    assert used.get_input_embeddings().weight.shape == (len(np.unique(READ)), WIDTH)
     for model in (whole, used):
         trained(tmp_path, model, split, weight_decay=0.0, max_grad_norm=max_grad_norm, save_strategy="no")
     torch.testing.assert_close(used.state_dict(), whole.state_dict(), atol=1e-6, rtol=1e-5)
-    assert not torch.equal(used.state_dict()[table_name(used)], make().state_dict()[table_name(used)])
+    assert not torch.equal(
+        used.state_dict()[table_name(used)], classifier(family).state_dict()[table_name(used)]
+    )
 
 
 def test_rows_that_no_text_reads_stay_as_they_are(tmp_path, split):
-    model, name = bert(), table_name(bert())
+    model, name = classifier(), table_name(classifier())
     train_used_rows(model, split.input_ids)
     trained(tmp_path, model, split, weight_decay=0.1, save_strategy="no")
-    changed = (model.state_dict()[name] != bert().state_dict()[name]).any(dim=1)
+    changed = (model.state_dict()[name] != classifier().state_dict()[name]).any(dim=1)
     assert set(np.flatnonzero(changed)) == set(READ)
 
 
 def test_tokens_that_training_never_read_can_be_read(split):
-    whole, used = bert().eval(), bert().eval()
+    whole, used = classifier().eval(), classifier().eval()
     train_used_rows(used, split.input_ids)
     every = torch.arange(VOCABULARY).reshape(5, 10)
     assert torch.equal(used(every).logits, whole(every).logits)
 
 
 def test_the_checkpoint_is_that_of_the_model_as_it_was_and_training_resumes_from_it(tmp_path, split):
-    model = bert()
+    model = classifier()
     train_used_rows(model, split.input_ids)
     trained(tmp_path / "whole", model, split, save_strategy="epoch")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole" / "checkpoint-9")
     assert type(loaded.get_input_embeddings()) is nn.Embedding
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
 
-    resumed = bert()
+    resumed = classifier()
     train_used_rows(resumed, split.input_ids)
     trained(tmp_path / "rest", resumed, split, resume=str(tmp_path / "whole" / "checkpoint-6"))
     torch.testing.assert_close(resumed.state_dict(), model.state_dict(), atol=0, rtol=0)
 
 
 def test_it_moves_and_is_copied_as_one():
-    model = bert()
+    model = classifier()
     train_used_rows(model, READ)
     other = copy.deepcopy(model).double()
     with torch.no_grad():
@@ -133,13 +111,13 @@ def test_it_moves_and_is_copied_as_one():
     table = other.state_dict()[table_name(other)]
     assert table.dtype == torch.float64
     assert set(np.flatnonzero((table == 0).all(dim=1))) == {*READ, PAD}
-    assert torch.equal(model.state_dict()[table_name(model)], bert().state_dict()[table_name(model)])
+    assert torch.equal(model.state_dict()[table_name(model)], classifier().state_dict()[table_name(model)])
 
 
 def test_an_embedding_that_is_frozen_or_not_a_plain_table_is_left_alone():
-    frozen, scaled = bert(), bert()
+    frozen, scaled = classifier(), classifier()
     frozen.get_input_embeddings().requires_grad_(False)
-    scaled.set_input_embeddings(nn.Embedding(VOCABULARY, 16, max_norm=1.0))
+    scaled.set_input_embeddings(nn.Embedding(VOCABULARY, WIDTH, max_norm=1.0))
     for model in (frozen, scaled):
         before = model.get_input_embeddings()
         train_used_rows(model, READ)

@@ -19,6 +19,7 @@ from ..errors import InputError, ModelError
 from ..storage.folders import new_folder
 from .checkpoints import checkpoint_fingerprint, label_names, load_classifier
 from .collator import DistillationCollator
+from .first_token import first_token_in_last_layer
 from .precision import evaluation_device, without_mixed_precision
 from .threads import intra_op_threads
 from .tokenized import TokenizedDataset, TokenizedSplit
@@ -150,7 +151,13 @@ def compute_logits(
     dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
     logits = np.empty((len(first), len(label_names(model))), dtype=np.float32)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-    with intra_op_threads(num_threads), torch.inference_mode(), without_mixed_precision(network), autocast:
+    with (
+        intra_op_threads(num_threads),
+        torch.inference_mode(),
+        without_mixed_precision(network),
+        autocast,
+        first_token_in_last_layer(model),
+    ):
         for batch in _batches(split.lengths[first], batch_size):
             inputs = collate([dataset[int(row)] for row in first[batch]])
             inputs = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}

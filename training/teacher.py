@@ -31,6 +31,7 @@ from .checkpoints import (
 from .collator import DistillationCollator
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig, TrainingConfig
 from .data import TextData
+from .first_token import first_token_in_last_layer
 from .heads import load_with_labels, match_labels
 from .logits import compute_logits
 from .metrics import classification_metrics
@@ -249,7 +250,8 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
             callbacks=[best],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with first_token_in_last_layer(begun.model):
+            trainer.train()
     best.restore()
 
 
