@@ -308,7 +308,7 @@ def search_config(spec: Spec, early: bool) -> Any:
 
 
 def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
-    """Token ids, and the teacher's logits over them, as the stages of a job make them."""
+    """Token ids, and the teacher's logits over those that are trained on, as the stages of a job make them."""
     from distiltune.search.tuner import TrialInputs
     from distiltune.training.checkpoints import load_tokenizer
     from distiltune.training.logits import teacher_logits
@@ -321,25 +321,21 @@ def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
         for name in ("train", "validation")
     }
     clock.part("tokenize_s")
-    logits = {
-        name: teacher_logits(
-            teacher,
-            split,
-            max_length=MAX_LENGTH,
-            cache_dir=store.local("logits"),
-            num_threads=spec.cpus,
-            use_gpu=False,
-        )
-        for name, split in tokens.items()
-    }
-    assert all(found.computed for found in logits.values()), "a search begins without logits"
+    logits = teacher_logits(
+        teacher,
+        tokens["train"],
+        max_length=MAX_LENGTH,
+        cache_dir=store.local("logits"),
+        num_threads=spec.cpus,
+        use_gpu=False,
+    )
+    assert logits.computed, "a search begins without logits"
     clock.part("logits_s")
     return TrialInputs(
         student="student",
         train=tokens["train"],
         validation=tokens["validation"],
-        train_logits=logits["train"].logits,
-        validation_logits=logits["validation"].logits,
+        train_logits=logits.logits,
         out_of_scope_id=data.out_of_scope_id,
         label_names=data.label_names,
         teacher="teacher",

@@ -94,7 +94,6 @@ class Stages:
             train=train.tokens,
             validation=validation.tokens,
             train_logits=train.teacher_logits,
-            validation_logits=validation.teacher_logits,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),

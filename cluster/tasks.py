@@ -39,7 +39,7 @@ LOGITS_DTYPE = "float32"
 
 @dataclass(frozen=True)
 class SplitWithLogits:
-    """A split's token ids and the teacher's logits over it, row by row the same texts."""
+    """A split's token ids; where it is trained on, the teacher's logits over it, row by row the same texts."""
 
     tokens: TokenizedSplit
     teacher_logits: np.ndarray | None
@@ -117,7 +117,7 @@ def make_teacher(task: Task, data: TextData, key: str) -> dict[str, Any]:
 def label_with_teacher(
     task: Task, data: TextData, teacher_key: str
 ) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
-    """The teacher's logits over train and validation, from the cache where it holds them; and a record.
+    """The splits' token ids, the teacher's logits over train (from the cache where it holds them), and a record.
 
     With alpha fixed to 1 nothing listens to the teacher, and it is not asked.
     """
@@ -129,7 +129,7 @@ def label_with_teacher(
     for name in ("train", "validation"):
         rows = data.splits[name]
         tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, config.training.max_length)
-        if not needed:
+        if name != "train" or not needed:
             splits[name] = SplitWithLogits(tokens, None)
             continue
         key = f"{LOGITS}/{logits_key(teacher, tokens, config.training.max_length, LOGITS_DTYPE)}"

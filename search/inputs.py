@@ -39,7 +39,6 @@ class TrialInputs:
         validation: Tokenized validation split, on which every choice is made.
         train_logits: The teacher's logits float32[num_train, num_labels]; None when alpha is 1 in every
             trial.
-        validation_logits: The teacher's logits on the validation split; trials do not use them.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
@@ -50,7 +49,6 @@ class TrialInputs:
     train: TokenizedSplit
     validation: TokenizedSplit
     train_logits: np.ndarray | None
-    validation_logits: np.ndarray | None
     out_of_scope_id: int | None
     label_names: list[str]
     teacher: str | None = None

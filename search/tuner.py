@@ -184,7 +184,6 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     return replace(
         inputs,
         train_logits=plain(inputs.train_logits),
-        validation_logits=None,
     )
 
 

@@ -54,7 +54,6 @@ def search(
         train=train,
         validation=split(32, 2),
         train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
-        validation_logits=None,
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

@@ -70,7 +70,6 @@ def inputs(tmp_path_factory) -> TrialInputs:
         train=train,
         validation=validation,
         train_logits=np.load(logits_file, mmap_mode="r"),
-        validation_logits=logits[validation.labels],
         out_of_scope_id=OUT_OF_SCOPE,
         label_names=["a", "b", "c", "oos"],
     )
@@ -236,7 +235,6 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
         train=texts,
         validation=texts,
         train_logits=logits,
-        validation_logits=None,
         out_of_scope_id=None,
         label_names=names,
         teacher=str(teacher),

@@ -67,7 +67,6 @@ def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, *
         train=train,
         validation=split(32, 2),
         train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
-        validation_logits=None,
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

@@ -41,7 +41,6 @@ def make_inputs(store: Store) -> TrialInputs:
         train=train,
         validation=split(NUM_VALIDATION, 2),
         train_logits=(4 * np.eye(len(LABEL_NAMES), dtype=np.float32))[train.labels],
-        validation_logits=None,
         out_of_scope_id=3,
         label_names=LABEL_NAMES,
     )
