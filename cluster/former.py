@@ -41,4 +41,5 @@ def former_trials(config: JobConfig, storage: Storage) -> list[FrozenTrial]:
         name,
         fixed=fixed_values(search),
         conditional=[each for each, parameter in search.space.items() if parameter.when],
+        constraints=search.constraints,
     )

@@ -27,6 +27,10 @@ class BudgetWatch:
         self._num_without_better = 0
         self._best_at_last_end: float | None = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Tune pickles its callbacks, and the clock of another boot or machine says nothing here.
+        self.__dict__.update(state, _began=time.monotonic())
+
     @property
     def seconds(self) -> float:
         """Of searching, all tries together."""
@@ -55,7 +59,7 @@ class BudgetWatch:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         return (
             f"{failures.total()} trials failed, search.max_failed_trials allows {self._max_failed}: {reasons}; "
-            "mend what they say, or allow more"
+            "mend what they say, or allow more in a new run"
         )
 
     def trial_ended(self, best: float | None) -> None:
@@ -75,7 +79,8 @@ class BudgetWatch:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up where an interrupted search was."""
+        """Take up where an interrupted search was; what passed since then does not count."""
+        self._began = time.monotonic()
         self._seconds_before = state["seconds"]
         self._num_without_better = state["num_without_better"]
         self._best_at_last_end = state["best_at_last_end"]

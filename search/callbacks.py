@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.logger import JsonLoggerCallback
 
-from ..errors import StorageError
+from ..errors import RunFailedError, StorageError
 from .budget import BudgetWatch
 from .config import SearchConfig
 from .progress import CheckpointUnreadableError, SearchProgress, watches
@@ -114,14 +114,16 @@ class ProgressCallback(Callback):
             self._tell()
 
     def _end_by_budget(self) -> None:
-        failures = Counter(self._failures.values())
+        failure = self._budget.too_many_failed(Counter(self._failures.values()))
+        ended_by = self._budget.ended_by(self._best[0] if self._best else None)
         for watch in watches:
-            watch.failure = watch.failure or self._budget.too_many_failed(failures)
-            watch.ended_by = (
-                watch.ended_by
-                or watch.failure
-                or self._budget.ended_by(self._best[0] if self._best else None)
-            )
+            if failure is not None:
+                # Raised, where a stop would mark the search as done: trials that a lost worker or a full disk
+                # failed are tried again when it goes on, and the others follow.
+                watch.failure = failure
+                raise RunFailedError(failure)
+            if watch.ended_by is None and ended_by is not None:
+                watch.ended_by, watch.cut_short = ended_by, set(self._running)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """One more runs."""

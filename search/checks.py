@@ -147,6 +147,16 @@ def _metric_faults(config: SearchConfig) -> list[str]:
     for number, constraint in enumerate(config.constraints):
         if constraint.metric not in every:
             faults.append(_unknown(f"search.constraints.{number}", constraint.metric, every, "metric"))
+    if not any(name in config.space for name in STUDENT_ARGUMENTS):
+        faults += [
+            f"{where}: {metric} is that of the student, and all trials have the same; search {NUM_STUDENT_LAYERS} "
+            f"or {STUDENT_LAYERS}, or leave it out"
+            for where, metric in (
+                *((f"search.objectives.{n}.metric", each.metric) for n, each in enumerate(config.objectives)),
+                *((f"search.constraints.{n}", each.metric) for n, each in enumerate(config.constraints)),
+            )
+            if metric in STUDENT_METRICS
+        ]
     if config.objectives and config.scheduler.type != "none":
         faults.append(
             f"search.scheduler: {config.scheduler.type!r} compares trials by one metric while they train, and "

@@ -25,15 +25,13 @@ class Choice:
 
 
 def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
-    """Choose among trials that have a checkpoint; those that trained to their end go before those that did not.
+    """Choose among the trials that have a checkpoint: its metrics are measured, however the trial ended.
 
     Args:
         trials: At least one of them finished or pruned with a checkpoint.
         config: Objectives, constraints, and how much of the first objective the choice from the front may give.
     """
-    candidates = [trial for trial in trials if trial.state == "finished"] or [
-        trial for trial in trials if trial.state == "pruned" and trial.checkpoint is not None
-    ]
+    candidates = [trial for trial in trials if trial.state != "failed" and trial.checkpoint is not None]
     feasible, text = _feasible(candidates, config)
     front = pareto_front(feasible, config.all_objectives)
     first, *others = config.all_objectives

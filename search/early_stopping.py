@@ -8,7 +8,7 @@ own schedule, so that nothing but the last reports is needed to go on after an i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,7 +26,30 @@ def value_at(curve: Curve, fraction: float) -> float | None:
     return float(np.interp(fraction, fractions, values))
 
 
-def asha_stops(rule: Asha, curve: Curve, others: Sequence[Curve], sign: int) -> bool:
+class Readings:
+    """Every trial's value at the fractions that were asked for: a decision among n trials reads no n curves."""
+
+    def __init__(self) -> None:
+        self._curves: dict[str, Curve] = {}
+        self._at: dict[float, dict[str, float]] = {}
+
+    def hear(self, trial_id: str, curve: Curve) -> None:
+        """A trial's curve has grown, or is new."""
+        self._curves[trial_id] = curve
+        for fraction, values in self._at.items():
+            if trial_id not in values and (value := value_at(curve, fraction)) is not None:
+                values[trial_id] = value
+
+    def of_others(self, trial_id: str, fraction: float) -> list[float]:
+        """The values of all other trials that have come as far as ``fraction``."""
+        values = self._at.get(fraction)
+        if values is None:
+            read = {each: value_at(curve, fraction) for each, curve in self._curves.items()}
+            values = self._at[fraction] = {each: value for each, value in read.items() if value is not None}
+        return [value for each, value in values.items() if each != trial_id]
+
+
+def asha_stops(rule: Asha, curve: Curve, others: Callable[[float], Sequence[float]], sign: int) -> bool:
     """Whether a trial is not among the best 1 / reduction_factor of those that have come as far.
 
     Decided once for each rung, ``grace * reduction_factor ** k`` of the schedule, at the first epoch that
@@ -35,7 +58,7 @@ def asha_stops(rule: Asha, curve: Curve, others: Sequence[Curve], sign: int) -> 
     Args:
         rule: The parameters.
         curve: The trial's values until now.
-        others: Those of the other trials.
+        others: The other trials' values at a fraction.
         sign: 1 where more is better, -1 where less is.
     """
     now, value = curve[-1]
@@ -44,23 +67,25 @@ def asha_stops(rule: Asha, curve: Curve, others: Sequence[Curve], sign: int) -> 
     rungs = [rule.grace * rule.reduction_factor**k for k in range(num_rungs)]
     if not any(before < rung <= now for rung in rungs):
         return False
-    reached = [found for each in others if (found := value_at(each, now)) is not None]
+    reached = others(now)
     num_better = sum(sign * other > sign * value for other in reached)
     return num_better >= math.ceil((len(reached) + 1) / rule.reduction_factor)
 
 
-def median_stops(rule: MedianRule, curve: Curve, others: Sequence[Curve], sign: int) -> bool:
+def median_stops(
+    rule: MedianRule, curve: Curve, others: Callable[[float], Sequence[float]], sign: int
+) -> bool:
     """Whether a trial's best value so far is worse than the others' median at its fraction.
 
     Args:
         rule: The parameters.
         curve: The trial's values until now.
-        others: Those of the other trials.
+        others: The other trials' values at a fraction.
         sign: 1 where more is better, -1 where less is.
     """
     now = curve[-1][0]
     if now < rule.grace:
         return False
-    reached = [sign * found for each in others if (found := value_at(each, now)) is not None]
+    reached = others(now)
     best = max(sign * value for _, value in curve)
-    return len(reached) >= rule.min_trials and best < float(np.median(reached))
+    return len(reached) >= rule.min_trials and best < float(np.median(np.multiply(sign, reached)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StorageError
+from ..errors import RunFailedError, StorageError
 from ..storage.retry import retrying
 from ..storage.store import Store
 from .config import NoEarlyStopping, SearchConfig
@@ -70,13 +70,13 @@ class Ended:
         grid: Tune's results. After Ctrl-C it calls trials terminated that were cut short.
         num_ended: Trials that came to their own end.
         ended_by: What ended them before all were done; None when nothing did.
-        failure: The summary, when too many failed.
+        cut_short: Ids of the trials that ran then.
     """
 
     grid: tune.ResultGrid
     num_ended: int
     ended_by: str | None = None
-    failure: str | None = None
+    cut_short: frozenset[str] = frozenset()
 
 
 def run_trials(
@@ -85,7 +85,12 @@ def run_trials(
     on_progress: Callable[[SearchProgress], None] | None,
     on_trial_ended: TrialListener | None = None,
 ) -> Ended:
-    """Let Tune run the trials; what the storage did to them comes out as one StorageError."""
+    """Let Tune run the trials; what the storage did to them comes out as one StorageError.
+
+    Raises:
+        RunFailedError: More trials failed than may.
+        StorageError: The storage did not answer, or does not hold what it should.
+    """
     from .progress import watching
 
     store, experiment = plan.settings.store, plan.settings.experiment
@@ -105,10 +110,12 @@ def run_trials(
             tuner = _new_tuner(plan, trainable)
         if before is not None:
             grid = tuner.get_results()
-            return Ended(grid, _num_ended(grid), before["ended_by"])
+            return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["cut_short"]))
         try:
             grid = tuner.fit()
         except Exception as error:
+            if watch.failure is not None:
+                raise RunFailedError(watch.failure) from None
             if watch.storage_error is not None:
                 raise StorageError(watch.storage_error) from error
             if isinstance(error, OSError):
@@ -117,10 +124,11 @@ def run_trials(
                     f"storage {store}: {reason}; repair it, then go on with `distiltune resume RUN`"
                 ) from error
             raise
-    if watch.ended_by is not None and watch.failure is None:
-        store.write_json(f"{experiment}/{_ENDED}", {"ended_by": watch.ended_by})
+    if watch.ended_by is not None:
+        ended = {"ended_by": watch.ended_by, "cut_short": sorted(watch.cut_short)}
+        store.write_json(f"{experiment}/{_ENDED}", ended)
     num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
-    return Ended(grid, num_ended, watch.ended_by, watch.failure)
+    return Ended(grid, num_ended, watch.ended_by, frozenset(watch.cut_short))
 
 
 def _num_ended(grid: tune.ResultGrid) -> int:
@@ -178,9 +186,10 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
                 stop=EndsWithBudget(),
                 callbacks=[ResultFiles(), ProgressCallback(config, plan.num_trials)],
                 failure_config=tune.FailureConfig(max_failures=2),
-                # One to keep, by score, and Tune never deletes the last: the best and the last.
+                # By score, and Tune never deletes the last. Two, so that where the last is damaged there is an
+                # earlier one even if that last one was the best; of an ended trial the best and the last stay.
                 checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=1,
+                    num_to_keep=2,
                     checkpoint_score_attribute=config.metric,
                     checkpoint_score_order=config.mode,
                 ),

@@ -80,8 +80,10 @@ class Watch:
         """Trials that came to their own end; None when Tune had nothing to do."""
         self.ended_by: str | None = None
         """What ended the search before all its trials were done."""
+        self.cut_short: set[str] = set()
+        """The trials that ran then."""
         self.failure: str | None = None
-        """The summary, when that was too many failed trials."""
+        """The summary, when too many trials failed."""
         self._retry_s = retry_s
         self._unreadable_since: float | None = None
 

@@ -67,9 +67,8 @@ def collect(ended: Ended, plan: Plan) -> SearchOutcome:
 
 
 def _outcome(ended: Ended, plan: Plan, damaged: set[str]) -> SearchOutcome:
-    trials = sorted(
-        (_record(result, ended, plan, damaged) for result in ended.grid), key=lambda trial: trial.number
-    )
+    records = (_record(result, ended, plan, damaged) for result in ended.grid)
+    trials = sorted((each for each in records if each is not None), key=lambda trial: trial.number)
     if not any(trial.checkpoint is not None and trial.state != "failed" for trial in trials):
         failed = [trial for trial in trials if trial.state == "failed"]
         first = f"; the first one's reason: {failed[0].reason}" if failed else ""
@@ -83,11 +82,14 @@ def _outcome(ended: Ended, plan: Plan, damaged: set[str]) -> SearchOutcome:
     return SearchOutcome(trials, choice.best, choice.front, choice.text, ended.ended_by)
 
 
-def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> TrialRecord:
+def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> TrialRecord | None:
+    """What the trial found; None of one that had not begun when the search was ended."""
     store, experiment, config = plan.settings.store, plan.settings.experiment, plan.config
     trial_id = PurePosixPath(result.path).name
     # A trial that never reported is known by its file alone.
     given = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
+    if given is None and ended.ended_by is not None:
+        return None
     if given is None:
         raise StorageError(
             f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
@@ -96,7 +98,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)
-    state, reason = _end_of(result, last, ended)
+    state, reason = _end_of(result, last, ended.ended_by if trial_id in ended.cut_short else None)
     if epochs and not whole:
         state, reason = "failed", "its checkpoints are damaged"
     name = student_name(given["arguments"])
@@ -118,7 +120,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
     )
 
 
-def _end_of(result: Result, last: SavedEpoch | None, ended: Ended) -> tuple[State, str | None]:
+def _end_of(result: Result, last: SavedEpoch | None, cut_short_by: str | None) -> tuple[State, str | None]:
     failure = (result.metrics or {}).get("failure")
     if failure:
         return "failed", failure
@@ -127,8 +129,8 @@ def _end_of(result: Result, last: SavedEpoch | None, ended: Ended) -> tuple[Stat
     progress = last.metrics["progress"] if last else 0.0
     if progress >= 1:
         return "finished", None
-    if ended.ended_by is not None:
-        return "pruned", f"the search ended: {ended.ended_by}"
+    if cut_short_by is not None:
+        return "pruned", f"the search ended: {cut_short_by}"
     if last is None:
         return "failed", "the trial ended without a checkpoint"
     return "pruned", f"stopped early after {progress:.0%} of its schedule"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from .config import Asha, MedianRule
-from .early_stopping import Curve, asha_stops, median_stops
+from .early_stopping import Curve, Readings, asha_stops, median_stops
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -27,7 +28,7 @@ class EarlyStopping(FIFOScheduler):
         super().__init__()
         self._rule = rule
         self._sign = 1 if mode == "max" else -1
-        self._curves: dict[str, Curve] = {}
+        self._readings = Readings()
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """A new trial, or one that was restored with its last report."""
@@ -38,18 +39,17 @@ class EarlyStopping(FIFOScheduler):
         self._hear(trial.trial_id, result)
         if result.get("failure") or result["progress"] >= 1:
             return TrialScheduler.CONTINUE
-        others = [curve for trial_id, curve in self._curves.items() if trial_id != trial.trial_id]
-        stops = self._stops(self._curves[trial.trial_id], others)
+        stops = self._stops(result["curve"], partial(self._readings.of_others, trial.trial_id))
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
-    def _stops(self, curve: Curve, others: Sequence[Curve]) -> bool:
+    def _stops(self, curve: Curve, others: Callable[[float], Sequence[float]]) -> bool:
         if isinstance(self._rule, Asha):
             return asha_stops(self._rule, curve, others, self._sign)
         return median_stops(self._rule, curve, others, self._sign)
 
     def _hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if result.get("curve"):
-            self._curves[trial_id] = result["curve"]
+            self._readings.hear(trial_id, result["curve"])
 
     def debug_string(self) -> str:
         """For Tune's own output."""

@@ -147,6 +147,8 @@ class StudySearcher(Searcher):
         """Suggest once more what was suggested to a trial that Tune has forgotten."""
         forgotten = self._order[number]
         self._order[number] = trial_id
+        for kept in (self._ended, self._reported, self._curves):
+            kept.pop(forgotten, None)
         self._numbers[trial_id] = self._numbers.pop(forgotten)
         if forgotten in self._asked:
             self._asked[trial_id] = self._asked.pop(forgotten)
@@ -223,6 +225,7 @@ class StudySearcher(Searcher):
         may be older or newer than that of the trials.
         """
         known = {trial.trial_id: trial for trial in trials}
+        self._lost = []
         for trial in sorted(known.values(), key=lambda each: each.config["number"]):
             if trial.trial_id not in self._numbers:
                 self._adopt(trial)

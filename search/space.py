@@ -167,7 +167,9 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         lines = (f"{name} has {students[name].metrics[each.metric]:.4g}" for name, each in misfits.items())
         raise ConfigError(f"search.constraints: no student keeps {bounds[0]}: {', '.join(lines)}; allow more")
     [argument] = [name for name in STUDENT_ARGUMENTS if name in config.space]
-    return config.model_copy(update={"space": {**config.space, argument: Choice(values=kept)}})
+    points = [point for point in config.points if argument not in point or point[argument] in kept]
+    space = {**config.space, argument: Choice(values=kept)}
+    return config.model_copy(update={"space": space, "points": points})
 
 
 def _all_values(parameter: Parameter) -> Iterable[Any]:

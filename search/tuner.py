@@ -94,10 +94,14 @@ def run_search(
     from .mirroring import mirrored
     from .space import distributions, without_misfits
     from .tensorboard import write_experiment
+    from .warm_start import refitted
 
     check_space(config, training)
     check_batches(config, training, processes_per_trial)
-    config = without_misfits(config, inputs.students)
+    narrowed = without_misfits(config, inputs.students)
+    if narrowed is not config and known:
+        known = refitted(known, distributions(narrowed))
+    config = narrowed
     num_trials = config.num_trials if distributions(config) else 1
     if check_resources:
         _check_resources(cpus_per_trial, gpus_per_trial, processes_per_trial)
@@ -123,8 +127,6 @@ def run_search(
     trainable = _trainable(inputs, settings, resources)
     with mirrored(plan, journal) as mirror:
         ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
-        if ended.failure is not None:
-            raise RunFailedError(ended.failure)
         if ended.num_ended < num_trials and ended.ended_by is None:
             raise KeyboardInterrupt("the search was interrupted, and is saved")
         outcome = _tidied(ended, plan)
@@ -152,10 +154,10 @@ def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
 
 
 def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
-    for name in ("batch_size", "per_device_train_batch_size"):
-        if name in config.space:
-            return int(max(end_values(config.space[name])))
-    return training.batch_size
+    names = ("batch_size", "per_device_train_batch_size")
+    fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
+    searched = [max(end_values(config.space[name])) for name in names if name in config.space]
+    return int(max([fixed[-1], *searched]))
 
 
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:

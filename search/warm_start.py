@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from .config import Constraint
+
 _NUM_SHOWN = 3  # values of one argument in a message
 
 
@@ -25,6 +27,7 @@ def trials_from(
     *,
     fixed: Mapping[str, Any] | None = None,
     conditional: Collection[str] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> list[FrozenTrial]:
     """The finished trials of a former run, complete with the values that they reached.
 
@@ -35,6 +38,7 @@ def trials_from(
         run_id: The former run, for messages and the trials' user attribute ``run``.
         fixed: Arguments that every trial has now; None compares only what either run searched.
         conditional: Arguments of now that a trial may be without.
+        constraints: Bounds of now, which the former trials keep or not.
 
     Returns:
         Trials for ``study.add_trials``, in the former run's order; arguments that are not searched are left out.
@@ -44,7 +48,8 @@ def trials_from(
     """
     import optuna
 
-    check_fits(records, distributions, metric_names, run_id, fixed=fixed, conditional=conditional)
+    needed = list(dict.fromkeys((*metric_names, *(each.metric for each in constraints))))
+    check_fits(records, distributions, needed, run_id, fixed=fixed, conditional=conditional)
     found = []
     for record in _finished(records):
         values = record["parameters"]
@@ -56,6 +61,32 @@ def trials_from(
                 params=searched,
                 distributions={name: distributions[name] for name in searched},
                 user_attrs={"trial_id": record["trial_id"], "run": run_id},
+                constraints={str(each): each.excess(record["metrics"]) for each in constraints},
+            )
+        )
+    return found
+
+
+def refitted(
+    known: Iterable[FrozenTrial], distributions: Mapping[str, BaseDistribution]
+) -> list[FrozenTrial]:
+    """Former trials in a space that has become narrower since; without those that it no longer holds."""
+    import optuna
+
+    found = []
+    for trial in known:
+        try:
+            searched = {name: fit(distributions[name], value) for name, value in trial.params.items()}
+        except NotAcceptedError:
+            continue
+        found.append(
+            optuna.trial.create_trial(
+                state=trial.state,
+                values=trial.values,
+                params=searched,
+                distributions={name: distributions[name] for name in searched},
+                user_attrs=trial.user_attrs,
+                constraints=trial.constraints,
             )
         )
     return found
@@ -75,7 +106,7 @@ def check_fits(
     Args:
         records: See ``trials_from``, as all others.
         distributions: Of the arguments that are searched now.
-        metric_names: Of the objectives now.
+        metric_names: Of the objectives and constraints now.
         run_id: The former run.
         fixed: Arguments that every trial has now.
         conditional: Arguments of now that a trial may be without.
@@ -183,8 +214,8 @@ def _metric_fault(name: str, finished: Sequence[Mapping[str, Any]]) -> str | Non
     first = lacking[0]
     numbers = sorted(key for key, value in first["metrics"].items() if isinstance(value, int | float))
     return (
-        f"{name} is an objective now, and {len(lacking)} of its {len(finished)} finished trials have no value of it "
-        f"(trial {first['trial_id']} has {', '.join(numbers) or 'none'}); choose another objective, or another run"
+        f"{name} is asked for now, and {len(lacking)} of its {len(finished)} finished trials have no value of it "
+        f"(trial {first['trial_id']} has {', '.join(numbers) or 'none'}); choose another metric, or another run"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -28,11 +30,18 @@ def test_wall_time_counts_all_tries_together(monkeypatch):
     now[0] += 40
     assert first.ended_by(None) is None
     second = BudgetWatch(config(budget={"wall_time_s": 60}))
-    second.set_state(first.get_state())
+    state = first.get_state()
+    now[0] += 1000  # nobody searched
+    second.set_state(state)
     now[0] += 19
     assert second.ended_by(None) is None
     now[0] += 1
     assert second.ended_by(None) == "its 60 s are over"
+    pickled = pickle.dumps(second)
+    now[0] = 5.0  # another machine
+    third = pickle.loads(pickled)
+    third.set_state(state)
+    assert third.seconds == 40
 
 
 @pytest.mark.parametrize(
@@ -72,11 +81,19 @@ def record(number: int, accuracy: float, latency: float = 1.0, state="finished")
     return TrialRecord(f"t{number}", number, {}, state, metrics, 1, f"c{number}")
 
 
-def test_one_metric_chooses_the_best_finished_trial_and_the_earlier_of_equals():
-    trials = [record(0, 0.9), record(1, 0.95), record(2, 0.95), record(3, 0.99, state="pruned")]
+def test_one_metric_chooses_the_best_trial_and_the_earlier_of_equals():
+    trials = [record(0, 0.9), record(1, 0.95), record(2, 0.95), record(3, 0.99, state="failed")]
     choice = choose_trial(trials, config())
     assert (choice.best.trial_id, choice.front, choice.text) == ("t1", ["t1"], "")
-    assert choose_trial(trials[3:], config()).best.trial_id == "t3"
+
+
+def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
+    trials = [
+        record(0, 0.93),
+        record(1, 0.951, state="pruned"),
+        replace(record(2, 0.99, state="pruned"), checkpoint=None),
+    ]
+    assert choose_trial(trials, config()).best.trial_id == "t1"
 
 
 def test_the_front_holds_what_nothing_beats():

@@ -9,12 +9,31 @@ import numpy as np
 import pytest
 
 from distiltune.search.config import Asha, MedianRule
-from distiltune.search.early_stopping import asha_stops, median_stops, value_at
+from distiltune.search.early_stopping import Readings, asha_stops, median_stops, value_at
 
 
 def curve(*values: float, of: int | None = None) -> list[list[float]]:
     """The first epochs of a schedule ``of`` so many."""
     return [[(epoch + 1) / (of or len(values)), value] for epoch, value in enumerate(values)]
+
+
+def at(curves):
+    """Every other trial's value at a fraction."""
+    return lambda fraction: [value for each in curves if (value := value_at(each, fraction)) is not None]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_of_the_curves_is_what_they_say(seed):
+    random = np.random.default_rng(seed)
+    whole = {f"t{number}": curve(*random.random(2 + number % 5)) for number in range(9)}
+    readings, heard = Readings(), {}
+    while not heard or min(map(len, heard.values())) < 2 or len(heard) < 9:
+        name = f"t{random.integers(9)}"
+        heard[name] = whole[name][: len(heard.get(name, [])) + 1]
+        readings.hear(name, heard[name])
+        fraction = heard[name][-1][0]
+        others = at([each for other, each in heard.items() if other != name])(fraction)
+        assert sorted(readings.of_others(name, fraction)) == sorted(others)
 
 
 def test_a_curve_is_read_between_its_epochs_and_not_beyond_them():
@@ -35,12 +54,12 @@ def test_asha_keeps_the_best_third_at_a_rung(seed, sign):
     at_rung = sign * np.array([own[0][1], *(other[0][1] for other in others)])
     rank = int((-at_rung).argsort(kind="stable").argsort(kind="stable")[0])  # 0: the best
     expected = rank >= math.ceil(len(at_rung) / 3)
-    assert asha_stops(Asha(grace=0.25), own, others, sign) == expected
+    assert asha_stops(Asha(grace=0.25), own, at(others), sign) == expected
 
 
 def test_asha_decides_at_rungs_only():
     rule, better = Asha(grace=0.25, reduction_factor=2), [curve(*[0.9] * 8)] * 4
-    stops = [asha_stops(rule, curve(*[0.1] * epoch, of=8), better, 1) for epoch in range(1, 9)]
+    stops = [asha_stops(rule, curve(*[0.1] * epoch, of=8), at(better), 1) for epoch in range(1, 9)]
     assert stops == [False, True, False, True, False, False, False, False]
 
 
@@ -48,12 +67,12 @@ def test_schedules_of_other_lengths_are_compared_at_the_same_fraction():
     """At epoch 2 the short schedule is far ahead, since its rate has decayed; at half of it, it is behind."""
     long = curve(0.2, 0.4, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
     short = curve(0.5, of=2)
-    assert asha_stops(Asha(grace=0.4, reduction_factor=2), short, [long], 1)
-    assert not asha_stops(Asha(grace=0.4, reduction_factor=2), long[:4], [short + [[1.0, 0.6]]], 1)
+    assert asha_stops(Asha(grace=0.4, reduction_factor=2), short, at([long]), 1)
+    assert not asha_stops(Asha(grace=0.4, reduction_factor=2), long[:4], at([short + [[1.0, 0.6]]]), 1)
 
 
 def test_a_trial_that_has_not_come_as_far_is_not_compared():
-    assert not asha_stops(Asha(grace=0.4), curve(0.1, of=2), [curve(0.9, of=4)] * 5, 1)
+    assert not asha_stops(Asha(grace=0.4), curve(0.1, of=2), at([curve(0.9, of=4)] * 5), 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -64,11 +83,11 @@ def test_median_stops_what_is_below_the_median_of_the_others(seed, sign):
     others = [curve(*random.random(3), of=4) for _ in range(5)]
     best = max(sign * value for _, value in own)
     expected = best < np.median([sign * other[1][1] for other in others])
-    assert median_stops(MedianRule(), own, others, sign) == expected
+    assert median_stops(MedianRule(), own, at(others), sign) == expected
 
 
 def test_median_waits_for_its_grace_and_for_other_trials():
-    low, high = curve(0.1, of=4), [curve(0.9, 0.9, of=4)] * 4
+    low, high = curve(0.1, of=4), at([curve(0.9, 0.9, of=4)] * 4)
     assert median_stops(MedianRule(), low, high, 1)
     assert not median_stops(MedianRule(grace=0.3), low, high, 1)
     assert not median_stops(MedianRule(min_trials=5), low, high, 1)

@@ -273,6 +273,24 @@ def test_a_searcher_newer_than_the_trials_suggests_the_forgotten_ones_again(tmp_
     assert new.suggest("t4") == "FINISHED"
 
 
+def test_a_second_kill_before_the_forgotten_ones_were_suggested_again_doubles_none(tmp_path):
+    searcher = searcher_of(num_trials=4)
+    suggested = [searcher.suggest(f"t{n}") for n in range(3)]
+    end(searcher, "t2", 0.9)
+    new = restored(searcher, tmp_path)
+    known = [tune_trial("t0", suggested[0])]
+    new.reconcile(known)
+    assert new.suggest("again1") == suggested[1]
+    newer = restored(new, tmp_path)
+    newer.reconcile([*known, tune_trial("again1", suggested[1])])
+    end(newer, "t0", 0.5)
+    assert newer.suggest("again2") == suggested[2]
+    for trial_id in ("again1", "again2"):
+        end(newer, trial_id, 0.5)
+    assert newer.suggest("t3")["number"] == 3
+    assert newer.suggest("t4") == "FINISHED"
+
+
 def test_a_trial_that_failed_and_is_tried_again_counts_when_it_ends(tmp_path):
     searcher = searcher_of(num_startup_trials=1)
     suggested = searcher.suggest("t0")

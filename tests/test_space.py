@@ -150,7 +150,7 @@ def test_every_kind_of_fault_is_told_in_one_error():
         {"learning_rat": 1e-3, "alpha": {"type": "float", "low": 0, "high": 2}},
         metric="validation_los",
         objectives=[{"metric": "latency_ms", "mode": "max"}],
-        constraints=["latency <= 1.0"],
+        constraints=["latency <= 1.0", "num_parameters <= 1e6"],
         scheduler="asha",
         points=[{"temperature": 40}, {"alhpa": 0.5}],
     )
@@ -161,12 +161,15 @@ def test_every_kind_of_fault_is_told_in_one_error():
         "search.metric: 'validation_los' is not a metric; did you mean 'validation_loss'?",
         "set search.objectives.0.mode to 'min'",
         "search.constraints.0: 'latency' is not a metric; did you mean 'latency_ms'?",
+        "search.objectives.0.metric: latency_ms is that of the student, and all trials have the same; search "
+        "student.num_layers or student.layers, or leave it out",
+        "search.constraints.1: num_parameters is that of the student",
         "search.scheduler: 'asha' compares trials by one metric",
         "search.points.0.temperature: 40 is outside of the space; accepted: whole numbers from 2 to 20",
         "search.points.1.alhpa: 'alhpa' is not a argument of the space; did you mean 'alpha'?",
     ):
         assert part.replace("a argument", "an argument") in told
-    assert len(faults) == 8
+    assert len(faults) == 10
 
 
 def test_students_may_be_searched_by_their_layers():
@@ -203,8 +206,10 @@ def test_students_that_miss_a_bound_are_not_trained():
         f"student.num_layers={n}": Student(f"s{n}", {"latency_ms": 0.4 * n, "num_parameters": 10.0 * n})
         for n in (1, 2, 3)
     }
-    kept = without_misfits(config(space, constraints=["latency_ms <= 1.0"]), students)
+    points = [{"student.num_layers": 3}, {"alpha": 0.5}, {"student.num_layers": 2}]
+    kept = without_misfits(config(space, constraints=["latency_ms <= 1.0"], points=points), students)
     assert kept.space["student.num_layers"].values == [1, 2]
+    assert kept.points == points[1:], "a point with a student that is left out is left out"
     with pytest.raises(ConfigError, match=r"no student keeps latency_ms <= 0\.1: .*=1 has 0\.4"):
         without_misfits(config(space, constraints=["latency_ms <= 0.1"]), students)
     assert without_misfits(config(space), students) == config(space)

@@ -6,9 +6,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from distiltune.errors import ConfigError
+from distiltune.search.config import Constraint
 from distiltune.search.fitting import NotAcceptedError, fit
 from distiltune.search.records import TrialRecord
-from distiltune.search.warm_start import check_fits, trials_from
+from distiltune.search.warm_start import check_fits, refitted, trials_from
 
 SPACE = {
     "alpha": FloatDistribution(0.0, 1.0),
@@ -157,8 +158,7 @@ def test_a_value_that_was_fixed_under_a_condition_is_spoken_for_by_the_condition
 def test_another_metric(metrics):
     message = refusal([record(0), record(1, metrics=metrics)])
     assert (
-        "validation_accuracy is an objective now, and 1 of its 2 finished trials have no value of it"
-        in message
+        "validation_accuracy is asked for now, and 1 of its 2 finished trials have no value of it" in message
     )
     assert ("has validation_loss)" in message) == ("validation_loss" in metrics)
 
@@ -168,6 +168,31 @@ def test_another_metric(metrics):
 )
 def test_no_finished_trial(records):
     assert f"run 'former' has no finished trial among its {len(records)}" in refusal(records)
+
+
+def test_former_trials_keep_or_miss_the_bounds_of_now():
+    bound = Constraint.model_validate("validation_loss <= 0.35")
+    records = [record(0), record(1, metrics={"validation_accuracy": 0.9, "validation_loss": 0.5})]
+    found = trials_from(records, SPACE, METRICS, "former", constraints=[bound])
+    assert [each.constraints for each in found] == [
+        {"validation_loss <= 0.35": pytest.approx(-0.05)},
+        {"validation_loss <= 0.35": pytest.approx(0.15)},
+    ]
+    with pytest.raises(ConfigError, match="validation_loss is asked for now, and 1 of its 1 finished trials"):
+        trials_from(
+            [record(0, metrics={"validation_accuracy": 0.9})], SPACE, METRICS, "former", constraints=[bound]
+        )
+
+
+def test_former_trials_of_a_student_that_is_left_out_are_left_out_too():
+    records = [record(0), record(1, **{"student.layers": [0, 2, 5]})]
+    narrower = {**SPACE, "student.layers": CategoricalDistribution(["[0, 5]"])}
+    found = refitted(trials_from(records, SPACE, METRICS, "former"), narrower)
+    assert [each.user_attrs["trial_id"] for each in found] == ["00000000"]
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=1))
+    study.add_trials(found)
+    trial = study.ask(narrower)  # Optuna refuses choices that changed
+    assert trial.params["student.layers"] == "[0, 5]"
 
 
 def test_all_faults_come_together():

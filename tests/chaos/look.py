@@ -32,7 +32,7 @@ class Sight:
     """One trial at one moment.
 
     Attributes:
-        saved: The last epoch whose checkpoint is whole; 0 for none.
+        saved: The last epoch that is not to be trained again; 0 for none.
         measured: How often each step was evaluated, by its event files.
         logged: How often each epoch is in its log, which lags behind by two seconds.
     """
@@ -43,7 +43,7 @@ class Sight:
 
 
 def look(store: Store, *, without: str | None = None) -> dict[str, Sight]:
-    """Every trial that the store holds something of; ``without``: a checkpoint that counts for nothing."""
+    """Every trial that the store holds something of; ``without``: a damaged checkpoint, whose epoch is lost."""
     for _ in range(20):
         with suppress(FileNotFoundError):  # a checkpoint that made room while it was listed
             return _look(store, without)
@@ -54,11 +54,8 @@ def _look(store: Store, without: str | None) -> dict[str, Sight]:
     ids = trials_below(store, KEYS["experiment"]) | trials_below(store, KEYS["tensorboard"])
     saved = {}
     for trial in ids:
-        epochs = [
-            each for each in saved_epochs(store, f"{KEYS['experiment']}/{trial}") if each.key != without
-        ]
-        last = find_checkpoint(epochs)
-        saved[trial] = last.epoch if last else 0
+        last = find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}"))
+        saved[trial] = 0 if last is None else last.epoch - (last.key == without)
     # An epoch is shown before it is saved; so what was saved a moment ago has been shown by now.
     return {trial: Sight(saved[trial], measured(store, trial), logged(store, trial)) for trial in ids}
 
