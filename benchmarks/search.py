@@ -677,12 +677,15 @@ def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def time_to_target(side: dict[str, Any], peer: dict[str, Any], target: float) -> dict[str, Any]:
-    seconds = seconds_to(side, target)
+    seconds, near = seconds_to(side, target), seconds_to(side, target + ASKED["accuracy"])
+    peer_near = seconds_to(peer, target + ASKED["accuracy"])
+    assert peer_near is not None, "the peer reached its best, and so what is below it"
     return {
         "target_s": seconds,
         # The stricter of the two: the peer's search did not know that nothing better would come.
         "target_ratio": None if seconds is None else peer["best_after_s"] / seconds,
         "target_ratio_to_whole_search": None if seconds is None else peer["wall_s"] / seconds,
+        "near_ratio": None if near is None else peer_near / near,
     }
 
 
@@ -708,6 +711,11 @@ def show(result: dict[str, Any]) -> None:
         ("best validation accuracy", "accuracy_difference", "{:+.4f}"),
         ("time to the peer's best, against the peer's time to it", "target_ratio", "{:.2f}x"),
         ("time to it, against the peer's whole search", "target_ratio_to_whole_search", "{:.2f}x"),
+        (
+            f"time to {-ASKED['accuracy']:g} below it, against the peer's time to that",
+            "near_ratio",
+            "{:.2f}x",
+        ),
     ):
         values = [ratios[name][key] for name in ("ours", "early")]
         shown = ["not reached" if value is None else form.format(value) for value in values]
@@ -727,8 +735,8 @@ def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]
         other = [f"{side[f'num_{what}']} {what}" for what in ("pruned", "failed") if side[f"num_{what}"]]
         return f"{side['num_trials']}" + (f" ({', '.join(other)})" if other else "")
 
-    def reached(side: dict[str, Any]) -> str:
-        seconds = seconds_to(side, target)
+    def reached(side: dict[str, Any], accuracy: float) -> str:
+        seconds = seconds_to(side, accuracy)
         return "not reached" if seconds is None else f"{seconds:.0f}"
 
     return [
@@ -742,7 +750,11 @@ def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]
         ("examples trained/s", lambda side: f"{side['examples_per_s']:.0f}"),
         ("trials/hour", lambda side: f"{side['trials_per_hour']:.1f}"),
         ("best validation accuracy", lambda side: f"{side['best_accuracy']:.4f}"),
-        (f"s until {target:.4f}, the peer's best", reached),
+        (f"s until {target:.4f}, the peer's best", lambda side: reached(side, target)),
+        (
+            f"s until {target + ASKED['accuracy']:.4f}, that less {-ASKED['accuracy']:g}",
+            lambda side: reached(side, target + ASKED["accuracy"]),
+        ),
     ]
 
 
