@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 from ray.tune import Callback, PlacementGroupFactory, Stopper
-from ray.tune.logger import JsonLoggerCallback
 
 from ..errors import RunFailedError, StorageError
+from ..storage.store import Store
 from .budget import BudgetWatch
 from .config import SearchConfig
 from .progress import CheckpointUnreadableError, SearchProgress, watches
@@ -28,13 +30,61 @@ _UNREADABLE = (
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
-class ResultFiles(JsonLoggerCallback):
-    """Tune's ``result.json`` and ``params.json``, closed also when the search ends early."""
+class ResultFiles(Callback):
+    """``params.json`` and ``result.json`` of every trial, which Tune's ResultGrid reads, straight into the store.
+
+    Tune's own logger leaves them beside the snapshots, and with each of those Tune copies all that lies there
+    again: what a search writes would grow with the square of its trials. While the storage is away they wait.
+    Tune pickles this into the experiment, and the store is found anew by the watch.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, bytes] = {}
+        self._waiting: dict[str, bytes] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Write the arguments; of a trial that goes on, take up what was reported before."""
+        if trial.trial_id not in self._lines:
+            with suppress(StorageError):
+                for watch in watches:
+                    key = f"{watch.experiment}/{trial.trial_id}/result.json"
+                    self._lines[trial.trial_id] = _once(watch.store).read(key) or b""
+        self._write(
+            f"{trial.trial_id}/params.json", json.dumps(trial.config, indent=2, sort_keys=True).encode()
+        )
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Add a line."""
+        line = json.dumps(result, default=str).encode() + b"\n"
+        self._lines[trial.trial_id] = self._lines.get(trial.trial_id, b"") + line
+        self._write(f"{trial.trial_id}/result.json", self._lines[trial.trial_id])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Nothing follows."""
+        self._lines.pop(trial.trial_id, None)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Close what is open."""
-        for trial in trials:
-            self.log_trial_end(trial)
+        """Write what still waits, and wait for the storage as long as it should."""
+        for watch in watches:
+            self._send(watch.store, watch.experiment)
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._waiting[name] = content
+        with suppress(StorageError):
+            for watch in watches:
+                self._send(_once(watch.store), watch.experiment)
+
+    def _send(self, store: Store, experiment: str) -> None:
+        for name, content in list(self._waiting.items()):
+            store.write(f"{experiment}/{name}", content)
+            del self._waiting[name]
+
+
+def _once(store: Store) -> Store:
+    """The same store, each operation tried once: the event loop does not wait for it."""
+    return Store(store.url, retry_s=0)
 
 
 class EndsWithBudget(Stopper):

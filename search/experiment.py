@@ -100,7 +100,7 @@ def run_trials(
         _environment(plan.num_slots, store.retry_s),
         signals_restored(),
         watching(
-            on_progress, restored=restored, retry_s=store.retry_s, on_trial_ended=on_trial_ended
+            on_progress, restored=restored, store=store, experiment=experiment, on_trial_ended=on_trial_ended
         ) as watch,
     ):
         if restored:

@@ -13,6 +13,8 @@ from ..errors import StorageError
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+    from ..storage.store import Store
+
 
 @dataclass(frozen=True)
 class SearchProgress:
@@ -60,7 +62,8 @@ class Watch:
     Args:
         listener: Told of every change.
         restored: The search goes on from a snapshot.
-        retry_s: Seconds that the storage is tried again.
+        store: The run store.
+        experiment: Key of the search in it.
         on_trial_ended: Told of every trial that ended, with its state and the reason of one that failed.
     """
 
@@ -68,10 +71,13 @@ class Watch:
         self,
         listener: ProgressListener | None,
         restored: bool,
-        retry_s: float,
+        store: Store,
+        experiment: str,
         on_trial_ended: TrialListener | None = None,
     ) -> None:
         self.listener = listener
+        self.store = store
+        self.experiment = experiment
         self._on_trial_ended = on_trial_ended
         self.restored = restored
         self.storage_error: str | None = None
@@ -84,7 +90,6 @@ class Watch:
         """The trials that ran then."""
         self.failure: str | None = None
         """The summary, when too many trials failed."""
-        self._retry_s = retry_s
         self._unreadable_since: float | None = None
 
     def ends(self, error: Exception | None, again: bool) -> bool:
@@ -94,7 +99,7 @@ class Watch:
         if not again or not isinstance(error, CheckpointUnreadableError):
             return True
         self._unreadable_since = self._unreadable_since or time.monotonic()
-        return time.monotonic() - self._unreadable_since >= self._retry_s
+        return time.monotonic() - self._unreadable_since >= self.store.retry_s
 
     def trial_ended(self, trial: Trial, state: str, reason: str | None) -> None:
         """A trial ended, ``finished``, ``pruned`` or ``failed`` with a reason."""
@@ -115,11 +120,12 @@ def watching(
     listener: ProgressListener | None,
     *,
     restored: bool,
-    retry_s: float,
+    store: Store,
+    experiment: str,
     on_trial_ended: TrialListener | None = None,
 ) -> Iterator[Watch]:
     """Call the listeners of the search that runs inside the block."""
-    watch = Watch(listener, restored, retry_s, on_trial_ended)
+    watch = Watch(listener, restored, store, experiment, on_trial_ended)
     watches.append(watch)
     try:
         yield watch

@@ -161,12 +161,12 @@ def _trainer(
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
+    teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     if not args.freeze_embeddings:
         train_used_rows(model, inputs.train.input_ids)
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
     collator = DistillationCollator(_pad_token_id(model))
-    teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     trainer = DistillationTrainer(
         model=model,
         args=args,

@@ -101,6 +101,8 @@ def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):
     ) as caught:
         search(wanted, inputs, tmp_path / "s")
     assert "learning_rate 1e+30" in str(caught.value)
+    with pytest.raises(RunFailedError, match=r"^2 trials failed, "):  # asked again: no more than those
+        search(wanted, inputs, tmp_path / "s")
 
 
 @pytest.fixture

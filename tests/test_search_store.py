@@ -303,7 +303,7 @@ def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_se
         trial.pickled_error_file.write_bytes(cloudpickle.dumps(caught.value))
         found.append(callbacks._error_of(trial))  # type: ignore[arg-type]
     assert [type(error) for error in found] == [progress.CheckpointUnreadableError, OSError]
-    watch = progress.Watch(None, restored=True, retry_s=0.2)
+    watch = progress.Watch(None, restored=True, store=Store(str(tmp_path), retry_s=0.2), experiment="s")
     assert not watch.ends(found[0], again=True)
     time.sleep(0.3)
     assert watch.ends(found[0], again=True)
