@@ -5,14 +5,18 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from distiltune.errors import StorageError
 from distiltune.search import budget as budgets
 from distiltune.search.budget import BudgetWatch, max_failed
 from distiltune.search.choice import choose_trial, pareto_front
 from distiltune.search.config import Objective, SearchConfig
 from distiltune.search.records import TrialRecord
+from distiltune.storage.store import Store
 
 
 def config(**values) -> SearchConfig:
@@ -94,6 +98,19 @@ def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
         replace(record(2, 0.99, state="pruned"), checkpoint=None),
     ]
     assert choose_trial(trials, config()).best.trial_id == "t1"
+
+
+def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_missed(tmp_path):
+    from distiltune.search.experiment import Ended
+    from distiltune.search.results import _record
+
+    settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
+    plan: Any = SimpleNamespace(settings=settings, config=config())
+    waited: Any = SimpleNamespace(config=None, path="search/0a1b2c3d", metrics=None, error=None)
+    grid: Any = [waited]
+    assert _record(waited, Ended(grid, 0, "its 60 s are over"), plan, set()) is None
+    with pytest.raises(StorageError, match=r"0a1b2c3d/params\.json is not there"):
+        _record(waited, Ended(grid, 1), plan, set())
 
 
 def test_the_front_holds_what_nothing_beats():
