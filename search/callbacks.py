@@ -201,8 +201,14 @@ class ProgressCallback(Callback):
         self._trial_ended(trial, self._state_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial was lost, and its retries with it."""
+        """A trial was lost, and its retries with it; or so Tune says."""
         _end_without_storage(trial)
+        if trial.num_failures <= trial.max_failures:
+            self._running.discard(trial.trial_id)
+            for watch in watches:
+                watch.given_up.add(trial.trial_id)
+            self._tell()
+            return
         self._failures[trial.trial_id] = describe_error(_error_of(trial))
         self._trial_ended(trial, "failed")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from ray import tune
 
-    from .progress import SearchProgress, TrialListener
+    from .progress import SearchProgress, TrialListener, Watch
     from .scheduler import EarlyStopping
     from .searcher import StudySearcher
 
@@ -111,24 +111,33 @@ def run_trials(
         if before is not None:
             grid = tuner.get_results()
             return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["cut_short"]))
-        try:
-            grid = tuner.fit()
-        except Exception as error:
-            if watch.failure is not None:
-                raise RunFailedError(watch.failure) from None
-            if watch.storage_error is not None:
-                raise StorageError(watch.storage_error) from error
-            if isinstance(error, OSError):
-                reason = " ".join(str(error).split())
-                raise StorageError(
-                    f"storage {store}: {reason}; repair it, then go on with `distiltune resume RUN`"
-                ) from error
-            raise
+        grid = _fit(tuner, watch)
+        # Unless it was ended or interrupted: what Tune gave up too early is tried again.
+        while watch.given_up and watch.ended_by is None and watch.has_seen(plan.num_trials):
+            watch.given_up.clear()
+            watch.restored = True
+            grid = _fit(_restored_tuner(trainable, store, experiment), watch)
     if watch.ended_by is not None:
         ended = {"ended_by": watch.ended_by, "cut_short": sorted(watch.cut_short)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
     num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
     return Ended(grid, num_ended, watch.ended_by, frozenset(watch.cut_short))
+
+
+def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid:
+    try:
+        return tuner.fit()
+    except Exception as error:
+        if watch.failure is not None:
+            raise RunFailedError(watch.failure) from None
+        if watch.storage_error is not None:
+            raise StorageError(watch.storage_error) from error
+        if isinstance(error, OSError):
+            reason = " ".join(str(error).split())
+            raise StorageError(
+                f"storage {watch.store}: {reason}; repair it, then go on with `distiltune resume RUN`"
+            ) from error
+        raise
 
 
 def _num_ended(grid: tune.ResultGrid) -> int:

@@ -88,9 +88,16 @@ class Watch:
         """What ended the search before all its trials were done."""
         self.cut_short: set[str] = set()
         """The trials that ran then."""
+        self.given_up: set[str] = set()
+        """Trials that Tune calls failed although they may be tried again: a worker that dies as it is handed over to
+        the next trial is counted twice, and the second time finds that trial not running."""
         self.failure: str | None = None
         """The summary, when too many trials failed."""
         self._unreadable_since: float | None = None
+
+    def has_seen(self, num_trials: int) -> bool:
+        """Whether so many trials came to their end, or were given up: none was interrupted."""
+        return (self.num_ended or 0) + len(self.given_up) >= num_trials
 
     def ends(self, error: Exception | None, again: bool) -> bool:
         """Whether a trial's error ends the search; ``again`` says that Tune would try the trial again."""

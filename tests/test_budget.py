@@ -113,6 +113,34 @@ def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_miss
         _record(waited, Ended(grid, 1), plan, set())
 
 
+@pytest.mark.parametrize(("num_trials", "tries"), [(2, 2), (3, 1)])
+def test_a_trial_that_was_given_up_too_early_is_tried_again_unless_the_search_was_interrupted(
+    tmp_path, monkeypatch, num_trials, tries
+):
+    from distiltune.search import experiment, progress
+
+    fitted = []
+
+    class Tuner:
+        """Tune's: the first time one trial ends and one is given up, the second time that one ends too."""
+
+        def fit(self):
+            [watch] = progress.watches
+            fitted.append(watch.restored)
+            watch.restored, watch.num_ended = False, len(fitted)
+            if len(fitted) == 1:
+                watch.given_up.add("0a1b2c3d")
+            return fitted
+
+    monkeypatch.setattr(experiment, "_new_tuner", lambda *_: Tuner())
+    monkeypatch.setattr(experiment, "_restored_tuner", lambda *_: Tuner())
+    settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
+    plan: Any = SimpleNamespace(settings=settings, num_trials=num_trials, num_slots=1)
+    ended = experiment.run_trials(plan, None, None)
+    assert fitted == [False, True][:tries]
+    assert ended.num_ended == tries
+
+
 def test_the_front_holds_what_nothing_beats():
     objectives = [
         Objective(metric="validation_accuracy", mode="max"),
