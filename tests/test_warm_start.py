@@ -171,7 +171,7 @@ def test_no_finished_trial(records):
 
 
 def test_former_trials_keep_or_miss_the_bounds_of_now():
-    bound = Constraint.model_validate("validation_loss <= 0.35")
+    bound = Constraint(metric="validation_loss", sense="<=", bound=0.35)
     records = [record(0), record(1, metrics={"validation_accuracy": 0.9, "validation_loss": 0.5})]
     found = trials_from(records, SPACE, METRICS, "former", constraints=[bound])
     assert [each.constraints for each in found] == [
