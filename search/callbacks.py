@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,8 +83,9 @@ class ResultFiles(Callback):
             del self._waiting[name]
 
 
+@cache
 def _once(store: Store) -> Store:
-    """The same store, each operation tried once: the event loop does not wait for it."""
+    """The same store, opened once, each operation tried once: the event loop does not wait for it."""
     return Store(store.url, retry_s=0)
 
 

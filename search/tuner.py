@@ -180,13 +180,8 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     """Plain arrays in place of memory-mapped ones: only they are shared by the object store uncopied."""
     import numpy as np
 
-    def plain(array: np.ndarray | None) -> np.ndarray | None:
-        return None if array is None else np.asarray(array)
-
-    return replace(
-        inputs,
-        train_logits=plain(inputs.train_logits),
-    )
+    logits = inputs.train_logits
+    return replace(inputs, train_logits=None if logits is None else np.asarray(logits))
 
 
 def placed(resources: dict[str, float]) -> dict[str, float]:
