@@ -64,16 +64,16 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         from ray import tune
 
-        from distiltune.search.checkpoints import write_epoch
-        from distiltune.search.handover import report_checkpoint
+        from distiltune.search.checkpoints import send_epoch, superfluous, write_epoch
+        from distiltune.search.records import trial_name
         from distiltune.search.tensorboard import TAGS, TrialEvents
         from distiltune.storage.logs import LogWriter
 
         began, began_cpu = time.monotonic(), time.process_time()
         store, arguments = settings.store, config["arguments"]
-        trial_id = tune.get_context().get_trial_id()
+        trial_id, saved = trial_name(config["number"]), []
         log = LogWriter(store, f"{settings.logs}/{trial_id}")
-        log.write(f"trial {trial_id}, number {config['number']}\narguments: {json.dumps(arguments)}\n")
+        log.write(f"trial {trial_id}\narguments: {json.dumps(arguments)}\n")
         events = TrialEvents(store, f"{settings.tensorboard}/{trial_id}", arguments)
         num_epochs, curve = arguments["num_train_epochs"], []
         try:
@@ -103,7 +103,11 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
                         (directory / name).write_bytes(bytes(1024))
                     write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
                     log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
-                    report_checkpoint(reported, tune.Checkpoint(str(directory)), store)
+                    saved.append(send_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
+                    for each in superfluous(saved, settings.metric, settings.mode, num_last=2):
+                        store.delete(each.key)
+                        saved.remove(each)
+                    tune.report(reported)
             events.end("success")
         finally:
             events.close()

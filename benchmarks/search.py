@@ -418,7 +418,7 @@ class Laps:
 LOAD, BUILD, LOOP = "student loaded, arguments", "trainer, optimizer and loader built", "trainer's loop"
 DATA, FORWARD, BACKWARD = "data loaded and collated", "forward and loss", "backward"
 CLIP, STEP, EVALUATE = "gradients clipped", "optimizer and schedule", "evaluation"
-LOG, SAVE, REPORT = "logs and event files", "checkpoint written", "checkpoint handed to Tune, and its answer"
+LOG, SAVE, REPORT = "logs and event files", "checkpoint saved", "report to Tune, and its answer"
 END = "end of a trial"
 
 
@@ -476,7 +476,8 @@ def laps_of(module: Any) -> Laps:
     laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
     laps.around(reporter, "classification_metrics", EVALUATE, EVALUATE)
     laps.around(reporter, "write_epoch", LOG, SAVE)
-    laps.around(reporter, "report_checkpoint", LOG, REPORT)
+    laps.around(reporter, "send_epoch", SAVE, SAVE)
+    laps.around(reporter.tune, "report", SAVE, REPORT)
     module.DistillationTrainer = TimedTrainer
     return laps
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,10 +12,10 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback, PlacementGroupFactory, Stopper
 
 from ..errors import RunFailedError, StorageError
-from ..storage.store import Store
 from .budget import BudgetWatch
 from .config import SearchConfig
-from .progress import CheckpointUnreadableError, SearchProgress, watches
+from .progress import SearchProgress, watches
+from .records import name_of
 from .searcher import restored_searchers
 
 if TYPE_CHECKING:
@@ -29,64 +26,6 @@ _UNREADABLE = (
     "like this again, delete the search's folder to begin the search anew"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
-
-
-class ResultFiles(Callback):
-    """``params.json`` and ``result.json`` of every trial, which Tune's ResultGrid reads, straight into the store.
-
-    Tune's own logger leaves them beside the snapshots, and with each of those Tune copies all that lies there
-    again: what a search writes would grow with the square of its trials. While the storage is away they wait.
-    Tune pickles this into the experiment, and the store is found anew by the watch.
-    """
-
-    def __init__(self) -> None:
-        self._lines: dict[str, bytes] = {}
-        self._waiting: dict[str, bytes] = {}
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Write the arguments; of a trial that goes on, take up what was reported before."""
-        if trial.trial_id not in self._lines:
-            with suppress(StorageError):
-                for watch in watches:
-                    key = f"{watch.experiment}/{trial.trial_id}/result.json"
-                    self._lines[trial.trial_id] = _once(watch.store).read(key) or b""
-        self._write(
-            f"{trial.trial_id}/params.json", json.dumps(trial.config, indent=2, sort_keys=True).encode()
-        )
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Add a line."""
-        line = json.dumps(result, default=str).encode() + b"\n"
-        self._lines[trial.trial_id] = self._lines.get(trial.trial_id, b"") + line
-        self._write(f"{trial.trial_id}/result.json", self._lines[trial.trial_id])
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Nothing follows."""
-        self._lines.pop(trial.trial_id, None)
-
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Write what still waits, and wait for the storage as long as it should."""
-        for watch in watches:
-            self._send(watch.store, watch.experiment)
-
-    def _write(self, name: str, content: bytes) -> None:
-        self._waiting[name] = content
-        with suppress(StorageError):
-            for watch in watches:
-                self._send(_once(watch.store), watch.experiment)
-
-    def _send(self, store: Store, experiment: str) -> None:
-        for name, content in list(self._waiting.items()):
-            store.write(f"{experiment}/{name}", content)
-            del self._waiting[name]
-
-
-@cache
-def _once(store: Store) -> Store:
-    """The same store, opened once, each operation tried once: the event loop does not wait for it."""
-    return Store(store.url, retry_s=0)
 
 
 class EndsWithBudget(Stopper):
@@ -141,14 +80,14 @@ class ProgressCallback(Callback):
             for _, value in last.get("curve", []):
                 self._compare(value, trial)
             if last.get("failure"):
-                self._failures[trial.trial_id] = last["failure"]
+                self._failures[name_of(trial)] = last["failure"]
             if trial.status in ("TERMINATED", "ERROR"):
                 self._end(trial, self._state_of(trial))
                 for watch in watches:
-                    watch.trial_ended(trial, self._ended[trial.trial_id], self._failures.get(trial.trial_id))
+                    watch.trial_ended(trial, self._ended[name_of(trial)], self._failures.get(name_of(trial)))
             else:  # one that failed may be tried again
-                self._ended.pop(trial.trial_id, None)
-                self._failures.pop(trial.trial_id, None)
+                self._ended.pop(name_of(trial), None)
+                self._failures.pop(name_of(trial), None)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tell when trials wait and none runs, and when that is over; look after the budget."""
@@ -179,24 +118,22 @@ class ProgressCallback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """One more runs."""
-        self._running.add(trial.trial_id)
+        self._running.add(name_of(trial))
         self._tell()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch was reported."""
-        for watch in watches:
-            watch.readable()
         if result.get("failure"):
-            self._failures[trial.trial_id] = result["failure"]
+            self._failures[name_of(trial)] = result["failure"]
         else:
             self._compare(result[self._metric], trial)
         self._tell()
 
     def _compare(self, value: float, trial: Trial) -> None:
         if self._best is None or _better(value, self._best[0], self._mode):
-            self._best = (value, trial.trial_id, dict(trial.config["arguments"]))
+            self._best = (value, name_of(trial), dict(trial.config["arguments"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended; Tune marks it so only afterwards."""
@@ -206,25 +143,25 @@ class ProgressCallback(Callback):
         """A trial was lost, and its retries with it; or so Tune says."""
         _end_without_storage(trial)
         if trial.num_failures <= trial.max_failures:
-            self._running.discard(trial.trial_id)
+            self._running.discard(name_of(trial))
             for watch in watches:
-                watch.given_up.add(trial.trial_id)
+                watch.given_up.add(name_of(trial))
             self._tell()
             return
-        self._failures[trial.trial_id] = describe_error(_error_of(trial))
+        self._failures[name_of(trial)] = describe_error(_error_of(trial))
         self._trial_ended(trial, "failed")
 
     def _trial_ended(self, trial: Trial, state: str) -> None:
-        self._running.discard(trial.trial_id)
+        self._running.discard(name_of(trial))
         self._end(trial, state)
         self._budget.trial_ended(self._best[0] if self._best else None)
         for watch in watches:
-            watch.trial_ended(trial, state, self._failures.get(trial.trial_id))
+            watch.trial_ended(trial, state, self._failures.get(name_of(trial)))
         self._tell()
 
     def _end(self, trial: Trial, state: str) -> None:
-        before = self._ended.get(trial.trial_id)
-        self._ended[trial.trial_id] = state
+        before = self._ended.get(name_of(trial))
+        self._ended[name_of(trial)] = state
         self._num_pruned += (state == "pruned") - (before == "pruned")
 
     def _state_of(self, trial: Trial) -> str:
@@ -235,8 +172,8 @@ class ProgressCallback(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was lost, and is tried again."""
-        self._running.discard(trial.trial_id)
-        _end_without_storage(trial, again=True)
+        self._running.discard(name_of(trial))
+        _end_without_storage(trial)
 
     def _tell(self) -> None:
         value, trial_id, parameters = self._best or (None, None, {})
@@ -275,15 +212,15 @@ def _needs(trial: Trial) -> str:
     return " and ".join(f"{value:g} {name}" for name, value in resources.items() if value) + " for a trial"
 
 
-def _end_without_storage(trial: Trial, again: bool = False) -> None:
+def _end_without_storage(trial: Trial) -> None:
     """Raise what ends the search when a trial has tried the storage for as long as it should.
 
     Tune would try that trial again, and begin the next ones, all in vain. Ended so, nothing of it is in Tune's
     snapshot: the trials go on from their last epochs when the search does.
     """
     error = _error_of(trial)
-    for watch in watches:
-        if watch.ends(error, again):
+    if isinstance(error, StorageError):
+        for watch in watches:
             watch.storage_error = " ".join(str(error).split())
             raise StorageError(watch.storage_error)
 
@@ -301,11 +238,4 @@ def _error_of(trial: Trial) -> Exception | None:
     if trial.pickled_error_file is None or not Path(trial.pickled_error_file).is_file():
         return None
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    if not isinstance(error, RayTaskError):
-        return error
-    # Tune looks after the checkpoint before the trial's own code does, and does not wait for the storage.
-    if ".restore()" in str(error) and isinstance(error.cause, OSError):
-        return CheckpointUnreadableError(
-            f"storage: {error.cause}; repair it, then go on with `distiltune resume RUN`"
-        )
-    return error.cause
+    return cast(Exception, error.cause) if isinstance(error, RayTaskError) else error

@@ -67,6 +67,22 @@ def read_epoch(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
+def send_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
+    """Send a checkpoint that ``write_epoch`` has seen to below a trial's key.
+
+    The record goes last: until then, and when the sending is cut off, there is no such checkpoint.
+
+    Raises:
+        StorageError: The storage did not take it.
+    """
+    record = read_epoch(directory)
+    key = f"{trial}/checkpoint_{record['epoch']:06}"
+    store.delete(f"{key}/{RECORD_NAME}")  # of an epoch that is trained again
+    for name in (*record["files"], RECORD_NAME):
+        store.upload(directory / name, f"{key}/{name}")
+    return SavedEpoch(key, record)
+
+
 def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
     """The complete checkpoints below a trial's key: those whose files have the sizes that they should have."""
     sizes = store.sizes(trial)
@@ -147,38 +163,22 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
     return None
 
 
-def last_number(names: Iterable[str]) -> int:
-    """Highest number of a trial's checkpoints, whole or not; -1 where there is none."""
-    return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=-1)
+def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
+    """All but the best and the last ``num_last``."""
+    ordered = sorted(epochs, key=lambda each: each.epoch)
+    kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
+    return [each for each in ordered if each not in kept]
 
 
 def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
-    """Delete the other checkpoints: what an interrupted search left, and Tune does not know of."""
+    """Delete the other checkpoints of a trial that has ended, those too that are not whole."""
     epochs = saved_epochs(store, trial)
-    kept = {each.key for each in (find_checkpoint(epochs, metric, mode), find_checkpoint(epochs)) if each}
+    others = superfluous(epochs, metric, mode)
+    delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
+
+
+def delete_checkpoints(store: Store, trial: str, kept: Collection[str] = ()) -> None:
+    """Delete a trial's checkpoints, whole or not, but for those with the keys ``kept``."""
     for name in store.names(trial):
         if _NAME.fullmatch(name) and f"{trial}/{name}" not in kept:
             store.delete(f"{trial}/{name}")
-
-
-def fill_gaps(store: Store, experiment: str) -> None:
-    """Put a placeholder in the place of checkpoints that were deleted.
-
-    Tune's snapshot may be older than the store and name a checkpoint that has made room for a later one. Tune
-    gives such a trial up; with something there the trial starts, sees that it is no checkpoint, and takes the
-    later one.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    present: dict[str, set[str]] = {}
-    for name in store.sizes(experiment):
-        trial, _, rest = name.partition("/")
-        present.setdefault(trial, set()).add(rest.partition("/")[0])
-    gaps = [
-        f"{experiment}/{trial}/{gap}/made-room"
-        for trial, names in present.items()
-        for number in range(last_number(names))
-        if (gap := f"checkpoint_{number:06}") not in names
-    ]
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: store.write(key, b""), gaps))

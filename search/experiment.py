@@ -17,6 +17,7 @@ from ..storage.retry import retrying
 from ..storage.store import Store
 from .config import NoEarlyStopping, SearchConfig
 from .inputs import Student, TrialSettings
+from .records import name_of
 from .space import distributions, fixed_values
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DRIVER_ENV = {
-    # A snapshot after every checkpoint is wanted: less is lost when the driver is killed.
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # Of Tune's two ways to print, the old one is silent when told so; the new one prints a box and a path.
     "RAY_AIR_NEW_OUTPUT": "0",
     # Trials write their own event files; of Tune's loggers only the JSON one is needed, and given by name.
@@ -97,7 +96,7 @@ def run_trials(
     restored = _can_restore(store, experiment)
     before = store.read_json(f"{experiment}/{_ENDED}") if restored else None
     with (
-        _environment(plan.num_slots, store.retry_s),
+        _environment(plan.num_slots),
         signals_restored(),
         watching(
             on_progress, restored=restored, store=store, experiment=experiment, on_trial_ended=on_trial_ended
@@ -147,10 +146,7 @@ def _num_ended(grid: tune.ResultGrid) -> int:
 def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner:
     from ray import tune
 
-    from .checkpoints import fill_gaps
     from .whole_files import tune_filesystem
-
-    fill_gaps(store, experiment)
 
     def operation() -> tune.Tuner:
         return tune.Tuner.restore(
@@ -167,7 +163,8 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
 def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
     from ray import tune
 
-    from .callbacks import EndsWithBudget, ProgressCallback, ResultFiles
+    from .callbacks import EndsWithBudget, ProgressCallback
+    from .result_files import ResultFiles
     from .whole_files import tune_filesystem
 
     config, store, experiment = plan.config, plan.settings.store, plan.settings.experiment
@@ -185,7 +182,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
                 num_samples=-1 if _is_searched(config) else 1,
                 # A process group needs fresh processes.
                 reuse_actors=not several,
-                trial_dirname_creator=_trial_dirname,
+                trial_dirname_creator=name_of,
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -195,13 +192,6 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
                 stop=EndsWithBudget(),
                 callbacks=[ResultFiles(), ProgressCallback(config, plan.num_trials)],
                 failure_config=tune.FailureConfig(max_failures=2),
-                # By score, and Tune never deletes the last. Two, so that where the last is damaged there is an
-                # earlier one even if that last one was the best; of an ended trial the best and the last stay.
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=2,
-                    checkpoint_score_attribute=config.metric,
-                    checkpoint_score_order=config.mode,
-                ),
             ),
         )
 
@@ -256,20 +246,14 @@ def _has(names: list[str], *patterns: str) -> bool:
     return all(any(fnmatch(name, pattern) for name in names) for pattern in patterns)
 
 
-def _trial_dirname(trial: Any) -> str:
-    return trial.trial_id
-
-
 @contextmanager
-def _environment(num_slots: int, retry_s: float) -> Iterator[None]:
+def _environment(num_slots: int) -> Iterator[None]:
     """Set Tune up in the driver; it prints nothing, since progress and failures are told by us."""
     # Workers start side by side. One at a time, as is Tune's default, a trial that ends before the next
     # worker is up hands over its own and stops the other, so that short trials never run in parallel.
     settings = {
         **_DRIVER_ENV,
         "TUNE_MAX_PENDING_TRIALS_PG": str(num_slots),
-        # Each try begins with a new worker, which takes some seconds.
-        "TUNE_RESTORE_RETRY_NUM": str(int(retry_s / 2)),
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

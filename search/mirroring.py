@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .config import Objective, SearchConfig
 from .mirror import MirroredTrial, StudyMirror
-from .records import State, TrialRecord
+from .records import State, TrialRecord, name_of
 from .space import distributions, student_name
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Mirroring:
         self._mirror.append(
             MirroredTrial(
                 number=trial.config["number"],
-                trial_id=trial.trial_id,
+                trial_id=name_of(trial),
                 parameters=arguments,
                 state=cast(State, state),
                 values=_values(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from ..errors import StorageError
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -52,10 +49,6 @@ ProgressListener = Callable[[SearchProgress], None]
 TrialListener = Callable[["Trial", str, str | None], None]
 
 
-class CheckpointUnreadableError(StorageError):
-    """Tune could not see whether a trial's checkpoint is there."""
-
-
 class Watch:
     """What the driver sees of the search that runs.
 
@@ -93,29 +86,15 @@ class Watch:
         the next trial is counted twice, and the second time finds that trial not running."""
         self.failure: str | None = None
         """The summary, when too many trials failed."""
-        self._unreadable_since: float | None = None
 
     def has_seen(self, num_trials: int) -> bool:
         """Whether so many trials came to their end, or were given up: none was interrupted."""
         return (self.num_ended or 0) + len(self.given_up) >= num_trials
 
-    def ends(self, error: Exception | None, again: bool) -> bool:
-        """Whether a trial's error ends the search; ``again`` says that Tune would try the trial again."""
-        if not isinstance(error, StorageError):
-            return False
-        if not again or not isinstance(error, CheckpointUnreadableError):
-            return True
-        self._unreadable_since = self._unreadable_since or time.monotonic()
-        return time.monotonic() - self._unreadable_since >= self.store.retry_s
-
     def trial_ended(self, trial: Trial, state: str, reason: str | None) -> None:
         """A trial ended, ``finished``, ``pruned`` or ``failed`` with a reason."""
         if self._on_trial_ended is not None:
             self._on_trial_ended(trial, state, reason)
-
-    def readable(self) -> None:
-        """A trial reported: the storage works."""
-        self._unreadable_since = None
 
 
 # Tune pickles its callbacks into the experiment, and a listener (a terminal, a closure) cannot be pickled.

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 State = Literal["finished", "pruned", "failed"]
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial, also of its directories: a search that is resumed finds by it what a trial left."""
+    return f"{number:04}"
+
+
+def name_of(trial: Trial) -> str:
+    """The name of one of Tune's trials."""
+    return trial_name(trial.config["number"])
 
 
 @dataclass(frozen=True)
@@ -13,14 +26,14 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        trial_id: Its name, also of its directories.
+        trial_id: Its name, ``trial_name(number)``.
         number: Its place in the order of suggestions, from 0.
         parameters: Searched and fixed arguments.
         state: ``finished``; ``pruned`` when it was stopped early; ``failed``.
         metrics: Everything that its best epoch reported, and what its student's trials share.
         best_epoch: That epoch, from 1; None when no epoch was finished.
-        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; Tune wrote it, and it
-            is no published folder.
+        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; it is no published
+            folder.
         reason: Why it failed or was stopped.
         seconds: Wall time of its training, evaluation and saving.
         curve: ``[fraction of the schedule, value of the metric]`` of every epoch.

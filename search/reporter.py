@@ -1,11 +1,15 @@
-"""The trainer callback that measures, saves and reports every epoch of a trial."""
+"""The trainer callback that measures, saves and reports every epoch of a trial.
+
+Checkpoints go into the store, and Tune is told of the epoch alone: it forces a snapshot of the whole search for every
+few checkpoints that it knows of, and gives a trial up whose last one it does not find.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +23,10 @@ from ..training.collator import DistillationCollator
 from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
 from ..training.tokenized import TokenizedDataset, TokenizedSplit
-from .checkpoints import write_epoch
-from .handover import report_checkpoint
+from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
 from .inputs import TrialInputs, TrialSettings
 from .space import METRICS
 from .tensorboard import TAGS, TrialEvents
-from .whole_files import tune_filesystem
 
 # Logged by the trainer -> reported.
 _LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
@@ -35,33 +37,37 @@ class TrialFailedError(DistiltuneError):
 
 
 class EpochReporter(TrainerCallback):
-    """Evaluates on the validation split after every epoch, then hands metrics and checkpoint to Tune.
+    """Evaluates on the validation split after every epoch, saves a checkpoint and reports to Tune.
 
     Args:
+        trial: Key of the trial's folder.
         inputs: Texts that all trials share.
         settings: The same for every trial.
         collator: Pads the validation batches.
         events: Where scalars are shown.
         say: Adds a line to the trial's log.
-        resumed: Record of the epoch that the trial goes on from.
+        saved: The trial's checkpoints; it goes on from the last.
     """
 
     def __init__(
         self,
+        trial: str,
         inputs: TrialInputs,
         settings: TrialSettings,
         collator: DistillationCollator,
         events: TrialEvents,
         say: Callable[[str], None],
-        resumed: dict[str, Any] | None = None,
+        saved: Sequence[SavedEpoch] = (),
     ) -> None:
+        self._trial = trial
         self._inputs = inputs
         self._settings = settings
         self._collator = collator
         self._events = events
         self._say = say
-        self.epoch: int = resumed["epoch"] if resumed else 0
-        before = resumed["metrics"] if resumed else {}
+        self._saved = list(saved)
+        self.epoch = self._saved[-1].epoch if self._saved else 0
+        before = self._saved[-1].metrics if self._saved else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
         self._best_accuracy: float = before.get("best_accuracy", 0.0)
         self._curve: list[list[float]] = before.get("curve", [])
@@ -119,7 +125,7 @@ class EpochReporter(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """An epoch's checkpoint is written: evaluate, report both, and leave the copy in Tune's hands.
+        """An epoch's checkpoint is written: evaluate, put it into the store, and report.
 
         Further processes of the trial wait for this one at the next step.
         """
@@ -148,11 +154,17 @@ class EpochReporter(TrainerCallback):
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
         self._say(self._line(metrics))
-        store = self._settings.store
-        # Within one file system Tune copies without reading it all into Python.
-        filesystem = None if store.directory is None else tune_filesystem(store)
-        report_checkpoint(reported, tune.Checkpoint(str(directory), filesystem), store)
+        self._send(directory)
+        tune.report(reported)
+
+    def _send(self, directory: Path) -> None:
+        """Keep the best checkpoint and the last two: where the last is damaged there is an earlier one."""
+        store, settings = self._settings.store, self._settings
+        self._saved.append(send_epoch(store, directory, self._trial))
         shutil.rmtree(directory, ignore_errors=True)
+        for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
+            store.delete(each.key)
+            self._saved.remove(each)
 
     def _line(self, metrics: dict[str, float]) -> str:
         values = {

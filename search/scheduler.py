@@ -29,16 +29,20 @@ class EarlyStopping(FIFOScheduler):
         self._rule = rule
         self._sign = 1 if mode == "max" else -1
         self._readings = Readings()
+        self._judged: dict[str, float] = {}
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """A new trial, or one that was restored with its last report."""
-        self._hear(trial.trial_id, trial.last_result or {})
+        last = trial.last_result or {}
+        self._hear(trial.trial_id, last)
+        self._judged[trial.trial_id] = last.get("progress", 0.0)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide after an epoch; the last one ends by itself."""
+        """Decide after an epoch, once: a trial that goes on reports again; the last one ends by itself."""
         self._hear(trial.trial_id, result)
-        if result.get("failure") or result["progress"] >= 1:
+        if result.get("failure") or not self._judged.get(trial.trial_id, 0.0) < result["progress"] < 1:
             return TrialScheduler.CONTINUE
+        self._judged[trial.trial_id] = result["progress"]
         stops = self._stops(result["curve"], partial(self._readings.of_others, trial.trial_id))
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 

@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 
 from .config import Constraint, Objective, SearchConfig
 from .parameters import Parameter
+from .records import trial_name
 from .space import as_category, draw, student_name
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class StudySearcher(Searcher):
 
         trial, metrics = self._asked.pop(trial_id), self._reported.pop(trial_id, None)
         curve = self._curves.pop(trial_id, [])
-        trial.set_user_attr("trial_id", trial_id)
+        trial.set_user_attr("trial_id", trial_name(self._numbers[trial_id]))
         if metrics is None or self._ended[trial_id] == "failed" or trial_id in self._foreign:
             self.study.tell(trial, state=TrialState.FAIL)
             return

@@ -7,7 +7,7 @@ import platform
 import tempfile
 import traceback
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,17 +27,18 @@ from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
 from ..training.used_rows import train_used_rows
 from .batches import part_of_batch
-from .checkpoints import download_checkpoint, last_number, read_epoch, saved_epochs
-from .handover import number_from, report_checkpoint
+from .checkpoints import SavedEpoch, delete_checkpoints, download_checkpoint, saved_epochs
 from .inputs import TrialInputs, TrialSettings
 from .integrity import last_intact
 from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
+from .records import trial_name
 from .reporter import EpochReporter, failure_metrics
 from .space import STUDENT_ARGUMENTS
 from .tensorboard import TrialEvents
 from .trial_log import trial_log
-from .whole_files import tune_filesystem
+
+_ARGUMENTS = "arguments.json"  # what the trial whose folder this is was begun with
 
 
 def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settings: TrialSettings) -> None:
@@ -60,13 +61,13 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     torch.set_num_threads(settings.num_threads)
     if settings.use_gpu and settings.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
-    trial_id = tune.get_context().get_trial_id()
-    assert trial_id is not None
+    trial_id = trial_name(config["number"])
+    _begin(trial_id, config["arguments"], settings)
     with (
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
         tempfile.TemporaryDirectory(prefix="trial-") as work,
     ):
-        say(f"trial {trial_id}, number {config['number']}, on {_where()}")
+        say(f"trial {trial_id} on {_where()}")
         say(f"arguments: {json.dumps(config['arguments'])}")
         _run(trial_id, config["arguments"], inputs, settings, Path(work), say)
         say("the trial ended")
@@ -80,26 +81,29 @@ def _run(
     work: Path,
     say: Callable[[str], None],
 ) -> None:
-    key = _checkpoint_to_resume(settings.store, f"{settings.experiment}/{trial_id}", say)
-    checkpoint = _bring(settings.store, key, work)
-    epoch = read_epoch(checkpoint) if checkpoint else None
-    if epoch:
-        say(f"goes on after epoch {epoch['epoch']}")
-    first_step = epoch["step"] if epoch else 0
+    trial = f"{settings.experiment}/{trial_id}"
+    saved = _report_again(settings.store, trial, say)
+    last = saved[-1] if saved else None
+    if last:
+        say(f"goes on after epoch {last.epoch}")
+    first_step = last.record["step"] if last else 0
     events = TrialEvents(
         settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
     )
     try:
-        if epoch is None or epoch["metrics"]["progress"] < 1:
+        if last is None or last.metrics["progress"] < 1:
             with several_processes(
                 settings.num_processes,
                 _train_along,
-                (arguments, inputs, settings, key),
+                (arguments, inputs, settings, last.key if last else None),
                 use_gpu=settings.use_gpu,
                 num_threads=settings.num_threads,
                 say=say,
             ):
-                _train(arguments, opened(inputs), settings, work, checkpoint, events, say)
+                inputs = opened(inputs)
+                trainer, collator = _trainer(arguments, inputs, settings, work)
+                trainer.add_callback(EpochReporter(trial, inputs, settings, collator, events, say, saved))
+                _train(trainer, settings.store, last.key if last else None, work)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
@@ -112,21 +116,6 @@ def _run(
         events.close()
 
 
-def _train(
-    arguments: dict[str, Any],
-    inputs: TrialInputs,
-    settings: TrialSettings,
-    work: Path,
-    checkpoint: Path | None,
-    events: TrialEvents,
-    say: Callable[[str], None],
-) -> None:
-    trainer, collator = _trainer(arguments, inputs, settings, work)
-    resumed = read_epoch(checkpoint) if checkpoint else None
-    trainer.add_callback(EpochReporter(inputs, settings, collator, events, say, resumed))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
 def _train_along(
     arguments: dict[str, Any],
     inputs: TrialInputs | SharedInputs,
@@ -136,7 +125,12 @@ def _train_along(
 ) -> None:
     """A further process of the trial: the same steps on its part of each batch, and nothing else."""
     trainer, _ = _trainer(arguments, opened(inputs), settings, work)
-    checkpoint = _bring(settings.store, key, work)
+    _train(trainer, settings.store, key, work)
+
+
+def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Path) -> None:
+    """From the beginning, or from a checkpoint on."""
+    checkpoint = _bring(store, key, work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -204,25 +198,42 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return 0 if pad is None else pad
 
 
-def _checkpoint_to_resume(store: Store, trial: str, say: Callable[[str], None]) -> str | None:
-    """Return the key of the last epoch's checkpoint: the one that Tune knows, or a later one in the store.
+def _begin(trial_id: str, arguments: dict[str, Any], settings: TrialSettings) -> None:
+    """Make sure of the trial's folders: that all nodes see them, and that they are of the same trial.
 
-    Tune's snapshot is some seconds old when the driver is killed, so Tune may know of no checkpoint, or of
-    one that has made room for a later one since. Epochs that it forgot are reported again. Those whose
-    checkpoints are damaged, from the last one back, are trained again.
+    A search that was killed may have begun trials that its last snapshot does not know. They are asked for again
+    by their numbers, and go on. Where the results that a suggestion depends on have come out otherwise, as those of
+    a GPU or of early stopping may, the number stands for other arguments now, and begins anew.
     """
-    saved = saved_epochs(store, trial)
-    number_from(last_number(store.names(trial)) + 1)
-    known = tune.get_checkpoint()
-    known_key = f"{trial}/{PurePosixPath(known.path).name}" if known else None
-    known_epoch = next((each.epoch for each in saved if each.key == known_key), 0)
-    last = last_intact(store, saved, say)
-    if last is None:
-        return None
-    forgotten = {each.epoch: each for each in saved if known_epoch < each.epoch <= last.epoch}
-    for _, each in sorted(forgotten.items()):
-        report_checkpoint(each.metrics, tune.Checkpoint(store.at(each.key), tune_filesystem(store)), store)
-    return last.key
+    store = settings.store
+    if store.directory is not None and not store.local(settings.experiment).is_dir():
+        raise StorageError(
+            f"storage {store} is not the same place on every node (the search's folder is not there); give a "
+            "directory that all nodes share, or an object store; then go on with `distiltune resume RUN`"
+        )
+    trial = f"{settings.experiment}/{trial_id}"
+    before = store.read_json(f"{trial}/{_ARGUMENTS}")
+    if before == json.loads(json.dumps(arguments)):
+        return
+    if before is not None:
+        delete_checkpoints(store, trial)
+        store.delete(f"{settings.tensorboard}/{trial_id}")
+        store.delete(f"{settings.logs}/{trial_id}")
+    store.write_json(f"{trial}/{_ARGUMENTS}", arguments)
+
+
+def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
+    """Tell Tune of the epochs that are saved, and return them.
+
+    Tune's snapshot is some seconds old when the driver is killed. Checkpoints that are damaged, from the last one
+    back, are of epochs that are trained again.
+    """
+    epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
+    last = last_intact(store, epochs, say)
+    epochs = epochs[: epochs.index(last) + 1] if last else []
+    for each in epochs:
+        tune.report(each.metrics)
+    return epochs
 
 
 def _bring(store: Store, key: str | None, work: Path) -> Path | None:

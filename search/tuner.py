@@ -35,7 +35,7 @@ RAY_WORKER_ENV = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
-_TRIAL_ID = re.compile(r"[0-9a-f]{8}|[0-9a-f]{5}_[0-9]{5}")
+_TRIAL_ID = re.compile(r"\d{4,}")
 
 
 def run_search(
@@ -220,7 +220,7 @@ def _check_resources(cpus: float, gpus: float, num_processes: int) -> None:
 
 
 def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
-    """Delete what trials left that began after the last snapshot before a kill; others took their place."""
+    """Delete what trials left that the search, when it ended, did not have."""
     for name in store.names(parent):
         if _TRIAL_ID.fullmatch(name) and name not in known:
             store.delete(f"{parent}/{name}")

@@ -77,6 +77,11 @@ class Store:
         """The pyarrow file system."""
         return self._opened[0]
 
+    @property
+    def _is_object_store(self) -> bool:
+        """Whether folders need not be made, and an object appears whole."""
+        return type(self.filesystem).__name__ in _OBJECT_STORES
+
     def at(self, key: str = "") -> str:
         """The path of a key within ``filesystem``."""
         root = self._opened[1]
@@ -110,7 +115,7 @@ class Store:
             if self.directory is not None:
                 _write_file(self.directory / key, content)
                 return
-            whole = type(self.filesystem).__name__ in _OBJECT_STORES
+            whole = self._is_object_store
             target = self.at(key) if whole else f"{self.at(key)}.{secrets.token_hex(4)}.part"
             if not whole:
                 self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -183,7 +188,8 @@ class Store:
         from pyarrow import fs
 
         def operation() -> None:
-            self.filesystem.create_dir(self.at(key).rpartition("/")[0], recursive=True)
+            if not self._is_object_store:
+                self.filesystem.create_dir(self.at(key).rpartition("/")[0], recursive=True)
             fs.copy_files(
                 str(source),
                 self.at(key),

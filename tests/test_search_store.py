@@ -17,6 +17,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,11 +29,11 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from distiltune.errors import StorageError
 from distiltune.search.checkpoints import (
     download_checkpoint,
-    fill_gaps,
     find_checkpoint,
     keep_best_and_last,
-    last_number,
     saved_epochs,
+    send_epoch,
+    superfluous,
     write_epoch,
 )
 from distiltune.search.config import SearchConfig
@@ -143,14 +144,13 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
         save(number, number + 1, accuracy)
     store.write("s/t/checkpoint_000007/model.safetensors", b"cut off")
     store.write("s/t/params.json", b"{}")
-    fill_gaps(store, "s")
-    names = store.names("s/t")
-    assert [name for name in names if name != "params.json"] == [f"checkpoint_{n:06}" for n in range(8)]
-    assert last_number(names) == 7
     epochs = saved_epochs(store, "s/t")
     assert [each.epoch for each in epochs] == [1, 4, 5, 7]
     assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 5
     assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
+    assert [each.epoch for each in superfluous(epochs, "accuracy", "max")] == [1, 4]
+    assert [each.epoch for each in superfluous(epochs, "accuracy", "max", num_last=3)] == [1]
+    assert [each.epoch for each in superfluous(epochs, "accuracy", "min")] == [4, 5]
     keep_best_and_last(store, "s/t", "accuracy", "max")
     assert store.names("s/t") == ["checkpoint_000004", "checkpoint_000006", "params.json"]
     only = download_checkpoint(store, "s/t/checkpoint_000004", tmp_path / "only", {"model.safetensors"})
@@ -159,60 +159,54 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
         download_checkpoint(store, "s/t/checkpoint_000000", tmp_path / "none")
 
 
-def test_a_report_that_is_repeated_leaves_no_gap(ray_session, tmp_path):
-    """Also fails when Ray changes what ``handover._tune_storage`` relies on."""
-    from ray import tune
+def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
+    store, sent = Store(str(tmp_path / "store"), retry_s=0), []
+    upload = Store.upload
 
-    from distiltune.search.experiment import signals_restored
+    def away_after_one(self, source, key):
+        if sent:
+            raise StorageError("storage: away")
+        sent.append(key)
+        upload(self, source, key)
 
-    tests, directory = str(TESTS), tmp_path / "store"
+    def made(weights: bytes) -> Path:
+        folder = tmp_path / weights.decode()
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "optimizer.pt").write_bytes(weights)
+        (folder / "model.safetensors").write_bytes(weights)
+        write_epoch(folder, {"epoch": 3, "step": 7, "metrics": {"accuracy": 0.5}})
+        return folder
 
-    def trial(config):
-        del config
-        sys.path.insert(0, tests)
-        from test_search_store import report_over_a_source_that_fails_once
-
-        report_over_a_source_that_fails_once(directory)
-
-    tuner = tune.Tuner(trial, run_config=tune.RunConfig(storage_path=str(tmp_path), name="search", verbose=0))
-    with signals_restored():
-        (result,) = tuner.fit()
-    assert result.error is None
-    assert result.metrics is not None
-    assert result.metrics["times_tried"] == 2
-    assert sorted(path.name for path in Path(result.path).glob("checkpoint_*")) == [
-        "checkpoint_000004",
-        "checkpoint_000005",
-    ]
+    saved = send_epoch(store, made(b"first"), "s/0001")
+    assert saved == saved_epochs(store, "s/0001")[0]
+    assert saved.key == "s/0001/checkpoint_000003"
+    monkeypatch.setattr(Store, "upload", away_after_one)
+    with pytest.raises(StorageError):
+        send_epoch(store, made(b"other"), "s/0001")
+    assert len(sent) == 1
+    assert saved_epochs(store, "s/0001") == [], "half of one and half of another"
+    monkeypatch.undo()
+    again = send_epoch(store, tmp_path / "other", "s/0001")
+    assert saved_epochs(store, "s/0001") == [again]
+    assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
 
 
-def report_over_a_source_that_fails_once(directory: Path) -> None:
-    from fsspec.implementations.local import LocalFileSystem
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-    from ray import tune
+def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(tmp_path):
+    from distiltune.search.inputs import TrialSettings
+    from distiltune.search.trial import run_trial
 
-    from distiltune.search.handover import number_from, report_checkpoint
-
-    tries = []
-
-    class FailsOnce(FSSpecHandler):
-        def open_input_stream(self, path):
-            tries.append(path)
-            if len(tries) == 1:
-                raise OSError("away")
-            return super().open_input_stream(path)
-
-        open_input_file = open_input_stream
-
-    folder = directory / "made"
-    folder.mkdir(parents=True)
-    (folder / "weights").write_text("x")
-    store = Store(str(directory), retry_s=5)
-    number_from(4)
-    report_checkpoint({"times_tried": 0}, tune.Checkpoint(str(folder)), store)
-    failing = tune.Checkpoint(str(folder), PyFileSystem(FailsOnce(LocalFileSystem())))
-    report_checkpoint({"times_tried": 2}, failing, store)
-    assert len(tries) == 2
+    settings = TrialSettings(
+        training=TrainingConfig(),
+        metric="validation_accuracy",
+        mode="max",
+        store=Store(str(tmp_path)),
+        **KEYS,
+        num_threads=torch.get_num_threads(),
+        use_gpu=False,
+    )
+    with pytest.raises(StorageError, match="not the same place on every node"):
+        run_trial({"number": 0, "arguments": {}}, cast(Any, None), settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, capsys):
@@ -281,36 +275,24 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
         search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, on_progress=tell)
 
 
-def test_a_checkpoint_that_tune_cannot_look_for_is_a_storage_that_is_away(ray_session, tmp_path):
+def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
     import ray
     from ray import cloudpickle
 
-    from distiltune.search import callbacks, progress
+    from distiltune.search import callbacks
 
-    class ImplicitFunc:
-        def restore(self):
-            raise OSError("AWS Error\nNETWORK_CONNECTION")
+    @ray.remote(num_cpus=0)
+    def away():
+        raise StorageError("storage: away")
 
-        def train(self):
-            raise OSError("disk full")
-
-    actor = ray.remote(num_cpus=0)(ImplicitFunc).remote()
     trial = SimpleNamespace(pickled_error_file=tmp_path / "error.pkl")
-    found = []
-    for name in ("restore", "train"):
-        with pytest.raises(OSError) as caught:
-            ray.get(getattr(actor, name).remote())
-        trial.pickled_error_file.write_bytes(cloudpickle.dumps(caught.value))
-        found.append(callbacks._error_of(trial))  # type: ignore[arg-type]
-    assert [type(error) for error in found] == [progress.CheckpointUnreadableError, OSError]
-    watch = progress.Watch(None, restored=True, store=Store(str(tmp_path), retry_s=0.2), experiment="s")
-    assert not watch.ends(found[0], again=True)
-    time.sleep(0.3)
-    assert watch.ends(found[0], again=True)
-    watch.readable()
-    assert not watch.ends(found[0], again=True)
-    assert watch.ends(found[0], again=False)
-    assert not watch.ends(found[1], again=True)
+    with pytest.raises(StorageError) as caught:
+        ray.get(away.remote())
+    assert type(caught.value) is not StorageError
+    trial.pickled_error_file.write_bytes(cloudpickle.dumps(caught.value))
+    found = callbacks._error_of(trial)  # type: ignore[arg-type]
+    assert type(found) is StorageError
+    assert str(found) == "storage: away"
 
 
 def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):

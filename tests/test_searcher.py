@@ -172,7 +172,7 @@ def test_a_stopped_trial_is_told_as_pruned_and_a_failed_one_as_failed():
     assert states[:4] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
     assert trials[0].values == [0.5]
     assert trials[1].intermediate_values == {25: 0.2, 50: 0.3}
-    assert trials[1].user_attrs["trial_id"] == "stopped"
+    assert trials[1].user_attrs["trial_id"] == "0001"
 
 
 def test_points_are_tried_first_and_what_they_leave_out_is_sampled():
