@@ -1,7 +1,7 @@
 """What a search costs its driver and its store, by the number of trials: simulated trials, real search machinery.
 
     python benchmarks/scale.py [--trials 100 300 1000] [--to 10000] [--nodes 8] [--cpus 2] [--epochs 3]
-        [--epoch-seconds 0.05] [--scheduler none] [--limit-s 600] [--json FILE]
+        [--epoch-seconds 0.3] [--scheduler none] [--limit-s 600] [--json FILE]
 
 Everything but the training is the product's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
 TensorBoard files, logs and records, over a Ray cluster of ``--nodes`` raylets of ``--cpus`` CPUs each, which are all on
@@ -72,6 +72,7 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
         began, began_cpu = time.monotonic(), time.process_time()
         store, arguments = settings.store, config["arguments"]
         trial_id, saved = trial_name(config["number"]), []
+        store.write_json(f"{settings.experiment}/{trial_id}/arguments.json", arguments)
         log = LogWriter(store, f"{settings.logs}/{trial_id}")
         log.write(f"trial {trial_id}\narguments: {json.dumps(arguments)}\n")
         events = TrialEvents(store, f"{settings.tensorboard}/{trial_id}", arguments)
@@ -472,7 +473,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=8, help="raylets of the simulated cluster")
     parser.add_argument("--cpus", type=int, default=2, help="CPUs in name, and so trials at a time, of each")
     parser.add_argument("--epochs", type=int, default=3, help="epochs a trial")
-    parser.add_argument("--epoch-seconds", type=float, default=0.05, help="what a simulated epoch takes")
+    parser.add_argument("--epoch-seconds", type=float, default=0.3, help="what a simulated epoch takes")
     parser.add_argument("--scheduler", default="none", choices=["none", "asha", "median"])
     parser.add_argument("--limit-s", type=float, default=600, help="longest search that is still run")
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -17,7 +17,7 @@ from ..storage.retry import retrying
 from ..storage.store import Store
 from .config import NoEarlyStopping, SearchConfig
 from .inputs import Student, TrialSettings
-from .records import name_of
+from .records import is_trial_name, name_of
 from .space import distributions, fixed_values
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def run_trials(
         if restored:
             tuner = _restored_tuner(trainable, store, experiment)
         else:
-            store.delete(experiment)
+            # A search that was killed before its first snapshot may have begun trials; they go on.
+            for name in store.names(experiment):
+                if not is_trial_name(name):
+                    store.delete(f"{experiment}/{name}")
             tuner = _new_tuner(plan, trainable)
         if before is not None:
             grid = tuner.get_results()

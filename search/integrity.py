@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from ..storage.retry import retrying
 from ..storage.store import Store
-from .checkpoints import RECORD_NAME, SavedEpoch, damage_in, saved_epochs
+from .checkpoints import SavedEpoch, damage_in, saved_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,7 @@ def last_intact(
 ) -> SavedEpoch | None:
     """The last epoch whose checkpoint is what was saved; earlier ones are not read.
 
-    Later ones, which are damaged, lose their records, and count no longer wherever the epochs are listed. Their
-    folders stay: Tune gives a trial up whose checkpoint is not there.
+    Later ones, which are damaged, are deleted.
 
     Args:
         store: Where they are.
@@ -81,5 +80,5 @@ def last_intact(
         if damage is None:
             return saved
         say(f"the checkpoint of epoch {saved.epoch}, {saved.key}, is not used: {damage}")
-        store.delete(f"{saved.key}/{RECORD_NAME}")
+        store.delete(saved.key)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,11 @@ State = Literal["finished", "pruned", "failed"]
 def trial_name(number: int) -> str:
     """The name of a trial, also of its directories: a search that is resumed finds by it what a trial left."""
     return f"{number:04}"
+
+
+def is_trial_name(name: str) -> bool:
+    """Whether ``trial_name`` gives such names."""
+    return re.fullmatch(r"\d{4,}", name) is not None
 
 
 def name_of(trial: Trial) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -13,6 +12,7 @@ from ..storage.store import Store
 from ..training.config import TrainingConfig
 from .config import SearchConfig
 from .inputs import TrialInputs, TrialSettings
+from .records import is_trial_name
 from .space import end_values
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ RAY_WORKER_ENV = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-
-_TRIAL_ID = re.compile(r"\d{4,}")
 
 
 def run_search(
@@ -222,5 +220,5 @@ def _check_resources(cpus: float, gpus: float, num_processes: int) -> None:
 def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
     """Delete what trials left that the search, when it ended, did not have."""
     for name in store.names(parent):
-        if _TRIAL_ID.fullmatch(name) and name not in known:
+        if is_trial_name(name) and name not in known:
             store.delete(f"{parent}/{name}")

@@ -110,6 +110,11 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
     assert told(scheduler, "bad", curve(0.1, of=2)) == "STOP"
     assert told(scheduler, "bad", curve(0.1, 0.1)) == "CONTINUE"  # the last epoch ends by itself
     assert told(scheduler, "worse", curve(0.0, of=2), failure="nan") == "CONTINUE"
+    slow = curve(1.1, of=2)
+    assert told(scheduler, "slow", slow) == "CONTINUE"
+    for number in range(4):
+        assert told(scheduler, f"better{number}", curve(1.2 + number / 10, of=2)) == "CONTINUE"
+    assert told(scheduler, "slow", slow) == "CONTINUE", "judged already, before its worker was lost"
     restored = EarlyStopping(Asha(grace=0.25), "max")
     for number in range(3):
         restored.on_trial_add(None, trial(f"good{number}", {"curve": curve(0.8 + number / 10, 0.9)}))

@@ -37,6 +37,7 @@ from distiltune.search.checkpoints import (
     write_epoch,
 )
 from distiltune.search.config import SearchConfig
+from distiltune.search.records import is_trial_name
 from distiltune.search.tuner import TrialInputs, run_search
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
@@ -189,6 +190,91 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
     again = send_epoch(store, tmp_path / "other", "s/0001")
     assert saved_epochs(store, "s/0001") == [again]
     assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
+
+
+def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_path):
+    """As after a kill of the driver within the seconds before a snapshot; nothing is trained again."""
+    store = Store(str(tmp_path))
+    outcome = search(store, 3, 2)
+    experiment, logs = KEYS["experiment"], KEYS["logs"]
+    for name in store.names(experiment):
+        if not is_trial_name(name):
+            store.delete(f"{experiment}/{name}")
+    store.delete(f"{experiment}/0001/checkpoint_000002")
+    other = store.read_json(f"{experiment}/0002/arguments.json") or {}
+    store.write_json(f"{experiment}/0002/arguments.json", {**other, "alpha": 0.123})
+    again = search(store, 3, 2)
+    for before, after in zip(outcome.trials, again.trials, strict=True):
+        assert (before.trial_id, before.parameters, before.curve) == (
+            after.trial_id,
+            after.parameters,
+            after.curve,
+        )
+        assert store.names(f"{experiment}/{after.trial_id}") == store.names(f"{experiment}/{before.trial_id}")
+    texts = [read_log(store, f"{logs}/{trial.trial_id}")[0] for trial in again.trials]
+    assert [LOGGED_EPOCH.findall(text) for text in texts] == [["1", "2"], ["1", "2", "2"], ["1", "2"]]
+    assert [re.findall(r"goes on after epoch (\d+)", text) for text in texts] == [["2"], ["1"], []], (
+        "the number of the last one stood for other arguments"
+    )
+    for trial in again.trials:
+        lines = (store.read(f"{experiment}/{trial.trial_id}/result.json") or b"").splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+        events = events_of(store, f"{KEYS['tensorboard']}/{trial.trial_id}", tmp_path / trial.trial_id)
+        assert len(events.Scalars("validation/accuracy")) == 2
+
+
+def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
+    from distiltune.search.progress import watching
+    from distiltune.search.result_files import ResultFiles
+
+    store, away = Store(str(tmp_path), retry_s=0), threading.Event()
+    read, write = Store.read, Store.write
+
+    def unless_away(operation):
+        def wrapped(*args):
+            if away.is_set():
+                raise StorageError("storage: away")
+            return operation(*args)
+
+        return wrapped
+
+    monkeypatch.setattr(Store, "read", unless_away(read))
+    monkeypatch.setattr(Store, "write", unless_away(write))
+    config = {"number": 3, "arguments": {"alpha": 0.5}}
+    trial = cast(Any, SimpleNamespace(config=config, trial_id="of-tune"))
+
+    def report(files: ResultFiles, epoch: int, **more: Any) -> None:
+        files.on_trial_result(0, [], trial, {"epoch": epoch, "config": config, **more})
+
+    def found() -> list[tuple[int, int]]:
+        lines = (read(store, "s/0003/result.json") or b"").splitlines()
+        return [(json.loads(line)["epoch"], json.loads(line).get("try", 1)) for line in lines]
+
+    with watching(None, restored=False, store=store, experiment="s"):
+        first = ResultFiles()
+        first.on_trial_start(0, [], trial)
+        report(first, 1)
+        report(first, 2)
+        assert found() == [(1, 1), (2, 1)]
+        assert json.loads(read(store, "s/0003/params.json") or b"") == config
+        again = ResultFiles()
+        away.set()
+        again.on_trial_start(0, [], trial)
+        report(again, 2, **{"try": 2})
+        away.clear()
+        report(again, 3, **{"try": 2})
+        again.on_trial_complete(0, [], trial)
+        assert found() == [(1, 1), (2, 2), (3, 2)]
+        away.set()
+        last = ResultFiles()
+        config["arguments"] = {"alpha": 0.6}
+        last.on_trial_start(0, [], trial)
+        report(last, 1, **{"try": 3})
+        last.on_trial_complete(0, [], trial)
+        away.clear()
+        last.on_experiment_end([])
+        assert found() == [(1, 3)], "the others are of a trial with other arguments"
+        assert json.loads(read(store, "s/0003/params.json") or b"") == config
 
 
 def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(tmp_path):
@@ -466,24 +552,13 @@ def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
     assert [trial["state"] for trial in trials] == ["finished"] * 4
     after = {trial["trial_id"] for trial in trials}
     assert set(before) & after
-    assert {name for name in store.names(KEYS["experiment"]) if re.fullmatch(r"[0-9a-f_]{8,}", name)} == after
+    assert {name for name in store.names(KEYS["experiment"]) if is_trial_name(name)} == after
     for trial in after:
         lines = [int(epoch) for epoch in LOGGED_EPOCH.findall(read_log(store, f"{KEYS['logs']}/{trial}")[0])]
         again = [epoch for epoch in lines if epoch <= before.get(trial, 0)]
         assert len(again) == len(set(again)), (trial, before, lines)
         assert set(lines) >= set(range(before.get(trial, 0) + 1, 9))
         assert saved_by_trial(store)[trial] == 8
-
-
-def make_room(store: Store, trial: str) -> None:
-    """Give the last checkpoint a later number, so that Tune's snapshot names one that is gone."""
-    last = find_checkpoint(saved_epochs(store, trial))
-    assert last is not None
-    prefix, _, number = last.key.rpartition("_")
-    for name in [*last.record["files"], "epoch.json"]:
-        store.write(f"{prefix}_{int(number) + 2:06}/{name}", store.read(f"{last.key}/{name}") or b"")
-    store.delete(last.key)
-    assert saved_epochs(store, trial)[-1].key == f"{prefix}_{int(number) + 2:06}"
 
 
 @pytest.mark.slow
@@ -502,8 +577,6 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
         assert "\n" not in str(caught.value)
         away.clear()
         saved = saved_by_trial(direct)
-        for trial in saved:
-            make_room(direct, f"{KEYS['experiment']}/{trial}")
         outcome = search(store, 3, 4)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 3
     assert saved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from collections import Counter
 from contextlib import suppress
@@ -15,16 +14,16 @@ from job import JOURNAL
 from test_search_store import KEYS, LOGGED_EPOCH
 
 from distiltune.search.checkpoints import find_checkpoint, saved_epochs
+from distiltune.search.records import is_trial_name
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 
-TRIAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{5}_[0-9]{5}")
 ACCURACY = "validation/accuracy"
 
 
 def trials_below(store: Store, key: str) -> set[str]:
     """Trial ids that have a folder below a key."""
-    return {name for name in store.names(key) if TRIAL.fullmatch(name)}
+    return {name for name in store.names(key) if is_trial_name(name)}
 
 
 @dataclass
@@ -91,10 +90,7 @@ def logged(store: Store, trial: str) -> Counter[int]:
 
 
 def trained_again(before: dict[str, Sight], after: dict[str, Sight], steps_per_epoch: int) -> dict[str, int]:
-    """Finished epochs of every trial that were trained once more after a fault.
-
-    A trial that its search forgot is trained anew under another name: all that it had finished counts.
-    """
+    """Finished epochs of every trial that were trained once more after a fault; all, of one that is gone."""
     again = {}
     for trial, then in before.items():
         if trial not in after:
