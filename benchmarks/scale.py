@@ -1,12 +1,13 @@
 """What a search costs its driver and its store, by the number of trials: simulated trials, real search machinery.
 
     python benchmarks/scale.py [--trials 100 300 1000] [--to 10000] [--nodes 8] [--cpus 2] [--epochs 3]
-        [--epoch-seconds 0.3] [--scheduler none] [--limit-s 600] [--json FILE]
+        [--epoch-seconds 1.5] [--scheduler none] [--limit-s 600] [--json FILE]
 
 Everything but the training is the product's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
 TensorBoard files, logs and records, over a Ray cluster of ``--nodes`` raylets of ``--cpus`` CPUs each, which are all on
 this machine and have more CPUs in name than it has. In place of ``run_trial`` a function sleeps ``--epoch-seconds``
-an epoch, and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each.
+an epoch (trials that are shorter than the start of a worker make Tune start new ones all the time, and hand running ones
+over instead), and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each.
 
 Each number of trials is a search in a new driver process. Its CPU time counts all its threads, from the start of the
 first trial until the outcome is there (imports and connecting are not counted); the parts are CPU time of the thread
@@ -473,7 +474,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=8, help="raylets of the simulated cluster")
     parser.add_argument("--cpus", type=int, default=2, help="CPUs in name, and so trials at a time, of each")
     parser.add_argument("--epochs", type=int, default=3, help="epochs a trial")
-    parser.add_argument("--epoch-seconds", type=float, default=0.3, help="what a simulated epoch takes")
+    parser.add_argument("--epoch-seconds", type=float, default=1.5, help="what a simulated epoch takes")
     parser.add_argument("--scheduler", default="none", choices=["none", "asha", "median"])
     parser.add_argument("--limit-s", type=float, default=600, help="longest search that is still run")
     parser.add_argument("--json", type=Path, help="also write the figures here")

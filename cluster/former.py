@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .config import JobConfig
-from .runs import LATEST, Storage
+from .runs import LATEST, Run, Storage
+
+_COPY = "former.json"  # in the run that learns: it goes on when the former one has been deleted
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def former_trials(config: JobConfig, storage: Storage) -> list[FrozenTrial]:
+def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[FrozenTrial]:
     """The finished trials of the run that ``search.warm_start`` names; none where it names none.
+
+    Args:
+        config: The job.
+        storage: Where both runs are.
+        run: The one that learns from them, which may have its copy.
 
     Raises:
         ConfigError: It has none, or its trials do not fit this space; all reasons in one message.
@@ -25,6 +32,26 @@ def former_trials(config: JobConfig, storage: Storage) -> list[FrozenTrial]:
     from ..search.space import distributions, fixed_values
     from ..search.warm_start import trials_from
 
+    copy = run.read(_COPY) if run is not None else None
+    return trials_from(
+        _records(storage, name) if copy is None else copy["trials"],
+        distributions(search),
+        [each.metric for each in search.all_objectives],
+        name,
+        fixed=fixed_values(search),
+        conditional=[each for each, parameter in search.space.items() if parameter.when],
+        constraints=search.constraints,
+    )
+
+
+def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
+    """Copy the trials that a run learns from into it, once."""
+    name = config.search.warm_start
+    if name is not None and run.read(_COPY) is None:
+        run.write(_COPY, {"run": name, "trials": _records(storage, name)})
+
+
+def _records(storage: Storage, name: str) -> list[dict[str, Any]]:
     if name == LATEST:
         raise ConfigError(
             "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
@@ -34,12 +61,4 @@ def former_trials(config: JobConfig, storage: Storage) -> list[FrozenTrial]:
         raise ConfigError(
             f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"
         )
-    return trials_from(
-        record["result"]["trials"],
-        distributions(search),
-        [each.metric for each in search.all_objectives],
-        name,
-        fixed=fixed_values(search),
-        conditional=[each for each, parameter in search.space.items() if parameter.when],
-        constraints=search.constraints,
-    )
+    return record["result"]["trials"]

@@ -12,7 +12,7 @@ from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
 from ..storage.store import Store
 from .config import JobConfig
-from .former import former_trials
+from .former import former_trials, keep_former
 from .jobs.inputs import with_local_inputs
 from .preflight import check_models, check_resources, check_storage
 from .runs import Run, Storage, name_run, now
@@ -63,7 +63,7 @@ def run_job(
     run_id = name_run(name, run_id)
     check_space(config.search, config.training, config.student)
     check_batches(config.search, config.training, config.resources.trial.processes)
-    former_trials(config, storage)
+    former_trials(config, storage, Run(storage.store, run_id))
     local_config = with_local_inputs(config, storage.store)
     check_models(local_config)
     began = time.monotonic()
@@ -73,6 +73,7 @@ def run_job(
         if not submitted:
             run.clear_stop()
         _begin(run, config, name, data)
+        keep_former(config, storage, run)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
             runner = _Runner(run, lease, lambda event: _hear(event, listener))

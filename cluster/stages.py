@@ -100,6 +100,7 @@ class Stages:
             students=self._students,
         )
         trial = config.resources.trial
+        storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
         outcome = run_search(
             config.search,
             config.training,
@@ -112,7 +113,7 @@ class Stages:
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
             custom_per_trial=trial.custom,
             processes_per_trial=trial.processes,
-            known=former_trials(config, Storage(self._run.store.url, retry_s=self._run.store.retry_s)),
+            known=former_trials(config, storage, self._run),
             journal=self._run.journal,
             on_progress=lambda progress: tell(_progress_line(progress), **progress.to_json()),
             check_resources=not config.resources.autoscaling,

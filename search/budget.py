@@ -63,7 +63,7 @@ class BudgetWatch:
         )
 
     def trial_ended(self, best: float | None) -> None:
-        """Count a trial for the patience."""
+        """Count a trial, one that did not fail, for the patience."""
         better = best is not None and (
             self._best_at_last_end is None or self._sign * best > self._sign * self._best_at_last_end
         )

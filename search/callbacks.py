@@ -154,7 +154,8 @@ class ProgressCallback(Callback):
     def _trial_ended(self, trial: Trial, state: str) -> None:
         self._running.discard(name_of(trial))
         self._end(trial, state)
-        self._budget.trial_ended(self._best[0] if self._best else None)
+        if state != "failed":
+            self._budget.trial_ended(self._best[0] if self._best else None)
         for watch in watches:
             watch.trial_ended(trial, state, self._failures.get(name_of(trial)))
         self._tell()

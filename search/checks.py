@@ -137,24 +137,23 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
 def _metric_faults(config: SearchConfig) -> list[str]:
     faults = _metric("search.metric", "search.mode", config.metric, config.mode, METRICS)
     every = {**METRICS, **STUDENT_METRICS}
+    objectives = {f"search.objectives.{number}": each for number, each in enumerate(config.objectives)}
+    bounds = {f"search.constraints.{number}": each.metric for number, each in enumerate(config.constraints)}
     seen = {config.metric}
-    for number, objective in enumerate(config.objectives):
-        where = f"search.objectives.{number}"
+    for where, objective in objectives.items():
         faults += _metric(f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every)
         if objective.metric in seen:
             faults.append(f"{where}.metric: {objective.metric} is an objective already; name each once")
         seen.add(objective.metric)
-    for number, constraint in enumerate(config.constraints):
-        if constraint.metric not in every:
-            faults.append(_unknown(f"search.constraints.{number}", constraint.metric, every, "metric"))
+    faults += [
+        _unknown(where, metric, every, "metric") for where, metric in bounds.items() if metric not in every
+    ]
     if not any(name in config.space for name in STUDENT_ARGUMENTS):
+        named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
         faults += [
             f"{where}: {metric} is that of the student, and all trials have the same; search {NUM_STUDENT_LAYERS} "
             f"or {STUDENT_LAYERS}, or leave it out"
-            for where, metric in (
-                *((f"search.objectives.{n}.metric", each.metric) for n, each in enumerate(config.objectives)),
-                *((f"search.constraints.{n}", each.metric) for n, each in enumerate(config.constraints)),
-            )
+            for where, metric in named.items()
             if metric in STUDENT_METRICS
         ]
     if config.objectives and config.scheduler.type != "none":

@@ -30,6 +30,7 @@ class Shape:
         batch_size: Texts a step.
         length: Tokens of the longest text.
         num_labels: Columns of the logits.
+        teacher_parameters: Of a teacher that is run beside the student for its hidden states; 0 without one.
     """
 
     num_parameters: int
@@ -39,12 +40,14 @@ class Shape:
     batch_size: int
     length: int
     num_labels: int
+    teacher_parameters: int = 0
 
 
 def estimated_bytes(shape: Shape) -> int:
     """Memory of one training process on a GPU.
 
     Weights, gradients and Adam's two moments in 32 bits, 16 bytes a parameter, and 2 more of the copy in 16 bits;
+    of a teacher, which is not trained, the weights and that copy;
     activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
     Recomputation in Large Transformer Models", 2022, equation 1); embeddings and logits; CUDA itself.
 
@@ -54,7 +57,8 @@ def estimated_bytes(shape: Shape) -> int:
     s, b, h, a = shape.length, shape.batch_size, shape.hidden_size, shape.num_heads
     layer = s * b * h * (34 + 5 * a * s / h)
     ends = 6 * s * b * h + 12 * b * shape.num_labels
-    return _CONTEXT_BYTES + int(18 * shape.num_parameters + shape.num_layers * layer + ends)
+    weights = 18 * shape.num_parameters + 6 * shape.teacher_parameters
+    return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + ends)
 
 
 def settled_fraction(asked: float, num_bytes: int, total_bytes: int, how: str) -> float:
@@ -134,10 +138,13 @@ def measure_step(
 
     if not torch.cuda.is_available():
         return None
-    path = settings.store.fetch(student)
-    model: Any = (
-        AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).cuda().train()
-    )
+
+    def load(key: str) -> Any:
+        path = settings.store.fetch(key)
+        return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).cuda()
+
+    model = load(student).train()
+    teacher = None if inputs.teacher is None else load(inputs.teacher).eval()
     total = torch.cuda.get_device_properties(0).total_memory
     length = int(np.max(inputs.train.lengths))
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
@@ -150,17 +157,17 @@ def measure_step(
         batch_size=batch_size,
         length=length,
         num_labels=config.num_labels,
+        teacher_parameters=0 if teacher is None else teacher.num_parameters(),
     )
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     try:
         for _ in range(2):
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = (
-                    model(input_ids=ids, attention_mask=torch.ones_like(ids))
-                    .logits.float()
-                    .logsumexp(-1)
-                    .mean()
-                )
+                loss = model(**batch).logits.float().logsumexp(-1).mean()
+                if teacher is not None:
+                    with torch.no_grad():
+                        teacher(**batch, output_hidden_states=True)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -59,8 +59,6 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
         StorageError: The storage did not answer for as long as it is tried; the search ends.
     """
     torch.set_num_threads(settings.num_threads)
-    if settings.use_gpu and settings.gpu_share < 1:
-        torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
     trial_id = trial_name(config["number"])
     _begin(trial_id, config["arguments"], settings)
     with (
@@ -138,6 +136,8 @@ def _trainer(
     arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
 ) -> tuple[DistillationTrainer, DistillationCollator]:
     """What every process of a trial trains with; the batch is shared out among them."""
+    if settings.use_gpu and settings.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
     own: dict[str, Any] = {
         "eval_strategy": "no",
         "save_strategy": "epoch",

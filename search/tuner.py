@@ -117,7 +117,8 @@ def run_search(
         num_processes=processes_per_trial,
     )
     if 0 < gpus_per_trial < 1:
-        gpus_per_trial = fit_gpu(gpus_per_trial, inputs, settings, _largest_batch(config, training))
+        used = inputs if _runs_teacher(config, training) else replace(inputs, teacher=None)
+        gpus_per_trial = fit_gpu(gpus_per_trial, used, settings, _largest_batch(config, training))
         settings = replace(settings, gpu_share=gpus_per_trial)
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
     num_slots = _num_slots(resources, processes_per_trial) if check_resources else num_trials
@@ -156,6 +157,13 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
     fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
     searched = [max(end_values(config.space[name])) for name in names if name in config.space]
     return int(max([fixed[-1], *searched]))
+
+
+def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
+    """Whether a trial may ask for the teacher's hidden states, which are not cached."""
+    name = "hidden_loss_weight"
+    values = end_values(config.space[name]) if name in config.space else [training.arguments.get(name, 0)]
+    return any(value > 0 for value in values)
 
 
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from distiltune.errors import RunFailedError
+from distiltune.search.config import SearchConfig
 from distiltune.search.gpu_memory import Shape, estimated_bytes, settled_fraction
+from distiltune.search.tuner import _runs_teacher
+from distiltune.training.config import TrainingConfig
 
 GIB = 2**30
 BERT_BASE = Shape(110_000_000, 12, 768, 12, 64, 64, 151)
@@ -17,6 +21,22 @@ def test_an_estimate_is_the_sum_of_weights_activations_and_cuda():
     activations = 12 * 64 * 64 * 768 * (34 + 5 * 12 * 64 / 768)
     ends = 6 * 64 * 64 * 768 + 12 * 64 * 151
     assert estimated_bytes(BERT_BASE) == 600 * 2**20 + int(18 * 110_000_000 + activations + ends)
+    beside = replace(BERT_BASE, teacher_parameters=1000)
+    assert estimated_bytes(beside) - estimated_bytes(BERT_BASE) == 6000
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments", "runs"),
+    [
+        ({}, {}, False),
+        ({}, {"hidden_loss_weight": 0.5}, True),
+        ({"hidden_loss_weight": 0.0}, {"hidden_loss_weight": 0.5}, False),
+        ({"hidden_loss_weight": {"type": "float", "low": 0.0, "high": 1.0}}, {}, True),
+    ],
+)
+def test_the_teacher_counts_where_a_trial_may_run_it(space, arguments, runs):
+    config = SearchConfig.model_validate({"space": space})
+    assert _runs_teacher(config, TrainingConfig(arguments=arguments)) is runs
 
 
 @pytest.mark.parametrize(("asked", "gib", "settled"), [(0.25, 2, 0.25), (0.1, 4, 0.3333), (0.5, 12, 1.0)])

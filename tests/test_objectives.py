@@ -96,6 +96,11 @@ def test_a_search_learns_from_a_former_run_that_fits(home):
     (home / "more.yaml").write_text(yaml.safe_dump(job))
     more = spoken(distiltune("run", "more.yaml", "--run-id", "more", "--json", cwd=home))
     assert len(more["trials"]) == 1
+    runs = home / "distiltune-runs" / "runs"
+    (runs / "both").rename(runs / "elsewhere")
+    again = distiltune("resume", "more", cwd=home)
+    assert again.returncode == 0, "the former run may be gone when this one goes on"
+    (runs / "elsewhere").rename(runs / "both")
     refused = distiltune(
         "run", "more.yaml", "--set", "search.space.temperature={type: int, low: 30, high: 40}", cwd=home
     )

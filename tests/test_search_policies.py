@@ -94,6 +94,26 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
     assert again == outcome
 
 
+@pytest.mark.parametrize(
+    ("budget", "reason", "num_trials"),
+    [
+        ({"patience": 2}, "2 trials one after another brought no better validation_accuracy", 4),
+        ({"wall_time_s": 1e-3}, "its 0.001 s are over", None),
+    ],
+)
+def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):  # noqa: F811
+    """One that failed does not count for the patience."""
+    wanted = config(**rates(SLOW_RATE, RUINOUS_RATE, SLOW_RATE, SLOW_RATE, GOOD_RATE), budget=budget)
+    if num_trials is None:
+        with pytest.raises(RunFailedError, match=f"ended before any trial had finished an epoch: {reason}"):
+            search(wanted, inputs, tmp_path / "s")
+        return
+    outcome = search(wanted, inputs, tmp_path / "s")
+    assert outcome.ended_by == reason
+    ended = [trial.state for trial in outcome.trials if trial.reason is None or reason not in trial.reason]
+    assert ended == ["finished", "failed", "finished", "finished"][:num_trials]
+
+
 def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):  # noqa: F811
     wanted = config(**rates(GOOD_RATE, *[RUINOUS_RATE] * 6), max_failed_trials=1)
     with pytest.raises(

@@ -92,7 +92,7 @@ def submit(
 
         load_data(config.data)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
-    former_trials(config, storage)
+    former_trials(config, storage, Run(storage.store, run_id))
     run = storage.create(run_id)
     with answering(sender.cluster), _nothing_left(run):
         return _submit(sender, run, _absolute(config, run), name, goes_on=False)

@@ -43,8 +43,6 @@ class Grounds:
         stack: Ends what the grounds started.
     """
 
-    allowed_again = 0
-    """Finished epochs of a trial that may be trained once more after the fault."""
     all_points = True
     """TensorBoard must show every epoch."""
     head_cpus = 2
@@ -130,7 +128,6 @@ class WorkerKilled(Grounds):
 class DriverKilled(Grounds):
     """``kill -9`` of the driver; another one resumes."""
 
-    allowed_again = 1
     from_start = 0.1
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
@@ -166,7 +163,6 @@ class RayletKilled(Grounds):
 class HeadKilled(Grounds):
     """``kill -9`` of the head: its GCS and raylet; a new head with nothing of the old one, another driver."""
 
-    allowed_again = 1
     from_start = 0.1
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
@@ -302,7 +298,6 @@ def unfinished_epochs(store: Store) -> list[SavedEpoch]:
 class Corrupted(Grounds):
     """The driver is killed, and an unfinished trial's newest checkpoint damaged before another driver resumes."""
 
-    allowed_again = 1
     how = ""
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:

@@ -109,7 +109,6 @@ def test_a_search_that_is_hit_comes_to_its_end(scene, number):
                 disturbed.found,
                 scene.reference,
                 disturbed.before,
-                allowed_again=grounds.allowed_again,
                 all_points=grounds.all_points,
             )
     except BaseException as error:
