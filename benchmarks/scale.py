@@ -5,9 +5,9 @@
 
 Everything but the training is the product's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
 TensorBoard files, logs and records, over a Ray cluster of ``--nodes`` raylets of ``--cpus`` CPUs each, which are all on
-this machine and have more CPUs in name than it has. In place of ``run_trial`` a function sleeps ``--epoch-seconds``
-an epoch (trials that are shorter than the start of a worker make Tune start new ones all the time, and hand running ones
-over instead), and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each.
+this machine and have more CPUs in name than it has. In place of ``run_trial`` a function sleeps ``--epoch-seconds`` an
+epoch, and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each. A trial
+should take longer than a worker takes to start: else Tune starts workers all the time that it never uses.
 
 Each number of trials is a search in a new driver process. Its CPU time counts all its threads, from the start of the
 first trial until the outcome is there (imports and connecting are not counted); the parts are CPU time of the thread
