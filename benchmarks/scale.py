@@ -73,7 +73,7 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
         began, began_cpu = time.monotonic(), time.process_time()
         store, arguments = settings.store, config["arguments"]
         trial_id, saved = trial_name(config["number"]), []
-        store.write_json(f"{settings.experiment}/{trial_id}/arguments.json", arguments)
+        store.write_json(f"{settings.experiment}/{trial_id}/begun.json", arguments)
         log = LogWriter(store, f"{settings.logs}/{trial_id}")
         log.write(f"trial {trial_id}\narguments: {json.dumps(arguments)}\n")
         events = TrialEvents(store, f"{settings.tensorboard}/{trial_id}", arguments)
@@ -94,6 +94,7 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
                         "progress": epoch / num_epochs,
                         "trial_seconds": time.monotonic() - began,
                         "best_accuracy": best,
+                        "saved_at": time.time(),
                         "failure": "",
                         "curve": list(curve),
                         "process": os.getpid(),

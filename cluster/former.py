@@ -48,7 +48,7 @@ def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
     """Copy the trials that a run learns from into it, once."""
     name = config.search.warm_start
     if name is not None and run.read(_COPY) is None:
-        run.write(_COPY, {"run": name, "trials": _records(storage, name)})
+        run.write(_COPY, {"trials": _records(storage, name)})
 
 
 def _records(storage: Storage, name: str) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _UNREADABLE = (
     "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
-    "like this again, delete the search's folder to begin the search anew"
+    "like this again, delete experiment_state-*.json in the search's folder: its trials go on from their checkpoints"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
@@ -114,7 +114,7 @@ class ProgressCallback(Callback):
                 watch.failure = failure
                 raise RunFailedError(failure)
             if watch.ended_by is None and ended_by is not None:
-                watch.ended_by, watch.cut_short = ended_by, set(self._running)
+                watch.ended_by, watch.own_end = ended_by, set(self._ended)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """One more runs."""

@@ -105,7 +105,7 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
 def find_checkpoint(
     epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
 ) -> SavedEpoch | None:
-    """Checkpoint with the best ``metric``, of equals the later, as Tune keeps it; without one the last epoch's."""
+    """Checkpoint with the best ``metric``, of equals the later; without one the last epoch's."""
     sign = 1 if mode == "max" else -1
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)

@@ -34,7 +34,9 @@ class Readings:
         self._at: dict[float, dict[str, float]] = {}
 
     def hear(self, trial_id: str, curve: Curve) -> None:
-        """A trial's curve has grown, or is new."""
+        """A trial's curve has grown, or is new; an earlier part of it says nothing."""
+        if len(curve) < len(self._curves.get(trial_id, [])):
+            return
         self._curves[trial_id] = curve
         for fraction, values in self._at.items():
             if trial_id not in values and (value := value_at(curve, fraction)) is not None:

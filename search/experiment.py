@@ -23,6 +23,7 @@ from .space import distributions, fixed_values
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from ray import tune
+    from ray.tune.experiment import Trial
 
     from .progress import SearchProgress, TrialListener, Watch
     from .scheduler import EarlyStopping
@@ -69,13 +70,13 @@ class Ended:
         grid: Tune's results. After Ctrl-C it calls trials terminated that were cut short.
         num_ended: Trials that came to their own end.
         ended_by: What ended them before all were done; None when nothing did.
-        cut_short: Ids of the trials that ran then.
+        own_end: Names of the trials that had ended by themselves then.
     """
 
     grid: tune.ResultGrid
     num_ended: int
     ended_by: str | None = None
-    cut_short: frozenset[str] = frozenset()
+    own_end: frozenset[str] = frozenset()
 
 
 def run_trials(
@@ -112,7 +113,7 @@ def run_trials(
             tuner = _new_tuner(plan, trainable)
         if before is not None:
             grid = tuner.get_results()
-            return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["cut_short"]))
+            return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
         grid = _fit(tuner, watch)
         # Unless it was ended or interrupted: what Tune gave up too early is tried again.
         while watch.given_up and watch.ended_by is None and watch.has_seen(plan.num_trials):
@@ -120,10 +121,10 @@ def run_trials(
             watch.restored = True
             grid = _fit(_restored_tuner(trainable, store, experiment), watch)
     if watch.ended_by is not None:
-        ended = {"ended_by": watch.ended_by, "cut_short": sorted(watch.cut_short)}
+        ended = {"ended_by": watch.ended_by, "own_end": sorted(watch.own_end)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
     num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
-    return Ended(grid, num_ended, watch.ended_by, frozenset(watch.cut_short))
+    return Ended(grid, num_ended, watch.ended_by, frozenset(watch.own_end))
 
 
 def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid:
@@ -185,7 +186,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
                 num_samples=-1 if _is_searched(config) else 1,
                 # A process group needs fresh processes.
                 reuse_actors=not several,
-                trial_dirname_creator=name_of,
+                trial_dirname_creator=_name_folder,
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -247,6 +248,16 @@ def _can_restore(store: Store, experiment: str) -> bool:
 
 def _has(names: list[str], *patterns: str) -> bool:
     return all(any(fnmatch(name, pattern) for name in names) for pattern in patterns)
+
+
+def _name_folder(trial: Trial) -> str:
+    """Name a trial's folder, here and in the store.
+
+    Left to Tune, the name would get a random suffix where an earlier driver of this machine and Ray had such a trial.
+    """
+    assert trial.storage is not None
+    trial.relative_logdir = trial.storage.trial_dir_name = name_of(trial)
+    return trial.relative_logdir
 
 
 @contextmanager

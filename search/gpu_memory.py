@@ -141,10 +141,9 @@ def measure_step(
 
     def load(key: str) -> Any:
         path = settings.store.fetch(key)
-        return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).cuda()
+        return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True)
 
-    model = load(student).train()
-    teacher = None if inputs.teacher is None else load(inputs.teacher).eval()
+    model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
     total = torch.cuda.get_device_properties(0).total_memory
     length = int(np.max(inputs.train.lengths))
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
@@ -160,8 +159,10 @@ def measure_step(
         teacher_parameters=0 if teacher is None else teacher.num_parameters(),
     )
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     try:
+        for each in filter(None, (model, teacher)):
+            each.cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         for _ in range(2):
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 loss = model(**batch).logits.float().logsumexp(-1).mean()

@@ -69,7 +69,7 @@ class TrialSettings:
         metric: What is optimised.
         mode: ``max`` or ``min``.
         store: Where everything is kept.
-        experiment: Key of Tune's folder; a trial's is below it, by its id. So are the next two.
+        experiment: Key of Tune's folder; a trial's is below it, by its name. So are the next two.
         tensorboard: Key of the event files.
         logs: Key of the trials' logs.
         num_threads: Threads of a trial.

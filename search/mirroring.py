@@ -93,7 +93,7 @@ def _best(metrics: dict[str, Any], curve: list[list[float]], objective: Objectiv
 
 
 def _time(result: dict[str, Any], earlier_by: str | None = None) -> datetime | None:
-    at = result.get("timestamp")
+    at = result.get("saved_at", result.get("timestamp"))
     if at is None:
         return None
     return datetime.fromtimestamp(at - (result.get(earlier_by, 0.0) if earlier_by else 0.0), UTC)

@@ -79,8 +79,8 @@ class Watch:
         """Trials that came to their own end; None when Tune had nothing to do."""
         self.ended_by: str | None = None
         """What ended the search before all its trials were done."""
-        self.cut_short: set[str] = set()
-        """The trials that ran then."""
+        self.own_end: set[str] = set()
+        """The trials that had ended by themselves then."""
         self.given_up: set[str] = set()
         """Trials that Tune calls failed although they may be tried again: a worker that dies as it is handed over to
         the next trial is counted twice, and the second time finds that trial not running."""

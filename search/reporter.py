@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import DistiltuneError
+from ..errors import DistiltuneError, StorageError
+from ..storage.store import Store
 from ..training.collator import DistillationCollator
 from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
@@ -66,6 +68,7 @@ class EpochReporter(TrainerCallback):
         self._events = events
         self._say = say
         self._saved = list(saved)
+        self._quick = Store(settings.store.url, retry_s=0)
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
@@ -149,6 +152,7 @@ class EpochReporter(TrainerCallback):
             "curve": self._curve,
             "trial_seconds": self._seconds_before + time.monotonic() - self._started,
             "best_accuracy": self._best_accuracy,
+            "saved_at": time.time(),
             "failure": "",
         }
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -162,9 +166,10 @@ class EpochReporter(TrainerCallback):
         store, settings = self._settings.store, self._settings
         self._saved.append(send_epoch(store, directory, self._trial))
         shutil.rmtree(directory, ignore_errors=True)
-        for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
-            store.delete(each.key)
-            self._saved.remove(each)
+        with suppress(StorageError):  # the next epoch, or the end of the search, tries again
+            for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
+                self._quick.delete(each.key)
+                self._saved.remove(each)
 
     def _line(self, metrics: dict[str, float]) -> str:
         values = {

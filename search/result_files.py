@@ -84,8 +84,8 @@ class ResultFiles(Callback):
         for line in content.splitlines():
             with suppress(ValueError):  # cut off
                 result = json.loads(line)
-                if result.get("config") == config:
-                    self._lines[name].setdefault(_epoch(result), line)
+                if isinstance(result, dict) and result.get("config") == config and "epoch" in result:
+                    self._lines[name].setdefault(result["epoch"], line)
 
 
 def _epoch(result: dict[str, Any]) -> int:

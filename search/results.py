@@ -54,7 +54,7 @@ def collect(ended: Ended, plan: Plan) -> SearchOutcome:
 
     Raises:
         RunFailedError: No trial finished; with the first one's reason.
-        StorageError: The storage does not answer, or lacks what Tune wrote of a trial.
+        StorageError: The storage does not answer, or lacks what was written of a trial.
     """
     damaged: set[str] = set()
     while True:
@@ -98,7 +98,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)
-    state, reason = _end_of(result, last, ended.ended_by if trial_id in ended.cut_short else None)
+    state, reason = _end_of(result, last, None if trial_id in ended.own_end else ended.ended_by)
     if epochs and not whole:
         state, reason = "failed", "its checkpoints are damaged"
     name = student_name(given["arguments"])
@@ -116,7 +116,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
         reason=reason,
         seconds=last.metrics["trial_seconds"] if last else 0.0,
         curve=last.metrics["curve"] if last else [],
-        ended=(result.metrics or {}).get("timestamp"),
+        ended=last.metrics["saved_at"] if last else (result.metrics or {}).get("timestamp"),
     )
 
 

@@ -35,12 +35,20 @@ class EarlyStopping(FIFOScheduler):
         """A new trial, or one that was restored with its last report."""
         last = trial.last_result or {}
         self._hear(trial.trial_id, last)
-        self._judged[trial.trial_id] = last.get("progress", 0.0)
+        judged = self._judged.get(trial.trial_id, 0.0)
+        self._judged[trial.trial_id] = max(judged, last.get("progress", 0.0))
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide after an epoch, once: a trial that goes on reports again; the last one ends by itself."""
+        """Decide after an epoch, once; the last one ends by itself.
+
+        A trial that goes on reports what it had saved again, and is judged by the last of it.
+        """
         self._hear(trial.trial_id, result)
-        if result.get("failure") or not self._judged.get(trial.trial_id, 0.0) < result["progress"] < 1:
+        if (
+            result.get("failure")
+            or result.get("again")
+            or not self._judged.get(trial.trial_id, 0.0) < result["progress"] < 1
+        ):
             return TrialScheduler.CONTINUE
         self._judged[trial.trial_id] = result["progress"]
         stops = self._stops(result["curve"], partial(self._readings.of_others, trial.trial_id))

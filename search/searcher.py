@@ -123,13 +123,14 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return ``{"number": int, "arguments": {name: value}}`` of the next trial.
 
-        None: ask again later; ``Searcher.FINISHED``: there are no more.
+        None: ask again later; ``Searcher.FINISHED``: there are no more, and all have ended. Said earlier, a snapshot
+        that holds it but not the last trials could never ask for them again.
         """
         if self._lost:
             return self._again(self._lost.pop(0), trial_id)
         number = len(self._order)
         if number >= self._num_trials:
-            return Searcher.FINISHED
+            return Searcher.FINISHED if len(self._ended) >= number else None
         if number - len(self._ended) >= self._max_concurrent:
             return None
         if number >= self._num_startup_trials and not self._tell(number - self._window + 1):

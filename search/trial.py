@@ -38,7 +38,7 @@ from .space import STUDENT_ARGUMENTS
 from .tensorboard import TrialEvents
 from .trial_log import trial_log
 
-_ARGUMENTS = "arguments.json"  # what the trial whose folder this is was begun with
+_BEGUN = "begun.json"  # what the trial whose folder this is was begun with
 
 
 def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settings: TrialSettings) -> None:
@@ -56,11 +56,12 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
         settings: The same for every trial.
 
     Raises:
-        StorageError: The storage did not answer for as long as it is tried; the search ends.
+        StorageError: The storage did not answer for as long as it is tried, or this node does not see it; the
+            search ends.
     """
     torch.set_num_threads(settings.num_threads)
     trial_id = trial_name(config["number"])
-    _begin(trial_id, config["arguments"], settings)
+    _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
     with (
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
         tempfile.TemporaryDirectory(prefix="trial-") as work,
@@ -198,28 +199,31 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return 0 if pad is None else pad
 
 
-def _begin(trial_id: str, arguments: dict[str, Any], settings: TrialSettings) -> None:
-    """Make sure of the trial's folders: that all nodes see them, and that they are of the same trial.
+def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> None:
+    """Make sure of the trial's folders: that this node sees them, and that they are of the same trial.
 
     A search that was killed may have begun trials that its last snapshot does not know. They are asked for again
     by their numbers, and go on. Where the results that a suggestion depends on have come out otherwise, as those of
     a GPU or of early stopping may, the number stands for other arguments now, and begins anew.
     """
     store = settings.store
-    if store.directory is not None and not store.local(settings.experiment).is_dir():
+    if store.directory is not None and not store.names(settings.experiment):
         raise StorageError(
-            f"storage {store} is not the same place on every node (the search's folder is not there); give a "
-            "directory that all nodes share, or an object store; then go on with `distiltune resume RUN`"
+            f"storage {store}: the search's folder is not there on {platform.node()}; mount it, or give a directory "
+            "that all nodes share, or an object store; then go on with `distiltune resume RUN`"
         )
     trial = f"{settings.experiment}/{trial_id}"
-    before = store.read_json(f"{trial}/{_ARGUMENTS}")
-    if before == json.loads(json.dumps(arguments)):
+    begun = json.loads(json.dumps(begun))  # as it will be read
+    if store.read_json(f"{trial}/{_BEGUN}") == begun:
         return
-    if before is not None:
-        delete_checkpoints(store, trial)
-        store.delete(f"{settings.tensorboard}/{trial_id}")
-        store.delete(f"{settings.logs}/{trial_id}")
-    store.write_json(f"{trial}/{_ARGUMENTS}", arguments)
+    delete_checkpoints(store, trial)
+    for other in (
+        f"{trial}/result.json",
+        f"{settings.tensorboard}/{trial_id}",
+        f"{settings.logs}/{trial_id}",
+    ):
+        store.delete(other)
+    store.write_json(f"{trial}/{_BEGUN}", begun)
 
 
 def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
@@ -232,7 +236,7 @@ def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[
     last = last_intact(store, epochs, say)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:
-        tune.report(each.metrics)
+        tune.report({**each.metrics, "again": each is not last})
     return epochs
 
 

@@ -162,7 +162,9 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
     """Whether a trial may ask for the teacher's hidden states, which are not cached."""
     name = "hidden_loss_weight"
-    values = end_values(config.space[name]) if name in config.space else [training.arguments.get(name, 0)]
+    values = [*end_values(config.space[name])] if name in config.space else []
+    if not values or config.space[name].when:  # a trial that does not choose it takes the other
+        values.append(training.arguments.get(name, 0))
     return any(value > 0 for value in values)
 
 

@@ -32,6 +32,11 @@ def test_an_estimate_is_the_sum_of_weights_activations_and_cuda():
         ({}, {"hidden_loss_weight": 0.5}, True),
         ({"hidden_loss_weight": 0.0}, {"hidden_loss_weight": 0.5}, False),
         ({"hidden_loss_weight": {"type": "float", "low": 0.0, "high": 1.0}}, {}, True),
+        (
+            {"alpha": 0.5, "hidden_loss_weight": {"type": "choice", "values": [0.0], "when": {"alpha": 0.5}}},
+            {"hidden_loss_weight": 0.5},
+            True,
+        ),
     ],
 )
 def test_the_teacher_counts_where_a_trial_may_run_it(space, arguments, runs):

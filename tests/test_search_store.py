@@ -200,9 +200,8 @@ def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_p
     for name in store.names(experiment):
         if not is_trial_name(name):
             store.delete(f"{experiment}/{name}")
-    store.delete(f"{experiment}/0001/checkpoint_000002")
-    other = store.read_json(f"{experiment}/0002/arguments.json") or {}
-    store.write_json(f"{experiment}/0002/arguments.json", {**other, "alpha": 0.123})
+    other = store.read_json(f"{experiment}/0002/begun.json") or {}
+    store.write_json(f"{experiment}/0002/begun.json", {**other, "arguments": {"alpha": 0.123}})
     again = search(store, 3, 2)
     for before, after in zip(outcome.trials, again.trials, strict=True):
         assert (before.trial_id, before.parameters, before.curve) == (
@@ -212,8 +211,8 @@ def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_p
         )
         assert store.names(f"{experiment}/{after.trial_id}") == store.names(f"{experiment}/{before.trial_id}")
     texts = [read_log(store, f"{logs}/{trial.trial_id}")[0] for trial in again.trials]
-    assert [LOGGED_EPOCH.findall(text) for text in texts] == [["1", "2"], ["1", "2", "2"], ["1", "2"]]
-    assert [re.findall(r"goes on after epoch (\d+)", text) for text in texts] == [["2"], ["1"], []], (
+    assert [LOGGED_EPOCH.findall(text) for text in texts] == [["1", "2"]] * 3
+    assert [re.findall(r"goes on after epoch (\d+)", text) for text in texts] == [["2"], ["2"], []], (
         "the number of the last one stood for other arguments"
     )
     for trial in again.trials:
@@ -221,6 +220,24 @@ def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_p
         assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
         events = events_of(store, f"{KEYS['tensorboard']}/{trial.trial_id}", tmp_path / trial.trial_id)
         assert len(events.Scalars("validation/accuracy")) == 2
+
+
+def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(tmp_path):
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Trial
+
+    from distiltune.search.experiment import _name_folder
+
+    for _ in range(2):
+        storage = StorageContext(storage_path=str(tmp_path / "store"), experiment_dir_name="search")
+        trial = Trial(
+            "any", config={"number": 7}, trial_dirname_creator=_name_folder, storage=storage, stub=True
+        )
+        trial.init_local_path()
+        storage = trial.storage
+        assert storage is not None
+        assert storage.trial_fs_path.endswith("/search/0007")
+        assert Path(trial.local_path or "").is_dir()
 
 
 def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
@@ -290,7 +307,7 @@ def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(t
         num_threads=torch.get_num_threads(),
         use_gpu=False,
     )
-    with pytest.raises(StorageError, match="not the same place on every node"):
+    with pytest.raises(StorageError, match="the search's folder is not there on"):
         run_trial({"number": 0, "arguments": {}}, cast(Any, None), settings)
     assert not list(tmp_path.iterdir())
 

@@ -148,11 +148,14 @@ def end(searcher, trial_id: str, value: float, progress: float = 1.0) -> None:
     searcher.on_trial_complete(trial_id, result)
 
 
-def test_when_all_are_suggested_it_says_so():
+def test_when_all_have_ended_it_says_so():
     from ray.tune.search import Searcher
 
     searcher = searcher_of(num_trials=2)
     assert [searcher.suggest(f"t{n}")["number"] for n in range(2)] == [0, 1]
+    end(searcher, "t1", 0.5)
+    assert searcher.suggest("t2") is None
+    end(searcher, "t0", 0.5)
     assert searcher.suggest("t2") == Searcher.FINISHED
 
 
@@ -270,6 +273,7 @@ def test_a_searcher_newer_than_the_trials_suggests_the_forgotten_ones_again(tmp_
     for trial_id in ("t0", "t1", "again"):
         end(new, trial_id, 0.5)
     assert new.suggest("t3")["number"] == 3
+    end(new, "t3", 0.5)
     assert new.suggest("t4") == "FINISHED"
 
 
@@ -288,6 +292,7 @@ def test_a_second_kill_before_the_forgotten_ones_were_suggested_again_doubles_no
     for trial_id in ("again1", "again2"):
         end(newer, trial_id, 0.5)
     assert newer.suggest("t3")["number"] == 3
+    end(newer, "t3", 0.5)
     assert newer.suggest("t4") == "FINISHED"
 
 
