@@ -159,8 +159,9 @@ class Parts:
         """Time what Ray's developer interfaces name; a name that is gone fails here."""
         from ray.tune.callback import CallbackList
         from ray.tune.execution.tune_controller import TuneController
-        from ray.tune.schedulers import FIFOScheduler
         from ray.tune.search import SearchGenerator
+
+        from distiltune.search.scheduler import InTurn
 
         hooks = ("on_step_begin", "on_step_end", "on_trial_start", "on_trial_result", "on_trial_complete")
         watched: list[tuple[type, str, str]] = [
@@ -170,7 +171,7 @@ class Parts:
             (SearchGenerator, "next_trial", "suggestions"),
             (SearchGenerator, "on_trial_result", "searcher told"),
             (SearchGenerator, "on_trial_complete", "searcher told"),
-            (FIFOScheduler, "choose_trial_to_run", "next trial to run"),
+            (InTurn, "choose_trial_to_run", "next trial to run"),
             *((CallbackList, hook, "callbacks") for hook in hooks),
         ]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]

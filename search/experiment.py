@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from .progress import SearchProgress, TrialListener, Watch
-    from .scheduler import EarlyStopping
+    from .scheduler import InTurn
     from .searcher import StudySearcher
 
 logger = logging.getLogger(__name__)
@@ -206,11 +206,11 @@ def _is_searched(config: SearchConfig) -> bool:
     return bool(distributions(config))
 
 
-def _scheduler(config: SearchConfig) -> EarlyStopping | None:
-    from .scheduler import EarlyStopping
+def _scheduler(config: SearchConfig) -> InTurn:
+    from .scheduler import EarlyStopping, InTurn
 
     if isinstance(config.scheduler, NoEarlyStopping):
-        return None
+        return InTurn()
     return EarlyStopping(config.scheduler, config.mode)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +122,16 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
     restored.on_trial_add(None, trial("new"))
     assert told(restored, "bad", curve(0.1, of=2)) == "STOP"
     assert told(restored, "fine", curve(1.5, of=2)) == "CONTINUE"
+
+
+def test_the_trial_with_the_lowest_number_that_waits_is_next():
+    from distiltune.search.scheduler import InTurn
+
+    def live(number: int, status: str):
+        return SimpleNamespace(config={"number": number}, status=status)
+
+    trials = {3: live(3, "PENDING"), 1: live(1, "RUNNING"), 2: live(2, "PENDING"), 0: live(0, "PAUSED")}
+    controller: Any = SimpleNamespace(get_live_trials=lambda: trials.values())
+    assert InTurn().choose_trial_to_run(controller) is trials[2]
+    del trials[2], trials[3]
+    assert InTurn().choose_trial_to_run(controller) is None
