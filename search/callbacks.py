@@ -142,12 +142,15 @@ class ProgressCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial was lost, and its retries with it; or so Tune says."""
         _end_without_storage(trial)
-        if trial.num_failures <= trial.max_failures:
-            self._running.discard(name_of(trial))
-            for watch in watches:
-                watch.given_up.add(name_of(trial))
-            self._tell()
-            return
+        for watch in watches:
+            if (
+                trial.num_failures <= trial.max_failures
+                and watch.given_up[name_of(trial)] < trial.max_failures
+            ):
+                watch.given_up[name_of(trial)] += 1
+                watch.goes_on = True
+                # Raised, before the searcher hears more: the snapshot knows nothing of it.
+                raise RunFailedError(f"trial {name_of(trial)} was given up too early")
         self._failures[name_of(trial)] = describe_error(_error_of(trial))
         self._trial_ended(trial, "failed")
 

@@ -94,32 +94,19 @@ def run_trials(
     from .progress import watching
 
     store, experiment = plan.settings.store, plan.settings.experiment
-    restored = _can_restore(store, experiment)
-    before = store.read_json(f"{experiment}/{_ENDED}") if restored else None
     with (
         _environment(plan.num_slots),
         signals_restored(),
-        watching(
-            on_progress, restored=restored, store=store, experiment=experiment, on_trial_ended=on_trial_ended
-        ) as watch,
+        watching(on_progress, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as watch,
     ):
-        if restored:
-            tuner = _restored_tuner(trainable, store, experiment)
-        else:
-            # A search that was killed before its first snapshot may have begun trials; they go on.
-            for name in store.names(experiment):
-                if not is_trial_name(name):
-                    store.delete(f"{experiment}/{name}")
-            tuner = _new_tuner(plan, trainable)
-        if before is not None:
-            grid = tuner.get_results()
-            return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
-        grid = _fit(tuner, watch)
-        # Unless it was ended or interrupted: what Tune gave up too early is tried again.
-        while watch.given_up and watch.ended_by is None and watch.has_seen(plan.num_trials):
-            watch.given_up.clear()
-            watch.restored = True
-            grid = _fit(_restored_tuner(trainable, store, experiment), watch)
+        grid = None
+        while grid is None:
+            tuner = _tuner(plan, trainable, watch)
+            before = store.read_json(f"{experiment}/{_ENDED}") if watch.restored else None
+            if before is not None:
+                grid = tuner.get_results()
+                return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
+            grid = _fit(tuner, watch)
     if watch.ended_by is not None:
         ended = {"ended_by": watch.ended_by, "own_end": sorted(watch.own_end)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
@@ -127,10 +114,26 @@ def run_trials(
     return Ended(grid, num_ended, watch.ended_by, frozenset(watch.own_end))
 
 
-def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid:
+def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
+    """Of the last snapshot, or a new one."""
+    store, experiment = plan.settings.store, plan.settings.experiment
+    watch.restored, watch.goes_on = _can_restore(store, experiment), False
+    if watch.restored:
+        return _restored_tuner(trainable, store, experiment)
+    # A search that was killed before its first snapshot may have begun trials; they go on.
+    for name in store.names(experiment):
+        if not is_trial_name(name):
+            store.delete(f"{experiment}/{name}")
+    return _new_tuner(plan, trainable)
+
+
+def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid | None:
+    """The trials' results; None where the search is to go on from its snapshot."""
     try:
         return tuner.fit()
     except Exception as error:
+        if watch.goes_on:
+            return None
         if watch.failure is not None:
             raise RunFailedError(watch.failure) from None
         if watch.storage_error is not None:

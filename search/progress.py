@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -54,7 +55,6 @@ class Watch:
 
     Args:
         listener: Told of every change.
-        restored: The search goes on from a snapshot.
         store: The run store.
         experiment: Key of the search in it.
         on_trial_ended: Told of every trial that ended, with its state and the reason of one that failed.
@@ -63,7 +63,6 @@ class Watch:
     def __init__(
         self,
         listener: ProgressListener | None,
-        restored: bool,
         store: Store,
         experiment: str,
         on_trial_ended: TrialListener | None = None,
@@ -72,7 +71,8 @@ class Watch:
         self.store = store
         self.experiment = experiment
         self._on_trial_ended = on_trial_ended
-        self.restored = restored
+        self.restored = False
+        """The search goes on from a snapshot, whose trials were not seen yet."""
         self.storage_error: str | None = None
         """Why the search ended early: the storage could not be reached."""
         self.num_ended: int | None = None
@@ -81,15 +81,13 @@ class Watch:
         """What ended the search before all its trials were done."""
         self.own_end: set[str] = set()
         """The trials that had ended by themselves then."""
-        self.given_up: set[str] = set()
-        """Trials that Tune calls failed although they may be tried again: a worker that dies as it is handed over to
-        the next trial is counted twice, and the second time finds that trial not running."""
+        self.given_up: Counter[str] = Counter()
+        """How often Tune called a trial failed although it may be tried again: a worker that dies as it is handed over
+        to the next trial is counted twice, and the second time finds that trial not running."""
+        self.goes_on = False
+        """The search was ended because of that, and goes on from its snapshot."""
         self.failure: str | None = None
         """The summary, when too many trials failed."""
-
-    def has_seen(self, num_trials: int) -> bool:
-        """Whether so many trials came to their end, or were given up: none was interrupted."""
-        return (self.num_ended or 0) + len(self.given_up) >= num_trials
 
     def trial_ended(self, trial: Trial, state: str, reason: str | None) -> None:
         """A trial ended, ``finished``, ``pruned`` or ``failed`` with a reason."""
@@ -105,13 +103,12 @@ watches: list[Watch] = []
 def watching(
     listener: ProgressListener | None,
     *,
-    restored: bool,
     store: Store,
     experiment: str,
     on_trial_ended: TrialListener | None = None,
 ) -> Iterator[Watch]:
     """Call the listeners of the search that runs inside the block."""
-    watch = Watch(listener, restored, store, experiment, on_trial_ended)
+    watch = Watch(listener, store, experiment, on_trial_ended)
     watches.append(watch)
     try:
         yield watch

@@ -113,32 +113,36 @@ def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_miss
         _record(waited, Ended(grid, 1), plan, set())
 
 
-@pytest.mark.parametrize(("num_trials", "tries"), [(2, 2), (3, 1)])
-def test_a_trial_that_was_given_up_too_early_is_tried_again_unless_the_search_was_interrupted(
-    tmp_path, monkeypatch, num_trials, tries
-):
+def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tmp_path, monkeypatch):
+    """As when a worker dies while it is handed over: Tune counts one death twice."""
     from distiltune.search import experiment, progress
+    from distiltune.search.callbacks import ProgressCallback
 
+    trial: Any = SimpleNamespace(
+        config={"number": 3}, num_failures=2, max_failures=2, pickled_error_file=None, last_result={}
+    )
     fitted = []
 
     class Tuner:
-        """Tune's: the first time one trial ends and one is given up, the second time that one ends too."""
+        """Tune's, which gives that trial up each time."""
 
         def fit(self):
             [watch] = progress.watches
             fitted.append(watch.restored)
-            watch.restored, watch.num_ended = False, len(fitted)
-            if len(fitted) == 1:
-                watch.given_up.add("0a1b2c3d")
-            return fitted
+            callback = ProgressCallback(config(), 1)
+            callback.on_trial_start(0, [trial], trial)
+            callback.on_trial_error(0, [trial], trial)
+            return "results"
 
+    can_restore = iter([False, True, True])
+    monkeypatch.setattr(experiment, "_can_restore", lambda *_: next(can_restore))
     monkeypatch.setattr(experiment, "_new_tuner", lambda *_: Tuner())
     monkeypatch.setattr(experiment, "_restored_tuner", lambda *_: Tuner())
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
-    plan: Any = SimpleNamespace(settings=settings, num_trials=num_trials, num_slots=1)
+    plan: Any = SimpleNamespace(settings=settings, num_slots=1)
     ended = experiment.run_trials(plan, None, None)
-    assert fitted == [False, True][:tries]
-    assert ended.num_ended == tries
+    assert fitted == [False, True, True]
+    assert (ended.grid, ended.num_ended) == ("results", 1)
 
 
 def test_the_front_holds_what_nothing_beats():

@@ -267,7 +267,7 @@ def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_pa
         lines = (read(store, "s/0003/result.json") or b"").splitlines()
         return [(json.loads(line)["epoch"], json.loads(line).get("try", 1)) for line in lines]
 
-    with watching(None, restored=False, store=store, experiment="s"):
+    with watching(None, store=store, experiment="s"):
         first = ResultFiles()
         first.on_trial_start(0, [], trial)
         report(first, 1)
