@@ -38,6 +38,7 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
+_SNAPSHOT_S = 10  # between two snapshots, at least
 _ENDED = "ended.json"  # of a search that its budget ended
 
 
@@ -95,7 +96,7 @@ def run_trials(
 
     store, experiment = plan.settings.store, plan.settings.experiment
     with (
-        _environment(plan.num_slots),
+        _environment(plan),
         signals_restored(),
         watching(on_progress, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as watch,
     ):
@@ -264,13 +265,16 @@ def _name_folder(trial: Trial) -> str:
 
 
 @contextmanager
-def _environment(num_slots: int) -> Iterator[None]:
+def _environment(plan: Plan) -> Iterator[None]:
     """Set Tune up in the driver; it prints nothing, since progress and failures are told by us."""
     # Workers start side by side. One at a time, as is Tune's default, a trial that ends before the next
     # worker is up hands over its own and stops the other, so that short trials never run in parallel.
     settings = {
         **_DRIVER_ENV,
-        "TUNE_MAX_PENDING_TRIALS_PG": str(num_slots),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(plan.num_slots),
+        # Every snapshot holds all trials: as many for a search of any size, and what they write grows with it, not
+        # with its square. The trials' folders know what the last one does not.
+        "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, plan.num_trials // 20)),
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -113,6 +114,17 @@ def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_miss
         _record(waited, Ended(grid, 1), plan, set())
 
 
+@pytest.mark.parametrize(("num_trials", "seconds"), [(5, "10"), (200, "10"), (1000, "50")])
+def test_a_longer_search_writes_its_snapshots_less_often(num_trials, seconds, monkeypatch):
+    from distiltune.search import experiment
+
+    monkeypatch.delenv("TUNE_GLOBAL_CHECKPOINT_S", raising=False)
+    plan: Any = SimpleNamespace(num_slots=1, num_trials=num_trials)
+    with experiment._environment(plan):
+        assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == seconds
+    assert "TUNE_GLOBAL_CHECKPOINT_S" not in os.environ
+
+
 def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tmp_path, monkeypatch):
     """As when a worker dies while it is handed over: Tune counts one death twice."""
     from distiltune.search import experiment, progress
@@ -139,7 +151,7 @@ def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tm
     monkeypatch.setattr(experiment, "_new_tuner", lambda *_: Tuner())
     monkeypatch.setattr(experiment, "_restored_tuner", lambda *_: Tuner())
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
-    plan: Any = SimpleNamespace(settings=settings, num_slots=1)
+    plan: Any = SimpleNamespace(settings=settings, num_slots=1, num_trials=1)
     ended = experiment.run_trials(plan, None, None)
     assert fitted == [False, True, True]
     assert (ended.grid, ended.num_ended) == ("results", 1)
