@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from ..errors import InputError
+from ..search.records import find_trial
 from ..storage.folders import new_folder
 from .config import JobConfig
 from .runs import Run
@@ -56,11 +57,12 @@ def choose_instead(run: Run, trial_id: str) -> None:
     if record.get("state") != "finished":
         raise InputError(f"run {run.id}: its search is not finished; see `distiltune status {run.id}`")
     trials = {trial["trial_id"]: trial for trial in record["result"]["trials"] if trial["checkpoint"]}
-    trial = trials.get(trial_id)
-    if trial is None:
+    found = find_trial(trial_id, trials)
+    if found is None:
         raise InputError(
             f"run {run.id} has no trial {trial_id!r} with a checkpoint; it has: {', '.join(trials)}"
         )
+    trial = trials[found]
     config = JobConfig.model_validate(run.read("job.json"))
     with run.held():
         from ..search.space import student_name
@@ -69,7 +71,7 @@ def choose_instead(run: Run, trial_id: str) -> None:
         keep_best(run, run.student if name is None else made["students"][name]["key"], trial["checkpoint"])
         for stage in _AFTER_SEARCH:
             run.store.delete(run.key(f"stages/{stage}.json"))
-        why = f"trial {trial_id}, chosen by hand"
+        why = f"trial {found}, chosen by hand"
         result = {**record["result"], "best": best_of(config, trial), "choice": why}
         run.write("stages/search.json", {**record, "result": result, "text": why})
         run.write("run.json", {**(run.read("run.json") or {}), "state": "stopped", "error": None})

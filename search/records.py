@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,12 @@ def trial_name(number: int) -> str:
 def is_trial_name(name: str) -> bool:
     """Whether ``trial_name`` gives such names."""
     return re.fullmatch(r"\d{4,}", name) is not None
+
+
+def find_trial(given: str, names: Iterable[str]) -> str | None:
+    """The one of these names that a person means by a name or a number; None where there is none."""
+    wanted = {given, trial_name(int(given))} if given.isdecimal() else {given}
+    return next((name for name in names if name in wanted), None)
 
 
 def name_of(trial: Trial) -> str:

@@ -90,7 +90,7 @@ def test_status_of_a_search_tells_stages_trials_best_and_what_to_type(storage, c
     assert (found["run_id"], found["state"], found["stage"]) == ("a", "running", "search")
     assert found["created"] == writer.created
     assert found["trials"] == {"num_trials": 4, "done": 1, "running": 2, "failed": 1, "pruned": 0}
-    assert found["best"] == {"trial_id": "3f2a9c01", "value": 0.91234, "parameters": PARAMETERS}
+    assert found["best"] == {"trial_id": "0007", "value": 0.91234, "parameters": PARAMETERS}
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert list(stages) == list(STAGES)
     assert [stages[name]["state"] for name in ("student", "search", "export")] == [
@@ -348,11 +348,12 @@ def log(run, key, text):
 def test_logs_of_the_driver_a_trial_and_a_stage(storage, call):
     run = Writer(storage).state("stopped").run
     log(run, run.log, "the driver\n")
-    log(run, f"{run.trial_logs}/3f2a9c01", "the trial, ümläut\n")
-    log(run, f"{run.trial_logs}/3f77", "another\n")
+    log(run, f"{run.trial_logs}/0007", "the trial, ümläut\n")
+    log(run, f"{run.trial_logs}/0077", "another\n")
     log(run, run.stage_log("teacher"), "the teacher\n")
     assert call("logs", "a") == (0, "the driver\n", "")
-    assert call("logs", "a", "--trial", "3f2") == (0, "the trial, ümläut\n", "")
+    for given in ("0007", "7", "07"):
+        assert call("logs", "a", "--trial", given) == (0, "the trial, ümläut\n", "")
     assert call("logs", "a", "--stage", "teacher", "-f") == (0, "the teacher\n", "")
     assert json.loads(call("logs", "a", "--json")[1]) == {"run_id": "a", "lines": ["the driver"]}
     log(run, run.log, "the second try\n")
@@ -362,16 +363,16 @@ def test_logs_of_the_driver_a_trial_and_a_stage(storage, call):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--trial", "zz"], ["--trial", "'zz'", "none begins", "3f2a9c01, 3f77"]),
-        (["--trial", "3f"], ["several begin", "3f2a9c01, 3f77"]),
+        (["--trial", "zz"], ["--trial", "'zz'", "no such trial", "0007, 0077"]),
+        (["--trial", "8"], ["--trial", "'8'", "no such trial", "0007, 0077"]),
         (["--stage", "learning"], ["--stage", "'learning'", "teacher, logits"]),
-        (["--stage", "search", "--trial", "3f2"], ["both given"]),
+        (["--stage", "search", "--trial", "7"], ["both given"]),
         (["--follow", "--json"], ["both given"]),
     ],
 )
 def test_a_log_that_cannot_be_shown_is_one_line(storage, call, options, parts):
     run = Writer(storage).state("stopped").run
-    for trial in ("3f2a9c01", "3f77"):
+    for trial in ("0007", "0077"):
         log(run, f"{run.trial_logs}/{trial}", "text\n")
     status, out, err = call("logs", "a", *options)
     assert (status, out, len(err.splitlines())) == (2, "", 1)

@@ -35,7 +35,9 @@ def pull(
 @app.command()
 def choose(
     run_id: RunArgument,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of the trial, as `show` lists them.")],
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL", help="Name or number of the trial, as `show` lists them.")
+    ],
     storage: StorageOption = None,
 ) -> None:
     """Let another trial of a finished search go on, such as one more of its Pareto front."""

@@ -94,7 +94,7 @@ def logs(
     ] = False,
     trial: Annotated[
         str | None,
-        typer.Option("--trial", metavar="ID", help="That trial's log; the id's beginning will do."),
+        typer.Option("--trial", metavar="ID", help="That trial's log, by its name or number."),
     ] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", metavar="STAGE", help="What a stage's tasks logged.")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from ...errors import InputError, StorageError
+from ...search.records import find_trial
 from ...storage.logs import read_log
 from ..runs import STAGES, Run
 from .status import has_ended, reason
@@ -32,12 +33,11 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
     if trial is None:
         return run.log
     trials = run.store.names(run.trial_logs)
-    found = [each for each in trials if each.startswith(trial)]
-    if trial in trials or len(found) == 1:
-        return f"{run.trial_logs}/{trial if trial in trials else found[0]}"
-    known = f"its trials: {', '.join(trials)}" if trials else "it has no trials yet"
-    what = "several begin with it" if found else "none begins with it"
-    raise InputError(f"--trial: {trial!r} given, and {what} in run {run.id}; {known}")
+    found = find_trial(trial, trials)
+    if found is None:
+        known = f"its trials: {', '.join(trials)}" if trials else "it has no trials yet"
+        raise InputError(f"--trial: {trial!r} given, and run {run.id} has no such trial; {known}")
+    return f"{run.trial_logs}/{found}"
 
 
 def _stage_key(run: Run, given: str) -> str:
