@@ -6,7 +6,7 @@ from distiltune.cluster.runs import STAGES, now
 
 PARAMETERS = {"alpha": 0.25, "temperature": 4, "num_train_epochs": 3}
 SEARCH = {"num_trials": 4, "done": 1, "running": 2, "failed": 1, "pruned": 0}
-BEST = {"best_value": 0.91234, "best_parameters": PARAMETERS, "best_trial_id": "3f2a9c01"}
+BEST = {"best_value": 0.91234, "best_parameters": PARAMETERS, "best_trial_id": "0007"}
 
 
 def times(p50):
@@ -110,13 +110,13 @@ class Writer:
             best = {
                 **PARAMETERS,
                 "validation_accuracy": 0.91234,
-                "trial_id": "3f2a9c01",
+                "trial_id": "0007",
                 "epoch": 3,
                 "parameters": PARAMETERS,
                 "metrics": {},
             }
             trials = [
-                {"trial_id": "3f2a9c01", "state": "finished", "reason": None},
+                {"trial_id": "0007", "state": "finished", "reason": None},
                 {"trial_id": "77aa0b02", "state": "failed", "reason": "the loss is [nan]"},
             ]
             return {"best": best, "trials": trials}
