@@ -1,4 +1,4 @@
-"""How many trials share a GPU: the arithmetic, on any machine; on a real GPU in the tests marked so."""
+"""How many trials share a GPU: the arithmetic; nothing here needs a GPU, or has seen one."""
 
 from __future__ import annotations
 

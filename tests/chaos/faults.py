@@ -131,9 +131,10 @@ class DriverKilled(Grounds):
     from_start = 0.1
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        hit = "the driver" if driver.running() else "nothing: it had ended"
         driver.kill()
         before = look(store)
-        return Disturbed("the driver", before, self.finish(self.start(store)))
+        return Disturbed(hit, before, self.finish(self.start(store)))
 
 
 class RayletKilled(Grounds):
@@ -200,6 +201,7 @@ class DiskFull(Grounds):
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         assert store.directory is not None
+        before = look(store)
         filler = store.directory / "filler"
         room = dice.randrange(1, 80_000)  # a checkpoint takes some 80 kB
         fill(filler, room)
@@ -209,7 +211,6 @@ class DiskFull(Grounds):
             time.sleep(AWAY_S)
         else:
             driver.wait(END_S)
-        before = look(store)
         filler.unlink()
         if driver.running():
             return Disturbed(hit, before, self.finish(driver))
@@ -258,8 +259,8 @@ class StorageAway(Grounds):
         return SHORT_S if number % 3 == 1 else RETRY_S
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
+        before = look(store)
         if number % 3 == 1:
-            before = look(store)
             self._away.set()
             found = driver.wait(END_S)
             self._away.clear()
@@ -267,7 +268,6 @@ class StorageAway(Grounds):
                 return Disturbed("nothing: it had ended", before, found)
             assert found is not None, driver.log.read_text()[-1500:]
             assert found["error"] == "StorageError", found
-            before = look(store)
             hit = "refused for longer than it is tried"
             return Disturbed(hit, before, self.finish(self.start(store)))
         if number % 3 == 0:
@@ -280,7 +280,7 @@ class StorageAway(Grounds):
             time.sleep(AWAY_S)
             server.resume()
         how = "hung" if number % 3 else "refused"
-        return Disturbed(f"{how} for {AWAY_S:g} s", look(store), self.finish(driver))
+        return Disturbed(f"{how} for {AWAY_S:g} s", before, self.finish(driver))
 
     def _server(self) -> psutil.Process:
         port = self._endpoint.rpartition(":")[2]

@@ -45,19 +45,27 @@ def good(line: dict[str, Any]) -> bool:
     return outcome(line) == "as it should be"
 
 
+def hit(line: dict[str, Any]) -> bool:
+    """Whether the search still ran."""
+    return not re.search("^nothing|it had ended", line.get("hit", ""))
+
+
 def row(*cells: object) -> str:
     return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
 
 
 def summary(lines: list[dict[str, Any]]) -> list[str]:
     names = list(dict.fromkeys(name for line in lines for name in line.get("checks", {})))
-    made = [row("fault", "moments", "all well", *names), row("---", *["---:"] * (2 + len(names)))]
+    made = [
+        row("fault", "moments", "still ran", "all well", *names),
+        row("---", *["---:"] * (3 + len(names))),
+    ]
     for fault, title in FAULTS.items():
         own = [line for line in lines if line["fault"] == fault]
         if not own:
             continue
         held = [sum(line.get("checks", {}).get(name) == "ok" for line in own) for name in names]
-        made.append(row(title, len(own), sum(map(good, own)), *held))
+        made.append(row(title, len(own), sum(map(hit, own)), sum(map(good, own)), *held))
     return made
 
 

@@ -74,14 +74,15 @@ class Scene:
 def scene(request, tmp_path_factory):
     with ExitStack() as stack:
         grounds = KINDS[request.param](tmp_path_factory.mktemp(request.param), stack)
-        with grounds.store() as store:
-            driver = grounds.start(store)
-            began = driver.wait_began()
-            grounds.wait_for_worker(driver)
-            first = time.time()
-            found = grounds.finish(driver)
-            start_s, duration_s = first - began, found["ended"] - first
-            found["weights"] = weights_of(store, found["outcome"]["trials"])
+        for _ in range(2):  # the first one is slow, and moments drawn by it would come when all is over
+            with grounds.store() as store:
+                driver = grounds.start(store)
+                began = driver.wait_began()
+                grounds.wait_for_worker(driver)
+                first = time.time()
+                found = grounds.finish(driver)
+                start_s, duration_s = first - began, found["ended"] - first
+                found["weights"] = weights_of(store, found["outcome"]["trials"])
         assert all(found["weights"].values())
         yield Scene(request.param, grounds, found, start_s, duration_s)
 
