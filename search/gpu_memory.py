@@ -61,20 +61,19 @@ def estimated_bytes(shape: Shape) -> int:
     return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + ends)
 
 
-def settled_fraction(asked: float, num_bytes: int, total_bytes: int, how: str) -> float:
+def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
     """The fraction of a GPU that a trial takes: as asked for, or more where so many would not fit.
 
     Args:
         asked: GPUs a trial, above 0 and below 1.
-        num_bytes: Memory of one trial.
+        num_bytes: Memory of one trial, as measured.
         total_bytes: Memory of the GPU.
-        how: ``estimated`` or ``measured``.
 
     Raises:
         RunFailedError: Not even one fits.
     """
     fitting = int(_USABLE * total_bytes / num_bytes)
-    told = f"a trial takes {num_bytes / 2**20:,.0f} MiB ({how}) of a GPU's {total_bytes / 2**20:,.0f} MiB"
+    told = f"a trial takes {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
     if fitting < 1:
         raise RunFailedError(
             f"{told}; lower training.batch_size or training.max_length, or take a smaller student"
@@ -115,13 +114,16 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
             logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
             return asked
         estimated, measured, total = found
-        settled_fraction(asked, estimated, total, "estimated")
         if measured is None:
             raise RunFailedError(
-                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB; lower "
-                "training.batch_size or training.max_length, or take a smaller student"
+                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB (estimated: "
+                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or take a smaller "
+                "student"
             )
-        fraction = max(fraction, settled_fraction(asked, measured, total, "measured"))
+        logger.info(
+            "a trial takes %.0f MiB of a GPU, %.0f were estimated", measured / 2**20, estimated / 2**20
+        )
+        fraction = max(fraction, settled_fraction(asked, measured, total))
     return fraction
 
 
