@@ -60,7 +60,7 @@ class Scene:
         grounds: Where.
         reference: What that search found, and its ``weights``.
         start_s: How long that search takes until a worker holds its first trial.
-        duration_s: How long from then to its end.
+        duration_s: How long from then to its last epoch.
     """
 
     kind: str
@@ -81,7 +81,8 @@ def scene(request, tmp_path_factory):
                 grounds.wait_for_worker(driver)
                 first = time.time()
                 found = grounds.finish(driver)
-                start_s, duration_s = first - began, found["ended"] - first
+                last = max(trial["ended"] for trial in found["outcome"]["trials"])
+                start_s, duration_s = first - began, last - first
                 found["weights"] = weights_of(store, found["outcome"]["trials"])
         assert all(found["weights"].values())
         yield Scene(request.param, grounds, found, start_s, duration_s)
