@@ -123,7 +123,6 @@ class StudyMirror:
         metric_names: Sequence[str],
     ) -> None:
         self._store = store
-        self._quick = Store(store.url, retry_s=0)  # a search does not wait for its mirror
         self._key = key
         self._distributions = dict(distributions)
         self._directions = list(directions)
@@ -187,7 +186,7 @@ class StudyMirror:
             return
         try:
             if line is None or not self._is_in_place:
-                self._send_whole(self._quick)
+                self._send_whole(self._store.once)  # a search does not wait for its mirror
             else:
                 self._append_in_place(line)
         except Exception as error:  # of whatever kind the file system or the lock raises

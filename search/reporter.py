@@ -20,7 +20,6 @@ from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import DistiltuneError, StorageError
-from ..storage.store import Store
 from ..training.collator import DistillationCollator
 from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
@@ -68,7 +67,6 @@ class EpochReporter(TrainerCallback):
         self._events = events
         self._say = say
         self._saved = list(saved)
-        self._quick = Store(settings.store.url, retry_s=0)
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
@@ -168,7 +166,7 @@ class EpochReporter(TrainerCallback):
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(StorageError):  # the next epoch, or the end of the search, tries again
             for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
-                self._quick.delete(each.key)
+                store.once.delete(each.key)
                 self._saved.remove(each)
 
     def _line(self, metrics: dict[str, float]) -> str:

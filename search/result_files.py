@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -64,7 +63,7 @@ class ResultFiles(Callback):
     def _try(self) -> None:
         with suppress(StorageError):
             for watch in watches:
-                self._send(_once(watch.store), watch.experiment)
+                self._send(watch.store.once, watch.experiment)  # the event loop does not wait
 
     def _send(self, store: Store, experiment: str) -> None:
         for name, content in list(self._waiting.items()):
@@ -90,9 +89,3 @@ class ResultFiles(Callback):
 
 def _epoch(result: dict[str, Any]) -> int:
     return result.get("epoch", sys.maxsize)  # a failure is the last line
-
-
-@cache
-def _once(store: Store) -> Store:
-    """The same store, opened once, each operation tried once: the event loop does not wait for it."""
-    return Store(store.url, retry_s=0)

@@ -87,7 +87,7 @@ class TrialEvents:
 
     def __init__(self, store: Store, key: str, parameters: dict[str, Any], *, first_step: int = 0) -> None:
         # A storage that does not answer must not hold up a trial because of its pictures.
-        self._run = _Run(Store(store.url, retry_s=0), key)
+        self._run = _Run(store.once, key)
         # Also of a try that ended before it had saved anything: it may have shown an epoch.
         log = _event.SessionLog(status=_event.SessionLog.START)
         self._run.event(step=first_step + 1, session_log=log)

@@ -83,6 +83,7 @@ def _run(
     trial = f"{settings.experiment}/{trial_id}"
     saved = _report_again(settings.store, trial, say)
     last = saved[-1] if saved else None
+    key = last.key if last else None
     if last:
         say(f"goes on after epoch {last.epoch}")
     first_step = last.record["step"] if last else 0
@@ -94,7 +95,7 @@ def _run(
             with several_processes(
                 settings.num_processes,
                 _train_along,
-                (arguments, inputs, settings, last.key if last else None),
+                (arguments, inputs, settings, key),
                 use_gpu=settings.use_gpu,
                 num_threads=settings.num_threads,
                 say=say,
@@ -102,7 +103,7 @@ def _run(
                 inputs = opened(inputs)
                 trainer, collator = _trainer(arguments, inputs, settings, work)
                 trainer.add_callback(EpochReporter(trial, inputs, settings, collator, events, say, saved))
-                _train(trainer, settings.store, last.key if last else None, work)
+                _train(trainer, settings.store, key, work)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise

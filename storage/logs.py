@@ -31,7 +31,7 @@ class LogWriter(logging.Handler):
 
     def __init__(self, store: Store, key: str, tee: TextIO | None = None) -> None:
         super().__init__()
-        self._store = Store(store.url, retry_s=0)
+        self._store = store.once
         self._key = key
         self._tee = tee
         pieces = _pieces(store, key)

@@ -69,6 +69,11 @@ class Store:
         return self.location()
 
     @cached_property
+    def once(self) -> Store:
+        """The same store, whose operations are tried once: for what must not wait."""
+        return Store(self.url, retry_s=0)
+
+    @cached_property
     def _opened(self) -> tuple[FileSystem, str]:
         return open_filesystem(self.url)
 
