@@ -40,7 +40,7 @@ class Lease:
     """
 
     def __init__(self, store: Store, key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
-        self._store = Store(store.url, retry_s=0)
+        self._store = store.once
         self._patient = store
         self._key = key
         self._on_beat = on_beat

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
-from ..storage.store import Store
 from .config import JobConfig
 from .former import former_trials, keep_former
 from .jobs.inputs import with_local_inputs
@@ -233,7 +232,7 @@ class _Teller:
     """Passes on how far a stage is: to the listener at once, to the run store at most once a second."""
 
     def __init__(self, run: Run, stage: str, listener: Listener) -> None:
-        self._run = Run(Store(run.store.url, retry_s=0), run.id)
+        self._run = Run(run.store.once, run.id)
         self._stage = stage
         self._listener = listener
         self._last: dict[str, Any] = {}

@@ -106,7 +106,7 @@ def _event_files(run: Run) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="distiltune-events-") as name:
         # It is tried again every period anyway.
-        store = Store(run.store.url, retry_s=0)
+        store = run.store.once
         copy, ended = EventCopy(store, run.tensorboard, Path(name)), threading.Event()
         copy.update()
         thread = threading.Thread(target=_update_often, args=(copy, ended), daemon=True)
