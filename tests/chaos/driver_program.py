@@ -32,6 +32,10 @@ def run_driver(job: dict[str, Any]) -> None:
     import ray
     from job import run_job
 
+    import distiltune.search.experiment
+
+    if job["snapshot_s"] is not None:
+        distiltune.search.experiment._SNAPSHOT_S = job["snapshot_s"]
     found: dict[str, Any]
     try:
         hook = {"worker_process_setup_hook": job["setup_hook"]} if job["setup_hook"] else None

@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,21 @@ RETRY_S, SHORT_S = 30.0, 2.0
 AWAY_S = 3.0
 
 
+@dataclass
 class Disturbed:
-    """What a fault hit, the trials at that time, and the driver that the search ends with."""
+    """What a fault did.
 
-    def __init__(self, hit: str, before: dict[str, Sight], found: dict[str, Any]) -> None:
-        self.hit, self.before, self.found = hit, before, found
+    Attributes:
+        hit: What was hit.
+        before: The trials at that time.
+        found: What the driver found that the search ended with.
+        late: The search had come to its end before.
+    """
+
+    hit: str
+    before: dict[str, Sight]
+    found: dict[str, Any]
+    late: bool = False
 
 
 class Grounds:
@@ -67,24 +78,39 @@ class Grounds:
         shutil.rmtree(path, ignore_errors=True)
 
     def start(
-        self, store: Store, *, retry_s: float = RETRY_S, setup_hook: str | None = None, **search: Any
+        self,
+        store: Store,
+        *,
+        retry_s: float = RETRY_S,
+        snapshot_s: int | None = None,
+        setup_hook: str | None = None,
+        **search: Any,
     ) -> Driver:
-        """A driver that searches there; ``search`` is put over the usual search."""
+        """A driver that searches there.
+
+        Args:
+            store: There.
+            retry_s: How long it tries the storage.
+            snapshot_s: How often Tune writes what it knows.
+            setup_hook: What every worker does first.
+            search: Put over the usual search.
+        """
         address, url = self.cluster.head["address"], self.url_for_drivers(store)
         return self.drivers.start(
             {
                 "address": address,
                 "url": url,
                 "retry_s": retry_s,
+                "snapshot_s": snapshot_s,
                 "setup_hook": setup_hook,
                 "search": {**SEARCH, **search},
             }
         )
 
-    def patience_s(self, number: int) -> float:
-        """How long the storage is tried in the search of this moment, before the fault."""
+    def driver_options(self, number: int) -> dict[str, Any]:
+        """Of the driver of this moment, before the fault; see ``start``."""
         del number
-        return RETRY_S
+        return {}
 
     def url_for_drivers(self, store: Store) -> str:
         return store.url
@@ -116,13 +142,14 @@ class WorkerKilled(Grounds):
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         victim = dice.choice(self.wait_for_worker(driver))
+        late = not victim
         if victim:
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                late = True
         before = look(store)
-        return Disturbed(
-            "a trial's worker" if victim else "nothing: it had ended", before, self.finish(driver)
-        )
+        return Disturbed("a trial's worker", before, self.finish(driver), late)
 
 
 class DriverKilled(Grounds):
@@ -130,11 +157,16 @@ class DriverKilled(Grounds):
 
     from_start = 0.1
 
+    def driver_options(self, number: int) -> dict[str, Any]:
+        """Snapshots: at its beginning alone, since the search is shorter than their interval, or many."""
+        return {"snapshot_s": 1} if number % 2 else {}
+
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
-        hit = "the driver" if driver.running() else "nothing: it had ended"
+        late = not driver.running()
         driver.kill()
         before = look(store)
-        return Disturbed(hit, before, self.finish(self.start(store)))
+        hit = "the driver" + (", a snapshot each second" if number % 2 else "")
+        return Disturbed(hit, before, self.finish(self.start(store)), late)
 
 
 class RayletKilled(Grounds):
@@ -149,6 +181,7 @@ class RayletKilled(Grounds):
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         self.wait_for_worker(driver)
+        late = not driver.running()
         busy = [raylet for raylet in self.cluster.nodes if self.cluster.workers(raylet)]
         victim = dice.choice(busy or self.cluster.nodes)
         os.kill(victim, signal.SIGKILL)
@@ -158,7 +191,7 @@ class RayletKilled(Grounds):
             found = self.finish(driver)
         finally:
             self.cluster.add_node(1)
-        return Disturbed("a busy node's raylet" if busy else "an idle node's raylet", before, found)
+        return Disturbed("a busy node's raylet" if busy else "an idle node's raylet", before, found, late)
 
 
 class HeadKilled(Grounds):
@@ -172,6 +205,7 @@ class HeadKilled(Grounds):
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         old = self.cluster
+        late = not driver.running()
         old.kill_head()
         before = look(store)
         self.cluster = Cluster(self.environment, self.head_cpus)
@@ -180,7 +214,7 @@ class HeadKilled(Grounds):
         hit = f"the head; its driver {'was killed too' if driver.running() else 'ended'}"
         driver.kill()
         old.end()
-        return Disturbed(hit, before, self.finish(self.start(store)))
+        return Disturbed(hit, before, self.finish(self.start(store)), late)
 
 
 class DiskFull(Grounds):
@@ -196,12 +230,13 @@ class DiskFull(Grounds):
         with small_disk(path, str(self.size)):
             yield Store(str(path), retry_s=RETRY_S)
 
-    def patience_s(self, number: int) -> float:
-        return SHORT_S if number % 2 else RETRY_S
+    def driver_options(self, number: int) -> dict[str, Any]:
+        return {"retry_s": SHORT_S} if number % 2 else {}
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         assert store.directory is not None
         before = look(store)
+        late = not driver.running()
         filler = store.directory / "filler"
         room = dice.randrange(1, 80_000)  # a checkpoint takes some 80 kB
         fill(filler, room)
@@ -213,11 +248,11 @@ class DiskFull(Grounds):
             driver.wait(END_S)
         filler.unlink()
         if driver.running():
-            return Disturbed(hit, before, self.finish(driver))
+            return Disturbed(hit, before, self.finish(driver), late)
         found = driver.wait(0)
         assert found is not None
-        if "error" not in found:
-            return Disturbed(f"{hit}; it had ended", before, found)
+        if "error" not in found:  # it had nothing to write any more
+            return Disturbed(hit, before, found, late=True)
         assert found["error"] == "StorageError", found
         return Disturbed(hit, before, self.finish(self.start(store)))
 
@@ -255,17 +290,18 @@ class StorageAway(Grounds):
     def url_for_drivers(self, store: Store) -> str:
         return self._proxied
 
-    def patience_s(self, number: int) -> float:
-        return SHORT_S if number % 3 == 1 else RETRY_S
+    def driver_options(self, number: int) -> dict[str, Any]:
+        return {"retry_s": SHORT_S} if number % 3 == 1 else {}
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         before = look(store)
+        late = not driver.running()
         if number % 3 == 1:
             self._away.set()
             found = driver.wait(END_S)
             self._away.clear()
             if found and "error" not in found:
-                return Disturbed("nothing: it had ended", before, found)
+                return Disturbed("nothing that it still needed", before, found, late=True)
             assert found is not None, driver.log.read_text()[-1500:]
             assert found["error"] == "StorageError", found
             hit = "refused for longer than it is tried"
@@ -280,7 +316,7 @@ class StorageAway(Grounds):
             time.sleep(AWAY_S)
             server.resume()
         how = "hung" if number % 3 else "refused"
-        return Disturbed(f"{how} for {AWAY_S:g} s", before, self.finish(driver))
+        return Disturbed(f"{how} for {AWAY_S:g} s", before, self.finish(driver), late)
 
     def _server(self) -> psutil.Process:
         port = self._endpoint.rpartition(":")[2]
@@ -306,9 +342,8 @@ class Corrupted(Grounds):
         self.wait_no_worker()
         found = unfinished_epochs(store)
         if not found:
-            return Disturbed(
-                "nothing: no trial was between two epochs", look(store), self.finish(self.start(store))
-            )
+            found_again = self.finish(self.start(store))
+            return Disturbed("no trial between two epochs", look(store), found_again, late=True)
         newest = dice.choice(found)
         name = dice.choice([*newest.record["files"], RECORD_NAME])
         where = self.damage(store, f"{newest.key}/{name}", dice)

@@ -35,19 +35,14 @@ def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def outcome(line: dict[str, Any]) -> str:
-    if "error" in line:
-        return f"**{line['error'].splitlines()[0][:160]}**"
-    wrong = [f"{name}: {said}" for name, said in line["checks"].items() if said != "ok"]
-    return "as it should be" if not wrong else "**" + "; ".join(wrong)[:240] + "**"
+    wrong = [f"{name}: {said}" for name, said in line.get("checks", {}).items() if said != "ok"]
+    if wrong:
+        return "**" + "; ".join(wrong)[:240] + "**"
+    return f"**{line['error'].splitlines()[0][:160]}**" if "error" in line else "as it should be"
 
 
 def good(line: dict[str, Any]) -> bool:
     return outcome(line) == "as it should be"
-
-
-def hit(line: dict[str, Any]) -> bool:
-    """Whether the search still ran."""
-    return not re.search("^nothing|it had ended", line.get("hit", ""))
 
 
 def row(*cells: object) -> str:
@@ -57,7 +52,7 @@ def row(*cells: object) -> str:
 def summary(lines: list[dict[str, Any]]) -> list[str]:
     names = list(dict.fromkeys(name for line in lines for name in line.get("checks", {})))
     made = [
-        row("fault", "moments", "still ran", "all well", *names),
+        row("fault", "moments", "drawn again", "all well", *names),
         row("---", *["---:"] * (3 + len(names))),
     ]
     for fault, title in FAULTS.items():
@@ -65,7 +60,9 @@ def summary(lines: list[dict[str, Any]]) -> list[str]:
         if not own:
             continue
         held = [sum(line.get("checks", {}).get(name) == "ok" for line in own) for name in names]
-        made.append(row(title, len(own), sum(map(hit, own)), sum(map(good, own)), *held))
+        made.append(
+            row(title, len(own), sum(line.get("late", 0) for line in own), sum(map(good, own)), *held)
+        )
     return made
 
 
