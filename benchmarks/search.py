@@ -39,14 +39,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from search_profile import shares, time_trials
+from search_report import compare, machine, show, show_profile
 
 if TYPE_CHECKING:
     from distiltune.search.progress import SearchProgress
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 64
 PEER_BATCH_SIZE = 48
-ASKED = {"trials": 6.0, "accuracy": -0.003, "target": 10.0}
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         "ended_by": outcome.ended_by,
     }
     side = counted(trials, len(inputs.train), wall_s, clock.parts) | how
-    return side | shares(side, records, spec, search_from, search_to) if profile else side
+    return side | shares(side, records, spec.cpus, search_from, search_to) if profile else side
 
 
 def search_config(spec: Spec, early: bool) -> Any:
@@ -375,158 +374,6 @@ def counted(
         "best_parameters": best["parameters"],
         "trials": trials,
     }
-
-
-def seconds_to(side: dict[str, Any], target: float) -> float | None:
-    """When a search first had an epoch that was as good as ``target``; None where it never had."""
-    known = side.get("best_over_time") or [epoch for trial in side["trials"] for epoch in trial["epochs"]]
-    return min((seconds for seconds, accuracy in known if accuracy >= target), default=None)
-
-
-# ---- Profile: where the time of distiltune's trials goes -------------------------------------------------
-
-
-class Laps:
-    """Seconds of one trial by what was done: each lap is the time since the lap before."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] += now - self._last
-        self._last = now
-
-    def around(self, owner: Any, function: str, before: str, after: str) -> None:
-        """Count the time up to each call of a function as ``before``, and the call itself as ``after``."""
-        original = getattr(owner, function)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self.lap(before)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.lap(after)
-
-        setattr(owner, function, timed)
-
-
-LOAD, BUILD, LOOP = "student loaded, arguments", "trainer, optimizer and loader built", "trainer's loop"
-DATA, FORWARD, BACKWARD = "data loaded and collated", "forward and loss", "backward"
-CLIP, STEP, EVALUATE = "gradients clipped", "optimizer and schedule", "evaluation"
-LOG, SAVE, REPORT = "logs and event files", "checkpoint saved", "report to Tune, and its answer"
-END = "end of a trial"
-
-
-def time_trials(directory: str) -> None:
-    """Have the search send, in place of ``run_trial``, one that also writes down its laps."""
-    from distiltune.search import trial
-
-    def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
-        # On a worker: this function came by value, and the module is as it was.
-        from distiltune.search import trial
-
-        began, laps = time.time(), laps_of(trial)
-        laps.start()
-        try:
-            trial.run_trial(config, inputs, settings)
-        finally:
-            laps.lap(END)
-            record = {"from": began, "to": time.time(), "pid": os.getpid(), "laps": laps.seconds}
-            Path(directory, f"{config['number']}.json").write_text(json.dumps(record), encoding="utf-8")
-
-    trial.run_trial = run_trial
-
-
-def laps_of(module: Any) -> Laps:
-    """The clock of this process; put into what a trial calls when the first one begins."""
-    if hasattr(module, "laps"):
-        return module.laps
-    from accelerate import Accelerator
-    from transformers import TrainerCallback
-
-    from distiltune.search import reporter
-
-    module.laps = laps = Laps()
-
-    class Steps(TrainerCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            laps.lap(BUILD)
-
-        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-            laps.lap(CLIP)
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            laps.lap(STEP)
-
-    class TimedTrainer(module.DistillationTrainer):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            laps.lap(LOAD)
-            super().__init__(*args, **kwargs)
-            self.add_callback(Steps())
-
-    laps.around(TimedTrainer, "get_batch_samples", LOOP, DATA)
-    laps.around(TimedTrainer, "compute_loss", LOOP, FORWARD)
-    laps.around(Accelerator, "backward", LOOP, BACKWARD)
-    laps.around(reporter.EpochReporter, "on_log", LOOP, LOG)
-    laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
-    laps.around(reporter, "classification_metrics", EVALUATE, EVALUATE)
-    laps.around(reporter, "write_epoch", LOG, SAVE)
-    laps.around(reporter, "send_epoch", SAVE, SAVE)
-    laps.around(reporter.tune, "report", SAVE, REPORT)
-    module.DistillationTrainer = TimedTrainer
-    return laps
-
-
-def shares(
-    side: dict[str, Any], records: Path, spec: Spec, search_from: float, search_to: float
-) -> dict[str, Any]:
-    """Slot-seconds by what they went to: together ``cpus`` x wall time."""
-    trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(records.glob("*.json"))]
-    assert len(trials) == side["num_trials"], "every trial wrote down its laps"
-    slots, parts = spec.cpus, side["parts"]
-    rows = {
-        "Ray started": slots * parts["ray_s"],
-        "texts tokenized": slots * parts["tokenize_s"],
-        "teacher's logits": slots * parts["logits_s"],
-        **idle_slots([(each["from"], each["to"]) for each in trials], slots, search_from, search_to),
-    }
-    for trial in trials:
-        for name, seconds in trial["laps"].items():
-            rows[name] = rows.get(name, 0.0) + seconds
-    rows["not accounted for"] = slots * side["wall_s"] - sum(rows.values())
-    return {
-        "slot_seconds": rows,
-        "num_workers": len({each["pid"] for each in trials}),
-        "import_s": seconds_of_import(),
-    }
-
-
-def idle_slots(
-    trials: list[tuple[float, float]], slots: int, search_from: float, search_to: float
-) -> dict[str, float]:
-    """Slot-seconds without a trial: before all slots had one, between trials, and when none was left."""
-    last_start = max(start for start, _ in trials)
-    moments = sorted({search_from, search_to, *(moment for trial in trials for moment in trial)})
-    starting, between, ending = "workers started, imports", "between trials", "no trial left to start"
-    idle, filled = dict.fromkeys((starting, between, ending), 0.0), False
-    for moment, following in pairwise(moments):
-        running = sum(start <= moment < end for start, end in trials)
-        filled = filled or running >= slots
-        kind = ending if moment >= last_start else between if filled else starting
-        idle[kind] += max(0, slots - running) * (following - moment)
-    return idle
-
-
-def seconds_of_import() -> float:
-    """What a new worker imports before its first trial, alone on the machine and with warm files."""
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import distiltune.search.trial"], check=True)
-    return time.monotonic() - started
 
 
 # ---- Sides as processes ---------------------------------------------------------------------------------
@@ -645,151 +492,6 @@ def work_directory() -> Iterator[Path]:
         yield Path(work)
 
 
-# ---- Showing --------------------------------------------------------------------------------------------
-
-
-def machine(spec: Spec) -> dict[str, Any]:
-    from distiltune.export.machine import describe_machine
-
-    found = describe_machine()
-    names = ("torch", "transformers", "ray", "optuna", "accelerate", "datasets")
-    found["versions"] = {name: metadata.version(name) for name in names}
-    return {**found, "cpus_used": spec.cpus}
-
-
-def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The ratios to the peer, and whether what was asked for is met."""
-    peer, ours, early = sides["peer"], sides["ours"], sides["early"]
-    target = peer["best_accuracy"]
-    ratios: dict[str, Any] = {
-        name: {key: side[key] / peer[key] for key in ("trials_per_hour", "epochs_per_hour", "examples_per_s")}
-        | {"accuracy_difference": side["best_accuracy"] - target}
-        | time_to_target(side, peer, target)
-        for name, side in (("ours", ours), ("early", early))
-    }
-    same = [each["parameters"] for each in ours["trials"]] == [each["parameters"] for each in peer["trials"]]
-    speedup = ratios["early"]["target_ratio"]
-    met = {
-        "trials": ratios["ours"]["trials_per_hour"] >= ASKED["trials"],
-        "accuracy": round(ratios["ours"]["accuracy_difference"], 9) >= ASKED["accuracy"],
-        "target": speedup is not None and speedup >= ASKED["target"],
-    }
-    return {"target": target, "same_suggestions": same, **ratios, "met": met}
-
-
-def time_to_target(side: dict[str, Any], peer: dict[str, Any], target: float) -> dict[str, Any]:
-    seconds, near = seconds_to(side, target), seconds_to(side, target + ASKED["accuracy"])
-    peer_near = seconds_to(peer, target + ASKED["accuracy"])
-    assert peer_near is not None, "the peer reached its best, and so what is below it"
-    return {
-        "target_s": seconds,
-        # The stricter of the two: the peer's search did not know that nothing better would come.
-        "target_ratio": None if seconds is None else peer["best_after_s"] / seconds,
-        "target_ratio_to_whole_search": None if seconds is None else peer["wall_s"] / seconds,
-        "near_ratio": None if near is None else peer_near / near,
-    }
-
-
-def show(result: dict[str, Any]) -> None:
-    sides, ratios, spec = result["sides"], result["ratios"], result["spec"]
-    print(f"\n{headline(result)}\n")
-    if result["peer_from"]:
-        print(f"The peer's figures are of an earlier run with the same settings: {result['peer_from']}.\n")
-    titles = {
-        "peer": "transformers + Ray Tune (peer)",
-        "ours": "distiltune",
-        "early": f"distiltune, {spec['scheduler']}",
-    }
-    print("| | " + " | ".join(titles[name] for name in sides) + " |")
-    print("| --- |" + " ---: |" * len(sides))
-    for title, text in side_rows(ratios["target"]):
-        print(f"| {title} | " + " | ".join(text(side) for side in sides.values()) + " |")
-    print("\n| against the peer | distiltune | " + titles["early"] + " |\n| --- | ---: | ---: |")
-    for title, key, form in (
-        ("trials/hour", "trials_per_hour", "{:.2f}x"),
-        ("epochs/hour", "epochs_per_hour", "{:.2f}x"),
-        ("examples trained/s", "examples_per_s", "{:.2f}x"),
-        ("best validation accuracy", "accuracy_difference", "{:+.4f}"),
-        ("time to the peer's best, against the peer's time to it", "target_ratio", "{:.2f}x"),
-        ("time to it, against the peer's whole search", "target_ratio_to_whole_search", "{:.2f}x"),
-        (
-            f"time to {-ASKED['accuracy']:g} below it, against the peer's time to that",
-            "near_ratio",
-            "{:.2f}x",
-        ),
-    ):
-        values = [ratios[name][key] for name in ("ours", "early")]
-        shown = ["not reached" if value is None else form.format(value) for value in values]
-        print(f"| {title} | " + " | ".join(shown) + " |")
-    alike = "the same" if ratios["same_suggestions"] else "not the same"
-    print(f"\nThe first two searches tried {alike} hyperparameters. Asked for:")
-    for name, asked in (
-        ("trials", f"at least {ASKED['trials']:g}x the peer's trials/hour with the same epochs"),
-        ("accuracy", f"best accuracy not lower by more than {-ASKED['accuracy']:g}"),
-        ("target", f"with early stopping at least {ASKED['target']:g}x to reach the peer's best accuracy"),
-    ):
-        print(f"- {asked}: {'met' if ratios['met'][name] else 'NOT met'}")
-
-
-def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
-    def trials(side: dict[str, Any]) -> str:
-        other = [f"{side[f'num_{what}']} {what}" for what in ("pruned", "failed") if side[f"num_{what}"]]
-        return f"{side['num_trials']}" + (f" ({', '.join(other)})" if other else "")
-
-    def reached(side: dict[str, Any], accuracy: float) -> str:
-        seconds = seconds_to(side, accuracy)
-        return "not reached" if seconds is None else f"{seconds:.0f}"
-
-    return [
-        ("batch, precision", lambda side: f"{side['batch_size']}, {side['precision']}"),
-        ("learning rate", lambda side: f"{side['learning_rate']:g}"),
-        ("threads a trial", lambda side: str(side["threads_per_trial"])),
-        ("trials", trials),
-        ("epochs trained", lambda side: str(side["num_epochs"])),
-        ("wall time, s", lambda side: f"{side['wall_s']:.0f}"),
-        ("of it the teacher's logits, s", lambda side: f"{side['parts'].get('logits_s', 0):.0f}"),
-        ("examples trained/s", lambda side: f"{side['examples_per_s']:.0f}"),
-        ("trials/hour", lambda side: f"{side['trials_per_hour']:.1f}"),
-        ("best validation accuracy", lambda side: f"{side['best_accuracy']:.4f}"),
-        (f"s until {target:.4f}, the peer's best", lambda side: reached(side, target)),
-        (
-            f"s until {target + ASKED['accuracy']:.4f}, that less {-ASKED['accuracy']:g}",
-            lambda side: reached(side, target + ASKED["accuracy"]),
-        ),
-    ]
-
-
-def show_profile(result: dict[str, Any]) -> None:
-    side = result["sides"]["profile"]
-    print(f"\n{headline(result)}\n")
-    print(
-        f"{side['num_trials']} trials, {side['num_epochs']} epochs in {side['wall_s']:.0f} s: "
-        f"{side['examples_per_s']:.0f} examples/s, {side['trials_per_hour']:.1f} trials/hour; "
-        f"{side['num_workers']} worker processes, whose imports take {side['import_s']:.1f} s (measured alone)\n"
-    )
-    total = result["spec"]["cpus"] * side["wall_s"]
-    print(
-        "| where the time of the slots goes | s | share | ms a trained batch |\n| --- | ---: | ---: | ---: |"
-    )
-    steps = side["num_epochs"] * -(-result["prepared"]["num_train"] // side["batch_size"])
-    for name, seconds in sorted(side["slot_seconds"].items(), key=lambda each: -each[1]):
-        print(f"| {name} | {seconds:.1f} | {seconds / total:.1%} | {1000 * seconds / steps:.2f} |")
-
-
-def headline(result: dict[str, Any]) -> str:
-    spec, found, prepared = result["spec"], result["machine"], result["prepared"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return (
-        f"{found['cpu']}, {spec['cpus']} of {found['num_cores']} cores, no GPU, load {found['load_average']} at "
-        f"the start; Python {found['python']}, {versions}.\n"
-        f"{prepared['num_train']:,} training and {prepared['num_validation']:,} validation texts; student: layers "
-        f"{spec['layers']} of {spec['encoder']} ({prepared['student_parameters'] / 1e6:.1f} M parameters); teacher's "
-        f"validation accuracy {prepared['teacher_accuracy']:.4f}.\n"
-        f"Space: alpha 0 to 1, temperature 2 to 20, {spec['epochs'][0]} to {spec['epochs'][1]} epochs; seed "
-        f"{spec['seed']}; {spec['cpus']} trials side by side, each on 1 CPU with 1 thread."
-    )
-
-
 # ---- Command line ---------------------------------------------------------------------------------------
 
 
@@ -866,7 +568,7 @@ def main() -> None:
     with work_directory() as work:
         spec = make_spec(given, work)
         result: dict[str, Any] = {
-            "machine": machine(spec),
+            "machine": machine(spec.cpus),
             "spec": asdict(spec),
             "prepared": call("prepare", spec),
             "peer_from": str(given.skip_peer) if given.skip_peer else None,
