@@ -89,7 +89,7 @@ def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
 
 
 def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
-    """Estimate, then measure a training step of the largest student on a GPU of the cluster, and settle.
+    """Estimate, then measure training and evaluation of every student on a GPU of the cluster, and settle.
 
     Args:
         asked: GPUs a trial, above 0 and below 1.
@@ -130,9 +130,9 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
 def measure_step(
     student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
 ) -> tuple[int, int | None, int] | None:
-    """On a GPU: bytes that a step is estimated to take, what two took at their peak, and the GPU's.
+    """On a GPU: bytes that a step is estimated to take, what two and an evaluation took at their peak, and the GPU's.
 
-    The batch holds the longest texts. None in place of the peak: it ran out of memory; of all: there is no CUDA.
+    The batches hold the longest texts. None in place of the peak: it ran out of memory; of all: there is no CUDA.
     """
     import numpy as np
     import torch
@@ -161,6 +161,8 @@ def measure_step(
         teacher_parameters=0 if teacher is None else teacher.num_parameters(),
     )
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    longest = int(np.max(inputs.validation.lengths))
+    evaluated = torch.randint(5, 100, (settings.training.eval_batch_size, longest), device="cuda")
     try:
         for each in filter(None, (model, teacher)):
             each.cuda()
@@ -174,6 +176,8 @@ def measure_step(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        with torch.inference_mode():
+            model.eval()(evaluated)
     except torch.cuda.OutOfMemoryError:
         return estimated_bytes(shape), None, total
     return estimated_bytes(shape), torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, total

@@ -36,6 +36,15 @@ JOB = {
     "export": {"variants": ["onnx", "onnx-int8"], "max_accuracy_drop": 1.0},
     "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1, 4]},
 }
+SEARCH_WITH_A_FAULT = {
+    "num_trials": 3,
+    "space": {**JOB["search"]["space"], "learning_rate": {"type": "choice", "values": [6e-4, 1e30]}},
+    "points": [
+        {"num_train_epochs": 2, "learning_rate": 6e-4},
+        {"num_train_epochs": 1, "learning_rate": 1e30},
+        {"num_train_epochs": 1, "learning_rate": 6e-4},
+    ],
+}
 
 
 def distiltune(*arguments, cwd):
@@ -56,9 +65,9 @@ def environment():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A working directory with a job file and one finished run of it."""
+    """A working directory with a job file and one finished run of it, one of whose trials failed."""
     directory = tmp_path_factory.mktemp("home")
-    (directory / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (directory / "job.yaml").write_text(yaml.safe_dump({**JOB, "search": SEARCH_WITH_A_FAULT}))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
     (directory / "stdout.json").write_text(done.stdout)
@@ -106,6 +115,14 @@ def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):
     assert len(finished) == 2
     top = max(trial["metrics"]["validation_accuracy"] for trial in finished)
     assert found["best"]["validation_accuracy"] == top
+
+
+def test_a_trial_that_diverged_is_shown_with_its_reason(home, found):
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "failed", "finished"]
+    reason = found["trials"][1]["reason"]
+    assert "learning_rate 1e+30" in reason
+    for command in ("show", "report"):
+        assert reason in " ".join(distiltune(command, "first", cwd=home).stdout.split()), command
 
 
 def test_the_exported_model_has_the_validation_accuracy_of_its_trial(found):
@@ -237,7 +254,8 @@ def test_tensorboard_serves_scalars_and_hparams(home, found, free_port):
     try:
         base = f"http://127.0.0.1:{free_port}/data/plugin"
         tags = eventually(lambda: get_json(f"{base}/scalars/tags"), lambda value: len(value) >= 2)
-        assert {trial["trial_id"] for trial in found["trials"]} <= set(tags)
+        finished = {trial["trial_id"] for trial in found["trials"] if trial["state"] == "finished"}
+        assert finished <= set(tags)
         best = found["best"]
         scalars = get_json(f"{base}/scalars/scalars?run={best['trial_id']}&tag=validation/accuracy")
         assert max(value for _, _, value in scalars) == pytest.approx(best["validation_accuracy"], abs=1e-6)

@@ -28,9 +28,11 @@ from distiltune.training.arguments import (
 )
 from distiltune.training.collator import DistillationCollator
 from distiltune.training.config import TrainingConfig
+from distiltune.training.first_token import first_token_in_last_layer
 from distiltune.training.losses import distillation_loss
 from distiltune.training.sampling import LengthGroupedSampler, dataset_lengths
 from distiltune.training.trainer import DistillationTrainer
+from distiltune.training.used_rows import train_used_rows
 
 NUM_LABELS, VOCABULARY, NUM_ROWS = 4, 40, 22
 
@@ -328,6 +330,37 @@ def test_clipping_gives_the_weights_that_transformers_gives(tmp_path, rows, max_
     )
     plain.train()
     torch.testing.assert_close(_weights(ours.model), _weights(plain.model), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("forget_graphs")
+def test_a_compiled_student_learns_the_same(tmp_path, rows):
+    """As a search trains it; the graphs that Dynamo finds are run as they are, since compilers are not everywhere."""
+
+    def learned(path, **more):
+        model = _bert()
+        train_used_rows(model, np.concatenate([row["input_ids"] for row in rows]))
+        first_token_in_last_layer(model)
+        trainer = _trained(path, rows, model=model, save_strategy="epoch", **more)
+        saved = BertForSequenceClassification.from_pretrained(path / "checkpoint-6")
+        return _losses(trainer), _weights(saved)
+
+    graphs = torch._dynamo.utils.counters["stats"]
+    losses, weights = learned(tmp_path / "plain")
+    assert not graphs
+    compiled = learned(tmp_path / "compiled", torch_compile=True, torch_compile_backend="eager")
+    assert graphs["unique_graphs"] > 0
+    np.testing.assert_allclose(compiled[0], losses, rtol=1e-5)
+    torch.testing.assert_close(compiled[1], weights, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def forget_graphs():
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
 
 
 # ---- Resume ---------------------------------------------------------------------------------------------
