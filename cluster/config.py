@@ -263,11 +263,12 @@ def without_search(config: JobConfig) -> JobConfig:
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}
         else:
+            ours = name.startswith("student.")
+            where = "in search.space" if ours else f"with --set training.arguments.{name}=VALUE"
             raise ConfigError(
-                f"search.space.{name}: `train` searches nothing and needs one value; "
-                f"give it with --set training.arguments.{name}=VALUE"
+                f"search.space.{name}: `train` searches nothing and needs one value; give it {where}"
             )
-    search = SearchConfig.model_validate(
-        {**config.search.model_dump(exclude={"space"}), "num_trials": 1, "space": fixed}
-    )
+    # Points and former trials lie in the space that was searched.
+    others = config.search.model_dump(exclude={"space", "points", "warm_start"})
+    search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})
     return config.model_copy(update={"search": search})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 import traceback
@@ -191,8 +192,9 @@ def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
 
 
 def _where() -> str:
-    """The node: its host, address and id in the cluster."""
-    return f"{platform.node()} ({get_node_ip_address()}, node {ray.get_runtime_context().get_node_id()[:8]})"
+    """The node's host, address and id in the cluster, and this process."""
+    node = ray.get_runtime_context().get_node_id()[:8]
+    return f"{platform.node()} ({get_node_ip_address()}, node {node}, process {os.getpid()})"
 
 
 def _pad_token_id(model: PreTrainedModel) -> int:

@@ -144,6 +144,13 @@ def test_train_fixes_every_searched_value():
     }
 
 
+def test_train_forgets_points_and_former_trials():
+    points = "search.points=[{alpha: 0.1, temperature: 3, num_train_epochs: 5}]"
+    config = without_search(load_config("quickstart", [points, "search.warm_start=former"]))
+    assert config.search.points == []
+    assert config.search.warm_start is None
+
+
 def test_train_takes_the_training_arguments_as_a_trial_does():
     config = without_search(
         load_config("quickstart", ["training.arguments={alpha: 0.3, num_train_epochs: 2}"])
@@ -154,8 +161,11 @@ def test_train_takes_the_training_arguments_as_a_trial_does():
 
 def test_train_refuses_a_searched_argument_without_a_value():
     config = load_config("quickstart", ["search.space.adam_beta2={type: float, low: 0.9, high: 0.99}"])
-    with pytest.raises(ConfigError, match="adam_beta2"):
+    with pytest.raises(ConfigError, match=r"--set training\.arguments\.adam_beta2=VALUE"):
         without_search(config)
+    layers = 'search.space={"student.num_layers": {type: int, low: 1, high: 2}}'
+    with pytest.raises(ConfigError, match=r"give it in search\.space"):
+        without_search(load_config("quickstart", [layers]))
 
 
 def test_the_schema_describes_every_key():

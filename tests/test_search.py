@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
 from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints import load_classifier, load_tokenizer
 from distiltune.training.config import StudentConfig, TrainingConfig
@@ -164,6 +166,15 @@ def test_a_trial_that_fails_tells_its_reason_and_the_others_finish(searched):
     assert [trial for trial in outcome.trials if trial.state == "failed"] == ruined
     assert all("learning_rate 1e+30" in trial.reason for trial in ruined)
     assert told[-1].failed == len(ruined)
+
+
+def test_a_trial_takes_over_the_worker_of_one_before_it(searched):
+    directory, outcome, _ = searched
+    store = Store(str(directory))
+    logs = [read_log(store, f"logs/{trial.trial_id}")[0] for trial in outcome.trials]
+    processes = [re.findall(r", process (\d+)\)", text) for text in logs]
+    assert [len(found) for found in processes] == [1] * len(logs), logs
+    assert len({found[0] for found in processes}) < len(logs)
 
 
 def test_the_best_epochs_checkpoint_is_kept_and_holds_the_model_that_was_measured(searched, inputs):
