@@ -55,3 +55,10 @@ class RunInterruptedError(DistiltuneError):
 
 class ExportError(RunFailedError):
     """A variant could not be made, or differs from its original by more than the tolerance."""
+
+
+def listed(faults: list[str]) -> str:
+    """All faults in one line, numbered where there are several."""
+    if len(faults) == 1:
+        return faults[0]
+    return f"{len(faults)} faults: " + "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults, 1))

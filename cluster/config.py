@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ..errors import ConfigError
+from ..errors import ConfigError, listed
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
 from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
@@ -134,10 +135,42 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
         config = JobConfig.model_validate(values)
     except ValidationError as error:
         faults += [_describe(item) for item in error.errors()]
-        raise ConfigError(_listed(source or "quickstart", faults)) from None
+        faults += _search_faults(values, error.errors())
+        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}") from None
     if faults:
-        raise ConfigError(_listed(source or "quickstart", faults))
+        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}")
     return config
+
+
+def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
+    """What else is wrong with the search, so that it is told at once: the check of what has no fault of form."""
+    if not any(item["loc"][:1] == ("search",) for item in errors):
+        return []
+    from ..search.checks import space_faults
+
+    rest, left_out = copy.deepcopy(values), set()
+    for item in errors:
+        left_out.add(_leave_out(rest, item["loc"]))
+    try:
+        config = JobConfig.model_validate(rest)
+    except ValidationError:
+        return []
+    faults = space_faults(config.search, config.training, config.student)
+    # A condition or a point may name an argument that was left out here alone.
+    return [fault for fault in faults if fault.split(": ")[0].split(".")[-1] not in left_out]
+
+
+def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
+    """Remove an argument of the space, or else the innermost thing with a name on the path to a fault; its name."""
+    *parents, last = map(str, path[:3] if path[:2] == ("search", "space") else path)
+    at = values
+    for key in parents:
+        if not isinstance(at.get(key), dict):
+            last = key
+            break
+        at = at[key]
+    at.pop(last, None)
+    return last
 
 
 class _Loader(yaml.SafeLoader):
@@ -204,29 +237,40 @@ def _override(values: dict[str, Any], item: str) -> str | None:
     return None
 
 
-def _listed(source: str, faults: list[str]) -> str:
-    if len(faults) == 1:
-        return f"{source}: {faults[0]}"
-    return f"{source}: {len(faults)} faults: " + "; ".join(
-        f"({n}) {fault}" for n, fault in enumerate(faults, 1)
-    )
-
-
 def _describe(item: Any) -> str:
     """One of pydantic's errors in our words: path, value given, what is accepted."""
-    keys = [str(key) for key in item["loc"]]
+    keys = _without_tag([str(key) for key in item["loc"]])
     path = ".".join(keys) or "the specification"
+    given, context = item.get("input"), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
         names = _field_names(keys[:-1])
         nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+        hint = (
+            f"did you mean {nearest[0]!r}?"
+            if nearest
+            else f"known: {', '.join(names)}"
+            if names
+            else "leave it out"
+        )
         return f"{path}: unknown key; {hint}"
-    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        return f"{path}: give `type`: float, int, choice or fixed (a bare value means fixed)"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{path}: keys with values are needed (given {given!r})"
+    if item["type"] == "union_tag_invalid":
+        known = context["expected_tags"].replace("'", "")
+        return f"{path}: {context['tag']!r} is not known; accepted: {known}"
+    if item["type"] == "union_tag_not_found":
+        return f"{path}: give `type`; `distiltune config --schema` lists them"
+    if item["type"] == "too_short":
+        return f"{path}: at least {context['min_length']} needed, {context['actual_length']} given"
     message = item["msg"].removeprefix("Value error, ")
-    given = item.get("input")
     shown = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {given!r})"
     return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _without_tag(keys: list[str]) -> list[str]:
+    """The path as the file has it: pydantic puts the kind of a parameter or of a scheduler into it."""
+    place = {"search.space": 3, "search.scheduler": 2}.get(".".join(keys[:2]))
+    return keys if place is None else keys[:place] + keys[place + 1 :]
 
 
 def _field_names(keys: list[str]) -> list[str]:

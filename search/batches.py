@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, listed
 from ..training.config import TrainingConfig
 from .config import SearchConfig
 from .parameters import FloatRange, IntRange
@@ -49,7 +49,7 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
             "find another size; take it out, and set training.batch_size"
         )
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(listed(faults))
 
 
 def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: int) -> list[str]:

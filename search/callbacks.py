@@ -113,7 +113,8 @@ class ProgressCallback(Callback):
                 # failed are tried again when it goes on, and the others follow.
                 watch.failure = failure
                 raise RunFailedError(failure)
-            if watch.ended_by is None and ended_by is not None:
+            left = len(self._ended) < self._num_trials
+            if left and watch.ended_by is None and ended_by is not None:
                 watch.ended_by, watch.own_end = ended_by, set(self._ended)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

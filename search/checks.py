@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, listed
 from ..training.config import StudentConfig, TrainingConfig
 from .config import SearchConfig
 from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter
@@ -31,24 +31,35 @@ def check_space(config: SearchConfig, training: TrainingConfig, student: Student
         student: The ``student`` section, where the space may name the student's layers.
 
     Raises:
-        ConfigError: Names that are no training arguments, values that an argument does not take, conditions
-            that cannot hold, metrics that nothing reports, points outside of the space; all faults in one
-            message, with the nearest valid name.
+        ConfigError: All of ``space_faults`` in one message.
+    """
+    if faults := space_faults(config, training, student):
+        raise ConfigError(listed(faults))
+
+
+def space_faults(
+    config: SearchConfig, training: TrainingConfig, student: StudentConfig | None = None
+) -> list[str]:
+    """Names that are no training arguments, with the nearest valid name; values that an argument does not take.
+
+    Also conditions that cannot hold, metrics that nothing reports, and points outside of the space.
     """
     from ..training.arguments import argument_names
 
     known = {*argument_names(), *STUDENT_ARGUMENTS}
     names = [name for name in config.space if name in known]
-    faults = [_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known]
-    faults += _student_faults(config, student)
-    faults += _refused_values(config, training, names)
-    faults += _condition_faults(config.space)
-    faults += _metric_faults(config)
-    faults += [
-        fault for number, point in enumerate(config.points) for fault in _point_faults(config, number, point)
+    return [
+        *(_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known),
+        *_student_faults(config, student),
+        *_refused_values(config, training, names),
+        *_condition_faults(config.space),
+        *_metric_faults(config),
+        *(
+            fault
+            for number, point in enumerate(config.points)
+            for fault in _point_faults(config, number, point)
+        ),
     ]
-    if faults:
-        raise ConfigError("\n".join(faults))
 
 
 def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:

@@ -168,6 +168,38 @@ def test_train_refuses_a_searched_argument_without_a_value():
         without_search(load_config("quickstart", [layers]))
 
 
+def test_faults_of_form_and_of_sense_are_told_together():
+    """What a fault of form takes out of the space is not missed by the others."""
+    space = """search.space={learning_rate: {type: float, low: 0.1, high: 0.01}, lerning_rate: 1.0, alpha: 3.0,
+        batch_size: {type: choice, values: []}, weight_decay: {type: flot}, optim: {low: 1},
+        max_steps: {type: int, low: 1},
+        adam_beta2: {type: float, low: 0.9, high: 0.99, when: {optim: sgd}},
+        adam_beta1: {type: float, low: 0.8, high: 0.9, when: {bf16: true}}}"""
+    others = [
+        "search.constraints=[latency_ms ~ 1]",
+        "search.scheduler=hyperbnd",
+        "search.points=[{alpha: 7}]",
+    ]
+    with pytest.raises(ConfigError) as raised:
+        load_config("quickstart", [space, *others])
+    said = str(raised.value)
+    for part in (
+        "search.space.learning_rate: low 0.1 is above high 0.01",
+        "search.space.lerning_rate: ",
+        "search.space.alpha: 3.0 is refused",
+        "search.space.batch_size.values: at least 1 needed, 0 given",
+        "search.space.weight_decay: 'flot' is not known; accepted: float, int, choice, fixed",
+        "search.space.optim: give `type`",
+        "search.space.max_steps.high: field required",
+        "search.space.adam_beta1.when.bf16: ",
+        "search.constraints.0: expected `metric <= number`",
+        "search.scheduler: 'hyperbnd' is not known; accepted: none, asha, median",
+        "search.points.0.alpha: 7",
+    ):
+        assert part in said, said
+    assert "when.optim" not in said, said
+
+
 def test_the_schema_describes_every_key():
     schema = JobConfig.model_json_schema()
 
