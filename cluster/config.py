@@ -245,13 +245,9 @@ def _describe(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         names = _field_names(keys[:-1])
         nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
-        hint = (
-            f"did you mean {nearest[0]!r}?"
-            if nearest
-            else f"known: {', '.join(names)}"
-            if names
-            else "leave it out"
-        )
+        hint = f"known: {', '.join(names)}" if names else "leave it out"
+        if nearest:
+            hint = f"did you mean {nearest[0]!r}?"
         return f"{path}: unknown key; {hint}"
     if item["type"] in ("model_type", "model_attributes_type"):
         return f"{path}: keys with values are needed (given {given!r})"
