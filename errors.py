@@ -62,3 +62,8 @@ def listed(faults: list[str]) -> str:
     if len(faults) == 1:
         return faults[0]
     return f"{len(faults)} faults: " + "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults, 1))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type's name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ..errors import DistiltuneError
+from ..errors import DistiltuneError, first_line
 from .commands import artifact as commands_artifact
 from .commands import cluster as commands_cluster
 from .commands import jobs as commands_jobs
@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(str(error), error.exit_status)
     except Exception as error:
         _trace(given)
-        first = next(iter(str(error).splitlines()), "")
-        return _complain(f"unexpected {type(error).__name__}: {first} (distiltune --verbose shows where)", 1)
+        what = f"{type(error).__name__}: {first_line(error)}"
+        return _complain(f"unexpected {what} (distiltune --verbose shows where)", 1)
 
 
 def _verbose_first(arguments: list[str]) -> list[str]:

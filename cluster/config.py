@@ -297,6 +297,7 @@ def without_search(config: JobConfig) -> JobConfig:
     """
     given = {**config.training.model_dump(exclude={"arguments"}), **config.training.arguments}
     fixed: dict[str, Any] = {}
+    faults: list[str] = []
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
@@ -305,9 +306,11 @@ def without_search(config: JobConfig) -> JobConfig:
         else:
             ours = name.startswith("student.")
             where = "in search.space" if ours else f"with --set training.arguments.{name}=VALUE"
-            raise ConfigError(
+            faults.append(
                 f"search.space.{name}: `train` searches nothing and needs one value; give it {where}"
             )
+    if faults:
+        raise ConfigError(listed(faults))
     # Points and former trials lie in the space that was searched.
     others = config.search.model_dump(exclude={"space", "points", "warm_start"})
     search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})

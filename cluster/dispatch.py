@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..errors import DistiltuneError, RunFailedError
+from ..errors import DistiltuneError, RunFailedError, first_line
 from .config import JobConfig, TaskResources
 from .head import num_gpus, whole_node
 from .runs import Run
@@ -117,10 +117,9 @@ class Dispatcher:
             cause = error.cause
             if isinstance(cause, DistiltuneError):
                 raise cause from None
-            first = next(iter(str(cause).strip().splitlines()), "")
-            raise RunFailedError(f"{type(cause).__name__}: {first}") from error
+            raise RunFailedError(f"{type(cause).__name__}: {first_line(cause)}") from error
         except RayError as error:
-            raise RunFailedError(f"a worker was lost: {str(error).strip().splitlines()[0]}") from error
+            raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
 
     def _told(self, stage: str, part: str = "") -> str:
         return self._run.key(f"stages/{'-'.join(filter(None, [stage, part]))}.told.json")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ..errors import RunFailedError
+from ..errors import RunFailedError, first_line
 from ..search.tuner import RAY_WORKER_ENV
 from .config import ResourcesConfig, TaskResources
 from .nodes.addresses import driver_environment
+from .private_ray import start_private_ray
 
-_PREFIX, _LOCK = "dt-", "distiltune.lock"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -37,19 +33,22 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     Raises:
         RunFailedError: No Ray answers at the address, or none can be started here.
     """
-    directory = None if resources.address else _private_directory()
     environment = QUIET | RAY_WORKER_ENV
     if resources.address:
         environment |= driver_environment(resources.address)
-    if directory:
+    else:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     import ray
 
+    directory = None
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        _connect(ray, resources, directory)
+        if resources.address:
+            _attach(resources.address)
+        else:
+            directory = start_private_ray(resources.num_cpus)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which exits without a word
         yield
@@ -61,49 +60,22 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
             directory.remove()
 
 
-class _PrivateDirectory:
-    """A temporary directory for one Ray, locked while its process lives."""
+def _attach(address: str) -> None:
+    import ray
 
-    def __init__(self, parent: Path) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = FileLock(self.path / _LOCK)
-        self._lock.acquire()
-
-    def remove(self) -> None:
-        """Delete it."""
-        self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _private_directory() -> _PrivateDirectory:
-    """Make one; first delete those that killed processes left behind."""
-    # Ray's sockets need a short path, which TMPDIR often is not.
-    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-    for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
-        try:
-            with FileLock(left, timeout=0):
-                shutil.rmtree(left.parent, ignore_errors=True)
-        except (Timeout, OSError):
-            continue
-    return _PrivateDirectory(parent)
-
-
-def _connect(ray: Any, resources: ResourcesConfig, directory: _PrivateDirectory | None) -> None:
-    common: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     environment: dict[str, Any] = {"env_vars": dict(RAY_WORKER_ENV)}
     try:
-        if directory is None:
-            with _shipped_code() as shipped:
-                ray.init(address=resources.address, runtime_env={**environment, **shipped}, **common)
-        else:
-            local: dict[str, Any] = {"num_cpus": resources.num_cpus, "include_dashboard": False}
+        with _shipped_code() as shipped:
             ray.init(
-                address="local", _temp_dir=str(directory.path), runtime_env=environment, **local, **common
+                address=address,
+                runtime_env={**environment, **shipped},
+                logging_level=logging.ERROR,
+                log_to_driver=False,
             )
     except Exception as error:
-        what = f"at {resources.address}" if resources.address else "on this machine"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunFailedError(f"resources.address: no Ray cluster {what}: {reason}") from error
+        raise RunFailedError(
+            f"resources.address: no Ray cluster at {address}: {first_line(error)}"
+        ) from error
 
 
 @contextmanager

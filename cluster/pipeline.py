@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
-from .config import JobConfig
+from .config import JobConfig, StorageConfig
 from .former import former_trials, keep_former
 from .jobs.inputs import with_local_inputs
 from .preflight import check_models, check_resources, check_storage
@@ -85,7 +87,7 @@ def run_job(
                 _do(runner, config, local_config, run, data)
                 _end(run, "finished", None)
             except BaseException as error:
-                _fail(run, lease, error)
+                _fail(run, config, lease, error)
                 raise
     return run
 
@@ -135,7 +137,7 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
         run.write("submission.json", {**submission, "pending": False})
 
 
-def _fail(run: Run, lease: Lease, error: BaseException) -> None:
+def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> None:
     """Record how a run ended that did not finish; one that another process took over is left to that one."""
     if lease.interruption == "lost":
         raise RunFailedError(
@@ -148,7 +150,13 @@ def _fail(run: Run, lease: Lease, error: BaseException) -> None:
         _end(run, state, None if stopped else _reason(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
-        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}") from error
+        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}{_where(config)}") from error
+
+
+def _where(config: JobConfig) -> str:
+    """The option that names the storage, where a command needs it to find the run."""
+    usual = os.environ.get("DISTILTUNE_STORAGE") or StorageConfig().path
+    return "" if config.storage.path == usual else f" --storage {shlex.quote(config.storage.path)}"
 
 
 def _end(run: Run, state: str, error: str | None) -> None:

@@ -10,6 +10,7 @@ from ..search.space import STUDENT_METRICS, student_names
 from . import tasks
 from .config import JobConfig, TaskResources
 from .dispatch import Dispatcher, Tell
+from .latency import latency_of_student
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -78,4 +79,4 @@ class Students:
         )
         wanted = self._config.resources.benchmark
         arguments = (student, teacher, rows, self._data.label_names)
-        return self._dispatcher.do_alone("student", tasks.latency_of_student, wanted, *arguments, tell=tell)
+        return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, tell=tell)

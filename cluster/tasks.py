@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import socket
-import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig
 
-from ..export.config import VariantName
 from ..export.machine import describe_machine
-from ..export.rows import BenchmarkTexts, RowSpec, measure_rows, median_text
+from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.variants import build_variant
 from ..search.space import fixed_values
 from ..storage.logs import LogWriter, logged_to
@@ -32,7 +27,7 @@ from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from .config import JobConfig
 from .jobs.inputs import with_local_inputs
-from .runs import LATENCIES, LOGITS
+from .runs import LOGITS
 
 LOGITS_DTYPE = "float32"
 
@@ -165,47 +160,6 @@ def make_student(
     )
     task.store.publish(key)
     return record
-
-
-def latency_of_student(
-    task: Task, student_key: str, teacher_key: str, texts: Any, label_names: list[str]
-) -> float:
-    """Median latency in ms of a student as it would be exported; measured once for each machine."""
-    config, machine = task.config, describe_machine()
-    told = {
-        "teacher": teacher_key,
-        "layers": AutoConfig.from_pretrained(task.store.fetch(student_key)).to_dict(),
-        "export": config.export.model_dump(mode="json"),
-        "benchmark": config.benchmark.model_dump(mode="json"),
-        "max_length": config.training.max_length,
-        "query": median_text(texts["text"][:]),
-        "machine": machine,
-    }
-    key = f"{LATENCIES}/{hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()}.json"
-    found = task.store.read_json(key)
-    if found is None:
-        found = {"latency_ms": _measured_latency(task, student_key, texts, label_names), "machine": machine}
-        task.store.write_json(key, found)
-    return found["latency_ms"]
-
-
-def _measured_latency(task: Task, student_key: str, texts: Any, label_names: list[str]) -> float:
-    """Of the first ONNX variant in 8 bits that the job makes, else of the first ONNX variant."""
-    made_by_job = task.config.export.variants
-    names: list[VariantName] = [name for name in made_by_job if name != "student-pytorch-int8"] or ["onnx"]
-    name = min(names, key=lambda each: "int8" not in each)
-    length = task.config.training.max_length
-    student = task.store.fetch(student_key)
-    with tempfile.TemporaryDirectory(prefix="distiltune-latency-") as scratch:
-        made = Path(scratch) / "variant"
-        threads = task.config.benchmark.num_threads
-        build_variant(name, student, made, config=task.config.export, max_length=length, num_threads=threads)
-        row = RowSpec(name, "onnx", str(made), length, tokenizer_dir=str(student))
-        columns = texts["text"][:], texts["label"][:]
-        [measured] = measure_rows(
-            [row], BenchmarkTexts(*columns, *columns, label_names), task.config.benchmark
-        )
-    return measured.latency_ms["p50"]
 
 
 def tokenize_for_student(

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import tokenizers
 
-from ..errors import ArtifactError, InputError
+from ..errors import ArtifactError, InputError, first_line
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -201,11 +201,7 @@ def _open_session(path: Path, num_threads: int, providers: list[Any]) -> ort.Inf
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes share no public base
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

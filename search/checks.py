@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from ..errors import ConfigError, listed
+from ..errors import ConfigError, first_line, listed
 from ..training.config import StudentConfig, TrainingConfig
 from .config import SearchConfig
 from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter
@@ -118,7 +118,7 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
     try:
         arguments = arguments_from_config(training, ".", **values, use_cpu=True)
     except (ValueError, TypeError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     for name, value in values.items():
         # The short names stand for numbers, as all arguments do whose default is one.
         default = getattr(type(arguments), name, 0.0)

@@ -19,7 +19,7 @@ import torch
 from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import DistiltuneError, StorageError
+from ..errors import DistiltuneError, StorageError, first_line
 from ..training.collator import DistillationCollator
 from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
@@ -213,7 +213,7 @@ class EpochReporter(TrainerCallback):
 
 def failure_metrics(error: Exception) -> dict[str, Any]:
     """What a failed trial reports: its reason, and every metric with a finite value, as Tune demands."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     if not isinstance(error, DistiltuneError):
         reason = f"{type(error).__name__}: {reason}"
     return {**dict.fromkeys(METRICS, 0.0), "failure": reason}

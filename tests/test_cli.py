@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from distiltune.cluster.cli import main
 
 
 def distiltune(*arguments, cwd=None, stdin=None, **environment):
@@ -124,3 +127,17 @@ def test_a_reader_that_goes_away_is_not_an_error():
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, capfd, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distiltune.cluster.pipeline.run_job", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["run", "--storage", str(tmp_path / "runs")]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == "error: interrupted; nothing was begun\n"
+    assert not (tmp_path / "runs").exists()

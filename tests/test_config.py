@@ -163,8 +163,11 @@ def test_train_refuses_a_searched_argument_without_a_value():
     config = load_config("quickstart", ["search.space.adam_beta2={type: float, low: 0.9, high: 0.99}"])
     with pytest.raises(ConfigError, match=r"--set training\.arguments\.adam_beta2=VALUE"):
         without_search(config)
-    layers = 'search.space={"student.num_layers": {type: int, low: 1, high: 2}}'
-    with pytest.raises(ConfigError, match=r"give it in search\.space"):
+    layers = """search.space={
+        "student.num_layers": {type: int, low: 1, high: 2}, adam_beta1: {type: float, low: 0.8, high: 0.9}}"""
+    with pytest.raises(
+        ConfigError, match=r"2 faults: \(1\) .* give it in search\.space; \(2\) search\.space\.adam_beta1: "
+    ):
         without_search(load_config("quickstart", [layers]))
 
 

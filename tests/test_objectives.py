@@ -48,6 +48,13 @@ def found(home):
     return spoken(distiltune("run", "job.yaml", "--run-id", "both", "--json", cwd=home))
 
 
+def test_another_run_takes_the_latencies_that_were_measured(home, found):
+    again = spoken(distiltune("run", "job.yaml", "--run-id", "again", "--json", cwd=home))
+    latencies = [{trial["metrics"]["latency_ms"] for trial in run["trials"]} for run in (found, again)]
+    assert latencies[0] == latencies[1]
+    assert len(list((home / "distiltune-runs/cache/latencies").glob("*.json"))) == 2
+
+
 def test_each_student_is_measured_once_before_the_search(home, found):
     record = json.loads((home / "distiltune-runs/runs/both/stages/student.json").read_text())["result"]
     students = record["students"]

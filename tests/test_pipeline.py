@@ -340,3 +340,30 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
     assert "distiltune resume stopped" in last
     assert not _processes_that_name(str(tmp_path))
     assert json.loads(distiltune("show", "stopped", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
+    """As `timeout` and service managers send it; Ray's own processes must outlive the way out."""
+    (tmp_path / "job.yaml").write_text(
+        yaml.safe_dump({**JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
+    )
+    process = subprocess.Popen(
+        [*COMMAND, "run", "job.yaml", "--run-id", "ended", "--storage", "my runs"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run = tmp_path / "my runs" / "runs" / "ended"
+    eventually(lambda: list(run.glob("search/*/checkpoint_*")), bool, 200)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == (
+        "error: interrupted; go on with: distiltune resume ended --storage 'my runs'"
+    )
+    assert not _processes_that_name(str(tmp_path))
+    done = distiltune("resume", "ended", "--storage", "my runs", "--json", cwd=tmp_path)
+    assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["finished"]

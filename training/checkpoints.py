@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .quiet import quiet
 
 WEIGHTS_FILE = "model.safetensors"
@@ -233,11 +233,9 @@ def _loading(name: str | Path) -> Iterator[None]:
 
 
 def _reason(name: str, error: Exception) -> str:
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
     if not isinstance(error, OSError) or Path(name).is_dir():
-        return f"{name}: cannot be loaded: {first}"
-    if "safetensors" in text:
+        return f"{name}: cannot be loaded: {first_line(error)}"
+    if "safetensors" in str(error):
         return f"{name}: has no safetensors weights on the hub; give a revision or copy that has them"
     return (
         f"{name!r}: no such directory, and the model hub has no such model or cannot be reached; give a local "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from .rows import RawSplit, column_error, quoted, shown
 from .tabular import class_name
 
@@ -83,18 +83,14 @@ def _tried(load: Callable[[], Any], name: str) -> Any:
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{name}: cannot be loaded: {shown(_first_line(error), 300)}; "
+            f"{name}: cannot be loaded: {shown(first_line(error), 300)}; "
             "correct data.dataset and data.dataset_config"
         ) from error
     except Exception as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise DataError(f"{name}: cannot be loaded: {shown(reason, 300)}; {remedy}") from error
     finally:
         retries.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _split(rows: Any, split: str, there: str, name: str, text_column: str, label_column: str) -> RawSplit:

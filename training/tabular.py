@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from .files import decode, existing_file, kind_of, read_bytes
 from .rows import MISSING, FaultList, RawSplit, column_error, shown
 
@@ -169,7 +169,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
 
 def _not_parquet(path: Path, error: Exception) -> DataError:
     content = read_bytes(path)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     kind = kind_of(content)
     if kind == "a Parquet file":
         return DataError(

@@ -56,7 +56,7 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
         with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
             finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
     except KeyboardInterrupt as error:
-        raise RunInterruptedError(str(error) or "interrupted") from None
+        raise RunInterruptedError(str(error) or "interrupted; nothing was begun") from None
     if as_json:
         echo_json(summary(finished))
     else:
