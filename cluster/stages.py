@@ -147,7 +147,7 @@ class Stages:
         return {"variants": [records[name] for name in names]}, ", ".join(names)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
-        arguments = (name, self._run.best, self._run.variant(name), self._data.out_of_scope_label, base)
+        arguments = (name, self._run.best, self._run.variant(name), self._data, base)
         wanted = self._config.resources.export
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..export.calibration import CalibrationTexts
 from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
+from ..export.thresholds import ScopeGoal
 from ..export.variants import build_variant
 from ..search.space import fixed_values
 from ..storage.logs import LogWriter, logged_to
@@ -26,6 +28,7 @@ from ..training.student import build_student, spread_layers
 from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from .config import JobConfig
+from .goal import goal_of
 from .jobs.inputs import with_local_inputs
 from .runs import LOGITS
 
@@ -186,22 +189,29 @@ def make_variant(
     name: Any,
     student_key: str,
     key: str,
-    out_of_scope_label: str | None,
+    data: TextData,
     base_key: str | None,
 ) -> dict[str, Any]:
     """Export one variant of the best checkpoint; others start from the plain graph under ``base_key``."""
+    goal = goal_of(task.config, data)
     made = build_variant(
         name,
         task.store.fetch(student_key),
         task.store.local(key),
         config=task.config.export,
         max_length=task.config.training.max_length,
-        out_of_scope_label=out_of_scope_label,
+        out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
+        calibration=None if goal is None else _calibration_texts(data, goal),
     )
     task.store.publish(key)
     return made.to_json()
+
+
+def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
+    rows, names = data.splits["validation"], data.label_names
+    return CalibrationTexts(rows["text"][:], [names[label] for label in rows["label"][:]], goal)
 
 
 def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
@@ -223,6 +233,7 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         [_here(task.store, row) for row in rows],
         texts,
         task.config.benchmark,
+        goal=goal_of(task.config, data),
         on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
     )
     return {"rows": [row.to_json() for row in measured], "machine": machine}

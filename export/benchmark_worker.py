@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..errors import InputError
+from ..training.metrics import classification_metrics
 from .benchmark import PerformanceBenchmark, peak_memory_mb
+from .out_of_scope import Threshold
+from .thresholds import ScopeGoal, choose_threshold, measure_threshold, reliability, threshold_curves
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A row's model: text in, label out; and text in, logits[N, C] out, the columns named by ``labels``."""
+
+    pipeline: Callable[..., Any]
+    logits: Callable[[Sequence[str]], np.ndarray]
+    labels: list[str]
+    threshold: Threshold | None = None
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -17,9 +34,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
     row, texts, config = spec["row"], spec["texts"], spec["config"]
-    pipeline = _pipeline(row, config["num_threads"])
+    opened = _open(row, config["num_threads"])
     benchmark = PerformanceBenchmark(
-        pipeline,
+        opened.pipeline,
         texts["test_texts"],
         texts["test_labels"],
         label_names=texts["label_names"],
@@ -39,24 +56,70 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
     }
-    if row["kind"] != "reference":
-        validation = benchmark.compute_accuracy(texts["validation_texts"], texts["validation_labels"])
-        measured |= {**benchmark.compute_accuracy(), "validation_accuracy": validation["accuracy"]}
+    return measured if row["kind"] == "reference" else measured | _judge(opened, texts, spec["goal"])
+
+
+def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
+    """Accuracies without a threshold, and with the variant's own; a row that ships none gets one here."""
+    names = _all_names(opened.labels, texts["label_names"], goal)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split in ("validation", "test"):
+        logits = opened.logits(texts[f"{split}_texts"])
+        labels = np.array([names.index(texts["label_names"][label]) for label in texts[f"{split}_labels"]])
+        found[split] = logits, labels
+    label = texts["out_of_scope_label"]
+    outside = None if label is None else names.index(label)
+    measured: dict[str, Any] = {
+        **classification_metrics(*found["test"], outside),
+        "validation_accuracy": classification_metrics(*found["validation"], outside)["accuracy"],
+        "calibration_error": (reliable := reliability(*found["test"]))["ece"],
+        "curves": {"reliability": reliable["bins"]},
+    }
+    if goal is not None:
+        from .config import OutOfScopeConfig  # pydantic is no part of what an ONNX row is to hold in memory
+
+        number = names.index(goal["label"])
+        wanted = ScopeGoal(OutOfScopeConfig.model_validate(goal["config"]), goal["label"])
+        threshold = opened.threshold or choose_threshold(*found["validation"], number, wanted)
+        measured["with_threshold"] = {
+            **measure_threshold(threshold, *found["test"], number),
+            "validation_accuracy": measure_threshold(threshold, *found["validation"], number)["accuracy"],
+        }
+        measured["curves"] |= threshold_curves(threshold, *found["test"], number)
     return measured
 
 
-def _pipeline(row: dict[str, Any], num_threads: int) -> Callable[..., Any]:
-    if row["kind"] == "onnx":
-        from .runtime import TextClassifier
+def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) -> list[str]:
+    """The model's labels in their order, then what only texts or the threshold can have.
 
-        return TextClassifier.load(row["directory"], num_threads=num_threads)
-    return _torch_pipeline(row, num_threads)
+    Raises:
+        InputError: The model has a label that the data lack.
+    """
+    for label in own:
+        if label not in of_data:
+            raise InputError(
+                f"label {label!r} is not one of the {len(of_data)} labels of the data; export it again"
+            )
+    return list(dict.fromkeys([*own, *of_data, *([] if goal is None else [goal["label"]])]))
 
 
-def _torch_pipeline(row: dict[str, Any], num_threads: int) -> Callable[..., Any]:
+def _open(row: dict[str, Any], num_threads: int) -> _Opened:
+    if row["kind"] != "onnx":
+        return _open_torch(row, num_threads)
+    from .runtime import TextClassifier
+
+    classifier = TextClassifier.load(row["directory"], num_threads=num_threads)
+    return _Opened(classifier, classifier.logits, classifier.labels, classifier.threshold)
+
+
+def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
     """The transformers pipeline over the row's checkpoint, in inference mode."""
     import torch
     from transformers import AutoTokenizer, pipeline
+
+    from ..training.checkpoints import label_names, load_classifier
+    from ..training.logits import compute_logits
+    from ..training.tokenized import tokenize_split
 
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
@@ -68,8 +131,6 @@ def _torch_pipeline(row: dict[str, Any], num_threads: int) -> Callable[..., Any]
             row["tokenizer_dir"] or row["directory"], local_files_only=True
         )
     else:
-        from ..training.checkpoints import load_classifier
-
         model, tokenizer = load_classifier(row["directory"])
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
 
@@ -77,7 +138,12 @@ def _torch_pipeline(row: dict[str, Any], num_threads: int) -> Callable[..., Any]
         with torch.inference_mode():
             return classify(texts, batch_size=batch_size, truncation=True, max_length=row["max_length"])
 
-    return call
+    def logits(texts: Sequence[str]) -> np.ndarray:
+        split = tokenize_split(texts, [0] * len(texts), tokenizer, row["max_length"])
+        pad_token_id = int(model.config.pad_token_id or 0)
+        return compute_logits(model, split, pad_token_id=pad_token_id, num_threads=num_threads, use_gpu=False)
+
+    return _Opened(call, logits, label_names(model.config))
 
 
 def main() -> None:

@@ -7,8 +7,35 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ..training.config import Section
+from .out_of_scope import ScoreName
 
 VariantName = Literal["student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel"]
+
+
+class OutOfScopeConfig(Section):
+    """A threshold below which a text is told to be out of scope, chosen for each variant on the validation split."""
+
+    score: ScoreName = Field(
+        default="energy",
+        description="What is held against the threshold; all three are high for known texts.",
+    )
+    in_scope_weight: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="w of the goal: the most of w · in-scope accuracy + (1 - w) · out-of-scope recall.",
+    )
+    max_in_scope_refused: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="In place of that goal: refuse at most this share of the in-scope texts.",
+    )
+    label: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What refused texts are called where the data have no out-of-scope label.",
+    )
 
 
 class ExportConfig(Section):
@@ -43,6 +70,10 @@ class ExportConfig(Section):
         default=1e-3,
         gt=0,
         description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
+    )
+    out_of_scope: OutOfScopeConfig | None = Field(
+        default_factory=OutOfScopeConfig,
+        description="Threshold for out-of-scope texts; without an out-of-scope label there is none. null: none at all.",
     )
 
 

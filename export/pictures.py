@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..drawing import new_figure, save, tidy
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,14 +35,9 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     Returns:
         ``path``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path = Path(path)
-    # Figure and canvas by hand: pyplot would keep state and choose a screen's backend.
-    figure = Figure(figsize=(9, 5.5), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure = new_figure()
+    canvas: Any = figure.canvas
+    axes = tidy(figure.add_subplot())
     points = [row for row in variants if row.get("accuracy") is not None]
     lines = [row for row in variants if row.get("accuracy") is None]
     _scale(axes, variants, points)
@@ -61,15 +58,9 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     axes.set_xlabel("latency of one text, p50 (ms)")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("Accuracy against latency; area by size on disk; dashed: chosen", fontsize=11)
-    axes.grid(color="#e5e5e5", linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
     figure.draw_without_rendering()
     _label_all(axes, canvas, points, lines, largest, chosen)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
-    return path
+    return save(figure, Path(path))
 
 
 def _latency(row: dict[str, Any]) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 PICTURE_FILE = "accuracy-latency.png"
+SCOPE_PICTURE_FILE = "confidence.png"
 TEACHER = "teacher-pytorch"
 REFERENCE = "reference-bert-base"
 
@@ -26,6 +27,7 @@ _HEADERS = (
     "accuracy",
     "in-scope",
     "oos recall",
+    "with threshold",
     "validation",
     "size MB",
     "p50 ms",
@@ -43,9 +45,9 @@ _TERMINAL_HEADERS = {
     "accuracy": "accuracy",
     "in-scope": "in-scope",
     "oos recall": "oos",
+    "with threshold": "with thr.",
     "size MB": "size MB",
     "p50 ms": "p50 ms",
-    "p99 ms": "p99 ms",
     "gate": "gate",
 }
 _NONE = "–"  # noqa: RUF001
@@ -110,12 +112,13 @@ def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, floa
 
 
 def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]:
-    """Write ``report.json``, ``report.md`` and the picture, each whole or not at all.
+    """Write ``report.json``, ``report.md`` and the pictures, each whole or not at all.
 
     Returns:
-        ``{"json": path, "markdown": path, "picture": path}``.
+        ``{"json": path, "markdown": path, "picture": path}``, and ``confidence`` where that was measured.
     """
     from .pictures import draw_accuracy_latency
+    from .scope_picture import draw_scope
 
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,9 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
         "picture": out_dir / PICTURE_FILE,
     }
     draw_accuracy_latency(report["variants"], report["chosen"], paths["picture"])
+    compared = _compared(report)
+    if compared:
+        paths["confidence"] = draw_scope(compared, out_dir / SCOPE_PICTURE_FILE)
     _write_text(paths["markdown"], markdown_report(report))
     _write_text(paths["json"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return paths
@@ -145,6 +151,8 @@ def markdown_report(report: dict[str, Any]) -> str:
     parts = [f"# Run {report['run_id']}\n", markdown_table(report["variants"], chosen)]
     parts.append("\n".join(f"- {note}" for note in notes(report)) + "\n")
     parts.append(f"![accuracy against latency]({PICTURE_FILE})\n")
+    if _compared(report):
+        parts += [scope_table(report["variants"], chosen), f"![confidence]({SCOPE_PICTURE_FILE})\n"]
     if report.get("best"):
         values = {name: value for name, value in report["best"].items() if not isinstance(value, dict)}
         best = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
@@ -163,6 +171,35 @@ def markdown_report(report: dict[str, Any]) -> str:
         f"Python {machine.get('python')}; {versions}.\n"
     )
     return "\n".join(parts)
+
+
+def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the picture of confidence: the chosen one, the student, the teacher."""
+    by_name = {row["name"]: row for row in report["variants"] if row.get("curves")}
+    wanted = dict.fromkeys([report["chosen"] or STUDENT, STUDENT, TEACHER])
+    return [by_name[name] for name in wanted if name in by_name]
+
+
+def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
+    """In Markdown: each row's confidence, and what its out-of-scope threshold does on the test split."""
+    rows = [row for row in variants if row.get("curves")]
+    headers = ["variant", "calibration error"]
+    if any(row.get("with_threshold") for row in rows):
+        headers += ["threshold", "accuracy without", "with", "in-scope with", "oos recall with"]
+        headers += ["in-scope refused", "AUROC"]
+    lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 1)]
+    for row in rows:
+        found = row.get("with_threshold") or {}
+        cells = [
+            f"**{row['name']}**" if row["name"] == chosen else row["name"],
+            _fixed(row["calibration_error"], 4),
+        ]
+        if found:
+            cells += [f"{found['score']} {found['value']:.3f}", _fixed(row["accuracy"], 4)]
+            names = ("accuracy", "in_scope_accuracy", "oos_recall", "in_scope_refused", "auroc")
+            cells += [_fixed(found[name], 4) for name in names]
+        lines.append("| " + " | ".join([*cells, *[_NONE] * (len(headers) - len(cells))]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _search_parts(search: dict[str, Any]) -> list[str]:
@@ -227,6 +264,12 @@ def notes(report: dict[str, Any]) -> list[str]:
             "bytes / 2^20."
         )
         texts.append("Accuracies on the test split; every choice was made on the validation split.")
+    if any(row.get("with_threshold") for row in variants):
+        texts.append(
+            "Columns accuracy, in-scope, oos recall and validation: the largest logit decides, no threshold. With "
+            "threshold: texts whose score is below the row's own threshold are told to be out of scope, as the "
+            "artifact does."
+        )
     if any(row["name"] == REFERENCE for row in variants):
         texts.append(
             f"{REFERENCE}: bert-base-uncased's architecture with untrained weights; latency and size only."
@@ -248,6 +291,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
             [
                 row["name"],
                 *(_fixed(row.get(key), 4) for key in ("accuracy", "in_scope_accuracy", "oos_recall")),
+                _fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 _fixed(row.get("validation_accuracy"), 4),
                 _fixed(row["size_mb"], 2),
                 _fixed(latency["p50"], 2),

@@ -19,6 +19,7 @@ from .reference import SIZE_FILE
 
 if TYPE_CHECKING:
     from .config import BenchmarkConfig
+    from .thresholds import ScopeGoal
 
 RowKind = Literal["pytorch", "pytorch-int8", "onnx", "reference"]
 
@@ -69,8 +70,13 @@ class RowMeasurement:
     """What was measured of one row; times in ms, sizes and memory in bytes / 2**20.
 
     Attributes:
-        accuracy, in_scope_accuracy, oos_recall: on the test split; reported, never chosen by.
-        validation_accuracy: what the gate reads.
+        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, never chosen by.
+        validation_accuracy: what the gate reads, without a threshold.
+        with_threshold: what ``thresholds.measure_threshold`` says of the row's threshold on the test split, and its
+            ``validation_accuracy``; the threshold is the variant's own, or chosen likewise for a row without one.
+        calibration_error: the expected calibration error on the test split, without a threshold.
+        curves: what ``thresholds.threshold_curves`` and, as ``reliability``, the bins of ``thresholds.reliability``
+            say on the test split; for pictures.
         size_mb: weights or graph file on disk.
         latency_ms: mean, std, p50, p90, p99 of the query.
         sample_latency_ms: the same over a sample of test texts.
@@ -97,6 +103,9 @@ class RowMeasurement:
     max_abs_diff: float | None = None
     fused: dict[str, int] | None = None
     passed_gate: bool | None = None
+    with_threshold: dict[str, Any] | None = None
+    calibration_error: float | None = None
+    curves: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as JSON values."""
@@ -114,6 +123,7 @@ def measure_rows(
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
     *,
+    goal: ScopeGoal | None = None,
     on_row: Callable[[RowMeasurement], None] | None = None,
 ) -> list[RowMeasurement]:
     """Measure every row, one after another, each in a fresh process with the same number of threads.
@@ -124,6 +134,7 @@ def measure_rows(
         rows: what to measure.
         texts: validation and test split.
         config: the ``benchmark`` section.
+        goal: what out-of-scope thresholds are chosen for; none: nothing is measured with a threshold.
         on_row: told of each row as soon as it is measured.
 
     Raises:
@@ -137,7 +148,7 @@ def measure_rows(
     for row in rows:
         _log.info("benchmark: %s", row.name)
         with tempfile.TemporaryDirectory(prefix="distiltune-bench-") as scratch:
-            result = _measure_row(row, texts, config, query, Path(scratch))
+            result = _measure_row(row, texts, config, query, goal, Path(scratch))
         measured.append(result)
         if on_row is not None:
             on_row(result)
@@ -145,7 +156,12 @@ def measure_rows(
 
 
 def _measure_row(
-    row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str, scratch: Path
+    row: RowSpec,
+    texts: BenchmarkTexts,
+    config: BenchmarkConfig,
+    query: str,
+    goal: ScopeGoal | None,
+    scratch: Path,
 ) -> RowMeasurement:
     directory = row.directory
     if row.kind == "reference":
@@ -156,6 +172,7 @@ def _measure_row(
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
         "config": config.model_dump(),
         "query": query,
+        "goal": None if goal is None else {"config": goal.config.model_dump(), "label": goal.label},
     }
     spec_file, out_file = scratch / "spec.json", scratch / "out.json"
     spec_file.write_text(json.dumps(spec), encoding="utf-8")

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import tokenizers
 
 from ..errors import ArtifactError, InputError, first_line
+from .out_of_scope import Threshold
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -25,6 +26,12 @@ class TextClassifier:
     """Classifies texts as the ``transformers`` text-classification pipeline does, without torch.
 
     Make one with :meth:`load`. Calling it is safe from several threads.
+
+    Attributes:
+        labels: Names of the model's outputs, in their order.
+        max_length: Tokens after which a text is cut.
+        out_of_scope_label: The label of texts outside every intent; None where there is none.
+        threshold: Decides which texts get that label besides those whose largest logit says so; None: no others.
     """
 
     def __init__(
@@ -36,6 +43,8 @@ class TextClassifier:
         self.labels: list[str] = list(config["labels"])
         self.max_length: int = config["max_length"]
         self.out_of_scope_label: str | None = config.get("out_of_scope_label")
+        threshold = config.get("threshold")
+        self.threshold = None if threshold is None else Threshold.from_json(threshold)
         self._inputs = _input_types(session)
         num_outputs = session.get_outputs()[0].shape[-1]  # a name where the graph leaves it open
         if isinstance(num_outputs, int) and num_outputs != len(self.labels):
@@ -100,15 +109,31 @@ class TextClassifier:
 
         Returns:
             ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
-            the score is the softmax probability of the label.
+            the score is the softmax probability of the label. A text that the threshold refuses gets the
+            threshold's label, and as its score what no other label has: 1 - their largest probability.
 
         Raises:
             InputError: a text is empty or not a string, or ``batch_size`` is below 1.
         """
         single = isinstance(texts, str)
         logits = self.logits([texts] if single else texts, batch_size=batch_size)
-        answers = [{"label": self.labels[i], "score": score} for i, score in _best(logits)]
+        answers = self._answers(logits)
         return answers[0] if single else answers
+
+    def _answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        best = probabilities.argmax(axis=-1)
+        answers = [
+            {"label": self.labels[i], "score": float(probabilities[row, i])} for row, i in enumerate(best)
+        ]
+        if self.threshold is None:
+            return answers
+        label = self.threshold.label
+        for row in np.flatnonzero(self.threshold.refuses(logits)):
+            if answers[row]["label"] != label:
+                answers[row] = {"label": label, "score": 1 - answers[row]["score"]}
+        return answers
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
@@ -154,14 +179,6 @@ class TextClassifier:
             if "token_type_ids" in feed:
                 feed["token_type_ids"][row, : len(ids)] = encoding.type_ids
         return np.asarray(self._session.run(None, feed)[0])
-
-
-def _best(logits: np.ndarray) -> list[tuple[int, float]]:
-    """Index and softmax probability of the largest of each row of ``logits[N, C]``."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    best = scores.argmax(axis=-1)
-    return [(int(i), float(scores[row, i])) for row, i in enumerate(best)]
 
 
 def _input_types(session: ort.InferenceSession) -> dict[str, Any]:
@@ -219,7 +236,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ArtifactError(f"{path}: {name} is {value!r}; it must be an integer of {least} or more")
     if config.get("threshold") is not None:
-        raise ArtifactError(
-            f"{path}: threshold is {config['threshold']!r}; this distiltune knows none, use a newer one"
-        )
+        try:
+            Threshold.from_json(config["threshold"])
+        except ValueError as error:
+            raise ArtifactError(f"{path}: threshold is {config['threshold']!r:.80}; {error}") from None
     return config

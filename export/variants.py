@@ -18,6 +18,7 @@ from ..errors import ExportError, ModelError
 from ..storage.folders import new_folder
 from ..training.checkpoints import load_model
 from ..training.heads import label_names
+from .calibration import CalibrationTexts, calibrate
 from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx
 from .onnx_export import export_onnx
@@ -67,6 +68,7 @@ def build_variant(
     out_of_scope_label: str | None = None,
     num_threads: int = 1,
     base_onnx: Path | None = None,
+    calibration: CalibrationTexts | None = None,
 ) -> VariantFiles:
     """Make one variant of the checkpoint ``student_dir`` and compare its logits with the student's.
 
@@ -80,6 +82,7 @@ def build_variant(
         num_threads: intra-op threads that config.json asks the runtime for.
         base_onnx: the plain ONNX graph of this student, where it is there already; it saves the int8
             variants an export. ``onnx-fused`` makes its own, with shapes.
+        calibration: texts on which an ONNX variant's out-of-scope threshold is chosen; none: it has no threshold.
 
     Returns:
         The record of what was made. ``TextClassifier.load(out_dir)`` opens every ONNX variant.
@@ -101,6 +104,8 @@ def build_variant(
             pad_token_id = _pad_token_id(model)
             _write_tokenizer(student_dir, folder)
             _write_config(model, folder, max_length, pad_token_id, out_of_scope_label, num_threads)
+            if calibration is not None:
+                calibrate(folder, calibration)
         parity = _compare(name, model, folder, max_length)
         if name in _FULL_PRECISION:
             check_tolerance(name, parity, config.parity_tolerance)

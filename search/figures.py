@@ -1,16 +1,13 @@
-"""What the pictures of a search have in common: figure, colours, axes, words."""
+"""What the pictures of a search have in common: colours, axes, words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 TRIAL_COLOR = "#4c78a8"
 BEST_COLOR = "#f58518"
@@ -19,42 +16,6 @@ MUTED_COLOR = "#9a9a9a"
 SERIES_COLORS = (TRIAL_COLOR, "#72b7b2", "#b279a2", "#9d755d")
 _WORSE_SPANS = 6.0
 _MANY = 1e5
-
-
-def new_figure(width: float = 9.0, height: float = 5.5) -> Figure:
-    """An empty figure that is drawn without a screen; width and height in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Figure and canvas by hand: pyplot would keep state and choose a screen's backend.
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(axes: Axes) -> Axes:
-    """Light grid behind the marks."""
-    axes.grid(color="#e5e5e5", linewidth=0.6, zorder=0)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """A legend under the picture, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
-        )
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
-    return path
 
 
 def words(name: str) -> str:

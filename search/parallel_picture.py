@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .figures import BEST_COLOR, MUTED_COLOR, new_figure, shown_span, text_of, words
+from ..drawing import new_figure
+from .figures import BEST_COLOR, MUTED_COLOR, shown_span, text_of, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

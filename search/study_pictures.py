@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..drawing import legend_below, new_figure, save, tidy
 from .figures import (
     BEST_COLOR,
     FAILED_COLOR,
     MUTED_COLOR,
     SERIES_COLORS,
     TRIAL_COLOR,
-    legend_below,
-    new_figure,
-    save,
     show_millions,
     shown_span,
-    tidy,
     words,
 )
 from .importance import weights

@@ -1,18 +1,24 @@
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import InputError, RunFailedError
 from distiltune.export.benchmark import PerformanceBenchmark, median_text, model_bytes, peak_memory_mb
-from distiltune.export.config import BenchmarkConfig, ExportConfig
+from distiltune.export.calibration import CalibrationTexts, calibrate
+from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
 from distiltune.export.reference import write_reference
 from distiltune.export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.runtime import TextClassifier
+from distiltune.export.thresholds import ScopeGoal
 from distiltune.export.variants import build_variant
+from distiltune.training.metrics import classification_metrics
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
 QUICK = BenchmarkConfig(num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8])
@@ -153,6 +159,36 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
     assert onnx.fused == {"Attention": 2}
     # No torch in the ONNX row's process.
     assert onnx.peak_memory_mb < student.peak_memory_mb / 2
+
+
+def test_rows_are_measured_with_their_own_threshold_too(
+    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path
+) -> None:
+    goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=0.5), "label_3")
+    shutil.copytree(folders["onnx"], tmp_path / "onnx")
+    labels = [LABELS[label] for label in texts.validation_labels]
+    chosen = calibrate(tmp_path / "onnx", CalibrationTexts(texts.validation_texts, labels, goal))
+    classifier = TextClassifier.load(tmp_path / "onnx")
+    assert (classifier.threshold, classifier.out_of_scope_label) == (chosen, "label_3")
+    specs = [
+        RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
+        RowSpec("onnx", "onnx", str(tmp_path / "onnx"), 16),
+    ]
+    student, onnx = (row.with_threshold or {} for row in measure_rows(specs, texts, QUICK, goal=goal))
+    assert onnx["value"] == chosen.value
+    # What has no threshold of its own gets one in the same way.
+    assert student["value"] == pytest.approx(chosen.value, abs=1e-4)
+    answers = [answer["label"] for answer in classifier(texts.test_texts)]
+    right = np.array(answers) == np.array([LABELS[label] for label in texts.test_labels])
+    assert onnx["accuracy"] == right.mean()
+    validation = [answer["label"] for answer in classifier(texts.validation_texts)]
+    assert onnx["validation_accuracy"] == (np.array(validation) == np.array(labels)).mean()
+    without = classification_metrics(
+        classifier.logits(texts.test_texts), np.asarray(texts.test_labels), LABELS.index("label_3")
+    )
+    (again,) = measure_rows(specs[1:], texts, QUICK)
+    assert (again.accuracy, again.oos_recall) == (without["accuracy"], without["oos_recall"])
+    assert again.with_threshold is None
 
 
 def test_a_row_that_fails_is_named(tmp_path: Path, texts: BenchmarkTexts) -> None:

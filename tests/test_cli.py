@@ -29,6 +29,16 @@ def distiltune(*arguments, cwd=None, stdin=None, **environment):
     )
 
 
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """The command line in this process, which has the libraries loaded already."""
+    monkeypatch.chdir(tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield lambda *arguments: main(list(arguments))
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_help_answers_at_once():
     seconds = []
     for _ in range(3):
@@ -83,15 +93,23 @@ def test_no_command_shows_the_help_and_version_its_number():
         (["train", "--set", "search.space.adam_beta2={type: float, low: 0.8, high: 0.9}"], ["adam_beta2"]),
     ],
 )
-def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, arguments, parts):
-    done = distiltune(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert 1 <= len(done.stderr.strip().splitlines()) <= 3
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, here, capfd, arguments, parts):
+    status = here(*arguments)
+    out, errors = capfd.readouterr()
+    assert status == 2, errors
+    assert out == ""
+    assert 1 <= len(errors.strip().splitlines()) <= 3
+    assert "Traceback" not in errors
     for part in parts:
-        assert part in done.stderr
+        assert part in errors
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_mistake_ends_the_process_as_it_says(tmp_path):
+    done = distiltune("run", "--set", "student.from_teacher.layers=[0, 9]", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: student.from_teacher.layers")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--verbose", "show", "missing"], ["show", "missing", "--verbose"]])
@@ -129,15 +147,11 @@ def test_a_reader_that_goes_away_is_not_an_error():
     assert "BrokenPipe" not in done.stderr
 
 
-def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, capfd, tmp_path):
+def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, here, capfd, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("distiltune.cluster.pipeline.run_job", interrupted)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert main(["run", "--storage", str(tmp_path / "runs")]) == 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert here("run", "--storage", str(tmp_path / "runs")) == 130
     assert capfd.readouterr().err == "error: interrupted; nothing was begun\n"
     assert not (tmp_path / "runs").exists()

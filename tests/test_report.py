@@ -124,6 +124,42 @@ def test_ratios_are_against_teacher_student_and_reference(report: dict[str, Any]
     assert "teacher-pytorch" not in report["ratios"]["teacher-pytorch"]
 
 
+ROC = {
+    "in_scope": [0.0, 0.1, 1.0],
+    "recall": [0.0, 0.9, 1.0],
+    "chosen": {"in_scope": 0.1, "recall": 0.9},
+}
+
+
+def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> RowMeasurement:
+    """A row whose confidence was measured."""
+    found = {"score": "energy", "value": 4.25, "label": "oos", "accuracy": 0.9145, "in_scope_accuracy": 0.94}
+    found |= {"oos_recall": 0.8, "in_scope_refused": 0.03, "auroc": 0.965, "validation_accuracy": 0.93}
+    refused = {"share": [0.0, 0.5, 0.9], "accuracy": [0.85, 0.96, 1.0]}
+    bins = [
+        {"confidence": 0.5, "accuracy": 0.4, "count": 10},
+        {"confidence": 0.9, "accuracy": 0.92, "count": 90},
+    ]
+    curves = {"refused": refused, "roc": roc, "reliability": bins}
+    more = {"with_threshold": found, "calibration_error": 0.028, "curves": curves}
+    return row(name, kind, 0.85, 17.0, 0.6, **more)
+
+
+@pytest.mark.parametrize("roc", [ROC, None])
+def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, roc: Any) -> None:
+    rows = [confident("teacher-pytorch", "pytorch", roc), confident("onnx-int8", "onnx", roc)]
+    variants = [each.to_json() for each in rows]
+    paths = write_report({**report, "variants": variants}, tmp_path)
+    assert paths["confidence"].read_bytes().startswith(b"\x89PNG")
+    text = paths["markdown"].read_text()
+    assert (
+        "| **onnx-int8** | 0.0280 | energy 4.250 | 0.8500 | 0.9145 | 0.9400 | 0.8000 | 0.0300 | 0.9650 |"
+        in text
+    )
+    assert "With threshold: texts whose score is below" in text
+    assert "![confidence](confidence.png)" in text
+
+
 def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path) -> None:
     paths = write_report(report, tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [

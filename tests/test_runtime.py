@@ -14,6 +14,7 @@ from transformers import pipeline
 import distiltune
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.config import ExportConfig
+from distiltune.export.out_of_scope import SCORES
 from distiltune.export.runtime import TextClassifier
 from distiltune.export.variants import build_variant
 from distiltune.training.checkpoints import load_classifier
@@ -130,7 +131,13 @@ def test_a_missing_or_broken_file_is_named(copy: Path, name: str) -> None:
         ({"labels": []}, "labels is"),
         ({"max_length": 0}, "max_length is 0"),
         ({"pad_token_id": None}, "pad_token_id is None"),
-        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"threshold": 1.5}, "threshold is 1.5; it must be null, or an object of score, value and label"),
+        ({"threshold": {"score": "margin", "value": 1.0, "label": "oos"}}, "its score must be one of energy"),
+        (
+            {"threshold": {"score": "energy", "value": "1", "label": "oos"}},
+            "its value must be a finite number",
+        ),
+        ({"threshold": {"score": "energy", "value": 1.0, "label": ""}}, "its label must be a name"),
         ({"labels": ["one", "two"]}, "names 2 labels but model.onnx has 4 outputs"),
     ],
 )
@@ -139,6 +146,28 @@ def test_a_config_that_does_not_fit_is_refused(copy: Path, change: dict, message
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=message):
         TextClassifier.load(copy)
+
+
+def test_texts_under_the_threshold_are_out_of_scope(copy: Path) -> None:
+    path = copy / "config.json"
+    plain = TextClassifier.load(copy)
+    assert plain.threshold is None
+    before, energies = plain(TEXTS), SCORES["energy"](plain.logits(TEXTS))
+    value = float(np.median(energies))
+    for label in ("oos", "none of these"):
+        threshold = {"score": "energy", "value": value, "label": label}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": threshold}))
+        classifier = TextClassifier.load(copy)
+        after = classifier(TEXTS)
+        assert {energy < value for energy in energies} == {True, False}
+        for energy, one, other in zip(energies, before, after, strict=True):
+            if energy >= value or one["label"] == label:
+                assert other == one
+            else:
+                assert other == {"label": label, "score": pytest.approx(1 - one["score"])}
+        assert classifier(TEXTS[2]) == after[2]
+        classifier.threshold = None
+        assert classifier(TEXTS) == before
 
 
 FORBIDDEN = ("torch", "transformers", "ray", "onnx", "datasets", "pydantic", "optuna", "typer", "rich")

@@ -1,0 +1,45 @@
+"""An exported variant's own out-of-scope threshold, chosen on what that very graph says of the validation texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .out_of_scope import Threshold
+from .runtime import CONFIG_FILE, TextClassifier
+from .thresholds import ScopeGoal, choose_threshold
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """Labelled texts of the validation split.
+
+    Attributes:
+        texts: N of them.
+        labels: Their labels, by name.
+        goal: What the threshold is chosen for.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    goal: ScopeGoal
+
+
+def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
+    """Choose a variant's threshold and write it into its config.json."""
+    classifier = TextClassifier.load(variant)
+    # A label that the model does not know gets a number that no prediction has.
+    names = list(dict.fromkeys([*classifier.labels, calibration.goal.label]))
+    logits = classifier.logits(calibration.texts)
+    labels = np.array([names.index(label) for label in calibration.labels])
+    outside = names.index(calibration.goal.label)
+    threshold = choose_threshold(logits, labels, outside, calibration.goal)
+    path = variant / CONFIG_FILE
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"out_of_scope_label": threshold.label, "threshold": threshold.to_json()}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return threshold

@@ -1,0 +1,173 @@
+"""Out-of-scope thresholds and what is said of them, against counting by hand and plain NumPy."""
+
+import json
+
+import numpy as np
+import pytest
+
+from distiltune.errors import ConfigError
+from distiltune.export.config import OutOfScopeConfig
+from distiltune.export.out_of_scope import SCORES, Threshold, log_sum_exp
+from distiltune.export.thresholds import (
+    ScopeGoal,
+    area_under_roc,
+    choose_threshold,
+    measure_threshold,
+    reliability,
+    scope_goal,
+    threshold_curve,
+    threshold_curves,
+)
+
+OUTSIDE = 3
+
+
+def drawn(num_texts=300, num_labels=4, seed=0):
+    """Logits that know the label four times in five, less sure where the text is out of scope."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_labels, num_texts)
+    logits = random.normal(size=(num_texts, num_labels)).astype(np.float32)
+    told = np.where(random.random(num_texts) < 0.8, labels, random.integers(0, num_labels, num_texts))
+    logits[np.arange(num_texts), told] += np.where(labels == OUTSIDE, 1.5, 4)
+    return logits, labels
+
+
+def answers(logits, threshold, score="energy"):
+    return np.where(SCORES[score](logits) < threshold, OUTSIDE, logits.argmax(axis=1))
+
+
+def test_scores_are_what_their_papers_say():
+    logits = np.array([[0.0, 1.0, 2.0], [700.0, -700.0, 0.0]], dtype=np.float32)
+    wide = logits.astype(np.longdouble)
+    sums = np.exp(wide).sum(axis=1)
+    np.testing.assert_allclose(log_sum_exp(logits), np.log(sums).astype(float))
+    np.testing.assert_allclose(SCORES["energy"](logits), np.log(sums).astype(float))
+    np.testing.assert_allclose(SCORES["max_logit"](logits), [2, 700])
+    np.testing.assert_allclose(SCORES["max_softmax"](logits), (np.exp(wide.max(axis=1)) / sums).astype(float))
+
+
+@pytest.mark.parametrize("score", list(SCORES))
+def test_the_curve_is_what_each_threshold_does(score):
+    logits, labels = drawn()
+    scores = np.round(SCORES[score](logits), 1)  # ties
+    predictions = logits.argmax(axis=1)
+    curve = threshold_curve(scores, predictions, labels, OUTSIDE)
+    assert len(curve.values) == len(np.unique(scores)) + 1
+    assert np.isfinite(curve.values).all()
+    outside = labels == OUTSIDE
+    for number, value in enumerate(curve.values):
+        told = np.where(scores < value, OUTSIDE, predictions)
+        assert curve.accuracy[number] == pytest.approx((told == labels).mean())
+        assert curve.in_scope_accuracy[number] == pytest.approx((told == labels)[~outside].mean())
+        assert curve.recall[number] == pytest.approx((told == labels)[outside].mean())
+        assert curve.in_scope_refused[number] == pytest.approx((told == OUTSIDE)[~outside].mean())
+    assert (curve.recall[-1], curve.in_scope_accuracy[-1]) == (1, 0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.75, 1.0])
+def test_no_threshold_reaches_the_goal_better(weight):
+    logits, labels = drawn()
+    goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight), "oos")
+    chosen = choose_threshold(logits, labels, OUTSIDE, goal)
+    outside = labels == OUTSIDE
+
+    def reached(value):
+        right = answers(logits, value) == labels
+        return weight * right[~outside].mean() + (1 - weight) * right[outside].mean()
+
+    best = max(reached(value) for value in [-100, *(SCORES["energy"](logits) + 1e-9)])
+    assert reached(chosen.value) == pytest.approx(best)
+    assert (chosen.score, chosen.label) == ("energy", "oos")
+
+
+def test_as_many_are_refused_as_may_be_and_not_one_more():
+    logits, labels = drawn()
+    for share in (0.0, 0.02, 0.3):
+        goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=share, score="max_logit"), "oos")
+        chosen = choose_threshold(logits, labels, OUTSIDE, goal)
+        inside = logits[labels != OUTSIDE]
+        by_logits = (inside.argmax(axis=1) == OUTSIDE).mean()
+        refused = (answers(inside, chosen.value, "max_logit") == OUTSIDE).mean()
+        assert refused <= max(share, by_logits)
+        higher = np.sort(SCORES["max_logit"](inside)[inside.max(axis=1) > chosen.value])[0] + 1e-9
+        assert (answers(inside, higher, "max_logit") == OUTSIDE).mean() > share
+
+
+def test_a_label_that_the_model_does_not_know_can_be_given():
+    logits, labels = drawn()
+    inside = labels != OUTSIDE
+    logits, labels = logits[inside][:, :OUTSIDE], labels[inside]
+    goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.1), "none of these")
+    chosen = choose_threshold(logits, labels, OUTSIDE, goal)
+    found = measure_threshold(chosen, logits, labels, OUTSIDE)
+    assert 0.09 < found["in_scope_refused"] <= 0.1
+    assert found["oos_recall"] is found["auroc"] is None
+    assert threshold_curves(chosen, logits, labels, OUTSIDE)["roc"] is None
+    assert found["label"] == "none of these"
+
+
+def test_what_a_threshold_is_worth():
+    logits, labels = drawn(2000)
+    threshold = Threshold("energy", 3.0, "oos")
+    found = measure_threshold(threshold, logits, labels, OUTSIDE)
+    right, outside = answers(logits, 3.0) == labels, labels == OUTSIDE
+    assert found["accuracy"] == right.mean()
+    assert found["in_scope_accuracy"] == right[~outside].mean()
+    assert found["oos_recall"] == right[outside].mean()
+    scores = SCORES["energy"](logits)
+    pairs = np.sign(scores[~outside][:, None] - scores[outside][None])
+    assert found["auroc"] == pytest.approx(((pairs + 1) / 2).mean())
+    curves = threshold_curves(threshold, logits, labels, OUTSIDE)
+    first, roc = curves["refused"], curves["roc"]
+    assert (first["share"][0], first["accuracy"][0]) == (0, (logits.argmax(axis=1) == labels).mean())
+    assert (roc["in_scope"][0], roc["recall"][0], roc["in_scope"][-1], roc["recall"][-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(roc["recall"], roc["in_scope"]) == pytest.approx(found["auroc"], abs=5e-3)
+    below = scores < 3.0
+    assert roc["chosen"] == {"in_scope": below[~outside].mean(), "recall": below[outside].mean()}
+    assert max(len(first["share"]), len(roc["in_scope"])) <= 200
+    json.dumps([found, curves], allow_nan=False)
+
+
+def test_area_under_roc_counts_ties_half():
+    assert area_under_roc(np.array([1.0, 1.0, 2.0, 0.0]), np.array([True, False, False, True])) == 0.875
+    assert area_under_roc(np.array([1.0, 2.0]), np.array([True, True])) is None
+
+
+def test_calibration_error_is_the_mean_gap_of_the_bins():
+    logits = np.log(np.array([[0.9, 0.1], [0.92, 0.08], [0.55, 0.45], [0.2, 0.8]]))
+    found = reliability(logits, np.array([0, 1, 1, 1]))
+    # Of 15 bins: [0.867, 0.933) holds 0.9 and 0.92, one right; 0.55 wrong; 0.8 right.
+    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.91) + 0.55 + 0.2) / 4)
+    assert [each["count"] for each in found["bins"]] == [1, 1, 2]
+    assert reliability(np.array([[100.0, 0.0]]), np.array([0]))["bins"][0]["confidence"] == 1
+
+
+NAMES = ["balance", "oos", "transfer"]
+
+
+def test_the_goal_comes_of_specification_and_data():
+    config = OutOfScopeConfig()
+    assert scope_goal(None, "oos", NAMES, 5) is None
+    assert scope_goal(config, None, NAMES, 0) is None
+    assert scope_goal(config, "oos", NAMES, 5) == ScopeGoal(config, "oos")
+    assert scope_goal(config, "oos", NAMES, 0) is None
+    named = OutOfScopeConfig(label="other", max_in_scope_refused=0.02)
+    assert scope_goal(named, None, NAMES, 0) == ScopeGoal(named, "other")
+    assert scope_goal(OutOfScopeConfig(label="oos"), "oos", NAMES, 5) is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "data_label", "said"),
+    [
+        ({"label": "other"}, "oos", r"label: 'other', but the data call it 'oos'; leave it out"),
+        ({"label": "balance"}, None, r"one of the data's labels; .* data\.out_of_scope_label: balance"),
+        (
+            {"label": "other"},
+            None,
+            r"no text of the validation split .* set .*max_in_scope_refused, such as 0\.02",
+        ),
+    ],
+)
+def test_goals_that_cannot_be_reached_are_refused(given, data_label, said):
+    with pytest.raises(ConfigError, match=said):
+        scope_goal(OutOfScopeConfig(**given), data_label, NAMES, 0)
