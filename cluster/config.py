@@ -15,6 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ..errors import ConfigError, listed
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
+from ..search.parameters import Fixed
+from ..search.space import TEXT_COUNTS
 from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
 
 
@@ -110,6 +112,24 @@ class JobConfig(Section):
     storage: StorageConfig = Field(default_factory=StorageConfig, description="The run store.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Machines.")
 
+    @model_validator(mode="after")
+    def _somebody_learns_of_more_texts(self) -> JobConfig:
+        made = self.data.augmentation
+        if made.masked is not None and self.student.checkpoint is not None:
+            raise ValueError(
+                "data.augmentation.masked: the word pieces are the teacher's, and student.checkpoint has its own; "
+                "leave one of them out"
+            )
+        more = {"unlabelled": self.data.unlabelled, **{f"augmentation.{name}": each for name, each in made}}
+        named = [f"data.{name}" for name, each in more.items() if each is not None]
+        alpha = self.search.space.get("alpha")
+        if named and isinstance(alpha, Fixed) and alpha.value == 1:
+            raise ValueError(
+                f"{', '.join(named)}: with alpha 1 nothing is learnt from the teacher, and these texts have no labels; "
+                "lower search.space.alpha, or leave them out"
+            )
+        return self
+
 
 def preset_names() -> list[str]:
     """Names that can stand in place of a file."""
@@ -155,7 +175,7 @@ def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
         config = JobConfig.model_validate(rest)
     except ValidationError:
         return []
-    faults = space_faults(config.search, config.training, config.student)
+    faults = space_faults(config.search, config.training, config.student, config.data)
     # A condition or a point may name an argument that was left out here alone.
     return [fault for fault in faults if fault.split(": ")[0].split(".")[-1] not in left_out]
 
@@ -301,6 +321,8 @@ def without_search(config: JobConfig) -> JobConfig:
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
+        elif name in TEXT_COUNTS:  # the data section has their count
+            continue
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}
         else:

@@ -63,7 +63,7 @@ def run_job(
 
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     run_id = name_run(name, run_id)
-    check_space(config.search, config.training, config.student)
+    check_space(config.search, config.training, config.student, config.data)
     check_batches(config.search, config.training, config.resources.trial.processes)
     former_trials(config, storage, Run(storage.store, run_id))
     local_config = with_local_inputs(config, storage.store)
@@ -289,6 +289,8 @@ def _describe_data(data: TextData) -> StageResult:
     counts = {split: len(data.splits[split]) for split in data.splits}
     intents = len(data.label_names) - (data.out_of_scope_label is not None)
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
+    if data.unlabelled:
+        counts["unlabelled"] = len(data.unlabelled)
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import tasks
 from .best import best_of, keep_best
 from .config import JobConfig, TaskResources
@@ -67,7 +69,9 @@ class Stages:
         if not record["keys"]:
             return record, "not needed: alpha is 1"
         computed = record["texts_computed"]
-        return record, f"{computed:,} texts labelled" if computed else "every text is in the cache"
+        more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
+        text = f"{computed:,} texts labelled" if computed else "every text is in the cache"
+        return record, f"{text}; besides train: {', '.join(more)}" if more else text
 
     def student(self, tell: Tell) -> StageResult:
         """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
@@ -86,18 +90,26 @@ class Stages:
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""
         from ..search.tuner import TrialInputs, run_search
+        from ..training.tokenized import joined
 
         config = self._config
-        train, validation = self._splits["train"], self._splits["validation"]
+        validation = self._splits["validation"]
+        trained = [split for name, split in self._splits.items() if name != "validation"]
+        logits = [split.teacher_logits for split in trained if split.teacher_logits is not None]
         inputs = TrialInputs(
             student=self._run.student,
-            train=train.tokens,
+            train=joined([split.tokens for split in trained]),
             validation=validation.tokens,
-            train_logits=train.teacher_logits,
+            train_logits=np.concatenate(logits) if logits else None,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),
             students=self._students,
+            more_texts={
+                name: len(split.tokens)
+                for name, split in self._splits.items()
+                if name not in ("train", "validation")
+            },
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)

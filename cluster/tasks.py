@@ -24,9 +24,11 @@ from ..training.checkpoints import load_tokenizer
 from ..training.config import FromTeacherConfig
 from ..training.data import TextData
 from ..training.logits import logits_key, teacher_logits
+from ..training.losses import IGNORED_LABEL
 from ..training.student import build_student, spread_layers
 from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
+from ..training.unlabelled import extra_splits, extra_texts
 from .config import JobConfig
 from .goal import goal_of
 from .jobs.inputs import with_local_inputs
@@ -115,35 +117,43 @@ def make_teacher(task: Task, data: TextData, key: str) -> dict[str, Any]:
 def label_with_teacher(
     task: Task, data: TextData, teacher_key: str
 ) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
-    """The splits' token ids, the teacher's logits over train (from the cache where it holds them), and a record.
+    """The splits' token ids, the teacher's logits over all that is trained on, from the cache where it has them.
 
-    With alpha fixed to 1 nothing listens to the teacher, and it is not asked.
+    What is trained on is ``train`` and, by their kinds, the texts that only the teacher labels. With alpha fixed to
+    1 nothing listens to the teacher, and it is not asked.
+
+    Returns:
+        The splits by name, and a record.
     """
-    config, teacher = task.config, task.store.fetch(teacher_key)
-    tokenizer = load_tokenizer(teacher)
-    splits: dict[str, SplitWithLogits] = {}
-    record: dict[str, Any] = {"texts_computed": 0, "keys": {}}
-    needed = fixed_values(config.search).get("alpha") != 1
-    for name in ("train", "validation"):
-        rows = data.splits[name]
-        tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, config.training.max_length)
-        if name != "train" or not needed:
-            splits[name] = SplitWithLogits(tokens, None)
-            continue
-        key = f"{LOGITS}/{logits_key(teacher, tokens, config.training.max_length, LOGITS_DTYPE)}"
+    config, teacher = task.local_config, task.store.fetch(teacher_key)
+    tokenizer, length = load_tokenizer(teacher), config.training.max_length
+    tokens = {
+        name: tokenize_split(data.splits[name]["text"][:], data.splits[name]["label"][:], tokenizer, length)
+        for name in ("train", "validation")
+    }
+    record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
+    splits = {name: SplitWithLogits(each, None) for name, each in tokens.items()}
+    if fixed_values(config.search).get("alpha") == 1:
+        return splits, record
+    for name, each in {
+        "train": tokens["train"],
+        **extra_splits(config.data, data, tokenizer, length),
+    }.items():
+        key = f"{LOGITS}/{logits_key(teacher, each, length, LOGITS_DTYPE)}"
         found = teacher_logits(
             teacher,
-            tokens,
-            max_length=config.training.max_length,
+            each,
+            max_length=length,
             cache_dir=task.bring(key).parent,
             dtype=LOGITS_DTYPE,
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
         )
         task.store.publish(key, shared=True)
-        splits[name] = SplitWithLogits(tokens, np.array(found.logits))
-        record["texts_computed"] += len(tokens) if found.computed else 0
+        splits[name] = SplitWithLogits(each, np.array(found.logits))
+        record["texts_computed"] += len(each) if found.computed else 0
         record["keys"][name] = found.key
+        record["texts"][name] = len(each)
     return splits, record
 
 
@@ -169,17 +179,15 @@ def tokenize_for_student(
     task: Task, data: TextData, student_key: str, splits: dict[str, SplitWithLogits]
 ) -> dict[str, SplitWithLogits]:
     """The same rows in the student's own word pieces, the logits unchanged."""
-    tokenizer = load_tokenizer(task.store.fetch(student_key))
+    tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
+    rows = {
+        name: (data.splits[name]["text"][:], data.splits[name]["label"][:])
+        for name in ("train", "validation")
+    }
+    for kind, texts in extra_texts(task.config.data, data).items():
+        rows[kind] = texts, [IGNORED_LABEL] * len(texts)
     return {
-        name: SplitWithLogits(
-            tokenize_split(
-                data.splits[name]["text"][:],
-                data.splits[name]["label"][:],
-                tokenizer,
-                task.config.training.max_length,
-            ),
-            split.teacher_logits,
-        )
+        name: SplitWithLogits(tokenize_split(*rows[name], tokenizer, length), split.teacher_logits)
         for name, split in splits.items()
     }
 

@@ -55,7 +55,7 @@ def _draw_roc(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_xlabel("in-scope texts refused (%)")
     axes.set_ylabel("out-of-scope texts found (%)")
     score = rows[0]["with_threshold"]["score"]
-    axes.set_title(f"ROC of {score} alone, AUROC {areas}\ndot: the threshold", fontsize=10)
+    axes.set_title(f"ROC by {score}, AUROC {areas}\ndot: the threshold", fontsize=10)
 
 
 def _draw_reliability(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:

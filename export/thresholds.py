@@ -217,11 +217,10 @@ def measure_threshold(
 
     Returns:
         The threshold's own fields; ``accuracy``, ``in_scope_accuracy``, ``oos_recall`` and ``in_scope_refused`` with
-        it; ``auroc`` of the score.
+        it; ``auroc``, where a text whose largest logit says out of scope scores lowest of all.
     """
-    scores, outside = SCORES[threshold.score](logits), labels == out_of_scope_id
-    predictions = logits.argmax(axis=-1)
-    answers = np.where(scores < threshold.value, out_of_scope_id, predictions)
+    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
+    answers = np.where(scores < threshold.value, out_of_scope_id, logits.argmax(axis=-1))
     right = answers == labels
     return {
         **threshold.to_json(),
@@ -233,10 +232,16 @@ def measure_threshold(
     }
 
 
+def _final_scores(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+    """float64[N]; what the largest logit tells to be out of scope is refused by every threshold."""
+    refused = logits.argmax(axis=-1) == out_of_scope_id
+    return np.where(refused, -np.inf, SCORES[threshold.score](logits))
+
+
 def threshold_curves(
     threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> dict[str, Any]:
-    """What other thresholds would do on a split, for pictures; by the score alone, whatever the logits say.
+    """What other thresholds would do on a split, for pictures.
 
     Args:
         threshold: As for :func:`measure_threshold`, as are the others.
@@ -249,7 +254,7 @@ def threshold_curves(
         the share of in-scope texts that is refused, against ``recall``; ``chosen`` holds both at the threshold. None
         where all texts or none are out of scope. At most 200 points each.
     """
-    scores, outside = SCORES[threshold.score](logits), labels == out_of_scope_id
+    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
     order, num = np.argsort(scores, kind="stable"), len(scores)
     right = (logits.argmax(axis=-1) == labels)[order]
     at = np.unique(np.linspace(0, num - 1, min(num, _MOST_POINTS)).astype(int))

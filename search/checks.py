@@ -6,15 +6,17 @@ import difflib
 from typing import Any
 
 from ..errors import ConfigError, first_line, listed
-from ..training.config import StudentConfig, TrainingConfig
+from ..training.config import DataConfig, StudentConfig, TrainingConfig
 from .config import SearchConfig
 from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter
 from .space import (
     METRICS,
     NUM_STUDENT_LAYERS,
+    OTHER_ARGUMENTS,
     STUDENT_ARGUMENTS,
     STUDENT_LAYERS,
     STUDENT_METRICS,
+    TEXT_COUNTS,
     accepted_values,
     by_condition,
     end_values,
@@ -22,23 +24,32 @@ from .space import (
 )
 
 
-def check_space(config: SearchConfig, training: TrainingConfig, student: StudentConfig | None = None) -> None:
+def check_space(
+    config: SearchConfig,
+    training: TrainingConfig,
+    student: StudentConfig | None = None,
+    data: DataConfig | None = None,
+) -> None:
     """Refuse a search that no trial could run, before Ray is started.
 
     Args:
         config: The ``search`` section.
         training: The ``training`` section.
         student: The ``student`` section, where the space may name the student's layers.
+        data: The ``data`` section, where the space may name counts of texts.
 
     Raises:
         ConfigError: All of ``space_faults`` in one message.
     """
-    if faults := space_faults(config, training, student):
+    if faults := space_faults(config, training, student, data):
         raise ConfigError(listed(faults))
 
 
 def space_faults(
-    config: SearchConfig, training: TrainingConfig, student: StudentConfig | None = None
+    config: SearchConfig,
+    training: TrainingConfig,
+    student: StudentConfig | None = None,
+    data: DataConfig | None = None,
 ) -> list[str]:
     """Names that are no training arguments, with the nearest valid name; values that an argument does not take.
 
@@ -46,11 +57,12 @@ def space_faults(
     """
     from ..training.arguments import argument_names
 
-    known = {*argument_names(), *STUDENT_ARGUMENTS}
+    known = {*argument_names(), *OTHER_ARGUMENTS}
     names = [name for name in config.space if name in known]
     return [
         *(_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known),
         *_student_faults(config, student),
+        *(_count_faults(config, data) if data is not None else []),
         *_refused_values(config, training, names),
         *_condition_faults(config.space),
         *_metric_faults(config),
@@ -93,6 +105,26 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
     return faults
 
 
+def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
+    sections = {"unlabelled": data.unlabelled, **dict(data.augmentation)}
+    faults = []
+    for name, kind in TEXT_COUNTS.items():
+        section, section_name = sections[kind], name.removesuffix(".count")
+        if name in config.space and section is None:
+            faults.append(f"search.space.{name}: there are no such texts; describe them in {section_name}")
+        elif name in config.space:
+            most = section.count
+            accepted = (
+                "a whole number from 0 up" if most is None else f"a whole number from 0 to {name}, {most}"
+            )
+            faults += [
+                f"search.space.{name}: {value!r} is refused: it needs {accepted}"
+                for value in end_values(config.space[name])
+                if type(value) is not int or not 0 <= value <= (value if most is None else most)
+            ]
+    return faults
+
+
 def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:
     """Try the two ends of every range, and every choice, in the arguments of a trial."""
     if reason := _refusal(training, {}):
@@ -100,7 +132,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
     ends = {
         name: list({repr(value): value for value in end_values(config.space[name])}.values())
         for name in names
-        if name not in STUDENT_ARGUMENTS
+        if name not in OTHER_ARGUMENTS
     }
     faults = [
         f"search.space.{name}: {value!r} is refused: {reason}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .space import student_name
+from .space import TEXT_COUNTS, student_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,7 @@ class TrialInputs:
         label_names: Label names in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
         students: Where the space names the student: each by its ``student_name``, in place of ``student``.
+        more_texts: How many of the last rows of ``train`` are texts without labels, by kind, in their order.
     """
 
     student: str
@@ -53,6 +54,22 @@ class TrialInputs:
     label_names: list[str]
     teacher: str | None = None
     students: dict[str, Student] = field(default_factory=dict)
+    more_texts: dict[str, int] = field(default_factory=dict)
+
+    def trained_on(self, arguments: Mapping[str, Any]) -> tuple[TokenizedSplit, np.ndarray | None]:
+        """The texts that a trial with these arguments trains on, and the teacher's logits over them."""
+        from ..training.tokenized import selected
+
+        counts = {kind: arguments[name] for name, kind in TEXT_COUNTS.items() if name in arguments}
+        if not counts:
+            return self.train, self.train_logits
+        start = len(self.train) - sum(self.more_texts.values())
+        rows = list(range(start))
+        for kind, there in self.more_texts.items():
+            rows += range(start, start + min(counts.get(kind, there), there))
+            start += there
+        train = selected(self.train, rows)
+        return train, None if self.train_logits is None else self.train_logits[rows]
 
     def student_of(self, arguments: Mapping[str, Any]) -> Student:
         """The student that a trial with these arguments starts from."""

@@ -76,12 +76,14 @@ class EpochReporter(TrainerCallback):
         self._epoch_seconds = 0.0
         self._logged: list[tuple[int, dict[str, float]]] = []
         self._logged_step = 0
+        self._num_texts = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Count steps from where a resumed trial goes on."""
         self._logged_step = state.global_step
+        self._num_texts = len(kwargs["train_dataloader"].dataset)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -190,7 +192,7 @@ class EpochReporter(TrainerCallback):
             for name in _LOSSES.values()
         }
         self._logged = []
-        metrics["examples_per_second"] = len(self._inputs.train) / max(self._epoch_seconds, 1e-9)
+        metrics["examples_per_second"] = self._num_texts / max(self._epoch_seconds, 1e-9)
         return metrics
 
     def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:

@@ -28,6 +28,15 @@ STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
 
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS)
+# How many texts that only the teacher labels a trial trains on, and their kind; without it: all there are.
+TEXT_COUNTS = {
+    "data.unlabelled.count": "unlabelled",
+    "data.augmentation.spliced.count": "spliced",
+    "data.augmentation.dropped.count": "dropped",
+    "data.augmentation.masked.count": "masked",
+}
+# What is searched and is no argument of the training itself.
+OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS)
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
 from .records import trial_name
 from .reporter import EpochReporter, failure_metrics
-from .space import STUDENT_ARGUMENTS
+from .space import OTHER_ARGUMENTS
 from .tensorboard import TrialEvents
 from .trial_log import trial_log
 
@@ -151,16 +151,17 @@ def _trainer(
         "disable_tqdm": True,
         "use_cpu": not settings.use_gpu,
     }
-    searched = {name: value for name, value in arguments.items() if name not in STUDENT_ARGUMENTS}
+    searched = {name: value for name, value in arguments.items() if name not in OTHER_ARGUMENTS}
     args = arguments_from_config(settings.training, str(work), **{**searched, **own})
-    num_steps = len(inputs.train) / (args.train_batch_size * args.gradient_accumulation_steps)
+    train, train_logits = inputs.trained_on(arguments)
+    num_steps = len(train) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
     model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
     teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     if not args.freeze_embeddings:
-        train_used_rows(model, inputs.train.input_ids)
+        train_used_rows(model, train.input_ids)
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
     collator = DistillationCollator(_pad_token_id(model))
@@ -168,7 +169,7 @@ def _trainer(
         model=model,
         args=args,
         teacher_model=teacher,
-        train_dataset=TokenizedDataset(inputs.train, inputs.train_logits if args.alpha < 1 else None),
+        train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
         data_collator=collator,
         callbacks=[KeepStep()] if settings.num_processes > 1 else None,
     )

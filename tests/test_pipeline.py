@@ -38,10 +38,14 @@ JOB = {
 }
 SEARCH_WITH_A_FAULT = {
     "num_trials": 3,
-    "space": {**JOB["search"]["space"], "learning_rate": {"type": "choice", "values": [6e-4, 1e30]}},
+    "space": {
+        **JOB["search"]["space"],
+        "data.augmentation.spliced.count": {"type": "int", "low": 0, "high": 40},
+        "learning_rate": {"type": "choice", "values": [6e-4, 1e30]},
+    },
     "points": [
-        {"num_train_epochs": 2, "learning_rate": 6e-4},
-        {"num_train_epochs": 1, "learning_rate": 1e30},
+        {"num_train_epochs": 2, "learning_rate": 6e-4, "data.augmentation.spliced.count": 40},
+        {"num_train_epochs": 1, "learning_rate": 1e30, "data.augmentation.spliced.count": 0},
         {"num_train_epochs": 1, "learning_rate": 6e-4},
     ],
 }
@@ -67,7 +71,13 @@ def environment():
 def home(tmp_path_factory):
     """A working directory with a job file and one finished run of it, one of whose trials failed."""
     directory = tmp_path_factory.mktemp("home")
-    (directory / "job.yaml").write_text(yaml.safe_dump({**JOB, "search": SEARCH_WITH_A_FAULT}))
+    (directory / "more.txt").write_text("a text that nobody labelled\nand another one\n")
+    more = {
+        "unlabelled": {"path": "more.txt"},
+        "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
+    }
+    job = {**JOB, "data": {**JOB["data"], **more}, "search": SEARCH_WITH_A_FAULT}
+    (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
     (directory / "stdout.json").write_text(done.stdout)
@@ -108,6 +118,19 @@ def test_run_prints_one_object_with_every_promised_field(found):
         assert set(row["latency_ms"]) == {"mean", "std", "p50", "p90", "p99"}
         assert row["num_threads"] == 1
     assert found["variants"][2]["max_abs_diff"] < 1e-3
+
+
+def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, found):
+    stages = home / "distiltune-runs" / "runs" / "first" / "stages"
+    assert json.loads((stages / "logits.json").read_text())["result"]["texts"] == {
+        "train": 300,
+        "unlabelled": 2,
+        "spliced": 40,
+        "masked": 20,
+    }
+    counts = [trial["parameters"]["data.augmentation.spliced.count"] for trial in found["trials"]]
+    assert counts[:2] == [40, 0]
+    assert all(0 <= count <= 40 for count in counts)
 
 
 def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):

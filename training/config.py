@@ -16,6 +16,56 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class UnlabelledConfig(Section):
+    """Texts without labels, for the teacher to label: a file, or a dataset of the hub."""
+
+    path: str | None = Field(
+        default=None,
+        description="A .txt file of one text a line, or a column of a .csv, .jsonl or .parquet file.",
+    )
+    dataset: str | None = Field(default=None, description="In its place: repository id of a hub dataset.")
+    dataset_config: str | None = Field(default=None, description="dataset: its configuration.")
+    split: str = Field(default="train", description="dataset: the split that is read.")
+    text_column: str = Field(default="text", description="Column that holds the text, but of a .txt file.")
+    count: int | None = Field(default=None, ge=1, description="Use only this many, drawn by `seed`.")
+    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> UnlabelledConfig:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give one of path and dataset")
+        return self
+
+
+class MadeTextsConfig(Section):
+    """How many texts to make of the training texts."""
+
+    count: int = Field(ge=1, description="How many to make.")
+    seed: int = Field(default=0, ge=0, description="Seed of the draw.")
+
+
+class DroppedConfig(MadeTextsConfig):
+    """Training texts that lack some of their words."""
+
+    share: float = Field(default=0.2, gt=0, lt=1, description="Probability that a word is dropped.")
+
+
+class MaskedConfig(MadeTextsConfig):
+    """Training texts some of whose word pieces are masked."""
+
+    share: float = Field(default=0.15, gt=0, lt=1, description="Probability that a word piece is masked.")
+
+
+class AugmentationConfig(Section):
+    """Texts made of the training texts, which the student learns from the teacher's logits alone."""
+
+    spliced: MadeTextsConfig | None = Field(
+        default=None, description="The beginning of one text and the end of another."
+    )
+    dropped: DroppedConfig | None = Field(default=None, description="Texts without some of their words.")
+    masked: MaskedConfig | None = Field(default=None, description="Texts with some word pieces masked.")
+
+
 class DataConfig(Section):
     """Where the labelled texts come from."""
 
@@ -56,6 +106,12 @@ class DataConfig(Section):
         description="Use only this many training texts, drawn by `seed` so that every label keeps its share.",
     )
     seed: int = Field(default=0, description="Seed of that draw.")
+    unlabelled: UnlabelledConfig | None = Field(
+        default=None, description="More texts, which the student learns from the teacher's logits alone."
+    )
+    augmentation: AugmentationConfig = Field(
+        default_factory=AugmentationConfig, description="Texts made of training texts, learnt likewise."
+    )
 
     @model_validator(mode="before")
     @classmethod

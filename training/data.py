@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from ..errors import DataError
 from .config import CLINC_DATASETS, DataConfig
 from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted, shown
 from .sources import read_source
+from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,13 @@ class TextData:
         splits: ``train``, ``validation``, ``test``; columns ``text`` (string) and ``label`` (ClassLabel, the
             same names in the same order in each).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
+        unlabelled: Texts without a label, each once and in none of the splits; drawn, so that the first of them are
+            a draw of fewer.
     """
 
     splits: datasets.DatasetDict
     out_of_scope_label: str | None
+    unlabelled: list[str] = field(default_factory=list)
 
     @property
     def label_names(self) -> list[str]:
@@ -92,7 +96,8 @@ def load_data(config: DataConfig) -> TextData:
             "label": [number_of[split.labels[i]] for i in indices],
         }
         made[split.name] = datasets.Dataset.from_dict(columns, features=features)
-    return TextData(made, out_of_scope)
+    unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
+    return TextData(made, out_of_scope, unlabelled)
 
 
 def _check_labels(splits: list[Split]) -> None:

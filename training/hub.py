@@ -45,6 +45,20 @@ def read_hub(dataset: str, config: str | None, text_column: str, label_column: s
     ]
 
 
+def read_hub_column(dataset: str, config: str | None, split: str, column: str) -> RawSplit:
+    """A column of texts of one split of a dataset; labels are the texts once more.
+
+    Raises:
+        DataError: As for :func:`read_hub`.
+    """
+    name = f"{dataset} ({config})" if config else dataset
+    loaded = _load(dataset, config, name)
+    splits = list(loaded) if hasattr(loaded, "keys") else []
+    if split not in splits:
+        raise DataError(f"{name}: no split {split!r} (data.unlabelled.split); it has {quoted(splits)}")
+    return _split(loaded[split], "unlabelled", split, name, column, column)
+
+
 def _load(dataset: str, config: str | None, name: str) -> Any:
     import datasets
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from .losses import IGNORED_LABEL
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -59,17 +61,45 @@ def tokenize_split(
             return_token_type_ids=False,
         )
         rows = [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    return from_rows(rows, labels)
+
+
+def from_rows(rows: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> TokenizedSplit:
+    """A split of rows int32[L] of token ids, special tokens included; without labels each is ``IGNORED_LABEL``."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(
         input_ids=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32),
         offsets=offsets,
-        labels=np.asarray(labels, dtype=np.int64),
-        example_ids=np.array([_example_id(row) for row in rows], dtype=np.int64),
+        labels=np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64),
+        example_ids=np.array([example_id(row) for row in rows], dtype=np.int64),
     )
 
 
-def _example_id(row: np.ndarray) -> int:
+def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
+    """Some of the texts, in the order of ``rows``."""
+    return TokenizedSplit(
+        input_ids=np.concatenate([split.row(row) for row in rows]),
+        offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
+        labels=split.labels[rows],
+        example_ids=split.example_ids[rows],
+    )
+
+
+def joined(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
+    """The texts of several splits, one split after the other."""
+    ends = np.cumsum([0, *(len(split.input_ids) for split in splits)])
+    offsets = [split.offsets[:-1] + start for split, start in zip(splits, ends, strict=False)]
+    return TokenizedSplit(
+        input_ids=np.concatenate([split.input_ids for split in splits]),
+        offsets=np.concatenate([*offsets, ends[-1:]]),
+        labels=np.concatenate([split.labels for split in splits]),
+        example_ids=np.concatenate([split.example_ids for split in splits]),
+    )
+
+
+def example_id(row: np.ndarray) -> int:
+    """A hash of a row's token ids, a signed number of 64 bits."""
     digest = hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

@@ -75,7 +75,9 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
 def data_is_local(config: JobConfig) -> bool:
     """Whether this machine can read the data without a network."""
     named = [name for key, name in _names(config).items() if key[0] == "data"]
-    return config.data.source != "hub" and all(_is_local(name) for name in named)
+    unlabelled = config.data.unlabelled
+    of_hub = config.data.source == "hub" or (unlabelled is not None and unlabelled.dataset is not None)
+    return not of_hub and all(_is_local(name) for name in named)
 
 
 def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
@@ -83,6 +85,8 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     found: dict[tuple[str, ...], str | None] = {
         ("data", field): getattr(config.data, field) for field in _DATA_FIELDS.get(config.data.source, ())
     }
+    if config.data.unlabelled is not None:
+        found["data", "unlabelled", "path"] = config.data.unlabelled.path
     found["teacher", "checkpoint"] = config.teacher.checkpoint
     if config.teacher.fine_tune is not None:
         found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint

@@ -86,7 +86,7 @@ def submit(
     from ...search.batches import check_batches
     from ...search.checks import check_space
 
-    check_space(config.search, config.training, config.student)
+    check_space(config.search, config.training, config.student, config.data)
     check_batches(config.search, config.training, config.resources.trial.processes)
     if data_is_local(config):
         from ...training.data import load_data
