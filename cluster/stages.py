@@ -77,15 +77,23 @@ class Stages:
         """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
         students = Students(self._config, self._run, self._data, self._dispatcher)
         record, self._students = students.make(self._teacher(), tell)
-        if self._config.student.checkpoint is not None:
-            one, arguments = TaskResources(cpu=1, gpu=0), (self._data, self._run.student, self._splits)
+        if self._config.student.has_own_pieces:
             self._splits = self._dispatcher.do(
-                "student", tasks.tokenize_for_student, one, *arguments, tell=tell
+                "student",
+                tasks.tokenize_for_student,
+                TaskResources(cpu=1, gpu=0),
+                self._data,
+                self._teacher(),
+                record.get("key", self._run.student),
+                self._splits,
+                tell=tell,
             )
         if self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
-        return record, f"{record['num_layers']} layers, {parameters:.2f} M parameters"
+        text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
+        trimmed = self._config.student.vocabulary is not None
+        return record, f"{text}, {record['vocab_size']:,} word pieces" if trimmed else text
 
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""

@@ -66,7 +66,7 @@ class Students:
         return {**next(iter(records.values())), "students": records}, students
 
     def _make(self, teacher: str, key: str, layers: list[int] | int | None, tell: Tell) -> dict[str, Any]:
-        arguments = (teacher, self._data.label_names, key, layers)
+        arguments = (teacher, self._data, key, layers)
         return self._dispatcher.do("student", tasks.make_student, self._one, *arguments, tell=tell)
 
     def _needs(self, metric: str) -> bool:

@@ -29,6 +29,7 @@ from ..training.student import build_student, spread_layers
 from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from ..training.unlabelled import extra_splits, extra_texts
+from ..training.vocabulary import respelled
 from .config import JobConfig
 from .goal import goal_of
 from .jobs.inputs import with_local_inputs
@@ -158,7 +159,7 @@ def label_with_teacher(
 
 
 def make_student(
-    task: Task, teacher_key: str, label_names: list[str], key: str, layers: list[int] | int | None
+    task: Task, teacher_key: str, data: TextData, key: str, layers: list[int] | int | None
 ) -> dict[str, Any]:
     """Write a checkpoint that trials start from: of these teacher layers, of so many, or as the job says."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
@@ -169,14 +170,19 @@ def make_student(
             update={"from_teacher": FromTeacherConfig(layers=kept), "checkpoint": None}
         )
     record = build_student(
-        student, teacher, label_names, task.store.local(key), max_length=config.training.max_length
+        student,
+        teacher,
+        data.label_names,
+        task.store.local(key),
+        max_length=config.training.max_length,
+        texts=(data.splits["train"]["text"][:], data.unlabelled),
     )
     task.store.publish(key)
     return record
 
 
 def tokenize_for_student(
-    task: Task, data: TextData, student_key: str, splits: dict[str, SplitWithLogits]
+    task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, SplitWithLogits]
 ) -> dict[str, SplitWithLogits]:
     """The same rows in the student's own word pieces, the logits unchanged."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
@@ -186,10 +192,11 @@ def tokenize_for_student(
     }
     for kind, texts in extra_texts(task.config.data, data).items():
         rows[kind] = texts, [IGNORED_LABEL] * len(texts)
-    return {
-        name: SplitWithLogits(tokenize_split(*rows[name], tokenizer, length), split.teacher_logits)
-        for name, split in splits.items()
-    }
+    tokens = {name: tokenize_split(*rows[name], tokenizer, length) for name in splits if name in rows}
+    if "masked" in splits:
+        teachers = load_tokenizer(task.store.fetch(teacher_key))
+        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer)
+    return {name: SplitWithLogits(tokens[name], split.teacher_logits) for name, split in splits.items()}
 
 
 def make_variant(

@@ -187,7 +187,7 @@ def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
         raise InputError(
             "hidden_loss_weight is above 0, and the student's tokenizer is not the teacher's, so their hidden "
             "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
-            "(student.from_teacher)"
+            "(student.from_teacher) with its whole vocabulary"
         )
     return teacher
 

@@ -76,7 +76,8 @@ def home(tmp_path_factory):
         "unlabelled": {"path": "more.txt"},
         "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
     }
-    job = {**JOB, "data": {**JOB["data"], **more}, "search": SEARCH_WITH_A_FAULT}
+    student = {**JOB["student"], "vocabulary": {"min_count": 2}}
+    job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -131,6 +132,14 @@ def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, fo
     counts = [trial["parameters"]["data.augmentation.spliced.count"] for trial in found["trials"]]
     assert counts[:2] == [40, 0]
     assert all(0 <= count <= 40 for count in counts)
+
+
+def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
+    run = home / "distiltune-runs" / "runs" / "first"
+    size = json.loads((run / "stages" / "student.json").read_text())["result"]["vocab_size"]
+    assert 100 < size < JOB["teacher"]["scratch"]["vocab_size"]
+    shipped = json.loads((run / "artifact" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert sorted(shipped.values()) == list(range(size))
 
 
 def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):

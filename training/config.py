@@ -206,14 +206,32 @@ class FromTeacherConfig(Section):
     )
 
 
+class VocabularyConfig(Section):
+    """Which word pieces a student keeps, besides single characters: those of train and ``data.unlabelled``."""
+
+    min_count: int = Field(default=1, ge=1, description="Keep pieces that occur there at least so often.")
+    size: int | None = Field(
+        default=None, ge=1, description="Keep at most so many: train's first, the frequent before the rare."
+    )
+
+
 class StudentConfig(Section):
-    """The model to train: exactly one of the two."""
+    """The model to train: exactly one of checkpoint and from_teacher."""
 
     checkpoint: str | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
     from_teacher: FromTeacherConfig | None = Field(
         default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
     )
     seed: int = Field(default=0, description="Seed of weights that are not copied.")
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Trim the vocabulary before training; a text that could be spelled still can.",
+    )
+
+    @property
+    def has_own_pieces(self) -> bool:
+        """Whether its word pieces are others than the teacher's."""
+        return self.checkpoint is not None or self.vocabulary is not None
 
     @model_validator(mode="before")
     @classmethod

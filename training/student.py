@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .checkpoints import (
 )
 from .config import StudentConfig
 from .heads import load_with_labels, match_labels
+from .vocabulary import pieces_to_keep, trim_vocabulary
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -36,6 +38,7 @@ def build_student(
     out_dir: Path,
     *,
     max_length: int | None = None,
+    texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -49,9 +52,11 @@ def build_student(
         label_names: Labels in the data's order; the student's head has this order.
         out_dir: Replaced when it exists.
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
+        texts: Training texts and others, for ``vocabulary``.
 
     Returns:
-        ``family``, ``num_parameters``, ``num_layers``, and ``layers`` (the teacher's; None from a checkpoint).
+        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint) and
+        ``vocab_size``.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
@@ -68,6 +73,9 @@ def build_student(
         _family(student)
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    if config.vocabulary is not None:
+        kept = pieces_to_keep(tokenizer, *texts, **config.vocabulary.model_dump())
+        tokenizer = trim_vocabulary(student, tokenizer, kept)
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
     return {
@@ -75,6 +83,7 @@ def build_student(
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
+        "vocab_size": student.config.vocab_size,
     }
 
 

@@ -1,0 +1,173 @@
+"""Trimmed vocabularies: the same pieces for what they hold, nothing unknown that was known, the same logits."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from models import tiny_classifier, tiny_data
+from transformers import AutoTokenizer, DistilBertTokenizerFast
+
+from distiltune.errors import ModelError
+from distiltune.export.config import ExportConfig
+from distiltune.export.runtime import TextClassifier
+from distiltune.export.variants import build_variant
+from distiltune.training.checkpoints import load_classifier, load_tokenizer, save_checkpoint
+from distiltune.training.config import StudentConfig
+from distiltune.training.scratch import train_tokenizer
+from distiltune.training.student import build_student
+from distiltune.training.tokenized import tokenize_split
+from distiltune.training.vocabulary import pieces_to_keep, respelled, trim_vocabulary
+
+TRAIN = [text for text, _ in tiny_data()]
+OTHERS = ["a zebra crossing", "the colours of Öland: blue, red"]
+WORDS = [
+    "unhappiness",
+    "zebra",
+    "crossing",
+    "Öland",
+    "colours",
+    "of",
+    "the",
+    "a",
+    "rain,",
+    "東京",
+    "newest",
+    "happy",
+]
+LABELS = [f"label_{n}" for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A checkpoint whose tokenizer knows many words, and free places as BERT's has."""
+    return tiny_classifier(
+        tmp_path_factory.mktemp("teacher"), texts=[*TRAIN, *OTHERS, *WORDS] * 2, label_names=LABELS
+    )
+
+
+@pytest.fixture(params=["bert", "distilbert"])
+def trimmed(request, teacher, tmp_path):
+    """Model and tokenizer before and after."""
+    model, tokenizer = load_classifier(teacher)
+    if request.param == "distilbert":
+        tokenizer = DistilBertTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    kept = pieces_to_keep(tokenizer, TRAIN)
+    small, _ = load_classifier(teacher)
+    return model, tokenizer, small, trim_vocabulary(small, tokenizer, kept)
+
+
+def test_covered_texts_have_the_same_pieces_and_logits(trimmed):
+    model, tokenizer, small, left = trimmed
+    assert len(left) < len(tokenizer)
+    assert small.config.vocab_size == len(left) == small.get_input_embeddings().num_embeddings
+    for text in [*TRAIN, "open red, topic0!"]:
+        assert left.tokenize(text) == tokenizer.tokenize(text)
+        with torch.no_grad():
+            before = model(**tokenizer(text, return_tensors="pt")).logits
+            after = small(**left(text, return_tensors="pt")).logits
+        assert torch.equal(before, after)
+    assert left.model_input_names == tokenizer.model_input_names
+    assert small.config.pad_token_id == left.pad_token_id
+    batch = left(TRAIN[:5], padding=True, return_tensors="pt")
+    np.testing.assert_allclose(
+        small(**batch).logits.detach(),
+        model(**tokenizer(TRAIN[:5], padding=True, return_tensors="pt")).logits.detach(),
+        atol=1e-6,
+    )
+
+
+def test_nothing_becomes_unknown_that_was_known(trimmed):
+    _, tokenizer, _, left = trimmed
+    characters = sorted(
+        {c for piece in tokenizer.get_vocab() for c in piece.removeprefix("##") if c not in "[]"}
+    )
+    draw = random.Random(0)
+    words = [*WORDS, *("".join(draw.choices(characters, k=draw.randint(1, 9))) for _ in range(3000))]
+    unknown = {True: 0, False: 0}
+    for word in words:
+        known = tokenizer.unk_token not in tokenizer.tokenize(word)
+        assert known == (left.unk_token not in left.tokenize(word)), word
+        unknown[known] += 1
+    assert unknown[True] > 1000
+    assert left.tokenize("zebra") != tokenizer.tokenize("zebra") == ["zebra"]
+    assert "".join(piece.removeprefix("##") for piece in left.tokenize("zebra")) == "zebra"
+
+
+def test_size_and_count_say_what_stays(teacher):
+    tokenizer = load_tokenizer(teacher)
+    needed = set(pieces_to_keep(tokenizer, []))
+    train, both = set(pieces_to_keep(tokenizer, TRAIN)), set(pieces_to_keep(tokenizer, TRAIN, OTHERS))
+    assert needed < train < both < set(range(len(tokenizer)))
+    assert set(tokenizer.all_special_ids) <= needed
+    zebra = tokenizer.convert_tokens_to_ids("zebra")
+    assert zebra in both - train
+    assert zebra not in pieces_to_keep(tokenizer, TRAIN, OTHERS, min_count=2)
+    assert zebra in pieces_to_keep(tokenizer, TRAIN, [*OTHERS, *OTHERS], min_count=2)
+    # The pieces of the training texts come first, those that are frequent before the rare.
+    assert set(pieces_to_keep(tokenizer, TRAIN, OTHERS * 99, size=len(train))) == train
+    few = pieces_to_keep(tokenizer, ["rain rain zebra"], size=len(needed) + 1)
+    longer = [tokenizer.convert_ids_to_tokens(piece) for piece in set(few) - needed]
+    assert len(longer) <= 1
+    assert "zebra" not in longer
+    assert few == sorted(few)
+
+
+def test_a_character_without_a_piece_of_its_own_keeps_those_that_have_it():
+    tokenizer = train_tokenizer(["aß", "b", "ab", "abb"], vocab_size=60)
+    vocabulary = tokenizer.get_vocab()
+    for piece in ("ß", "##ß"):
+        vocabulary.pop(piece, None)
+    vocabulary |= {"aß": len(vocabulary) + 5}
+    ordered = {
+        piece: number for number, piece in enumerate(sorted(vocabulary, key=lambda each: vocabulary[each]))
+    }
+    bare = tokenizers.BertWordPieceTokenizer(ordered, lowercase=True)
+    given = type(tokenizer)(
+        tokenizer_object=tokenizers.Tokenizer.from_str(bare.to_str()), **tokenizer.special_tokens_map
+    )
+    assert given.tokenize("aß") == ["aß"]
+    assert ordered["aß"] in pieces_to_keep(given, [])
+
+
+def test_what_cannot_be_trimmed_is_refused(teacher, tmp_path):
+    tokenizer = load_tokenizer(teacher)
+    with pytest.raises(ModelError, match=r"student\.vocabulary\.size: 7 given; .* give more than that"):
+        pieces_to_keep(tokenizer, TRAIN, size=7)
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(TRAIN, vocab_size=300, special_tokens=["<pad>", "<unk>"])
+    other = type(tokenizer)(tokenizer_object=tokenizers.Tokenizer.from_str(bpe.to_str()), pad_token="<pad>")
+    with pytest.raises(ModelError, match="the tokenizer's model is BPE; only WordPiece"):
+        pieces_to_keep(other, TRAIN)
+
+
+def test_rows_with_masks_are_spelled_anew(trimmed):
+    _, tokenizer, _, left = trimmed
+    split = tokenize_split(["zebra rain", TRAIN[0]], [3, 1], tokenizer, 16)
+    split.input_ids[2] = tokenizer.mask_token_id
+    again = respelled(split, tokenizer, left)
+    assert left.convert_ids_to_tokens(again.row(0)) == ["[CLS]", *left.tokenize("zebra"), "[MASK]", "[SEP]"]
+    assert left.convert_ids_to_tokens(again.row(1)) == tokenizer.convert_ids_to_tokens(split.row(1))
+    assert again.labels.tolist() == [3, 1]
+
+
+def test_a_trimmed_student_is_saved_exported_and_answers_alike(teacher, tmp_path):
+    whole = {"from_teacher": {"layers": [1]}}
+    records = {}
+    for name, more in (("whole", {}), ("small", {"vocabulary": {"min_count": 1}})):
+        config = StudentConfig.model_validate({**whole, **more})
+        records[name] = build_student(config, teacher, LABELS, tmp_path / name, texts=(TRAIN, OTHERS[:1]))
+        build_variant(
+            "onnx", tmp_path / name, tmp_path / f"{name}-onnx", config=ExportConfig(), max_length=16
+        )
+    assert records["small"]["vocab_size"] < records["whole"]["vocab_size"]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "small")) == records["small"]["vocab_size"]
+    logits = [TextClassifier.load(tmp_path / f"{name}-onnx").logits([*TRAIN, OTHERS[0]]) for name in records]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    model, tokenizer = load_classifier(tmp_path / "small")
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(model, tokenizer, Path(folder))
+        assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
