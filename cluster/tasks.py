@@ -219,6 +219,7 @@ def make_variant(
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
         calibration=None if goal is None else _calibration_texts(data, goal),
+        training_texts=data.splits["train"]["text"][:] if "-static-" in name else [],
     )
     task.store.publish(key)
     return made.to_json()

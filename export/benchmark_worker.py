@@ -124,7 +124,7 @@ def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
     if row["kind"] == "pytorch-int8":
-        from .quantize import load_pytorch_int8
+        from .torch_int8 import load_pytorch_int8
 
         model = load_pytorch_int8(Path(row["directory"]))
         tokenizer = AutoTokenizer.from_pretrained(

@@ -9,7 +9,28 @@ from pydantic import Field, field_validator
 from ..training.config import Section
 from .out_of_scope import ScoreName
 
-VariantName = Literal["student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel"]
+VariantName = Literal[
+    "student-pytorch-int8",
+    "onnx",
+    "onnx-fp16",
+    "onnx-int8",
+    "onnx-int8-per-channel",
+    "onnx-int8-reduced-range",
+    "onnx-int8-embeddings-4bit",
+    "onnx-static-minmax",
+    "onnx-static-percentile",
+    "onnx-static-entropy",
+    "onnx-weights-8bit",
+    "onnx-weights-4bit",
+    "onnx-fused",
+    "onnx-fused-fp16",
+    "onnx-fused-int8",
+    "onnx-fused-int8-per-channel",
+    "onnx-fused-int8-reduced-range",
+    "onnx-fused-int8-embeddings-4bit",
+    "onnx-fused-weights-8bit",
+    "onnx-fused-weights-4bit",
+]
 
 
 class OutOfScopeConfig(Section):

@@ -1,61 +1,71 @@
-"""8-bit integer models: ONNX graphs by ONNX Runtime, PyTorch models without pickles."""
+"""ONNX graphs with narrower numbers, by ONNX Runtime's tools: 8-bit products, 4- and 8-bit weights, 16-bit floats."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
-import os
 import platform
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-import torch
+from onnx import version_converter
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.ao.nn.quantized import dynamic as quantized
-from torch.ao.quantization import quantize_dynamic as torch_quantize_dynamic
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from ..errors import ModelError
+from ..errors import ExportError
 from .machine import describe_machine
 from .onnx_export import save_onnx
 
-TORCH_INT8_FILE = "model.safetensors"
-_WEIGHT, _SCALE, _ZERO_POINT, _BIAS = ".int8_weight", ".int8_scale", ".int8_zero_point", ".bias"
+BLOCK_SIZE = (
+    32  # weights that share a scale in 4 and 8 bits; the least that ONNX Runtime's kernels take is 16
+)
+_INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized as they come, which is faster
+_INT4_OPSET = 21  # the first that has 4-bit integers
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
 
-def quantize_onnx(source: Path, target: Path, *, per_channel: bool = False) -> bool:
-    """Write a dynamically quantized copy of the unfused 32-bit graph ``source`` to ``target``.
+def quantize_onnx(
+    source: Path,
+    target: Path,
+    *,
+    per_channel: bool = False,
+    reduce_range: bool | None = None,
+    operators: Sequence[str] | None = None,
+) -> bool:
+    """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
 
     Matrix multiplications with constant weights get int8 weights, and activations quantized as they come;
-    embedding tables are kept in 8 bits too, which is where most of the size is. Quantize the *unfused* graph:
-    in the fused one the attention's projections stay in 32 bits.
+    embedding tables are kept in 8 bits too, which is where most of the size is. In a fused graph the attention's
+    projections stay in 32 bits.
 
     Args:
-        source: a graph of :func:`~distiltune.export.onnx_export.export_onnx`.
+        source: a graph of :func:`~distiltune.export.onnx_export.export_onnx`, or made from one.
         target: the file to write; it appears whole or not at all.
         per_channel: one scale per column of a weight in place of one per weight.
+        reduce_range: hold weights to 7 bits; default: where this machine's 8-bit products may overflow.
+        operators: kinds of nodes to quantize; default: all that can be.
 
     Returns:
-        Whether weights were held to 7 bits, because this machine's 8-bit products may overflow.
+        Whether weights were held to 7 bits.
     """
     graph = onnx.load(str(source))
     del graph.graph.value_info[:]  # one stale shape stops the quantizer
     # Says that there is nothing left to simplify; without it the quantizer warns through the root logger.
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    reduce_range = int8_products_saturate()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet_root_logger():
+    reduce_range = int8_products_saturate() if reduce_range is None else reduce_range
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
         raw = Path(folder) / target.name
         quantize_dynamic(
             graph,
             raw,
+            op_types_to_quantize=None if operators is None else list(operators),
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
@@ -71,91 +81,82 @@ def int8_products_saturate() -> bool:
     return platform.machine().lower() in _X86 and not instruction_sets & _VNNI
 
 
-def quantize_pytorch(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of ``model`` whose Linear layers have int8 weights and quantize their input as it comes.
+def quantize_weights(source: Path, target: Path, *, bits: int) -> None:
+    """Write a copy of the graph ``source`` whose weight matrices lie in 4 or 8 bits and are computed with in 32.
 
-    The one place that calls ``torch.ao.quantization``, which PyTorch means to remove.
-    """
-    with _quiet_quantization():
-        return torch_quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-
-
-def save_pytorch_int8(model: PreTrainedModel, directory: Path) -> None:
-    """Write a model of :func:`quantize_pytorch` to ``directory``: config.json and one safetensors file.
-
-    Per quantized layer: ``.int8_weight`` int8[out, in], ``.int8_scale`` float64[], ``.int8_zero_point``
-    int64[], ``.bias``; everything else as in the 32-bit model.
-    """
-    tensors: dict[str, Tensor] = {}
-    names: set[str] = set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, quantized.Linear):
-            names.add(name)
-            weight, bias = layer._weight_bias()
-            tensors[name + _WEIGHT] = weight.int_repr().contiguous()
-            tensors[name + _SCALE] = torch.tensor(weight.q_scale(), dtype=torch.float64)
-            tensors[name + _ZERO_POINT] = torch.tensor(weight.q_zero_point(), dtype=torch.int64)
-            if bias is not None:
-                tensors[name + _BIAS] = bias.detach().contiguous()
-    for key, value in model.state_dict().items():
-        if isinstance(value, Tensor) and not any(key.startswith(name + ".") for name in names):
-            tensors[key] = value.detach().contiguous()
-    model.config.save_pretrained(directory)
-    temporary = directory / (TORCH_INT8_FILE + ".partial")
-    save_file(tensors, str(temporary), metadata={"format": "pt"})
-    os.replace(temporary, directory / TORCH_INT8_FILE)  # noqa: PTH105
-
-
-def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
-    """Load what :func:`save_pytorch_int8` wrote; the logits are bit for bit those of the model saved.
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+        bits: of a weight; each ``BLOCK_SIZE`` of them along the input share a scale.
 
     Raises:
-        ModelError: ``directory`` does not hold such a model.
+        ExportError: no matrix could be quantized.
     """
-    directory = Path(directory)
-    try:
-        tensors = load_file(str(directory / TORCH_INT8_FILE))
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{directory}: not a PyTorch int8 variant ({error}); make it again with `distiltune run`"
-        ) from error
-    with torch.random.fork_rng(devices=[]):  # weights that are about to be replaced should cost no one's seed
-        model = AutoModelForSequenceClassification.from_config(config).eval()
-    layers = {key.removesuffix(_WEIGHT) for key in tensors if key.endswith(_WEIGHT)}
-    rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
-    try:
-        missing, unexpected = model.load_state_dict(rest, strict=False)
-        for name in layers:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _int8_linear(name, tensors))
-    except (KeyError, AttributeError, RuntimeError) as error:
-        raise ModelError(
-            f"{directory}: {TORCH_INT8_FILE} does not fit {config.model_type} ({error}); make it again"
-        ) from error
-    missing = [key for key in missing if key.rpartition(".")[0] not in layers]
-    if missing or unexpected or not layers:
-        raise ModelError(
-            f"{directory}: {TORCH_INT8_FILE} lacks {missing[:3]}, has unknown {unexpected[:3]} "
-            f"and {len(layers)} quantized layers; make it again with `distiltune run`"
-        )
-    return model
+    _quantize_blocks(source, target, bits=bits, operator="MatMul", made="MatMulNBits")
 
 
-def _int8_linear(name: str, tensors: dict[str, Tensor]) -> nn.Module:
-    values = tensors[name + _WEIGHT]
-    with _quiet_quantization():
-        layer = quantized.Linear(values.shape[1], values.shape[0], dtype=torch.qint8)
-        weight = torch._make_per_tensor_quantized_tensor(  # pyright: ignore[reportPrivateImportUsage]
-            values, tensors[name + _SCALE].item(), int(tensors[name + _ZERO_POINT].item())
+def quantize_embeddings(source: Path, target: Path) -> None:
+    """Write a copy of the graph ``source`` whose largest embedding table lies in 4 bits.
+
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+
+    Raises:
+        ExportError: there is no table.
+    """
+    _quantize_blocks(source, target, bits=4, operator="Gather", made="GatherBlockQuantized")
+
+
+def to_half(source: Path, target: Path) -> None:
+    """Write a copy of the graph ``source`` in 16-bit floats, logits in 32: half the size; a CPU computes in 32 bits.
+
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+    """
+    graph = onnx.load(str(source))
+    with quiet():
+        half: Any = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=False)
+    save_onnx(half, target)
+
+
+def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:
+    graph = onnx.load(str(source))
+    tables = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
+    nodes = {
+        node.name: tables[node.input[0]]
+        for node in graph.graph.node
+        if node.op_type == "Gather" and node.input[0] in tables
+    }
+    largest = max(nodes, key=lambda name: nodes[name], default=None)
+    with quiet():
+        if operator == "Gather":
+            graph = version_converter.convert_version(graph, _INT4_OPSET)
+        quantizer: Any = MatMulNBitsQuantizer(
+            graph,
+            nodes_to_exclude=[name for name in nodes if name != largest],
+            algo_config=DefaultWeightOnlyQuantConfig(
+                block_size=BLOCK_SIZE,
+                is_symmetric=True,
+                accuracy_level=_INT8_PRODUCTS,
+                bits=bits,
+                op_types_to_quantize=(operator,),
+                quant_axes=(("MatMul", 0), ("Gather", 1)),
+            ),
         )
-        layer.set_weight_bias(weight, tensors.get(name + _BIAS))
-    return layer
+        quantizer.process()
+    quantized = quantizer.model.model
+    if not any(node.op_type == made for node in quantized.graph.node):
+        raise ExportError(
+            f"no {operator} of the graph could be quantized to {bits} bits; leave that variant out of export.variants"
+        )
+    save_onnx(quantized, target)
 
 
 @contextlib.contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep ONNX Runtime's quantizer from talking through the root logger, and from setting it up."""
+def quiet() -> Iterator[None]:
+    """Keep ONNX Runtime's quantizer from talking on stdout and through the root logger, and from setting it up."""
     root = logging.getLogger()
     silent = logging.NullHandler()  # without any handler, logging.info() would install one for good
 
@@ -165,18 +166,9 @@ def _quiet_root_logger() -> Iterator[None]:
     root.addHandler(silent)
     root.addFilter(from_elsewhere)
     try:
-        yield
+        # A block of zeros is divided by its scale of zero, and comes out as zeros all the same.
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(invalid="ignore", divide="ignore"):
+            yield
     finally:
         root.removeFilter(from_elsewhere)
         root.removeHandler(silent)
-
-
-@contextlib.contextmanager
-def _quiet_quantization() -> Iterator[None]:
-    """Drop the two warnings that PyTorch's quantization is to be removed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
-        warnings.filterwarnings(
-            "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning
-        )
-        yield

@@ -7,10 +7,12 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from transformers import PreTrainedModel
 
@@ -23,7 +25,8 @@ from .config import ExportConfig, VariantName
 from .fusion import fuse_onnx
 from .onnx_export import export_onnx
 from .parity import Parity, check_tolerance, measure_parity, onnx_logits, torch_logits
-from .quantize import TORCH_INT8_FILE, load_pytorch_int8, quantize_onnx, quantize_pytorch, save_pytorch_int8
+from .recipes import RECIPES, Rows, split_name
+from .torch_int8 import TORCH_INT8_FILE, load_pytorch_int8, quantize_pytorch, save_pytorch_int8
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ def build_variant(
     num_threads: int = 1,
     base_onnx: Path | None = None,
     calibration: CalibrationTexts | None = None,
+    training_texts: Sequence[str] = (),
 ) -> VariantFiles:
     """Make one variant of the checkpoint ``student_dir`` and compare its logits with the student's.
 
@@ -80,8 +84,9 @@ def build_variant(
         max_length: most tokens of a text.
         out_of_scope_label: kept in the variant's config.json.
         num_threads: intra-op threads that config.json asks the runtime for.
-        base_onnx: the plain ONNX graph of this student, where it is there already; it saves the int8
-            variants an export. ``onnx-fused`` makes its own, with shapes.
+        base_onnx: the plain ONNX graph of this student, where it is there already; it saves an export.
+            Fused variants make their own, with shapes.
+        training_texts: on which static quantization measures ranges.
         calibration: texts on which an ONNX variant's out-of-scope threshold is chosen; none: it has no threshold.
 
     Returns:
@@ -100,9 +105,11 @@ def build_variant(
             save_pytorch_int8(quantize_pytorch(model), folder)
             _copy_tokenizer(student_dir, folder)
         else:
-            fused, reduce_range = _write_graph(name, model, folder, max_length, base_onnx)
+            tokenizer = _write_tokenizer(student_dir, folder)
+            tokenizer.enable_truncation(max_length)
+            rows = [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(training_texts))]
+            fused, reduce_range = _write_graph(name, model, folder, max_length, base_onnx, rows)
             pad_token_id = _pad_token_id(model)
-            _write_tokenizer(student_dir, folder)
             _write_config(model, folder, max_length, pad_token_id, out_of_scope_label, num_threads)
             if calibration is not None:
                 calibrate(folder, calibration)
@@ -126,22 +133,28 @@ def build_variant(
 
 
 def _write_graph(
-    name: VariantName, model: PreTrainedModel, folder: Path, max_length: int, base_onnx: Path | None
+    name: VariantName,
+    model: PreTrainedModel,
+    folder: Path,
+    max_length: int,
+    base_onnx: Path | None,
+    rows: Rows,
 ) -> tuple[dict[str, int] | None, bool | None]:
-    target = folder / MODEL_FILE
+    target, (is_fused, recipe) = folder / MODEL_FILE, split_name(name)
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        base = base_onnx
-        if base is None or name == "onnx-fused":
+        base, counts = base_onnx, None
+        if base is None or is_fused:
             base = Path(scratch) / MODEL_FILE
-            export_onnx(model, base, max_length=max_length, keep_shapes=name == "onnx-fused")
-        if name == "onnx-fused":
-            return fuse_onnx(base, target), None
-        if name == "onnx":
+            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused)
+        if is_fused:
+            fused = Path(scratch) / f"fused-{MODEL_FILE}"
+            base, counts = fused, fuse_onnx(base, fused)
+        if not recipe:
             shutil.copyfile(base, target)
-            return None, None
-        return None, quantize_onnx(base, target, per_channel=name == "onnx-int8-per-channel")
+            return counts, None
+        return counts, RECIPES[recipe](base, target, rows)
 
 
 def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
@@ -168,7 +181,7 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return int(model.config.pad_token_id or 0)
 
 
-def _write_tokenizer(student_dir: Path, folder: Path) -> None:
+def _write_tokenizer(student_dir: Path, folder: Path) -> tokenizers.Tokenizer:
     """tokenizer.json as the checkpoint has it, less the padding and truncation of whoever used it last."""
     source = student_dir / TOKENIZER_FILE
     try:
@@ -178,6 +191,7 @@ def _write_tokenizer(student_dir: Path, folder: Path) -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(folder / TOKENIZER_FILE))
+    return tokenizer
 
 
 def _copy_tokenizer(student_dir: Path, folder: Path) -> None:

@@ -1,9 +1,11 @@
 import json
 import logging
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from models import tiny_classifier
@@ -12,12 +14,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distiltune.errors import ExportError, ModelError
-from distiltune.export import quantize, variants
-from distiltune.export.config import ExportConfig
+from distiltune.export import quantize, torch_int8, variants
+from distiltune.export.config import ExportConfig, VariantName
 from distiltune.export.first_token import first_token_only
 from distiltune.export.fusion import fuse_onnx
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.parity import measure_parity, torch_logits
+from distiltune.export.recipes import RECIPES, split_name
 from distiltune.export.runtime import TextClassifier
 from distiltune.export.variants import build_variant
 
@@ -156,6 +159,89 @@ def test_int8_graphs_are_small_and_close(name, family, students, plain, tmp_path
     assert np.abs(difference).max() < 0.1
 
 
+# Of each: a kind of node that it has and the plain graph has not, and the most that its logits differ.
+MADE_OF = {
+    "onnx-int8-reduced-range": ("MatMulInteger", 0.1),
+    "onnx-int8-embeddings-4bit": ("GatherBlockQuantized", 0.5),
+    "onnx-static-minmax": ("QuantizeLinear", 0.5),
+    "onnx-static-percentile": ("QuantizeLinear", 0.5),
+    "onnx-static-entropy": ("QuantizeLinear", 0.5),
+    "onnx-weights-8bit": ("MatMulNBits", 0.1),
+    "onnx-weights-4bit": ("MatMulNBits", 0.8),
+    "onnx-fp16": ("Cast", 0.01),
+    "onnx-fused-int8": ("DynamicQuantizeLinear", 0.1),
+    "onnx-fused-int8-per-channel": ("DynamicQuantizeLinear", 0.1),
+    "onnx-fused-int8-reduced-range": ("DynamicQuantizeLinear", 0.1),
+    "onnx-fused-int8-embeddings-4bit": ("GatherBlockQuantized", 0.5),
+    "onnx-fused-weights-8bit": ("MatMulNBits", 0.1),
+    "onnx-fused-weights-4bit": ("MatMulNBits", 0.8),
+    "onnx-fused-fp16": ("Cast", 0.01),
+}
+
+
+def test_every_variant_has_its_test_and_its_recipe() -> None:
+    tested = {"student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel", *MADE_OF}
+    assert tested == set(get_args(VariantName))
+    assert {split_name(name)[1] for name in tested - {"student-pytorch-int8"}} == {"", *RECIPES}
+
+
+SLOW = [name for name in MADE_OF if name.startswith("onnx-fused-") and name != "onnx-fused-int8"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MADE_OF]
+)
+def test_each_variant_is_small_valid_and_close(name, students, plain, tmp_path, capfd) -> None:
+    base = plain["bert"] / "model.onnx"
+    record = build(name, students["bert"], tmp_path / name, base_onnx=base, training_texts=TEXTS * 3)
+    assert capfd.readouterr().out == ""
+    path = tmp_path / name / "model.onnx"
+    onnx.checker.check_model(str(path))
+    graph = onnx.load(str(path))
+    operator, most = MADE_OF[name]
+    operators = {node.op_type for node in graph.graph.node}
+    assert operator in operators
+    assert ("Attention" in operators) == name.startswith("onnx-fused")
+    assert (record.fused is not None) == name.startswith("onnx-fused")
+    assert path.stat().st_size < base.stat().st_size
+    # Random token ids may lie outside of the ranges that were measured on texts.
+    assert 0 < record.max_abs_diff < (2 if "static" in name else most)
+    difference = TextClassifier.load(tmp_path / name).logits(TEXTS) - torch_logits_of(students["bert"], TEXTS)
+    assert np.abs(difference).max() < most
+    # It is run by ONNX Runtime without anything of ours.
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ids = np.array([[2, 7, 8, 3]], dtype=np.int64)
+    assert session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].shape == (1, 4)
+
+
+def test_static_quantization_needs_texts(students, plain, tmp_path) -> None:
+    with pytest.raises(ExportError, match=r"by minmax: no training text to measure ranges on"):
+        build("onnx-static-minmax", students["bert"], tmp_path / "x", base_onnx=plain["bert"] / "model.onnx")
+    assert not (tmp_path / "x").exists()
+
+
+def test_rows_that_fill_no_block_are_filled_up(tmp_path) -> None:
+    narrow = tiny_classifier(tmp_path / "narrow", hidden_size=24)
+    build("onnx-int8-embeddings-4bit", narrow, tmp_path / "x")
+    difference = TextClassifier.load(tmp_path / "x").logits(TEXTS) - torch_logits_of(narrow, TEXTS)
+    assert np.abs(difference).max() < 0.5
+
+
+def test_a_graph_without_what_is_to_be_quantized_is_refused(tmp_path) -> None:
+    values = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"], name="relu")], "g", [values["x"]], [values["y"]]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "plain.onnx"))
+    for quantized in (quantize.quantize_embeddings, lambda *paths: quantize.quantize_weights(*paths, bits=8)):
+        with pytest.raises(
+            ExportError, match=r"no (Gather|MatMul) of the graph could be quantized to (4|8) bits"
+        ):
+            quantized(tmp_path / "plain.onnx", tmp_path / "small.onnx")
+    assert not (tmp_path / "small.onnx").exists()
+
+
 def test_quantizing_says_nothing_and_leaves_the_root_logger_alone(plain, tmp_path, caplog, capfd) -> None:
     handlers, filters = list(logging.root.handlers), list(logging.root.filters)
     with caplog.at_level(logging.INFO):
@@ -169,9 +255,9 @@ def test_quantizing_says_nothing_and_leaves_the_root_logger_alone(plain, tmp_pat
 def test_pytorch_int8_comes_back_bit_for_bit_without_pickles(family, students, tmp_path) -> None:
     record = build("student-pytorch-int8", students[family], tmp_path / "int8")
     model = AutoModelForSequenceClassification.from_pretrained(students[family]).eval()
-    made = quantize.quantize_pytorch(model)
+    made = torch_int8.quantize_pytorch(model)
     state = torch.get_rng_state()
-    loaded = quantize.load_pytorch_int8(tmp_path / "int8")
+    loaded = torch_int8.load_pytorch_int8(tmp_path / "int8")
     assert torch.equal(state, torch.get_rng_state())
     batch = AutoTokenizer.from_pretrained(tmp_path / "int8")(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -187,14 +273,14 @@ def test_pytorch_int8_comes_back_bit_for_bit_without_pickles(family, students, t
 
 def test_pytorch_int8_that_is_not_whole_is_refused(students, tmp_path) -> None:
     with pytest.raises(ModelError, match="not a PyTorch int8 variant"):
-        quantize.load_pytorch_int8(tmp_path)
+        torch_int8.load_pytorch_int8(tmp_path)
     build("student-pytorch-int8", students["bert"], tmp_path / "int8")
     file = tmp_path / "int8" / "model.safetensors"
     tensors = load_file(file)
     for key in ("classifier.int8_scale", "bert.embeddings.LayerNorm.weight"):
         save_file({name: value for name, value in tensors.items() if name != key}, file)
         with pytest.raises(ModelError, match="make it again"):
-            quantize.load_pytorch_int8(tmp_path / "int8")
+            torch_int8.load_pytorch_int8(tmp_path / "int8")
 
 
 def test_a_graph_over_tolerance_is_an_error_and_leaves_nothing(students, plain, tmp_path) -> None:
