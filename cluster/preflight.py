@@ -15,13 +15,15 @@ _PROBES = "cache/probes"
 
 
 def check_models(config: JobConfig) -> None:
-    """Refuse checkpoints that are not there, and a student of layers that the teacher does not have.
+    """Refuse checkpoints that are not there, and a student that cannot be made of the teacher's layers or pieces.
 
     Raises:
         ModelError: Which one, and what there is.
     """
-    from ..training.checkpoints import load_config, resolve_checkpoint
+    from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+    from ..training.vocabulary import pieces_to_keep
 
+    teachers = None
     if config.student.checkpoint is not None:
         load_config(resolve_checkpoint(config.student.checkpoint))
     teacher = config.teacher
@@ -31,8 +33,8 @@ def check_models(config: JobConfig) -> None:
         tuned = teacher.fine_tune
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
-        loaded = load_config(resolve_checkpoint(name, tuned.sha256 if tuned else None))
-        num_layers = loaded.num_hidden_layers
+        teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
+        num_layers = load_config(teachers).num_hidden_layers
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
         if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
@@ -40,6 +42,10 @@ def check_models(config: JobConfig) -> None:
                 f"student.from_teacher.layers: {layers} given; the teacher has layers 0 to {num_layers - 1}, "
                 "name some of them in rising order, each once"
             )
+    own = config.student.checkpoint
+    pieces_of = teachers if own is None else resolve_checkpoint(own)
+    if config.student.vocabulary is not None and pieces_of is not None:
+        pieces_to_keep(load_tokenizer(pieces_of), [], size=config.student.vocabulary.size)
 
 
 def check_resources(resources: ResourcesConfig) -> None:

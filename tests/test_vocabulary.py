@@ -11,6 +11,8 @@ import torch
 from models import tiny_classifier, tiny_data
 from transformers import AutoTokenizer, DistilBertTokenizerFast
 
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.preflight import check_models
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
 from distiltune.export.runtime import TextClassifier
@@ -142,6 +144,15 @@ def test_what_cannot_be_trimmed_is_refused(teacher, tmp_path):
     other = type(tokenizer)(tokenizer_object=tokenizers.Tokenizer.from_str(bpe.to_str()), pad_token="<pad>")
     with pytest.raises(ModelError, match="the tokenizer's model is BPE; only WordPiece"):
         pieces_to_keep(other, TRAIN)
+
+
+@pytest.mark.parametrize("section", ["teacher", "student"])
+def test_a_vocabulary_that_cannot_spell_is_refused_before_anything_begins(teacher, section):
+    trimmed = {"vocabulary": {"size": 7}}
+    student = {"from_teacher": {"layers": [1]}} if section == "teacher" else {"checkpoint": str(teacher)}
+    given = {"teacher": {"checkpoint": str(teacher)}, "student": {**student, **trimmed}}
+    with pytest.raises(ModelError, match=r"student\.vocabulary\.size: 7 given"):
+        check_models(JobConfig.model_validate(given))
 
 
 def test_rows_with_masks_are_spelled_anew(trimmed):
