@@ -69,10 +69,11 @@ def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) 
         found[split] = logits, labels
     label = texts["out_of_scope_label"]
     outside = None if label is None else names.index(label)
+    reliable = reliability(*found["test"])
     measured: dict[str, Any] = {
         **classification_metrics(*found["test"], outside),
         "validation_accuracy": classification_metrics(*found["validation"], outside)["accuracy"],
-        "calibration_error": (reliable := reliability(*found["test"]))["ece"],
+        "calibration_error": reliable["ece"],
         "curves": {"reliability": reliable["bins"]},
     }
     if goal is not None:

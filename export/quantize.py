@@ -22,9 +22,8 @@ from ..errors import ExportError
 from .machine import describe_machine
 from .onnx_export import save_onnx
 
-BLOCK_SIZE = (
-    32  # weights that share a scale in 4 and 8 bits; the least that ONNX Runtime's kernels take is 16
-)
+BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels take 16 or more
+EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized as they come, which is faster
 _INT4_OPSET = 21  # the first that has 4-bit integers
 _X86 = {"x86_64", "amd64", "i386", "i686"}
@@ -55,24 +54,29 @@ def quantize_onnx(
     Returns:
         Whether weights were held to 7 bits.
     """
-    graph = onnx.load(str(source))
-    del graph.graph.value_info[:]  # one stale shape stops the quantizer
-    # Says that there is nothing left to simplify; without it the quantizer warns through the root logger.
-    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     reduce_range = int8_products_saturate() if reduce_range is None else reduce_range
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
         raw = Path(folder) / target.name
         quantize_dynamic(
-            graph,
+            prepared(source),
             raw,
             op_types_to_quantize=None if operators is None else list(operators),
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+            extra_options=EXTRA_OPTIONS,
         )
         save_onnx(onnx.load(str(raw)), target)
     return reduce_range
+
+
+def prepared(source: Path) -> onnx.ModelProto:
+    """The graph ``source`` as ONNX Runtime's quantizers take it."""
+    graph = onnx.load(str(source))
+    del graph.graph.value_info[:]  # one stale shape stops the quantizer
+    # Says that there is nothing left to simplify; without it the quantizer warns through the root logger.
+    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    return graph
 
 
 def int8_products_saturate() -> bool:
@@ -82,7 +86,7 @@ def int8_products_saturate() -> bool:
 
 
 def quantize_weights(source: Path, target: Path, *, bits: int) -> None:
-    """Write a copy of the graph ``source`` whose weight matrices lie in 4 or 8 bits and are computed with in 32.
+    """Write a copy of the graph ``source`` whose weight matrices lie in 4 or 8 bits, in blocks with scales.
 
     Args:
         source: as for :func:`quantize_onnx`.

@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 
 from ..errors import ExportError
 from .onnx_export import INPUT_NAMES, save_onnx
-from .quantize import int8_products_saturate, quiet
+from .quantize import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
 
 MOST_TEXTS = 200
 RangeMethod = Literal["minmax", "percentile", "entropy"]
@@ -73,14 +73,11 @@ def quantize_static_onnx(
             f"static quantization by {method}: no training text to measure ranges on; give data.train texts, or leave "
             "the onnx-static variants out of export.variants"
         )
-    graph = onnx.load(str(source))
-    del graph.graph.value_info[:]
-    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     reduce_range = int8_products_saturate()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
         raw = Path(folder) / target.name
         quantize_static(
-            graph,
+            prepared(source),
             raw,
             _Rows(_of_one_length(rows)),
             quant_format=QuantFormat.QDQ,
@@ -89,10 +86,7 @@ def quantize_static_onnx(
             weight_type=QuantType.QInt8,
             reduce_range=reduce_range,
             calibrate_method=_METHODS[method],
-            extra_options={
-                "DefaultTensorType": onnx.TensorProto.FLOAT,
-                "MatMulConstBOnly": True,
-            },
+            extra_options=EXTRA_OPTIONS,
         )
         save_onnx(onnx.load(str(raw)), target)
     return reduce_range

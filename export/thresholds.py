@@ -16,9 +16,8 @@ from .out_of_scope import SCORES, Threshold
 if TYPE_CHECKING:
     from .config import OutOfScopeConfig
 
-NUM_BINS = (
-    15  # of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017
-)
+# Of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
+NUM_BINS = 15
 _MOST_POINTS = 200  # of a curve that a report holds
 
 
