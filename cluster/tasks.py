@@ -172,7 +172,7 @@ def make_student(
     record = build_student(
         student,
         teacher,
-        data.label_names,
+        data.class_names,
         task.store.local(key),
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from ..errors import DistiltuneError, StorageError, first_line
 from ..training.collator import DistillationCollator
+from ..training.losses import IGNORED_LABEL
 from ..training.metrics import classification_metrics
 from ..training.precision import without_mixed_precision
 from ..training.tokenized import TokenizedDataset, TokenizedSplit
@@ -203,9 +204,9 @@ class EpochReporter(TrainerCallback):
                 f"the student's logits are not finite after epoch {self.epoch} "
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
-        loss = torch.nn.functional.cross_entropy(
-            torch.from_numpy(logits), torch.from_numpy(split.labels.copy())
-        )
+        labels = torch.from_numpy(split.labels.copy())
+        labels[labels >= logits.shape[-1]] = IGNORED_LABEL  # out of scope, where only a threshold tells it
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels, ignore_index=IGNORED_LABEL)
         found = classification_metrics(logits, split.labels, self._inputs.out_of_scope_id)
         return {
             "validation_loss": float(loss),

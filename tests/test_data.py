@@ -70,6 +70,18 @@ def test_clinc_format_without_out_of_scope_rows_has_no_such_label(tmp_path):
     assert data.label_names == ["alarm", "weather"] and data.out_of_scope_id is None
 
 
+def test_an_out_of_scope_label_need_not_be_taught(tmp_path):
+    document = clinc_document()
+    document["train"] += [["train alarm", "zoo"]]  # sorted behind oos, and yet numbered before it
+    document["test"] += [["test alarm", "zoo"]]
+    (tmp_path / "data.json").write_text(json.dumps(document | {"oos_train": []}), encoding="utf-8")
+    data = load_data(DataConfig(source="clinc_json", path=str(tmp_path / "data.json")))
+    assert data.class_names == ["alarm", "weather", "zoo"]
+    assert data.label_names == [*data.class_names, "oos"] and data.out_of_scope_id == 3
+    assert data.splits["validation"]["label"].count(3) == 4
+    assert load_data(clinc_config(tmp_path)).class_names == ["alarm", "oos", "weather"]
+
+
 def test_embedded_corpus_is_complete_and_without_duplicates(caplog):
     data = load_data(DataConfig())
     assert data.out_of_scope_label == "oos"

@@ -13,9 +13,12 @@ import urllib.request
 import psutil
 import pytest
 import yaml
+from datafiles import write
 
 from distiltune.cluster.runs import STAGES
 from distiltune.export.runtime import TextClassifier
+from distiltune.training.config import DataConfig
+from distiltune.training.data import load_data
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
 JOB = {
@@ -399,3 +402,26 @@ def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
     assert not _processes_that_name(str(tmp_path))
     done = distiltune("resume", "ended", "--storage", "my runs", "--json", cwd=tmp_path)
     assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["finished"]
+
+
+@pytest.mark.slow
+def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_threshold(home, tmp_path):
+    rows = {"train": [], "validation": [], "test": []}
+    embedded = load_data(DataConfig())
+    for split, texts in embedded.splits.items():
+        for text, number in zip(texts["text"], texts["label"], strict=True):
+            label = embedded.label_names[number]
+            if split != "train" or label != "oos":
+                rows[split].append((text, label))
+    for split, given in rows.items():
+        write(tmp_path / f"{split}.csv", given)
+    data = {"source": "files", "out_of_scope_label": "oos"} | {name: f"{name}.csv" for name in rows}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data}))
+    done = distiltune("run", "job.yaml", "--run-id", "untaught", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = next(row for row in json.loads(done.stdout)["variants"] if row["name"] == "onnx-int8")
+    assert row["oos_recall"] == 0.0
+    assert row["with_threshold"]["oos_recall"] > 0.3
+    artifact = TextClassifier.load(tmp_path / "distiltune-runs" / "runs" / "untaught" / "artifact")
+    assert "oos" not in artifact.labels
+    assert artifact.threshold.label == artifact.out_of_scope_label == "oos"

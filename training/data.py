@@ -38,8 +38,17 @@ class TextData:
 
     @property
     def label_names(self) -> list[str]:
-        """Names of the labels, sorted; a label's number is its place in this list."""
+        """Names of the labels, sorted; a label's number is its place in this list.
+
+        An out-of-scope label that no training text has stands last.
+        """
         return list(self.splits["train"].features["label"].names)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of a model's classes: the labels, less an out-of-scope label that no training text has."""
+        taught = set(self.splits["train"]["label"][:])
+        return [name for number, name in enumerate(self.label_names) if number in taught]
 
     @property
     def out_of_scope_id(self) -> int | None:
@@ -78,10 +87,12 @@ def load_data(config: DataConfig) -> TextData:
         DataError: What is wrong, by file and row, with its remedy.
     """
     splits = collect([lambda raw=raw: checked(raw) for raw in read_source(config)])
-    _check_labels(splits)
+    out_of_scope = _out_of_scope_label(config, sorted({label for split in splits for label in split.labels}))
+    _check_labels(splits, out_of_scope)
     _warn_of_duplicates(splits)
     names = sorted(set(splits[0].labels))
-    out_of_scope = _out_of_scope_label(config, names)
+    if out_of_scope is not None and out_of_scope not in names:
+        names.append(out_of_scope)  # last, so that the classes of a model are numbered as the labels are
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
     )
@@ -100,13 +111,17 @@ def load_data(config: DataConfig) -> TextData:
     return TextData(made, out_of_scope, unlabelled)
 
 
-def _check_labels(splits: list[Split]) -> None:
-    """Every label must be in train and in another split, or it can be neither taught nor judged."""
+def _check_labels(splits: list[Split], out_of_scope: str | None) -> None:
+    """Every label must be in train and in another split, or it can be neither taught nor judged.
+
+    The out-of-scope label need not be taught: a threshold can give it.
+    """
     have = {split.name: set(split.labels) for split in splits}
     wrong = [
         label
         for label in sorted(set().union(*have.values()))
-        if label not in have["train"] or not any(label in have[name] for name in SPLITS[1:])
+        if (label not in have["train"] and label != out_of_scope)
+        or not any(label in have[name] for name in SPLITS[1:])
     ]
     if wrong:
         first = "; ".join(_where(label, splits) for label in wrong[:NUM_SHOWN])

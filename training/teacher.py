@@ -188,7 +188,7 @@ def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
 
 
 def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
-    names = data.label_names
+    names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_model(name, complete=True), load_tokenizer(name)
