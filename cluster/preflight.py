@@ -45,7 +45,9 @@ def check_models(config: JobConfig) -> None:
     own = config.student.checkpoint
     pieces_of = teachers if own is None else resolve_checkpoint(own)
     if config.student.vocabulary is not None and pieces_of is not None:
-        pieces_to_keep(load_tokenizer(pieces_of), [], size=config.student.vocabulary.size)
+        wanted = config.student.vocabulary
+        tokenizer, spelled = load_tokenizer(pieces_of), wanted.others == "spelled"
+        pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=spelled)
 
 
 def check_resources(resources: ResourcesConfig) -> None:

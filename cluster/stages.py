@@ -93,7 +93,7 @@ class Stages:
         parameters = record["num_parameters"] / 1e6
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
         trimmed = self._config.student.vocabulary is not None
-        return record, f"{text}, {record['vocab_size']:,} word pieces" if trimmed else text
+        return record, f"{text}, {record['num_embeddings']:,} word pieces" if trimmed else text
 
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""

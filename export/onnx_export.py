@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import ExportError
+from ..training.shared_rows import SharedRows
 from .first_token import FAMILIES, first_token_only
 
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
 _MAX_BATCH = 1 << 16
+_FEW_ROWS = 0.95  # of the token embedding: where fewer of its rows differ, equal ones are stored once
 _MAX_PROTOBUF_BYTES = 2**31 - 1
 
 
@@ -45,6 +47,16 @@ class _Classifier(nn.Module):
         mask = (padding * torch.finfo(torch.float32).min).expand(-1, -1, input_ids.shape[1], -1)
         extra = {"token_type_ids": torch.zeros(1, 1, dtype=torch.long)} if self.has_token_types else {}
         return self.model(input_ids=input_ids, attention_mask=mask, **extra).logits
+
+
+def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, its token embedding replaced where that makes the graph smaller."""
+    table = model.get_input_embeddings()
+    if type(table) is nn.Embedding:
+        shared = SharedRows(table)
+        if shared.num_rows < _FEW_ROWS * table.num_embeddings:
+            model.set_input_embeddings(shared)
+    return model
 
 
 def export_onnx(model: PreTrainedModel, path: Path, *, max_length: int, keep_shapes: bool = False) -> None:
@@ -72,7 +84,7 @@ def export_onnx(model: PreTrainedModel, path: Path, *, max_length: int, keep_sha
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
-                _Classifier(first_token_only(model)).eval(),
+                _Classifier(_store_equal_rows_once(first_token_only(model))).eval(),
                 (input_ids, attention_mask),
                 dynamo=True,
                 opset_version=OPSET,

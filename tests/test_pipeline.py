@@ -139,7 +139,7 @@ def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, fo
 
 def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
     run = home / "distiltune-runs" / "runs" / "first"
-    size = json.loads((run / "stages" / "student.json").read_text())["result"]["vocab_size"]
+    size = json.loads((run / "stages" / "student.json").read_text())["result"]["num_embeddings"]
     assert 100 < size < JOB["teacher"]["scratch"]["vocab_size"]
     shipped = json.loads((run / "artifact" / "tokenizer.json").read_text())["model"]["vocab"]
     assert sorted(shipped.values()) == list(range(size))

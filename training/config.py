@@ -207,11 +207,16 @@ class FromTeacherConfig(Section):
 
 
 class VocabularyConfig(Section):
-    """Which word pieces a student keeps, besides single characters: those of train and ``data.unlabelled``."""
+    """Which word pieces a student keeps: those of train and ``data.unlabelled``, and what spells the others."""
 
     min_count: int = Field(default=1, ge=1, description="Keep pieces that occur there at least so often.")
     size: int | None = Field(
         default=None, ge=1, description="Keep at most so many: train's first, the frequent before the rare."
+    )
+    others: Literal["spelled", "nearest"] = Field(
+        default="spelled",
+        description="The other pieces. spelled: they are gone, and shorter ones spell their words; nearest: each "
+        "shares the embedding of the most similar piece that is kept, and the tokenizer stays as it is.",
     )
 
 
@@ -225,13 +230,14 @@ class StudentConfig(Section):
     seed: int = Field(default=0, description="Seed of weights that are not copied.")
     vocabulary: VocabularyConfig | None = Field(
         default=None,
-        description="Trim the vocabulary before training; a text that could be spelled still can.",
+        description="Trim the embedding table before training; no text becomes unknown.",
     )
 
     @property
     def has_own_pieces(self) -> bool:
         """Whether its word pieces are others than the teacher's."""
-        return self.checkpoint is not None or self.vocabulary is not None
+        trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
+        return self.checkpoint is not None or trimmed
 
     @model_validator(mode="before")
     @classmethod

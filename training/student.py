@@ -19,8 +19,9 @@ from .checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from .config import StudentConfig
+from .config import StudentConfig, VocabularyConfig
 from .heads import load_with_labels, match_labels
+from .shared_rows import share_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
 
 # Model family -> where its list of layers lies below the base model.
@@ -56,7 +57,7 @@ def build_student(
 
     Returns:
         ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint) and
-        ``vocab_size``.
+        ``num_embeddings``, the rows of the token embedding that differ.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
@@ -73,9 +74,9 @@ def build_student(
         _family(student)
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:
-        kept = pieces_to_keep(tokenizer, *texts, **config.vocabulary.model_dump())
-        tokenizer = trim_vocabulary(student, tokenizer, kept)
+        tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, texts, config.vocabulary)
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
     return {
@@ -83,8 +84,24 @@ def build_student(
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
-        "vocab_size": student.config.vocab_size,
+        "num_embeddings": num_embeddings,
     }
+
+
+def _with_fewer_rows(
+    student: PreTrainedModel,
+    tokenizer: Any,
+    texts: tuple[Sequence[str], Sequence[str]],
+    config: VocabularyConfig,
+) -> tuple[Any, int]:
+    """The student's tokenizer, and how many rows its token embedding, changed in place, has now."""
+    spelled = config.others == "spelled"
+    kept = pieces_to_keep(
+        tokenizer, *texts, min_count=config.min_count, size=config.size, others_spelled=spelled
+    )
+    if not spelled:
+        return tokenizer, share_rows(student, kept)
+    return trim_vocabulary(student, tokenizer, kept), len(kept)
 
 
 def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:

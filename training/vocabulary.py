@@ -30,26 +30,29 @@ def pieces_to_keep(
     *,
     min_count: int = 1,
     size: int | None = None,
+    others_spelled: bool = True,
 ) -> list[int]:
     """Ids of the pieces that a trimmed vocabulary holds, rising.
 
     Args:
-        tokenizer: A fast tokenizer with a WordPiece model.
+        tokenizer: A fast tokenizer, with a WordPiece model where the other pieces are to be spelled.
         texts: Texts to be spelled with few pieces.
         others: Further texts, whose pieces come after those.
         min_count: Keep pieces that occur at least so often in both together.
         size: Keep at most so many pieces: those of ``texts`` first, the frequent before the rare.
+        others_spelled: Whether single characters stay, so that they spell the pieces that go.
 
     Raises:
         ModelError: The tokenizer has another model; ``size`` is less than what every text needs.
     """
-    model = _wordpiece(tokenizer)
-    vocabulary: dict[str, int] = model["vocab"]
-    needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | _spelling(model)
-    if size is not None and size < len(needed):
+    needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    if others_spelled:
+        needed |= _spelling(_wordpiece(tokenizer))
+    if size is not None and size <= len(needed):
+        characters = " and single characters that spell every text" if others_spelled else ""
         raise ModelError(
-            f"student.vocabulary.size: {size:,} given; the special tokens and single characters that spell every text "
-            f"are {len(needed):,} pieces of {len(vocabulary):,}; give more than that"
+            f"student.vocabulary.size: {size:,} given; the special tokens{characters} are {len(needed):,} pieces of "
+            f"{len(tokenizer.get_vocab()):,}; give more than that"
         )
     counts, first = Counter(_pieces(tokenizer, others)), Counter(_pieces(tokenizer, texts))
     counts.update(first)
