@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFailedError
 from ..export.artifact import seal_artifact
-from ..export.choose import apply_gate, choose
+from ..export.choose import choose
 from ..export.report import build_report, write_report
 from ..export.rows import RowMeasurement
 from .config import JobConfig
@@ -21,31 +22,33 @@ if TYPE_CHECKING:
 
 
 def choose_variant(config: JobConfig, run: Run) -> StageResult:
-    """Mark who passes the gate and choose among them, on the validation split; none may be left."""
+    """Hold the rows against the gate and choose among them, on the validation split; none may be left."""
     measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
-    rows = apply_gate(measured, max_accuracy_drop=config.export.max_accuracy_drop)
-    record: dict[str, Any] = {"variants": [row.to_json() for row in rows], "chosen": None, "reason": None}
-    try:
-        record["chosen"] = choose(rows)
-    except RunFailedError as error:
-        record["reason"] = str(error)
+    choice = choose(measured, config.export.choose)
+    # The answers stay in the record of the benchmark: they are for the gate, and long.
+    rows = [replace(row, answers=None) for row in choice.rows]
+    record: dict[str, Any] = {
+        "variants": [row.to_json() for row in rows],
+        "chosen": choice.chosen,
+        "reason": choice.reason or None,
+    }
     passed = sum(row.passed_gate is True for row in rows)
     failed = sum(row.passed_gate is False for row in rows)
-    return record, f"{passed} passed, {failed} failed; chosen: {record['chosen'] or 'none'}"
+    return record, f"{passed} passed, {failed} failed; chosen: {choice.chosen or 'none'}"
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     """Seal the chosen variant.
 
     Raises:
-        RunFailedError: No ONNX variant passed the gate.
+        RunFailedError: No ONNX variant keeps the limits of ``export.choose``.
     """
     gate = run.stage_record("gate")["result"]
     if gate["chosen"] is None:
         raise RunFailedError(gate["reason"])
     row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
     source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
-    figures = {name: value for name, value in row.items() if name != "curves"}
+    figures = {name: value for name, value in row.items() if name not in ("curves", "answers")}
     seal_artifact(source, target, made_from=_made_from(config, run, data), measurements=figures)
     run.store.publish(run.artifact)
     return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"

@@ -1,9 +1,10 @@
-"""What the out-of-scope thresholds of a job are chosen for."""
+"""What the out-of-scope thresholds and the gate of a job go by, and whether its data can judge them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..export.gate import check_gate
 from ..export.thresholds import ScopeGoal, scope_goal
 from .config import JobConfig
 
@@ -20,3 +21,14 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
     outside = data.out_of_scope_id
     num_outside = 0 if outside is None else data.splits["validation"]["label"][:].count(outside)
     return scope_goal(config.export.out_of_scope, data.out_of_scope_label, data.label_names, num_outside)
+
+
+def check_goals(config: JobConfig, data: TextData) -> None:
+    """Refuse thresholds and a gate that the data cannot judge.
+
+    Raises:
+        ConfigError: What to set instead.
+    """
+    goal = goal_of(config, data)
+    num_texts = len(data.splits["validation"])
+    check_gate(config.export.choose, num_texts, has_threshold=goal is not None)

@@ -14,7 +14,7 @@ from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
 from .config import JobConfig, StorageConfig
 from .former import former_trials, keep_former
-from .goal import goal_of
+from .goal import check_goals
 from .jobs.inputs import with_local_inputs
 from .preflight import check_models, check_resources, check_storage
 from .runs import Run, Storage, name_run, now
@@ -70,7 +70,7 @@ def run_job(
     check_models(local_config)
     began = time.monotonic()
     data = load_data(local_config.data)
-    goal_of(config, data)
+    check_goals(config, data)
     run = storage.create(run_id)
     with run.held() as lease:
         if not submitted:

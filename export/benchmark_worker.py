@@ -13,9 +13,17 @@ import numpy as np
 
 from ..errors import InputError
 from ..training.metrics import classification_metrics
+from .answers import pack_answers
 from .benchmark import PerformanceBenchmark, peak_memory_mb
 from .out_of_scope import Threshold
-from .thresholds import ScopeGoal, choose_threshold, measure_threshold, reliability, threshold_curves
+from .thresholds import (
+    ScopeGoal,
+    answers_with_threshold,
+    choose_threshold,
+    measure_threshold,
+    reliability,
+    threshold_curves,
+)
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,14 @@ def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) 
     label = texts["out_of_scope_label"]
     outside = None if label is None else names.index(label)
     reliable = reliability(*found["test"])
+    place = _places(names, texts["label_names"], goal)
+    given, wanted_labels = found["validation"][0].argmax(axis=-1), place[found["validation"][1]]
     measured: dict[str, Any] = {
         **classification_metrics(*found["test"], outside),
         "validation_accuracy": classification_metrics(*found["validation"], outside)["accuracy"],
         "calibration_error": reliable["ece"],
         "curves": {"reliability": reliable["bins"]},
+        "answers": {"without_threshold": pack_answers(place[given], wanted_labels)},
     }
     if goal is not None:
         from .config import OutOfScopeConfig  # pydantic is no part of what an ONNX row is to hold in memory
@@ -87,6 +98,8 @@ def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) 
             "validation_accuracy": measure_threshold(threshold, *found["validation"], number)["accuracy"],
         }
         measured["curves"] |= threshold_curves(threshold, *found["test"], number)
+        given = answers_with_threshold(threshold, found["validation"][0], number)
+        measured["answers"]["with_threshold"] = pack_answers(place[given], wanted_labels)
     return measured
 
 
@@ -102,6 +115,12 @@ def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) 
                 f"label {label!r} is not one of the {len(of_data)} labels of the data; export it again"
             )
     return list(dict.fromkeys([*own, *of_data, *([] if goal is None else [goal["label"]])]))
+
+
+def _places(names: list[str], of_data: list[str], goal: dict[str, Any] | None) -> np.ndarray:
+    """Number of each of a model's ``names`` in an order that all models share: the data's, then the threshold's."""
+    shared = list(dict.fromkeys([*of_data, *([] if goal is None else [goal["label"]])]))
+    return np.array([shared.index(name) for name in names])
 
 
 def _open(row: dict[str, Any], num_threads: int) -> _Opened:

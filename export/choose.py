@@ -1,79 +1,108 @@
-"""The gate and the choice among variants, by validation accuracy and measured latency alone."""
+"""The choice among variants: the least of one measurement among those that keep every limit, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..errors import RunFailedError
+from .config import ChooseConfig
+from .gate import STUDENT, TEACHER, apply_gate
 from .rows import RowMeasurement
 
-STUDENT = "student-pytorch"
-_ROUNDING = 1e-9
+_WORSE = {"latency_ms": "slower", "size_mb": "larger", "peak_memory_mb": "more memory"}
+_UNITS = {"latency_ms": "ms", "size_mb": "MB", "peak_memory_mb": "MB"}
 
 
-def apply_gate(
-    rows: Sequence[RowMeasurement], *, max_accuracy_drop: float, student: str = STUDENT
-) -> list[RowMeasurement]:
-    """Mark whether each row made from the student keeps the student's validation accuracy.
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        rows: the measured rows in their order, each variant with ``passed_gate`` and ``verdict``.
+        chosen: name of the chosen row; none where no ONNX variant keeps every limit.
+        reason: why none was chosen, with the reasons of each; empty where one was.
+    """
+
+    rows: list[RowMeasurement]
+    chosen: str | None
+    reason: str = ""
+
+
+def choose(
+    rows: Sequence[RowMeasurement],
+    config: ChooseConfig,
+    *,
+    student: str = STUDENT,
+    teacher: str = TEACHER,
+) -> Choice:
+    """Choose the ONNX row with the least ``config.minimise`` among those that keep every limit of ``config``.
+
+    Of equals in it the faster is taken, then the smaller, then the first. The test split decides nothing.
 
     Args:
-        rows: every measured row, in any order, the student's among them.
-        max_accuracy_drop: most validation accuracy (a fraction) that a variant may lose and still pass.
+        rows: every measured row, the student's among them.
+        config: the section ``export.choose``.
         student: name of the student's row.
-
-    Returns:
-        The rows in their order, ``passed_gate`` set on the student and its variants and ``None`` on the
-        teacher and the reference, which the gate is not for.
+        teacher: name of the teacher's row.
 
     Raises:
-        RunFailedError: the student's row is missing or has no validation accuracy.
+        RunFailedError: the rows lack what the gate needs (:func:`~distiltune.export.gate.apply_gate`).
     """
-    baseline = _validation_accuracy(rows, student)
-    gated = []
-    for row in rows:
-        if _is_variant(row, student) and row.validation_accuracy is not None:
-            drop = baseline - row.validation_accuracy
-            gated.append(replace(row, passed_gate=drop <= max_accuracy_drop + _ROUNDING))
-        else:
-            gated.append(row)
-    return gated
+    gated = [_bounded(row, config) for row in apply_gate(rows, config, student=student, teacher=teacher)]
+    variants = [row for row in gated if row.kind == "onnx"]
+    kept = [row for row in variants if row.passed_gate and row.verdict is None]
+    if not kept:
+        return Choice(gated, None, _why_none(variants))
+    names = (config.minimise, "latency_ms", "size_mb")
+    best = min(kept, key=lambda row: tuple(_value(row, name) for name in names))
+    return Choice([_compared(row, best, len(kept), config) for row in gated], best.name)
 
 
-def choose(rows: Sequence[RowMeasurement], *, student: str = STUDENT) -> str:
-    """Name of the fastest ONNX row that passed the gate: least p50 latency of the query, then least size.
+def _bounded(row: RowMeasurement, config: ChooseConfig) -> RowMeasurement:
+    """The row with every limit that it is over in its verdict; only what can be chosen has limits."""
+    if row.kind != "onnx":
+        return row
+    faults = [row.verdict] if row.verdict else []
+    if row.passed_gate is None:
+        faults.append("it has no validation accuracy")
+    for name in _UNITS:
+        most = getattr(config, f"max_{name}")
+        if most is not None and _value(row, name) > most:
+            faults.append(f"over max_{name} {most:g}: {_value(row, name):.4g}")
+    return replace(row, verdict="; ".join(faults) or None)
 
-    Args:
-        rows: what :func:`apply_gate` returned.
-        student: name of the student's row, for the message.
 
-    Raises:
-        RunFailedError: no ONNX variant passed; the message gives each one's loss.
-    """
-    variants = [row for row in rows if row.kind == "onnx"]
-    passed = [row for row in variants if row.passed_gate]
-    if passed:
-        return min(passed, key=lambda row: (row.latency_ms["p50"], row.size_mb)).name
-    if not variants:
-        raise RunFailedError(
-            "no ONNX variant was measured, so none can be chosen; add one to export.variants"
+def _compared(
+    row: RowMeasurement, best: RowMeasurement, num_kept: int, config: ChooseConfig
+) -> RowMeasurement:
+    """The row with its verdict against the chosen one."""
+    name = config.minimise
+    least, own = _value(best, name), _value(row, name)
+    if row.name == best.name:
+        rivals = (
+            f"the least of {num_kept} that keep every limit" if num_kept > 1 else "alone keeps every limit"
         )
-    baseline = _validation_accuracy(rows, student)
-    losses = ", ".join(f"{row.name} {baseline - (row.validation_accuracy or 0.0):.4f}" for row in variants)
-    raise RunFailedError(
-        f"no ONNX variant passed the gate; validation accuracy lost against {student} ({baseline:.4f}): "
-        f"{losses}; raise export.max_accuracy_drop or make other variants"
-    )
+        return replace(row, verdict=f"chosen: {name} {least:.3f}, {rivals}")
+    if row.kind == "pytorch-int8" and row.verdict is None:
+        return replace(row, verdict="for comparison only: what is sealed is an ONNX graph")
+    if row.kind != "onnx" or row.verdict is not None:
+        return row
+    if own > least:
+        return replace(row, verdict=f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}")
+    for other in ("latency_ms", "size_mb"):
+        more = _value(row, other) - _value(best, other)
+        if more > 0:
+            verdict = f"same {name} as {best.name}, but {more:.3g} {_UNITS[other]} {_WORSE[other]}"
+            return replace(row, verdict=verdict)
+    return replace(row, verdict=f"the same as {best.name}, which comes first")
 
 
-def _is_variant(row: RowMeasurement, student: str) -> bool:
-    return row.name == student or row.kind in ("onnx", "pytorch-int8")
+def _why_none(variants: Sequence[RowMeasurement]) -> str:
+    if not variants:
+        return "no ONNX variant was measured, so none can be chosen; add one to export.variants"
+    reasons = "; ".join(f"{row.name}: {row.verdict}" for row in variants)
+    return f"no ONNX variant keeps every limit of export.choose: {reasons}. Relax the limits, or make other variants"
 
 
-def _validation_accuracy(rows: Sequence[RowMeasurement], student: str) -> float:
-    for row in rows:
-        if row.name == student and row.validation_accuracy is not None:
-            return row.validation_accuracy
-    raise RunFailedError(
-        f"row {student!r} with its validation accuracy is missing; the gate compares with it"
-    )
+def _value(row: RowMeasurement, name: str) -> float:
+    return row.latency_ms["p50"] if name == "latency_ms" else getattr(row, name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..training.config import Section
 from .out_of_scope import ScoreName
@@ -59,6 +59,49 @@ class OutOfScopeConfig(Section):
     )
 
 
+class ChooseConfig(Section):
+    """Which of the variants is sealed: the least of one measurement among those that keep every limit."""
+
+    minimise: Literal["latency_ms", "size_mb", "peak_memory_mb"] = Field(
+        default="latency_ms",
+        description="What is to be least; latency is the p50 of one text, text in to label out.",
+    )
+    max_latency_ms: float | None = Field(default=None, gt=0, description="Most latency (p50), in ms.")
+    max_size_mb: float | None = Field(
+        default=None, gt=0, description="Most size of the graph, in 2^20 bytes."
+    )
+    max_peak_memory_mb: float | None = Field(
+        default=None, gt=0, description="Most memory of the measured process, in 2^20 bytes."
+    )
+    min_validation_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="Least accuracy measured on the validation split."
+    )
+    max_drop_from_student: float | None = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Most validation accuracy that a variant may lose against the student; null: any.",
+    )
+    max_drop_from_teacher: float | None = Field(
+        default=None, ge=0, le=1, description="The same against the teacher; null: any."
+    )
+    gate: Literal["non_inferior", "point"] = Field(
+        default="non_inferior",
+        description="non_inferior: a drop is kept when it is shown to be, by a paired test on the validation split; "
+        "point: when the two accuracies differ by no more.",
+    )
+    confidence: float = Field(
+        default=0.95,
+        gt=0.5,
+        lt=1,
+        description="Of that test, one-sided; also of the limits that are reported.",
+    )
+    accuracy: Literal["without_threshold", "with_threshold"] = Field(
+        default="without_threshold",
+        description="Which accuracy the limits are for; with_threshold: each row with its own out-of-scope threshold.",
+    )
+
+
 class ExportConfig(Section):
     """Which variants to make of the best checkpoint, and what they must hold."""
 
@@ -74,6 +117,21 @@ class ExportConfig(Section):
         description="Variants to make; student-pytorch is always measured.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "max_accuracy_drop" in values:
+            raise ValueError("max_accuracy_drop is now choose.max_drop_from_student; write it there")
+        return values
+
+    @model_validator(mode="after")
+    def _has_threshold(self) -> ExportConfig:
+        if self.choose.accuracy == "with_threshold" and self.out_of_scope is None:
+            raise ValueError(
+                "choose.accuracy is with_threshold, but out_of_scope is null: there is no threshold"
+            )
+        return self
+
     @field_validator("variants")
     @classmethod
     def _choosable(cls, names: list[str]) -> list[str]:
@@ -81,11 +139,8 @@ class ExportConfig(Section):
             raise ValueError("name each variant once, and at least one whose name begins with onnx")
         return names
 
-    max_accuracy_drop: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Most validation accuracy that a variant may lose against the student.",
+    choose: ChooseConfig = Field(
+        default_factory=ChooseConfig, description="Which of them is sealed, and what it must hold."
     )
     parity_tolerance: float = Field(
         default=1e-3,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .choose import STUDENT
+from .gate import STUDENT, TEACHER
 from .rows import RowMeasurement
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
-TEACHER = "teacher-pytorch"
 REFERENCE = "reference-bert-base"
 
 _HEADERS = (
@@ -37,6 +36,7 @@ _HEADERS = (
     "texts/s",
     "memory MB",
     "max diff",
+    "changed",
     "gate",
 )
 # Header in the terminal by header of the whole table: those that fit 80 columns.
@@ -150,6 +150,8 @@ def markdown_report(report: dict[str, Any]) -> str:
     chosen = report["chosen"]
     parts = [f"# Run {report['run_id']}\n", markdown_table(report["variants"], chosen)]
     parts.append("\n".join(f"- {note}" for note in notes(report)) + "\n")
+    if any(row.get("verdict") for row in report["variants"]):
+        parts.append(choice_table(report["variants"], chosen))
     parts.append(f"![accuracy against latency]({PICTURE_FILE})\n")
     if _compared(report):
         parts += [scope_table(report["variants"], chosen), f"![confidence]({SCOPE_PICTURE_FILE})\n"]
@@ -178,6 +180,32 @@ def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
     by_name = {row["name"]: row for row in report["variants"] if row.get("curves")}
     wanted = dict.fromkeys([report["chosen"] or STUDENT, STUDENT, TEACHER])
     return [by_name[name] for name in wanted if name in by_name]
+
+
+def choice_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
+    """In Markdown: each variant's validation accuracy against the student's, and why it was chosen or not."""
+    headers = ["variant", "against student", "limits", "only it right", "only student right", "p", "why"]
+    lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 2) + " --- |"]
+    for row in variants:
+        found, verdict = row.get("against_student"), row.get("verdict")
+        if found is None and verdict is None:
+            continue
+        cells = [_NONE] * 5
+        if found is not None:
+            cells = [
+                f"{found['difference']:+.4f}",
+                f"{found['low']:+.4f} … {found['high']:+.4f}",
+                *(str(found[name]) for name in ("only_first", "only_second")),
+                f"{found['p_value']:.2g}",
+            ]
+        name = f"**{row['name']}**" if row["name"] == chosen else row["name"]
+        lines.append("| " + " | ".join([name, *cells, verdict or _NONE]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def verdicts(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Why each variant was chosen or not, one line each."""
+    return [f"{row['name']}: {row['verdict']}" for row in variants if row.get("verdict")]
 
 
 def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
@@ -270,6 +298,14 @@ def notes(report: dict[str, Any]) -> list[str]:
             "threshold: texts whose score is below the row's own threshold are told to be out of scope, as the "
             "artifact does."
         )
+    compared = [found for row in variants if (found := row.get("against_student"))]
+    if compared:
+        texts.append(
+            f"Changed: share of the {compared[0]['num_texts']:,} validation texts whose label is not the student's. "
+            "Against student: difference of validation accuracy on the same texts; each limit holds with "
+            f"{100 * compared[0]['confidence']:g} % confidence (Tango's score limits for pairs); p: McNemar's exact "
+            "test, two-sided."
+        )
     if any(row["name"] == REFERENCE for row in variants):
         texts.append(
             f"{REFERENCE}: bert-base-uncased's architecture with untrained weights; latency and size only."
@@ -286,7 +322,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
         latency = row["latency_ms"]
         throughput = list((row.get("throughput") or {}).values())
         gate = {True: "passed", False: "failed", None: _NONE}[row["passed_gate"]]
-        difference = row.get("max_abs_diff")
+        difference, changed = row.get("max_abs_diff"), row.get("predictions_changed")
         yield (
             [
                 row["name"],
@@ -301,6 +337,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 _fixed(throughput[-1] if throughput else None, 0),
                 _fixed(row.get("peak_memory_mb"), 0),
                 _NONE if difference is None else f"{difference:.1e}",
+                _NONE if changed is None else f"{100 * changed:.2f} %",
                 gate,
             ],
             row["name"] == chosen,

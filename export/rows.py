@@ -84,7 +84,12 @@ class RowMeasurement:
         peak_memory_mb: most memory of the process that classified single texts and batches.
         num_threads: intra-op threads, the same for every row.
         query: the text behind ``latency_ms``.
-        passed_gate: ``None`` where the gate does not apply.
+        answers: what each text of the validation split got, ``without_threshold`` and, where there is one,
+            ``with_threshold``, packed by ``answers.pack_answers``; for paired tests.
+        predictions_changed: share of the validation texts whose label is not the student's.
+        against_student, against_teacher: what ``paired.compare_paired`` says of the validation split.
+        passed_gate: whether it keeps the limits on accuracy; ``None`` where the gate does not apply.
+        verdict: why it was chosen, or why not.
     """
 
     name: str
@@ -106,6 +111,11 @@ class RowMeasurement:
     with_threshold: dict[str, Any] | None = None
     calibration_error: float | None = None
     curves: dict[str, Any] | None = None
+    answers: dict[str, Any] | None = None
+    predictions_changed: float | None = None
+    against_student: dict[str, Any] | None = None
+    against_teacher: dict[str, Any] | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as JSON values."""

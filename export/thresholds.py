@@ -219,7 +219,7 @@ def measure_threshold(
         it; ``auroc``, where a text whose largest logit says out of scope scores lowest of all.
     """
     scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
-    answers = np.where(scores < threshold.value, out_of_scope_id, logits.argmax(axis=-1))
+    answers = answers_with_threshold(threshold, logits, out_of_scope_id)
     right = answers == labels
     return {
         **threshold.to_json(),
@@ -229,6 +229,12 @@ def measure_threshold(
         "in_scope_refused": None if outside.all() else float((answers[~outside] == out_of_scope_id).mean()),
         "auroc": area_under_roc(scores, outside),
     }
+
+
+def answers_with_threshold(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+    """int[N], the class that each text gets; arguments as for :func:`measure_threshold`."""
+    refused = SCORES[threshold.score](logits) < threshold.value
+    return np.where(refused, out_of_scope_id, logits.argmax(axis=-1))
 
 
 def _final_scores(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:

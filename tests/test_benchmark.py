@@ -9,6 +9,7 @@ import pytest
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import InputError, RunFailedError
+from distiltune.export.answers import unpack_answers
 from distiltune.export.benchmark import PerformanceBenchmark, median_text, model_bytes, peak_memory_mb
 from distiltune.export.calibration import CalibrationTexts, calibrate
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
@@ -189,6 +190,36 @@ def test_rows_are_measured_with_their_own_threshold_too(
     (again,) = measure_rows(specs[1:], texts, QUICK)
     assert (again.accuracy, again.oos_recall) == (without["accuracy"], without["oos_recall"])
     assert again.with_threshold is None
+
+
+def test_answers_are_kept_so_that_rows_can_be_compared(
+    folders: dict[str, Path], texts: BenchmarkTexts
+) -> None:
+    """In the data's order of labels, whatever order the model has, and with the threshold's label at the end."""
+    other = [*reversed(LABELS), "never"]
+    labels = [other.index(LABELS[label]) for label in texts.validation_labels]
+    turned = replace(
+        texts,
+        validation_labels=labels,
+        test_labels=labels,
+        test_texts=texts.validation_texts,
+        label_names=other,
+    )
+    goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.3), "none_of_these")
+    turned = replace(turned, out_of_scope_label=None)
+    (row,) = measure_rows([RowSpec("onnx", "onnx", str(folders["onnx"]), 16)], turned, QUICK, goal=goal)
+    assert row.answers is not None
+    names = np.array([*other, "none_of_these"])
+    without = unpack_answers(row.answers["without_threshold"])
+    given = [answer["label"] for answer in TextClassifier.load(folders["onnx"])(texts.validation_texts)]
+    assert names[without.predictions].tolist() == given
+    assert without.right.mean() == row.validation_accuracy
+    refused = unpack_answers(row.answers["with_threshold"])
+    assert row.with_threshold is not None
+    assert refused.right.mean() == row.with_threshold["validation_accuracy"]
+    changed = refused.predictions != without.predictions
+    assert changed.any()
+    assert set(names[refused.predictions[changed]]) == {"none_of_these"}
 
 
 def test_a_row_that_fails_is_named(tmp_path: Path, texts: BenchmarkTexts) -> None:

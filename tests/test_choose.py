@@ -1,16 +1,39 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 
-from distiltune.errors import RunFailedError
-from distiltune.export.choose import apply_gate, choose
+from distiltune.errors import ConfigError, RunFailedError
+from distiltune.export.answers import pack_answers
+from distiltune.export.choose import Choice, choose
+from distiltune.export.config import ChooseConfig, ExportConfig
+from distiltune.export.gate import apply_gate, check_gate
 from distiltune.export.rows import RowMeasurement
+
+NUM_TEXTS = 1000
+
+
+def answers(lost: int = 0, gained: int = 0, changed: int = 0) -> dict[str, Any]:
+    """Of texts 0 to 899 the student is right; ``lost`` of these are wrong, ``gained`` others right."""
+    labels = np.zeros(NUM_TEXTS, int)
+    predictions = np.where(np.arange(NUM_TEXTS) < 900, 0, 1)
+    predictions[:lost] = 2
+    predictions[900 : 900 + gained] = 0
+    predictions[NUM_TEXTS - changed :] = 3
+    return pack_answers(predictions, labels)
 
 
 def row(
     name: str,
     kind: str = "onnx",
-    validation: float | None = 0.95,
+    lost: int = 0,
+    gained: int = 0,
+    *,
+    changed: int = 0,
     p50: float = 1.0,
     size: float = 10.0,
+    memory: float = 100.0,
     test: float | None = 0.9,
 ) -> RowMeasurement:
     times = {"mean": p50, "std": 0.0, "p50": p50, "p90": p50, "p99": p50}
@@ -21,29 +44,35 @@ def row(
         latency_ms=times,
         sample_latency_ms=times,
         throughput={"1": 1000 / p50},
-        peak_memory_mb=100.0,
+        peak_memory_mb=memory,
         num_threads=1,
         query="text",
         accuracy=test,
-        validation_accuracy=validation,
+        validation_accuracy=0.9 + (gained - lost) / NUM_TEXTS,
+        answers={"without_threshold": answers(lost, gained, changed)},
     )
 
 
 STUDENT = row("student-pytorch", "pytorch", p50=5.0)
-OTHERS = [
-    row("teacher-pytorch", "pytorch", 0.97, p50=9.0),
-    row("reference-bert-base", "reference", None, p50=50.0, test=None),
-]
+REFERENCE = replace(row("reference-bert-base", "reference"), validation_accuracy=None, answers=None)
+OTHERS = [row("teacher-pytorch", "pytorch", gained=20, p50=9.0), REFERENCE]
 
 
-def gate(*variants: RowMeasurement, drop: float = 0.01) -> dict[str, bool | None]:
-    return {
-        row.name: row.passed_gate for row in apply_gate([*OTHERS, STUDENT, *variants], max_accuracy_drop=drop)
-    }
+def passed(*variants: RowMeasurement, **options: Any) -> dict[str, bool | None]:
+    rows = apply_gate([*OTHERS, STUDENT, *variants], ChooseConfig(**options))
+    return {row.name: row.passed_gate for row in rows}
+
+
+def chosen(*variants: RowMeasurement, **options: Any) -> Choice:
+    return choose([*OTHERS, STUDENT, *variants], ChooseConfig(**options))
+
+
+def verdicts(choice: Choice) -> dict[str, str | None]:
+    return {row.name: row.verdict for row in choice.rows}
 
 
 def test_the_gate_is_for_what_comes_of_the_student() -> None:
-    assert gate(row("onnx"), row("student-pytorch-int8", "pytorch-int8", 0.5)) == {
+    assert passed(row("onnx"), row("student-pytorch-int8", "pytorch-int8", lost=100)) == {
         "teacher-pytorch": None,
         "reference-bert-base": None,
         "student-pytorch": True,
@@ -52,39 +81,172 @@ def test_the_gate_is_for_what_comes_of_the_student() -> None:
     }
 
 
-def test_the_largest_drop_allowed_still_passes() -> None:
-    passed = gate(row("at", validation=0.94), row("over", validation=0.9399), row("better", validation=0.99))
-    assert (passed["at"], passed["over"], passed["better"]) == (True, False, True)
-    assert gate(row("same"), row("less", validation=0.9499), drop=0.0)["less"] is False
+def test_a_point_gate_takes_the_measured_difference() -> None:
+    variants = [row("at", lost=10), row("over", lost=11), row("better", gained=9)]
+    found = passed(*variants, gate="point")
+    assert (found["at"], found["over"], found["better"]) == (True, False, True)
+    bare = [replace(each, answers=None) for each in [*OTHERS, STUDENT, *variants]]
+    again = apply_gate(bare, ChooseConfig(gate="point"))
+    assert [each.passed_gate for each in again[-3:]] == [True, False, True]
+    assert again[-1].predictions_changed is again[-1].against_student is None
 
 
-def test_the_fastest_that_passes_is_chosen() -> None:
-    rows = [
+def test_a_drop_must_be_shown_to_be_small() -> None:
+    """The same difference of -0.002 is shown by few discordant texts and not by many."""
+    found = apply_gate([STUDENT, row("few", lost=2), row("many", lost=32, gained=30)], ChooseConfig())
+    few, many = found[1:]
+    assert few.against_student is not None
+    assert many.against_student is not None
+    assert few.against_student["difference"] == pytest.approx(-0.002)
+    assert many.against_student["difference"] == pytest.approx(-0.002)
+    assert (few.passed_gate, many.passed_gate) == (True, False)
+    assert (many.against_student["only_first"], many.against_student["only_second"]) == (30, 32)
+    assert passed(row("many", lost=32, gained=30), max_drop_from_student=0.02)["many"]
+    assert passed(row("many", lost=32, gained=30), confidence=0.6)["many"]
+    assert passed(row("many", lost=32, gained=30), max_drop_from_student=None)["many"]
+
+
+def test_predictions_changed_are_against_the_student() -> None:
+    rows = apply_gate([*OTHERS, STUDENT, row("onnx", lost=2, gained=1, changed=5)], ChooseConfig())
+    assert [row.predictions_changed for row in rows] == [None, None, None, pytest.approx(0.008)]
+
+
+def test_the_teacher_and_a_least_accuracy_can_be_held_against_it() -> None:
+    variant = row("onnx", lost=1)
+    assert passed(variant, max_drop_from_teacher=0.05)["onnx"]
+    found = chosen(variant, max_drop_from_teacher=0.02, min_validation_accuracy=0.95, minimise="size_mb")
+    assert found.chosen is None
+    for part in (
+        r"validation accuracy -0.0210 against teacher-pytorch",
+        "below -0.02 (max_drop_from_teacher)",
+        "validation accuracy 0.8990 below min_validation_accuracy 0.95",
+    ):
+        assert part in found.reason
+    student = next(row for row in found.rows if row.name == "student-pytorch")
+    assert student.passed_gate is False
+    assert "against student" not in (student.verdict or "")
+
+
+def test_the_fastest_that_passes_is_chosen_and_each_other_says_why_not() -> None:
+    found = chosen(
         row("slow", p50=2.0),
-        row("fast", p50=0.5),
-        row("fastest-but-wrong", validation=0.9, p50=0.1),
+        row("fast", p50=0.5, size=20.0),
+        row("fastest-but-wrong", lost=50, p50=0.1),
+        row("unsure", lost=9, gained=4, p50=0.1),
         row("student-pytorch-int8", "pytorch-int8", p50=0.2),
+    )
+    assert found.chosen == "fast"
+    assert found.reason == ""
+    why = verdicts(found)
+    assert why["fast"] == "chosen: latency_ms 0.500, the least of 2 that keep every limit"
+    assert why["slow"] == "300 % slower than fast"
+    wrong = why["fastest-but-wrong"] or ""
+    assert wrong.startswith("validation accuracy -0.0500 against student-pytorch (-0.06")
+    assert wrong.endswith(" with 95 % confidence), below -0.01 (max_drop_from_student)")
+    assert (why["unsure"] or "").endswith("which may be below -0.01 (max_drop_from_student)")
+    assert why["student-pytorch-int8"] == "for comparison only: what is sealed is an ONNX graph"
+    assert why["student-pytorch"] is why["teacher-pytorch"] is why["reference-bert-base"] is None
+
+
+def test_the_least_of_something_else_under_limits() -> None:
+    variants = [
+        row("fast", p50=0.5, size=12.345),
+        row("small", p50=0.9, size=8.0, memory=150.0),
+        row("smaller", p50=3.0, size=7.0, memory=90.0),
     ]
-    assert choose(apply_gate([*OTHERS, STUDENT, *rows], max_accuracy_drop=0.01)) == "fast"
+    small = chosen(*variants, minimise="size_mb", max_latency_ms=1.0)
+    assert small.chosen == "small"
+    assert verdicts(small)["smaller"] == "over max_latency_ms 1: 3"
+    assert verdicts(small)["fast"] == "54.3 % larger than small"
+    quick = chosen(*variants, max_size_mb=9, max_peak_memory_mb=120)
+    assert quick.chosen == "smaller"
+    assert verdicts(quick) | {"teacher-pytorch": None} == {
+        **dict.fromkeys(["teacher-pytorch", "reference-bert-base", "student-pytorch"]),
+        "fast": "over max_size_mb 9: 12.35",
+        "small": "over max_peak_memory_mb 120: 150",
+        "smaller": "chosen: latency_ms 3.000, alone keeps every limit",
+    }
+    light = chosen(*variants, minimise="peak_memory_mb")
+    assert light.chosen == "smaller"
+    assert verdicts(light)["small"] == "66.7 % more memory than smaller"
 
 
-def test_the_smaller_wins_a_tie() -> None:
-    rows = apply_gate([STUDENT, row("large", size=20.0), row("small", size=5.0)], max_accuracy_drop=0.01)
-    assert choose(rows) == "small"
+def test_of_equals_the_faster_then_the_smaller_then_the_first() -> None:
+    tie = chosen(row("large", size=20.0), row("small", size=5.0), row("again", size=5.0))
+    assert tie.chosen == "small"
+    assert verdicts(tie)["large"] == "same latency_ms as small, but 15 MB larger"
+    assert verdicts(tie)["again"] == "the same as small, which comes first"
+    tie = chosen(row("slow", p50=2.0), row("fast"), minimise="size_mb")
+    assert tie.chosen == "fast"
+    assert verdicts(tie)["slow"] == "same size_mb as fast, but 1 ms slower"
 
 
 def test_the_test_split_decides_nothing() -> None:
-    rows = [row("onnx", p50=2.0, test=1.0), row("onnx-int8", p50=1.0, test=0.0)]
-    gated = apply_gate([STUDENT, *rows], max_accuracy_drop=0.0)
-    assert all(row.passed_gate for row in gated)
-    assert choose(gated) == "onnx-int8"
+    found = chosen(row("onnx", p50=2.0, test=1.0), row("onnx-int8", test=0.0))
+    assert found.chosen == "onnx-int8"
 
 
-def test_none_that_passes_is_a_failed_run_with_reasons() -> None:
-    rows = apply_gate([STUDENT, row("onnx-int8", validation=0.9)], max_accuracy_drop=0.01)
-    with pytest.raises(RunFailedError, match=r"no ONNX variant passed.*\(0.9500\).*onnx-int8 0.0500"):
-        choose(rows)
-    with pytest.raises(RunFailedError, match="no ONNX variant was measured"):
-        choose(apply_gate([STUDENT], max_accuracy_drop=0.01))
+def test_none_that_keeps_the_limits_is_told_with_the_reasons_of_each() -> None:
+    found = chosen(row("onnx", size=30.0), row("onnx-int8", lost=50, size=10.0), max_size_mb=9)
+    assert found.chosen is None
+    for part in (
+        "no ONNX variant keeps every limit of export.choose: onnx: over max_size_mb 9: 30;",
+        "onnx-int8: validation accuracy -0.0500",
+        "over max_size_mb 9: 10. Relax",
+    ):
+        assert part in found.reason
+    assert "no ONNX variant was measured" in chosen().reason
+    unknown = chosen(replace(row("onnx"), validation_accuracy=None))
+    assert "onnx: it has no validation accuracy" in unknown.reason
+
+
+def test_the_accuracy_with_threshold_can_be_the_one() -> None:
+    def also(row: RowMeasurement, lost: int) -> RowMeasurement:
+        packed = {**(row.answers or {}), "with_threshold": answers(lost)}
+        return replace(row, answers=packed, with_threshold={"validation_accuracy": 0.9 - lost / NUM_TEXTS})
+
+    rows = [also(STUDENT, 0), also(row("worse-with", p50=0.5), 40), also(row("worse-without", lost=40), 0)]
+    assert choose(rows, ChooseConfig()).chosen == "worse-with"
+    assert choose(rows, ChooseConfig(accuracy="with_threshold")).chosen == "worse-without"
+
+
+def test_rows_that_lack_what_the_gate_needs_are_named() -> None:
     with pytest.raises(RunFailedError, match="'student-pytorch' with its validation accuracy is missing"):
-        apply_gate([row("onnx")], max_accuracy_drop=0.01)
+        apply_gate([row("onnx")], ChooseConfig())
+    with pytest.raises(RunFailedError, match="'teacher-pytorch' with its validation accuracy is missing"):
+        apply_gate([STUDENT], ChooseConfig(max_drop_from_teacher=0.1))
+    with pytest.raises(RunFailedError, match=r"'onnx' or 'student-pytorch' has no answers.*gate: point"):
+        apply_gate([STUDENT, replace(row("onnx"), answers=None)], ChooseConfig())
+    short = {"without_threshold": pack_answers(np.zeros(5, int), np.zeros(5, int))}
+    with pytest.raises(RunFailedError, match="5 and 1000 validation texts"):
+        apply_gate([STUDENT, replace(row("onnx"), answers=short)], ChooseConfig())
+
+
+def test_a_gate_that_nothing_can_pass_is_refused_before_the_work() -> None:
+    check_gate(ChooseConfig(), 268, has_threshold=False)
+    with pytest.raises(
+        ConfigError, match=r"max_drop_from_student: 0.01 given, but 267 .* give 268 texts.*point"
+    ):
+        check_gate(ChooseConfig(), 267, has_threshold=False)
+    with pytest.raises(ConfigError, match=r"max_drop_from_teacher: 0 given.*raise it, or"):
+        check_gate(ChooseConfig(max_drop_from_teacher=0), 3100, has_threshold=False)
+    check_gate(ChooseConfig(gate="point", max_drop_from_student=0), 10, has_threshold=False)
+    check_gate(ChooseConfig(accuracy="with_threshold"), 300, has_threshold=True)
+    with pytest.raises(ConfigError, match="accuracy: with_threshold given, but these data"):
+        check_gate(ChooseConfig(accuracy="with_threshold"), 300, has_threshold=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_accuracy_drop": 0.1}, r"max_accuracy_drop is now choose\.max_drop_from_student"),
+        ({"choose": {"minimise": "flops"}}, "'latency_ms', 'size_mb' or 'peak_memory_mb'"),
+        ({"choose": {"max_size_mb": 0}}, "greater than 0"),
+        ({"choose": {"confidence": 0.5}}, "greater than 0.5"),
+        ({"choose": {"max_drop_from_student": -0.1}}, "greater than or equal to 0"),
+        ({"choose": {"accuracy": "with_threshold"}, "out_of_scope": None}, "there is no threshold"),
+    ],
+)
+def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExportConfig.model_validate(values)

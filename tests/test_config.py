@@ -21,7 +21,7 @@ def test_defaults_are_the_seed_recipe():
         100,
         1,
     )
-    assert config.export.max_accuracy_drop == 0.01
+    assert config.export.choose.max_drop_from_student == 0.01
 
 
 @pytest.mark.parametrize("name", ["quickstart", "clinc150"])

@@ -36,7 +36,7 @@ JOB = {
     "student": {"from_teacher": {"layers": [1]}},
     "training": {"max_length": 24},
     "search": {"num_trials": 2, "space": {"num_train_epochs": {"type": "int", "low": 1, "high": 2}}},
-    "export": {"variants": ["onnx", "onnx-int8"], "max_accuracy_drop": 1.0},
+    "export": {"variants": ["onnx", "onnx-int8"], "choose": {"max_drop_from_student": 1.0}},
     "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1, 4]},
 }
 SEARCH_WITH_A_FAULT = {
@@ -187,7 +187,22 @@ def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((pulled / name).read_bytes()).hexdigest() == entry["sha256"]
     assert manifest["measurements"]["name"] == found["chosen"]
+    assert "answers" not in manifest["measurements"]
     assert manifest["made_from"]["hyperparameters"]["alpha"] == found["best"]["alpha"]
+
+
+def test_each_variant_says_why_it_was_chosen_or_not(home, found):
+    rows = {row["name"]: row for row in found["variants"]}
+    for name in ("onnx", "onnx-int8"):
+        verdict, against = rows[name]["verdict"], rows[name]["against_student"]
+        assert verdict.startswith("chosen: ") == (name == found["chosen"])
+        difference = rows[name]["validation_accuracy"] - rows["student-pytorch"]["validation_accuracy"]
+        assert against["difference"] == pytest.approx(difference)
+        assert against["low"] < difference < against["high"]
+        assert verdict in distiltune("show", "first", cwd=home).stdout
+    # The student's own tokenizer and the runtime's give the same pieces, so the plain graph gives the same labels.
+    assert rows["onnx"]["predictions_changed"] == 0
+    assert rows["student-pytorch"]["predictions_changed"] is None
 
 
 def test_pull_refuses_a_directory_that_exists(home):

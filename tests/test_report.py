@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from distiltune.export import pictures
-from distiltune.export.report import build_report, markdown_table, terminal_table, write_report
+from distiltune.export.report import build_report, markdown_table, terminal_table, verdicts, write_report
 from distiltune.export.rows import RowMeasurement
 
 MACHINE = {
@@ -158,6 +158,24 @@ def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, r
     )
     assert "With threshold: texts whose score is below" in text
     assert "![confidence](confidence.png)" in text
+
+
+def test_says_why_each_was_chosen_or_not(report: dict[str, Any], tmp_path: Path) -> None:
+    against = {"difference": -0.0045, "low": -0.00745, "high": -0.002, "confidence": 0.95}
+    against |= {"only_first": 5, "only_second": 19, "num_texts": 3100, "p_value": 0.00661}
+    for variant in report["variants"]:
+        if variant["name"] == "onnx-int8":
+            variant |= {"against_student": against, "predictions_changed": 0.01097, "verdict": "chosen: so"}
+        if variant["name"] == "onnx":
+            variant |= {"verdict": "173 % slower than onnx-int8"}
+    text = write_report(report, tmp_path)["markdown"].read_text()
+    assert "| **onnx-int8** | -0.0045 | -0.0075 … -0.0020 | 5 | 19 | 0.0066 | chosen: so |" in text
+    dash = "\N{EN DASH}"
+    assert f"| onnx | {dash} | {dash} | {dash} | {dash} | {dash} | 173 % slower than onnx-int8 |" in text
+    assert "| 1.10 % | passed |" in text
+    assert "the 3,100 validation texts whose label is not the student's" in text
+    assert "each limit holds with 95 % confidence" in text
+    assert verdicts(report["variants"]) == ["onnx: 173 % slower than onnx-int8", "onnx-int8: chosen: so"]
 
 
 def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path) -> None:

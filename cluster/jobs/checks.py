@@ -117,7 +117,7 @@ def main() -> int:
 
 def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     """Cheap things first: the storage, then the nodes, then what has to be loaded."""
-    from ..goal import goal_of
+    from ..goal import check_goals
     from ..head import ray_session
     from ..preflight import check_models, check_resources, check_storage
     from ..runs import LOOK_S, Storage, check_writable
@@ -137,7 +137,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     from ...training.data import load_data
 
     data = load_data(local.data)
-    goal_of(config, data)
+    check_goals(config, data)
     check_models(local)
     texts = {split: len(data.splits[split]) for split in data.splits}
     return {"texts": texts, "num_labels": len(data.label_names)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, RunFailedError
 from ..config import JobConfig
 from ..former import former_trials
-from ..goal import goal_of
+from ..goal import check_goals
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
 from ..runs import Run, Storage, name_run, now
 from .checks import checked_on_cluster
@@ -91,7 +91,7 @@ def submit(
     if data_is_local(config):
         from ...training.data import load_data
 
-        goal_of(config, load_data(config.data))
+        check_goals(config, load_data(config.data))
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     former_trials(config, storage, Run(storage.store, run_id))
     run = storage.create(run_id)

@@ -54,9 +54,11 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report import terminal_table
+    from ...export.report import terminal_table, verdicts
 
     console.print(terminal_table(found["variants"], found["chosen"]))
+    for verdict in verdicts(found["variants"]):
+        console.print(verdict, soft_wrap=True, markup=False)
     _print_ratios(console, found)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
