@@ -7,7 +7,7 @@ import difflib
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -95,6 +95,31 @@ class StorageConfig(Section):
     )
 
 
+class PlanStep(Section):
+    """A key of the specification, and the values to try in its place."""
+
+    key: str = Field(description="Path of the key, such as student.from_teacher.layers.")
+    values: list[Any] = Field(
+        min_length=1, description="Tried in this order, the mild before the harsh, until one is refused."
+    )
+
+
+class PlanConfig(Section):
+    """Changes that `distiltune plan` tries one after another; each is kept where the gate holds and it pays."""
+
+    steps: list[PlanStep] = Field(default_factory=list, description="In the order in which they are tried.")
+    minimise: Literal["latency_ms", "size_mb", "latency_times_size"] = Field(
+        default="latency_times_size", description="What a change must make less to be kept."
+    )
+    min_gain: float = Field(default=0.03, ge=0, lt=1, description="By which share, at least.")
+    max_accuracy_drop: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Most validation accuracy that may be lost against the job as it is, by export.choose's gate.",
+    )
+
+
 class JobConfig(Section):
     """A whole job; every key has a default."""
 
@@ -111,6 +136,9 @@ class JobConfig(Section):
     benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig, description="The measurements.")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="The run store.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Machines.")
+    plan: PlanConfig | None = Field(
+        default=None, description="For `distiltune plan`; other commands leave it alone."
+    )
 
     @model_validator(mode="after")
     def _somebody_learns_of_more_texts(self) -> JobConfig:
@@ -154,7 +182,7 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
     try:
         config = JobConfig.model_validate(values)
     except ValidationError as error:
-        faults += [_describe(item) for item in error.errors()]
+        faults += [described(item) for item in error.errors()]
         faults += _search_faults(values, error.errors())
         raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}") from None
     if faults:
@@ -257,7 +285,7 @@ def _override(values: dict[str, Any], item: str) -> str | None:
     return None
 
 
-def _describe(item: Any) -> str:
+def described(item: Any) -> str:
     """One of pydantic's errors in our words: path, value given, what is accepted."""
     keys = _without_tag([str(key) for key in item["loc"]])
     path = ".".join(keys) or "the specification"

@@ -64,6 +64,39 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
 
 
 @app.command()
+def plan(
+    source: SourceArgument = None,
+    overrides: SetOption = None,
+    storage: StorageOption = None,
+    run_id: RunIdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try the changes of the section `plan`, each a run of its own; keep those that pay and lose no accuracy."""
+    from ..config import load_config
+    from ..plan_runs import run_plan
+    from ..watching.console import ProgressPrinter
+    from ..watching.plan_view import print_plan, tried_line
+
+    given = load_config(source, overrides or [], storage)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+            record = run_plan(
+                given,
+                Path(source or "quickstart").stem,
+                plan_id=run_id,
+                listener=printer,
+                on_tried=lambda tried: typer.echo(tried_line(tried.to_json()), err=True),
+            )
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(str(error) or "interrupted; nothing was begun") from None
+    if as_json:
+        echo_json(record)
+    else:
+        print_plan(record, given.storage.path)
+
+
+@app.command()
 def config(
     source: SourceArgument = None,
     overrides: SetOption = None,
