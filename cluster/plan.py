@@ -179,14 +179,14 @@ class _Judge:
 
     def __call__(self, outcome: Outcome, step: PlanStep, value: Any, least: float) -> Tried:
         tried = self.described(outcome, step.key, value)
-        if outcome.row is None or tried.cost is None:
+        if outcome.row is None:
             return tried
+        gained = 1 - self._cost(outcome.row) / self._cost(self._base) / least
         rows = [replace(self._base, name=_BASE), replace(outcome.row, name=_TRIED)]
         judged = apply_gate(rows, self._gate, student=_BASE)[1]
         tried = replace(tried, against_base=judged.against_student)
         if not judged.passed_gate:
             return replace(tried, kept=False, reason=judged.verdict or "")
-        gained = 1 - tried.cost / least
         if gained < self._plan.min_gain:
             reason = (
                 f"{self._plan.minimise} falls by {100 * gained:.1f} %, under min_gain {self._plan.min_gain:g}"

@@ -58,8 +58,8 @@ class SharedRows(nn.Module):
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
         first, place = first_equal_rows(table.weight).unique(return_inverse=True)
-        self.register_buffer("weight", table.weight.detach()[first].clone())
-        self.register_buffer("place", place.to(torch.int32))
+        self.weight = nn.Buffer(table.weight.detach()[first].clone())
+        self.place = nn.Buffer(place.to(torch.int32))
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """float[B, L, D] of int64[B, L]."""
