@@ -17,24 +17,32 @@ _PROBES = "cache/probes"
 def check_models(config: JobConfig) -> None:
     """Refuse checkpoints that are not there, and a student that cannot be made of the teacher's layers or pieces.
 
+    Also one that is to keep more heads or feed-forward rows than there are.
+
     Raises:
         ModelError: Which one, and what there is.
     """
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+    from ..training.scratch import scratch_shapes
     from ..training.vocabulary import pieces_to_keep
+    from ..training.width import check_width
 
     teachers = None
+    own_shapes = None
     if config.student.checkpoint is not None:
-        load_config(resolve_checkpoint(config.student.checkpoint))
+        own_shapes = load_config(resolve_checkpoint(config.student.checkpoint))
     teacher = config.teacher
     if teacher.scratch is not None:
-        num_layers = teacher.scratch.num_hidden_layers
+        shapes = scratch_shapes(teacher.scratch)
     else:
         tuned = teacher.fine_tune
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
-        num_layers = load_config(teachers).num_hidden_layers
+        shapes = load_config(teachers)
+    num_layers = shapes.num_hidden_layers
+    if config.student.width is not None:
+        check_width(config.student.width, own_shapes or shapes)
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
         if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:

@@ -176,6 +176,7 @@ def make_student(
         task.store.local(key),
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),
+        labels=data.splits["train"]["label"][:],
     )
     task.store.publish(key)
     return record

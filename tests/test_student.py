@@ -46,6 +46,8 @@ def test_embeddings_chosen_layers_pooler_and_head_are_the_teachers(family, teach
         "num_layers": 2,
         "num_parameters": student.num_parameters(),
         "layers": [0, 2],
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
         "vocab_size": len(tokenizer),
     }
     kept, held = layers_of(student), layers_of(teacher)

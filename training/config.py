@@ -215,6 +215,15 @@ class VocabularyConfig(Section):
     )
 
 
+class WidthConfig(Section):
+    """How much of each layer a student keeps; the same count in every layer."""
+
+    intermediate_size: int | None = Field(
+        default=None, ge=1, description="Rows of the feed-forward part. Default: all."
+    )
+    num_attention_heads: int | None = Field(default=None, ge=1, description="Attention heads. Default: all.")
+
+
 class StudentConfig(Section):
     """The model to train: exactly one of checkpoint and from_teacher."""
 
@@ -226,6 +235,10 @@ class StudentConfig(Section):
     vocabulary: VocabularyConfig | None = Field(
         default=None,
         description="Trim the vocabulary before training; a text that could be spelled still can.",
+    )
+    width: WidthConfig | None = Field(
+        default=None,
+        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
     )
 
     @property

@@ -21,7 +21,9 @@ from .checkpoints import (
 )
 from .config import StudentConfig
 from .heads import load_with_labels, match_labels
+from .narrowed import num_heads, num_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
+from .width import narrow
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -39,6 +41,7 @@ def build_student(
     *,
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    labels: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -52,15 +55,16 @@ def build_student(
         label_names: Labels in the data's order; the student's head has this order.
         out_dir: Replaced when it exists.
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
-        texts: Training texts and others, for ``vocabulary``.
+        texts: Training texts and others, for ``vocabulary``; ``width`` reads the first.
+        labels: Of the training texts, for ``width``.
 
     Returns:
-        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint) and
-        ``vocab_size``.
+        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
+        ``num_attention_heads`` and ``intermediate_size`` of each layer, and ``vocab_size``.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
-            may be longer than it takes.
+        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
+            may be longer than it takes, or it is to keep more than it has.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -73,6 +77,8 @@ def build_student(
         _family(student)
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    if config.width is not None:
+        narrow(student, tokenizer, config.width, texts[0], labels, max_length=max_length)
     if config.vocabulary is not None:
         kept = pieces_to_keep(tokenizer, *texts, **config.vocabulary.model_dump())
         tokenizer = trim_vocabulary(student, tokenizer, kept)
@@ -83,6 +89,8 @@ def build_student(
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
+        "num_attention_heads": num_heads(student.config),
+        "intermediate_size": num_rows(student.config),
         "vocab_size": student.config.vocab_size,
     }
 
