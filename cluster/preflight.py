@@ -22,6 +22,7 @@ def check_models(config: JobConfig) -> None:
     Raises:
         ModelError: Which one, and what there is.
     """
+    from ..search.space import STUDENT_HEADS, STUDENT_ROWS, end_values, searched_width
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
     from ..training.scratch import scratch_shapes
     from ..training.vocabulary import pieces_to_keep
@@ -41,8 +42,12 @@ def check_models(config: JobConfig) -> None:
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
         shapes = load_config(teachers)
     num_layers = shapes.num_hidden_layers
-    if config.student.width is not None:
-        check_width(config.student.width, own_shapes or shapes)
+    space = config.search.space
+    searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
+    most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
+    for width, where in ((config.student.width, "student.width"), (most, "search.space.student")):
+        if width is not None:
+            check_width(width, own_shapes or shapes, where)
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
         if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:

@@ -142,7 +142,9 @@ def classifier_class(config: PreTrainedConfig) -> Any:
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if stock is None:
         known = ", ".join(_FAMILIES)
-        raise ModelError(f"model family {config.model_type!r} has no sequence classifiers; give one of {known}")
+        raise ModelError(
+            f"model family {config.model_type!r} has no sequence classifiers; give one of {known}"
+        )
     return _narrowed(stock) if hasattr(config, KEPT_HEADS) else stock
 
 

@@ -23,12 +23,13 @@ _BATCH_SIZE = 32
 _MAX_LENGTH = 128  # where nothing says what texts are cut to
 
 
-def check_width(width: WidthConfig, config: PreTrainedConfig) -> None:
+def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "student.width") -> None:
     """Refuse to keep more than there is.
 
     Args:
         width: The section ``student.width``.
         config: Of the model that is to be narrowed.
+        where: The section's name.
 
     Raises:
         ModelError: Which key, what was given, what the model has; or its family is not known.
@@ -40,7 +41,7 @@ def check_width(width: WidthConfig, config: PreTrainedConfig) -> None:
     ):
         if wanted is not None and not 1 <= wanted <= there:
             raise ModelError(
-                f"student.width.{name}: {wanted:,} given; each layer of the student has {there:,} {what}; "
+                f"{where}.{name}: {wanted:,} given; each layer of the student has {there:,} {what}; "
                 f"accepted: 1 to {there:,}, or null to keep all"
             )
 
