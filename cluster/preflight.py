@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from ..errors import ConfigError, DistiltuneError, ModelError
+from ..errors import ConfigError, DistiltuneError
 from ..storage.store import Store
 from .config import JobConfig, ResourcesConfig, TaskResources, TrialResources
 
@@ -17,31 +17,42 @@ _PROBES = "cache/probes"
 def check_models(config: JobConfig) -> None:
     """Refuse checkpoints that are not there, and a student that cannot be made of the teacher's layers or pieces.
 
+    Also one that is to keep more heads or feed-forward rows than there are.
+
     Raises:
         ModelError: Which one, and what there is.
     """
+    from ..search.space import STUDENT_HEADS, STUDENT_ROWS, end_values, searched_width
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+    from ..training.scratch import scratch_shapes
+    from ..training.student import check_layers
     from ..training.vocabulary import pieces_to_keep
+    from ..training.width import check_width
 
     teachers = None
+    own_shapes = None
     if config.student.checkpoint is not None:
-        load_config(resolve_checkpoint(config.student.checkpoint))
+        own_shapes = load_config(resolve_checkpoint(config.student.checkpoint))
     teacher = config.teacher
     if teacher.scratch is not None:
-        num_layers = teacher.scratch.num_hidden_layers
+        shapes = scratch_shapes(teacher.scratch)
     else:
         tuned = teacher.fine_tune
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
-        num_layers = load_config(teachers).num_hidden_layers
+        shapes = load_config(teachers)
+    space = config.search.space
+    searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
+    most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
+    for width, where in ((config.student.width, "student.width"), (most, "search.space.student")):
+        if width is not None:
+            check_width(width, own_shapes or shapes, where)
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
-        if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
-            raise ModelError(
-                f"student.from_teacher.layers: {layers} given; the teacher has layers 0 to {num_layers - 1}, "
-                "name some of them in rising order, each once"
-            )
+        check_layers(layers, shapes.num_hidden_layers, "student.from_teacher.layers", "the teacher")
+    if config.student.layers is not None and own_shapes is not None:
+        check_layers(config.student.layers, own_shapes.num_hidden_layers, "student.layers", "the checkpoint")
     own = config.student.checkpoint
     pieces_of = teachers if own is None else resolve_checkpoint(own)
     if config.student.vocabulary is not None and pieces_of is not None:

@@ -49,12 +49,12 @@ class Students:
         """
         wanted = student_names(self._config.search)
         if not wanted:
-            return self._make(teacher, self._run.student, None, tell), {}
+            return self._make(teacher, self._run.student, {}, tell), {}
         records = {}
-        for name, layers in wanted.items():
+        for name, arguments in wanted.items():
             tell(f"{name} ({len(records) + 1} of {len(wanted)})")
             key = self._run.key(f"students/{re.sub(r'[^a-z0-9_]+', '-', name).strip('-')}")
-            records[name] = {**self._make(teacher, key, layers, tell), "key": key}
+            records[name] = {**self._make(teacher, key, arguments, tell), "key": key}
         if self._needs("latency_ms"):
             for name, record in records.items():
                 tell(f"latency of {name}")
@@ -65,8 +65,8 @@ class Students:
         }
         return {**next(iter(records.values())), "students": records}, students
 
-    def _make(self, teacher: str, key: str, layers: list[int] | int | None, tell: Tell) -> dict[str, Any]:
-        arguments = (teacher, self._data, key, layers)
+    def _make(self, teacher: str, key: str, searched: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        arguments = (teacher, self._data, key, searched)
         return self._dispatcher.do("student", tasks.make_student, self._one, *arguments, tell=tell)
 
     def _needs(self, metric: str) -> bool:

@@ -17,7 +17,7 @@ from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.thresholds import ScopeGoal
 from ..export.variants import build_variant
-from ..search.space import fixed_values
+from ..search.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, fixed_values, searched_width
 from ..storage.logs import LogWriter, logged_to
 from ..storage.store import Store
 from ..training.checkpoints import load_tokenizer
@@ -159,16 +159,19 @@ def label_with_teacher(
 
 
 def make_student(
-    task: Task, teacher_key: str, data: TextData, key: str, layers: list[int] | int | None
+    task: Task, teacher_key: str, data: TextData, key: str, searched: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a checkpoint that trials start from: of these teacher layers, of so many, or as the job says."""
+    """Write a checkpoint that trials start from: as the job says, but for the arguments that are searched."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
     student = config.student
+    layers = searched.get(STUDENT_LAYERS)
+    if NUM_STUDENT_LAYERS in searched:
+        layers = spread_layers(teacher, searched[NUM_STUDENT_LAYERS])
     if layers is not None:
-        kept = spread_layers(teacher, layers) if isinstance(layers, int) else layers
         student = student.model_copy(
-            update={"from_teacher": FromTeacherConfig(layers=kept), "checkpoint": None}
+            update={"from_teacher": FromTeacherConfig(layers=layers), "checkpoint": None, "layers": None}
         )
+    student = student.model_copy(update={"width": searched_width(student.width, searched)})
     record = build_student(
         student,
         teacher,
@@ -176,6 +179,7 @@ def make_student(
         task.store.local(key),
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),
+        labels=data.splits["train"]["label"][:],
     )
     task.store.publish(key)
     return record

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as quantized
 from torch.ao.quantization import quantize_dynamic as torch_quantize_dynamic
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ..errors import ModelError
+from ..training.checkpoints import new_classifier
 
 TORCH_INT8_FILE = "model.safetensors"
 _WEIGHT, _SCALE, _ZERO_POINT, _BIAS = ".int8_weight", ".int8_scale", ".int8_zero_point", ".bias"
@@ -72,7 +73,7 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
             f"{directory}: not a PyTorch int8 variant ({error}); make it again with `distiltune run`"
         ) from error
     with torch.random.fork_rng(devices=[]):  # weights that are about to be replaced should cost no one's seed
-        model = AutoModelForSequenceClassification.from_config(config).eval()
+        model = new_classifier(config).eval()
     layers = {key.removesuffix(_WEIGHT) for key in tensors if key.endswith(_WEIGHT)}
     rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
     try:

@@ -14,8 +14,10 @@ from .space import (
     NUM_STUDENT_LAYERS,
     OTHER_ARGUMENTS,
     STUDENT_ARGUMENTS,
+    STUDENT_HEADS,
     STUDENT_LAYERS,
     STUDENT_METRICS,
+    STUDENT_ROWS,
     TEXT_COUNTS,
     accepted_values,
     by_condition,
@@ -76,14 +78,15 @@ def space_faults(
 
 def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    layers = [name for name in named if name in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
     faults = []
-    if len(named) == 2:
+    if len(layers) == 2:
         faults.append(
             f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; name one of them"
         )
-    if named and student is not None and student.from_teacher is None:
+    if layers and student is not None and student.from_teacher is None:
         faults.append(
-            f"search.space.{named[0]}: the student is the checkpoint {student.checkpoint!r}, whose layers are its "
+            f"search.space.{layers[0]}: the student is the checkpoint {student.checkpoint!r}, whose layers are its "
             "own; take student.checkpoint out, so that students are made of the teacher's layers"
         )
     for name in named:
@@ -96,11 +99,15 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
             for value in end_values(config.space[STUDENT_LAYERS])
             if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
         ]
-    if NUM_STUDENT_LAYERS in config.space:
+    if isinstance(config.space.get(STUDENT_ROWS), IntRange):
+        faults.append(
+            f"search.space.{STUDENT_ROWS}: a range is refused: a student is made for each of its values; give a choice"
+        )
+    for name in (NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS):
         faults += [
-            f"search.space.{NUM_STUDENT_LAYERS}: {value!r} is refused: it needs a whole number from 1 up"
-            for value in end_values(config.space[NUM_STUDENT_LAYERS])
-            if not (isinstance(value, int) and value >= 1)
+            f"search.space.{name}: {value!r} is refused: it needs a whole number from 1 up"
+            for value in (end_values(config.space[name]) if name in config.space else [])
+            if type(value) is not int or value < 1
         ]
     return faults
 

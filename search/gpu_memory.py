@@ -136,14 +136,15 @@ def measure_step(
     """
     import numpy as np
     import torch
-    from transformers import AutoModelForSequenceClassification
+
+    from ..training.checkpoints import load_model
+    from ..training.narrowed import num_heads
 
     if not torch.cuda.is_available():
         return None
 
     def load(key: str) -> Any:
-        path = settings.store.fetch(key)
-        return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True)
+        return load_model(settings.store.fetch(key))
 
     model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -154,7 +155,7 @@ def measure_step(
         num_parameters=model.num_parameters(),
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
+        num_heads=num_heads(config),
         batch_size=batch_size,
         length=length,
         num_labels=config.num_labels,

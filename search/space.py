@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..training.config import WidthConfig
 from .config import SearchConfig
 from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter, Value
 
@@ -27,7 +29,8 @@ METRICS = {
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
 
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
-STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS)
+STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
+STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS)
 # How many texts that only the teacher labels a trial trains on, and their kind; without it: all there are.
 TEXT_COUNTS = {
     "data.unlabelled.count": "unlabelled",
@@ -144,24 +147,32 @@ def end_values(parameter: Parameter) -> list[Any]:
 
 def student_name(arguments: Mapping[str, Any]) -> str | None:
     """Which student a trial starts from, such as ``student.layers=[0, 5]``; None where the space names none."""
-    for name in STUDENT_ARGUMENTS:
-        if name in arguments:
-            return f"{name}={as_category(arguments[name])}"
-    return None
+    named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]
+    return ", ".join(named) or None
 
 
-def student_names(config: SearchConfig) -> dict[str, Any]:
-    """Every student that trials of this search may start from, by name, with the value that stands for it."""
-    found: dict[str, Any] = {}
-    for name in STUDENT_ARGUMENTS:
-        if name in config.space:
-            for value in _all_values(config.space[name]):
-                found[f"{name}={as_category(value)}"] = value
-    return found
+def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
+    """Every student that trials of this search may start from, by name, with the arguments that make it."""
+    named = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    every = itertools.product(*(_all_values(config.space[name]) for name in named))
+    made = (dict(zip(named, values, strict=True)) for values in every)
+    return {name: each for each in made if (name := student_name(each)) is not None}
+
+
+def searched_width(width: WidthConfig | None, arguments: Mapping[str, Any]) -> WidthConfig | None:
+    """The section ``student.width``, with the counts that a trial's arguments name in place of its own."""
+    counts = {
+        name.removeprefix("student."): arguments[name]
+        for name in (STUDENT_HEADS, STUDENT_ROWS)
+        if name in arguments
+    }
+    return WidthConfig.model_validate({**dict(width or {}), **counts}) if counts else width
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
     """The search without the students that miss a constraint before they are trained.
+
+    Of several arguments that make a student each loses the values with which no student keeps the constraint.
 
     Raises:
         ConfigError: All of them do.
@@ -171,13 +182,22 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
     if not bounds or not names:
         return config
     misfits = {name: each for name in names for each in bounds if each.excess(students[name].metrics) > 0}
-    kept = [value for name, value in names.items() if name not in misfits]
+    kept = [arguments for name, arguments in names.items() if name not in misfits]
     if not kept:
         lines = (f"{name} has {students[name].metrics[each.metric]:.4g}" for name, each in misfits.items())
         raise ConfigError(f"search.constraints: no student keeps {bounds[0]}: {', '.join(lines)}; allow more")
-    [argument] = [name for name in STUDENT_ARGUMENTS if name in config.space]
-    points = [point for point in config.points if argument not in point or point[argument] in kept]
-    space = {**config.space, argument: Choice(values=kept)}
+    left = {
+        name: [
+            value for value in _all_values(config.space[name]) if any(each[name] == value for each in kept)
+        ]
+        for name in kept[0]
+    }
+    points = [
+        point
+        for point in config.points
+        if all(point.get(name, values[0]) in values for name, values in left.items())
+    ]
+    space = {**config.space, **{name: Choice(values=values) for name, values in left.items()}}
     return config.model_copy(update={"space": space, "points": points})
 
 

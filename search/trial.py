@@ -15,13 +15,13 @@ import ray
 import torch
 from ray import tune
 from ray.util import get_node_ip_address
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import InputError, StorageError
 from ..storage.store import Store
 from ..training.arguments import arguments_from_config
-from ..training.checkpoints import load_classifier, load_tokenizer
+from ..training.checkpoints import load_classifier, load_model, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.first_token import first_token_in_last_layer
 from ..training.tokenized import TokenizedDataset
@@ -158,7 +158,7 @@ def _trainer(
     args.logging_steps = max(1, round(num_steps / 10))
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
-    model = AutoModelForSequenceClassification.from_pretrained(student, local_files_only=True)
+    model = load_model(student, complete=True)
     teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     if not args.freeze_embeddings:
         train_used_rows(model, train.input_ids)

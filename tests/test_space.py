@@ -175,12 +175,15 @@ def test_students_may_be_searched_by_their_layers():
     searched = config({"student.layers": {"type": "choice", "values": [[0, 5], [0, 2, 5]]}})
     check_space(searched, TrainingConfig(), StudentConfig())
     assert distributions(searched)["student.layers"] == CategoricalDistribution(["[0, 5]", "[0, 2, 5]"])
-    assert student_names(searched) == {"student.layers=[0, 5]": [0, 5], "student.layers=[0, 2, 5]": [0, 2, 5]}
+    assert student_names(searched) == {
+        "student.layers=[0, 5]": {"student.layers": [0, 5]},
+        "student.layers=[0, 2, 5]": {"student.layers": [0, 2, 5]},
+    }
     values = draw(optuna.trial.FixedTrial({**FIRST, "student.layers": "[0, 2, 5]"}), searched.space)
     assert values["student.layers"] == [0, 2, 5]
     assert student_name(values) == "student.layers=[0, 2, 5]"
     counted = config({"student.num_layers": {"type": "int", "low": 1, "high": 3}})
-    assert list(student_names(counted).values()) == [1, 2, 3]
+    assert [each["student.num_layers"] for each in student_names(counted).values()] == [1, 2, 3]
 
 
 FIRST = {"alpha": 0.5, "temperature": 4, "num_train_epochs": 5}

@@ -46,7 +46,9 @@ def test_embeddings_chosen_layers_pooler_and_head_are_the_teachers(family, teach
         "num_layers": 2,
         "num_parameters": student.num_parameters(),
         "layers": [0, 2],
-        "vocab_size": len(tokenizer),
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_embeddings": len(tokenizer),
     }
     kept, held = layers_of(student), layers_of(teacher)
     assert len(kept) == 2
@@ -132,6 +134,26 @@ def test_texts_longer_than_the_student_takes_are_refused(family, teachers, tmp_p
     build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most)
     with pytest.raises(ModelError, match=f"max_length: {most + 1} given; the student takes at most {most}"):
         build_student(from_layers(0), teachers[family], LABELS, tmp_path / "s", max_length=most + 1)
+
+
+def test_a_checkpoint_can_give_some_of_its_layers(teachers, tmp_path) -> None:
+    given = {"checkpoint": str(teachers["bert"]), "layers": [0, 3]}
+    record = build_student(
+        StudentConfig.model_validate(given), teachers["roberta"], LABELS, tmp_path / "student"
+    )
+    own, _ = load_classifier(teachers["bert"])
+    student, _ = load_classifier(tmp_path / "student")
+    assert record["num_layers"] == 2
+    assert same(layers_of(student)[1], layers_of(own)[3])
+    assert same(student.classifier, own.classifier)
+    wrong = StudentConfig.model_validate({**given, "layers": [0, 4]})
+    with pytest.raises(
+        ModelError, match=r"student\.layers: \[0, 4\] given; the checkpoint has layers 0 to 3"
+    ):
+        build_student(wrong, teachers["roberta"], LABELS, tmp_path / "other")
+    with pytest.raises(ValueError, match="layers are those of a checkpoint"):
+        from_teacher = {"from_teacher": {"layers": [0]}, "layers": [0]}
+        StudentConfig.model_validate(from_teacher)
 
 
 def test_a_checkpoint_with_too_few_positions_is_refused(teachers, tmp_path) -> None:

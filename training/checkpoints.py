@@ -12,13 +12,13 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from ..errors import ModelError, first_line
+from .narrowed import classifier_class
 from .quiet import quiet
 
 WEIGHTS_FILE = "model.safetensors"
@@ -83,6 +83,8 @@ def load_config(name: str | Path) -> PreTrainedConfig:
 def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
     """A sequence classifier in 32 bits; weights that are missing or have another shape are made anew.
 
+    The one way to load a student: transformers alone refuses one with fewer attention heads.
+
     Args:
         name: Directory or hub id.
         complete: Refuse a checkpoint that lacks weights.
@@ -92,11 +94,11 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
         ModelError: It cannot be loaded.
     """
     with _loading(name):
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+        own = classifier_class(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
+        loaded: Any = own.from_pretrained(
             str(name),
             dtype="float32",
             use_safetensors=True,
-            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **config,
@@ -110,6 +112,11 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
             "fine-tune it first (teacher.fine_tune.checkpoint)"
         )
     return model
+
+
+def new_classifier(config: PreTrainedConfig) -> PreTrainedModel:
+    """An untrained sequence classifier of these shapes; seed torch before."""
+    return classifier_class(config)(config)
 
 
 def load_tokenizer(name: str | Path) -> Any:

@@ -220,10 +220,24 @@ class VocabularyConfig(Section):
     )
 
 
+class WidthConfig(Section):
+    """How much of each layer a student keeps; the same count in every layer."""
+
+    intermediate_size: int | None = Field(
+        default=None, ge=1, description="Rows of the feed-forward part. Default: all."
+    )
+    num_attention_heads: int | None = Field(default=None, ge=1, description="Attention heads. Default: all.")
+
+
 class StudentConfig(Section):
     """The model to train: exactly one of checkpoint and from_teacher."""
 
     checkpoint: str | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
+    layers: list[int] | None = Field(
+        default=None,
+        min_length=1,
+        description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
+    )
     from_teacher: FromTeacherConfig | None = Field(
         default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
     )
@@ -231,6 +245,10 @@ class StudentConfig(Section):
     vocabulary: VocabularyConfig | None = Field(
         default=None,
         description="Trim the embedding table before training; no text becomes unknown.",
+    )
+    width: WidthConfig | None = Field(
+        default=None,
+        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
     )
 
     @property
@@ -247,6 +265,10 @@ class StudentConfig(Section):
         named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
         if len(named) > 1:
             raise ValueError("name one of checkpoint, from_teacher; both are given, set one to null")
+        if values.get("layers") is not None and "checkpoint" not in named:
+            raise ValueError(
+                "layers are those of a checkpoint; for the teacher's give from_teacher: {layers: …}"
+            )
         return values if named else {**values, "from_teacher": {"layers": [0, 3]}}
 
 

@@ -62,15 +62,23 @@ def new_model(
 ) -> BertForSequenceClassification:
     """An untrained BERT classifier that fits the tokenizer and the labels; seed torch before."""
     return BertForSequenceClassification(
-        BertConfig(
+        scratch_shapes(
+            config,
             vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
             max_position_embeddings=max_length,
-            hidden_dropout_prob=config.dropout,
             pad_token_id=tokenizer.pad_token_id,
             **label_maps(label_names),
         )
+    )
+
+
+def scratch_shapes(config: ScratchConfig, **others: Any) -> BertConfig:
+    """The configuration of ``new_model``, as far as it does not hang on tokenizer and labels."""
+    return BertConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        hidden_dropout_prob=config.dropout,
+        **others,
     )

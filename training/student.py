@@ -21,8 +21,10 @@ from .checkpoints import (
 )
 from .config import StudentConfig, VocabularyConfig
 from .heads import load_with_labels, match_labels
+from .narrowed import num_heads, num_rows
 from .shared_rows import share_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
+from .width import narrow
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -40,6 +42,7 @@ def build_student(
     *,
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    labels: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -53,15 +56,17 @@ def build_student(
         label_names: Labels in the data's order; the student's head has this order.
         out_dir: Replaced when it exists.
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
-        texts: Training texts and others, for ``vocabulary``.
+        texts: Training texts and others, for ``vocabulary``; ``width`` reads the first.
+        labels: Of the training texts, for ``width``.
 
     Returns:
-        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint) and
-        ``num_embeddings``, the rows of the token embedding that differ.
+        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
+        ``num_attention_heads`` and ``intermediate_size`` of each layer, and ``num_embeddings``, the rows of the
+        token embedding that differ.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
-            may be longer than it takes.
+        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
+            may be longer than it takes, or it is to keep more than it has.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -72,8 +77,12 @@ def build_student(
         name = resolve_checkpoint(config.checkpoint or "")
         student, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
         _family(student)
+        if config.layers is not None:
+            student = student_from_layers(student, config.layers, "student.layers", "the checkpoint")
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    if config.width is not None:
+        narrow(student, tokenizer, config.width, texts[0], labels, max_length=max_length)
     num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:
         tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, texts, config.vocabulary)
@@ -84,6 +93,8 @@ def build_student(
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
+        "num_attention_heads": num_heads(student.config),
+        "intermediate_size": num_rows(student.config),
         "num_embeddings": num_embeddings,
     }
 
@@ -118,23 +129,39 @@ def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
     return [round(layer * (have - 1) / max(1, num_layers - 1)) for layer in range(num_layers)]
 
 
-def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+def check_layers(layers: list[int], num_layers: int, key: str, owner: str) -> None:
+    """Refuse layers that are not some of ``num_layers``, each once, in rising order.
+
+    Raises:
+        ModelError: They are not; it names the ``key`` of the specification and whose layers they are.
+    """
+    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
+        raise ModelError(
+            f"{key}: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
+            "name one or more of them, each once, in rising order"
+        )
+
+
+def student_from_layers(
+    teacher: PreTrainedModel,
+    layers: list[int],
+    key: str = "student.from_teacher.layers",
+    owner: str = "the teacher",
+) -> PreTrainedModel:
     """A new model with the teacher's embeddings, the layers named, its pooler and its head.
 
     Args:
         teacher: A sequence classifier of a known family.
-        layers: Teacher layers from 0, rising.
+        layers: Its layers from 0, rising.
+        key: Of the specification, for the error.
+        owner: Likewise.
 
     Raises:
         ModelError: The family is not known; a layer does not exist, is named twice or out of order.
     """
     place = f"{teacher.base_model_prefix}.{FAMILIES[_family(teacher)]}"
     num_layers = teacher.config.num_hidden_layers
-    if not layers or any(not 0 <= layer < num_layers for layer in layers) or layers != sorted(set(layers)):
-        raise ModelError(
-            f"student.from_teacher.layers: {layers} given; the teacher has layers 0 to {num_layers - 1}; "
-            "name one or more of them, each once, in rising order"
-        )
+    check_layers(layers, num_layers, key, owner)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
     student = type(teacher)(config)
