@@ -41,11 +41,12 @@ from .scratch import new_model, train_tokenizer
 from .threads import intra_op_threads
 from .tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
 from .trainer import DistillationTrainer
+from .used_rows import train_used_rows
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
-_FORMAT = 2
+_FORMAT = 3
 _WEIGHT_DECAY = 0.01
 
 OnEpoch = Callable[[dict[str, float]], None]
@@ -226,6 +227,7 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
     """Train in place and leave the best epoch's weights."""
     recipe = begun.recipe
     assert recipe is not None
+    train_used_rows(begun.model, train.input_ids)
     with tempfile.TemporaryDirectory(prefix="distiltune-teacher-") as work:
         trainer = DistillationTrainer(
             model=begun.model,
