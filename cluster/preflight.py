@@ -46,6 +46,10 @@ def check_models(config: JobConfig) -> None:
     pieces_of = teachers if own is None else resolve_checkpoint(own)
     if config.student.vocabulary is not None and pieces_of is not None:
         pieces_to_keep(load_tokenizer(pieces_of), [], size=config.student.vocabulary.size)
+    if config.student.pretraining is not None:
+        from ..training.warming import check_pretraining
+
+        check_pretraining(config.student, teachers)
 
 
 def check_resources(resources: ResourcesConfig) -> None:

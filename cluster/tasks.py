@@ -176,6 +176,9 @@ def make_student(
         task.store.local(key),
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),
+        num_threads=task.num_threads,
+        use_gpu=task.use_gpu,
+        tell=task.tell,
     )
     task.store.publish(key)
     return record

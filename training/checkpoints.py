@@ -76,7 +76,7 @@ def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
-    with _loading(name):
+    with loading(name):
         return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
 
 
@@ -91,7 +91,7 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
     Raises:
         ModelError: It cannot be loaded.
     """
-    with _loading(name):
+    with loading(name):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             str(name),
             dtype="float32",
@@ -118,7 +118,7 @@ def load_tokenizer(name: str | Path) -> Any:
     Raises:
         ModelError: It cannot be loaded, is not a fast one, or cannot pad.
     """
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     if not tokenizer.is_fast:
         raise ModelError(f"{name}: has no fast tokenizer; save it with tokenizer.json")
@@ -218,12 +218,12 @@ def _check_directory(directory: Path) -> None:
 def _download(name: str) -> str:
     from huggingface_hub import snapshot_download
 
-    with _loading(name):
+    with loading(name):
         return snapshot_download(name, allow_patterns=_HUB_FILES)
 
 
 @contextmanager
-def _loading(name: str | Path) -> Iterator[None]:
+def loading(name: str | Path) -> Iterator[None]:
     """Load quietly; turn what goes wrong into one ``ModelError``."""
     try:
         with quiet():

@@ -19,9 +19,10 @@ from .checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from .config import StudentConfig
+from .config import StudentConfig, TrainingConfig
 from .heads import load_with_labels, match_labels
 from .vocabulary import pieces_to_keep, trim_vocabulary
+from .warming import Tell, warm_student
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -39,6 +40,9 @@ def build_student(
     *,
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    num_threads: int | None = None,
+    use_gpu: bool | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -52,15 +56,18 @@ def build_student(
         label_names: Labels in the data's order; the student's head has this order.
         out_dir: Replaced when it exists.
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
-        texts: Training texts and others, for ``vocabulary``.
+        texts: Training texts and others, for ``pretraining`` and ``vocabulary``.
+        num_threads: Intra-op threads of the pretraining; None leaves them as they are.
+        use_gpu: Whether the pretraining may use a GPU; None uses one where there is one.
+        tell: Told how far the pretraining is.
 
     Returns:
-        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint) and
-        ``vocab_size``.
+        ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
+        ``vocab_size``, and where there was one ``pretraining``, what ``warm_student`` says of it.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, or texts
-            may be longer than it takes.
+        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts may be
+            longer than it takes, or it cannot be pretrained.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -73,6 +80,19 @@ def build_student(
         _family(student)
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    warmed = {}
+    if config.pretraining is not None:  # before trimming: the teacher has all the pieces
+        warmed["pretraining"] = warm_student(
+            student,
+            tokenizer,
+            teacher_dir,
+            [*texts[0], *texts[1]],
+            config.pretraining,
+            max_length=max_length or TrainingConfig().max_length,
+            num_threads=num_threads,
+            use_gpu=use_gpu,
+            tell=tell,
+        )
     if config.vocabulary is not None:
         kept = pieces_to_keep(tokenizer, *texts, **config.vocabulary.model_dump())
         tokenizer = trim_vocabulary(student, tokenizer, kept)
@@ -84,6 +104,7 @@ def build_student(
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
         "vocab_size": student.config.vocab_size,
+        **warmed,
     }
 
 
