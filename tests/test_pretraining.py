@@ -17,7 +17,7 @@ from distiltune.training import triple_loss
 from distiltune.training.checkpoints import label_names, load_classifier, load_tokenizer, save_checkpoint
 from distiltune.training.config import PretrainingConfig, StudentConfig
 from distiltune.training.losses import IGNORED_LABEL, pretraining_loss
-from distiltune.training.masked_lm import language_head, load_masked_lm, masked_lm_around
+from distiltune.training.masked_lm import head_parameters, language_head, load_masked_lm, masked_lm_around
 from distiltune.training.masking import Masking
 from distiltune.training.pretraining import PretrainingTrainer
 from distiltune.training.pretraining_arguments import PretrainingArguments
@@ -26,15 +26,16 @@ from distiltune.training.tokenized import TokenizedDataset, tokenize_split
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]
-_WORDS = "the small red boat sails over a wide blue lake while old men watch from green hills".split()
+_TALE = "the small red boat sails over a wide blue lake while old men watch from green hills"
 
 
 def _sentences(count, seed=0):
     random = np.random.default_rng(seed)
-    # Words mostly follow one another in one order, so that there is something to learn.
-    starts, lengths = random.integers(len(_WORDS), size=count), random.integers(3, 9, size=count)
+    # Words follow one another in one order, so that there is something to learn.
+    words = _TALE.split()
+    starts, lengths = random.integers(len(words), size=count), random.integers(3, 9, size=count)
     return [
-        " ".join(_WORDS[(start + n) % len(_WORDS)] for n in range(length))
+        " ".join(words[(start + n) % len(words)] for n in range(length))
         for start, length in zip(starts, lengths, strict=True)
     ]
 
@@ -149,9 +150,7 @@ def test_parts_of_fixed_logits_are_the_formulas_in_numpy(teachers, tmp_path, fam
         own, others = (
             model(**features, output_hidden_states=True).to_tuple() for model in (student, teacher)
         )
-    (z_s, h_s), (z_t, h_t) = (
-        (out[0].double().numpy(), out[1][-1].double().numpy()) for out in (own, others)
-    )
+    (z_s, h_s), (z_t, h_t) = ((out[0].double().numpy(), out[1][-1].double().numpy()) for out in (own, others))
     labels, keep = batch["labels"].numpy(), batch["attention_mask"].numpy() == 1
 
     def log_softmax(z):
@@ -283,10 +282,10 @@ def test_without_weight_nothing_is_computed_nor_asked_for(teachers, tmp_path):
     assert _logged(words, "loss") == pytest.approx([2 * part for part in _logged(words, "masked_lm")])
     assert not _logged(words, "distillation") and not _logged(words, "cosine")
     states = _trainer(teachers["bert"], tmp_path, alpha=0.0, beta=0.0)
-    head = [parameter.clone() for parameter in states.model.cls.parameters()][1:]
+    head = [parameter.clone() for _, parameter in head_parameters(states.model)]
     states.train()
     assert _logged(states, "cosine")[-1] < _logged(states, "cosine")[0]
-    after = list(states.model.cls.parameters())[1:]
+    after = [parameter for _, parameter in head_parameters(states.model)]
     assert all(torch.equal(one, other) for one, other in zip(head, after, strict=True))
 
 
@@ -301,7 +300,12 @@ def test_what_the_trainer_cannot_use_is_refused(teachers, tmp_path):
         _trainer(teachers["bert"], tmp_path, student=DistilBertForMaskedLM(small), beta=0.0)
     with pytest.raises(InputError, match="no tokenizer with a mask token"):
         PretrainingTrainer(DistilBertForMaskedLM(small), _arguments(tmp_path, beta=0.0, gamma=0.0))
-    for name, value in {"alpha": -1, "temperature": 0, "mlm_probability": 1, "distil_positions": "some"}.items():
+    for name, value in {
+        "alpha": -1,
+        "temperature": 0,
+        "mlm_probability": 1,
+        "distil_positions": "some",
+    }.items():
         with pytest.raises(InputError, match=f"{name} is {value!r}; accepted: "):
             _arguments(tmp_path, **{name: value})
 
@@ -315,7 +319,7 @@ def test_the_trainer_is_at_the_front_door():
 
 
 def _student(directory, teacher, **pretraining):
-    given = {"num_train_epochs": 2, "learning_rate": 3e-3, "batch_size": 8} | pretraining
+    given = {"num_train_epochs": 1, "learning_rate": 3e-3, "batch_size": 8} | pretraining
     section = {"from_teacher": {"layers": [0, 2]}, "pretraining": given}
     told = []
     record = build_student(
@@ -339,34 +343,37 @@ def test_a_warmed_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
     expected = build_student(plain, teachers[family], LABELS, tmp_path / "plain", max_length=16)
     warmed = record.pop("pretraining")
     assert record == expected
-    assert warmed["num_texts"] == 48 and warmed["steps"] == 12 and warmed["head"] == "trained"
+    assert (warmed["num_texts"], warmed["steps"], warmed["head"]) == (48, 6, "trained")
     assert warmed["losses"]["end"]["loss"] < warmed["losses"]["start"]["loss"]
     assert set(warmed["losses"]["end"]) == {"loss", "masked_lm", "distillation", "cosine"}
     assert warmed["seconds"] > 0
+    assert [line.rpartition(" ")[0] for line in told] == [
+        "the teacher's masked-language head: step 1 of 6, loss",
+        "pretraining: step 1 of 6, loss",
+    ]
 
     (student, tokenizer), (other, others) = (load_classifier(tmp_path / name) for name in ("warm", "plain"))
     assert label_names(student) == label_names(other) == LABELS
     assert tokenizer.get_vocab() == others.get_vocab()
     before = other.state_dict()
-    same = {name for name, value in student.state_dict().items() if torch.equal(value, before[name])}
-    heads = {name for name in before if name.startswith(("classifier", "pre_classifier")) or "pooler" in name}
     assert set(before) == set(student.state_dict())
-    assert heads <= same
-    assert not {name for name in same - heads if name.endswith("weight")}
-    assert told[-1].startswith("pretraining") or not told
+    same = {name for name, value in student.state_dict().items() if torch.equal(value, before[name])}
+    kept = {name for name in before if name.startswith(("classifier", "pre_classifier")) or "pooler" in name}
+    assert kept <= same
+    assert not {name for name in same - kept if name.endswith("weight")}
 
 
 def test_the_same_student_twice(teachers, tmp_path):
-    for name in ("one", "two"):
-        torch.manual_seed(hash(name) % 1000)  # another past
-        _student(tmp_path / name, teachers["bert"], max_texts=24)
+    for past, name in enumerate(("one", "two")):
+        torch.manual_seed(past)
+        _student(tmp_path / name, teachers["bert"], max_texts=16)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
 
 
 def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
     caplog.set_level("INFO", logger="distiltune")
-    more = {"num_train_epochs": 1, "max_texts": 16}
+    more = {"max_texts": 16}
     heads = {
         "checkpoint": {"checkpoint": str(with_head), "head_epochs": 0},
         "none": {"beta": 0.0, "head_epochs": 0},
@@ -376,7 +383,9 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
         assert record["pretraining"]["head"] == head
         assert record["pretraining"]["num_texts"] == 16
     assert "has no masked-language head; none is needed, beta is 0" in caplog.text
-    with pytest.raises(ModelError, match=r"head_epochs: 0 given, .* has no masked-language head, .*set beta to 0"):
+    with pytest.raises(
+        ModelError, match=r"head_epochs: 0 given, .* has no masked-language head, .*set beta to 0"
+    ):
         _student(tmp_path / "refused", teachers["bert"], head_epochs=0)
     assert not (tmp_path / "refused").exists()
 
@@ -392,7 +401,7 @@ def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch
         return masked_lm_around(encoder, like)
 
     monkeypatch.setattr(warming, "masked_lm_around", around)
-    _student(tmp_path / "s", teachers["bert"], head_epochs=4, num_train_epochs=1)
+    _student(tmp_path / "s", teachers["bert"], head_epochs=4)
     teacher, held = seen["teacher"].state_dict(), load_classifier(teachers["bert"])[0].state_dict()
     encoder = {name for name in teacher if name.startswith("bert.")}
     assert encoder and all(torch.equal(teacher[name], held[name]) for name in encoder)
@@ -402,7 +411,7 @@ def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch
     for name, model in (("new", new), ("trained", seen["teacher"].eval())):
         words = _trainer(teachers["bert"], tmp_path, student=model, with_teacher=False, beta=0.0, gamma=0.0)
         loss[name] = words.evaluate(words.train_dataset)["eval_masked_lm"]
-    assert loss["trained"] < 0.9 * loss["new"]
+    assert loss["trained"] < loss["new"] - 0.3
 
 
 def test_pretraining_comes_before_trimming(teachers, tmp_path):
@@ -459,8 +468,8 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
             build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=(TEXTS, []))
     with pytest.raises(ModelError, match="no such checkpoint directory"):
         _student(tmp_path / "s", teachers["bert"], checkpoint=str(Path("/nowhere/at/all")))
-    # Without the cosine a wider one will do, and without both any.
-    _student(tmp_path / "s", teachers["bert"], checkpoint=str(tmp_path / "wide"), gamma=0.0, num_train_epochs=1)
+    # Without the cosine a wider one will do.
+    _student(tmp_path / "s", teachers["bert"], checkpoint=str(tmp_path / "wide"), gamma=0.0, max_texts=8)
 
 
 def test_weights_that_are_all_0_are_refused():

@@ -188,6 +188,7 @@ class _Run:
                     weight_decay=_WEIGHT_DECAY,
                     eval_strategy="no",
                     save_strategy="no",
+                    logging_first_step=True,
                     disable_tqdm=True,
                     use_cpu=self._use_cpu,
                     dataloader_pin_memory=not self._use_cpu,
