@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from .export.benchmark import PerformanceBenchmark
     from .export.runtime import TextClassifier
     from .training.arguments import DistillationTrainingArguments
+    from .training.pretraining import PretrainingTrainer
+    from .training.pretraining_arguments import PretrainingArguments
     from .training.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
@@ -17,6 +19,8 @@ __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "PerformanceBenchmark",
+    "PretrainingArguments",
+    "PretrainingTrainer",
     "TextClassifier",
 ]
 
@@ -24,6 +28,8 @@ _HOMES = {
     "DistillationTrainer": ".training.trainer",
     "DistillationTrainingArguments": ".training.arguments",
     "PerformanceBenchmark": ".export.benchmark",
+    "PretrainingArguments": ".training.pretraining_arguments",
+    "PretrainingTrainer": ".training.pretraining",
     "TextClassifier": ".export.runtime",
 }
 

@@ -65,7 +65,7 @@ class ResourcesConfig(Section):
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
         default=None,
-        description="Fine-tuning the teacher and computing its logits; default: a whole node's CPUs.",
+        description="Fine-tuning the teacher, its logits, and pretraining a student; default: a whole node's CPUs.",
     )
     export: TaskResources = Field(
         default_factory=lambda: TaskResources(gpu=0), description="Making one variant."

@@ -59,6 +59,10 @@ def check_models(config: JobConfig) -> None:
         wanted = config.student.vocabulary
         tokenizer, spelled = load_tokenizer(pieces_of), wanted.others == "spelled"
         pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=spelled)
+    if config.student.pretraining is not None:
+        from ..training.warming import check_pretraining
+
+        check_pretraining(config.student, teachers)
 
 
 def check_resources(resources: ResourcesConfig) -> None:

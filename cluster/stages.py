@@ -75,7 +75,9 @@ class Stages:
 
     def student(self, tell: Tell) -> StageResult:
         """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
-        students = Students(self._config, self._run, self._data, self._dispatcher)
+        trains = self._config.student.pretraining is not None
+        wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
+        students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), tell)
         if self._config.student.has_own_pieces:
             self._splits = self._dispatcher.do(
@@ -92,6 +94,8 @@ class Stages:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
+        if "pretraining" in record:
+            text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
         trimmed = self._config.student.vocabulary is not None
         return record, f"{text}, {record['num_embeddings']:,} word pieces" if trimmed else text
 

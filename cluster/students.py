@@ -27,14 +27,17 @@ class Students:
         run: Where they are kept.
         data: The texts; labels give the student its head.
         dispatcher: Sends the work.
+        wanted: What the task that makes a student takes.
     """
 
-    def __init__(self, config: JobConfig, run: Run, data: TextData, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, config: JobConfig, run: Run, data: TextData, dispatcher: Dispatcher, wanted: TaskResources
+    ) -> None:
         self._config = config
         self._run = run
         self._data = data
         self._dispatcher = dispatcher
-        self._one = TaskResources(cpu=1, gpu=0)
+        self._wanted = wanted
 
     def make(self, teacher: str, tell: Tell) -> tuple[dict[str, Any], dict[str, Student]]:
         """Write every student's starting checkpoint.
@@ -67,7 +70,7 @@ class Students:
 
     def _make(self, teacher: str, key: str, searched: dict[str, Any], tell: Tell) -> dict[str, Any]:
         arguments = (teacher, self._data, key, searched)
-        return self._dispatcher.do("student", tasks.make_student, self._one, *arguments, tell=tell)
+        return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, tell=tell)
 
     def _needs(self, metric: str) -> bool:
         search = self._config.search

@@ -180,6 +180,9 @@ def make_student(
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),
         labels=data.splits["train"]["label"][:],
+        num_threads=task.num_threads,
+        use_gpu=task.use_gpu,
+        tell=task.tell,
     )
     task.store.publish(key)
     return record

@@ -43,11 +43,48 @@ _NOT_SEARCHED = {
 
 
 @dataclass
-class DistillationTrainingArguments(TrainingArguments):
-    """``TrainingArguments`` with what distillation needs, and with defaults that are fast.
+class FastTrainingArguments(TrainingArguments):
+    """``TrainingArguments`` with defaults that are fast.
 
     Against transformers' defaults: batches are grouped by length, bf16 where the hardware has it, AdamW
     fused, a loss that is not a number is shown instead of filtered, and checkpoints come once an epoch.
+    """
+
+    bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        metadata={"help": "Mixed precision in bfloat16. Default: where the hardware multiplies bfloat16."},
+    )
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Texts a step and device."})
+    per_device_eval_batch_size: int = field(
+        default=256, metadata={"help": "Texts an evaluation step and device."}
+    )
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "group_by_length (default), random, sequential or batch_rebalance.",
+            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+        },
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many optimizer steps."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite (and look at every single one)."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, epoch, steps or best."})
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            # Without this transformers refuses bf16 on a CPU, and the data loader warns of pinned memory.
+            self.use_cpu = True
+        if self.bf16 is None:
+            resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
+            self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
+        super().__post_init__()
+
+
+@dataclass
+class DistillationTrainingArguments(FastTrainingArguments):
+    """``FastTrainingArguments`` with what distillation needs.
 
     Raises:
         InputError: a value is out of its range.
@@ -81,41 +118,12 @@ class DistillationTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Keep the student's embeddings as they are: faster, less memory."}
     )
 
-    # Defaults of transformers that this class changes.
-    bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default=None,
-        metadata={"help": "Mixed precision in bfloat16. Default: where the hardware multiplies bfloat16."},
-    )
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Texts a step and device."})
-    per_device_eval_batch_size: int = field(
-        default=256, metadata={"help": "Texts an evaluation step and device."}
-    )
-    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
-    train_sampling_strategy: str = field(
-        default="group_by_length",
-        metadata={
-            "help": "group_by_length (default), random, sequential or batch_rebalance.",
-            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
-        },
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many optimizer steps."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite (and look at every single one)."}
-    )
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, epoch, steps or best."})
-
     def __post_init__(self) -> None:
-        _check_range("alpha", self.alpha, 0 <= self.alpha <= 1, "a number from 0 to 1")
-        _check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
-        _check_range(
+        check_range("alpha", self.alpha, 0 <= self.alpha <= 1, "a number from 0 to 1")
+        check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
+        check_range(
             "hidden_loss_weight", self.hidden_loss_weight, self.hidden_loss_weight >= 0, "a number from 0 up"
         )
-        if not torch.accelerator.is_available() and not is_torch_xla_available():
-            # Without this transformers refuses bf16 on a CPU, and the data loader warns of pinned memory.
-            self.use_cpu = True
-        if self.bf16 is None:
-            resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
-            self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
         super().__post_init__()
 
 
@@ -185,6 +193,7 @@ def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
     return known
 
 
-def _check_range(name: str, value: float, accepted: bool, range_text: str) -> None:
+def check_range(name: str, value: object, accepted: bool, range_text: str) -> None:
+    """Raise ``InputError`` unless ``accepted``."""
     if not accepted:
         raise InputError(f"{name} is {value!r}; accepted: {range_text}")

@@ -76,7 +76,7 @@ def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
-    with _loading(name):
+    with loading(name):
         return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
 
 
@@ -93,7 +93,7 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
     Raises:
         ModelError: It cannot be loaded.
     """
-    with _loading(name):
+    with loading(name):
         own = classifier_class(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
         loaded: Any = own.from_pretrained(
             str(name),
@@ -125,7 +125,7 @@ def load_tokenizer(name: str | Path) -> Any:
     Raises:
         ModelError: It cannot be loaded, is not a fast one, or cannot pad.
     """
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     if not tokenizer.is_fast:
         raise ModelError(f"{name}: has no fast tokenizer; save it with tokenizer.json")
@@ -225,12 +225,12 @@ def _check_directory(directory: Path) -> None:
 def _download(name: str) -> str:
     from huggingface_hub import snapshot_download
 
-    with _loading(name):
+    with loading(name):
         return snapshot_download(name, allow_patterns=_HUB_FILES)
 
 
 @contextmanager
-def _loading(name: str | Path) -> Iterator[None]:
+def loading(name: str | Path) -> Iterator[None]:
     """Load quietly; turn what goes wrong into one ``ModelError``."""
     try:
         with quiet():

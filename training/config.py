@@ -229,6 +229,50 @@ class WidthConfig(Section):
     num_attention_heads: int | None = Field(default=None, ge=1, description="Attention heads. Default: all.")
 
 
+class PretrainingConfig(Section):
+    """Warm the student on texts without labels before it is distilled: alpha MLM + beta KD + gamma cosine."""
+
+    checkpoint: str | None = Field(
+        default=None,
+        description="Masked-language model to learn from: directory or hub id, with the student's word pieces. "
+        "Default: the teacher.",
+    )
+    num_train_epochs: int = Field(default=3, ge=1, description="Epochs.")
+    learning_rate: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
+    )
+    alpha: float = Field(default=2.0, ge=0, description="Weight of masked-language-model cross-entropy.")
+    beta: float = Field(default=5.0, ge=0, description="Weight of distillation over the vocabulary.")
+    gamma: float = Field(default=1.0, ge=0, description="Weight of 1 - cosine of the last hidden states.")
+    temperature: float = Field(default=2.0, gt=0, description="Softmax temperature of the distillation.")
+    mlm_probability: float = Field(
+        default=0.15, gt=0, lt=1, description="Share of word pieces that are masked."
+    )
+    distil_positions: Literal["all", "masked"] = Field(
+        default="all", description="Distil at every word piece, or only at masked ones (cheaper)."
+    )
+    head_epochs: int = Field(
+        default=1,
+        ge=0,
+        description="Epochs that train a masked-language head on the frozen teacher, where beta needs one and "
+        "it has none; 0 refuses such a teacher.",
+    )
+    max_texts: int | None = Field(
+        default=None, ge=1, description="Use at most so many of train and data.unlabelled, drawn by `seed`."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of that draw, of shuffling, masks and dropout.")
+
+    @model_validator(mode="after")
+    def _has_weight(self) -> PretrainingConfig:
+        if not self.alpha + self.beta + self.gamma:
+            raise ValueError(
+                "alpha, beta and gamma are all 0; give one of them weight, or leave pretraining out"
+            )
+        return self
+
+
 class StudentConfig(Section):
     """The model to train: exactly one of checkpoint and from_teacher."""
 
@@ -249,6 +293,10 @@ class StudentConfig(Section):
     width: WidthConfig | None = Field(
         default=None,
         description="Leave each layer its most important attention heads and feed-forward rows, before training.",
+    )
+    pretraining: PretrainingConfig | None = Field(
+        default=None,
+        description="Train the encoder on train and data.unlabelled, without labels, before its vocabulary is trimmed.",
     )
 
     @property

@@ -19,11 +19,12 @@ from .checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from .config import StudentConfig, VocabularyConfig
+from .config import StudentConfig, TrainingConfig, VocabularyConfig
 from .heads import load_with_labels, match_labels
 from .narrowed import num_heads, num_rows
 from .shared_rows import share_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
+from .warming import Tell, warm_student
 from .width import narrow
 
 # Model family -> where its list of layers lies below the base model.
@@ -43,6 +44,9 @@ def build_student(
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
     labels: Sequence[int] = (),
+    num_threads: int | None = None,
+    use_gpu: bool | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -56,17 +60,20 @@ def build_student(
         label_names: Labels in the data's order; the student's head has this order.
         out_dir: Replaced when it exists.
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
-        texts: Training texts and others, for ``vocabulary``; ``width`` reads the first.
+        texts: Training texts and others, for ``pretraining`` and ``vocabulary``; ``width`` reads the first.
         labels: Of the training texts, for ``width``.
+        num_threads: Intra-op threads of the pretraining; None leaves them as they are.
+        use_gpu: Whether the pretraining may use a GPU; None uses one where there is one.
+        tell: Told how far the pretraining is.
 
     Returns:
         ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
-        ``num_attention_heads`` and ``intermediate_size`` of each layer, and ``num_embeddings``, the rows of the
-        token embedding that differ.
+        ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the rows of the token
+        embedding that differ, and where there was one ``pretraining``, what ``warm_student`` says of it.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
-            may be longer than it takes, or it is to keep more than it has.
+            may be longer than it takes, it cannot be pretrained, or it is to keep more than it has.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -81,6 +88,19 @@ def build_student(
             student = student_from_layers(student, config.layers, "student.layers", "the checkpoint")
     if max_length is not None:
         check_max_length(student, max_length, "student")
+    warmed = {}
+    if config.pretraining is not None:  # before trimming: the teacher has all the pieces
+        warmed["pretraining"] = warm_student(
+            student,
+            tokenizer,
+            teacher_dir,
+            [*texts[0], *texts[1]],
+            config.pretraining,
+            max_length=max_length or TrainingConfig().max_length,
+            num_threads=num_threads,
+            use_gpu=use_gpu,
+            tell=tell,
+        )
     if config.width is not None:
         narrow(student, tokenizer, config.width, texts[0], labels, max_length=max_length)
     num_embeddings = student.config.vocab_size
@@ -96,6 +116,7 @@ def build_student(
         "num_attention_heads": num_heads(student.config),
         "intermediate_size": num_rows(student.config),
         "num_embeddings": num_embeddings,
+        **warmed,
     }
 
 

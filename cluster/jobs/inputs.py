@@ -91,6 +91,8 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     if config.teacher.fine_tune is not None:
         found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
     found["student", "checkpoint"] = config.student.checkpoint
+    if config.student.pretraining is not None:
+        found["student", "pretraining", "checkpoint"] = config.student.pretraining.checkpoint
     return {key: name for key, name in found.items() if name is not None}
 
 
