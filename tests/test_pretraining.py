@@ -182,6 +182,7 @@ def test_accumulation_changes_neither_loss_nor_weights(teachers, tmp_path):
     run = {}
     for size in (8, 2):
         more = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        more |= {"optim": "sgd"}  # Adam makes a step of the sign of a gradient that is next to nothing
         run[size] = _trainer(teachers["bert"], tmp_path, train_sampling_strategy="sequential", **more)
         for module in run[size].model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -192,7 +193,7 @@ def test_accumulation_changes_neither_loss_nor_weights(teachers, tmp_path):
     assert _logged(run[8], "loss") == pytest.approx(_logged(run[2], "loss"), rel=1e-4)
     for name in ("masked_lm", "distillation", "cosine"):
         assert _logged(run[8], name) == pytest.approx(_logged(run[2], name), rel=1e-3)
-    assert torch.allclose(_weights(run[8].model), _weights(run[2].model), atol=1e-3)
+    assert torch.allclose(_weights(run[8].model), _weights(run[2].model), atol=1e-5)
 
 
 class _MaskingByRow:
