@@ -24,8 +24,8 @@ def check_models(config: JobConfig) -> None:
     """
     from ..search.space import STUDENT_HEADS, STUDENT_ROWS, end_values, searched_width
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+    from ..training.layers import check_layers
     from ..training.scratch import scratch_shapes
-    from ..training.student import check_layers
     from ..training.vocabulary import pieces_to_keep
     from ..training.width import check_width
 

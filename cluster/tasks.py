@@ -23,9 +23,10 @@ from ..storage.store import Store
 from ..training.checkpoints import load_tokenizer
 from ..training.config import FromTeacherConfig
 from ..training.data import TextData
+from ..training.layers import spread_layers
 from ..training.logits import logits_key, teacher_logits
 from ..training.losses import IGNORED_LABEL
-from ..training.student import build_student, spread_layers
+from ..training.student import build_student
 from ..training.teacher import prepare_teacher, read_record
 from ..training.tokenized import TokenizedSplit, tokenize_split
 from ..training.unlabelled import extra_splits, extra_texts

@@ -7,7 +7,8 @@ from models import tiny_classifier
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints import label_names, load_classifier
 from distiltune.training.config import StudentConfig
-from distiltune.training.student import build_student, student_from_layers
+from distiltune.training.layers import student_from_layers
+from distiltune.training.student import build_student
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]

@@ -32,9 +32,10 @@ from distiltune.training.checkpoints import (
 from distiltune.training.collator import DistillationCollator
 from distiltune.training.config import StudentConfig, TrainingConfig, WidthConfig
 from distiltune.training.first_token import first_token_in_last_layer
+from distiltune.training.layers import student_from_layers
 from distiltune.training.losses import IGNORED_LABEL
 from distiltune.training.narrowed import KEPT_HEADS, keep_heads, keep_rows, num_heads, num_rows, readers
-from distiltune.training.student import build_student, student_from_layers
+from distiltune.training.student import build_student
 from distiltune.training.tokenized import TokenizedDataset, tokenize_split
 from distiltune.training.trainer import DistillationTrainer
 from distiltune.training.width import check_width, importance, narrow

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..errors import ModelError
 from ..storage.folders import new_folder
 from .checkpoints import (
     check_max_length,
@@ -21,18 +19,12 @@ from .checkpoints import (
 )
 from .config import StudentConfig, TrainingConfig, VocabularyConfig
 from .heads import load_with_labels, match_labels
+from .layers import family_of, student_from_layers
 from .narrowed import num_heads, num_rows
 from .shared_rows import share_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
 from .warming import Tell, warm_student
 from .width import narrow
-
-# Model family -> where its list of layers lies below the base model.
-FAMILIES = {
-    "bert": "encoder.layer",
-    "distilbert": "transformer.layer",
-    "roberta": "encoder.layer",
-}
 
 
 def build_student(
@@ -83,7 +75,7 @@ def build_student(
     else:
         name = resolve_checkpoint(config.checkpoint or "")
         student, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
-        _family(student)
+        family_of(student)
         if config.layers is not None:
             student = student_from_layers(student, config.layers, "student.layers", "the checkpoint")
     if max_length is not None:
@@ -109,7 +101,7 @@ def build_student(
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
     return {
-        "family": _family(student),
+        "family": family_of(student),
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,
@@ -134,72 +126,3 @@ def _with_fewer_rows(
     if not spelled:
         return tokenizer, share_rows(student, kept)
     return trim_vocabulary(student, tokenizer, kept), len(kept)
-
-
-def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
-    """So many of the teacher's layers, evenly spaced from its first to its last.
-
-    Raises:
-        ModelError: The teacher has fewer.
-    """
-    have = AutoConfig.from_pretrained(teacher_dir).num_hidden_layers
-    if not 1 <= num_layers <= have:
-        raise ModelError(
-            f"student.num_layers: {num_layers} given; the teacher has {have} layers; accepted: 1 to {have}"
-        )
-    return [round(layer * (have - 1) / max(1, num_layers - 1)) for layer in range(num_layers)]
-
-
-def check_layers(layers: list[int], num_layers: int, key: str, owner: str) -> None:
-    """Refuse layers that are not some of ``num_layers``, each once, in rising order.
-
-    Raises:
-        ModelError: They are not; it names the ``key`` of the specification and whose layers they are.
-    """
-    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
-        raise ModelError(
-            f"{key}: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
-            "name one or more of them, each once, in rising order"
-        )
-
-
-def student_from_layers(
-    teacher: PreTrainedModel,
-    layers: list[int],
-    key: str = "student.from_teacher.layers",
-    owner: str = "the teacher",
-) -> PreTrainedModel:
-    """A new model with the teacher's embeddings, the layers named, its pooler and its head.
-
-    Args:
-        teacher: A sequence classifier of a known family.
-        layers: Its layers from 0, rising.
-        key: Of the specification, for the error.
-        owner: Likewise.
-
-    Raises:
-        ModelError: The family is not known; a layer does not exist, is named twice or out of order.
-    """
-    place = f"{teacher.base_model_prefix}.{FAMILIES[_family(teacher)]}"
-    num_layers = teacher.config.num_hidden_layers
-    check_layers(layers, num_layers, key, owner)
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
-    student = type(teacher)(config)
-    kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
-    weights = {}
-    for name, value in teacher.state_dict().items():
-        if not name.startswith(f"{place}."):
-            weights[name] = value
-        for old, new in kept.items():
-            if name.startswith(old):
-                weights[new + name.removeprefix(old)] = value
-    student.load_state_dict(weights)
-    return student.eval()
-
-
-def _family(model: PreTrainedModel) -> str:
-    family = model.config.model_type
-    if family not in FAMILIES:
-        raise ModelError(f"student: its family is {family!r}; supported: {', '.join(FAMILIES)}")
-    return family
