@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -44,17 +45,16 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
         )
     if config.gate == "point":
         return
+    allowed = config.max_drop_from_student
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
     least = z2 / (num_texts + z2)  # the limit of a variant that changes no answer: see paired.score_limits
-    for name in ("max_drop_from_student", "max_drop_from_teacher"):
-        allowed = getattr(config, name)
-        if allowed is not None and allowed < least:
-            remedy = "" if allowed == 0 else f", give {round(z2 * (1 - allowed) / allowed + 0.5):,} texts"
-            raise ConfigError(
-                f"export.choose.{name}: {allowed:g} given, but {num_texts:,} validation texts can show with confidence "
-                f"{config.confidence:g} no smaller drop than {least:.4f}, whatever the variant; raise it{remedy}, or "
-                "set export.choose.gate: point, which takes the measured difference as it is"
-            )
+    if allowed is not None and allowed < least:
+        more = f", give {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
+        raise ConfigError(
+            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot show, "
+            f"with confidence {config.confidence:g}, that even a variant which changes no answer loses less than "
+            f"{least:.4f}; raise it{more}, or set export.choose.gate: point, which takes the measured difference"
+        )
 
 
 def apply_gate(
