@@ -174,7 +174,7 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
         f"training.quantization_aware.num_epochs: {asked:g} given, and {where} may be {count:g}; give at most so many, "
         "or a share below 1"
         for where, count in numbers.items()
-        if 1 <= asked and asked > count
+        if asked >= 1 and asked > count
     ]
 
 

@@ -138,6 +138,8 @@ def measure_step(
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from ..training.quantization_aware import FakeQuantized
+
     if not torch.cuda.is_available():
         return None
 
@@ -146,6 +148,8 @@ def measure_step(
         return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True)
 
     model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
+    if settings.training.quantization_aware is not None:
+        FakeQuantized(model, settings.training.quantization_aware)
     total = torch.cuda.get_device_properties(0).total_memory
     length = int(np.max(inputs.train.lengths))
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")

@@ -1,12 +1,13 @@
 """Fake quantization: the numbers of ONNX Runtime's 8- and 4-bit graphs, in floats that have a gradient.
 
 A float ``x`` is quantized to ``round(x / scale) + zero_point``, half to even, and read back as
-``(quantized - zero_point) * scale``. Functions here give ``steps = quantized - zero_point``, which are whole numbers, and
-``scale``. They divide as the runtime does, where ``torch.fake_quantize_per_tensor_affine`` multiplies by ``1 / scale`` and
-now and then rounds to the other side.
+``(quantized - zero_point) * scale``. Functions here give ``steps = quantized - zero_point``, which are whole
+numbers, and ``scale``. They divide as the runtime does, where ``torch.fake_quantize_per_tensor_affine`` multiplies
+by ``1 / scale`` and now and then rounds to the other side.
 
-The gradient is that of ``x / scale``, as if nothing were rounded (the straight-through estimator: Bengio et al. 2013,
-arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877, section 3), and 0 where ``x`` is clipped. Scales are constants.
+The gradient is that of ``x / scale``, as if nothing were rounded (the straight-through estimator: Bengio et al.
+2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877, section 3), and 0 where ``x`` is clipped. Scales are
+constants.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ BLOCK_SIZE = 32
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, low: float | Tensor, high: float | Tensor, clips: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Any, high: Any, clips: bool) -> Tensor:
         steps = torch.div(x, scale).round_()
         ctx.save_for_backward(scale, (steps >= low) & (steps <= high) if clips else None)
         return steps.clamp_(low, high)
@@ -38,16 +37,12 @@ class _Rounded(torch.autograd.Function):
         return gradient if inside is None else gradient * inside, None, None, None, None
 
 
-def _rounded(
-    x: Tensor, scale: Tensor, low: float | Tensor, high: float | Tensor, *, clips: bool = False
-) -> Tensor:
+def _rounded(x: Tensor, scale: Tensor, low: Any, high: Any, *, clips: bool = False) -> Tensor:
     steps: Any = _Rounded.apply(x, scale, low, high, clips)
     return steps
 
 
-def symmetric_steps(
-    weight: Tensor, *, per_channel: bool = False, bits: int = 8
-) -> tuple[Tensor, Tensor]:
+def symmetric_steps(weight: Tensor, *, per_channel: bool = False, bits: int = 8) -> tuple[Tensor, Tensor]:
     """A weight as ``quantize_dynamic`` keeps it: signed, symmetric, from its largest magnitude.
 
     Args:
@@ -68,8 +63,8 @@ def symmetric_steps(
 def asymmetric_steps(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` in 8 bits without a sign: ``DynamicQuantizeLinear`` of ONNX, and embedding tables of ``quantize_dynamic``.
 
-    The range is widened to hold 0. No number within it is clipped, but for a half step that rounding of the zero point
-    may take off at an end; its gradient is that of all others.
+    The range is widened to hold 0. No number within it is clipped, but for a half step that rounding of the zero
+    point may take off at an end; its gradient is that of all others.
 
     Args:
         x: any shape.
@@ -91,15 +86,16 @@ def asymmetric_steps(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tens
 def block_steps(x: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Tensor]:
     """``x`` in 4 bits as ``GatherBlockQuantized`` reads it: signed, a scale for each block of the last dimension.
 
-    The number of the largest magnitude becomes -8, so scales have its sign turned round. One as large on the other side
-    would be 8, and is clipped to 7.
+    The number of the largest magnitude becomes -8, so scales have its sign turned round. One as large on the other
+    side would be 8, and is clipped to 7.
 
     Args:
         x: ``[..., D]``, rows of a table; the last block of a row may be shorter.
         block_size: numbers that share a scale.
 
     Returns:
-        Steps float32 ``[..., N, block_size]`` for the N blocks, zeros behind the end, and scales float32 ``[..., N, 1]``.
+        Steps float32 ``[..., N, block_size]`` for the N blocks, zeros behind the end, and scales float32
+        ``[..., N, 1]``.
     """
     blocks = functional.pad(x.float(), (0, -x.shape[-1] % block_size)).unflatten(-1, (-1, block_size))
     low, high = torch.aminmax(blocks.detach(), dim=-1, keepdim=True)

@@ -21,10 +21,10 @@ _TOKEN_TYPES = "token_type_embeddings"
 class FakeQuantized(ExitStack):
     """A model whose linear layers and embedding tables compute with quantized numbers, until it is closed.
 
-    Only ``forward`` of these layers is replaced: weights, their names and the state dict are those of the plain model, in 32
-    bits. What is quantized is what ``quantize_dynamic`` finds in the exported graph: products with a constant matrix
-    (encoder, pooler and head), and tables that are looked up, but for token types. Products of two activations are
-    left alone, as there.
+    Only ``forward`` of these layers is replaced: weights, their names and the state dict are those of the plain
+    model, in 32 bits. What is quantized is what ``quantize_dynamic`` finds in the exported graph: products with a
+    constant matrix (encoder, pooler and head), and tables that are looked up, but for token types. Products of two
+    activations are left alone, as there.
 
     Args:
         model: a classifier; it may have been given ``train_used_rows`` or ``first_token_in_last_layer`` before.
@@ -84,9 +84,9 @@ class FakeQuantized(ExitStack):
 class QuantizationAwareTraining(TrainerCallback):
     """Trains the last epochs with fake quantization; the learning rate goes on as scheduled.
 
-    Checkpoints hold the plain weights at every epoch. Evaluation during the training is of the quantized model in all
-    epochs, before those too: what an epoch is chosen by is what its export will do. After the training the model computes
-    as before.
+    Checkpoints hold the plain weights at every epoch. Evaluation during the training is of the quantized model in
+    all epochs, before those too: what an epoch is chosen by is what its export will do. After the training the model
+    computes as before.
 
     Args:
         config: how many epochs, what is quantized, and how.
