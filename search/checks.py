@@ -66,6 +66,7 @@ def space_faults(
         *_student_faults(config, student),
         *(_count_faults(config, data) if data is not None else []),
         *_refused_values(config, training, names),
+        *_quantization_faults(config, training),
         *_condition_faults(config.space),
         *_metric_faults(config),
         *(
@@ -164,6 +165,24 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
         if type(default) in (int, float) and not isinstance(value, int | float):
             return "it needs a number"
     return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+
+
+def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
+    """More epochs of quantization-aware training than the shortest trial has."""
+    if training.quantization_aware is None or training.arguments.get("max_steps", -1) > 0:
+        return []
+    searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
+    own = training.arguments.get("num_train_epochs", training.num_train_epochs)
+    numbers = {"training.num_train_epochs": own} if searched is None or searched.when else {}
+    if searched is not None:
+        counts = [value for value in end_values(searched) if isinstance(value, int | float)]
+        numbers |= {"search.space.num_train_epochs": min(counts)} if counts else {}
+    return [
+        f"training.quantization_aware.num_epochs: {asked:g} given, and {where} may be {count:g}; give at most so many, "
+        "or a share below 1"
+        for where, count in numbers.items()
+        if asked >= 1 and asked > count
+    ]
 
 
 def _condition_faults(space: dict[str, Parameter]) -> list[str]:

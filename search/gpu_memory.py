@@ -139,6 +139,7 @@ def measure_step(
 
     from ..training.checkpoints import load_model
     from ..training.narrowed import num_heads
+    from ..training.quantization_aware import FakeQuantized
 
     if not torch.cuda.is_available():
         return None
@@ -147,6 +148,8 @@ def measure_step(
         return load_model(settings.store.fetch(key))
 
     model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
+    if settings.training.quantization_aware is not None:
+        FakeQuantized(model, settings.training.quantization_aware)
     total = torch.cuda.get_device_properties(0).total_memory
     length = int(np.max(inputs.train.lengths))
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import InputError, StorageError
 from ..storage.store import Store
 from ..training.arguments import arguments_from_config
+from ..training.callbacks import callbacks_of
 from ..training.checkpoints import load_classifier, load_model, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.first_token import first_token_in_last_layer
@@ -171,7 +172,7 @@ def _trainer(
         teacher_model=teacher,
         train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
         data_collator=collator,
-        callbacks=[KeepStep()] if settings.num_processes > 1 else None,
+        callbacks=[*callbacks_of(settings.training), *([KeepStep()] if settings.num_processes > 1 else [])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, collator

@@ -320,6 +320,29 @@ class StudentConfig(Section):
         return values if named else {**values, "from_teacher": {"layers": [0, 3]}}
 
 
+class QuantizationAwareConfig(Section):
+    """Last epochs in which the student computes with the numbers that its quantized graph will have."""
+
+    num_epochs: float = Field(
+        default=2, gt=0, description="Last epochs that are trained so; below 1: a share of all steps."
+    )
+    weights: Literal["per_tensor", "per_channel"] = Field(
+        default="per_tensor",
+        description="One scale for a weight matrix, as onnx-int8 has it, or one for each of its columns.",
+    )
+    weight_bits: Literal[7, 8] = Field(
+        default=8, description="Bits of a weight; 7 as in onnx-int8-reduced-range."
+    )
+    embedding_bits: Literal[4, 8] | None = Field(
+        default=8,
+        description="Bits of the embedding table: 4 as in onnx-int8-embeddings-4bit; null leaves it in 32.",
+    )
+    activations: Literal["dynamic", "none"] = Field(
+        default="dynamic",
+        description="dynamic: what goes into a product is quantized to 8 bits by its range; none: it is not.",
+    )
+
+
 class TrainingConfig(Section):
     """How a student is trained; a searched argument of the same name takes its place in each trial."""
 
@@ -339,6 +362,9 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay.")
     max_length: int = Field(default=64, ge=4, description="Tokens a text is cut to, special tokens included.")
     seed: int = Field(default=42, description="Seed of shuffling and dropout.")
+    quantization_aware: QuantizationAwareConfig | None = Field(
+        default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
+    )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
         description="Any other field of DistillationTrainingArguments, by name "

@@ -36,18 +36,33 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     model.set_input_embeddings(_UsedRows(table, used, first))
 
 
+def table_range(table: nn.Embedding) -> tuple[Tensor, Tensor]:
+    """The least and the largest number of a whole table, or 0 where that is further out.
+
+    Args:
+        table: any, also one of which only some rows are trained.
+    """
+    low, high = torch.aminmax(table.weight.detach())
+    if isinstance(table, _UsedRows):
+        kept_low, kept_high = table.kept_range()
+        low, high = torch.minimum(low, kept_low), torch.maximum(high, kept_high)
+    return low.clamp(max=0), high.clamp(min=0)
+
+
 class _UsedRows(nn.Embedding):
     """``weight`` is float[R, D], the R rows that are trained; the whole table float[V, D] is kept beside it."""
 
     def __init__(self, table: nn.Embedding, rows: Tensor, first: Tensor) -> None:
         weight = table.weight.detach()
         super().__init__(len(rows), table.embedding_dim, _weight=weight[rows].clone())
+        self.num_embeddings = table.num_embeddings
         # No buffers: several processes of a trial would send each other the buffers at every step.
         self._table = weight
         self._rows = rows
         self._first = first
         place = torch.full((table.num_embeddings,), -1).index_put((rows,), torch.arange(len(rows)))
         self._place = place[first]
+        self._kept_range: tuple[Tensor, Tensor] | None = None
         self.register_state_dict_post_hook(_whole_table)
         self.register_load_state_dict_pre_hook(_taken_apart)
 
@@ -57,10 +72,18 @@ class _UsedRows(nn.Embedding):
         kept = functional.embedding(input, self._table)
         return torch.where((place >= 0).unsqueeze(-1), trained, kept)
 
+    def kept_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest number of the rows that are not trained, and of 0."""
+        if self._kept_range is None:
+            low, high = torch.aminmax(self._table.masked_fill((self._place >= 0).unsqueeze(-1), 0.0))
+            self._kept_range = (low, high)
+        return self._kept_range
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Where the parameters go (to another device, into another precision), the rest goes too.
         self._table, self._rows, self._place = fn(self._table), fn(self._rows), fn(self._place)
         self._first = fn(self._first)
+        self._kept_range = None
         return super()._apply(fn, recurse)
 
 
@@ -73,4 +96,5 @@ def _taken_apart(module: _UsedRows, state: dict[str, Any], prefix: str, *_: Any)
     name = f"{prefix}weight"
     if name in state and len(state[name]) == len(module._table):
         module._table = state[name].detach().to(module._table)
+        module._kept_range = None
         state[name] = module._table[module._rows]

@@ -1,0 +1,232 @@
+"""Quantization-aware training against quantization after training: the same student, exported in 8 and in 4 bits.
+
+    python benchmarks/quantization_aware.py --data data_oos_plus.json --teacher DIR [--layers 0 2 5] [--epochs 8]
+        [--qat-epochs 2] [--seeds 1] [--max-train-examples N] [--threads 2] [--json FILE]
+
+For each seed three students are trained, which differ in nothing but their last ``--qat-epochs`` epochs: one without
+fake quantization, one with the numbers of ``onnx-int8`` and one with those of ``onnx-int8-embeddings-4bit``. Each is
+exported as these two variants and, for what quantizing costs, as ``onnx`` in 32 bits. The last epoch's weights are
+used, so that nothing is chosen.
+
+Accuracies are those of the exported graphs over whole splits, one text at a time, as a person asks: a text's
+activations have its own range then. "with threshold" predicts the out-of-scope label below a threshold on the energy,
+which is chosen for each graph on the validation split. Means over the seeds are shown; every seed's figures are in the
+JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel, PrinterCallback
+
+from distiltune.export.calibration import CalibrationTexts
+from distiltune.export.config import ExportConfig, OutOfScopeConfig, VariantName
+from distiltune.export.runtime import TextClassifier
+from distiltune.export.thresholds import scope_goal
+from distiltune.export.variants import build_variant
+from distiltune.training.arguments import arguments_from_config
+from distiltune.training.callbacks import callbacks_of
+from distiltune.training.checkpoints import label_names, load_classifier, save_checkpoint
+from distiltune.training.collator import DistillationCollator
+from distiltune.training.config import DataConfig, QuantizationAwareConfig, TrainingConfig
+from distiltune.training.data import TextData, load_data
+from distiltune.training.first_token import first_token_in_last_layer
+from distiltune.training.logits import compute_logits
+from distiltune.training.student import student_from_layers
+from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from distiltune.training.trainer import DistillationTrainer
+from distiltune.training.used_rows import train_used_rows
+
+VARIANTS: tuple[VariantName, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
+# How a student's last epochs are trained -> bits of its embedding table; None: without fake quantization.
+TRAININGS = {"quantized afterwards": None, "aware, table in 8 bits": 8, "aware, table in 4 bits": 4}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings share."""
+
+    data: TextData
+    teacher: PreTrainedModel
+    tokenizer: Any
+    train: TokenizedSplit
+    train_logits: np.ndarray
+    training: TrainingConfig
+    layers: list[int]
+    goal: Any
+    threads: int
+
+
+def make_setting(given: argparse.Namespace) -> Setting:
+    data = load_data(
+        DataConfig(source="clinc_json", path=str(given.data), max_train_examples=given.max_train_examples)
+    )
+    teacher, tokenizer = load_classifier(given.teacher)
+    training = TrainingConfig(
+        alpha=given.alpha,
+        temperature=given.temperature,
+        num_train_epochs=given.epochs,
+        learning_rate=given.learning_rate,
+        batch_size=given.batch_size,
+    )
+    names = label_names(teacher)
+    labels = [names.index(data.label_names[label]) for label in data.splits["train"]["label"][:]]
+    train = tokenize_split(data.splits["train"]["text"][:], labels, tokenizer, training.max_length)
+    logits = compute_logits(
+        teacher, train, pad_token_id=tokenizer.pad_token_id, num_threads=given.threads, use_gpu=False
+    )
+    num_outside = data.splits["validation"]["label"][:].count(data.out_of_scope_id)
+    goal = scope_goal(OutOfScopeConfig(), data.out_of_scope_label, data.label_names, num_outside)
+    return Setting(data, teacher, tokenizer, train, logits, training, given.layers, goal, given.threads)
+
+
+def train_student(
+    setting: Setting, table_bits: int | None, qat_epochs: float, seed: int, folder: Path
+) -> float:
+    """Write the student after its last epoch into ``folder``; seconds of training."""
+    asked: dict[str, Any] = {"seed": seed}
+    if table_bits is not None:
+        asked["quantization_aware"] = QuantizationAwareConfig.model_validate(
+            {"num_epochs": qat_epochs, "embedding_bits": table_bits}
+        )
+    training = setting.training.model_copy(update=asked)
+    model = copy.deepcopy(student_from_layers(setting.teacher, setting.layers)).train()
+    train_used_rows(model, setting.train.input_ids)
+    first_token_in_last_layer(model)
+    args = arguments_from_config(
+        training, str(folder / "work"), save_strategy="no", report_to="none", use_cpu=True
+    )
+    trainer = DistillationTrainer(
+        model=model,
+        args=args,
+        train_dataset=TokenizedDataset(setting.train, setting.train_logits),
+        data_collator=DistillationCollator(setting.tokenizer.pad_token_id),
+        callbacks=callbacks_of(training),
+    )
+    trainer.remove_callback(PrinterCallback)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    save_checkpoint(model, setting.tokenizer, folder)
+    return seconds
+
+
+def measure_variant(setting: Setting, name: VariantName, student: Path, folder: Path) -> dict[str, Any]:
+    data = setting.data
+    texts = {split: data.splits[split]["text"][:] for split in ("validation", "test")}
+    labels = {
+        split: np.array([data.label_names[label] for label in data.splits[split]["label"][:]])
+        for split in texts
+    }
+    calibration = None
+    if setting.goal is not None:
+        calibration = CalibrationTexts(texts["validation"], labels["validation"].tolist(), setting.goal)
+    files = build_variant(
+        name,
+        student,
+        folder,
+        config=ExportConfig(),
+        max_length=setting.training.max_length,
+        calibration=calibration,
+    )
+    figures: dict[str, Any] = {"size_mb": files.size_mb, "max_abs_diff": files.max_abs_diff}
+    classifier = TextClassifier.load(folder)
+    for split in texts:
+        logits = classifier.logits(texts[split], batch_size=1)
+        found = np.array(classifier.labels)[logits.argmax(axis=1)]
+        figures[f"{split}_accuracy"] = float((found == labels[split]).mean())
+        inside = labels[split] != data.out_of_scope_label
+        figures[f"{split}_in_scope_accuracy"] = float((found == labels[split])[inside].mean())
+        if classifier.threshold is not None:
+            held = np.where(classifier.threshold.refuses(logits), classifier.threshold.label, found)
+            figures[f"{split}_accuracy_with_threshold"] = float((held == labels[split]).mean())
+    return figures
+
+
+def measure(setting: Setting, qat_epochs: float, seeds: int) -> list[dict[str, Any]]:
+    rows = []
+    for seed in range(setting.training.seed, setting.training.seed + seeds):
+        for training, table_bits in TRAININGS.items():
+            with tempfile.TemporaryDirectory() as work:
+                student = Path(work) / "student"
+                student.mkdir()
+                seconds = train_student(setting, table_bits, qat_epochs, seed, student)
+                for name in VARIANTS:
+                    figures = measure_variant(setting, name, student, Path(work) / name)
+                    row = {"training": training, "variant": name, "seed": seed, "train_seconds": seconds}
+                    rows.append(row | figures)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    columns = {
+        "validation": "validation_accuracy",
+        "test": "test_accuracy",
+        "in scope": "test_in_scope_accuracy",
+        "with threshold": "test_accuracy_with_threshold",
+        "size MB": "size_mb",
+        "seconds": "train_seconds",
+    }
+    print(f"{'':24}{'':28}" + "".join(f"{name:>16}" for name in columns))
+    for training in TRAININGS:
+        for variant in VARIANTS:
+            those = [row for row in rows if (row["training"], row["variant"]) == (training, variant)]
+            means = [
+                statistics.mean(row[name] for row in those) if name in those[0] else float("nan")
+                for name in columns.values()
+            ]
+            shown = (f"{mean:16.4f}" if mean <= 1 else f"{mean:16.1f}" for mean in means)
+            print(f"{training:24}{variant:28}" + "".join(shown))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a file in CLINC150's own JSON format")
+    parser.add_argument("--teacher", type=Path, required=True, help="a fine-tuned classifier's directory")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[0, 2, 5], help="teacher layers of the student"
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="epochs in all")
+    parser.add_argument("--qat-epochs", type=float, default=2, help="last of them with fake quantization")
+    parser.add_argument("--alpha", type=float, default=0.2, help="weight of cross-entropy")
+    parser.add_argument("--temperature", type=float, default=4.0, help="of the distillation loss")
+    parser.add_argument("--learning-rate", type=float, default=6e-4, help="peak learning rate")
+    parser.add_argument("--batch-size", type=int, default=128, help="texts a step")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind")
+    parser.add_argument("--max-train-examples", type=int, help="train on only so many texts")
+    parser.add_argument("--threads", type=int, default=2, help="intra-op threads of training")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    if given.qat_epochs > given.epochs:
+        parser.error(f"--qat-epochs is {given.qat_epochs:g}; accepted: up to --epochs, {given.epochs}")
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(given.threads)
+    rows = measure(make_setting(given), given.qat_epochs, given.seeds)
+    show(rows)
+    if given.json:
+        settings = {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()
+        }
+        result = {"settings": settings, "torch": torch.__version__, "rows": rows}
+        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The trainer callbacks that the ``training`` section of a specification asks for."""
+
+from __future__ import annotations
+
+from transformers import TrainerCallback
+
+from .config import TrainingConfig
+from .quantization_aware import QuantizationAwareTraining
+
+
+def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
+    """New callbacks for one training, in the order in which they are to be called."""
+    callbacks: list[TrainerCallback] = []
+    if config.quantization_aware is not None:
+        callbacks.append(QuantizationAwareTraining(config.quantization_aware))
+    return callbacks
