@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import RunFailedError
 
-PACKAGE = __name__.split(".")[0]
+PACKAGE = (__package__ or "distiltune").split(".")[0]  # also where this module runs as a program
 _PACKAGE_DIR = Path(__file__).resolve().parent.parent
 _log = logging.getLogger(__name__)
 

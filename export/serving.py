@@ -86,7 +86,7 @@ def measure_serving(
     if extras.session:
         measured["session"] = _compare_sessions(directory, texts, query, num_threads)
     if extras.floors:
-        _add_floors(measured, directory)
+        _add_floors(measured, directory, min(extras.seconds, 0.5))
     return measured
 
 
@@ -140,7 +140,7 @@ def _compare_sessions(
     return tuned
 
 
-def _add_floors(measured: dict[str, Any], directory: str | Path) -> None:
+def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float) -> None:
     """Floors of the query and, beside each time of a sweep on one thread, of its shape."""
     from .floors import measured_floors  # the only part that needs onnx
 
@@ -150,7 +150,7 @@ def _add_floors(measured: dict[str, Any], directory: str | Path) -> None:
         point for each in measured.get("sweep", {}).values() for point in each if point["num_threads"] == 1
     ]
     shapes = sorted({(1, tokens), *((point["batch_size"], point["num_tokens"]) for point in points)})
-    found = measured_floors(directory, shapes)
+    found = measured_floors(directory, shapes, seconds=seconds)
     by_shape = {(each["batch_size"], each["num_tokens"]): each for each in found["shapes"]}
     measured["floors"] = {
         **{name: found[name] for name in ("rates", "working_set_mb")},
