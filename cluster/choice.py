@@ -49,7 +49,8 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
     source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
     figures = {name: value for name, value in row.items() if name not in ("curves", "answers")}
-    seal_artifact(source, target, made_from=_made_from(config, run, data), measurements=figures)
+    made_from = _made_from(config, run, data)
+    seal_artifact(source, target, made_from=made_from, measurements=figures, session=row.get("session"))
     run.store.publish(run.artifact)
     return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
 

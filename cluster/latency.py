@@ -53,7 +53,7 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         build_variant(name, student, made, config=task.config.export, max_length=length, num_threads=threads)
         row = RowSpec(name, "onnx", str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
-        [measured] = measure_rows(
-            [row], BenchmarkTexts(*columns, *columns, label_names), task.config.benchmark
-        )
+        # Students are compared with one another here: all of them with the same session options.
+        config = task.config.benchmark.model_copy(update={"tune_session": False})
+        [measured] = measure_rows([row], BenchmarkTexts(*columns, *columns, label_names), config)
     return measured.latency_ms["p50"]

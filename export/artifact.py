@@ -42,7 +42,12 @@ class Manifest:
 
 
 def seal_artifact(
-    source_dir: str | Path, out_dir: str | Path, *, made_from: dict[str, Any], measurements: dict[str, Any]
+    source_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    made_from: dict[str, Any],
+    measurements: dict[str, Any],
+    session: dict[str, Any] | None = None,
 ) -> Path:
     """Seal an exported ONNX variant into ``out_dir``, with a manifest and a model card.
 
@@ -53,6 +58,7 @@ def seal_artifact(
         out_dir: the artifact's folder; it appears complete or not at all.
         made_from: what made it; JSON values.
         measurements: what was measured on it; JSON values.
+        session: session options that it was measured with, for its ``config.json``.
 
     Returns:
         ``out_dir``.
@@ -65,11 +71,15 @@ def seal_artifact(
     for name in names:
         if not (source / name).is_file():
             raise ArtifactError(f"{source}: {name} is missing; only an exported ONNX variant can be sealed")
-    labels = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8")).get("labels", [])
+    config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
     with new_folder(target) as folder:
         for name in names:
             shutil.copyfile(source / name, folder / name)
-        (folder / CARD_FILE).write_text(_model_card(labels, made_from, measurements), encoding="utf-8")
+        if session:
+            text = json.dumps(config | {"session": session}, indent=2, ensure_ascii=False) + "\n"
+            (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        card = _model_card(config.get("labels", []), made_from, measurements)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

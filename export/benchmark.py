@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..training.metrics import classification_metrics
+from .memory import peak_memory_mb
 
 ACCURACY_BATCH_SIZE = 32
 _SAMPLE_SEED = 0
@@ -112,12 +112,12 @@ class PerformanceBenchmark:
         """Latency of one text in ms, ``num_runs`` times after ``num_warmups``: mean, std, p50, p90, p99."""
         text = self.query if query is None else query
         self._warm_up(text)
-        return _summary([self._seconds(text) for _ in range(self.num_runs)])
+        return summary_ms([self._seconds(text) for _ in range(self.num_runs)])
 
     def time_sample(self) -> dict[str, float]:
         """The same over the sample of test texts, each once, at its own length."""
         self._warm_up(self.query)
-        return _summary([self._seconds(text) for text in self.sample])
+        return summary_ms([self._seconds(text) for text in self.sample])
 
     def compute_throughput(self) -> dict[str, float]:
         """Texts a second by batch size: the sample in its own order, over and over for half a second at least."""
@@ -188,29 +188,12 @@ def model_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def peak_memory_mb() -> float:
-    """The most memory that this process has held, in bytes / 2**20.
-
-    ``getrusage`` alone would also count what the *parent* held when it started this process (Linux carries
-    the figure over ``exec``), so the process's own high-water mark is read where there is one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    import resource  # absent on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
-
-
 def _label(answer: Any) -> str:
     return (answer[0] if isinstance(answer, list) else answer)["label"]
 
 
-def _summary(seconds: list[float]) -> dict[str, float]:
-    """Mean, population std (as NumPy's default, and the book's) and percentiles, in ms."""
+def summary_ms(seconds: list[float]) -> dict[str, float]:
+    """Mean, population std (as NumPy's default, and the book's), p50, p90 and p99 of ``seconds``, in ms."""
     times = np.asarray(seconds) * 1000
     p50, p90, p99 = np.percentile(times, [50, 90, 99])
     figures = {"mean": times.mean(), "std": times.std(), "p50": p50, "p90": p90, "p99": p99}

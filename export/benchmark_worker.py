@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import InputError
 from ..training.metrics import classification_metrics
 from .answers import pack_answers
-from .benchmark import PerformanceBenchmark, peak_memory_mb
+from .benchmark import PerformanceBenchmark
+from .memory import peak_memory_mb
 from .out_of_scope import Threshold
 from .thresholds import (
     ScopeGoal,
@@ -128,7 +129,7 @@ def _open(row: dict[str, Any], num_threads: int) -> _Opened:
         return _open_torch(row, num_threads)
     from .runtime import TextClassifier
 
-    classifier = TextClassifier.load(row["directory"], num_threads=num_threads)
+    classifier = TextClassifier.load(row["directory"], num_threads=num_threads, session=row["session"])
     return _Opened(classifier, classifier.logits, classifier.labels, classifier.threshold)
 
 

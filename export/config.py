@@ -165,6 +165,10 @@ class BenchmarkConfig(Section):
         default_factory=lambda: [1, 8, 32], min_length=1, description="For throughput."
     )
     num_threads: int = Field(default=1, ge=1, description="Intra-op threads of every row.")
+    tune_session: bool = Field(
+        default=True,
+        description="Look for session options that make an ONNX row faster; the row is timed and shipped with them.",
+    )
     query: str | None = Field(
         default=None, description="The one text that is timed; default: the validation text of median length."
     )

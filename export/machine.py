@@ -56,7 +56,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "num_cores": os.cpu_count() or 1,
-        "num_usable_cores": _num_usable_cores(),
+        "num_usable_cores": num_usable_cores(),
         "memory_gib": _memory_gib(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
         "os": platform.platform(),
@@ -78,7 +78,8 @@ def _processor() -> tuple[str, set[str]]:
     return model, set((fields.get("flags") or fields.get("Features") or "").split())
 
 
-def _num_usable_cores() -> int:
+def num_usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

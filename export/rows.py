@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InputError, RunFailedError
+from ..errors import InputError
 from .benchmark import median_text
+from .processes import call_in_process, run_module
 from .reference import SIZE_FILE
 
 if TYPE_CHECKING:
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 RowKind = Literal["pytorch", "pytorch-int8", "onnx", "reference"]
 
 _log = logging.getLogger(__name__)
-_PACKAGE = __name__.split(".")[0]
-_PACKAGE_DIR = Path(__file__).resolve().parent.parent
+NUM_COMPARED_TEXTS = 32  # whose logits show whether a session option changes them
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,7 @@ class RowMeasurement:
         with_threshold: what ``thresholds.measure_threshold`` says of the row's threshold on the test split, and its
             ``validation_accuracy``; the threshold is the variant's own, or chosen likewise for a row without one.
         calibration_error: the expected calibration error on the test split, without a threshold.
+        session: session options that the row ran with, measured to be faster; none: they were not looked for.
         curves: what ``thresholds.threshold_curves`` and, as ``reliability``, the bins of ``thresholds.reliability``
             say on the test split; for pictures.
         size_mb: weights or graph file on disk.
@@ -116,6 +114,7 @@ class RowMeasurement:
     against_student: dict[str, Any] | None = None
     against_teacher: dict[str, Any] | None = None
     verdict: str | None = None
+    session: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as JSON values."""
@@ -176,9 +175,12 @@ def _measure_row(
     directory = row.directory
     if row.kind == "reference":
         directory = str(scratch / "reference")
-        _run_module("reference", [row.directory, directory, str(len(texts.label_names))], row.name, config)
+        arguments = [row.directory, directory, str(len(texts.label_names))]
+        run_module("reference", arguments, what=row.name, num_threads=config.num_threads)
+    # In a process of its own: the sessions that it compares would count as the row's memory.
+    session = _tuned_session(row, texts, config, query)
     spec = {
-        "row": {**asdict(row), "directory": directory},
+        "row": {**asdict(row), "directory": directory, "session": session},
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
         "config": config.model_dump(),
         "query": query,
@@ -186,7 +188,8 @@ def _measure_row(
     }
     spec_file, out_file = scratch / "spec.json", scratch / "out.json"
     spec_file.write_text(json.dumps(spec), encoding="utf-8")
-    _run_module("benchmark_worker", [str(spec_file), str(out_file)], row.name, config)
+    arguments = [str(spec_file), str(out_file)]
+    run_module("benchmark_worker", arguments, what=row.name, num_threads=config.num_threads)
     values = json.loads(out_file.read_text(encoding="utf-8"))
     if row.kind == "reference":
         size = json.loads((Path(directory) / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
@@ -199,7 +202,25 @@ def _measure_row(
         query=query,
         max_abs_diff=row.max_abs_diff,
         fused=row.fused,
+        session=session,
     )
+
+
+def _tuned_session(
+    row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
+) -> dict[str, Any] | None:
+    if row.kind != "onnx" or not config.tune_session:
+        return None
+    arguments = {
+        "directory": row.directory,
+        "query": query,
+        "texts": list(texts.validation_texts[:NUM_COMPARED_TEXTS]),
+        "num_threads": config.num_threads,
+    }
+    tuned = call_in_process(
+        "tuning", "tune_session", arguments, what=row.name, num_threads=config.num_threads
+    )
+    return tuned["session"]
 
 
 def _plain(value: Any) -> Any:
@@ -207,42 +228,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     return [item if isinstance(item, str) else int(item) for item in value]
-
-
-def _run_module(module: str, arguments: list[str], row_name: str, config: BenchmarkConfig) -> None:
-    command = [sys.executable, "-m", f"{_PACKAGE}.export.{module}", *arguments]
-    done = subprocess.run(
-        command,
-        env=_environment(config.num_threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        _log.debug("%s: %s", row_name, done.stderr)
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunFailedError(f"benchmark of {row_name} failed with status {done.returncode}: {last}")
-
-
-def _environment(num_threads: int) -> dict[str, str]:
-    """The worker's environment: one thread count for every library, no network, and this same package."""
-    count = str(num_threads)
-    path = [entry for entry in sys.path if entry]
-    if _PACKAGE_DIR.name == _PACKAGE and str(_PACKAGE_DIR.parent) not in path:
-        path.insert(0, str(_PACKAGE_DIR.parent))
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "RAYON_NUM_THREADS": count,
-        "TOKENIZERS_PARALLELISM": "true" if num_threads > 1 else "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONPATH": os.pathsep.join(path),
-        # The folder that a person works in must not lend its own modules to the worker.
-        "PYTHONSAFEPATH": "1",
-    }

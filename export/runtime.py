@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,13 +13,13 @@ import tokenizers
 
 from ..errors import ArtifactError, InputError, first_line
 from .out_of_scope import Threshold
+from .session import check_session, session_options
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"
 
 _INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-_LOG_ERRORS_ONLY = 3
 
 
 class TextClassifier:
@@ -62,6 +62,7 @@ class TextClassifier:
         *,
         num_threads: int | None = None,
         providers: Sequence[Any] | None = None,
+        session: Mapping[str, Any] | None = None,
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
 
@@ -69,10 +70,13 @@ class TextClassifier:
             directory: an artifact, or an exported ONNX variant.
             num_threads: intra-op threads; default: ``num_threads`` of ``config.json``, else 1.
             providers: ONNX Runtime execution providers; default: the CPU.
+            session: session options as :mod:`~distiltune.export.session` names them; default: ``session`` of
+                ``config.json``, the ones that were measured to be faster. ``{}``: none of them.
 
         Raises:
             ArtifactError: a file is missing or is not what its name says.
-            InputError: ``num_threads`` is below 1, or a provider is not in this build of ONNX Runtime.
+            InputError: ``num_threads`` is below 1, a session option is unknown, or a provider is not in this
+                build of ONNX Runtime.
         """
         directory = Path(directory)
         for name in (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE):
@@ -84,12 +88,17 @@ class TextClassifier:
         threads = (config.get("num_threads") or 1) if num_threads is None else num_threads
         if not isinstance(threads, int) or threads < 1:
             raise InputError(f"num_threads is {threads!r}; give 1 or more")
-        session = _open_session(directory / MODEL_FILE, threads, list(providers or ["CPUExecutionProvider"]))
+        try:
+            check_session(session or {})
+        except ValueError as error:
+            raise InputError(f"session: {error}") from None
+        options = session_options(threads, (config.get("session") or {}) if session is None else session)
+        opened = _open_session(directory / MODEL_FILE, options, list(providers or ["CPUExecutionProvider"]))
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
         except Exception as error:  # tokenizers raises bare Exception
             raise ArtifactError(f"{directory / TOKENIZER_FILE}: not a tokenizer ({error})") from error
-        return cls(session, tokenizer, config)
+        return cls(opened, tokenizer, config)
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
@@ -199,7 +208,7 @@ def _input_types(session: ort.InferenceSession) -> dict[str, Any]:
     return types
 
 
-def _open_session(path: Path, num_threads: int, providers: list[Any]) -> ort.InferenceSession:
+def _open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
     names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     available = ort.get_available_providers()
     unknown = [name for name in names if name not in available]
@@ -207,14 +216,6 @@ def _open_session(path: Path, num_threads: int, providers: list[Any]) -> ort.Inf
         raise InputError(
             f"providers: {', '.join(unknown)} is not in this ONNX Runtime; it has {', '.join(available)}"
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if num_threads == 1:
-        # The calling thread does all the work; with more, spinning keeps the others awake between operators.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes share no public base
@@ -240,4 +241,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             Threshold.from_json(config["threshold"])
         except ValueError as error:
             raise ArtifactError(f"{path}: threshold is {config['threshold']!r:.80}; {error}") from None
+    if config.get("session") is not None:
+        try:
+            check_session(config["session"])
+        except ValueError as error:
+            raise ArtifactError(f"{path}: session: {error}; pull the artifact again") from None
     return config

@@ -22,7 +22,7 @@ from distiltune.export.variants import build_variant
 from distiltune.training.metrics import classification_metrics
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
-QUICK = BenchmarkConfig(num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8])
+QUICK = BenchmarkConfig(num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8], tune_session=False)
 PERCENTILES = {"mean", "std", "p50", "p90", "p99"}
 
 

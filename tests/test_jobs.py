@@ -42,7 +42,13 @@ JOB = {
     "training": {"max_length": 16},
     "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
     "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0}},
-    "benchmark": {"num_warmups": 1, "num_runs": 3, "num_sample_texts": 5, "batch_sizes": [1]},
+    "benchmark": {
+        "num_warmups": 1,
+        "num_runs": 3,
+        "num_sample_texts": 5,
+        "batch_sizes": [1],
+        "tune_session": False,
+    },
 }
 SEARCH = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=8"]
 LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=150"]

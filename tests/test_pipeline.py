@@ -37,7 +37,13 @@ JOB = {
     "training": {"max_length": 24},
     "search": {"num_trials": 2, "space": {"num_train_epochs": {"type": "int", "low": 1, "high": 2}}},
     "export": {"variants": ["onnx", "onnx-int8"], "choose": {"max_drop_from_student": 1.0}},
-    "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1, 4]},
+    "benchmark": {
+        "num_warmups": 1,
+        "num_runs": 5,
+        "num_sample_texts": 10,
+        "batch_sizes": [1, 4],
+        "tune_session": False,
+    },
 }
 SEARCH_WITH_A_FAULT = {
     "num_trials": 3,
@@ -81,6 +87,7 @@ def home(tmp_path_factory):
     }
     student = {**JOB["student"], "vocabulary": {"min_count": 2}}
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
+    job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -227,6 +234,13 @@ def test_benchmark_measures_an_artifact(home, found):
     measured = json.loads(done.stdout)
     assert measured["latency_ms"]["p50"] > 0
     assert measured["machine"]["cpu"]
+
+
+def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, found):
+    rows = {row["name"]: row["session"] for row in found["variants"]}
+    assert rows["student-pytorch"] is None
+    artifact = home / found["artifact"]
+    assert rows[found["chosen"]] == json.loads((artifact / "config.json").read_text()).get("session", {})
 
 
 def test_show_report_and_runs_tell_of_the_run(home, found):

@@ -82,12 +82,41 @@ def benchmark(
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one text.")] = 100,
     warmups: Annotated[int, typer.Option("--warmups", min=0, help="Runs before timing.")] = 10,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Intra-op threads.")] = 1,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also by threads, by batch size and by length of the text.")
+    ] = False,
+    load: Annotated[
+        bool,
+        typer.Option("--load", help="Also with 1, 2, 4, 8 clients at once, in threads and in processes."),
+    ] = False,
+    startup: Annotated[
+        bool, typer.Option("--startup", help="Also from a process's start to its first label.")
+    ] = False,
+    session: Annotated[
+        bool, typer.Option("--session", help="Also ONNX Runtime's session options, one by one and combined.")
+    ] = False,
+    floors: Annotated[
+        bool, typer.Option("--floors", help="Also what this machine needs at least: bytes and operations.")
+    ] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="All of these.")] = False,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", min=0.1, help="Of each measurement under load, and of a sweep's point."),
+    ] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
-    from ..measure import measure_artifact, print_measurement
+    from ...export.serving import Extras
+    from ..measure import measure_artifact
+    from ..measure_tables import print_measurement
 
+    wanted = {"sweep": sweep, "load": load, "startup": startup, "session": session, "floors": floors}
     measured = measure_artifact(
-        directory, texts_file=texts, num_runs=runs, num_warmups=warmups, num_threads=threads
+        directory,
+        texts_file=texts,
+        num_runs=runs,
+        num_warmups=warmups,
+        num_threads=threads,
+        extras=Extras(**{name: each or thorough for name, each in wanted.items()}, seconds=seconds),
     )
     echo_json(measured) if as_json else print_measurement(measured)

@@ -1,0 +1,73 @@
+"""The ONNX Runtime session options that an artifact may carry: their names, values, and what they set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+
+_LOG_ERRORS_ONLY = 3
+_LEVELS = {
+    "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "layout": ort.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_MODES = {
+    "sequential": ort.ExecutionMode.ORT_SEQUENTIAL,
+    "parallel": ort.ExecutionMode.ORT_PARALLEL,
+}
+# session.set_denormal_as_zero is not among them: ONNX Runtime heeds it in the first session of a process alone,
+# and then for all arithmetic of the thread that opened it, NumPy's included.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "enable_cpu_mem_arena": (True, False),
+    "enable_mem_pattern": (True, False),
+    "allow_spinning": (True, False),
+    "disable_prepacking": (True, False),
+    "graph_optimization_level": tuple(_LEVELS),
+    "execution_mode": tuple(_MODES),
+}
+"""The values of each option, named as ONNX Runtime names it. What is left out is as without any of them."""
+
+
+def check_session(chosen: Any) -> None:
+    """Refuse what is not an object of known options.
+
+    Raises:
+        ValueError: which option, the value given, the values it takes.
+    """
+    if not isinstance(chosen, Mapping):
+        raise ValueError(f"it is {chosen!r:.60}, and must be an object of session options")
+    for name, value in chosen.items():
+        if name not in VALUES:
+            raise ValueError(f"unknown option {name!r}; it may hold {', '.join(VALUES)}")
+        # 1 == True, but a number is not what was asked for.
+        if type(value) is not type(VALUES[name][0]) or value not in VALUES[name]:
+            allowed = ", ".join(str(each).lower() for each in VALUES[name])
+            raise ValueError(f"{name} is {value!r:.60}; it must be one of {allowed}")
+
+
+def session_options(num_threads: int, chosen: Mapping[str, Any]) -> ort.SessionOptions:
+    """ONNX Runtime's options for a session with ``num_threads`` intra-op threads.
+
+    Args:
+        num_threads: 1 or more; for ``execution_mode: parallel`` also the inter-op threads.
+        chosen: options that ``check_session`` lets pass.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = num_threads if chosen.get("execution_mode") == "parallel" else 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # With one thread the caller does all the work; with more, spinning keeps the others awake between operators.
+    spinning = chosen.get("allow_spinning", num_threads > 1)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.enable_cpu_mem_arena = chosen.get("enable_cpu_mem_arena", True)
+    options.enable_mem_pattern = chosen.get("enable_mem_pattern", True)
+    if chosen.get("disable_prepacking"):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = _LEVELS[chosen.get("graph_optimization_level", "all")]
+    options.execution_mode = _MODES[chosen.get("execution_mode", "sequential")]
+    return options
