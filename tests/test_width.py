@@ -14,6 +14,7 @@ from distiltune.cluster.config import JobConfig
 from distiltune.cluster.preflight import check_models
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
+from distiltune.export.first_token import first_token_only
 from distiltune.export.runtime import TextClassifier
 from distiltune.export.torch_int8 import load_pytorch_int8
 from distiltune.export.variants import build_variant
@@ -265,18 +266,17 @@ def exported(name, student: Path, out: Path, base: Path | None = None):
     return build_variant(name, student, out, config=ExportConfig(), max_length=32, base_onnx=base)
 
 
-def test_a_narrow_student_is_exported_and_quantized(wide, tmp_path):
-    student = narrow_checkpoint(tmp_path / "s", "bert", wide)
-    assert exported("onnx", student, tmp_path / "onnx").max_abs_diff < 1e-5
-    logits = logits_of(*load_classifier(student))
-    np.testing.assert_allclose(TextClassifier.load(tmp_path / "onnx").logits(TEXTS[:6]), logits, atol=1e-5)
-    spread = float(logits.std())
-    int8 = exported("onnx-int8", student, tmp_path / "int8", tmp_path / "onnx" / "model.onnx")
-    torch8 = exported("student-pytorch-int8", student, tmp_path / "torch8")
-    assert max(int8.max_abs_diff, torch8.max_abs_diff) < 0.2 * spread
-    assert readers(load_pytorch_int8(tmp_path / "torch8"))[0][0].in_features == 24
-    whole = exported("student-pytorch-int8", wide["bert"], tmp_path / "whole")
-    assert torch8.size_mb < whole.size_mb
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_narrow_student_is_quantized_in_pytorch_and_rewritten_for_export(family, wide, tmp_path):
+    student = narrow_checkpoint(tmp_path / "s", family, wide)
+    model, tokenizer = load_classifier(student)
+    logits = logits_of(model, tokenizer)
+    made = exported("student-pytorch-int8", student, tmp_path / "int8")
+    assert made.max_abs_diff < 0.2 * logits.std()
+    assert readers(load_pytorch_int8(tmp_path / "int8"))[0][0].in_features == 24
+    assert made.size_mb < exported("student-pytorch-int8", wide[family], tmp_path / "whole").size_mb
+    rewritten = first_token_only(model)
+    torch.testing.assert_close(logits_of(rewritten, tokenizer, TEXTS[:1]), logits[:1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

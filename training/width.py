@@ -71,7 +71,8 @@ def narrow(
     check_width(width, model.config)
     if not texts:
         raise ModelError("student.width: what is important is measured on training texts, and there are none")
-    rows = np.unique(np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS)).round().astype(int))
+    spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
+    rows: list[int] = spread.round().astype(int).tolist()
     split = tokenize_split(
         [texts[int(row)] for row in rows],
         [labels[int(row)] for row in rows] if labels else [IGNORED_LABEL] * len(rows),
