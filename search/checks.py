@@ -169,14 +169,16 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
 
 def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
     """More epochs of quantization-aware training than the shortest trial has."""
-    if training.quantization_aware is None or training.arguments.get("max_steps", -1) > 0:
+    if training.quantization_aware is None or "max_steps" in training.arguments:
         return []
     searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
     own = training.arguments.get("num_train_epochs", training.num_train_epochs)
-    numbers = {"training.num_train_epochs": own} if searched is None or searched.when else {}
-    if searched is not None:
-        counts = [value for value in end_values(searched) if isinstance(value, int | float)]
-        numbers |= {"search.space.num_train_epochs": min(counts)} if counts else {}
+    given = {"training.num_train_epochs": [own] if searched is None or searched.when else []}
+    given |= {"search.space.num_train_epochs": [] if searched is None else end_values(searched)}
+    counts = {
+        where: [each for each in values if isinstance(each, int | float)] for where, values in given.items()
+    }
+    numbers = {where: min(values) for where, values in counts.items() if values}
     return [
         f"training.quantization_aware.num_epochs: {asked:g} given, and {where} may be {count:g}; give at most so many, "
         "or a share below 1"
