@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..training.metrics import classification_metrics
-from .benchmark import PerformanceBenchmark, peak_memory_mb
+from .benchmark import PerformanceBenchmark, compressed_bytes, peak_memory_mb
 from .out_of_scope import Threshold
 from .thresholds import ScopeGoal, choose_threshold, measure_threshold, reliability, threshold_curves
 
@@ -56,7 +56,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
     }
-    return measured if row["kind"] == "reference" else measured | _judge(opened, texts, spec["goal"])
+    if row["kind"] == "reference":
+        return measured
+    if spec["compressed"]:
+        measured["compressed_size_mb"] = compressed_bytes(Path(row["directory"])) / 2**20
+    return measured | _judge(opened, texts, spec["goal"])
 
 
 def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:

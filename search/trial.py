@@ -15,7 +15,7 @@ import ray
 import torch
 from ray import tune
 from ray.util import get_node_ip_address
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import InputError, StorageError
@@ -24,6 +24,7 @@ from ..training.arguments import arguments_from_config
 from ..training.checkpoints import load_classifier, load_tokenizer
 from ..training.collator import DistillationCollator
 from ..training.first_token import first_token_in_last_layer
+from ..training.pruning import PruningCallback
 from ..training.tokenized import TokenizedDataset
 from ..training.trainer import DistillationTrainer
 from ..training.used_rows import train_used_rows
@@ -165,13 +166,17 @@ def _trainer(
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
     collator = DistillationCollator(_pad_token_id(model))
+    # In this order: the step's random states and masks are in the checkpoint before it is sent.
+    callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
+    if pruning := settings.pruning_of(arguments):
+        callbacks.append(PruningCallback(pruning))
     trainer = DistillationTrainer(
         model=model,
         args=args,
         teacher_model=teacher,
         train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
         data_collator=collator,
-        callbacks=[KeepStep()] if settings.num_processes > 1 else None,
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, collator
