@@ -16,7 +16,7 @@ from ..errors import ConfigError, listed
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
 from ..search.parameters import Fixed
-from ..search.space import TEXT_COUNTS
+from ..search.space import SPARSITY, TEXT_COUNTS
 from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
 
 
@@ -349,7 +349,7 @@ def without_search(config: JobConfig) -> JobConfig:
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
-        elif name in TEXT_COUNTS:  # the data section has their count
+        elif name in (*TEXT_COUNTS, SPARSITY):  # the data section has their count, the training section this
             continue
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}

@@ -258,6 +258,7 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         texts,
         task.config.benchmark,
         goal=goal_of(task.config, data),
+        compressed=task.config.training.pruning is not None,
         on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
     )
     return {"rows": [row.to_json() for row in measured], "machine": machine}

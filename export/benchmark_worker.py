@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..training.metrics import classification_metrics
 from .answers import pack_answers
-from .benchmark import PerformanceBenchmark
+from .benchmark import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .out_of_scope import Threshold
 from .thresholds import (
@@ -65,7 +65,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
     }
-    return measured if row["kind"] == "reference" else measured | _judge(opened, texts, spec["goal"])
+    if row["kind"] == "reference":
+        return measured
+    if spec["compressed"]:
+        measured["compressed_size_mb"] = compressed_bytes(Path(row["directory"])) / 2**20
+    return measured | _judge(opened, texts, spec["goal"])
 
 
 def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:

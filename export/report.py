@@ -21,6 +21,7 @@ PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
 REFERENCE = "reference-bert-base"
 
+_COMPRESSED = "compressed MB"
 _HEADERS = (
     "variant",
     "accuracy",
@@ -29,6 +30,7 @@ _HEADERS = (
     "with threshold",
     "validation",
     "size MB",
+    _COMPRESSED,
     "p50 ms",
     "mean ± std ms",
     "p99 ms",
@@ -138,8 +140,11 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
 
 def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
     """The table of ``report["variants"]`` in Markdown, the chosen row bold."""
-    lines = ["| " + " | ".join(_HEADERS) + " |", "| --- |" + " ---: |" * (len(_HEADERS) - 1)]
-    for cells, is_chosen in _cells(variants, chosen):
+    left_out = set() if _are_compressed(variants) else {_HEADERS.index(_COMPRESSED)}
+    headers = [name for i, name in enumerate(_HEADERS) if i not in left_out]
+    lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 1)]
+    for every, is_chosen in _cells(variants, chosen):
+        cells = [cell for i, cell in enumerate(every) if i not in left_out]
         name = f"**{cells[0]}** (chosen)" if is_chosen else cells[0]
         lines.append("| " + " | ".join([name, *cells[1:]]) + " |")
     return "\n".join(lines) + "\n"
@@ -306,6 +311,11 @@ def notes(report: dict[str, Any]) -> list[str]:
             f"{100 * compared[0]['confidence']:g} % confidence (Tango's score limits for pairs); p: McNemar's exact "
             "test, two-sided."
         )
+    if _are_compressed(variants):
+        texts.append(
+            "The student was pruned. Compressed: the same file by zlib at level 9. Zeros that lie anywhere in a "
+            "matrix make it smaller to store and send; they do not lower latency."
+        )
     if any(row["name"] == REFERENCE for row in variants):
         texts.append(
             f"{REFERENCE}: bert-base-uncased's architecture with untrained weights; latency and size only."
@@ -315,6 +325,10 @@ def notes(report: dict[str, Any]) -> list[str]:
             counts = ", ".join(f"{count} {kind}" for kind, count in row["fused"].items()) or "nothing"
             texts.append(f"{row['name']} fused: {counts}.")
     return texts
+
+
+def _are_compressed(variants: Sequence[dict[str, Any]]) -> bool:
+    return any(row.get("compressed_size_mb") is not None for row in variants)
 
 
 def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
@@ -330,6 +344,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 _fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 _fixed(row.get("validation_accuracy"), 4),
                 _fixed(row["size_mb"], 2),
+                _fixed(row.get("compressed_size_mb"), 2),
                 _fixed(latency["p50"], 2),
                 f"{latency['mean']:.2f} ± {latency['std']:.2f}",
                 _fixed(latency["p99"], 2),

@@ -76,6 +76,7 @@ class RowMeasurement:
         curves: what ``thresholds.threshold_curves`` and, as ``reliability``, the bins of ``thresholds.reliability``
             say on the test split; for pictures.
         size_mb: weights or graph file on disk.
+        compressed_size_mb: the same compressed, where that was asked for.
         latency_ms: mean, std, p50, p90, p99 of the query.
         sample_latency_ms: the same over a sample of test texts.
         throughput: batch size → texts a second.
@@ -115,6 +116,7 @@ class RowMeasurement:
     against_teacher: dict[str, Any] | None = None
     verdict: str | None = None
     session: dict[str, Any] | None = None
+    compressed_size_mb: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as JSON values."""
@@ -133,6 +135,7 @@ def measure_rows(
     config: BenchmarkConfig,
     *,
     goal: ScopeGoal | None = None,
+    compressed: bool = False,
     on_row: Callable[[RowMeasurement], None] | None = None,
 ) -> list[RowMeasurement]:
     """Measure every row, one after another, each in a fresh process with the same number of threads.
@@ -144,6 +147,7 @@ def measure_rows(
         texts: validation and test split.
         config: the ``benchmark`` section.
         goal: what out-of-scope thresholds are chosen for; none: nothing is measured with a threshold.
+        compressed: also measure the size after compression, which takes a while.
         on_row: told of each row as soon as it is measured.
 
     Raises:
@@ -157,7 +161,7 @@ def measure_rows(
     for row in rows:
         _log.info("benchmark: %s", row.name)
         with tempfile.TemporaryDirectory(prefix="distiltune-bench-") as scratch:
-            result = _measure_row(row, texts, config, query, goal, Path(scratch))
+            result = _measure_row(row, texts, config, query, goal, Path(scratch), compressed=compressed)
         measured.append(result)
         if on_row is not None:
             on_row(result)
@@ -171,6 +175,8 @@ def _measure_row(
     query: str,
     goal: ScopeGoal | None,
     scratch: Path,
+    *,
+    compressed: bool,
 ) -> RowMeasurement:
     directory = row.directory
     if row.kind == "reference":
@@ -184,6 +190,7 @@ def _measure_row(
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
         "config": config.model_dump(),
         "query": query,
+        "compressed": compressed,
         "goal": None if goal is None else {"config": goal.config.model_dump(), "label": goal.label},
     }
     spec_file, out_file = scratch / "spec.json", scratch / "out.json"

@@ -15,7 +15,7 @@ from ..errors import RunFailedError, StorageError
 from .budget import BudgetWatch
 from .config import SearchConfig
 from .progress import SearchProgress, watches
-from .records import name_of
+from .records import counted, counts, name_of
 from .searcher import restored_searchers
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ProgressCallback(Callback):
             restored_searchers.pop().reconcile(trials)
         for trial in trials:
             last = trial.last_result or {}
-            for _, value in last.get("curve", []):
+            for value in counted(last):
                 self._compare(value, trial)
             if last.get("failure"):
                 self._failures[name_of(trial)] = last["failure"]
@@ -128,7 +128,7 @@ class ProgressCallback(Callback):
         """An epoch was reported."""
         if result.get("failure"):
             self._failures[name_of(trial)] = result["failure"]
-        else:
+        elif counts(result):
             self._compare(result[self._metric], trial)
         self._tell()
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from ..errors import StorageError
 from ..storage.store import Store
+from .records import counts
 
 RECORD_NAME = "epoch.json"
 _BLOCK = 2**20
@@ -105,11 +106,16 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
 def find_checkpoint(
     epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
 ) -> SavedEpoch | None:
-    """Checkpoint with the best ``metric``, of equals the later; without one the last epoch's."""
+    """Checkpoint with the best ``metric``, of equals the later; without one the last epoch's.
+
+    Epochs that do not count are taken only where no other is there.
+    """
     sign = 1 if mode == "max" else -1
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)
-    return max(epochs, key=lambda each: (sign * each.metrics[metric], each.epoch), default=None)
+    return max(
+        epochs, key=lambda each: (counts(each.metrics), sign * each.metrics[metric], each.epoch), default=None
+    )
 
 
 class DamagedCheckpointError(StorageError):

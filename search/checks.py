@@ -13,6 +13,7 @@ from .space import (
     METRICS,
     NUM_STUDENT_LAYERS,
     OTHER_ARGUMENTS,
+    SPARSITY,
     STUDENT_ARGUMENTS,
     STUDENT_HEADS,
     STUDENT_LAYERS,
@@ -65,6 +66,7 @@ def space_faults(
         *(_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known),
         *_student_faults(config, student),
         *(_count_faults(config, data) if data is not None else []),
+        *_sparsity_faults(config, training),
         *_refused_values(config, training, names),
         *_quantization_faults(config, training),
         *_condition_faults(config.space),
@@ -131,6 +133,26 @@ def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
                 if type(value) is not int or not 0 <= value <= (value if most is None else most)
             ]
     return faults
+
+
+def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
+    if training.pruning is None:
+        bounded = (*config.all_objectives, *config.constraints)
+        named = [f"search.space.{SPARSITY}"] if SPARSITY in config.space else []
+        named += ["search: the metric sparsity"] if any(each.metric == "sparsity" for each in bounded) else []
+        return [f"{where}: nothing is pruned; say how in training.pruning" for where in named]
+    if SPARSITY not in config.space:
+        return []
+    if training.pruning.method == "soft_movement":
+        return [
+            f"search.space.{SPARSITY}: that of soft_movement comes of its threshold and regularization; take "
+            "training.pruning.method movement"
+        ]
+    return [
+        f"search.space.{SPARSITY}: {value!r} is refused: it needs a number from 0 up to, and without, 1"
+        for value in end_values(config.space[SPARSITY])
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    ]
 
 
 def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:

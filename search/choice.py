@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import Objective, SearchConfig
-from .records import TrialRecord
+from .records import TrialRecord, counts
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
         config: Objectives, constraints, and how much of the first objective the choice from the front may give.
     """
     candidates = [trial for trial in trials if trial.state != "failed" and trial.checkpoint is not None]
-    feasible, text = _feasible(candidates, config)
+    done = [trial for trial in candidates if counts(trial.metrics)]
+    feasible, text = _feasible(done or candidates, config)
+    if not done:
+        text = "; ".join(filter(None, ("no trial came to the end of its pruning", text)))
     front = pareto_front(feasible, config.all_objectives)
     first, *others = config.all_objectives
     if not others:

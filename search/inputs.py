@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .space import TEXT_COUNTS, student_name
+from .space import SPARSITY, TEXT_COUNTS, student_name
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..storage.store import Store
-    from ..training.config import TrainingConfig
+    from ..training.config import PruningConfig, TrainingConfig
     from ..training.tokenized import TokenizedSplit
 
 
@@ -106,3 +106,15 @@ class TrialSettings:
     use_gpu: bool
     num_processes: int = 1
     gpu_share: float = 1.0
+
+    def pruning_of(self, arguments: Mapping[str, Any]) -> PruningConfig | None:
+        """How a trial with these arguments is pruned."""
+        pruning = self.training.pruning
+        if pruning is None or SPARSITY not in arguments:
+            return pruning
+        return pruning.model_copy(update={"sparsity": arguments[SPARSITY]})
+
+    def counts_from(self, num_steps: int) -> float:
+        """How far a trial of so many steps must be in them to be as sparse as it gets; 0 where none is pruned."""
+        pruning = self.training.pruning
+        return 0.0 if pruning is None else pruning.mask_steps(num_steps)[-1] / num_steps

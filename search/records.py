@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,17 @@ def find_trial(given: str, names: Iterable[str]) -> str | None:
 def name_of(trial: Trial) -> str:
     """The name of one of Tune's trials."""
     return trial_name(trial.config["number"])
+
+
+def counts(metrics: Mapping[str, Any]) -> bool:
+    """Whether an epoch that reported this may be chosen: until its trial is pruned, it is another, denser model."""
+    return metrics.get("progress", 1.0) >= metrics.get("counts_from", 0.0)
+
+
+def counted(metrics: Mapping[str, Any]) -> list[float]:
+    """The values of the curve that an epoch reported, of those epochs that count."""
+    start = metrics.get("counts_from", 0.0)
+    return [value for progress, value in metrics.get("curve", []) if progress >= start]
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class EpochReporter(TrainerCallback):
         self._logged: list[tuple[int, dict[str, float]]] = []
         self._logged_step = 0
         self._num_texts = 0
+        self._sparsity: float = before.get("sparsity", 0.0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -119,7 +120,10 @@ class EpochReporter(TrainerCallback):
         self._logged.append((state.global_step - self._logged_step, values))
         self._logged_step = state.global_step
         scalars = {**values, "learning_rate": float(logs.get("learning_rate", 0.0))}
-        self._events.scalars({TAGS[name]: value for name, value in scalars.items()}, state.global_step)
+        shown = {TAGS[name]: value for name, value in scalars.items()}
+        if "sparsity" in logs:
+            self._sparsity = shown["sparsity"] = float(logs["sparsity"])
+        self._events.scalars(shown, state.global_step)
 
     def on_save(
         self,
@@ -136,6 +140,7 @@ class EpochReporter(TrainerCallback):
         assert model is not None
         self.epoch += 1
         metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+        metrics["sparsity"] = self._sparsity
         self._best_accuracy = max(self._best_accuracy, metrics["validation_accuracy"])
         shown = {
             TAGS[name]: value
@@ -151,6 +156,7 @@ class EpochReporter(TrainerCallback):
             "epoch": self.epoch,
             "progress": progress,
             "curve": self._curve,
+            "counts_from": self._settings.counts_from(state.max_steps),
             "trial_seconds": self._seconds_before + time.monotonic() - self._started,
             "best_accuracy": self._best_accuracy,
             "saved_at": time.time(),
@@ -182,6 +188,8 @@ class EpochReporter(TrainerCallback):
             "in-scope accuracy": metrics["validation_in_scope_accuracy"],
             "out-of-scope recall": metrics["validation_oos_recall"],
         }
+        if self._settings.training.pruning is not None:
+            values["sparsity"] = metrics["sparsity"]
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         speed = f"{metrics['examples_per_second']:.1f} examples/s, {self._epoch_seconds:.1f} s"
         return f"epoch {self.epoch}: {shown}, {speed}"

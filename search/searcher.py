@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from .config import Constraint, Objective, SearchConfig
 from .parameters import Parameter
-from .records import trial_name
+from .records import counted, counts, trial_name
 from .space import as_category, draw, student_name
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class StudySearcher(Searcher):
     The study stays in memory, and Tune's snapshots hold it: with a stored one, a search whose driver was killed
     cannot be restored. A trial that was stopped early is told as pruned, with its curve as intermediate
     values; one that failed, as failed. A trial's values are those of the epoch that is best in the first
-    objective.
+    objective, of those that count.
 
     Args:
         space: The parameters by argument name; at least one is searched.
@@ -164,12 +164,14 @@ class StudySearcher(Searcher):
         first = self._objectives[0]
         better = 1 if first.mode == "max" else -1
         best = self._reported.get(trial_id)
-        if best is None or better * result[first.metric] >= better * best[first.metric]:
+        rank = (counts(result), better * result[first.metric])
+        if best is None or rank >= (best.get("counts", True), better * best[first.metric]):
             names = {each.metric for each in (*self._objectives, *self._constraints)}
             shared = self._student_metrics.get(
                 student_name(self._arguments[self._numbers[trial_id]]) or "", {}
             )
-            self._reported[trial_id] = {name: result[name] for name in names - set(shared)} | dict(shared)
+            found = {name: result[name] for name in names - set(shared)} | dict(shared)
+            self._reported[trial_id] = {**found, "counts": counts(result)}
         self._curves[trial_id] = result.get("curve", [])
 
     def on_trial_complete(
@@ -260,6 +262,7 @@ class StudySearcher(Searcher):
         if last.get("failure"):
             self.on_trial_result(trial.trial_id, last)
         elif last.get("curve"):
-            best = (max if first.mode == "max" else min)(value for _, value in last["curve"])
+            values = counted(last) or [value for _, value in last["curve"]]
+            best = (max if first.mode == "max" else min)(values)
             self.on_trial_result(trial.trial_id, {**last, first.metric: best})
         self.on_trial_complete(trial.trial_id, last, trial.status == "ERROR")

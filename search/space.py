@@ -24,6 +24,7 @@ METRICS = {
     "validation_in_scope_accuracy": "max",
     "validation_oos_recall": "max",
     "validation_loss": "min",
+    "sparsity": "max",
 }
 # Metric that every trial with the same student has, known before it trains.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
@@ -38,8 +39,10 @@ TEXT_COUNTS = {
     "data.augmentation.dropped.count": "dropped",
     "data.augmentation.masked.count": "masked",
 }
+# Takes the place of its key in the training section.
+SPARSITY = "training.pruning.sparsity"
 # What is searched and is no argument of the training itself.
-OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS)
+OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS, SPARSITY)
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import ray
 import torch
 from ray import tune
 from ray.util import get_node_ip_address
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import InputError, StorageError
@@ -166,13 +166,17 @@ def _trainer(
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
     collator = DistillationCollator(_pad_token_id(model))
+    # In this order: the step's random states and masks are in the checkpoint before it is sent.
+    callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
+    pruning = settings.pruning_of(arguments)
+    callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
     trainer = DistillationTrainer(
         model=model,
         args=args,
         teacher_model=teacher,
         train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
         data_collator=collator,
-        callbacks=[*callbacks_of(settings.training), *([KeepStep()] if settings.num_processes > 1 else [])],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, collator

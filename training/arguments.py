@@ -163,7 +163,7 @@ def arguments_from_config(
     Raises:
         ConfigError: a name is unknown (the nearest valid one is given), or a value is refused.
     """
-    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware"})
+    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning"})
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
     values["disable_tqdm"] = True
     for where, given in (("training.arguments", config.arguments), ("overrides", overrides)):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from transformers import TrainerCallback
 
 from .config import TrainingConfig
+from .pruning import PruningCallback
 from .quantization_aware import QuantizationAwareTraining
 
 
 def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
     """New callbacks for one training, in the order in which they are to be called."""
     callbacks: list[TrainerCallback] = []
+    if config.pruning is not None:
+        callbacks.append(PruningCallback(config.pruning))
     if config.quantization_aware is not None:
         callbacks.append(QuantizationAwareTraining(config.quantization_aware))
     return callbacks

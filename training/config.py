@@ -343,6 +343,67 @@ class QuantizationAwareConfig(Section):
     )
 
 
+class PruningConfig(Section):
+    """Weights that become zero while the student is trained: of the encoder's matrices, not the embeddings."""
+
+    method: Literal["magnitude", "movement", "soft_movement"] = Field(
+        default="magnitude",
+        description="What is masked: magnitude: the smallest weights; movement: those that training moves "
+        "towards zero the most; soft_movement: those whose score falls below a threshold.",
+    )
+    sparsity: float | None = Field(
+        default=None,
+        description="magnitude, movement: share of each matrix that is zero in the end; default: 0.5. "
+        "soft_movement has none: it comes of `threshold` and `regularization`.",
+    )
+    begin: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps before the first mask.")
+    end: float = Field(
+        default=0.7, gt=0, le=1, description="Share of the steps after which the masks stay as they are."
+    )
+    update_every: int = Field(default=20, ge=1, description="Steps between two updates of the masks.")
+    threshold: float = Field(
+        default=0.1, gt=0, lt=1, description="soft_movement: of sigmoid(score), at the schedule's end."
+    )
+    regularization: float = Field(
+        default=100.0,
+        ge=0,
+        description="soft_movement: weight of mean(sigmoid(score)) in the loss, at its end.",
+    )
+    score_learning_rate: float = Field(
+        default=1e-2, gt=0, description="soft_movement: Adam's rate for the scores, which begin at 0."
+    )
+
+    @property
+    def final_sparsity(self) -> float:
+        """The sparsity that magnitude and movement reach."""
+        return 0.5 if self.sparsity is None else self.sparsity
+
+    def mask_steps(self, num_steps: int) -> range:
+        """The steps of a training of ``num_steps`` after which masks are updated; the last is at most at ``end``.
+
+        A training too short for two updates ``update_every`` apart has them at ``begin`` and ``end``.
+        """
+        first = int(self.begin * num_steps)
+        last = max(first + 1, round(self.end * num_steps))
+        return range(first, last + 1, min(self.update_every, last - first))
+
+    @model_validator(mode="after")
+    def _possible(self) -> PruningConfig:
+        if self.sparsity is not None and self.method == "soft_movement":
+            raise ValueError(
+                f"sparsity {self.sparsity:g} and method soft_movement, which has none to reach; set threshold and "
+                "regularization, or take method movement"
+            )
+        if not 0 <= self.final_sparsity < 1:
+            raise ValueError(
+                f"sparsity {self.final_sparsity:g} given; accepted: 0 up to, and without, 1, which would leave no "
+                "weights"
+            )
+        if self.begin >= self.end:
+            raise ValueError(f"begin {self.begin:g} must be below end {self.end:g}")
+        return self
+
+
 class TrainingConfig(Section):
     """How a student is trained; a searched argument of the same name takes its place in each trial."""
 
@@ -364,6 +425,9 @@ class TrainingConfig(Section):
     seed: int = Field(default=42, description="Seed of shuffling and dropout.")
     quantization_aware: QuantizationAwareConfig | None = Field(
         default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
+    )
+    pruning: PruningConfig | None = Field(
+        default=None, description="Prune the student while it is trained; by default it stays whole."
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .arguments import DistillationTrainingArguments
 from .collator import DistillationCollator
 from .losses import cross_entropy, hidden_state_loss, loss_parts, soft_target_loss
 from .metrics import compute_metrics_for
+from .pruning import PruningCallback
 from .sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
 from .teacher_signal import TEACHER_COLUMN, TeacherSignal
 
@@ -35,7 +37,8 @@ class DistillationTrainer(Trainer):
 
     Evaluation reports cross-entropy as ``eval_loss``, and accuracy unless ``compute_metrics`` says otherwise;
     with ``args.eval_with_teacher`` also ``eval_distillation``. Predictions come in the dataset's order.
-    Training logs ``cross_entropy`` and ``distillation`` (and ``hidden_loss``) beside ``loss``.
+    Training logs ``cross_entropy`` and ``distillation`` (and ``hidden_loss``) beside ``loss``, and ``sparsity``
+    where one of the callbacks is a ``PruningCallback``.
 
     Args:
         model: the student.
@@ -249,7 +252,20 @@ class DistillationTrainer(Trainer):
             *totals, num_steps = gathered.sum(dim=0).tolist()
             logs.update({name: total / num_steps for name, total in zip(names, totals, strict=True)})
             self._part_sums, self._part_steps = {}, 0.0
+            for each in self._pruning():
+                logs["sparsity"] = each.sparsity
         super().log(logs, start_time)
+
+    # ---- Pruning ----------------------------------------------------------------------------------------
+
+    def _pruning(self) -> list[PruningCallback]:
+        return [each for each in self.callback_handler.callbacks if isinstance(each, PruningCallback)]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in ``Trainer``, which does not tell callbacks where a training goes on from."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for each in self._pruning():
+            each.resume_from(Path(resume_from_checkpoint))
 
     # ---- Cost of a step ---------------------------------------------------------------------------------
 
