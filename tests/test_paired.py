@@ -29,7 +29,7 @@ def test_limits_are_those_of_published_examples(b: int, c: int, n: int, limits: 
 
 def score(b: int, c: int, n: int, difference: float) -> float:
     """T at a difference, its nuisance probability from a grid of likelihoods instead of the quadratic."""
-    q = np.linspace(max(0.0, -difference), (1 - difference) / 2, 2_000_001)[1:-1]
+    q = np.linspace(max(0.0, -difference), (1 - difference) / 2, 200_001)[1:-1]
     likelihood = b * np.log(q + difference) + c * np.log(q) + (n - b - c) * np.log1p(-2 * q - difference)
     q = q[likelihood.argmax()]
     return (b - c - n * difference) / math.sqrt(n * (2 * q + difference * (1 - difference)))
