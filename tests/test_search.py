@@ -19,15 +19,17 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_classifier, tiny_data
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from distiltune.errors import ConfigError, RunFailedError
+from distiltune.errors import ConfigError, RunFailedError, StorageError
+from distiltune.search.checkpoints import saved_epochs
 from distiltune.search.config import SearchConfig
 from distiltune.search.tuner import TrialInputs, run_search
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints import load_classifier, load_tokenizer
-from distiltune.training.config import StudentConfig, TrainingConfig
+from distiltune.training.config import PruningConfig, StudentConfig, TrainingConfig
 from distiltune.training.logits import compute_logits
 from distiltune.training.student import build_student
 from distiltune.training.tokenized import TokenizedSplit, tokenize_split
@@ -397,3 +399,66 @@ def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, t
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
     assert [trial.curve[-1][0] for trial in outcome.trials] == [1.0, 1.0]
     assert all(len(trial.curve) == 40 for trial in outcome.trials)
+
+
+PRUNED = TRAINING.model_copy(
+    update={"pruning": PruningConfig(method="movement", sparsity=0.6, update_every=3, begin=0.0, end=0.6)}
+)
+
+
+def pruned_search(inputs, directory, **options):
+    """One trial of 48 steps, as sparse as it gets after its fifth epoch."""
+    wanted = search_config(1, num_train_epochs=8, learning_rate=5e-3)
+    return search(wanted, inputs, directory, training=PRUNED, **options)
+
+
+def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, inputs, tmp_path):
+    outcome = pruned_search(inputs, tmp_path / "s")
+    trial = outcome.best
+    assert trial.best_epoch >= 5
+    assert trial.metrics["sparsity"] == pytest.approx(0.6, abs=1e-3)
+    reported = [
+        json.loads(line) for line in (tmp_path / "s/search/0000/result.json").read_text().splitlines()
+    ]
+    assert [each["sparsity"] for each in reported] == sorted(each["sparsity"] for each in reported)
+    assert {each["counts_from"] for each in reported} == {27 / 48}
+    checkpoint = tmp_path / "s" / trial.checkpoint
+    assert (checkpoint / "pruning.state").is_file()
+    weights = load_file(checkpoint / "model.safetensors")
+    pruned = [each for name, each in weights.items() if "encoder" in name and each.dim() == 2]
+    assert [int((each == 0).sum()) for each in pruned] == [round(0.6 * each.numel()) for each in pruned]
+    assert ", sparsity 0.6" in read_log(Store(str(tmp_path / "s")), "logs/0000")[0]
+
+
+def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path, monkeypatch):
+    """What a worker runs, in this process: its reports go to a list, and the third one ends the first try."""
+    from distiltune.search import trial as trial_module
+    from distiltune.search.inputs import TrialSettings
+
+    reported = []
+
+    def report(metrics):
+        reported.append(metrics)
+        if len(reported) == 3:
+            raise StorageError("cut off")
+
+    monkeypatch.setattr(trial_module.tune, "report", report)
+    monkeypatch.setattr(trial_module, "_where", lambda: "here")
+    store = Store(str(tmp_path))
+    (tmp_path / "student").symlink_to(inputs.student)
+    given = {"number": 0, "arguments": {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}}
+    weights = {}
+    for name in ("cut", "cut", "whole"):
+        folders = f"{name}/search", f"{name}/tensorboard", f"{name}/logs"
+        store.write(f"{name}/search/here", b"")  # the driver has made the folder
+        settings = TrialSettings(PRUNED, "validation_accuracy", "max", store, *folders, 1, use_gpu=False)
+        try:
+            trial_module.run_trial(given, replace(inputs, student="student"), settings)
+        except StorageError:
+            continue
+        last = max(saved_epochs(store, f"{name}/search/0000"), key=lambda each: each.epoch)
+        weights[name] = load_file(tmp_path / last.key / "model.safetensors")
+    assert "goes on after epoch 3" in read_log(store, "cut/logs/0000")[0]
+    assert reported[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert 0 < reported[2]["sparsity"] < 0.8
+    assert all(torch.equal(value, weights["whole"][name]) for name, value in weights["cut"].items())

@@ -244,11 +244,9 @@ def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     if family not in FAMILIES:
         raise ModelError(f"pruning: the model's family is {family!r}; supported: {', '.join(FAMILIES)}")
     place = f"{model.base_model_prefix}.{FAMILIES[family]}"
-    return {
-        f"{place}.{name}.weight": module.weight
-        for name, module in model.get_submodule(place).named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    layers = model.get_submodule(place).named_modules()
+    linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
+    return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear}
 
 
 def _first_scores(weight: Tensor) -> Tensor:
