@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DistiltuneError, ModelError
 from ..storage.store import Store
 from .config import JobConfig, ResourcesConfig, TaskResources, TrialResources
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
@@ -19,13 +22,16 @@ def check_models(config: JobConfig) -> None:
 
     Raises:
         ModelError: Which one, and what there is.
+        ConfigError: The graphs of the student cannot be run.
     """
+    from ..export.opset import check_opset
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
     from ..training.vocabulary import pieces_to_keep
 
+    check_opset(config.export.opset)
     teachers = None
     if config.student.checkpoint is not None:
-        load_config(resolve_checkpoint(config.student.checkpoint))
+        _check_family("student.checkpoint", load_config(resolve_checkpoint(config.student.checkpoint)))
     teacher = config.teacher
     if teacher.scratch is not None:
         num_layers = teacher.scratch.num_hidden_layers
@@ -34,7 +40,10 @@ def check_models(config: JobConfig) -> None:
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
-        num_layers = load_config(teachers).num_hidden_layers
+        found = load_config(teachers)
+        if config.student.checkpoint is None:
+            _check_family("student.from_teacher", found)
+        num_layers = found.num_hidden_layers
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
         if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
@@ -46,6 +55,17 @@ def check_models(config: JobConfig) -> None:
     pieces_of = teachers if own is None else resolve_checkpoint(own)
     if config.student.vocabulary is not None and pieces_of is not None:
         pieces_to_keep(load_tokenizer(pieces_of), [], size=config.student.vocabulary.size)
+
+
+def _check_family(key: str, found: PreTrainedConfig) -> None:
+    """Refuse a student that layers cannot be taken of and variants cannot be made of, before a teacher is trained."""
+    from ..training.student import FAMILIES
+
+    if found.model_type not in FAMILIES:
+        raise ModelError(
+            f"{key}: a model of the family {found.model_type!r}, of which no student and no variants can be made; "
+            f"supported: {', '.join(FAMILIES)}"
+        )
 
 
 def check_resources(resources: ResourcesConfig) -> None:

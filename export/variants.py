@@ -22,7 +22,8 @@ from ..training.checkpoints import load_model
 from ..training.heads import label_names
 from .calibration import CalibrationTexts, calibrate
 from .config import ExportConfig, VariantName
-from .fusion import fuse_onnx
+from .first_token import FAMILIES
+from .fusion import ATTENTION_OPS, fuse_onnx
 from .graph_record import GraphRecord, describe_graph
 from .onnx_export import export_onnx
 from .parity import Parity, check_tolerance, measure_parity, onnx_logits, torch_logits
@@ -163,12 +164,22 @@ def _write_graph(
         if is_fused:
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
+            _check_fused(name, model, counts)
         if not recipe:
             shutil.copyfile(base, target)
             quantized = Quantized()
         else:
             quantized = apply_recipe(recipe, base, target, rows, config)
         return _Graph(counts, quantized, describe_graph(base, target, quantized))
+
+
+def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, int]) -> None:
+    family = model.config.model_type
+    if family not in FAMILIES and not any(counts[op] for op in ATTENTION_OPS):
+        raise ExportError(
+            f"{name}: the attention of the family {family!r} cannot be fused; leave the onnx-fused variants out of "
+            f"export.variants, or use a student of {', '.join(FAMILIES)}"
+        )
 
 
 def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
