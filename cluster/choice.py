@@ -76,6 +76,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     search = records["search"]["result"]
     with tempfile.TemporaryDirectory(prefix="distiltune-report-") as scratch:
         pictures = _draw_search(config, search, Path(scratch))
+        graphs = _draw_graphs(records["export"]["result"]["variants"], choice["chosen"], Path(scratch))
         report = build_report(
             run_id=run.id,
             state="finished" if choice["chosen"] else "failed",
@@ -93,6 +94,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                     **{name: search.get(name) for name in ("front", "choice", "ended_by")},
                     **pictures,
                 },
+                "graphs": graphs,
                 "job": run.read("job.json"),
             },
         )
@@ -100,7 +102,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
         for picture in Path(scratch).iterdir():
             shutil.copy(picture, run.store.local(run.report))
     run.store.publish(run.report)
-    names = sorted([*(path.name for path in paths.values()), *pictures["pictures"]])
+    names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
     return {"files": names}, ", ".join(names)
 
 
@@ -126,3 +128,16 @@ def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dic
         front=[numbers[trial_id] for trial_id in search["front"]],
     )
     return {"pictures": [path.name for path in drawn.paths], "left_out": drawn.left_out}
+
+
+def _draw_graphs(made: list[dict[str, Any]], chosen: str | None, folder: Path) -> dict[str, Any]:
+    """What the exported graphs consist of, and the pictures of it in ``folder``."""
+    from ..export.graph_pictures import draw_graphs
+
+    records = {each["name"]: each["graph"] for each in made if each.get("graph")}
+    paths = draw_graphs(records, chosen, folder)
+    shown = {
+        name: {key: value for key, value in record.items() if key != "weights"}
+        for name, record in records.items()
+    }
+    return {"variants": shown, "pictures": [path.name for path in paths]}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DistiltuneError
+from ..errors import ConfigError, DistiltuneError, ModelError
 from ..storage.store import Store
 from .config import JobConfig, ResourcesConfig, TaskResources, TrialResources
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
@@ -21,7 +24,9 @@ def check_models(config: JobConfig) -> None:
 
     Raises:
         ModelError: Which one, and what there is.
+        ConfigError: The graphs of the student cannot be run.
     """
+    from ..export.opset import check_opset
     from ..search.space import STUDENT_HEADS, STUDENT_ROWS, end_values, searched_width
     from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
     from ..training.layers import check_layers
@@ -29,10 +34,12 @@ def check_models(config: JobConfig) -> None:
     from ..training.vocabulary import pieces_to_keep
     from ..training.width import check_width
 
+    check_opset(config.export.opset)
     teachers = None
     own_shapes = None
     if config.student.checkpoint is not None:
         own_shapes = load_config(resolve_checkpoint(config.student.checkpoint))
+        _check_family("student.checkpoint", own_shapes)
     teacher = config.teacher
     if teacher.scratch is not None:
         shapes = scratch_shapes(teacher.scratch)
@@ -42,6 +49,8 @@ def check_models(config: JobConfig) -> None:
         assert name is not None, "one of the three is there"
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
         shapes = load_config(teachers)
+        if config.student.checkpoint is None:
+            _check_family("student.from_teacher", shapes)
     space = config.search.space
     searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
     most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
@@ -63,6 +72,17 @@ def check_models(config: JobConfig) -> None:
         from ..training.warming import check_pretraining
 
         check_pretraining(config.student, teachers)
+
+
+def _check_family(key: str, found: PreTrainedConfig) -> None:
+    """Refuse a student that layers cannot be taken of and variants cannot be made of, before a teacher is trained."""
+    from ..training.layers import FAMILIES
+
+    if found.model_type not in FAMILIES:
+        raise ModelError(
+            f"{key}: a model of the family {found.model_type!r}, of which no student and no variants can be made; "
+            f"supported: {', '.join(FAMILIES)}"
+        )
 
 
 def check_resources(resources: ResourcesConfig) -> None:

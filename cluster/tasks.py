@@ -14,6 +14,7 @@ import numpy as np
 
 from ..export.calibration import CalibrationTexts
 from ..export.machine import describe_machine
+from ..export.recipes import needs_texts
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.thresholds import ScopeGoal
 from ..export.variants import build_variant
@@ -227,7 +228,7 @@ def make_variant(
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
         calibration=None if goal is None else _calibration_texts(data, goal),
-        training_texts=data.splits["train"]["text"][:] if "-static-" in name else [],
+        training_texts=data.splits["train"]["text"][:] if needs_texts(name, task.config.export) else [],
     )
     task.store.publish(key)
     return made.to_json()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import ExportError
 from .out_of_scope import Threshold
 from .runtime import CONFIG_FILE, TextClassifier
 from .thresholds import ScopeGoal, choose_threshold
@@ -30,7 +31,16 @@ class CalibrationTexts:
 
 
 def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
-    """Choose a variant's threshold and write it into its config.json."""
+    """Choose a variant's threshold and write it into its config.json.
+
+    Raises:
+        ExportError: There is no text to choose it on.
+    """
+    if not calibration.texts:
+        raise ExportError(
+            "export.out_of_scope: the validation split is empty, and a threshold is chosen on it; give "
+            "data.validation texts, or set export.out_of_scope to null"
+        )
     classifier = TextClassifier.load(variant)
     # A label that the model does not know gets a number that no prediction has.
     names = list(dict.fromkeys([*classifier.labels, calibration.goal.label]))

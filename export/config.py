@@ -59,6 +59,22 @@ class OutOfScopeConfig(Section):
     )
 
 
+class StaticConfig(Section):
+    """Which parts of a statically quantized graph are left in 32 bits."""
+
+    max_error: float = Field(
+        default=0.005,
+        gt=0,
+        description="Mean squared error of the logits on training texts, as a share of their variance, above which the "
+        "most sensitive parts are left out.",
+    )
+    max_excluded: int = Field(
+        default=2,
+        ge=0,
+        description="Most parts (a layer's query, key and value; a layer's feed-forward out; …) that are left out.",
+    )
+
+
 class ChooseConfig(Section):
     """Which of the variants is sealed: the least of one measurement among those that keep every limit."""
 
@@ -146,6 +162,19 @@ class ExportConfig(Section):
         default=1e-3,
         gt=0,
         description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
+    )
+    opset: int = Field(
+        default=18,
+        ge=18,
+        description="Version of ONNX's operators in the graphs; 4-bit embeddings need 21 and take it by themselves.",
+    )
+    static: StaticConfig = Field(
+        default_factory=StaticConfig, description="What the onnx-static variants leave in 32 bits."
+    )
+    sensitivity: bool = Field(
+        default=False,
+        description="Measure on training texts what each part of the graph loses to 8 bits, for the report: of "
+        "onnx-int8, onnx-int8-per-channel and the onnx-static variants.",
     )
     out_of_scope: OutOfScopeConfig | None = Field(
         default_factory=OutOfScopeConfig,

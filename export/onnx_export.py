@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -21,6 +23,7 @@ from .first_token import FAMILIES, first_token_only
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
+_SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes which modules a node came from
 _MAX_BATCH = 1 << 16
 _FEW_ROWS = 0.95  # of the token embedding: where fewer of its rows differ, equal ones are stored once
 _MAX_PROTOBUF_BYTES = 2**31 - 1
@@ -59,14 +62,20 @@ def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def export_onnx(model: PreTrainedModel, path: Path, *, max_length: int, keep_shapes: bool = False) -> None:
-    """Write ``model`` as one ONNX file (opset 18, 32-bit, no external data).
+def export_onnx(
+    model: PreTrainedModel, path: Path, *, max_length: int, keep_shapes: bool = False, opset: int = OPSET
+) -> None:
+    """Write ``model`` as one ONNX file (32-bit, no external data).
+
+    Of the known families the graph holds the positions that a text of ``max_length`` reaches and no more: it fails
+    on longer ones. Weights have the names that they have in ``model``, behind ``model.``.
 
     Args:
         model: a sequence classifier; bert, roberta and distilbert get the first-token last layer.
         path: the file to write; it appears whole or not at all.
         max_length: most tokens of a text; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
         keep_shapes: as in :func:`save_onnx`.
+        opset: version of ONNX's operators.
 
     Raises:
         ExportError: the exporter fails, ``max_length`` is more than the model has positions for, or the
@@ -84,10 +93,10 @@ def export_onnx(model: PreTrainedModel, path: Path, *, max_length: int, keep_sha
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
-                _Classifier(_store_equal_rows_once(first_token_only(model))).eval(),
+                _Classifier(_store_equal_rows_once(_within(first_token_only(model), max_length))).eval(),
                 (input_ids, attention_mask),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=list(INPUT_NAMES),
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=dict.fromkeys(INPUT_NAMES, axes),
@@ -100,7 +109,41 @@ def export_onnx(model: PreTrainedModel, path: Path, *, max_length: int, keep_sha
         ) from error
     if program is None:
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
-    save_onnx(program.model_proto, path, keep_shapes=keep_shapes)
+    graph = program.model_proto
+    _name_weights(graph.graph)
+    save_onnx(graph, path, keep_shapes=keep_shapes)
+
+
+def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
+    """Drop the positions that no text of ``max_length`` tokens has, in place, in the known families."""
+    if model.config.model_type not in FAMILIES:
+        return model
+    embeddings: Any = model.base_model.embeddings
+    kept = max_length + _first_position(model)
+    table = embeddings.position_embeddings.weight[:kept]
+    embeddings.position_embeddings = nn.Embedding.from_pretrained(table.detach().clone())
+    for name in ("position_ids", "token_type_ids"):
+        if hasattr(embeddings, name):
+            setattr(embeddings, name, getattr(embeddings, name)[:, :kept])
+    return model
+
+
+def _name_weights(graph: onnx.GraphProto) -> None:
+    """Name a product's weight, which the exporter has transposed and given a number, after its module."""
+    taken = {each.name for each in graph.initializer}
+    names: dict[str, str] = {}
+    for node in graph.node:
+        scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "[]")
+        modules = ast.literal_eval(scopes)  # ["", "model", …, the Linear, the operation]
+        if node.op_type == "MatMul" and node.input[1] in taken and len(modules) > 1:
+            name = f"{modules[-2]}.weight"
+            if node.input[1] not in names and name not in taken:
+                names[node.input[1]] = name
+                taken.add(name)
+    for each in graph.initializer:
+        each.name = names.get(each.name, each.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) -> None:
@@ -144,13 +187,17 @@ def strip_notes(graph: onnx.ModelProto) -> None:
 
 def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and model.config.model_type == "roberta":
-        # roberta counts its positions from pad_token_id + 1
-        positions -= (model.config.pad_token_id or 0) + 1
+    if positions is not None:
+        positions -= _first_position(model)
     if max_length < 1 or (positions is not None and max_length > positions):
         raise ExportError(
             f"max_length is {max_length}; this model takes 1 to {positions}; set training.max_length"
         )
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """Row of the position table that a text's first token has."""
+    return (model.config.pad_token_id or 0) + 1 if model.config.model_type == "roberta" else 0
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ def quantize_onnx(
     per_channel: bool = False,
     reduce_range: bool | None = None,
     operators: Sequence[str] | None = None,
+    nodes: Sequence[str] = (),
 ) -> bool:
     """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
 
@@ -50,6 +51,7 @@ def quantize_onnx(
         per_channel: one scale per column of a weight in place of one per weight.
         reduce_range: hold weights to 7 bits; default: where this machine's 8-bit products may overflow.
         operators: kinds of nodes to quantize; default: all that can be.
+        nodes: names of the only nodes to quantize; default: all.
 
     Returns:
         Whether weights were held to 7 bits.
@@ -61,6 +63,8 @@ def quantize_onnx(
             prepared(source),
             raw,
             op_types_to_quantize=None if operators is None else list(operators),
+            # A Gemm becomes a MatMul of this name, and an Add, before it is quantized.
+            nodes_to_quantize=[each for name in nodes for each in (name, f"{name}_MatMul")],
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
@@ -136,7 +140,8 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
     largest = max(nodes, key=lambda name: nodes[name], default=None)
     with quiet():
         if operator == "Gather":
-            graph = version_converter.convert_version(graph, _INT4_OPSET)
+            opset = next(each.version for each in graph.opset_import if not each.domain)
+            graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))
         quantizer: Any = MatMulNBitsQuantizer(
             graph,
             nodes_to_exclude=[name for name in nodes if name != largest],

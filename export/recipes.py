@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from .config import ExportConfig
 from .quantize import quantize_embeddings, quantize_onnx, quantize_weights, to_half
-from .static import quantize_static_onnx
+from .sensitivity import PartError, dynamic_sensitivity
+from .static import RangeMethod, quantize_static_onnx
 
 Rows = Sequence[np.ndarray]
 Recipe = Callable[[Path, Path, Rows], bool | None]
@@ -50,13 +53,70 @@ RECIPES: dict[str, Recipe] = {
     "int8-per-channel": partial(_dynamic, per_channel=True),
     "int8-reduced-range": partial(_dynamic, reduced=True),
     "int8-embeddings-4bit": _dynamic_with_small_table,
-    "static-minmax": partial(quantize_static_onnx, method="minmax"),
-    "static-percentile": partial(quantize_static_onnx, method="percentile"),
-    "static-entropy": partial(quantize_static_onnx, method="entropy"),
     "weights-8bit": partial(_weights, bits=8),
     "weights-4bit": partial(_weights, bits=4),
     "fp16": _half,
 }
+STATIC_RECIPES: dict[str, RangeMethod] = {
+    "static-minmax": "minmax",
+    "static-percentile": "percentile",
+    "static-entropy": "entropy",
+}
+_RANKED = {"int8": False, "int8-per-channel": True}  # recipe -> per channel
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What is known of a graph that a recipe made, beside the file.
+
+    Attributes:
+        reduce_range: Whether weights were held to 7 bits; None where there are no 8-bit products.
+        excluded: Parts of a statically quantized graph that were left in 32 bits.
+        sensitivity: What each part loses to 8 bits, the worst first; None where that was not measured.
+        logits_error: Of a statically quantized graph, on training texts; see ``sensitivity.logits_error``.
+    """
+
+    reduce_range: bool | None = None
+    excluded: list[PartError] | None = None
+    sensitivity: list[PartError] | None = None
+    logits_error: float | None = None
+
+
+def apply_recipe(name: str, source: Path, target: Path, rows: Rows, config: ExportConfig) -> Quantized:
+    """Make the graph ``target`` of ``source``, and measure how sensitive it is where that is asked for.
+
+    Args:
+        name: As :func:`split_name` gives it.
+        source: The plain or fused graph.
+        target: The file to write.
+        rows: Token ids of training texts.
+        config: ``static`` and ``sensitivity`` are read.
+
+    Raises:
+        ExportError: The graph cannot be quantized so, or there are no texts where they are needed.
+    """
+    if name in STATIC_RECIPES:
+        made = quantize_static_onnx(
+            source,
+            target,
+            rows,
+            method=STATIC_RECIPES[name],
+            max_error=config.static.max_error,
+            max_excluded=config.static.max_excluded,
+            rank=config.sensitivity,
+        )
+        return Quantized(made.reduce_range, made.excluded, made.ranking, made.error)
+    reduce_range = RECIPES[name](source, target, rows)
+    if not (config.sensitivity and name in _RANKED):
+        return Quantized(reduce_range)
+    ranking = dynamic_sensitivity(source, rows, per_channel=_RANKED[name])
+    return Quantized(reduce_range, sensitivity=ranking)
+
+
+def needs_texts(variant: str, config: ExportConfig) -> bool:
+    """Whether a variant is made with training texts."""
+    fused, recipe = split_name(variant)
+    return recipe in STATIC_RECIPES or (config.sensitivity and recipe in _RANKED and not fused)
 
 
 def split_name(variant: str) -> tuple[bool, str]:

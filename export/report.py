@@ -158,6 +158,7 @@ def markdown_report(report: dict[str, Any]) -> str:
     if any(row.get("verdict") for row in report["variants"]):
         parts.append(choice_table(report["variants"], chosen))
     parts.append(f"![accuracy against latency]({PICTURE_FILE})\n")
+    parts += [_picture(name) for name in (report.get("graphs") or {}).get("pictures", [])]
     if _compared(report):
         parts += [scope_table(report["variants"], chosen), f"![confidence]({SCOPE_PICTURE_FILE})\n"]
     if report.get("best"):
@@ -244,10 +245,14 @@ def _search_parts(search: dict[str, Any]) -> list[str]:
     parts = [text.format(search[name]) + "\n" for name, text in texts.items() if search.get(name)]
     if len(search.get("front") or []) > 1:
         parts.append(f"Pareto front: {', '.join(search['front'])}.\n")
-    parts += [f"![{Path(name).stem.replace('-', ' ')}]({name})\n" for name in search.get("pictures", [])]
+    parts += [_picture(name) for name in search.get("pictures", [])]
     left_out = search.get("left_out") or {}
     parts += [f"No {Path(name).stem.replace('-', ' ')}: {reason}.\n" for name, reason in left_out.items()]
     return parts
+
+
+def _picture(name: str) -> str:
+    return f"![{Path(name).stem.replace('-', ' ')}]({name})\n"
 
 
 def _trials_table(trials: Sequence[dict[str, Any]]) -> str:
@@ -320,6 +325,13 @@ def notes(report: dict[str, Any]) -> list[str]:
         texts.append(
             f"{REFERENCE}: bert-base-uncased's architecture with untrained weights; latency and size only."
         )
+    for name, record in (report.get("graphs") or {}).get("variants", {}).items():
+        if record["excluded"]:
+            texts.append(
+                f"{name}: in 32 bits, for they are the most sensitive: {', '.join(record['excluded'])} "
+                f"(nodes {', '.join(record['excluded_nodes'])}); error of the logits on training texts "
+                f"{record['logits_error']:.2%} of their variance."
+            )
     for row in variants:
         if row.get("fused") is not None:
             counts = ", ".join(f"{count} {kind}" for kind, count in row["fused"].items()) or "nothing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from onnxruntime.quantization import (
 from ..errors import ExportError
 from .onnx_export import INPUT_NAMES, save_onnx
 from .quantize import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
+from .sensitivity import PartError, Probe, rank_parts, spread
 
 MOST_TEXTS = 200
 RangeMethod = Literal["minmax", "percentile", "entropy"]
@@ -29,6 +31,26 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+# What leaves a product is added to its bias in 32 bits: rounding it before that costs time and doubles the error.
+_OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+_LEAST_GAIN = 0.2  # of the error; what leaving a part in 32 bits must bring, for it costs size and time
+
+
+@dataclass(frozen=True)
+class StaticQuantization:
+    """How a graph was quantized.
+
+    Attributes:
+        reduce_range: Whether weights were held to 7 bits.
+        error: What :func:`~distiltune.export.sensitivity.logits_error` says of it on training texts.
+        excluded: The parts whose products were left in 32 bits, in the order of their choice.
+        ranking: All parts by their sensitivity; None where that was not measured.
+    """
+
+    reduce_range: bool
+    error: float
+    excluded: list[PartError]
+    ranking: list[PartError] | None
 
 
 class _Rows(CalibrationDataReader):
@@ -46,13 +68,48 @@ class _Rows(CalibrationDataReader):
         return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids)), strict=True))
 
 
+class _Quantizer:
+    """Quantizes all or some nodes of one graph with the same ranges, measured once and kept in ``folder``."""
+
+    def __init__(self, source: Path, rows: Sequence[np.ndarray], method: RangeMethod, folder: Path) -> None:
+        self.reduce_range = int8_products_saturate()
+        self._source, self._method = source, _METHODS[method]
+        self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
+
+    def __call__(self, target: Path, nodes: Sequence[str] = (), *, but: Sequence[str] = ()) -> None:
+        with quiet():
+            quantize_static(
+                prepared(self._source),
+                target,
+                _Rows(self._rows),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=list(but),
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                reduce_range=self.reduce_range,
+                calibrate_method=self._method,
+                calibration_cache_path=self._ranges,
+                extra_options=_OPTIONS,
+            )
+
+
 def quantize_static_onnx(
-    source: Path, target: Path, rows: Sequence[np.ndarray], *, method: RangeMethod
-) -> bool:
+    source: Path,
+    target: Path,
+    rows: Sequence[np.ndarray],
+    *,
+    method: RangeMethod,
+    max_error: float = 0.005,
+    max_excluded: int = 2,
+    rank: bool = False,
+) -> StaticQuantization:
     """Write a copy of the graph ``source`` with 8-bit matrix products whose activations have fixed scales.
 
     The graph says so in pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which ONNX Runtime turns into
-    integer kernels. Embedding tables are kept in 8 bits.
+    integer kernels. Embedding tables are kept in 8 bits. Where the logits move too much, the parts that are most
+    sensitive stay in 32 bits, as long as each lowers the error by a fifth.
 
     Args:
         source: as for :func:`~distiltune.export.quantize.quantize_onnx`.
@@ -61,9 +118,9 @@ def quantize_static_onnx(
             what it measures, and padding would be measured too.
         method: minmax: the whole range; percentile: without the 0.001 % farthest out; entropy: the range that
             changes the distribution least.
-
-    Returns:
-        Whether weights were held to 7 bits.
+        max_error: of the logits on training texts, as a share of their variance; above it parts are left out.
+        max_excluded: most parts that are left out.
+        rank: measure every part's sensitivity in any case.
 
     Raises:
         ExportError: there is no text.
@@ -73,25 +130,26 @@ def quantize_static_onnx(
             f"static quantization by {method}: no training text to measure ranges on; give data.train texts, or leave "
             "the onnx-static variants out of export.variants"
         )
-    reduce_range = int8_products_saturate()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
-        raw = Path(folder) / target.name
-        quantize_static(
-            prepared(source),
-            raw,
-            _Rows(_of_one_length(rows)),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            reduce_range=reduce_range,
-            calibrate_method=_METHODS[method],
-            extra_options=EXTRA_OPTIONS,
-        )
-        save_onnx(onnx.load(str(raw)), target)
-    return reduce_range
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        quantize, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
+        quantize(best)
+        probe = Probe(source, rows)
+        error, excluded, ranking = probe.error_of(best), [], None
+        if rank or (error > max_error and max_excluded):
+            ranking = rank_parts(source, probe, quantize, products=True)
+        candidates = [each for each in ranking or [] if each.is_product][:max_excluded]
+        while error > max_error and candidates:
+            tried = [*excluded, candidates.pop(0)]
+            attempt = Path(folder) / f"without-{len(tried)}.onnx"
+            quantize(attempt, but=[node for each in tried for node in each.nodes])
+            lower = probe.error_of(attempt)
+            if lower > (1 - _LEAST_GAIN) * error:
+                break
+            best, error, excluded = attempt, lower, tried
+        save_onnx(onnx.load(str(best)), target)
+    return StaticQuantization(quantize.reduce_range, error, excluded, ranking)
 
 
 def _of_one_length(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     [(length, _)] = Counter(len(row) for row in rows).most_common(1)
-    return [row for row in rows if len(row) == length][:MOST_TEXTS]
+    return spread([row for row in rows if len(row) == length], MOST_TEXTS)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from ..training.checkpoints import load_model
 from ..training.heads import label_names
 from .calibration import CalibrationTexts, calibrate
 from .config import ExportConfig, VariantName
-from .fusion import fuse_onnx
+from .first_token import FAMILIES
+from .fusion import ATTENTION_OPS, fuse_onnx
+from .graph_record import GraphRecord, describe_graph
 from .onnx_export import export_onnx
 from .parity import Parity, check_tolerance, measure_parity, onnx_logits, torch_logits
-from .recipes import RECIPES, Rows, split_name
+from .recipes import Quantized, Rows, apply_recipe, split_name
 from .torch_int8 import TORCH_INT8_FILE, load_pytorch_int8, quantize_pytorch, save_pytorch_int8
 
 logger = logging.getLogger(__name__)
@@ -55,10 +57,19 @@ class VariantFiles:
     reduce_range: bool | None
     """Whether int8 weights of an ONNX graph were held to 7 bits; ``None`` for other variants."""
     seconds: float
+    graph: GraphRecord | None = None
+    """What is inside of an ONNX graph; ``None`` for other variants."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON's own types."""
         return json.loads(json.dumps(asdict(self)))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    fused: dict[str, int] | None = None
+    quantized: Quantized = field(default_factory=Quantized)
+    record: GraphRecord | None = None
 
 
 def build_variant(
@@ -80,13 +91,13 @@ def build_variant(
         name: which variant.
         student_dir: a checkpoint with tokenizer.json.
         out_dir: the folder to make; it appears whole, and takes the place of an earlier one.
-        config: ``parity_tolerance`` is read.
+        config: ``parity_tolerance``, ``opset``, ``static`` and ``sensitivity`` are read.
         max_length: most tokens of a text.
         out_of_scope_label: kept in the variant's config.json.
         num_threads: intra-op threads that config.json asks the runtime for.
         base_onnx: the plain ONNX graph of this student, where it is there already; it saves an export.
             Fused variants make their own, with shapes.
-        training_texts: on which static quantization measures ranges.
+        training_texts: on which static quantization measures ranges, and sensitivity is measured.
         calibration: texts on which an ONNX variant's out-of-scope threshold is chosen; none: it has no threshold.
 
     Returns:
@@ -100,7 +111,7 @@ def build_variant(
     student_dir, out_dir = Path(student_dir), Path(out_dir)
     model = _load_student(student_dir)
     with new_folder(out_dir) as folder:
-        fused, reduce_range = None, None
+        made = _Graph()
         if name == _TORCH_INT8:
             save_pytorch_int8(quantize_pytorch(model), folder)
             _copy_tokenizer(student_dir, folder)
@@ -108,7 +119,7 @@ def build_variant(
             tokenizer = _write_tokenizer(student_dir, folder)
             tokenizer.enable_truncation(max_length)
             rows = [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(training_texts))]
-            fused, reduce_range = _write_graph(name, model, folder, max_length, base_onnx, rows)
+            made = _write_graph(name, model, folder, max_length, base_onnx, rows, config)
             pad_token_id = _pad_token_id(model)
             _write_config(model, folder, max_length, pad_token_id, out_of_scope_label, num_threads)
             if calibration is not None:
@@ -124,9 +135,10 @@ def build_variant(
         size_mb=(out_dir / file).stat().st_size / 2**20,
         max_abs_diff=parity.max_abs_diff,
         parity_shapes=parity.shapes,
-        fused=fused,
-        reduce_range=reduce_range,
+        fused=made.fused,
+        reduce_range=made.quantized.reduce_range,
         seconds=time.perf_counter() - start,
+        graph=made.record,
     )
     logger.info("%s: %.2f MB, logits within %.2g", name, record.size_mb, record.max_abs_diff)
     return record
@@ -139,7 +151,8 @@ def _write_graph(
     max_length: int,
     base_onnx: Path | None,
     rows: Rows,
-) -> tuple[dict[str, int] | None, bool | None]:
+    config: ExportConfig,
+) -> _Graph:
     target, (is_fused, recipe) = folder / MODEL_FILE, split_name(name)
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
@@ -147,14 +160,26 @@ def _write_graph(
         base, counts = base_onnx, None
         if base is None or is_fused:
             base = Path(scratch) / MODEL_FILE
-            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused)
+            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused, opset=config.opset)
         if is_fused:
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
+            _check_fused(name, model, counts)
         if not recipe:
             shutil.copyfile(base, target)
-            return counts, None
-        return counts, RECIPES[recipe](base, target, rows)
+            quantized = Quantized()
+        else:
+            quantized = apply_recipe(recipe, base, target, rows, config)
+        return _Graph(counts, quantized, describe_graph(base, target, quantized))
+
+
+def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, int]) -> None:
+    family = model.config.model_type
+    if family not in FAMILIES and not any(counts[op] for op in ATTENTION_OPS):
+        raise ExportError(
+            f"{name}: the attention of the family {family!r} cannot be fused; leave the onnx-fused variants out of "
+            f"export.variants, or use a student of {', '.join(FAMILIES)}"
+        )
 
 
 def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distiltune.export import pictures
+from distiltune.export import labels, pictures
 from distiltune.export.report import build_report, markdown_table, terminal_table, verdicts, write_report
 from distiltune.export.rows import RowMeasurement
 
@@ -222,20 +222,43 @@ def test_rows_line_up_with_the_headers(report: dict[str, Any]) -> None:
     assert "chosen" not in "".join(lines)
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:-1], ROWS[:1], ROWS[-1:], ROWS[3:5] * 2])
+MANY = [
+    row(
+        f"onnx-variant-{number}",
+        "onnx",
+        0.85 + 0.0003 * (number * 7 % 20),
+        16.6 + number % 3,
+        0.6 + 0.01 * number,
+    )
+    for number in range(20)
+]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:-1], ROWS[:1], ROWS[-1:], ROWS[3:5] * 2, ROWS[:1] + MANY])
 def test_labels_cover_neither_each_other_nor_circles(
     rows: list[RowMeasurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     covered: list[float] = []
-    place = pictures._place
+    place = labels.Labels.place
 
-    def watched(axes, canvas, text, anchor, radius, circles, taken, *, leader) -> None:
-        count = len(taken)
-        place(axes, canvas, text, anchor, radius, circles, taken, leader=leader)
-        others = taken[:count] + circles
-        covered.append(sum(pictures._overlap(taken[count], other) for other in others))
+    def watched(self: labels.Labels, *arguments, **options) -> None:
+        before = self.taken
+        place(self, *arguments, **options)
+        own = self.taken[len(before) :][:1]
+        covered.append(labels.overlap(own, before) + labels.overlap(own, self.points))
 
-    monkeypatch.setattr(pictures, "_place", watched)
+    monkeypatch.setattr(labels.Labels, "place", watched)
     path = pictures.draw_accuracy_latency([row.to_json() for row in rows], rows[0].name, tmp_path / "a.png")
     assert path.is_file()
     assert covered == [0] * len(rows)
+
+
+def test_the_front_has_the_rows_that_none_beats() -> None:
+    rows = [row.to_json() for row in ROWS if row.accuracy is not None]
+    found = pictures.front_of(rows)
+    assert [each["name"] for each in found] == [
+        "onnx-int8",
+        "onnx-int8-per-channel",
+        "onnx-fused",
+        "teacher-pytorch",
+    ]
