@@ -59,7 +59,8 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
         _scale(axes, rows, shown, log_span=_LOG_SPAN if shown is points else 1.0)
         _draw_rows(axes, drawn)
         axes.set_xlabel("latency of one text, p50 (ms)")
-        axes.set_title("ONNX variants, closer" if shown is closer else _TITLE, fontsize=11)
+        axes.set_title("the ONNX variants, closer" if shown is closer else "", fontsize=10)
+    figure.suptitle(_TITLE, fontsize=11)
     panels[0][0].set_ylabel("test accuracy (%)")
     figure.draw_without_rendering()
     for axes, shown in panels:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from ..errors import ExportError
+from .onnx_export import INPUT_NAMES
 from .parity import Logits, onnx_logits
 from .parts import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
 from .quantize import quantize_onnx
 
 NUM_PROBES = 64
-QuantizeNodes = Callable[[Path, list[str]], object]
-"""Writes a copy of a graph in which only the named nodes are quantized."""
+_FIRST_WORDS = 8
+QuantizeNodes = Callable[[Path, Path, list[str]], object]
+"""Writes a copy of a graph, to the second path, in which only the named nodes are quantized."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +88,31 @@ def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
     return [rows[int(place)] for place in places]
 
 
-def rank_parts(source: Path, probe: Probe, quantize: QuantizeNodes, *, products: bool) -> list[PartError]:
+def rank_parts(
+    source: Path, rows: Sequence[np.ndarray], quantize: QuantizeNodes, *, products: bool
+) -> list[PartError]:
     """Quantize each part of the plain graph ``source`` alone; the one that moves the logits most comes first.
 
     Args:
         source: A graph of :func:`~distiltune.export.onnx_export.export_onnx`.
-        probe: Made of ``source``.
+        rows: As for :class:`Probe`.
         quantize: How.
         products: Whether products of two activations are quantized this way too.
+
+    Raises:
+        ExportError: There is no text.
     """
-    graph = onnx.load(str(source)).graph
-    tables, weights = tables_by_part(graph), products_by_part(graph)
     ranked = []
     with tempfile.TemporaryDirectory(prefix="distiltune-sensitivity-") as folder:
-        path = Path(folder) / "part.onnx"
+        small, path = Path(folder) / "plain.onnx", Path(folder) / "part.onnx"
+        model, rows = _with_used_words(onnx.load(str(source)), spread(rows, NUM_PROBES))
+        onnx.save_model(model, str(small))
+        probe = Probe(small, rows)
+        tables, weights = tables_by_part(model.graph), products_by_part(model.graph)
         for part, nodes in [*tables.items(), *weights.items()]:
             if part.name == ATTENTION_PRODUCTS and not products:
                 continue
-            quantize(path, nodes)
+            quantize(small, path, nodes)
             ranked.append(_part_error(part, nodes, probe.error_of(path), part in weights))
     return sorted(ranked, key=lambda each: -each.error)
 
@@ -121,10 +131,33 @@ def dynamic_sensitivity(
         ExportError: There is no text.
     """
 
-    def quantize(target: Path, nodes: list[str]) -> None:
+    def quantize(source: Path, target: Path, nodes: list[str]) -> None:
         quantize_onnx(source, target, per_channel=per_channel, nodes=nodes)
 
-    return rank_parts(source, Probe(source, rows), quantize, products=False)
+    return rank_parts(source, rows, quantize, products=False)
+
+
+def _with_used_words(
+    model: onnx.ModelProto, rows: Sequence[np.ndarray]
+) -> tuple[onnx.ModelProto, list[np.ndarray]]:
+    """The graph without the words that no row has, and the rows in its numbers: the same logits from a small file.
+
+    The words that set the range of the table stay, so that it is quantized as the whole one is.
+    """
+    names = [
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[1] == INPUT_NAMES[0]
+    ]
+    tables = [each for each in model.graph.initializer if each.name in names]
+    if not rows or len(tables) != 1:
+        return model, list(rows)
+    table = numpy_helper.to_array(tables[0])
+    extremes = [place // table.shape[1] for place in (int(table.argmin()), int(table.argmax()))]
+    # The first keep their numbers, for roberta counts positions by that of its padding.
+    kept = np.unique(np.concatenate([np.arange(min(_FIRST_WORDS, len(table))), extremes, *rows]))
+    tables[0].CopyFrom(numpy_helper.from_array(table[kept], tables[0].name))
+    return model, [np.searchsorted(kept, row) for row in rows]
 
 
 def _part_error(part: Part, nodes: list[str], error: float, is_product: bool) -> PartError:

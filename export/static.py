@@ -76,22 +76,29 @@ class _Quantizer:
         self._source, self._method = source, _METHODS[method]
         self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
 
-    def __call__(self, target: Path, nodes: Sequence[str] = (), *, but: Sequence[str] = ()) -> None:
+    def without(self, nodes: Sequence[str], target: Path) -> None:
+        """Quantize all nodes but these."""
+        self._quantize(self._source, target, nodes_to_exclude=list(nodes))
+
+    def only(self, source: Path, target: Path, nodes: list[str]) -> None:
+        """Quantize these nodes of the graph, or of one with the same values in it; :meth:`without` came before."""
+        self._quantize(source, target, nodes_to_quantize=nodes)
+
+    def _quantize(self, source: Path, target: Path, **nodes: list[str]) -> None:
         with quiet():
             quantize_static(
-                prepared(self._source),
+                prepared(source),
                 target,
                 _Rows(self._rows),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-                nodes_to_quantize=list(nodes),
-                nodes_to_exclude=list(but),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 reduce_range=self.reduce_range,
                 calibrate_method=self._method,
                 calibration_cache_path=self._ranges,
                 extra_options=_OPTIONS,
+                **nodes,
             )
 
 
@@ -131,23 +138,23 @@ def quantize_static_onnx(
             "the onnx-static variants out of export.variants"
         )
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        quantize, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
-        quantize(best)
+        quantizer, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
+        quantizer.without([], best)
         probe = Probe(source, rows)
         error, excluded, ranking = probe.error_of(best), [], None
         if rank or (error > max_error and max_excluded):
-            ranking = rank_parts(source, probe, quantize, products=True)
+            ranking = rank_parts(source, rows, quantizer.only, products=True)
         candidates = [each for each in ranking or [] if each.is_product][:max_excluded]
         while error > max_error and candidates:
             tried = [*excluded, candidates.pop(0)]
             attempt = Path(folder) / f"without-{len(tried)}.onnx"
-            quantize(attempt, but=[node for each in tried for node in each.nodes])
+            quantizer.without([node for each in tried for node in each.nodes], attempt)
             lower = probe.error_of(attempt)
             if lower > (1 - _LEAST_GAIN) * error:
                 break
             best, error, excluded = attempt, lower, tried
         save_onnx(onnx.load(str(best)), target)
-    return StaticQuantization(quantize.reduce_range, error, excluded, ranking)
+    return StaticQuantization(quantizer.reduce_range, error, excluded, ranking)
 
 
 def _of_one_length(rows: Sequence[np.ndarray]) -> list[np.ndarray]:

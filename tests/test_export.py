@@ -20,7 +20,7 @@ from distiltune.export.first_token import first_token_only
 from distiltune.export.fusion import fuse_onnx
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.parity import measure_parity, torch_logits
-from distiltune.export.recipes import RECIPES, split_name
+from distiltune.export.recipes import RECIPES, STATIC_RECIPES, split_name
 from distiltune.export.runtime import TextClassifier
 from distiltune.export.variants import build_variant
 
@@ -95,6 +95,14 @@ def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> Non
         "model.onnx",
         "tokenizer.json",
     ]
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
+    # The positions that a text of max_length reaches: roberta's begin behind that of its padding.
+    rows = MAX_LENGTH + (2 if family == "roberta" else 0)
+    assert [shapes[name] for name in shapes if "position_embeddings" in name] == [[rows, 32]]
+    products = [node.input[1] for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")]
+    weights = [name for name in products if name in shapes]
+    assert len(weights) == 14
+    assert all(name.startswith("model.") and name.endswith(".weight") for name in weights)
     # no source lines or paths of the machine that exported it
     assert b"stack_trace" not in graph.SerializeToString()
     assert b".py" not in graph.SerializeToString()
@@ -182,7 +190,8 @@ MADE_OF = {
 def test_every_variant_has_its_test_and_its_recipe() -> None:
     tested = {"student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel", *MADE_OF}
     assert tested == set(get_args(VariantName))
-    assert {split_name(name)[1] for name in tested - {"student-pytorch-int8"}} == {"", *RECIPES}
+    recipes = {split_name(name)[1] for name in tested - {"student-pytorch-int8"}}
+    assert recipes == {"", *RECIPES, *STATIC_RECIPES}
 
 
 SLOW = [name for name in MADE_OF if name.startswith("onnx-fused-") and name != "onnx-fused-int8"]
@@ -341,6 +350,27 @@ def test_padding_and_truncation_of_the_checkpoint_do_not_reach_the_variant(stude
     saved = json.loads((tmp_path / "onnx" / "tokenizer.json").read_text())
     assert saved["padding"] is None
     assert saved["truncation"] is None
+
+
+def test_a_text_of_full_length_works_and_a_longer_one_is_cut(students, plain) -> None:
+    text = " ".join(["rain"] * (3 * MAX_LENGTH))
+    for family in FAMILIES:
+        expected = torch_logits_of(students[family], [text])
+        np.testing.assert_allclose(TextClassifier.load(plain[family]).logits([text]), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_another_opset_is_written_and_every_kind_of_variant_made_of_it(students, tmp_path) -> None:
+    config = ExportConfig(opset=22)
+    for name in ("onnx", "onnx-int8", "onnx-static-minmax", "onnx-int8-embeddings-4bit", "onnx-fused"):
+        base = tmp_path / "onnx" / "model.onnx" if name != "onnx" else None
+        options = {"config": config, "base_onnx": base, "training_texts": TEXTS * 3}
+        record = build(name, students["bert"], tmp_path / name, **options)
+        graph = onnx.load(str(tmp_path / name / "model.onnx"))
+        assert next(each.version for each in graph.opset_import if not each.domain) == 22
+        difference = TextClassifier.load(tmp_path / name).logits(TEXTS)
+        assert np.abs(difference - torch_logits_of(students["bert"], TEXTS)).max() < 0.5
+        assert (record.fused is not None) == (name == "onnx-fused")
 
 
 def test_a_variant_takes_the_place_of_an_earlier_one_whole(students, plain, tmp_path) -> None:

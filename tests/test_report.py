@@ -178,6 +178,15 @@ def test_says_why_each_was_chosen_or_not(report: dict[str, Any], tmp_path: Path)
     assert verdicts(report["variants"]) == ["onnx: 173 % slower than onnx-int8", "onnx-int8: chosen: so"]
 
 
+def test_says_what_a_static_graph_left_out(report: dict[str, Any], tmp_path: Path) -> None:
+    record = {"excluded": ["layer 0 feed-forward out"], "excluded_nodes": ["node_7"], "logits_error": 0.00314}
+    graphs = {"variants": {"onnx-static-minmax": record}, "pictures": ["size-by-part.png"]}
+    text = write_report({**report, "graphs": graphs}, tmp_path)["markdown"].read_text()
+    assert "onnx-static-minmax: in 32 bits, for they are the most sensitive: layer 0 feed-forward out" in text
+    assert "(nodes node_7); error of the logits on training texts 0.31% of their variance." in text
+    assert "![size by part](size-by-part.png)" in text
+
+
 def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path) -> None:
     paths = write_report(report, tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
