@@ -84,7 +84,7 @@ class _Quantizer:
         """Quantize these nodes of the graph, or of one with the same values in it; :meth:`without` came before."""
         self._quantize(source, target, nodes_to_quantize=nodes)
 
-    def _quantize(self, source: Path, target: Path, **nodes: list[str]) -> None:
+    def _quantize(self, source: Path, target: Path, **nodes: Any) -> None:
         with quiet():
             quantize_static(
                 prepared(source),
