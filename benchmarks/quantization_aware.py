@@ -45,8 +45,8 @@ from distiltune.training.collator import DistillationCollator
 from distiltune.training.config import DataConfig, QuantizationAwareConfig, TrainingConfig
 from distiltune.training.data import TextData, load_data
 from distiltune.training.first_token import first_token_in_last_layer
+from distiltune.training.layers import student_from_layers
 from distiltune.training.logits import compute_logits
-from distiltune.training.student import student_from_layers
 from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
 from distiltune.training.trainer import DistillationTrainer
 from distiltune.training.used_rows import train_used_rows

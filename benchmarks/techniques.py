@@ -1,0 +1,100 @@
+"""What each technique of compression brings: one job, with one change of it at a time, each a run of its own.
+
+    python benchmarks/techniques.py benchmarks/compression/techniques.yaml --storage DIR [--only NAME ...] [--json FILE]
+
+The file has a ``job``, and under ``changes`` names of what is tried, each with the keys of the job that it sets. Paths
+in it are relative to the working directory. A run is one training, as `distiltune train` does it, with exports and
+benchmark; one that is finished is not done again. A table in Markdown goes to stdout: of every change the student in
+32 bits and its ONNX variants. Figures of the test split are reported and choose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distiltune.cluster.config import JobConfig, load_config, without_search
+from distiltune.cluster.pipeline import run_job
+from distiltune.cluster.plan import changed
+from distiltune.cluster.watching.console import ProgressPrinter
+
+HEADERS = (
+    "change",
+    "variant",
+    "validation",
+    "test",
+    "in-scope",
+    "with threshold",
+    "MB",
+    "zipped MB",
+    "p50 ms",
+)
+
+
+def main() -> None:
+    """Do the runs and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--storage", default="distiltune-runs")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="only these changes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run's rows there")
+    arguments = parser.parse_args()
+    given = load_yaml(arguments.file)
+    names = [name for name in given["changes"] if not arguments.only or name in arguments.only]
+    found = {}
+    for name in names:
+        found[name] = rows_of(given["job"], given["changes"][name], name, arguments.storage)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(table(found))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The file's job and changes, numbers such as 2e-4 read as a job's are."""
+    whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Path(scratch) / "job.yaml"
+        job.write_text(yaml.safe_dump(whole["job"]), encoding="utf-8")
+        return {"job": load_config(str(job), []), "changes": whole["changes"]}
+
+
+def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> list[dict[str, Any]]:
+    """The measured rows of the job with these changes."""
+    for key, value in {**changes, "storage.path": storage}.items():
+        job = changed(job, key, value)
+    run_id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+        run = run_job(without_search(job), "techniques", run_id=run_id, listener=printer)
+    rows = run.stage_record("gate")["result"]["variants"]
+    return [{name: value for name, value in row.items() if name != "curves"} for row in rows]
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """All rows in Markdown."""
+    lines = ["| " + " | ".join(HEADERS) + " |", "| --- | --- |" + " ---: |" * (len(HEADERS) - 2)]
+    for change, rows in found.items():
+        for row in rows:
+            if row["name"] == "student-pytorch" or row["kind"] == "onnx":
+                thresholded = (row.get("with_threshold") or {}).get("accuracy")
+                figures = [row["validation_accuracy"], row["accuracy"], row["in_scope_accuracy"], thresholded]
+                sizes = [row["size_mb"], row.get("compressed_size_mb"), row["latency_ms"]["p50"]]
+                cells = [shown(each, 4) for each in figures] + [shown(each, 2) for each in sizes]
+                lines.append("| " + " | ".join([change, row["name"], *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
