@@ -16,6 +16,7 @@ from .checkpoints import (
     check_max_length,
     load_classifier,
     load_tokenizer,
+    new_classifier,
     resolve_checkpoint,
     save_checkpoint,
 )
@@ -68,17 +69,19 @@ def build_student(
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
-        teacher, tokenizer = load_classifier(teacher_dir)
-        student = student_from_layers(teacher, config.from_teacher.layers)
-        match_labels(student, label_names)
+        source, tokenizer = load_classifier(teacher_dir)
+        match_labels(source, label_names)
     else:
         name = resolve_checkpoint(config.checkpoint or "")
-        student, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
-        _family(student)
+        source, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
+    _family(source)
     if max_length is not None:
-        check_max_length(student, max_length, "student")
+        check_max_length(source, max_length, "student")
+    # The whole teacher tells better what is important than some of its layers that were never trained together.
     if config.width is not None:
-        narrow(student, tokenizer, config.width, texts[0], labels, max_length=max_length)
+        narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length)
+    chosen = config.from_teacher
+    student = source if chosen is None else student_from_layers(source, chosen.layers)
     if config.vocabulary is not None:
         kept = pieces_to_keep(tokenizer, *texts, **config.vocabulary.model_dump())
         tokenizer = trim_vocabulary(student, tokenizer, kept)
@@ -128,7 +131,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
         )
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
-    student = type(teacher)(config)
+    student = new_classifier(config)
     kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
     weights = {}
     for name, value in teacher.state_dict().items():
