@@ -427,7 +427,7 @@ def test_pretraining_comes_before_trimming(teachers, tmp_path):
     student, tokenizer = load_classifier(tmp_path / "s")
     whole = load_tokenizer(teachers["bert"])
     assert record["pretraining"]["num_texts"] == 6
-    assert record["vocab_size"] == len(tokenizer) < len(whole)
+    assert record["num_embeddings"] == len(tokenizer) < len(whole)
     assert tokenizer.tokenize(TEXTS[0]) == whole.tokenize(TEXTS[0])
     assert student.get_input_embeddings().num_embeddings == len(tokenizer)
 
