@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +39,7 @@ _INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
 _TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
 _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
 _CONTRIB = "com.microsoft"
-_BITS = {
+_BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 32,
     onnx.TensorProto.DOUBLE: 64,
     onnx.TensorProto.FLOAT16: 16,
@@ -207,4 +208,5 @@ def _shapes(model: onnx.ModelProto, names: list[str], batch_size: int, num_token
     }
     if "token_type_ids" in feed:
         feed["token_type_ids"][:] = 0
-    return {name: np.shape(each) for name, each in zip(names, session.run(names, feed), strict=True)}
+    outputs: Any = session.run(names, feed)
+    return {name: each.shape for name, each in zip(names, outputs, strict=True)}
