@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import ExportError
+from ..training.checkpoints import first_position
 from ..training.shared_rows import SharedRows
 from .first_token import FAMILIES, first_token_only
 
@@ -119,7 +120,7 @@ def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
     if model.config.model_type not in FAMILIES:
         return model
     embeddings: Any = model.base_model.embeddings
-    kept = max_length + _first_position(model)
+    kept = max_length + first_position(model.config)
     table = embeddings.position_embeddings.weight[:kept]
     embeddings.position_embeddings = nn.Embedding.from_pretrained(table.detach().clone())
     for name in ("position_ids", "token_type_ids"):
@@ -188,16 +189,11 @@ def strip_notes(graph: onnx.ModelProto) -> None:
 def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None:
-        positions -= _first_position(model)
+        positions -= first_position(model.config)
     if max_length < 1 or (positions is not None and max_length > positions):
         raise ExportError(
             f"max_length is {max_length}; this model takes 1 to {positions}; set training.max_length"
         )
-
-
-def _first_position(model: PreTrainedModel) -> int:
-    """Row of the position table that a text's first token has."""
-    return (model.config.pad_token_id or 0) + 1 if model.config.model_type == "roberta" else 0
 
 
 @contextlib.contextmanager

@@ -15,5 +15,5 @@ def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
     if config.pruning is not None:
         callbacks.append(PruningCallback(config.pruning))
     if config.quantization_aware is not None:
-        callbacks.append(QuantizationAwareTraining(config.quantization_aware))
+        callbacks.append(QuantizationAwareTraining(config.quantization_aware, max_length=config.max_length))
     return callbacks

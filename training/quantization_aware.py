@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import InputError
+from .checkpoints import first_position
 from .config import QuantizationAwareConfig
 from .fake_quantization import quantized_linear, read_back_4_bits, read_back_8_bits
 from .used_rows import table_range
 
 # The exporter folds them into a constant, which stays in 32 bits.
 _TOKEN_TYPES = "token_type_embeddings"
+_POSITIONS = "position_embeddings"
 
 
 class FakeQuantized(ExitStack):
@@ -29,12 +31,15 @@ class FakeQuantized(ExitStack):
     Args:
         model: a classifier; it may have been given ``train_used_rows`` or ``first_token_in_last_layer`` before.
         config: what is quantized, and how.
+        max_length: most tokens of a text; the exported graph holds no further positions. None: all of them.
 
     Attributes:
         in_training: whether layers in training mode compute so; those in evaluation mode always do.
     """
 
-    def __init__(self, model: nn.Module, config: QuantizationAwareConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: QuantizationAwareConfig, *, max_length: int | None = None
+    ) -> None:
         super().__init__()
         self.in_training = True
         self._config = config
@@ -44,13 +49,16 @@ class FakeQuantized(ExitStack):
             if isinstance(module, nn.Embedding) and not name.endswith(_TOKEN_TYPES)
         }
         largest = max(tables.values(), key=lambda table: table.num_embeddings, default=None)
+        shapes: Any = getattr(model, "config", None)
+        reached = None if max_length is None or shapes is None else max_length + first_position(shapes)
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 self._replace(module, self._linear(module))
         if config.embedding_bits is not None:
-            for table in tables.values():
+            for name, table in tables.items():
                 in_4_bits = config.embedding_bits == 4 and table is largest
-                self._replace(table, self._table(table, in_4_bits=in_4_bits))
+                num_rows = reached if name.endswith(_POSITIONS) else None
+                self._replace(table, self._table(table, in_4_bits=in_4_bits, num_rows=num_rows))
 
     def _replace(self, module: nn.Module, quantized: Callable[[Tensor], Tensor]) -> None:
         plain = module.forward
@@ -73,12 +81,14 @@ class FakeQuantized(ExitStack):
         }
         return lambda x: quantized_linear(x, module.weight, module.bias, **options)
 
-    def _table(self, table: nn.Embedding, *, in_4_bits: bool) -> Callable[[Tensor], Tensor]:
+    def _table(
+        self, table: nn.Embedding, *, in_4_bits: bool, num_rows: int | None
+    ) -> Callable[[Tensor], Tensor]:
         # Rows are quantized once they are looked up: the same numbers, without going through the whole table.
         plain = table.forward
         if in_4_bits:
             return lambda ids: read_back_4_bits(plain(ids))
-        return lambda ids: read_back_8_bits(plain(ids), *table_range(table))
+        return lambda ids: read_back_8_bits(plain(ids), *table_range(table, num_rows))
 
 
 class QuantizationAwareTraining(TrainerCallback):
@@ -90,13 +100,15 @@ class QuantizationAwareTraining(TrainerCallback):
 
     Args:
         config: how many epochs, what is quantized, and how.
+        max_length: most tokens of a text, as for the export; None: as many as the model has positions.
 
     Raises:
         InputError: when the training begins: it has fewer epochs.
     """
 
-    def __init__(self, config: QuantizationAwareConfig) -> None:
+    def __init__(self, config: QuantizationAwareConfig, *, max_length: int | None = None) -> None:
         self._config = config
+        self._max_length = max_length
         self._quantized: FakeQuantized | None = None
         self._first_step = 0
 
@@ -108,7 +120,7 @@ class QuantizationAwareTraining(TrainerCallback):
         num_batches = len(kwargs["train_dataloader"])
         steps_per_epoch = -(-num_batches // args.gradient_accumulation_steps)
         self._first_step = first_step(self._config.num_epochs, state.max_steps, steps_per_epoch)
-        self._quantized = FakeQuantized(kwargs["model"], self._config)
+        self._quantized = FakeQuantized(kwargs["model"], self._config, max_length=self._max_length)
         self._quantized.in_training = state.global_step >= self._first_step
 
     def on_step_begin(

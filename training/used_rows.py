@@ -36,13 +36,14 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     model.set_input_embeddings(_UsedRows(table, used, first))
 
 
-def table_range(table: nn.Embedding) -> tuple[Tensor, Tensor]:
-    """The least and the largest number of a whole table, or 0 where that is further out.
+def table_range(table: nn.Embedding, num_rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """The least and the largest number of a table, or 0 where that is further out.
 
     Args:
         table: any, also one of which only some rows are trained.
+        num_rows: of a table that is trained whole: look at its first rows alone.
     """
-    low, high = torch.aminmax(table.weight.detach())
+    low, high = torch.aminmax(table.weight.detach()[:num_rows])
     if isinstance(table, _UsedRows):
         kept_low, kept_high = table.kept_range()
         low, high = torch.minimum(low, kept_low), torch.maximum(high, kept_high)
