@@ -97,7 +97,7 @@ def bytes_by_group(model: onnx.ModelProto) -> dict[str, int]:
     Returns:
         By ``GROUPS``, all of them; ``other`` holds shapes, scales of activations and whatever else has no name.
     """
-    totals = dict.fromkeys(GROUPS, 0)
+    totals: dict[str, int] = dict.fromkeys(GROUPS, 0)
     users = {name: node for node in model.graph.node for name in node.input}
     for tensor, name in _constants(model.graph):
         part, user = part_of(name), users.get(name)
