@@ -157,7 +157,7 @@ def draw_weights(weights: dict[str, Any], variant: str, path: Path) -> Path:
     )
     most = max(max(per_step), *weights["after"])
     axes.set_yscale("log")
-    axes.set_ylim(0.5, most**1.9)  # the upper half is for the inset
+    axes.set_ylim(0.5, most**2.1)  # the upper half is for the inset
     axes.set_yticks([10**power for power in range(len(str(int(most))))])
     axes.minorticks_off()
     axes.set_xlim(edges[0], edges[-1])

@@ -78,13 +78,15 @@ class _Quantizer:
 
     def without(self, nodes: Sequence[str], target: Path) -> None:
         """Quantize all nodes but these."""
-        self._quantize(self._source, target, nodes_to_exclude=list(nodes))
+        self._quantize(self._source, target, excluded=nodes)
 
     def only(self, source: Path, target: Path, nodes: list[str]) -> None:
         """Quantize these nodes of the graph, or of one with the same values in it; :meth:`without` came before."""
-        self._quantize(source, target, nodes_to_quantize=nodes)
+        self._quantize(source, target, nodes)
 
-    def _quantize(self, source: Path, target: Path, **nodes: Any) -> None:
+    def _quantize(
+        self, source: Path, target: Path, nodes: Sequence[str] = (), *, excluded: Sequence[str] = ()
+    ) -> None:
         with quiet():
             quantize_static(
                 prepared(source),
@@ -92,13 +94,14 @@ class _Quantizer:
                 _Rows(self._rows),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=list(excluded),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 reduce_range=self.reduce_range,
                 calibrate_method=self._method,
                 calibration_cache_path=self._ranges,
                 extra_options=_OPTIONS,
-                **nodes,
             )
 
 
