@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -207,4 +208,5 @@ def _shapes(model: onnx.ModelProto, names: list[str], batch_size: int, num_token
     }
     if "token_type_ids" in feed:
         feed["token_type_ids"][:] = 0
-    return {name: np.asarray(each).shape for name, each in zip(names, session.run(names, feed), strict=True)}
+    outputs: Any = session.run(names, feed)
+    return {name: each.shape for name, each in zip(names, outputs, strict=True)}

@@ -155,9 +155,11 @@ def draw_weights(weights: dict[str, Any], variant: str, path: Path) -> Path:
     axes.stairs(
         weights["after"], [lowest + step * i for i in range(len(levels) + 1)], color=after, label="8 bits"
     )
-    axes.set_yscale("log")
     most = max(max(per_step), *weights["after"])
+    axes.set_yscale("log")
     axes.set_ylim(0.5, most**1.9)  # the upper half is for the inset
+    axes.set_yticks([10**power for power in range(len(str(int(most))))])
+    axes.minorticks_off()
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("weight")
     axes.set_ylabel("weights within one step")
@@ -166,16 +168,18 @@ def draw_weights(weights: dict[str, Any], variant: str, path: Path) -> Path:
         f"{sum(1 for count in weights['after'] if count)} values, step {step:.3g}",
         fontsize=10,
     )
-    inset = axes.inset_axes((0.56, 0.56, 0.42, 0.41))
-    center = levels[weights["after"].index(max(weights["after"]))]
+    center, half = levels[weights["after"].index(max(weights["after"]))], (_ZOOMED_STEPS + 0.5) * step
+    inset = axes.inset_axes((0.42, 0.56, 0.56, 0.41))
     inset.stairs(per_step, edges, fill=True, color=before, alpha=0.45)
     inset.vlines(levels, 0, weights["after"], color=after, linewidth=2)
     inset.plot(levels, weights["after"], "o", color=after, markersize=3)
-    inset.set_xlim(center - (_ZOOMED_STEPS + 0.5) * step, center + (_ZOOMED_STEPS + 0.5) * step)
+    inset.set_xlim(center - half, center + half)
     inset.set_ylim(0, 1.12 * most)
     inset.tick_params(labelsize=7)
-    inset.set_title(f"{2 * _ZOOMED_STEPS + 1} steps of it", fontsize=8)
-    axes.indicate_inset_zoom(inset, edgecolor="#777777")
+    inset.ticklabel_format(axis="y", style="plain")
+    inset.locator_params(axis="y", nbins=5)
+    inset.text(0.985, 0.93, "closer", transform=inset.transAxes, ha="right", va="top", fontsize=8)
+    axes.indicate_inset((center - half, 0.5, 2 * half, most - 0.5), inset, edgecolor="#777777")
     legend_below(figure, axes)
     return save(figure, path)
 

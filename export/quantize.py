@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ..errors import ExportError
@@ -139,6 +138,12 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
     }
     largest = max(nodes, key=lambda name: nodes[name], default=None)
     with quiet():
+        # Here, for it sets the root logger up when it is first loaded.
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            MatMulNBitsQuantizer,
+        )
+
         if operator == "Gather":
             opset = next(each.version for each in graph.opset_import if not each.domain)
             graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))

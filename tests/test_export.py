@@ -1,5 +1,7 @@
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -258,6 +260,16 @@ def test_quantizing_says_nothing_and_leaves_the_root_logger_alone(plain, tmp_pat
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
     assert (logging.root.handlers, logging.root.filters) == (handlers, filters)
+
+
+@pytest.mark.slow
+def test_loading_the_quantizers_leaves_the_root_logger_alone() -> None:
+    code = (
+        "import logging\nfrom distiltune.export import quantize, variants\n"
+        "with quantize.quiet():\n    import onnxruntime.quantization.matmul_nbits_quantizer\n"
+        "assert not logging.root.handlers\nassert logging.root.level == logging.WARNING"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -99,9 +99,9 @@ def test_the_size_of_each_part_is_that_of_its_tensors(made) -> None:
     [table] = [each for each in model.graph.initializer if "word_embeddings" in each.name]
     assert plain["word embeddings"] == 4 * int(np.prod(table.dims))
     assert int8["word embeddings"] == int(np.prod(table.dims)) + 5  # scale and zero point
-    # two layers, each in and out, weights and biases, and a normalisation
-    assert plain["feed-forward"] == 2 * 4 * (2 * 32 * 64 + 64 + 32 + 2 * 32)
-    assert plain["head"] == 4 * (32 * 32 + 32 + 4 * 32 + 4)
+    # Two layers, each in and out; of biases and normalisations, equal in a new model, the exporter keeps one.
+    assert 0 <= plain["feed-forward"] - 2 * 4 * 2 * 32 * 64 <= 2 * 4 * (64 + 32 + 2 * 32)
+    assert 0 <= plain["head"] - 4 * (32 * 32 + 4 * 32) <= 4 * (32 + 4)
 
 
 def test_a_matrix_is_counted_before_and_after(made) -> None:
@@ -158,6 +158,7 @@ def test_an_opset_that_the_runtime_lacks_is_refused_before_the_job_begins(tmp_pa
 
 def test_a_family_of_which_no_student_can_be_made_is_refused_before_the_job_begins(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "electra", "num_hidden_layers": 4}')
+    (tmp_path / "model.safetensors").touch()
     config = {"teacher": {"checkpoint": str(tmp_path)}, "student": {"from_teacher": {"layers": [0]}}}
     with pytest.raises(ModelError, match=r"student\.from_teacher: a model of the family 'electra'"):
         check_models(JobConfig.model_validate(config))

@@ -20,6 +20,8 @@ from transformers import (
 from distiltune.cluster.config import JobConfig, load_config, without_search
 from distiltune.errors import ConfigError, InputError, ModelError
 from distiltune.export.benchmark import compressed_bytes, model_bytes
+from distiltune.export.report import build_report, markdown_report
+from distiltune.export.rows import RowMeasurement
 from distiltune.search.checkpoints import SavedEpoch, find_checkpoint
 from distiltune.search.checks import check_space
 from distiltune.search.choice import choose_trial
@@ -31,7 +33,8 @@ from distiltune.storage.store import Store
 from distiltune.training.arguments import DistillationTrainingArguments
 from distiltune.training.collator import DistillationCollator
 from distiltune.training.config import PruningConfig, TrainingConfig
-from distiltune.training.pruning import STATE_FILE, PruningCallback, encoder_matrices
+from distiltune.training.pruned_matrices import STATE_FILE, encoder_matrices
+from distiltune.training.pruning import PruningCallback
 from distiltune.training.sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
 from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit
 from distiltune.training.trainer import DistillationTrainer
@@ -448,3 +451,22 @@ def test_zeros_are_worth_something_only_once_compressed(tmp_path):
     assert compressed_bytes(pruned) < 0.9 * compressed_bytes(whole)
     with pytest.raises(InputError, match="no weights"):
         compressed_bytes(tmp_path)
+
+
+def test_the_report_of_a_pruned_student_has_compressed_sizes_and_says_what_they_do_not_do():
+    def row(name, compressed):
+        times = dict.fromkeys(("mean", "std", "p50", "p90", "p99"), 1.0)
+        more = {"compressed_size_mb": compressed}
+        return RowMeasurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
+
+    for size, there in ((3.21, True), (None, False)):
+        rows = [row("onnx", size), row("onnx-int8", size)]
+        report = build_report(
+            run_id="r", state="finished", best=None, rows=rows, chosen="onnx", artifact=None, machine={}
+        )
+        text = markdown_report(report)
+        assert ("| size MB | compressed MB | p50 ms |" in text) == there
+        assert ("| 8.00 | 3.21 | 1.00 |" in text) == there
+        assert ("they do not lower latency" in text) == there
+        widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+        assert len(widths) == 1

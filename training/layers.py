@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedModel
 
 from ..errors import ModelError
+from .checkpoints import new_classifier
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -66,7 +67,7 @@ def student_from_layers(
     check_layers(layers, num_layers, key, owner)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
-    student = type(teacher)(config)
+    student = new_classifier(config)
     kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
     weights = {}
     for name, value in teacher.state_dict().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,9 @@ def masked_lm_around(encoder: PreTrainedModel, like: PreTrainedModel | None) -> 
     """
     check_head(encoder.config)
     model: Any = AutoModelForMaskedLM.from_config(encoder.config, dtype=torch.float32)
-    copy_encoder(encoder, model)
+    # The encoder as it is: one that was narrowed has shapes that its configuration alone does not give.
+    setattr(model, model.base_model_prefix, copy.deepcopy(encoder.base_model).float())
+    model.tie_weights()
     if like is not None and _form(like) == _form(model):
         heads = dict(head_parameters(like))
         with torch.no_grad():

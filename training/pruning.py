@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import InputError, ModelError, first_line
+from ..errors import InputError
 from .config import PruningConfig
-from .layers import FAMILIES
+from .pruned_matrices import PrunedMatrix, encoder_matrices, load_state, save_state
 from .sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
-
-# Safetensors in a checkpoint's folder, but by its name none of the model's weights.
-STATE_FILE = "pruning.state"
-
-
-@dataclass
-class _Matrix:
-    """A matrix W[out, in] that is pruned.
-
-    Attributes:
-        weight: the model's parameter, which holds W * M whenever the model is run, measured or saved.
-        mask: M, bool[out, in].
-        dense: W where M is False; elsewhere as it was when the mask was last updated.
-        scores: S, float[out, in]; None where magnitude decides.
-    """
-
-    weight: nn.Parameter
-    mask: Tensor
-    dense: Tensor
-    scores: Tensor | None
-
-    @property
-    def values(self) -> Tensor:
-        """W."""
-        return torch.where(self.mask, self.weight.detach(), self.dense)
-
-    def put(self, mask: Tensor) -> None:
-        """Let another mask be in force."""
-        self.dense, self.mask = self.values, mask
-        self.weight.data.copy_(self.dense.masked_fill(~mask, 0))
 
 
 class PruningCallback(TrainerCallback):
@@ -76,7 +43,7 @@ class PruningCallback(TrainerCallback):
         self.config = config
         self.sparsity = 0.0
         """Share of zeros in the pruned matrices."""
-        self._matrices: dict[str, _Matrix] = {}
+        self._matrices: dict[str, PrunedMatrix] = {}
         self._steps = range(0)
         self._score_optimizer: torch.optim.Optimizer | None = None
         self._checkpoint: Path | None = None
@@ -107,18 +74,14 @@ class PruningCallback(TrainerCallback):
                 "made of; take bf16 or neither, or method magnitude"
             )
         self._matrices = {
-            name: _Matrix(
-                weight,
-                torch.ones_like(weight, dtype=torch.bool),
-                weight.detach().clone(),
-                _first_scores(weight) if has_scores else None,
-            )
+            name: PrunedMatrix.of(weight, scored=has_scores)
             for name, weight in encoder_matrices(model).items()
         }
         self._score_optimizer = self._optimizer_of_scores() if has_scores else None
         self._steps = self.config.mask_steps(state.max_steps)
         if state.global_step > 0:
-            self._restore(self._checkpoint or _folder(args, state))
+            folder = self._checkpoint or _folder(args, state)
+            load_state(folder, self._matrices, self._score_optimizer)
         self._checkpoint = None
         self._count()
 
@@ -127,8 +90,6 @@ class PruningCallback(TrainerCallback):
         if self.config.method == "soft_movement":
             return torch.optim.Adam(scores, lr=self.config.score_learning_rate)
         return torch.optim.SGD(scores, lr=1.0)  # the largest scores are the same with any rate
-
-    # ---- A step -----------------------------------------------------------------------------------------
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -174,7 +135,7 @@ class PruningCallback(TrainerCallback):
             update_every=self._steps.step,
         )
 
-    def _mask(self, matrix: _Matrix, risen: float) -> Tensor:
+    def _mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
         if matrix.scores is None:
             return top_mask(matrix.values.abs(), self.config.final_sparsity * risen)
         if self.config.method == "movement":
@@ -186,74 +147,13 @@ class PruningCallback(TrainerCallback):
         num_kept = torch.stack([mask.sum() for mask in masks]).sum()
         self.sparsity = 1 - int(num_kept) / sum(mask.numel() for mask in masks)
 
-    # ---- Checkpoints ------------------------------------------------------------------------------------
-
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Put into the checkpoint what its model does not hold."""
         folder = _folder(args, state)
         if state.is_world_process_zero and not args.save_only_model and folder.is_dir():
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self._state().items()}, folder / STATE_FILE
-            )
-
-    def _state(self) -> dict[str, Tensor]:
-        found = {}
-        for name, each in self._matrices.items():
-            found |= {f"mask:{name}": each.mask, f"dense:{name}": each.dense}
-            if each.scores is not None and self._score_optimizer is not None:
-                moments = self._score_optimizer.state[each.scores]
-                found |= {f"scores:{name}": each.scores.detach()}
-                found |= {f"{kind}:{name}": value for kind, value in moments.items()}
-        return found
-
-    def _restore(self, checkpoint: Path) -> None:
-        try:
-            saved = load_file(checkpoint / STATE_FILE)
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{checkpoint}: has no {STATE_FILE} to go on pruning from ({first_line(error)}); resume from a "
-                "checkpoint that was saved while it was pruned, or begin anew"
-            ) from error
-        if missing := sorted(set(self._state()) - set(saved)):
-            raise InputError(
-                f"{checkpoint / STATE_FILE}: has no {missing[0]!r}: another model, or another method of pruning; "
-                "resume with the same, or begin anew"
-            )
-        for name, each in self._matrices.items():
-            device = each.weight.device
-            # The checkpoint's weights, which are loaded, are masked already.
-            each.dense, each.mask = (saved[f"{kind}:{name}"].to(device) for kind in ("dense", "mask"))
-            if each.scores is not None and self._score_optimizer is not None:
-                each.scores.data.copy_(saved[f"scores:{name}"])
-                moments = self._score_optimizer.state[each.scores]
-                for kind in ("step", "exp_avg", "exp_avg_sq"):  # of Adam
-                    if f"{kind}:{name}" in saved:
-                        value = saved[f"{kind}:{name}"]
-                        moments[kind] = value if kind == "step" else value.to(device)
-
-
-def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The weight matrices float[out, in] of the encoder's layers, by name.
-
-    Raises:
-        ModelError: The model's family is not known.
-    """
-    family = model.config.model_type
-    if family not in FAMILIES:
-        raise ModelError(f"pruning: the model's family is {family!r}; supported: {', '.join(FAMILIES)}")
-    place = f"{model.base_model_prefix}.{FAMILIES[family]}"
-    layers = model.get_submodule(place).named_modules()
-    linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
-    return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear}
-
-
-def _first_scores(weight: Tensor) -> Tensor:
-    # Sums of many small numbers: in 32 bits at least.
-    return torch.zeros_like(
-        weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=True
-    )
+            save_state(folder, self._matrices, self._score_optimizer)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -69,17 +69,18 @@ def build_student(
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
-        teacher, tokenizer = load_classifier(teacher_dir)
-        student = student_from_layers(teacher, config.from_teacher.layers)
-        match_labels(student, label_names)
+        source, tokenizer = load_classifier(teacher_dir)
+        match_labels(source, label_names)
     else:
         name = resolve_checkpoint(config.checkpoint or "")
-        student, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
-        family_of(student)
-        if config.layers is not None:
-            student = student_from_layers(student, config.layers, "student.layers", "the checkpoint")
+        source, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
+    family_of(source)
     if max_length is not None:
-        check_max_length(student, max_length, "student")
+        check_max_length(source, max_length, "student")
+    # A whole model tells better what is important than some of its layers that were never trained together.
+    if config.width is not None:
+        narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length)
+    student = _with_chosen_layers(source, config)
     warmed = {}
     if config.pretraining is not None:  # before trimming: the teacher has all the pieces
         warmed["pretraining"] = warm_student(
@@ -93,8 +94,6 @@ def build_student(
             use_gpu=use_gpu,
             tell=tell,
         )
-    if config.width is not None:
-        narrow(student, tokenizer, config.width, texts[0], labels, max_length=max_length)
     num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:
         tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, texts, config.vocabulary)
@@ -110,6 +109,14 @@ def build_student(
         "num_embeddings": num_embeddings,
         **warmed,
     }
+
+
+def _with_chosen_layers(source: PreTrainedModel, config: StudentConfig) -> PreTrainedModel:
+    if config.from_teacher is not None:
+        return student_from_layers(source, config.from_teacher.layers)
+    if config.layers is not None:
+        return student_from_layers(source, config.layers, "student.layers", "the checkpoint")
+    return source
 
 
 def _with_fewer_rows(
