@@ -1,6 +1,7 @@
 """Pretraining on texts without labels: the loss, the masks, what a student keeps, what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from distiltune.training.config import PretrainingConfig, StudentConfig
 from distiltune.training.losses import IGNORED_LABEL, pretraining_loss
 from distiltune.training.masked_lm import head_parameters, language_head, load_masked_lm, masked_lm_around
 from distiltune.training.masking import Masking
+from distiltune.training.narrowed import KEPT_HEADS
 from distiltune.training.pretraining import PretrainingTrainer
 from distiltune.training.pretraining_arguments import PretrainingArguments
 from distiltune.training.student import build_student
@@ -261,7 +263,7 @@ def test_training_lowers_every_part_and_logs_them(teachers, tmp_path):
     assert _logged(trainer, "loss") == pytest.approx(sums, rel=1e-3)
 
 
-@pytest.mark.parametrize("checkpoint", [6, 8])
+@pytest.mark.parametrize("checkpoint", [pytest.param(6, marks=pytest.mark.slow), 8])
 def test_resumed_training_ends_in_the_same_bits(teachers, tmp_path, checkpoint):
     """At the end of the first epoch, and in the midst of the second; with dropout."""
     more = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
@@ -337,7 +339,7 @@ def _student(directory, teacher, **pretraining):
     return record, told
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "distilbert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_a_warmed_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
     record, told = _student(tmp_path / "warm", teachers[family])
     plain = StudentConfig.model_validate({"from_teacher": {"layers": [0, 2]}})
@@ -367,14 +369,14 @@ def test_a_warmed_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
 def test_the_same_student_twice(teachers, tmp_path):
     for past, name in enumerate(("one", "two")):
         torch.manual_seed(past)
-        _student(tmp_path / name, teachers["bert"], max_texts=16)
+        _student(tmp_path / name, teachers["bert"], max_texts=8)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
 
 
 def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
     caplog.set_level("INFO", logger="distiltune")
-    more = {"max_texts": 16}
+    more = {"max_texts": 8}
     heads = {
         "checkpoint": {"checkpoint": str(with_head), "head_epochs": 0},
         "none": {"beta": 0.0, "head_epochs": 0},
@@ -382,7 +384,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
     for head, section in heads.items():
         record, _ = _student(tmp_path / head, teachers["bert"], **more, **section)
         assert record["pretraining"]["head"] == head
-        assert record["pretraining"]["num_texts"] == 16
+        assert record["pretraining"]["num_texts"] == 8
     assert "has no masked-language head; none is needed, beta is 0" in caplog.text
     with pytest.raises(
         ModelError, match=r"head_epochs: 0 given, .* has no masked-language head, .*set beta to 0"
@@ -449,7 +451,11 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
     tokenizer = load_tokenizer(teachers["bert"])
     electra = ElectraForMaskedLM(ElectraConfig(vocab_size=len(tokenizer), **small))
     save_checkpoint(electra, tokenizer, tmp_path / "electra")
+    narrowed = json.loads((teachers["bert"] / "config.json").read_text()) | {KEPT_HEADS: 1}
+    shutil.copytree(teachers["bert"], tmp_path / "narrow")
+    (tmp_path / "narrow" / "config.json").write_text(json.dumps(narrowed))
     for name, message in {
+        "narrow": r"fewer attention heads \(kept_attention_heads .* student\.width takes heads after",
         "wide": r"gamma: 1\.0 given; the cosine needs equal widths, the student's is 32, .* 48; set it to 0",
         "other": r"word pieces, the model that it learns from \d+, and they are not the same",
         "electra": "family 'electra' is not known; supported: bert, distilbert, roberta",
