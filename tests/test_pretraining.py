@@ -417,10 +417,11 @@ def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch
     assert loss["trained"] < loss["new"] - 0.3
 
 
-def test_pretraining_comes_before_trimming(teachers, tmp_path):
+def test_pretraining_comes_after_narrowing_and_before_trimming(teachers, tmp_path):
     section = {
         "from_teacher": {"layers": [1]},
-        "pretraining": {"num_train_epochs": 1, "batch_size": 16},
+        "width": {"num_attention_heads": 1, "intermediate_size": 24},
+        "pretraining": {"num_train_epochs": 4, "batch_size": 16},
         "vocabulary": {},
     }
     config = StudentConfig.model_validate(section)
@@ -432,6 +433,9 @@ def test_pretraining_comes_before_trimming(teachers, tmp_path):
     assert record["num_embeddings"] == len(tokenizer) < len(whole)
     assert tokenizer.tokenize(TEXTS[0]) == whole.tokenize(TEXTS[0])
     assert student.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert (record["num_attention_heads"], record["intermediate_size"]) == (1, 24)
+    assert student.base_model.encoder.layer[0].attention.self.query.out_features == 16
+    assert record["pretraining"]["losses"]["end"]["loss"] < record["pretraining"]["losses"]["start"]["loss"]
 
 
 @pytest.mark.parametrize("texts", [([], []), ((), ())])
@@ -455,7 +459,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
     shutil.copytree(teachers["bert"], tmp_path / "narrow")
     (tmp_path / "narrow" / "config.json").write_text(json.dumps(narrowed))
     for name, message in {
-        "narrow": r"fewer attention heads \(kept_attention_heads .* student\.width takes heads after",
+        "narrow": r"fewer attention heads \(kept_attention_heads .* name one that has all its heads",
         "wide": r"gamma: 1\.0 given; the cosine needs equal widths, the student's is 32, .* 48; set it to 0",
         "other": r"word pieces, the model that it learns from \d+, and they are not the same",
         "electra": "family 'electra' is not known; supported: bert, distilbert, roberta",

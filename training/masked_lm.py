@@ -13,7 +13,6 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from ..errors import ModelError
 from .checkpoints import loading
-from .narrowed import KEPT_HEADS
 
 # Model family -> the parts of its masked-language head, in order.
 _HEADS = {
@@ -52,13 +51,7 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
 
 
 def check_head(config: Any) -> None:
-    """Raise ``ModelError`` unless a configuration's family has a masked-language model that is known."""
-    if hasattr(config, KEPT_HEADS):
-        raise ModelError(
-            f"student.pretraining: a checkpoint whose layers have fewer attention heads ({KEPT_HEADS} of its "
-            "config.json) is no masked-language model that can be made; begin from one that has all, "
-            "student.width takes heads after the pretraining"
-        )
+    """Raise ``ModelError`` unless the masked-language head of the configuration's family is known."""
     if config.model_type not in _HEADS:
         raise ModelError(
             f"student.pretraining: the masked-language head of family {config.model_type!r} is not known; "

@@ -21,6 +21,7 @@ from .checkpoints import load_config, load_tokenizer, resolve_checkpoint
 from .config import PretrainingConfig, StudentConfig
 from .losses import IGNORED_LABEL
 from .masked_lm import check_head, copy_encoder, head_parameters, load_masked_lm, masked_lm_around
+from .narrowed import KEPT_HEADS
 from .precision import evaluation_device
 from .pretraining import PretrainingTrainer
 from .pretraining_arguments import PretrainingArguments
@@ -126,6 +127,12 @@ def check_pair(
     """Raise ``ModelError`` unless one model can learn from another: their configurations and tokenizers."""
     for each in (student, teacher):
         check_head(each)
+    if hasattr(teacher, KEPT_HEADS):
+        raise ModelError(
+            f"student.pretraining: the model that it learns from has fewer attention heads ({KEPT_HEADS} of its "
+            "config.json), and no masked-language model has such layers; name one that has all its heads in "
+            "student.pretraining.checkpoint"
+        )
     if tokenizer.mask_token_id is None:
         raise ModelError("student.pretraining: the student's tokenizer has no mask token; leave it out")
     if (config.beta or config.gamma) and tokenizer.get_vocab() != teachers_tokenizer.get_vocab():
