@@ -151,7 +151,7 @@ def end_values(parameter: Parameter) -> list[Any]:
 def student_name(arguments: Mapping[str, Any]) -> str | None:
     """Which student a trial starts from, such as ``student.layers=[0, 5]``; None where the space names none."""
     named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]
-    return ", ".join(named) or None
+    return "; ".join(named) or None
 
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
