@@ -98,8 +98,8 @@ def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> Non
         "tokenizer.json",
     ]
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
-    # The positions that a text of max_length reaches: roberta's begin behind that of its padding.
-    rows = MAX_LENGTH + (2 if family == "roberta" else 0)
+    # The positions that a text of max_length reaches: roberta's begin behind that of its padding, here 0.
+    rows = MAX_LENGTH + (family == "roberta")
     assert [shapes[name] for name in shapes if "position_embeddings" in name] == [[rows, 32]]
     products = [node.input[1] for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")]
     weights = [name for name in products if name in shapes]
