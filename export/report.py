@@ -330,7 +330,7 @@ def notes(report: dict[str, Any]) -> list[str]:
             texts.append(
                 f"{name}: in 32 bits, for they are the most sensitive: {', '.join(record['excluded'])} "
                 f"(nodes {', '.join(record['excluded_nodes'])}); error of the logits on training texts "
-                f"{record['logits_error']:.2%} of their variance."
+                f"{record['logits_error'] * 100:.2g} % of their variance."
             )
     for row in variants:
         if row.get("fused") is not None:

@@ -183,7 +183,7 @@ def test_says_what_a_static_graph_left_out(report: dict[str, Any], tmp_path: Pat
     graphs = {"variants": {"onnx-static-minmax": record}, "pictures": ["size-by-part.png"]}
     text = write_report({**report, "graphs": graphs}, tmp_path)["markdown"].read_text()
     assert "onnx-static-minmax: in 32 bits, for they are the most sensitive: layer 0 feed-forward out" in text
-    assert "(nodes node_7); error of the logits on training texts 0.31% of their variance." in text
+    assert "(nodes node_7); error of the logits on training texts 0.31 % of their variance." in text
     assert "![size by part](size-by-part.png)" in text
 
 
