@@ -393,6 +393,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch):
     """The student learns from a head that predicts words better than a new one, over the teacher's own states."""
     from distiltune.training import warming

@@ -412,6 +412,7 @@ def pruned_search(inputs, directory, **options):
     return search(wanted, inputs, directory, training=PRUNED, **options)
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, inputs, tmp_path):
     outcome = pruned_search(inputs, tmp_path / "s")
     trial = outcome.best
