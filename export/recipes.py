@@ -82,12 +82,12 @@ class Quantized:
     logits_error: float | None = None
 
 
-def apply_recipe(name: str, source: Path, target: Path, rows: Rows, config: ExportConfig) -> Quantized:
+def apply_recipe(variant: str, source: Path, target: Path, rows: Rows, config: ExportConfig) -> Quantized:
     """Make the graph ``target`` of ``source``, and measure how sensitive it is where that is asked for.
 
     Args:
-        name: As :func:`split_name` gives it.
-        source: The plain or fused graph.
+        variant: Its name, as ``onnx-fused-int8``; one that has a recipe.
+        source: The plain graph, or the fused one where ``variant`` asks for it.
         target: The file to write.
         rows: Token ids of training texts.
         config: ``static`` and ``sensitivity`` are read.
@@ -95,6 +95,7 @@ def apply_recipe(name: str, source: Path, target: Path, rows: Rows, config: Expo
     Raises:
         ExportError: The graph cannot be quantized so, or there are no texts where they are needed.
     """
+    _, name = split_name(variant)
     if name in STATIC_RECIPES:
         made = quantize_static_onnx(
             source,
@@ -107,7 +108,7 @@ def apply_recipe(name: str, source: Path, target: Path, rows: Rows, config: Expo
         )
         return Quantized(made.reduce_range, made.excluded, made.ranking, made.error)
     reduce_range = RECIPES[name](source, target, rows)
-    if not (config.sensitivity and name in _RANKED):
+    if not _is_ranked(variant, config):
         return Quantized(reduce_range)
     ranking = dynamic_sensitivity(source, rows, per_channel=_RANKED[name])
     return Quantized(reduce_range, sensitivity=ranking)
@@ -115,8 +116,13 @@ def apply_recipe(name: str, source: Path, target: Path, rows: Rows, config: Expo
 
 def needs_texts(variant: str, config: ExportConfig) -> bool:
     """Whether a variant is made with training texts."""
+    return split_name(variant)[1] in STATIC_RECIPES or _is_ranked(variant, config)
+
+
+def _is_ranked(variant: str, config: ExportConfig) -> bool:
+    """Whether a dynamic variant's sensitivity is measured: of plain graphs only, whose nodes make up the parts."""
     fused, recipe = split_name(variant)
-    return recipe in STATIC_RECIPES or (config.sensitivity and recipe in _RANKED and not fused)
+    return config.sensitivity and recipe in _RANKED and not fused
 
 
 def split_name(variant: str) -> tuple[bool, str]:

@@ -169,7 +169,7 @@ def _write_graph(
             shutil.copyfile(base, target)
             quantized = Quantized()
         else:
-            quantized = apply_recipe(recipe, base, target, rows, config)
+            quantized = apply_recipe(name, base, target, rows, config)
         return _Graph(counts, quantized, describe_graph(base, target, quantized))
 
 

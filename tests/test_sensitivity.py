@@ -10,7 +10,7 @@ from models import tiny_classifier, tiny_data
 from tokenizers import Tokenizer
 
 from distiltune.errors import ExportError
-from distiltune.export.config import ExportConfig
+from distiltune.export.config import ExportConfig, VariantName
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.quantize import quantize_onnx
 from distiltune.export.recipes import needs_texts
@@ -157,6 +157,15 @@ def test_training_texts_go_where_they_are_needed() -> None:
     ] == ["onnx-static-entropy"]
     names = ("onnx", "onnx-int8", "onnx-fused-int8", "onnx-int8-per-channel", "onnx-fp16")
     assert [name for name in names if needs_texts(name, asked)] == ["onnx-int8", "onnx-int8-per-channel"]
+
+
+@pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
+def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: VariantName) -> None:
+    config = ExportConfig(sensitivity=True)
+    made = build_variant(name, student, tmp_path / name, config=config, max_length=32)
+    assert made.graph is not None
+    assert made.graph.sensitivity is None
+    assert (tmp_path / name / "model.onnx").is_file()
 
 
 def test_without_texts_nothing_is_measured(plain: Path, tmp_path: Path) -> None:
