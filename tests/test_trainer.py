@@ -310,6 +310,15 @@ def test_frozen_embeddings_stay_as_they_are(tmp_path, rows):
     assert same == {name for name in before if ".embeddings." in name}
 
 
+def test_dropout_of_a_training_is_not_that_of_its_checkpoint(tmp_path, rows):
+    trainer = _trained(tmp_path / "none", rows, model=_bert(dropout=0.4), dropout=0.0)
+    np.testing.assert_allclose(_losses(trainer), _losses(_trained(tmp_path / "plain", rows)), rtol=1e-5)
+    assert trainer.model.config.hidden_dropout_prob == 0.4
+    assert _losses(_trained(tmp_path / "some", rows, dropout=0.4)) != pytest.approx(_losses(trainer), rel=1e-3)
+    with pytest.raises(InputError, match=r"dropout is 1; accepted: a number from 0 up to, and without, 1"):
+        _args(tmp_path, dropout=1)
+
+
 def test_a_loss_that_is_not_a_number_is_shown(tmp_path, rows):
     rows[3]["teacher_logits"] = np.full(NUM_LABELS, np.nan, dtype=np.float32)
     trainer = _trained(tmp_path, rows, eval_strategy="epoch")

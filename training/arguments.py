@@ -114,6 +114,13 @@ class DistillationTrainingArguments(FastTrainingArguments):
         default=False,
         metadata={"help": "Evaluation also reports the distillation loss, running the teacher if need be."},
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability of every dropout of the student, 0 up to 1; small students of much data learn "
+            "best with none. Default: as its checkpoint says."
+        },
+    )
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the student's embeddings as they are: faster, less memory."}
     )
@@ -124,6 +131,8 @@ class DistillationTrainingArguments(FastTrainingArguments):
         check_range(
             "hidden_loss_weight", self.hidden_loss_weight, self.hidden_loss_weight >= 0, "a number from 0 up"
         )
+        accepted = self.dropout is None or 0 <= self.dropout < 1
+        check_range("dropout", self.dropout, accepted, "a number from 0 up to, and without, 1; or nothing")
         super().__post_init__()
 
 

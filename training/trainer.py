@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..errors import InputError
 from .arguments import DistillationTrainingArguments
 from .collator import DistillationCollator
+from .dropout import set_dropout
 from .losses import cross_entropy, hidden_state_loss, loss_parts, soft_target_loss
 from .metrics import compute_metrics_for
 from .pruning import PruningCallback
@@ -78,6 +79,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:
             self.data_collator = DistillationCollator(self._pad_token_id())
+        if args.dropout is not None:
+            set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
         self.teacher_model = teacher_model
         self.signal = TeacherSignal(self._bare_model(), teacher_model, args)
         self.signal.check_dataset(self.train_dataset)
