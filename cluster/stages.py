@@ -96,8 +96,12 @@ class Stages:
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
         if "pretraining" in record:
             text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
-        trimmed = self._config.student.vocabulary is not None
-        return record, f"{text}, {record['num_embeddings']:,} word pieces" if trimmed else text
+        if self._config.student.vocabulary is not None:
+            text += f", {record['num_embeddings']:,} word pieces"
+        for each in record["parity"]:
+            if each["predictions_changed"] is not None:
+                text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"
+        return record, text
 
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""

@@ -1,14 +1,18 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from models import tiny_classifier
+from models import tiny_classifier, tiny_data
 
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints import label_names, load_classifier
-from distiltune.training.config import StudentConfig
+from distiltune.training.checkpoints import label_names, load_classifier, load_tokenizer
+from distiltune.training.config import StudentConfig, WidthConfig
 from distiltune.training.layers import student_from_layers
+from distiltune.training.parity import compare_logits
 from distiltune.training.student import build_student
+from distiltune.training.vocabulary import pieces_to_keep
+from distiltune.training.width import narrow
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]
@@ -50,6 +54,7 @@ def test_embeddings_chosen_layers_pooler_and_head_are_the_teachers(family, teach
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "num_embeddings": len(tokenizer),
+        "parity": [],
     }
     kept, held = layers_of(student), layers_of(teacher)
     assert len(kept) == 2
@@ -162,3 +167,61 @@ def test_a_checkpoint_with_too_few_positions_is_refused(teachers, tmp_path) -> N
     with pytest.raises(ModelError, match=r"training\.max_length: 67 given; the student takes at most 66"):
         build_student(config, teachers["bert"], LABELS, tmp_path / "student", max_length=67)
     assert not (tmp_path / "student").exists()
+
+
+TEXTS = [text for text, _ in tiny_data()]
+
+
+def test_changed_logits_are_measured_in_their_spread() -> None:
+    before = np.array([[0.0, 2.0], [4.0, 2.0]])
+    assert compare_logits(before, before) == {"logits_rmse": 0, "predictions_changed": 0}
+    after = before + [[3.0, 0.0], [1.0, 0.0]]
+    assert compare_logits(before, after) == {
+        "logits_rmse": pytest.approx(np.sqrt(10 / 4) / before.std()),
+        "predictions_changed": 0.5,
+    }
+
+
+@pytest.mark.parametrize("others", ["spelled", "nearest"])
+def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("distiltune.training.parity.NUM_TEXTS", 5)
+    texts, told = [TEXTS[place] for place in (0, 12, 24, 35, 47)], []
+
+    def parity(name: str, **more) -> list[dict]:
+        config = StudentConfig.model_validate({"from_teacher": {"layers": [0, 2]}, **more})
+        record = build_student(config, teachers["bert"], LABELS, tmp_path / name, texts=(TEXTS, ()))
+        told.append(load_classifier(tmp_path / name))
+        return record["parity"]
+
+    def logits(model, tokenizer) -> np.ndarray:
+        batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            return model.eval()(**batch).logits.numpy()
+
+    needed = pieces_to_keep(load_tokenizer(teachers["bert"]), [], others_spelled=others == "spelled")
+    assert parity("plain") == []
+    both = parity("both", width={"intermediate_size": 40}, vocabulary={"others": others})
+    assert [each["step"] for each in both] == ["width", "vocabulary"]
+    assert 0 < both[0]["logits_rmse"] < 2
+    # All pieces of these texts are kept.
+    assert both[1] == {"step": "vocabulary", "logits_rmse": 0, "predictions_changed": 0}
+    [trimmed] = parity("trimmed", vocabulary={"others": others, "size": len(needed) + 4})
+    expected = compare_logits(logits(*told[0]), logits(*told[2]))
+    assert trimmed == {"step": "vocabulary", **{name: pytest.approx(each) for name, each in expected.items()}}
+    assert trimmed["logits_rmse"] > 0.01
+    narrowed, tokenizer = load_classifier(teachers["bert"])
+    whole = logits(narrowed, tokenizer)
+    narrow(narrowed, tokenizer, WidthConfig(intermediate_size=40), TEXTS)
+    assert both[0]["logits_rmse"] == pytest.approx(
+        compare_logits(whole, logits(narrowed, tokenizer))["logits_rmse"], rel=1e-3
+    )
+
+
+def test_a_new_head_is_not_compared(teachers, tmp_path) -> None:
+    given = {"checkpoint": str(teachers["bert"]), "width": {"intermediate_size": 40}}
+    config = StudentConfig.model_validate(given)
+    nothing = [{"step": "width", "logits_rmse": None, "predictions_changed": None}]
+    record = build_student(config, teachers["bert"], ["a", "b"], tmp_path / "new", texts=(TEXTS, ()))
+    assert record["parity"] == nothing
+    record = build_student(config, teachers["bert"], LABELS[::-1], tmp_path / "own", texts=(TEXTS, ()))
+    assert record["parity"][0]["logits_rmse"] > 0

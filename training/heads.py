@@ -64,7 +64,7 @@ def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
     Raises:
         ModelError: It cannot be loaded.
     """
-    if sorted(label_names(load_config(name))) == sorted(names):
+    if has_labels(name, names):
         model = load_model(name)
         match_labels(model, names, "checkpoint")
         return model
@@ -74,6 +74,11 @@ def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
     if head.bias is not None:
         nn.init.zeros_(head.bias)
     return model
+
+
+def has_labels(name: str | Path, names: Sequence[str]) -> bool:
+    """Whether a checkpoint has just these labels, in whatever order."""
+    return sorted(label_names(load_config(name))) == sorted(names)
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:

@@ -18,9 +18,10 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .config import StudentConfig, TrainingConfig, VocabularyConfig
-from .heads import load_with_labels, match_labels
+from .heads import has_labels, load_with_labels, match_labels
 from .layers import family_of, student_from_layers
 from .narrowed import num_heads, num_rows
+from .parity import StepParity
 from .shared_rows import share_rows
 from .vocabulary import pieces_to_keep, trim_vocabulary
 from .warming import Tell, warm_student
@@ -61,7 +62,9 @@ def build_student(
     Returns:
         ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
         ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the rows of the token
-        embedding that differ, and where there was one ``pretraining``, what ``warm_student`` says of it.
+        embedding that differ, ``parity``, what ``width`` and ``vocabulary`` did to the logits, each a step as
+        :class:`StepParity` has it (nothing is compared where the head is new, or without training texts), and where
+        there was one ``pretraining``, what ``warm_student`` says of it.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
@@ -71,15 +74,25 @@ def build_student(
     if config.from_teacher is not None:
         source, tokenizer = load_classifier(teacher_dir)
         match_labels(source, label_names)
+        has_head = True
     else:
         name = resolve_checkpoint(config.checkpoint or "")
         source, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
+        has_head = has_labels(name, label_names)
     family_of(source)
     if max_length is not None:
         check_max_length(source, max_length, "student")
+    parity = StepParity(
+        texts[0] if has_head else [],
+        max_length=max_length or TrainingConfig().max_length,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+    )
     # A whole model tells better what is important than some of its layers that were never trained together.
     if config.width is not None:
+        parity.before(source, tokenizer)
         narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length)
+        parity.after("width", source, tokenizer)
     student = _with_chosen_layers(source, config)
     warmed = {}
     if config.pretraining is not None:  # before trimming: the teacher has all the pieces
@@ -96,7 +109,9 @@ def build_student(
         )
     num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:
+        parity.before(student, tokenizer)
         tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, texts, config.vocabulary)
+        parity.after("vocabulary", student, tokenizer)
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
     return {
@@ -107,6 +122,7 @@ def build_student(
         "num_attention_heads": num_heads(student.config),
         "intermediate_size": num_rows(student.config),
         "num_embeddings": num_embeddings,
+        "parity": parity.steps,
         **warmed,
     }
 
