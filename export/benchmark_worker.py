@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ from .thresholds import (
 
 @dataclass(frozen=True)
 class _Opened:
-    """A row's model: text in, label out; and text in, logits[N, C] out, the columns named by ``labels``."""
+    """A row's model: text in, label out; and texts in, logits[N, C] out, the columns named by ``labels``.
+
+    Where activations are quantized as they come, a text's logits depend on the texts beside it; ``logits`` are those of
+    each text alone, as it is timed and asked.
+    """
 
     pipeline: Callable[..., Any]
     logits: Callable[[Sequence[str]], np.ndarray]
@@ -134,7 +139,8 @@ def _open(row: dict[str, Any], num_threads: int) -> _Opened:
     from .runtime import TextClassifier
 
     classifier = TextClassifier.load(row["directory"], num_threads=num_threads, session=row["session"])
-    return _Opened(classifier, classifier.logits, classifier.labels, classifier.threshold)
+    logits = partial(classifier.logits, batch_size=1)
+    return _Opened(classifier, logits, classifier.labels, classifier.threshold)
 
 
 def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
@@ -165,6 +171,11 @@ def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
 
     def logits(texts: Sequence[str]) -> np.ndarray:
         split = tokenize_split(texts, [0] * len(texts), tokenizer, row["max_length"])
+        if row["kind"] == "pytorch-int8":
+            # Also not by the first token alone in the last layer, as compute_logits does: it has another range.
+            ids = [torch.from_numpy(split.row(i)).long()[None] for i in range(len(split))]
+            with torch.inference_mode():
+                return torch.cat([model(input_ids=each).logits for each in ids]).numpy()
         pad_token_id = int(model.config.pad_token_id or 0)
         return compute_logits(model, split, pad_token_id=pad_token_id, num_threads=num_threads, use_gpu=False)
 

@@ -31,7 +31,7 @@ class CalibrationTexts:
 
 
 def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
-    """Choose a variant's threshold and write it into its config.json.
+    """Choose a variant's threshold, on the logits of one text at a time, and write it into its config.json.
 
     Raises:
         ExportError: There is no text to choose it on.
@@ -44,7 +44,8 @@ def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
     classifier = TextClassifier.load(variant)
     # A label that the model does not know gets a number that no prediction has.
     names = list(dict.fromkeys([*classifier.labels, calibration.goal.label]))
-    logits = classifier.logits(calibration.texts)
+    # As a text is asked: in a dynamically quantized graph the logits depend on the texts beside it.
+    logits = classifier.logits(calibration.texts, batch_size=1)
     labels = np.array([names.index(label) for label in calibration.labels])
     outside = names.index(calibration.goal.label)
     threshold = choose_threshold(logits, labels, outside, calibration.goal)

@@ -1,24 +1,28 @@
 import json
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import InputError, RunFailedError
 from distiltune.export.answers import unpack_answers
 from distiltune.export.benchmark import PerformanceBenchmark, median_text, model_bytes, peak_memory_mb
 from distiltune.export.calibration import CalibrationTexts, calibrate
-from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
+from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig, VariantName
 from distiltune.export.machine import describe_machine
 from distiltune.export.reference import write_reference
 from distiltune.export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
 from distiltune.export.runtime import TextClassifier
-from distiltune.export.thresholds import ScopeGoal
+from distiltune.export.thresholds import ScopeGoal, choose_threshold, reliability
+from distiltune.export.torch_int8 import load_pytorch_int8
 from distiltune.export.variants import build_variant
+from distiltune.training.checkpoints import load_tokenizer
 from distiltune.training.metrics import classification_metrics
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
@@ -190,6 +194,69 @@ def test_rows_are_measured_with_their_own_threshold_too(
     (again,) = measure_rows(specs[1:], texts, QUICK)
     assert (again.accuracy, again.oos_recall) == (without["accuracy"], without["oos_recall"])
     assert again.with_threshold is None
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "student-pytorch-int8"])
+def test_quantized_rows_are_judged_by_each_text_alone(
+    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: VariantName
+) -> None:
+    """A threshold and a calibration error are numbers made of logits: they show which ones."""
+    goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.3), "label_3")
+    labels = [LABELS[label] for label in texts.validation_labels]
+    build_variant(
+        name,
+        folders["student"],
+        tmp_path / name,
+        config=ExportConfig(),
+        max_length=16,
+        calibration=CalibrationTexts(texts.validation_texts, labels, goal),
+    )
+    is_onnx = name == "onnx-int8"
+    spec = RowSpec(
+        name,
+        "onnx" if is_onnx else "pytorch-int8",
+        str(tmp_path / name),
+        16,
+        tokenizer_dir=str(folders["student"]),
+    )
+    (row,) = measure_rows([spec], texts, QUICK, goal=goal)
+    ask = onnx_asker(tmp_path / name) if is_onnx else pytorch_int8_asker(tmp_path / name, folders["student"])
+
+    def threshold(size: int) -> float:
+        given = logits_in_batches(ask, texts.validation_texts, size)
+        return choose_threshold(given, np.asarray(texts.validation_labels), 3, goal).value
+
+    def calibration_error(size: int) -> float:
+        given = logits_in_batches(ask, texts.test_texts, size)
+        return reliability(given, np.asarray(texts.test_labels))["ece"]
+
+    assert row.with_threshold is not None
+    assert row.with_threshold["value"] == pytest.approx(threshold(1), abs=1e-6)
+    assert row.calibration_error == pytest.approx(calibration_error(1), abs=1e-6)
+    # Otherwise than in batches, so the above says something.
+    assert abs(threshold(32) - threshold(1)) > 1e-5
+    assert abs(calibration_error(32) - calibration_error(1)) > 1e-5
+
+
+def onnx_asker(directory: Path) -> Callable[[Sequence[str]], np.ndarray]:
+    return TextClassifier.load(directory).logits
+
+
+def pytorch_int8_asker(directory: Path, student: Path) -> Callable[[Sequence[str]], np.ndarray]:
+    model, tokenizer = load_pytorch_int8(directory), load_tokenizer(student)
+
+    def ask(texts: Sequence[str]) -> np.ndarray:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=16, return_tensors="pt")
+        with torch.inference_mode():
+            return model(**inputs).logits.numpy()
+
+    return ask
+
+
+def logits_in_batches(
+    ask: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str], size: int
+) -> np.ndarray:
+    return np.concatenate([ask(texts[i : i + size]) for i in range(0, len(texts), size)])
 
 
 def test_answers_are_kept_so_that_rows_can_be_compared(
