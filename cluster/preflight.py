@@ -12,6 +12,8 @@ from .config import JobConfig, ResourcesConfig, TaskResources, TrialResources
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ..training.data import TextData
+
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
 _PROBES = "cache/probes"
@@ -72,6 +74,24 @@ def check_models(config: JobConfig) -> None:
         from ..training.warming import check_pretraining
 
         check_pretraining(config.student, teachers)
+
+
+def check_new_pieces(config: JobConfig, data: TextData) -> None:
+    """Refuse a student's vocabulary that cannot spell every text in the pieces that a new teacher will have.
+
+    Those of a teacher from nothing are made of the training texts, in a moment: before it is trained.
+
+    Raises:
+        ModelError: What it needs at least.
+    """
+    from ..training.scratch import train_tokenizer
+    from ..training.vocabulary import pieces_to_keep
+
+    scratch, wanted = config.teacher.scratch, config.student.vocabulary
+    if scratch is None or wanted is None or wanted.size is None or config.student.checkpoint is not None:
+        return
+    tokenizer = train_tokenizer(data.splits["train"]["text"][:], scratch.vocab_size)
+    pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=wanted.others == "spelled")
 
 
 def _check_family(key: str, found: PreTrainedConfig) -> None:

@@ -97,7 +97,9 @@ class Stages:
         if "pretraining" in record:
             text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
         if self._config.student.vocabulary is not None:
+            share = record["vocabulary"]["covered_share"]
             text += f", {record['num_embeddings']:,} word pieces"
+            text += "" if share is None else f", all that {share:.0%} of the validation texts need"
         for each in record["parity"]:
             if each["predictions_changed"] is not None:
                 text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"

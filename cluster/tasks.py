@@ -182,6 +182,7 @@ def make_student(
         max_length=config.training.max_length,
         texts=(data.splits["train"]["text"][:], data.unlabelled),
         labels=data.splits["train"]["label"][:],
+        validation_texts=data.splits["validation"]["text"][:],
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         tell=task.tell,

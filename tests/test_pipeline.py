@@ -146,7 +146,13 @@ def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, fo
 
 def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
     run = home / "distiltune-runs" / "runs" / "first"
-    size = json.loads((run / "stages" / "student.json").read_text())["result"]["num_embeddings"]
+    record = json.loads((run / "stages" / "student.json").read_text())
+    size, covered = record["result"]["num_embeddings"], record["result"]["vocabulary"]["covered_share"]
+    assert 0 < covered < 1
+    [parity] = record["result"]["parity"]
+    assert parity["step"] == "vocabulary" and parity["logits_rmse"] > 0  # min_count is 2
+    assert f"{size} word pieces, all that {covered:.0%} of the validation texts need" in record["text"]
+    assert f", vocabulary changes {parity['predictions_changed']:.1%} of the predictions" in record["text"]
     assert 100 < size < JOB["teacher"]["scratch"]["vocab_size"]
     shipped = json.loads((run / "artifact" / "tokenizer.json").read_text())["model"]["vocab"]
     assert sorted(shipped.values()) == list(range(size))

@@ -9,20 +9,21 @@ import pytest
 import tokenizers
 import torch
 from models import tiny_classifier, tiny_data
-from transformers import AutoTokenizer, DistilBertTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DistilBertTokenizerFast
 
 from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.preflight import check_models, check_new_pieces
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
 from distiltune.export.runtime import TextClassifier
 from distiltune.export.variants import build_variant
 from distiltune.training.checkpoints import load_classifier, load_tokenizer, save_checkpoint
-from distiltune.training.config import StudentConfig
+from distiltune.training.config import DataConfig, StudentConfig, VocabularyConfig
+from distiltune.training.data import load_data
 from distiltune.training.scratch import train_tokenizer
 from distiltune.training.student import build_student
 from distiltune.training.tokenized import tokenize_split
-from distiltune.training.vocabulary import pieces_to_keep, respelled, trim_vocabulary
+from distiltune.training.vocabulary import covered_share, pieces_to_keep, respelled, trim_vocabulary
 
 TRAIN = [text for text, _ in tiny_data()]
 OTHERS = ["a zebra crossing", "the colours of Öland: blue, red"]
@@ -155,6 +156,72 @@ def test_a_vocabulary_that_cannot_spell_is_refused_before_anything_begins(teache
         check_models(JobConfig.model_validate(given))
 
 
+def test_a_vocabulary_that_cannot_spell_is_refused_before_a_teacher_from_nothing_is_trained(corpus):
+    """Its word pieces are not there before the data are read."""
+    for others, size in (("spelled", 40), ("nearest", 5)):
+        student = {"from_teacher": {"layers": [0]}, "vocabulary": {"size": size, "others": others}}
+        config = JobConfig.model_validate({"teacher": {"scratch": {}}, "student": student})
+        check_models(config)
+        said = rf"student\.vocabulary\.size: {size} given; the special tokens.* are \d+ pieces of [\d,]+; give more"
+        with pytest.raises(ModelError, match=said):
+            check_new_pieces(config, corpus)
+        enough = config.student.model_copy(update={"vocabulary": VocabularyConfig(size=500, others=others)})
+        check_new_pieces(config.model_copy(update={"student": enough}), corpus)
+
+
+def pieces_known_to(tokenizer, texts):
+    """Token strings of each text."""
+    return [tokenizer.convert_ids_to_tokens(row) for row in tokenizer(texts)["input_ids"]]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_data(DataConfig())
+
+
+@pytest.fixture(scope="module")
+def corpus_tokenizer(corpus):
+    """Knows words of every split, as a pretrained one does."""
+    return train_tokenizer([text for split in corpus.splits.values() for text in split["text"]], 4000)
+
+
+def trimmed_tokenizer(tokenizer, kept):
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = BertConfig(vocab_size=len(tokenizer), **shape)
+    return trim_vocabulary(BertForSequenceClassification(config), tokenizer, kept)
+
+
+def test_test_texts_whose_pieces_are_kept_have_the_same_token_strings(corpus, corpus_tokenizer):
+    texts = {name: split["text"][:] for name, split in corpus.splits.items()}
+    kept = pieces_to_keep(corpus_tokenizer, texts["train"])
+    left = trimmed_tokenizer(corpus_tokenizer, kept)
+    unknowable = ["play 東京 now", "wie heißt ☃"]  # unknown before, in part or as a whole
+    num_covered, test = 0, [*texts["test"], *unknowable]
+    before, after = pieces_known_to(corpus_tokenizer, test), pieces_known_to(left, test)
+    for ids, old, new in zip(corpus_tokenizer(test)["input_ids"], before, after, strict=True):
+        if set(ids) <= set(kept):
+            num_covered += 1
+            assert new == old
+        else:
+            assert new != old
+            assert new.count("[UNK]") == old.count("[UNK]")
+    assert before[-2].count("[UNK]") > 0
+    assert 100 < num_covered < len(test) - 100
+    assert covered_share(corpus_tokenizer, kept, test) == num_covered / len(test)
+    assert covered_share(corpus_tokenizer, kept, texts["train"]) == 1
+    assert covered_share(corpus_tokenizer, kept, []) is None
+
+
+def test_no_labelled_text_gets_unknown_pieces_in_the_least_vocabulary(corpus, corpus_tokenizer):
+    """So nothing but `size` has to be refused: every single character stays."""
+    train, needed = corpus.splits["train"]["text"][:], pieces_to_keep(corpus_tokenizer, [])
+    with pytest.raises(ModelError, match=rf"size: {len(needed)} given"):
+        pieces_to_keep(corpus_tokenizer, train, size=len(needed))
+    left = trimmed_tokenizer(corpus_tokenizer, pieces_to_keep(corpus_tokenizer, train, size=len(needed) + 1))
+    assert len(left) == len(needed) + 1
+    assert not any("[UNK]" in pieces for pieces in pieces_known_to(left, train))
+
+
 def test_rows_with_masks_are_spelled_anew(trimmed):
     _, tokenizer, _, left = trimmed
     split = tokenize_split(["zebra rain", TRAIN[0]], [3, 1], tokenizer, 16)
@@ -170,11 +237,15 @@ def test_a_trimmed_student_is_saved_exported_and_answers_alike(teacher, tmp_path
     records = {}
     for name, more in (("whole", {}), ("small", {"vocabulary": {"min_count": 1}})):
         config = StudentConfig.model_validate({**whole, **more})
-        records[name] = build_student(config, teacher, LABELS, tmp_path / name, texts=(TRAIN, OTHERS[:1]))
+        records[name] = build_student(
+            config, teacher, LABELS, tmp_path / name, texts=(TRAIN, OTHERS[:1]), validation_texts=OTHERS
+        )
         build_variant(
             "onnx", tmp_path / name, tmp_path / f"{name}-onnx", config=ExportConfig(), max_length=16
         )
     assert records["small"]["num_embeddings"] < records["whole"]["num_embeddings"]
+    assert records["small"]["vocabulary"] == {"covered_share": 0.5}
+    assert "vocabulary" not in records["whole"]
     assert len(AutoTokenizer.from_pretrained(tmp_path / "small")) == records["small"]["num_embeddings"]
     logits = [TextClassifier.load(tmp_path / f"{name}-onnx").logits([*TRAIN, OTHERS[0]]) for name in records]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)

@@ -23,7 +23,7 @@ from .layers import family_of, student_from_layers
 from .narrowed import num_heads, num_rows
 from .parity import StepParity
 from .shared_rows import share_rows
-from .vocabulary import pieces_to_keep, trim_vocabulary
+from .vocabulary import covered_share, pieces_to_keep, trim_vocabulary
 from .warming import Tell, warm_student
 from .width import narrow
 
@@ -37,6 +37,7 @@ def build_student(
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
     labels: Sequence[int] = (),
+    validation_texts: Sequence[str] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,
     tell: Tell | None = None,
@@ -55,8 +56,9 @@ def build_student(
         max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
         texts: Training texts and others, for ``pretraining`` and ``vocabulary``; ``width`` reads the first.
         labels: Of the training texts, for ``width``.
-        num_threads: Intra-op threads of the pretraining; None leaves them as they are.
-        use_gpu: Whether the pretraining may use a GPU; None uses one where there is one.
+        validation_texts: On which the record says how many texts a trimmed vocabulary covers.
+        num_threads: Intra-op threads; None leaves them as they are.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
         tell: Told how far the pretraining is.
 
     Returns:
@@ -64,7 +66,8 @@ def build_student(
         ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the rows of the token
         embedding that differ, ``parity``, what ``width`` and ``vocabulary`` did to the logits, each a step as
         :class:`StepParity` has it (nothing is compared where the head is new, or without training texts), and where
-        there was one ``pretraining``, what ``warm_student`` says of it.
+        there was one ``pretraining``, what ``warm_student`` says of it, and ``vocabulary``, whose ``covered_share``
+        is the share of validation texts, 0 to 1, all of whose pieces stay as they are (None without such texts).
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
@@ -94,9 +97,9 @@ def build_student(
         narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length)
         parity.after("width", source, tokenizer)
     student = _with_chosen_layers(source, config)
-    warmed = {}
+    more = {}
     if config.pretraining is not None:  # before trimming: the teacher has all the pieces
-        warmed["pretraining"] = warm_student(
+        more["pretraining"] = warm_student(
             student,
             tokenizer,
             teacher_dir,
@@ -110,7 +113,9 @@ def build_student(
     num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:
         parity.before(student, tokenizer)
-        tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, texts, config.vocabulary)
+        kept = _kept_pieces(tokenizer, texts, config.vocabulary)
+        more["vocabulary"] = {"covered_share": covered_share(tokenizer, kept, validation_texts)}
+        tokenizer, num_embeddings = _with_fewer_rows(student, tokenizer, kept, config.vocabulary)
         parity.after("vocabulary", student, tokenizer)
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
@@ -123,7 +128,7 @@ def build_student(
         "intermediate_size": num_rows(student.config),
         "num_embeddings": num_embeddings,
         "parity": parity.steps,
-        **warmed,
+        **more,
     }
 
 
@@ -135,17 +140,19 @@ def _with_chosen_layers(source: PreTrainedModel, config: StudentConfig) -> PreTr
     return source
 
 
-def _with_fewer_rows(
-    student: PreTrainedModel,
-    tokenizer: Any,
-    texts: tuple[Sequence[str], Sequence[str]],
-    config: VocabularyConfig,
-) -> tuple[Any, int]:
-    """The student's tokenizer, and how many rows its token embedding, changed in place, has now."""
+def _kept_pieces(
+    tokenizer: Any, texts: tuple[Sequence[str], Sequence[str]], config: VocabularyConfig
+) -> list[int]:
     spelled = config.others == "spelled"
-    kept = pieces_to_keep(
+    return pieces_to_keep(
         tokenizer, *texts, min_count=config.min_count, size=config.size, others_spelled=spelled
     )
-    if not spelled:
+
+
+def _with_fewer_rows(
+    student: PreTrainedModel, tokenizer: Any, kept: list[int], config: VocabularyConfig
+) -> tuple[Any, int]:
+    """The student's tokenizer, and how many rows its token embedding, changed in place, has now."""
+    if config.others == "nearest":
         return tokenizer, share_rows(student, kept)
     return trim_vocabulary(student, tokenizer, kept), len(kept)

@@ -62,6 +62,21 @@ def pieces_to_keep(
     return sorted(needed | set(used[:room]))
 
 
+def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[str]) -> float | None:
+    """Share of texts, 0 to 1, all of whose pieces are kept: a trimmed tokenizer spells them with the same ones.
+
+    Args:
+        tokenizer: The one before.
+        kept: Ids that ``pieces_to_keep`` gave.
+        texts: Others than the ids were chosen by; without any the share is None.
+    """
+    if not texts:
+        return None
+    held = set(kept)
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return sum(held.issuperset(row) for row in rows) / len(rows)
+
+
 def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int]) -> PreTrainedTokenizerFast:
     """Leave a model and its tokenizer only some of the word pieces, which get new ids in their old order.
 

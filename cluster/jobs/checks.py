@@ -119,7 +119,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     """Cheap things first: the storage, then the nodes, then what has to be loaded."""
     from ..goal import check_goals
     from ..head import ray_session
-    from ..preflight import check_models, check_resources, check_storage
+    from ..preflight import check_models, check_new_pieces, check_resources, check_storage
     from ..runs import LOOK_S, Storage, check_writable
     from .inputs import with_local_inputs
 
@@ -138,6 +138,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
 
     data = load_data(local.data)
     check_goals(config, data)
+    check_new_pieces(config, data)
     check_models(local)
     texts = {split: len(data.splits[split]) for split in data.splits}
     return {"texts": texts, "num_labels": len(data.label_names)}
