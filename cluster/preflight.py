@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..training.data import TextData
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
@@ -74,6 +77,22 @@ def check_models(config: JobConfig) -> None:
         from ..training.warming import check_pretraining
 
         check_pretraining(config.student, teachers)
+    _warn_of_other_bits(config)
+
+
+def _warn_of_other_bits(config: JobConfig) -> None:
+    """Say where a student learns to bear other bits than its graphs will have."""
+    aware = config.training.quantization_aware
+    if aware is None or aware.weight_bits == 7:
+        return
+    from ..export.quantize import int8_products_saturate
+
+    if int8_products_saturate():
+        logger.warning(
+            "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX variants "
+            "with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
+            aware.weight_bits,
+        )
 
 
 def check_new_pieces(config: JobConfig, data: TextData) -> None:

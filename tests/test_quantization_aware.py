@@ -11,6 +11,8 @@ from onnxruntime.quantization.quant_utils import quantize_data
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, TrainerCallback
 
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.preflight import check_models
 from distiltune.errors import InputError
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.parity import onnx_logits, torch_logits
@@ -445,6 +447,18 @@ def test_more_epochs_than_a_trial_may_have_is_told_before_any_trial(space, own, 
 def test_values_that_no_graph_has_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         QuantizationAwareConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "saturates", "warned"),
+    [({}, True, True), ({"weight_bits": 7}, True, False), ({}, False, False), (None, True, False)],
+)
+def test_a_job_warns_where_its_variants_will_have_other_bits(monkeypatch, caplog, given, saturates, warned):
+    monkeypatch.setattr("distiltune.export.quantize.int8_products_saturate", lambda: saturates)
+    check_models(JobConfig.model_validate({"training": {"quantization_aware": given}}))
+    told = [each.getMessage() for each in caplog.records]
+    assert len(told) == warned
+    assert not warned or told[0].startswith("training.quantization_aware.weight_bits: 8, but this is an x86")
 
 
 def test_it_is_off_unless_asked_for(tmp_path):

@@ -331,7 +331,9 @@ class QuantizationAwareConfig(Section):
         description="One scale for a weight matrix, as onnx-int8 has it, or one for each of its columns.",
     )
     weight_bits: Literal[7, 8] = Field(
-        default=8, description="Bits of a weight; 7 as in onnx-int8-reduced-range."
+        default=8,
+        description="Bits of a weight; 7 as in onnx-int8-reduced-range, and as in onnx-int8 where that is made on an "
+        "x86 processor without VNNI.",
     )
     embedding_bits: Literal[4, 8] | None = Field(
         default=8,
