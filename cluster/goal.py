@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..export.gate import check_gate
@@ -10,6 +11,8 @@ from .config import JobConfig
 
 if TYPE_CHECKING:
     from ..training.data import TextData
+
+logger = logging.getLogger(__name__)
 
 
 def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
@@ -24,11 +27,17 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
 
 
 def check_goals(config: JobConfig, data: TextData) -> None:
-    """Refuse thresholds and a gate that the data cannot judge.
+    """Refuse thresholds and a gate that the data cannot judge; warn where the data leave out a threshold.
 
     Raises:
         ConfigError: What to set instead.
     """
     goal = goal_of(config, data)
+    if goal is None and config.export.out_of_scope is not None and data.out_of_scope_label is not None:
+        logger.warning(
+            "export.out_of_scope: no text of the validation split has the out-of-scope label %r, so there will be no "
+            "threshold; give data.validation some, or set export.out_of_scope.max_in_scope_refused, such as 0.02",
+            data.out_of_scope_label,
+        )
     num_texts = len(data.splits["validation"])
     check_gate(config.export.choose, num_texts, has_threshold=goal is not None)

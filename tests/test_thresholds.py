@@ -2,9 +2,12 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.goal import check_goals
 from distiltune.errors import ConfigError
 from distiltune.export.config import OutOfScopeConfig
 from distiltune.export.out_of_scope import SCORES, Threshold, log_sum_exp
@@ -18,6 +21,7 @@ from distiltune.export.thresholds import (
     threshold_curve,
     threshold_curves,
 )
+from distiltune.training.data import TextData
 
 OUTSIDE = 3
 
@@ -173,3 +177,31 @@ def test_the_goal_comes_of_specification_and_data():
 def test_goals_that_cannot_be_reached_are_refused(given, data_label, said):
     with pytest.raises(ConfigError, match=said):
         scope_goal(OutOfScopeConfig(**given), data_label, NAMES, 0)
+
+
+@pytest.mark.parametrize(
+    ("data_label", "validation", "section", "warned"),
+    [
+        ("oos", [0, 2], {}, True),
+        ("oos", [0, 1], {}, False),
+        ("oos", [0, 2], {"max_in_scope_refused": 0.02}, False),
+        ("oos", [0, 2], None, False),
+        (None, [0, 2], {}, False),
+    ],
+)
+def test_a_job_without_out_of_scope_texts_to_choose_by_says_so(
+    data_label, validation, section, warned, caplog
+):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
+    )
+
+    def split(labels):
+        return datasets.Dataset.from_dict({"text": ["a"] * len(labels), "label": labels}, features=features)
+
+    splits = {"train": split([0, 1, 2]), "validation": split(validation * 200), "test": split([0, 1, 2])}
+    data = TextData(datasets.DatasetDict(splits), data_label)
+    check_goals(JobConfig.model_validate({"export": {"out_of_scope": section}}), data)
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == warned
+    assert not warned or "no text of the validation split has the out-of-scope label 'oos'" in told[0]
