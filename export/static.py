@@ -16,8 +16,10 @@ from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    create_calibrator,
     quantize_static,
 )
+from onnxruntime.quantization.calibrate import save_tensors_data
 
 from ..errors import ExportError
 from .onnx_export import INPUT_NAMES, save_onnx
@@ -33,6 +35,10 @@ _METHODS = {
 }
 # What leaves a product is added to its bias in 32 bits: rounding it before that costs time and doubles the error.
 _OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+_OPERATORS = ["MatMul", "Gemm", "Gather"]
+# Of the histogram, and levels of a range. quantize_static takes 128 of both, and then the whole range is the only one
+# that its search looks at.
+_ENTROPY = {"num_bins": 512, "num_quantized_bins": 128}
 _LEAST_GAIN = 0.2  # of the error; what leaving a part in 32 bits must bring, for it costs size and time
 
 
@@ -88,12 +94,14 @@ class _Quantizer:
         self, source: Path, target: Path, nodes: Sequence[str] = (), *, excluded: Sequence[str] = ()
     ) -> None:
         with quiet():
+            if self._method is CalibrationMethod.Entropy and not self._ranges.exists():
+                self._measure_by_entropy(source)
             quantize_static(
                 prepared(source),
                 target,
                 _Rows(self._rows),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                op_types_to_quantize=_OPERATORS,
                 nodes_to_quantize=list(nodes),
                 nodes_to_exclude=list(excluded),
                 activation_type=QuantType.QUInt8,
@@ -103,6 +111,21 @@ class _Quantizer:
                 calibration_cache_path=self._ranges,
                 extra_options=_OPTIONS,
             )
+
+    def _measure_by_entropy(self, source: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=self._ranges.parent) as folder:
+            plain = Path(folder) / "plain.onnx"
+            onnx.save_model(prepared(source), str(plain))
+            calibrator = create_calibrator(
+                plain,
+                _OPERATORS,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=self._method,
+                extra_options=_ENTROPY,
+            )
+            assert calibrator is not None
+            calibrator.collect_data(_Rows(self._rows))
+            save_tensors_data(calibrator.compute_data(), self._ranges)
 
 
 def quantize_static_onnx(

@@ -19,11 +19,12 @@ from distiltune.errors import ExportError, ModelError
 from distiltune.export import quantize, torch_int8, variants
 from distiltune.export.config import ExportConfig, VariantName
 from distiltune.export.first_token import first_token_only
-from distiltune.export.fusion import fuse_onnx
+from distiltune.export.fusion import ATTENTION_OPS, fuse_onnx
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.parity import measure_parity, torch_logits
 from distiltune.export.recipes import RECIPES, STATIC_RECIPES, split_name
 from distiltune.export.runtime import TextClassifier
+from distiltune.export.static import quantize_static_onnx
 from distiltune.export.variants import build_variant
 
 LABELS = ["balance", "oos", "transfer", "weather"]
@@ -226,6 +227,75 @@ def test_each_variant_is_small_valid_and_close(name, students, plain, tmp_path, 
     assert session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].shape == (1, 4)
 
 
+def activation_ranges(graph: onnx.GraphProto) -> dict[str, float]:
+    """Name of what is quantized as it comes -> the width of its range."""
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    return {
+        node.input[0]: 255 * float(constants[node.input[1]])
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants
+    }
+
+
+def test_each_way_to_measure_ranges_has_its_own(plain, tmp_path) -> None:
+    draw, found = np.random.default_rng(0), {}
+    rows = [draw.integers(5, 45, MAX_LENGTH) for _ in range(200)]
+    for method in ("minmax", "percentile", "entropy"):
+        target = tmp_path / f"{method}.onnx"
+        quantize_static_onnx(
+            plain["bert"] / "model.onnx", target, rows, method=method, max_error=1.0, max_excluded=0
+        )
+        found[method] = activation_ranges(onnx.load(str(target)).graph)
+    whole = np.array(list(found["minmax"].values()))
+    assert len(whole) > 8
+    for method in ("percentile", "entropy"):
+        assert found[method].keys() == found["minmax"].keys()
+        share = np.array(list(found[method].values())) / whole
+        assert (share <= 1 + 1e-3).all()
+        assert (share < 0.98).any()
+    assert found["percentile"] != found["entropy"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "instruction_sets", "saturates"),
+    [
+        ("x86_64", ["avx2", "fma"], True),
+        ("AMD64", ["avx512f", "avx512bw"], True),
+        ("x86_64", ["avx2", "avx_vnni"], False),
+        ("x86_64", ["avx512f", "avx512_vnni"], False),
+        ("x86_64", ["amx_int8"], False),
+        ("aarch64", ["asimd"], False),
+    ],
+)
+def test_8_bit_products_overflow_on_x86_without_vnni(
+    monkeypatch, machine, instruction_sets, saturates
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(quantize, "describe_machine", lambda: {"instruction_sets": instruction_sets})
+    assert quantize.int8_products_saturate() is saturates
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_weights_have_7_bits_where_8_bit_products_overflow(plain, tmp_path, monkeypatch, saturates) -> None:
+    monkeypatch.setattr(quantize, "int8_products_saturate", lambda: saturates)
+    assert quantize.quantize_onnx(plain["bert"] / "model.onnx", tmp_path / "x.onnx") is saturates
+    graph = onnx.load(str(tmp_path / "x.onnx")).graph
+    weights = [onnx.numpy_helper.to_array(each) for each in graph.initializer]
+    largest = max(int(np.abs(each.astype(int)).max()) for each in weights if each.dtype == np.int8)
+    assert largest <= 64 if saturates else largest == 127
+
+
+def test_attention_that_cannot_be_fused_is_refused_for_families_that_are_not_known(students) -> None:
+    bert = AutoModelForSequenceClassification.from_pretrained(students["bert"])
+    none, some = dict.fromkeys(ATTENTION_OPS, 0), dict.fromkeys(ATTENTION_OPS, 2)
+    variants._check_fused("onnx-fused", bert, none)  # fuse_onnx itself has said what was missing
+    bert.config.model_type = "electra"
+    variants._check_fused("onnx-fused", bert, some)
+    said = r"onnx-fused-int8: the attention of the family 'electra' cannot be fused; leave .* out of export\.variants"
+    with pytest.raises(ExportError, match=said):
+        variants._check_fused("onnx-fused-int8", bert, none)
+
+
 def test_static_quantization_needs_texts(students, plain, tmp_path) -> None:
     with pytest.raises(ExportError, match=r"by minmax: no training text to measure ranges on"):
         build("onnx-static-minmax", students["bert"], tmp_path / "x", base_onnx=plain["bert"] / "model.onnx")
@@ -370,6 +440,17 @@ def test_a_text_of_full_length_works_and_a_longer_one_is_cut(students, plain) ->
     for family in FAMILIES:
         expected = torch_logits_of(students[family], [text])
         np.testing.assert_allclose(TextClassifier.load(plain[family]).logits([text]), expected, atol=1e-5)
+
+
+def test_a_newer_opset_is_written_and_run(students, tmp_path) -> None:
+    config = ExportConfig(opset=21)
+    for name, most in (("onnx", 1e-5), ("onnx-int8", 0.5)):
+        base = tmp_path / "onnx" / "model.onnx" if name != "onnx" else None
+        build(name, students["bert"], tmp_path / name, config=config, base_onnx=base)
+        graph = onnx.load(str(tmp_path / name / "model.onnx"))
+        assert next(each.version for each in graph.opset_import if not each.domain) == 21
+        difference = TextClassifier.load(tmp_path / name).logits(TEXTS)
+        assert np.abs(difference - torch_logits_of(students["bert"], TEXTS)).max() < most
 
 
 @pytest.mark.slow
