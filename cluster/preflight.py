@@ -89,8 +89,8 @@ def _warn_of_other_bits(config: JobConfig) -> None:
 
     if int8_products_saturate():
         logger.warning(
-            "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX variants "
-            "with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
+            "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX "
+            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
             aware.weight_bits,
         )
 

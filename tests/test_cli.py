@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from artifacts import LABELS, TEXTS, tiny_artifact
 
 from distiltune.cluster.cli import main
+from distiltune.export.runtime import TextClassifier
 
 
 def distiltune(*arguments, cwd=None, stdin=None, **environment):
@@ -155,3 +158,19 @@ def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, here, capfd, tmp_path
     assert here("run", "--storage", str(tmp_path / "runs")) == 130
     assert capfd.readouterr().err == "error: interrupted; nothing was begun\n"
     assert not (tmp_path / "runs").exists()
+
+
+def test_predict_gives_the_out_of_scope_label_below_the_threshold(here, capsys, tmp_path):
+    logits = TextClassifier.load(tiny_artifact(tmp_path / "plain")).logits(TEXTS)
+    scores = logits.max(axis=-1)
+    threshold = {"score": "max_logit", "value": float(np.sort(scores)[:2].mean()), "label": "none_of_these"}
+    tiny_artifact(tmp_path / "model", threshold=threshold, out_of_scope_label="none_of_these")
+    assert here("predict", "model", *TEXTS, "--json") == 0
+    answers = json.loads(capsys.readouterr().out)
+    expected = [LABELS[number] for number in logits.argmax(axis=-1)]
+    expected[int(scores.argmin())] = "none_of_these"
+    assert [answer["label"] for answer in answers] == expected
+    assert here("predict", "model", TEXTS[int(scores.argmin())]) == 0
+    assert capsys.readouterr().out.startswith("none_of_these\t")
+    assert here("predict", "plain", TEXTS[int(scores.argmin())]) == 0
+    assert capsys.readouterr().out.split("\t")[0] in LABELS
