@@ -54,6 +54,6 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         row = RowSpec(name, "onnx", str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
         # Students are compared with one another here: all of them with the same session options.
-        config = task.config.benchmark.model_copy(update={"tune_session": False})
+        config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         [measured] = measure_rows([row], BenchmarkTexts(*columns, *columns, label_names), config)
     return measured.latency_ms["p50"]

@@ -198,6 +198,11 @@ class BenchmarkConfig(Section):
         default=True,
         description="Look for session options that make an ONNX row faster; the row is timed and shipped with them.",
     )
+    floors: bool = Field(
+        default=True,
+        description="Measure for each ONNX row what this machine needs at least for the one text that is timed, 1 to "
+        "3 s a row; with num_threads 1 only.",
+    )
     query: str | None = Field(
         default=None, description="The one text that is timed; default: the validation text of median length."
     )

@@ -21,6 +21,7 @@ from .graph_counts import GraphCounts, count_graph
 from .processes import call_in_process
 from .runtime import MODEL_FILE
 from .session import session_options
+from .texts_of_length import num_tokens
 
 _OPSET = 18
 _IR_VERSION = 9
@@ -60,12 +61,24 @@ def measured_floors(
 
     Raises:
         InputError: no shapes, or one with a number below 1.
-        RunFailedError: the process failed.
+        RunFailedError: the process failed, or the graph has a node whose products cannot be counted.
     """
     if not shapes or any(min(shape) < 1 for shape in shapes):
         raise InputError(f"shapes is {list(shapes)}; give pairs of batch size and tokens, each 1 or more")
     arguments = {"directory": str(directory), "shapes": [list(shape) for shape in shapes], "seconds": seconds}
     return call_in_process("floors", "floors", arguments, what="the floors", num_threads=1)
+
+
+def floor_of_text(directory: str, text: str, seconds: float) -> dict[str, float]:
+    """What :func:`floor_ms` says of one text alone, measured in this process.
+
+    Args:
+        directory: an artifact or ONNX variant.
+        text: any.
+        seconds: that each of the three rates is measured.
+    """
+    counts = count_graph(Path(directory) / MODEL_FILE, batch_size=1, num_tokens=num_tokens(directory, text))
+    return floor_ms(counts, measure_rates(counts.weight_bytes, seconds))
 
 
 def floors(directory: str, shapes: list[list[int]], seconds: float) -> dict[str, Any]:

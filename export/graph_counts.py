@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from ..errors import ExportError
+
 # Where each kind of node has its weights.
 _WEIGHTS = {
     "MatMul": 1,
@@ -39,6 +41,9 @@ _INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
 _TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
 _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
 _CONTRIB = "com.microsoft"
+# Of ONNX Runtime's own kinds those without products; of ONNX's those with products, or graphs, that are not counted.
+_NO_PRODUCT = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"}
+_UNCOUNTED = {"Attention", "Conv", "ConvInteger", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 32,
     onnx.TensorProto.DOUBLE: 64,
@@ -78,8 +83,12 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
     """Count what one run over ``batch_size`` texts of ``num_tokens`` tokens needs.
 
     The shapes are those of a real run, so a last layer that sees only each text's first token is counted so.
+
+    Raises:
+        ExportError: a node's products or weights cannot be counted.
     """
     model = onnx.load(str(path))
+    _check_nodes(path, model)
     constants = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -95,12 +104,16 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
     wanted |= {node.output[0] for node in lookups}
     shapes = _shapes(model, sorted(wanted - {""} - set(constants)), batch_size, num_tokens)
     shapes |= {name: tuple(each.dims) for name, each in constants.items()}
+    fed = _fed(model)
     weights: dict[str, int] = {}
     int8_operations = float_operations = 0
     for node in products:
-        for each in _weight_tensors(node, constants, made_by):
+        tensors = _weight_tensors(node, constants, made_by)
+        if not tensors and node.op_type in _WEIGHTS and node.input[_WEIGHTS[node.op_type]] not in fed:
+            raise ExportError(f"{path}: the weights of {node.name or node.op_type} cannot be counted")
+        for each in tensors:
             weights[each.name or node.name] = _bytes(each)
-        operations = _operations(node, shapes, constants)
+        operations = _operations(node, shapes)
         if _is_int8(node, made_by):
             int8_operations += operations
         else:
@@ -115,6 +128,26 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
     return GraphCounts(sum(weights.values()), embedding, int8_operations, float_operations)
 
 
+def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
+    counted = {*_WEIGHTS, *_TABLES, *_NO_PRODUCT, "MultiHeadAttention"}
+    unknown = {
+        node.op_type
+        for node in model.graph.node
+        if (node.op_type not in counted if node.domain else node.op_type in _UNCOUNTED)
+    }
+    if unknown:
+        raise ExportError(f"{path}: what {', '.join(sorted(unknown))} needs cannot be counted")
+
+
+def _fed(model: onnx.ModelProto) -> set[str]:
+    """The values that depend on what the graph is given."""
+    fed = {each.name for each in model.graph.input}
+    for node in model.graph.node:  # in their order
+        if fed & set(node.input):
+            fed |= set(node.output)
+    return fed
+
+
 def _is_product(node: onnx.NodeProto) -> bool:
     # Attention of ONNX itself takes projected queries; the one with weights is ONNX Runtime's.
     if node.op_type in ("Attention", "MultiHeadAttention"):
@@ -122,14 +155,14 @@ def _is_product(node: onnx.NodeProto) -> bool:
     return node.op_type in _WEIGHTS
 
 
-def _operations(node: onnx.NodeProto, shapes: Shapes, constants: dict[str, onnx.TensorProto]) -> int:
+def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
     first = shapes[node.input[0]]
     if node.op_type == "MultiHeadAttention":
         key_length = shapes[node.input[1]][1]
         return 4 * math.prod(first) * key_length
     if node.op_type in ("Attention", "QAttention"):
         batch, length, width = first
-        columns = constants[node.input[1]].dims[-1]
+        columns = shapes[node.input[1]][-1]
         output_width = shapes[node.output[0]][-1]
         return 2 * batch * length * width * columns + 4 * batch * length * length * output_width
     is_transposed = any(each.name == "transA" and each.i for each in node.attribute)
@@ -174,14 +207,18 @@ def _constants(
     constants: dict[str, onnx.TensorProto],
     made_by: dict[str, onnx.NodeProto],
 ) -> list[onnx.TensorProto]:
-    """The constants behind some inputs of a node, seen through nodes that only change their form."""
+    """The constants behind some inputs of a node, seen through nodes that only change their form or join them."""
     found = []
     for place in places:
         name = node.input[place] if place < len(node.input) else ""
         while name not in constants and name in made_by and made_by[name].op_type in _UNCHANGED:
             name = made_by[name].input[0]
+        source = made_by.get(name)
         if name in constants:
             found.append(constants[name])
+        elif source is not None and source.op_type == "Concat":
+            parts = _constants(source, range(len(source.input)), constants, made_by)
+            found += parts if len(parts) == len(source.input) else []
     return found
 
 

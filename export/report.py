@@ -21,7 +21,7 @@ PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
 REFERENCE = "reference-bert-base"
 
-_COMPRESSED = "compressed MB"
+_COMPRESSED, _FLOOR = "compressed MB", "floor ms"
 _HEADERS = (
     "variant",
     "accuracy",
@@ -32,6 +32,7 @@ _HEADERS = (
     "size MB",
     _COMPRESSED,
     "p50 ms",
+    _FLOOR,
     "mean ± std ms",
     "p99 ms",
     "sample p50 ms",
@@ -140,7 +141,8 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
 
 def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
     """The table of ``report["variants"]`` in Markdown, the chosen row bold."""
-    left_out = set() if _are_compressed(variants) else {_HEADERS.index(_COMPRESSED)}
+    shown = {_COMPRESSED: _are_compressed(variants), _FLOOR: _have_floors(variants)}
+    left_out = {_HEADERS.index(name) for name, is_shown in shown.items() if not is_shown}
     headers = [name for i, name in enumerate(_HEADERS) if i not in left_out]
     lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 1)]
     for every, is_chosen in _cells(variants, chosen):
@@ -301,6 +303,12 @@ def notes(report: dict[str, Any]) -> list[str]:
             f"query {first['query']!r}. Texts/s at the largest batch measured. Size: weights or graph, "
             "bytes / 2^20."
         )
+        if _have_floors(variants):
+            texts.append(
+                "Floor: what this machine's thread needs at least for that text: weights and looked-up rows over "
+                "measured bandwidth, or products over measured rates, whichever takes longer. Tokenizing and all other "
+                "operators are not in it."
+            )
         texts.append("Accuracies on the test split; every choice was made on the validation split.")
     if any(row.get("with_threshold") for row in variants):
         texts.append(
@@ -343,6 +351,10 @@ def _are_compressed(variants: Sequence[dict[str, Any]]) -> bool:
     return any(row.get("compressed_size_mb") is not None for row in variants)
 
 
+def _have_floors(variants: Sequence[dict[str, Any]]) -> bool:
+    return any(row.get("floor_ms") is not None for row in variants)
+
+
 def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
     for row in variants:
         latency = row["latency_ms"]
@@ -358,6 +370,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 _fixed(row["size_mb"], 2),
                 _fixed(row.get("compressed_size_mb"), 2),
                 _fixed(latency["p50"], 2),
+                _fixed((row.get("floor_ms") or {}).get("floor"), 2),
                 f"{latency['mean']:.2f} ± {latency['std']:.2f}",
                 _fixed(latency["p99"], 2),
                 _fixed((row.get("sample_latency_ms") or {}).get("p50"), 2),

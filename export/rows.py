@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InputError
+from ..errors import InputError, RunFailedError
 from .benchmark import median_text
 from .processes import call_in_process, run_module
 from .reference import SIZE_FILE
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RowKind = Literal["pytorch", "pytorch-int8", "onnx", "reference"]
 
 _log = logging.getLogger(__name__)
+SECONDS_OF_RATE = 0.2  # that each of the three rates of a floor is measured
 NUM_COMPARED_TEXTS = 32  # whose logits show whether a session option changes them
 
 
@@ -78,6 +79,9 @@ class RowMeasurement:
         size_mb: weights or graph file on disk.
         compressed_size_mb: the same compressed, where that was asked for.
         latency_ms: mean, std, p50, p90, p99 of the query.
+        floor_ms: what the machine needs at least for the query on one thread, as ``floors.floor_ms`` says it: its
+            weights' ``bytes`` over bandwidth, its ``operations`` over rate, and the larger of them, ``floor``. None for
+            rows that are not ONNX or have more threads, and where something in the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
         throughput: batch size → texts a second.
         peak_memory_mb: most memory of the process that classified single texts and batches.
@@ -117,6 +121,7 @@ class RowMeasurement:
     verdict: str | None = None
     session: dict[str, Any] | None = None
     compressed_size_mb: float | None = None
+    floor_ms: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as JSON values."""
@@ -210,6 +215,7 @@ def _measure_row(
         max_abs_diff=row.max_abs_diff,
         fused=row.fused,
         session=session,
+        floor_ms=_floor_ms(row, config, query),
     )
 
 
@@ -228,6 +234,17 @@ def _tuned_session(
         "tuning", "tune_session", arguments, what=row.name, num_threads=config.num_threads
     )
     return tuned["session"]
+
+
+def _floor_ms(row: RowSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
+    if row.kind != "onnx" or not config.floors or config.num_threads != 1:
+        return None
+    arguments = {"directory": row.directory, "text": query, "seconds": SECONDS_OF_RATE}
+    try:
+        return call_in_process("floors", "floor_of_text", arguments, what="the floor", num_threads=1)
+    except RunFailedError as error:  # the row is worth having without
+        _log.warning("%s: no floor: %s", row.name, error)
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import RunFailedError
 from .benchmark import PerformanceBenchmark
 from .concurrency import measure_load
 from .memory import peak_memory_mb
@@ -14,7 +16,10 @@ from .processes import call_in_process
 from .rows import NUM_COMPARED_TEXTS
 from .runtime import TextClassifier
 from .startup import measure_startup
-from .sweeps import sweep, untruncated
+from .sweeps import sweep
+from .texts_of_length import num_tokens
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def measure_serving(
 
     Returns:
         ``query``, ``num_threads``, ``latency_ms``, ``sample_latency_ms`` (None for one text), ``throughput``,
-        ``peak_memory_mb``, ``size_mb``, and for each of ``extras`` what its module returns.
+        ``peak_memory_mb``, ``size_mb``, and for each of ``extras`` what its module returns; no ``floors`` where they
+        cannot be measured.
 
     Raises:
         InputError: a text or number cannot be used.
@@ -144,13 +150,16 @@ def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float)
     """Floors of the query and, beside each time of a sweep on one thread, of its shape."""
     from .floors import measured_floors  # the only part that needs onnx
 
-    classifier = TextClassifier.load(directory)
-    tokens = min(len(untruncated(directory).encode(measured["query"])), classifier.max_length)
+    tokens = num_tokens(directory, measured["query"])
     points = [
         point for each in measured.get("sweep", {}).values() for point in each if point["num_threads"] == 1
     ]
     shapes = sorted({(1, tokens), *((point["batch_size"], point["num_tokens"]) for point in points)})
-    found = measured_floors(directory, shapes, seconds=seconds)
+    try:
+        found = measured_floors(directory, shapes, seconds=seconds)
+    except RunFailedError as error:  # such as a graph whose products cannot be counted
+        _log.warning("no floors: %s", error)
+        return
     by_shape = {(each["batch_size"], each["num_tokens"]): each for each in found["shapes"]}
     measured["floors"] = {
         **{name: found[name] for name in ("rates", "working_set_mb")},

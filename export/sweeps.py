@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from ..errors import InputError
 from .benchmark import summary_ms
 from .machine import num_usable_cores
 from .processes import call_in_process
-from .runtime import TOKENIZER_FILE, TextClassifier
-from .texts_of_length import batch_of, text_of_length
+from .runtime import TextClassifier
+from .texts_of_length import batch_of, text_of_length, untruncated
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -129,11 +127,6 @@ def _time(
         times.append(time.perf_counter() - start)
     throughput = size * len(times) / sum(times)
     return {"num_runs": len(times), "latency_ms": summary_ms(times), "throughput": throughput}
-
-
-def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
-    """The artifact's tokenizer, which neither pads nor cuts."""
-    return tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
 
 
 def _check(

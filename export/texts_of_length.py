@@ -1,13 +1,27 @@
-"""Texts that are so many tokens long, made of the words of others."""
+"""How many tokens long a text is, and texts that are so many tokens long, made of the words of others."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import cycle, islice
+from pathlib import Path
 
 import tokenizers
 
 from ..errors import InputError
+from .runtime import CONFIG_FILE, TOKENIZER_FILE
+
+
+def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
+    """The artifact's tokenizer, which neither pads nor cuts."""
+    return tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
+
+
+def num_tokens(directory: str | Path, text: str) -> int:
+    """How many tokens of a text an artifact reads, special ones included."""
+    config = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
+    return min(len(untruncated(directory).encode(text)), config["max_length"])
 
 
 def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_tokens: int) -> str:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from models import tiny_classifier, tiny_data
+from onnx import helper
 
 from distiltune.errors import InputError, RunFailedError
 from distiltune.export.answers import unpack_answers
@@ -26,7 +28,9 @@ from distiltune.training.checkpoints import load_tokenizer
 from distiltune.training.metrics import classification_metrics
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
-QUICK = BenchmarkConfig(num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8], tune_session=False)
+QUICK = BenchmarkConfig(
+    num_warmups=1, num_runs=5, num_sample_texts=4, batch_sizes=[1, 8], tune_session=False, floors=False
+)
 PERCENTILES = {"mean", "std", "p50", "p90", "p99"}
 
 
@@ -164,6 +168,40 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
     assert onnx.fused == {"Attention": 2}
     # No torch in the ONNX row's process.
     assert onnx.peak_memory_mb < student.peak_memory_mb / 2
+
+
+def test_an_onnx_row_on_one_thread_has_its_floor(
+    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    specs = [
+        RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
+        RowSpec("onnx", "onnx", str(folders["onnx"]), 16),
+        RowSpec("uncounted", "onnx", str(uncounted(folders["onnx"], tmp_path / "uncounted")), 16),
+    ]
+    student, plain, other = measure_rows(specs, texts, QUICK.model_copy(update={"floors": True}))
+    assert plain.floor_ms is not None
+    assert 0 < plain.floor_ms["floor"] < plain.latency_ms["p50"]
+    assert plain.floor_ms["floor"] == max(plain.floor_ms["bytes"], plain.floor_ms["operations"])
+    assert student.floor_ms is None
+    assert other.floor_ms is None
+    assert other.latency_ms["p50"] > 0
+    assert "uncounted: no floor" in caplog.text
+    assert "what Einsum needs cannot be counted" in caplog.text
+    for changed in ({"floors": False}, {"floors": True, "num_threads": 2}):
+        (row,) = measure_rows(specs[1:2], texts, QUICK.model_copy(update=changed))
+        assert row.floor_ms is None
+
+
+def uncounted(variant: Path, target: Path) -> Path:
+    """The same variant, its logits handed on by a kind of node that can be any product."""
+    shutil.copytree(variant, target)
+    graph = onnx.load(str(target / "model.onnx"))
+    last = graph.graph.output[0].name
+    for node in graph.graph.node:
+        node.output[:] = ["handed_on" if name == last else name for name in node.output]
+    graph.graph.node.append(helper.make_node("Einsum", ["handed_on"], [last], equation="bc->bc"))
+    onnx.save_model(graph, str(target / "model.onnx"))
+    return target
 
 
 def test_rows_are_measured_with_their_own_threshold_too(

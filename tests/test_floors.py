@@ -1,15 +1,28 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from artifacts import HIDDEN, LABELS, WIDTH, tiny_artifact, tiny_graph
+from models import tiny_classifier
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
 
-from distiltune.errors import InputError
-from distiltune.export.floors import MachineRates, floor_ms, floors, measure_rates, measured_floors
+from distiltune.errors import ExportError, InputError
+from distiltune.export.config import ExportConfig, VariantName
+from distiltune.export.floors import (
+    MachineRates,
+    floor_ms,
+    floor_of_text,
+    floors,
+    measure_rates,
+    measured_floors,
+)
 from distiltune.export.graph_counts import GraphCounts, count_graph
 from distiltune.export.quantize import quantize_embeddings, quantize_onnx, quantize_weights
+from distiltune.export.texts_of_length import num_tokens
+from distiltune.export.variants import build_variant
 
 BATCH, TOKENS = 2, 5
 INNER, OUTER = WIDTH * HIDDEN, HIDDEN * len(LABELS)
@@ -92,11 +105,67 @@ def test_counts_of_attention_with_its_projections(tmp_path: Path) -> None:
     assert made == GraphCounts(4 * 3 * width * width, 0, 0, projected + 4 * BATCH * TOKENS * TOKENS * width)
 
 
+@pytest.mark.parametrize("kind", ["Concat", "Add"])
+def test_weights_that_the_graph_puts_together_first(tmp_path: Path, kind: str) -> None:
+    """Of a real width the fused attention's are joined when the graph is loaded."""
+    width = 8
+    parts = [f"w{number}" for number in range(3)]
+    weights = {name: np.ones((width, width), np.float32) for name in parts}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = one_node(node, {"x": [1, 1, width]}, weights)
+    made = (
+        helper.make_node("Concat", parts, ["w"], axis=1)
+        if kind == "Concat"
+        else helper.make_node("Add", parts[:2], ["w"])
+    )
+    graph.graph.node.insert(0, made)
+    path = save(graph, tmp_path / "model.onnx")
+    if kind == "Concat":
+        assert counted(path) == GraphCounts(12 * width * width, 0, 0, 2 * BATCH * TOKENS * width * 3 * width)
+    else:
+        with pytest.raises(ExportError, match="the weights of MatMul cannot be counted"):
+            counted(path)
+
+
 def test_counts_of_products_between_activations_have_no_weights(tmp_path: Path) -> None:
     node = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], num_heads=2, domain="com.microsoft")
     wide = {"q": [1, 1, 8], "k": [1, 2, 8], "v": [1, 2, 8]}
     made = counted(save(one_node(node, wide, {}), tmp_path / "model.onnx"))
     assert made == GraphCounts(0, 0, 0, 4 * BATCH * TOKENS * (2 * TOKENS) * 8)
+
+
+@pytest.mark.parametrize(("kind", "domain"), [("Attention", ""), ("GroupQueryAttention", "com.microsoft")])
+def test_what_cannot_be_counted_is_said(tmp_path: Path, kind: str, domain: str) -> None:
+    node = helper.make_node(kind, ["q", "k", "v"], ["y"], domain=domain)
+    path = save(one_node(node, {name: [1, 1, 8] for name in "qkv"}, {}), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=f"what {kind} needs cannot be counted"):
+        counted(path)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family: str) -> None:
+    # So wide that the attention's weights are joined only when the graph is loaded.
+    student = tiny_classifier(tmp_path / "student", family=family, hidden_size=128, num_layers=2)
+    variants: tuple[VariantName, ...] = ("onnx", "onnx-fused", "onnx-fused-int8")
+    for name in variants:
+        build_variant(name, student, tmp_path / name, config=ExportConfig(), max_length=16)
+    plain, fused, int8 = (counted(tmp_path / name / "model.onnx") for name in variants)
+    assert plain == fused
+    assert int8.int8_operations > 0
+    assert int8.int8_operations + int8.float_operations == plain.float_operations
+
+
+def test_the_floor_of_a_text_is_that_of_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = tiny_artifact(tmp_path / "artifact")
+    rates = MachineRates(1e6, 1e7, 1e7)
+    monkeypatch.setattr("distiltune.export.floors.measure_rates", lambda *_: rates)
+    short, long = "open the door", "open the door " * 100
+    config = json.loads((artifact / "config.json").read_text())
+    whole = len(Tokenizer.from_file(str(artifact / "tokenizer.json")).encode(short))
+    assert (num_tokens(artifact, short), num_tokens(artifact, long)) == (whole, config["max_length"])
+    for text in (short, long):
+        expected = count_graph(artifact / "model.onnx", batch_size=1, num_tokens=num_tokens(artifact, text))
+        assert floor_of_text(str(artifact), text, 0.01) == floor_ms(expected, rates)
 
 
 def test_a_matrix_used_twice_is_read_once_and_shapes_may_turn(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ JOB = {
         "num_sample_texts": 5,
         "batch_sizes": [1],
         "tune_session": False,
+        "floors": False,
     },
 }
 SEARCH = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=8"]

@@ -43,6 +43,7 @@ JOB = {
         "num_sample_texts": 10,
         "batch_sizes": [1, 4],
         "tune_session": False,
+        "floors": False,
     },
 }
 SEARCH_WITH_A_FAULT = {

@@ -231,6 +231,19 @@ def test_rows_line_up_with_the_headers(report: dict[str, Any]) -> None:
     assert "chosen" not in "".join(lines)
 
 
+def test_the_floor_stands_beside_the_time(report: dict[str, Any], tmp_path: Path) -> None:
+    assert "floor" not in markdown_table(report["variants"], None)
+    for variant in report["variants"]:
+        if variant["name"] == "onnx-int8":
+            variant["floor_ms"] = {"bytes": 0.21, "operations": 0.1249, "floor": 0.21}
+    text = write_report(report, tmp_path)["markdown"].read_text()
+    dash = "\N{EN DASH}"
+    assert "| p50 ms | floor ms | mean" in text
+    assert "| 0.64 | 0.21 | 0.70" in text
+    assert f"| 1.72 | {dash} | 1.89" in text
+    assert "Floor: what this machine's thread needs at least for that text" in text
+
+
 MANY = [
     row(
         f"onnx-variant-{number}",

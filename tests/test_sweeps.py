@@ -16,8 +16,8 @@ from distiltune.export.artifact import seal_artifact
 from distiltune.export.concurrency import load_in_processes, load_in_threads, measure_load
 from distiltune.export.processes import PACKAGE, environment
 from distiltune.export.startup import measure_startup
-from distiltune.export.sweeps import default_lengths, default_threads, sweep, untruncated
-from distiltune.export.texts_of_length import batch_of, text_of_length
+from distiltune.export.sweeps import default_lengths, default_threads, sweep
+from distiltune.export.texts_of_length import batch_of, text_of_length, untruncated
 
 LATENCIES = {"mean", "std", "p50", "p90", "p99"}
 
