@@ -314,7 +314,9 @@ def test_dropout_of_a_training_is_not_that_of_its_checkpoint(tmp_path, rows):
     trainer = _trained(tmp_path / "none", rows, model=_bert(dropout=0.4), dropout=0.0)
     np.testing.assert_allclose(_losses(trainer), _losses(_trained(tmp_path / "plain", rows)), rtol=1e-5)
     assert trainer.model.config.hidden_dropout_prob == 0.4
-    assert _losses(_trained(tmp_path / "some", rows, dropout=0.4)) != pytest.approx(_losses(trainer), rel=1e-3)
+    assert _losses(_trained(tmp_path / "some", rows, dropout=0.4)) != pytest.approx(
+        _losses(trainer), rel=1e-3
+    )
     with pytest.raises(InputError, match=r"dropout is 1; accepted: a number from 0 up to, and without, 1"):
         _args(tmp_path, dropout=1)
 
