@@ -191,24 +191,35 @@ def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def choice_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> str:
-    """In Markdown: each variant's validation accuracy against the student's, and why it was chosen or not."""
-    headers = ["variant", "against student", "limits", "only it right", "only student right", "p", "why"]
+    """In Markdown: each variant's validation accuracy against the student's, and why it was chosen or not.
+
+    And against the teacher's, with its limits, where one was compared with it.
+    """
+    has_teacher = any(row.get("against_teacher") for row in variants)
+    headers = ["variant", "against student", "limits", "only it right", "only student right", "p"]
+    headers += ["against teacher (limits)", "why"] if has_teacher else ["why"]
     lines = ["| " + " | ".join(headers) + " |", "| --- |" + " ---: |" * (len(headers) - 2) + " --- |"]
     for row in variants:
-        found, verdict = row.get("against_student"), row.get("verdict")
-        if found is None and verdict is None:
+        found, teacher, verdict = (row.get(key) for key in ("against_student", "against_teacher", "verdict"))
+        if found is None and teacher is None and verdict is None:
             continue
         cells = [_NONE] * 5
         if found is not None:
             cells = [
                 f"{found['difference']:+.4f}",
-                f"{found['low']:+.4f} … {found['high']:+.4f}",
+                _limits(found),
                 *(str(found[name]) for name in ("only_first", "only_second")),
                 f"{found['p_value']:.2g}",
             ]
+        if has_teacher:
+            cells.append(f"{teacher['difference']:+.4f} ({_limits(teacher)})" if teacher else _NONE)
         name = f"**{row['name']}**" if row["name"] == chosen else row["name"]
         lines.append("| " + " | ".join([name, *cells, verdict or _NONE]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _limits(found: dict[str, Any]) -> str:
+    return f"{found['low']:+.4f} … {found['high']:+.4f}"
 
 
 def verdicts(variants: Sequence[dict[str, Any]]) -> list[str]:
@@ -320,7 +331,7 @@ def notes(report: dict[str, Any]) -> list[str]:
     if compared:
         texts.append(
             f"Changed: share of the {compared[0]['num_texts']:,} validation texts whose label is not the student's. "
-            "Against student: difference of validation accuracy on the same texts; each limit holds with "
+            "Against student or teacher: difference of validation accuracy on the same texts; each limit holds with "
             f"{100 * compared[0]['confidence']:g} % confidence (Tango's score limits for pairs); p: McNemar's exact "
             "test, two-sided."
         )

@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 
 from distiltune.export import labels, pictures
-from distiltune.export.report import build_report, markdown_table, terminal_table, verdicts, write_report
+from distiltune.export.report import (
+    build_report,
+    choice_table,
+    markdown_table,
+    terminal_table,
+    verdicts,
+    write_report,
+)
 from distiltune.export.rows import RowMeasurement
 
 MACHINE = {
@@ -176,6 +183,29 @@ def test_says_why_each_was_chosen_or_not(report: dict[str, Any], tmp_path: Path)
     assert "the 3,100 validation texts whose label is not the student's" in text
     assert "each limit holds with 95 % confidence" in text
     assert verdicts(report["variants"]) == ["onnx: 173 % slower than onnx-int8", "onnx-int8: chosen: so"]
+
+
+def test_the_choice_shows_the_teacher_too_where_it_was_compared(report: dict[str, Any]) -> None:
+    student = {"difference": -0.0045, "low": -0.00745, "high": -0.002, "only_first": 5, "only_second": 19}
+    student |= {"confidence": 0.95, "num_texts": 3100, "p_value": 0.00661}
+    teacher = {**student, "difference": -0.028, "low": -0.03512, "high": -0.0211}
+    rows = {variant["name"]: variant for variant in report["variants"]}
+    rows["onnx"] |= {"against_student": student, "verdict": "173 % slower than onnx-int8"}
+    assert "teacher" not in choice_table(report["variants"], None)
+    rows["onnx"] |= {"against_teacher": teacher}
+    rows["onnx-int8"] |= {"against_student": student, "verdict": "chosen: so"}
+    rows["student-pytorch"] |= {"against_teacher": teacher}
+    lines = choice_table(report["variants"], "onnx-int8").splitlines()
+    assert lines[0].endswith("| only student right | p | against teacher (limits) | why |")
+    dash = "\N{EN DASH}"
+    compared = "-0.0280 (-0.0351 … -0.0211)"
+    first = "-0.0045 | -0.0075 … -0.0020 | 5 | 19 | 0.0066"
+    assert lines[2:] == [
+        f"| student-pytorch | {' | '.join([dash] * 5)} | {compared} | {dash} |",
+        f"| onnx | {first} | {compared} | 173 % slower than onnx-int8 |",
+        f"| **onnx-int8** | {first} | {dash} | chosen: so |",
+    ]
+    assert len({line.count(" | ") for line in [lines[0], *lines[2:]]}) == 1
 
 
 def test_says_what_a_static_graph_left_out(report: dict[str, Any], tmp_path: Path) -> None:
