@@ -165,6 +165,7 @@ def search_and_kill(store: Store, name: str):
     return trial, log
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(ray_session, tmp_path):
     store = Store(str(tmp_path))
     trial, log = search_and_kill(store, FURTHER)
