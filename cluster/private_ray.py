@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..errors import RunFailedError, first_line
 from ..search.tuner import RAY_WORKER_ENV
 
 _PREFIX, _LOCK = "dt-", "distiltune.lock"
+_NEW_S = 60.0  # a lock that is younger may be about to be taken
 
 
 class PrivateDirectory:
@@ -28,6 +30,8 @@ class PrivateDirectory:
         parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
         for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
             try:
+                if time.time() - left.stat().st_mtime < _NEW_S:
+                    continue
                 with FileLock(left, timeout=0):
                     shutil.rmtree(left.parent, ignore_errors=True)
             except (Timeout, OSError):

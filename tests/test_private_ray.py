@@ -1,5 +1,8 @@
 """The Ray that a job starts for itself, where starting it goes wrong."""
 
+import os
+import time
+
 import pytest
 
 from distiltune.cluster import private_ray
@@ -38,3 +41,17 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_directory(starts):
     with pytest.raises(RunFailedError, match="num_cpus must be positive"):
         private_ray.start_private_ray(-1)
     assert not list(private_ray.Path("/tmp").glob(f"{private_ray._PREFIX}*"))
+
+
+def test_directories_of_killed_processes_go_and_one_that_another_just_makes_stays(starts):
+    old, new, held = (private_ray.PrivateDirectory() for _ in range(3))
+    for each in (old, new):  # as a process leaves it that is killed, and as one has it that has not locked it yet
+        each._lock.release()
+        (each.path / "distiltune.lock").touch()
+    for each in (old, held):
+        os.utime(each.path / "distiltune.lock", (time.time() - 3600,) * 2)
+    starts += [None]
+    private_ray.start_private_ray(2).remove()
+    assert [each.path.exists() for each in (old, new, held)] == [False, True, True]
+    for each in (new, held):
+        each.remove()
