@@ -45,7 +45,8 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_directory(starts):
 
 def test_directories_of_killed_processes_go_and_one_that_another_just_makes_stays(starts):
     old, new, held = (private_ray.PrivateDirectory() for _ in range(3))
-    for each in (old, new):  # as a process leaves it that is killed, and as one has it that has not locked it yet
+    # As a process leaves it that is killed, and as one has it that has not locked it yet.
+    for each in (old, new):
         each._lock.release()
         (each.path / "distiltune.lock").touch()
     for each in (old, held):
