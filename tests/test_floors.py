@@ -143,7 +143,8 @@ def test_what_cannot_be_counted_is_said(tmp_path: Path, kind: str, domain: str) 
 
 
 @pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("distilbert", "roberta"))]
+    "family",
+    ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("distilbert", "roberta"))],
 )
 def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family: str) -> None:
     # So wide that the attention's weights are joined only when the graph is loaded.
