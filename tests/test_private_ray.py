@@ -22,6 +22,7 @@ def starts(monkeypatch, tmp_path):
             raise fault
 
     monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the one that the other tests share goes on
     monkeypatch.setattr(private_ray, "_PREFIX", f"dt-test-{tmp_path.name[:20]}-")
     return faults
 

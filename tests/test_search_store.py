@@ -222,7 +222,7 @@ def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_p
         assert len(events.Scalars("validation/accuracy")) == 2
 
 
-def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(tmp_path):
+def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_session, tmp_path):
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Trial
 
