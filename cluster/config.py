@@ -156,6 +156,11 @@ class JobConfig(Section):
                 f"{', '.join(named)}: with alpha 1 nothing is learnt from the teacher, and these texts have no labels; "
                 "lower search.space.alpha, or leave them out"
             )
+        if self.teacher.ensemble > 1 and isinstance(alpha, Fixed) and alpha.value == 1:
+            raise ValueError(
+                f"teacher.ensemble: {self.teacher.ensemble} given, but with alpha 1 nothing is learnt from a teacher; "
+                "lower search.space.alpha, or set it to 1"
+            )
         return self
 
 

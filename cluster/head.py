@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from ..errors import RunFailedError, first_line
@@ -37,10 +38,12 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     if resources.address:
         environment |= driver_environment(resources.address)
     else:
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     import ray
+
+    _read_environment_again()
 
     directory = None
     terminate = signal.getsignal(signal.SIGTERM)
@@ -56,8 +59,22 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         ray.shutdown()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+        _read_environment_again()
         if directory:
             directory.remove()
+
+
+def _read_environment_again() -> None:
+    """Ray reads its settings once, when it is imported; the only way to have it read them again is not public."""
+    from ray._raylet import Config
+
+    Config.initialize("")
+
+
+@cache
+def _token() -> str:
+    """One for all that this process starts: Ray reads its token once, and a second Ray would not know it."""
+    return secrets.token_hex(32)
 
 
 def _attach(address: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import tasks
+from . import labelling, tasks
 from .best import best_of, keep_best
 from .config import JobConfig, TaskResources
 from .dispatch import Dispatcher, Tell
@@ -44,34 +44,69 @@ class Stages:
         self._local_config = local_config
         self._run = run
         self._data = data
-        self._splits: dict[str, tasks.SplitWithLogits] = {}
+        self._splits: dict[str, labelling.SplitWithLogits] = {}
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
 
     def teacher(self, tell: Tell) -> StageResult:
-        """Load, fine-tune or train the teacher, once for all runs with the same data and settings."""
+        """Load, fine-tune or train the teachers, once for all runs with the same data and settings."""
         from ..training.teacher import teacher_key
 
-        local = self._local_config
-        key = f"{TEACHERS}/{teacher_key(local.teacher, self._data, local.training)}"
-        wanted = self._whole(self._config.resources.teacher)
-        record = self._dispatcher.do("teacher", tasks.make_teacher, wanted, self._data, key, tell=tell)
-        text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
-        return {**record, "key": key}, text
+        local, wanted = self._local_config, self._whole(self._config.resources.teacher)
+        keys = [
+            f"{TEACHERS}/{teacher_key(each, self._data, local.training)}" for each in local.teacher.members
+        ]
+        if len(keys) == 1:
+            record = self._dispatcher.do(
+                "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], tell=tell
+            )
+            text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
+            return {**record, "key": keys[0], "keys": keys}, text
+        records = self._ensemble(keys, wanted, tell)
+        accuracies = [record["validation_accuracy"] for record in records]
+        text = f"{len(keys)} of {records[0]['kind']}, validation accuracy "
+        text += f"{min(accuracies):.4f} to {max(accuracies):.4f}"
+        members = [
+            {name: record[name] for name in ("validation_accuracy", "seconds", "reused")}
+            for record in records
+        ]
+        return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
+
+    def _ensemble(self, keys: list[str], wanted: TaskResources, tell: Tell) -> list[dict[str, Any]]:
+        """Each teacher in a task of its own; side by side where there is room."""
+        parts = [str(number) for number in range(1, len(keys) + 1)]
+        sent = [
+            self._dispatcher.send(
+                "teacher", labelling.make_teacher, wanted, self._data, number, key, part=part
+            )
+            for number, (key, part) in enumerate(zip(keys, parts, strict=True))
+        ]
+
+        def told(part: str) -> Tell:
+            return lambda text, /, **more: tell(f"{part} of {len(keys)}: {text}", **more)
+
+        return [
+            self._dispatcher.wait("teacher", task, told(part), wanted, part=part)
+            for task, part in zip(sent, parts, strict=True)
+        ]
 
     def logits(self, tell: Tell) -> StageResult:
-        """Have the teacher label train and validation."""
+        """Have the teachers label train and validation."""
         wanted = self._whole(self._config.resources.teacher)
-        arguments = (self._data, self._teacher())
+        teachers = self._run.stage_record("teacher")["result"]["keys"]
         self._splits, record = self._dispatcher.do(
-            "logits", tasks.label_with_teacher, wanted, *arguments, tell=tell
+            "logits", labelling.label_with_teachers, wanted, self._data, teachers, tell=tell
         )
         if not record["keys"]:
             return record, "not needed: alpha is 1"
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
         text = f"{computed:,} texts labelled" if computed else "every text is in the cache"
-        return record, f"{text}; besides train: {', '.join(more)}" if more else text
+        text = f"{text}; besides train: {', '.join(more)}" if more else text
+        if "ensemble" in record:
+            text += f"; mean of {len(teachers)} teachers: validation accuracy "
+            text += f"{record['ensemble']['validation_accuracy']:.4f}"
+        return record, text
 
     def student(self, tell: Tell) -> StageResult:
         """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
@@ -82,7 +117,7 @@ class Stages:
         if self._config.student.has_own_pieces:
             self._splits = self._dispatcher.do(
                 "student",
-                tasks.tokenize_for_student,
+                labelling.tokenize_for_student,
                 TaskResources(cpu=1, gpu=0),
                 self._data,
                 self._teacher(),

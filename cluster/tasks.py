@@ -10,42 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..export.calibration import CalibrationTexts
 from ..export.machine import describe_machine
 from ..export.recipes import needs_texts
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows
 from ..export.thresholds import ScopeGoal
 from ..export.variants import build_variant
-from ..search.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, fixed_values, searched_width
+from ..search.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, searched_width
 from ..storage.logs import LogWriter, logged_to
 from ..storage.store import Store
-from ..training.checkpoints import load_tokenizer
 from ..training.config import FromTeacherConfig
 from ..training.data import TextData
 from ..training.layers import spread_layers
-from ..training.logits import logits_key, teacher_logits
-from ..training.losses import IGNORED_LABEL
 from ..training.student import build_student
-from ..training.teacher import prepare_teacher, read_record
-from ..training.tokenized import TokenizedSplit, tokenize_split
-from ..training.unlabelled import extra_splits, extra_texts
-from ..training.vocabulary import respelled
 from .config import JobConfig
 from .goal import goal_of
 from .jobs.inputs import with_local_inputs
-from .runs import LOGITS
-
-LOGITS_DTYPE = "float32"
-
-
-@dataclass(frozen=True)
-class SplitWithLogits:
-    """A split's token ids; where it is trained on, the teacher's logits over it, row by row the same texts."""
-
-    tokens: TokenizedSplit
-    teacher_logits: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,7 @@ class Task:
 
 
 def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
-    """Run one of the functions below, with its log kept in the run store."""
+    """Run a task's function, of this module or of :mod:`labelling`, with its log kept in the run store."""
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
@@ -97,67 +77,6 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
         except BaseException:
             writer.write(traceback.format_exc())
             raise
-
-
-def make_teacher(task: Task, data: TextData, key: str) -> dict[str, Any]:
-    """Prepare the teacher under ``key``, unless it is there."""
-    config = task.local_config
-    record = prepare_teacher(
-        config.teacher,
-        data,
-        task.bring(key),
-        max_length=config.training.max_length,
-        num_threads=task.num_threads,
-        use_gpu=task.use_gpu,
-        on_epoch=lambda epoch: task.tell(
-            f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
-        ),
-    )
-    task.store.publish(key, shared=True)
-    return {**record, **read_record(task.store.fetch(key))}
-
-
-def label_with_teacher(
-    task: Task, data: TextData, teacher_key: str
-) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
-    """The splits' token ids, the teacher's logits over all that is trained on, from the cache where it has them.
-
-    What is trained on is ``train`` and, by their kinds, the texts that only the teacher labels. With alpha fixed to
-    1 nothing listens to the teacher, and it is not asked.
-
-    Returns:
-        The splits by name, and a record.
-    """
-    config, teacher = task.local_config, task.store.fetch(teacher_key)
-    tokenizer, length = load_tokenizer(teacher), config.training.max_length
-    tokens = {
-        name: tokenize_split(data.splits[name]["text"][:], data.splits[name]["label"][:], tokenizer, length)
-        for name in ("train", "validation")
-    }
-    record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
-    splits = {name: SplitWithLogits(each, None) for name, each in tokens.items()}
-    if fixed_values(config.search).get("alpha") == 1:
-        return splits, record
-    for name, each in {
-        "train": tokens["train"],
-        **extra_splits(config.data, data, tokenizer, length),
-    }.items():
-        key = f"{LOGITS}/{logits_key(teacher, each, length, LOGITS_DTYPE)}"
-        found = teacher_logits(
-            teacher,
-            each,
-            max_length=length,
-            cache_dir=task.bring(key).parent,
-            dtype=LOGITS_DTYPE,
-            num_threads=task.num_threads,
-            use_gpu=task.use_gpu,
-        )
-        task.store.publish(key, shared=True)
-        splits[name] = SplitWithLogits(each, np.array(found.logits))
-        record["texts_computed"] += len(each) if found.computed else 0
-        record["keys"][name] = found.key
-        record["texts"][name] = len(each)
-    return splits, record
 
 
 def make_student(
@@ -189,24 +108,6 @@ def make_student(
     )
     task.store.publish(key)
     return record
-
-
-def tokenize_for_student(
-    task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, SplitWithLogits]
-) -> dict[str, SplitWithLogits]:
-    """The same rows in the student's own word pieces, the logits unchanged."""
-    tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
-    rows = {
-        name: (data.splits[name]["text"][:], data.splits[name]["label"][:])
-        for name in ("train", "validation")
-    }
-    for kind, texts in extra_texts(task.config.data, data).items():
-        rows[kind] = texts, [IGNORED_LABEL] * len(texts)
-    tokens = {name: tokenize_split(*rows[name], tokenizer, length) for name in splits if name in rows}
-    if "masked" in splits:
-        teachers = load_tokenizer(task.store.fetch(teacher_key))
-        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer)
-    return {name: SplitWithLogits(tokens[name], split.teacher_logits) for name, split in splits.items()}
 
 
 def make_variant(

@@ -24,6 +24,7 @@ COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import
 JOB = {
     "data": {"source": "embedded", "max_train_examples": 300},
     "teacher": {
+        "ensemble": 2,
         "scratch": {
             "vocab_size": 600,
             "hidden_size": 32,
@@ -31,7 +32,7 @@ JOB = {
             "num_attention_heads": 2,
             "intermediate_size": 64,
             "num_train_epochs": 2,
-        }
+        },
     },
     "student": {"from_teacher": {"layers": [1]}},
     "training": {"max_length": 24},

@@ -183,6 +183,12 @@ class TeacherConfig(Section):
     )
     scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
     seed: int = Field(default=0, description="Seed of the fine-tuning.")
+    ensemble: int = Field(
+        default=1,
+        ge=1,
+        description="Make so many teachers, of seeds `seed`, `seed` + 1, ...: a student learns the mean of "
+        "their logits. All else (layers, hidden states, the teacher's row) is of the first.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -196,6 +202,23 @@ class TeacherConfig(Section):
                 "set the others to null"
             )
         return values if named else {**values, "scratch": {}}
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> TeacherConfig:
+        if self.ensemble > 1 and self.checkpoint is not None:
+            raise ValueError(
+                f"ensemble is {self.ensemble}, but a checkpoint is one teacher, whatever the seed; accepted: 1, or "
+                "name fine_tune or scratch in place of checkpoint"
+            )
+        return self
+
+    @property
+    def members(self) -> list[TeacherConfig]:
+        """Each teacher as a section of its own."""
+        return [
+            self.model_copy(update={"seed": self.seed + number, "ensemble": 1})
+            for number in range(self.ensemble)
+        ]
 
 
 class FromTeacherConfig(Section):

@@ -85,7 +85,7 @@ def prepare_teacher(
     """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
 
     Args:
-        config: The ``teacher`` section.
+        config: The ``teacher`` section; one of its ``members`` where it has several.
         data: Trained on its training split; the best epoch is chosen on its validation split.
         out_dir: Appears whole or not at all: safetensors, configuration with the labels in the data's order,
             tokenizer, and ``teacher.json``, the record. The same teacher, when it is there, is left alone.
@@ -165,7 +165,7 @@ def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing
 
 
 def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"ensemble"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))

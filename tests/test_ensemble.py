@@ -1,0 +1,136 @@
+"""Several teachers whose mean logits a student learns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.labelling import label_with_teachers, make_teacher
+from distiltune.cluster.tasks import Task
+from distiltune.errors import ConfigError, ModelError
+from distiltune.storage.store import Store
+from distiltune.training.checkpoints import load_classifier
+from distiltune.training.config import TrainingConfig
+from distiltune.training.data import TextData
+from distiltune.training.logits import compute_logits
+from distiltune.training.teacher import teacher_key
+
+TEXTS = [
+    f"{verb} {thing}" for verb in ("play", "stop", "find", "buy") for thing in ("a song", "the radio", "milk")
+]
+NAMES = ["play", "stop", "find", "buy"]
+TINY = {
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_train_epochs": 1,
+}
+
+
+def job(**teacher) -> JobConfig:
+    return JobConfig.model_validate({"teacher": {"scratch": TINY, **teacher}, "training": {"max_length": 16}})
+
+
+def text_data(texts: list[str]) -> TextData:
+    rows = datasets.Dataset.from_dict(
+        {"text": texts, "label": [NAMES.index(text.split()[0]) for text in texts]},
+        features=datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
+        ),
+    )
+    return TextData(datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), rows)), None)
+
+
+@pytest.fixture
+def data() -> TextData:
+    return text_data(TEXTS)
+
+
+def task(directory: Path, config: JobConfig) -> Task:
+    return Task(Store(str(directory)), config, "log", "told", num_threads=1, use_gpu=False)
+
+
+def test_the_first_of_an_ensemble_is_the_teacher_that_a_job_without_one_has(data):
+    several = job(seed=3, ensemble=3).teacher
+    assert [each.seed for each in several.members] == [3, 4, 5]
+    alone = [job(seed=seed).teacher for seed in (3, 4, 5)]
+    keys = [
+        [teacher_key(each, data, TrainingConfig()) for each in group] for group in (several.members, alone)
+    ]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 3
+
+
+def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
+    here = task(tmp_path, job(ensemble=2))
+    for number in range(2):
+        make_teacher(here, data, number, f"t{number}")
+    splits, record = label_with_teachers(here, data, ["t0", "t1"])
+    each = []
+    for number in range(2):
+        model, tokenizer = load_classifier(tmp_path / f"t{number}")
+        each.append(
+            compute_logits(model, splits["train"].tokens, pad_token_id=tokenizer.pad_token_id, num_threads=1)
+        )
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    np.testing.assert_allclose(splits["train"].teacher_logits, (each[0] + each[1]) / 2, atol=1e-6)
+    assert splits["validation"].teacher_logits is None
+    right = (each[0] + each[1]).argmax(-1) == splits["train"].tokens.labels  # the same texts in all splits
+    assert record["ensemble"]["validation_accuracy"] == pytest.approx(right.mean())
+    assert len(record["keys"]["train"]) == 2
+    assert record["texts_computed"] == len(TEXTS)
+    again, record = label_with_teachers(here, data, ["t0", "t1"])
+    assert record["texts_computed"] == 0
+    np.testing.assert_array_equal(again["train"].teacher_logits, splits["train"].teacher_logits)
+
+
+def test_teachers_of_different_word_pieces_are_refused(data, tmp_path):
+    make_teacher(task(tmp_path, job()), data, 0, "t0")
+    make_teacher(task(tmp_path, job()), text_data([f"{text} at noon" for text in TEXTS]), 0, "t1")
+    with pytest.raises(ModelError, match=r"teacher\.ensemble: the teachers have different word pieces"):
+        label_with_teachers(task(tmp_path, job(ensemble=2)), data, ["t0", "t1"])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"teacher": {"checkpoint": "a/b", "ensemble": 2}}, "a checkpoint is one teacher"),
+        ({"teacher": {"scratch": TINY, "ensemble": 0}}, "greater than or equal to 1"),
+        (
+            {
+                "teacher": {"scratch": TINY, "ensemble": 2},
+                "search": {"space": {"alpha": {"type": "fixed", "value": 1}}},
+            },
+            "teacher.ensemble: 2 given, but with alpha 1 nothing is learnt",
+        ),
+    ],
+)
+def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, tmp_path):
+    from distiltune.cluster.config import load_config
+
+    (tmp_path / "job.json").write_text(json.dumps(section))
+    with pytest.raises(ConfigError) as raised:
+        load_config(str(tmp_path / "job.json"), [])
+    assert message in str(raised.value)
+
+
+def test_one_process_runs_one_job_after_another():
+    program = """
+import ray
+from distiltune.cluster.config import ResourcesConfig
+from distiltune.cluster.head import ray_session
+for number in range(2):
+    with ray_session(ResourcesConfig(num_cpus=1)):
+        print(ray.get(ray.put(number)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr
