@@ -66,7 +66,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
 
 def _read_environment_again() -> None:
     """Ray reads its settings once, when it is imported; the only way to have it read them again is not public."""
-    from ray._raylet import Config
+    from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
 
     Config.initialize("")
 
