@@ -9,14 +9,8 @@ import pytest
 from rich.console import Console
 
 from distiltune.export import labels, pictures
-from distiltune.export.report import (
-    build_report,
-    choice_table,
-    markdown_table,
-    terminal_table,
-    verdicts,
-    write_report,
-)
+from distiltune.export.report import build_report, write_report
+from distiltune.export.report_tables import choice_table, markdown_table, terminal_table, verdicts
 from distiltune.export.rows import RowMeasurement
 
 MACHINE = {

@@ -54,7 +54,7 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report import terminal_table, verdicts
+    from ...export.report_tables import terminal_table, verdicts
 
     console.print(terminal_table(found["variants"], found["chosen"]))
     for verdict in verdicts(found["variants"]):
