@@ -83,7 +83,8 @@ class Stages:
         ]
 
         def told(part: str) -> Tell:
-            return lambda text, /, **more: tell(f"{part} of {len(keys)}: {text}", **more)
+            begun = f"{part} of {len(keys)}"
+            return lambda text, /, **more: tell(f"{begun}: {text}" if text else begun, **more)
 
         return [
             self._dispatcher.wait("teacher", task, told(part), wanted, part=part)
