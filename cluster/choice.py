@@ -50,7 +50,14 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
     figures = {name: value for name, value in row.items() if name not in ("curves", "answers")}
     made_from = _made_from(config, run, data)
-    seal_artifact(source, target, made_from=made_from, measurements=figures, session=row.get("session"))
+    seal_artifact(
+        source,
+        target,
+        made_from=made_from,
+        measurements=figures,
+        session=row.get("session"),
+        num_threads=row["num_threads"],
+    )
     run.store.publish(run.artifact)
     return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
 

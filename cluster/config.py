@@ -15,8 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ..errors import ConfigError, listed
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
-from ..search.parameters import Fixed
-from ..search.space import SPARSITY, TEXT_COUNTS
+from ..search.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
 
 
@@ -148,20 +147,30 @@ class JobConfig(Section):
                 "data.augmentation.masked: the word pieces are the teacher's, and student.checkpoint has its own; "
                 "leave one of them out"
             )
-        more = {"unlabelled": self.data.unlabelled, **{f"augmentation.{name}": each for name, each in made}}
-        named = [f"data.{name}" for name, each in more.items() if each is not None]
-        alpha = self.search.space.get("alpha")
-        if named and isinstance(alpha, Fixed) and alpha.value == 1:
-            raise ValueError(
-                f"{', '.join(named)}: with alpha 1 nothing is learnt from the teacher, and these texts have no labels; "
-                "lower search.space.alpha, or leave them out"
-            )
-        if self.teacher.ensemble > 1 and isinstance(alpha, Fixed) and alpha.value == 1:
-            raise ValueError(
-                f"teacher.ensemble: {self.teacher.ensemble} given, but with alpha 1 nothing is learnt from a teacher; "
-                "lower search.space.alpha, or set it to 1"
-            )
+        unheard = _unheard_teacher(self)
+        if unheard is not None:
+            raise ValueError(unheard)
         return self
+
+
+def _unheard_teacher(config: JobConfig) -> str | None:
+    """What a job asks of a teacher that no trial listens to, and the remedy; None where there is nothing of it."""
+    if fixed_values(config.search).get("alpha") != 1:
+        return None
+    made = config.data.augmentation
+    more = {"unlabelled": config.data.unlabelled, **{f"augmentation.{name}": each for name, each in made}}
+    named = [f"data.{name}" for name, each in more.items() if each is not None]
+    if named:
+        return (
+            f"{', '.join(named)}: with alpha 1 nothing is learnt from the teacher, and these texts have no labels; "
+            "lower alpha, or leave them out"
+        )
+    if config.teacher.ensemble > 1:
+        return (
+            f"teacher.ensemble: {config.teacher.ensemble} given, but with alpha 1 nothing is learnt from a teacher; "
+            "lower alpha, or set it to 1"
+        )
+    return None
 
 
 def preset_names() -> list[str]:
@@ -369,4 +378,8 @@ def without_search(config: JobConfig) -> JobConfig:
     # Points and former trials lie in the space that was searched.
     others = config.search.model_dump(exclude={"space", "points", "warm_start"})
     search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})
-    return config.model_copy(update={"search": search})
+    alone = config.model_copy(update={"search": search})
+    unheard = _unheard_teacher(alone)
+    if unheard is not None:
+        raise ConfigError(unheard)
+    return alone

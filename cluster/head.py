@@ -43,11 +43,10 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
-    _read_environment_again()
-
     directory = None
     terminate = signal.getsignal(signal.SIGTERM)
     try:
+        _read_environment_again()
         if resources.address:
             _attach(resources.address)
         else:

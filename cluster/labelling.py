@@ -102,7 +102,7 @@ def _mean_logits(
 ) -> tuple[np.ndarray, list[str], bool]:
     """float32[N, C], each teacher's entry in the cache, and whether one of them had to run."""
     length = task.config.training.max_length
-    total, keys, computed = np.zeros(1), [], False
+    total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
         if len(teacher_keys) > 1:
             task.tell(f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}")
@@ -118,7 +118,7 @@ def _mean_logits(
             use_gpu=task.use_gpu,
         )
         task.store.publish(key, shared=True)
-        total = total + found.logits.astype(np.float64)
+        total = found.logits.astype(np.float64) if number == 1 else total + found.logits
         keys.append(found.key)
         computed = computed or found.computed
     return (total / len(teacher_keys)).astype(np.float32), keys, computed

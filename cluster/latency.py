@@ -50,7 +50,9 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
     with tempfile.TemporaryDirectory(prefix="distiltune-latency-") as scratch:
         made = Path(scratch) / "variant"
         threads = task.config.benchmark.num_threads
-        build_variant(name, student, made, config=task.config.export, max_length=length, num_threads=threads)
+        # Sensitivity changes no latency, and needs training texts too.
+        export = task.config.export.model_copy(update={"sensitivity": False})
+        build_variant(name, student, made, config=export, max_length=length, num_threads=threads)
         row = RowSpec(name, "onnx", str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
         # Students are compared with one another here: all of them with the same session options.

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
 from .config import JobConfig, StorageConfig
@@ -104,6 +106,9 @@ def refuse_other_specification(run: Run, config: JobConfig) -> None:
         InputError: Which sections are other ones.
     """
     held = run.read("job.json")
+    if held is not None:
+        with suppress(ValidationError):  # a key that an older run did not have yet was at its default
+            held = type(config).model_validate(held).model_dump(mode="json")
     wanted = config.model_dump(mode="json")
     free = ("storage", "resources")
     changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]

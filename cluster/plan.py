@@ -151,18 +151,23 @@ def tries(
                 break
 
 
+def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
+    """The test that every change must pass: the job's own, with the plan's limit."""
+    return ChooseConfig(
+        max_drop_from_student=plan.max_accuracy_drop,
+        gate=choose.gate,
+        confidence=choose.confidence,
+        accuracy=choose.accuracy,
+    )
+
+
 class _Judge:
     """Holds outcomes against the first one."""
 
     def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: RowMeasurement) -> None:
         self._plan = plan
         self._base = base
-        self._gate = ChooseConfig(
-            max_drop_from_student=plan.max_accuracy_drop,
-            gate=choose.gate,
-            confidence=choose.confidence,
-            accuracy=choose.accuracy,
-        )
+        self._gate = gate_of(plan, choose)
 
     def described(self, outcome: Outcome, key: str | None, value: Any) -> Tried:
         row = outcome.row

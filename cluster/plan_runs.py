@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import RunFailedError
-from .config import JobConfig
+from ..errors import ConfigError, InputError, RunFailedError
+from .config import JobConfig, PlanConfig
+from .goal import goal_of
+from .jobs.inputs import with_local_inputs
 from .pipeline import run_job
-from .plan import Outcome, Tried, check_plan, outcome_of, tries
+from .plan import Outcome, Tried, changed, check_plan, gate_of, outcome_of, tries
+from .preflight import check_models
 from .runs import Storage, name_run
 from .watching.events import Listener
 
@@ -36,12 +39,14 @@ def run_plan(
 
     Raises:
         ConfigError: The plan cannot be tried as it is.
+        ModelError: A change asks for what a model does not have.
         RunFailedError: The job as it is ends without a variant, or a run failed; what was tried stays.
         KeyboardInterrupt: It was interrupted.
     """
     plan = check_plan(config)
     plan_id = name_run(name, plan_id)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    _check(config, plan, storage)
     record: dict[str, Any] = {"plan_id": plan_id, "tried": [], "run_id": None, "job": None}
 
     def do(job: JobConfig, number: int) -> Outcome:
@@ -65,3 +70,28 @@ def run_plan(
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"interrupted; go on with the same command and --run-id {plan_id}") from error
     return record
+
+
+def _check(config: JobConfig, plan: PlanConfig, storage: Storage) -> None:
+    """Refuse before the first run what a later one would refuse: a change, or a limit that the data cannot judge."""
+    from ..export.gate import check_gate
+    from ..search.batches import check_batches
+    from ..search.checks import check_space
+    from ..training.data import load_data
+
+    for step in plan.steps:
+        for value in step.values:
+            job = changed(config, step.key, value)
+            try:
+                check_space(job.search, job.training, job.student, job.data)
+                check_batches(job.search, job.training, job.resources.trial.processes)
+                check_models(with_local_inputs(job, storage.store))
+            except InputError as error:
+                raise type(error)(f"plan.steps: {step.key} {value!r}: {error}") from None
+    data = load_data(with_local_inputs(config, storage.store).data)
+    limits = gate_of(plan, config.export.choose)
+    try:
+        check_gate(limits, len(data.splits["validation"]), has_threshold=goal_of(config, data) is not None)
+    except ConfigError as error:
+        name = "export.choose.max_drop_from_student"
+        raise ConfigError(str(error).replace(name, "plan.max_accuracy_drop")) from None

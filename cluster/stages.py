@@ -94,7 +94,8 @@ class Stages:
     def logits(self, tell: Tell) -> StageResult:
         """Have the teachers label train and validation."""
         wanted = self._whole(self._config.resources.teacher)
-        teachers = self._run.stage_record("teacher")["result"]["keys"]
+        made = self._run.stage_record("teacher")["result"]
+        teachers = made.get("keys", [made["key"]])
         self._splits, record = self._dispatcher.do(
             "logits", labelling.label_with_teachers, wanted, self._data, teachers, tell=tell
         )

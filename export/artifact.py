@@ -48,6 +48,7 @@ def seal_artifact(
     made_from: dict[str, Any],
     measurements: dict[str, Any],
     session: dict[str, Any] | None = None,
+    num_threads: int | None = None,
 ) -> Path:
     """Seal an exported ONNX variant into ``out_dir``, with a manifest and a model card.
 
@@ -59,6 +60,7 @@ def seal_artifact(
         made_from: what made it; JSON values.
         measurements: what was measured on it; JSON values.
         session: session options that it was measured with, for its ``config.json``.
+        num_threads: intra-op threads that it was measured with, likewise.
 
     Returns:
         ``out_dir``.
@@ -75,8 +77,10 @@ def seal_artifact(
     with new_folder(target) as folder:
         for name in names:
             shutil.copyfile(source / name, folder / name)
-        if session:
-            text = json.dumps(config | {"session": session}, indent=2, ensure_ascii=False) + "\n"
+        measured_with = {"session": session or None, "num_threads": num_threads}
+        told = {name: value for name, value in measured_with.items() if value is not None}
+        if told:
+            text = json.dumps(config | told, indent=2, ensure_ascii=False) + "\n"
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
         card = _model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")

@@ -194,6 +194,12 @@ class BenchmarkConfig(Section):
         default_factory=lambda: [1, 8, 32], min_length=1, description="For throughput."
     )
     num_threads: int = Field(default=1, ge=1, description="Intra-op threads of every row.")
+    max_threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="tune_session: also look for the number of threads, up to this, that makes an ONNX row fastest; "
+        "the row is timed and shipped with it.",
+    )
     tune_session: bool = Field(
         default=True,
         description="Look for session options that make an ONNX row faster; the row is timed and shipped with them.",

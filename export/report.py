@@ -190,6 +190,9 @@ def notes(report: dict[str, Any]) -> list[str]:
                 "measured bandwidth, or products over measured rates, whichever takes longer. Tokenizing and all other "
                 "operators are not in it."
             )
+        for row in variants:
+            if row["num_threads"] != first["num_threads"]:
+                texts.append(f"{row['name']}: {row['num_threads']} threads, which were the fastest.")
         texts.append("Accuracies on the test split; every choice was made on the validation split.")
     if any(row.get("with_threshold") for row in variants):
         texts.append(

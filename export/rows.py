@@ -85,7 +85,7 @@ class RowMeasurement:
         sample_latency_ms: the same over a sample of test texts.
         throughput: batch size → texts a second.
         peak_memory_mb: most memory of the process that classified single texts and batches.
-        num_threads: intra-op threads, the same for every row.
+        num_threads: intra-op threads: those of the section ``benchmark``, or where it has ``max_threads`` the fastest.
         query: the text behind ``latency_ms``.
         answers: what each text of the validation split got, ``without_threshold`` and, where there is one,
             ``with_threshold``, packed by ``answers.pack_answers``; for paired tests.
@@ -189,7 +189,8 @@ def _measure_row(
         arguments = [row.directory, directory, str(len(texts.label_names))]
         run_module("reference", arguments, what=row.name, num_threads=config.num_threads)
     # In a process of its own: the sessions that it compares would count as the row's memory.
-    session = _tuned_session(row, texts, config, query)
+    session, num_threads = _tuned(row, texts, config, query)
+    config = config.model_copy(update={"num_threads": num_threads})
     spec = {
         "row": {**asdict(row), "directory": directory, "session": session},
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
@@ -219,21 +220,22 @@ def _measure_row(
     )
 
 
-def _tuned_session(
+def _tuned(
     row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, int]:
+    """Session options and threads that a row is to be measured with."""
     if row.kind != "onnx" or not config.tune_session:
-        return None
+        return None, config.num_threads
     arguments = {
         "directory": row.directory,
         "query": query,
         "texts": list(texts.validation_texts[:NUM_COMPARED_TEXTS]),
         "num_threads": config.num_threads,
+        "max_threads": config.max_threads,
     }
-    tuned = call_in_process(
-        "tuning", "tune_session", arguments, what=row.name, num_threads=config.num_threads
-    )
-    return tuned["session"]
+    most = max(config.num_threads, config.max_threads or 1)
+    tuned = call_in_process("tuning", "tune_session", arguments, what=row.name, num_threads=most)
+    return tuned["session"], tuned["num_threads"]
 
 
 def _floor_ms(row: RowSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:

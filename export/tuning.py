@@ -37,7 +37,13 @@ def candidates(num_threads: int) -> list[dict[str, Any]]:
 
 
 def tune_session(
-    directory: str, *, query: str, texts: Sequence[str], num_threads: int = 1, seconds: float = 0.2
+    directory: str,
+    *,
+    query: str,
+    texts: Sequence[str],
+    num_threads: int = 1,
+    max_threads: int | None = None,
+    seconds: float = 0.2,
 ) -> dict[str, Any]:
     """Measure each option against the default, and combine those that are better by more than the noise.
 
@@ -52,16 +58,19 @@ def tune_session(
         query: the text that is timed.
         texts: those whose logits are compared.
         num_threads: intra-op threads.
+        max_threads: also measure other numbers of threads, 1, 2, 4 and so on up to this, with the options that were
+            chosen, and of several threads also without spinning; None: no others.
         seconds: that one comparison takes, or 30 runs where those take longer.
 
     Returns:
-        ``session`` (the options to use, {} for the default), ``noise`` (relative), ``gain`` of ``session`` (relative,
-        0 for the default) and ``options``: of each its name, value, gain, pairs won, largest difference of
-        logits, and whether it is better.
+        ``session`` (the options to use, {} for the default), ``num_threads`` to use, ``noise`` (relative), ``gain`` of
+        ``session`` (relative, 0 for the default), ``options``: of each its name, value, gain, pairs won, largest
+        difference of logits, and whether it is better, and ``threads``: the same of other numbers of threads, against
+        the best before them.
     """
 
-    def opened(session: Mapping[str, Any]) -> TextClassifier:
-        classifier = TextClassifier.load(directory, num_threads=num_threads, session=session)
+    def opened(session: Mapping[str, Any], threads: int = num_threads) -> TextClassifier:
+        classifier = TextClassifier.load(directory, num_threads=threads, session=session)
         for _ in range(3):
             classifier(query)
         return classifier
@@ -72,26 +81,49 @@ def tune_session(
     least = max(noise, _LEAST_GAIN)
     looked_at: list[dict[str, Any]] = []
     kept: list[tuple[float, dict[str, Any]]] = []
-    for option in candidates(num_threads):
-        other = opened(option)
+
+    def compared(current: TextClassifier, other: TextClassifier) -> dict[str, Any]:
         changed = float(np.abs(other.logits(texts) - logits).max(initial=0.0))
-        gains = paired_gains(default, other, query, seconds)
-        better = changed <= _SAME_LOGITS and is_better(gains, least)
+        gains = paired_gains(current, other, query, seconds)
+        return {
+            "gain": float(np.median(gains)),
+            "pairs_won": int((gains > 0).sum()),
+            "max_abs_diff": changed,
+            "better": changed <= _SAME_LOGITS and is_better(gains, least),
+        }
+
+    for option in candidates(num_threads):
         [(name, value)] = option.items()
-        gain = float(np.median(gains))
-        figures = {"gain": gain, "pairs_won": int((gains > 0).sum()), "max_abs_diff": changed}
-        looked_at.append({"option": name, "value": value, **figures, "better": better})
-        if better:
-            kept.append((gain, option))
+        figures = compared(default, opened(option))
+        looked_at.append({"option": name, "value": value, **figures})
+        if figures["better"]:
+            kept.append((figures["gain"], option))
     session = _combined(kept, opened, default, query, seconds, least)
     gain = 0.0
     if session:
-        again = opened(session)
-        changed = float(np.abs(again.logits(texts) - logits).max(initial=0.0))
-        gains = paired_gains(opened({}), again, query, seconds)
-        confirmed = changed <= _SAME_LOGITS and is_better(gains, least)
-        session, gain = (session, float(np.median(gains))) if confirmed else ({}, 0.0)
-    return {"session": session, "noise": noise, "gain": gain, "options": looked_at}
+        confirmed = compared(opened({}), opened(session))
+        session, gain = (session, confirmed["gain"]) if confirmed["better"] else ({}, 0.0)
+    found = {"noise": noise, "gain": gain, "options": looked_at, "threads": []}
+    best, current = (session, num_threads), opened(session)
+    for threads, option in other_threads(num_threads, max_threads):
+        other = opened(session | option, threads)
+        figures = compared(current, other)
+        found["threads"].append({"num_threads": threads, **option, **figures})
+        if figures["better"]:
+            best, current = (session | option, threads), other
+    return {"session": best[0], "num_threads": best[1], **found}
+
+
+def other_threads(num_threads: int, max_threads: int | None) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers of threads that are tried besides ``num_threads``, rising, each with an option beside the chosen ones."""
+    doubled = [2**power for power in range((max_threads or 0).bit_length())]
+    counts = sorted({each for each in (*doubled, max_threads or 0) if each not in (0, num_threads)})
+    return [
+        (count, option)
+        for count in counts
+        for option in ({}, {"allow_spinning": False})
+        if count > 1 or not option
+    ]
 
 
 def _combined(

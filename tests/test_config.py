@@ -171,6 +171,24 @@ def test_train_refuses_a_searched_argument_without_a_value():
         without_search(load_config("quickstart", [layers]))
 
 
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("teacher={scratch: {}, ensemble: 2}", r"teacher\.ensemble: 2 given, but with alpha 1"),
+        (
+            "data.augmentation.spliced={count: 5}",
+            r"data\.augmentation\.spliced: with alpha 1 nothing is learnt",
+        ),
+    ],
+)
+def test_what_nothing_listens_to_is_refused_however_alpha_came_to_be_1(section, told):
+    with pytest.raises(ConfigError, match=told):
+        without_search(load_config("quickstart", [section, "training.alpha=1"]))
+    with pytest.raises(ConfigError, match=told):
+        load_config("quickstart", [section, "search.space.alpha={type: choice, values: [1]}"])
+    load_config("quickstart", [section, "search.space.alpha={type: choice, values: [0.5, 1]}"])
+
+
 def test_faults_of_form_and_of_sense_are_told_together():
     """What a fault of form takes out of the space is not missed by the others."""
     space = """search.space={learning_rate: {type: float, low: 0.1, high: 0.01}, lerning_rate: 1.0, alpha: 3.0,

@@ -8,9 +8,10 @@ import yaml
 from commands import distiltune, one_line
 from runfiles import times
 
-from distiltune.cluster.config import JobConfig
+from distiltune.cluster.config import JobConfig, PlanConfig, StorageConfig, load_config
 from distiltune.cluster.plan import Outcome, changed, check_plan, tries
-from distiltune.errors import ConfigError, RunFailedError
+from distiltune.cluster.plan_runs import run_plan
+from distiltune.errors import ConfigError, InputError, RunFailedError
 from distiltune.export.answers import pack_answers
 from distiltune.export.rows import RowMeasurement
 
@@ -103,6 +104,35 @@ def test_a_change_that_cannot_be_made_is_refused(key, value, told):
 
 def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
     one_line(distiltune(tmp_path / "state", "plan", "quickstart"), "plan.steps: none given", "key:")
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (
+            {"steps": [{"key": "student.from_teacher.layers", "values": [[0], [0, 9]]}]},
+            r"plan\.steps: student\.from_teacher\.layers \[0, 9\]: .*9",
+        ),
+        (
+            {"steps": [{"key": "student.width", "values": [{"num_attention_heads": 64}]}]},
+            "student.width.num_attention_heads: 64 given",
+        ),
+        (
+            {"max_accuracy_drop": 1e-4, "steps": [{"key": "export.variants", "values": [["onnx-int8"]]}]},
+            r"^plan\.max_accuracy_drop: 0\.0001 given, but [\d,]+ validation texts cannot show",
+        ),
+    ],
+)
+def test_what_a_later_run_would_refuse_is_refused_before_the_first(plan, told, tmp_path):
+    config = load_config("quickstart", []).model_copy(
+        update={
+            "plan": PlanConfig.model_validate(plan),
+            "storage": StorageConfig(path=str(tmp_path / "runs")),
+        }
+    )
+    with pytest.raises(InputError, match=told):
+        run_plan(config, "job")
+    assert not list((tmp_path / "runs").glob("runs/*"))
 
 
 @pytest.mark.slow

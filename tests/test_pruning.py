@@ -193,11 +193,11 @@ def _rank_mask(values, sparsity):
     return mask.reshape(values.shape)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method):
+@pytest.mark.parametrize(("method", "initial"), [*((name, 0.0) for name in METHODS), ("movement", 0.2)])
+def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, initial):
     """12 steps of SGD, of two micro-batches each and clipped; masks after steps 2, 4, 6, 8 and 10."""
     rate, decay = 0.5, 0.1
-    config = CONFIGS[method].model_copy(update={"score_learning_rate": 0.3})
+    config = CONFIGS[method].model_copy(update={"score_learning_rate": 0.3, "initial_sparsity": initial})
     before = matrices(classifier().double())  # so that rounding moves nothing across a border
     trainer = trained(
         tmp_path, data, config, model=classifier().double(), kind=_Watched, optim="sgd",
@@ -230,7 +230,7 @@ def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method):
                 masks[name] = (
                     1 / (1 + np.exp(-scores[name])) > 0.1 * risen
                     if method == "soft_movement"
-                    else _rank_mask(by_rank, 0.7 * risen)
+                    else _rank_mask(by_rank, initial + (0.7 - initial) * risen)
                 )
             np.testing.assert_array_equal(weights[name] != 0, masks[name])
             np.testing.assert_allclose(weights[name], dense[name] * masks[name], rtol=1e-9, atol=1e-12)
@@ -361,6 +361,8 @@ def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, 
             {"sparsity": 0.4, "method": "soft_movement"},
             "sparsity 0.4 and method soft_movement, which has none",
         ),
+        ({"initial_sparsity": 0.6}, "initial_sparsity 0.6 given; accepted: 0 up to sparsity, 0.5"),
+        ({"initial_sparsity": 0.1, "method": "soft_movement"}, "0 for soft_movement, which has none"),
         ({"begin": 0.7, "end": 0.7}, "begin 0.7 must be below end 0.7"),
         ({"method": "random"}, r"training\.pruning\.method"),
         ({"update_every": 0}, r"training\.pruning\.update_every"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,14 +10,19 @@ import pytest
 from models import tiny_classifier, tiny_data
 from tokenizers import Tokenizer
 
+from distiltune.cluster import latency
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.tasks import Task
 from distiltune.errors import ExportError
 from distiltune.export.config import ExportConfig, VariantName
 from distiltune.export.onnx_export import export_onnx
 from distiltune.export.quantize import quantize_onnx
 from distiltune.export.recipes import needs_texts
+from distiltune.export.rows import RowSpec
 from distiltune.export.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
 from distiltune.export.static import quantize_static_onnx
 from distiltune.export.variants import build_variant
+from distiltune.storage.store import Store
 from distiltune.training.checkpoints import load_model
 
 TEXTS = [text for text, _ in tiny_data()]
@@ -174,3 +180,18 @@ def test_without_texts_nothing_is_measured(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"by entropy: no training text to measure ranges on"):
         quantize_static_onnx(plain, tmp_path / "x.onnx", [], method="entropy")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) -> None:
+    """Of students that are compared by latency no texts are at hand, and none are needed."""
+    job = JobConfig.model_validate({"export": {"sensitivity": True, "variants": ["onnx-int8"]}})
+    task = Task(Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False)
+    timed = []
+
+    def measure(rows: list[RowSpec], *_: object) -> list[SimpleNamespace]:
+        timed.extend(path.name for row in rows for path in Path(row.directory).iterdir())
+        return [SimpleNamespace(latency_ms={"p50": 1.5})]
+
+    monkeypatch.setattr(latency, "measure_rows", measure)
+    assert latency._measured(task, student, {"text": TEXTS, "label": [0] * len(TEXTS)}, ["a"]) == 1.5
+    assert "model.onnx" in timed

@@ -102,7 +102,7 @@ class Machine:
         return self.now
 
     def load(self, directory: str, *, num_threads: int, session: dict) -> "Machine.Classifier":
-        return Machine.Classifier(self, session)
+        return Machine.Classifier(self, session | {"num_threads": num_threads})
 
     class Classifier:
         def __init__(self, machine: "Machine", session: dict) -> None:
@@ -119,10 +119,10 @@ class Machine:
             return np.full((len(texts), 2), 1e-3 if differs else 0.0)
 
 
-def tuned(machine: Machine, monkeypatch: pytest.MonkeyPatch, num_threads: int = 1) -> dict:
+def tuned(machine: Machine, monkeypatch: pytest.MonkeyPatch, num_threads: int = 1, **more: int) -> dict:
     monkeypatch.setattr(tuning, "time", machine)
     monkeypatch.setattr(tuning, "TextClassifier", machine)
-    return tune_session("artifact", query="open", texts=TEXTS, num_threads=num_threads, seconds=0.06)
+    return tune_session("artifact", query="open", texts=TEXTS, num_threads=num_threads, seconds=0.06, **more)
 
 
 def test_options_that_help_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +178,32 @@ def test_a_busy_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert not tuning.is_better(np.full(len(gains), 0.5), 0.01)
 
 
+def test_threads_that_help_are_chosen_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {
+        "enable_mem_pattern=False": 0.9,
+        "num_threads=2": 0.7,
+        "num_threads=3": 0.6,
+        "num_threads=4": 0.8,
+    }
+    found = tuned(Machine(costs | {"allow_spinning=False": 1.2}), monkeypatch, max_threads=3)
+    assert (found["session"], found["num_threads"]) == ({"enable_mem_pattern": False}, 3)
+    found = tuned(Machine(costs | {"allow_spinning=False": 0.8}), monkeypatch, max_threads=4)
+    spinning = {"enable_mem_pattern": False, "allow_spinning": False}
+    assert (found["session"], found["num_threads"]) == (spinning, 2)
+    assert [(each["num_threads"], each["better"]) for each in found["threads"]] == [
+        (2, True),
+        (2, True),
+        (4, False),
+        (4, False),
+    ]
+    assert tuned(Machine(costs), monkeypatch)["num_threads"] == 1
+    costs = dict.fromkeys(("num_threads=1", "num_threads=2"), 1.0) | {"num_threads=1": 0.5}
+    assert tuned(Machine(costs), monkeypatch, num_threads=2, max_threads=2)["num_threads"] == 1
+
+
 def test_tunes_a_real_artifact(artifact: Path) -> None:
-    found = tune_session(str(artifact), query=TEXTS[0], texts=TEXTS, seconds=0.01)
+    found = tune_session(str(artifact), query=TEXTS[0], texts=TEXTS, max_threads=2, seconds=0.01)
+    assert [each["num_threads"] for each in found["threads"]] == [2, 2]
     assert [{each["option"]: each["value"]} for each in found["options"]] == candidates(1)
     assert "allow_spinning" not in {each["option"] for each in found["options"]}
     assert all(each["max_abs_diff"] < 1e-5 for each in found["options"])
@@ -194,11 +218,13 @@ def test_a_row_is_timed_and_sealed_with_its_options(artifact: Path, tmp_path: Pa
     assert row.session is not None
     assert RowMeasurement.from_json(json.loads(json.dumps(row.to_json()))) == row
     session = {"enable_mem_pattern": False}
-    sealed = seal_artifact(artifact, tmp_path / "sealed", made_from={}, measurements={}, session=session)
+    made = {"made_from": {}, "measurements": {}, "session": session, "num_threads": 2}
+    sealed = seal_artifact(artifact, tmp_path / "sealed", **made)
     verify_artifact(sealed)
     assert json.loads((sealed / "config.json").read_text()) == json.loads(
         (artifact / "config.json").read_text()
-    ) | {"session": session}
+    ) | {"session": session, "num_threads": 2}
     classifier = TextClassifier.load(sealed)
     assert options_of(classifier).enable_mem_pattern is False
+    assert options_of(classifier).intra_op_num_threads == 2
     np.testing.assert_array_equal(classifier.logits(TEXTS), TextClassifier.load(artifact).logits(TEXTS))

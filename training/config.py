@@ -381,6 +381,9 @@ class PruningConfig(Section):
         description="magnitude, movement: share of each matrix that is zero in the end; default: 0.5. "
         "soft_movement has none: it comes of `threshold` and `regularization`.",
     )
+    initial_sparsity: float = Field(
+        default=0.0, ge=0, lt=1, description="magnitude, movement: share that is zero from the first mask on."
+    )
     begin: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps before the first mask.")
     end: float = Field(
         default=0.7, gt=0, le=1, description="Share of the steps after which the masks stay as they are."
@@ -423,6 +426,13 @@ class PruningConfig(Section):
             raise ValueError(
                 f"sparsity {self.final_sparsity:g} given; accepted: 0 up to, and without, 1, which would leave no "
                 "weights"
+            )
+        if self.initial_sparsity and (
+            self.method == "soft_movement" or self.initial_sparsity > self.final_sparsity
+        ):
+            raise ValueError(
+                f"initial_sparsity {self.initial_sparsity:g} given; accepted: 0 up to sparsity, "
+                f"{self.final_sparsity:g}; 0 for soft_movement, which has none"
             )
         if self.begin >= self.end:
             raise ValueError(f"begin {self.begin:g} must be below end {self.end:g}")

@@ -136,10 +136,12 @@ class PruningCallback(TrainerCallback):
         )
 
     def _mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
-        if matrix.scores is None:
-            return top_mask(matrix.values.abs(), self.config.final_sparsity * risen)
-        if self.config.method == "movement":
-            return top_mask(matrix.scores, self.config.final_sparsity * risen)
+        if self.config.method != "soft_movement":
+            final = self.config.final_sparsity
+            first = min(self.config.initial_sparsity, final)  # a searched sparsity may be less
+            values = matrix.values.abs() if matrix.scores is None else matrix.scores
+            return top_mask(values, first + (final - first) * risen)
+        assert matrix.scores is not None, "soft movement pruning has scores"
         return soft_mask(matrix.scores, self.config.threshold * risen)
 
     def _count(self) -> None:
