@@ -214,11 +214,11 @@ def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, init
         risen = 1 - (1 - min(max(step - 2, 0) / 8, 1)) ** 3
         for name in names:
             sensitivity = gradients[name] * dense[name]
-            if method == "movement" and number < 10:
-                scores[name] = scores[name] - sensitivity
-            if method == "soft_movement" and number < 10:  # Adam
-                sigmoid = 1 / (1 + np.exp(-scores[name]))
-                slope = sensitivity + 3.0 * before_step * sigmoid * (1 - sigmoid) / num_scores
+            if method != "magnitude" and number < 10:  # Adam
+                slope = sensitivity
+                if method == "soft_movement":
+                    sigmoid = 1 / (1 + np.exp(-scores[name]))
+                    slope = slope + 3.0 * before_step * sigmoid * (1 - sigmoid) / num_scores
                 first[name] = 0.9 * first[name] + 0.1 * slope
                 second[name] = 0.999 * second[name] + 0.001 * slope**2
                 size = np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8

@@ -398,7 +398,9 @@ class PruningConfig(Section):
         description="soft_movement: weight of mean(sigmoid(score)) in the loss, at its end.",
     )
     score_learning_rate: float = Field(
-        default=1e-2, gt=0, description="soft_movement: Adam's rate for the scores, which begin at 0."
+        default=1e-2,
+        gt=0,
+        description="movement, soft_movement: Adam's rate for the scores, which begin at 0.",
     )
 
     @property

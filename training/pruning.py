@@ -19,10 +19,11 @@ class PruningCallback(TrainerCallback):
     """Prunes the matrices of the encoder's layers, each to the same sparsity; embeddings and head stay whole.
 
     With ``magnitude`` (Zhu and Gupta, arXiv 1710.01878, 2017) the smallest ``|W|`` of each matrix are masked. With
-    ``movement`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020) it is the lowest scores ``S = -sum dL/dW' * W``, with
-    ``W' = W * M``: a straight-through gradient, so the scores of masked weights go on too. ``soft_movement`` masks
-    where ``sigmoid(S)`` is not above a threshold, whatever the matrix; its scores also follow ``lambda *
-    mean(sigmoid(S))`` and are stepped by Adam, as in that paper's experiments, and the sparsity is what comes of it.
+    ``movement`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020) it is the lowest scores ``S``, whose gradient is
+    ``dL/dW' * W`` with ``W' = W * M``: a straight-through gradient, so the scores of masked weights go on too.
+    ``soft_movement`` masks where ``sigmoid(S)`` is not above a threshold, whatever the matrix; its scores also follow
+    ``lambda * mean(sigmoid(S))``, and the sparsity is what comes of it. Scores are stepped by Adam, as in that paper's
+    experiments: a plain sum of their gradients ranks by the size of the weights, and takes large ones first.
     Threshold and lambda rise by the same cubic curve as the sparsity of the others.
 
     Masks change every ``update_every`` optimizer steps until the schedule ends, and never after. As in both papers a
@@ -87,9 +88,7 @@ class PruningCallback(TrainerCallback):
 
     def _optimizer_of_scores(self) -> torch.optim.Optimizer:
         scores = [each.scores for each in self._matrices.values() if each.scores is not None]
-        if self.config.method == "soft_movement":
-            return torch.optim.Adam(scores, lr=self.config.score_learning_rate)
-        return torch.optim.SGD(scores, lr=1.0)  # the largest scores are the same with any rate
+        return torch.optim.Adam(scores, lr=self.config.score_learning_rate)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
