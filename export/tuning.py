@@ -104,8 +104,9 @@ def tune_session(
         confirmed = compared(opened({}), opened(session))
         session, gain = (session, confirmed["gain"]) if confirmed["better"] else ({}, 0.0)
     found = {"noise": noise, "gain": gain, "options": looked_at, "threads": []}
-    best, current = (session, num_threads), opened(session)
-    for threads, option in other_threads(num_threads, max_threads):
+    best, others = (session, num_threads), other_threads(num_threads, max_threads)
+    current = opened(session) if others else default
+    for threads, option in others:
         other = opened(session | option, threads)
         figures = compared(current, other)
         found["threads"].append({"num_threads": threads, **option, **figures})
