@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from ..export.artifact import seal_artifact
 from ..export.choose import choose
 from ..export.report import build_report, write_report
 from ..export.rows import RowMeasurement
+from ..storage.temporary import temporary_directory
 from .config import JobConfig
 from .runs import STAGES, Run
 
@@ -81,9 +81,9 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     choice = run.stage_record("gate")["result"]
     records = {stage: run.stage_record(stage) for stage in STAGES}
     search = records["search"]["result"]
-    with tempfile.TemporaryDirectory(prefix="distiltune-report-") as scratch:
-        pictures = _draw_search(config, search, Path(scratch))
-        graphs = _draw_graphs(records["export"]["result"]["variants"], choice["chosen"], Path(scratch))
+    with temporary_directory("report") as scratch:
+        pictures = _draw_search(config, search, scratch)
+        graphs = _draw_graphs(records["export"]["result"]["variants"], choice["chosen"], scratch)
         report = build_report(
             run_id=run.id,
             state="finished" if choice["chosen"] else "failed",
@@ -106,7 +106,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             },
         )
         paths = write_report(report, run.store.local(run.report))
-        for picture in Path(scratch).iterdir():
+        for picture in scratch.iterdir():
             shutil.copy(picture, run.store.local(run.report))
     run.store.publish(run.report)
     names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])

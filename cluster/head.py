@@ -14,8 +14,10 @@ from typing import Any
 
 from ..errors import RunFailedError, first_line
 from ..search.tuner import RAY_WORKER_ENV
+from ..storage.temporary import TemporaryDirectory
 from .config import ResourcesConfig, TaskResources
 from .nodes.addresses import driver_environment
+from .nodes.loopback import MULTI_NODE_ENV
 from .private_ray import start_private_ray
 
 QUIET = {
@@ -28,8 +30,8 @@ QUIET = {
 def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     """Attach to ``resources.address``, or start a Ray on this machine that ends with the block.
 
-    The local one listens with a token of its own, keeps its files in a private temporary directory (a short
-    path, as Ray's sockets need), and sends no usage statistics.
+    The local one listens on 127.0.0.1 alone, with a token of its own, keeps its files in a private temporary
+    directory (a short path, as Ray's sockets need), and sends no usage statistics.
 
     Raises:
         RunFailedError: No Ray answers at the address, or none can be started here.
@@ -38,17 +40,21 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     if resources.address:
         environment |= driver_environment(resources.address)
     else:
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
-    before = {name: os.environ.get(name) for name in environment}
+        # With this variable of Ray, 127.0.0.1 stays what it is, and everything listens there alone.
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token(), MULTI_NODE_ENV: "0"}
+    before = {name: os.environ.get(name) for name in (*environment, "RAY_TMPDIR")}
     os.environ.update(environment)
     import ray
 
-    directory = None
+    directory, locks = None, None
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         _read_environment_again()
         if resources.address:
             _attach(resources.address)
+            locks = TemporaryDirectory("locks")
+            # Only now: before, it would say where a Ray of this machine is looked for.
+            os.environ["RAY_TMPDIR"] = str(locks.path)
         else:
             directory = start_private_ray(resources.num_cpus)
         if threading.current_thread() is threading.main_thread():
@@ -59,8 +65,9 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         _read_environment_again()
-        if directory:
-            directory.remove()
+        for each in (directory, locks):
+            if each:
+                each.remove()
 
 
 def _read_environment_again() -> None:

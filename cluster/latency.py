@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..export.config import VariantName
 from ..export.machine import describe_machine
 from ..export.rows import BenchmarkTexts, RowSpec, measure_rows, median_text
 from ..export.variants import build_variant
+from ..storage.temporary import temporary_directory
 from .runs import LATENCIES
 from .tasks import Task
 
@@ -47,8 +47,8 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
     ] or ["onnx-int8"]
     name = min(names, key=lambda each: "int8" not in each)
     length = task.config.training.max_length
-    with tempfile.TemporaryDirectory(prefix="distiltune-latency-") as scratch:
-        made = Path(scratch) / "variant"
+    with temporary_directory("latency") as scratch:
+        made = scratch / "variant"
         threads = task.config.benchmark.num_threads
         # Sensitivity changes no latency, and needs training texts too.
         export = task.config.export.model_copy(update={"sensitivity": False})

@@ -4,46 +4,44 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import RunFailedError, first_line
 from ..search.tuner import RAY_WORKER_ENV
+from ..storage.temporary import TemporaryDirectory, remove_abandoned, short_temporary_directory
+from .nodes.ports import LOOPBACK
+from .watchdog import Watchdog, end_users_of
 
-_PREFIX, _LOCK = "dt-", "distiltune.lock"
-_NEW_S = 60.0  # a lock that is younger may be about to be taken
+_PREFIX = "dt-"
 
 
 class PrivateDirectory:
-    """A temporary directory for one Ray, locked while its process lives."""
+    """A temporary directory for one Ray; what uses it is ended, and it is removed, when this process is killed.
+
+    Ray opens its own directory to everybody, so it gets one inside of this one, which only this user enters.
+    """
 
     def __init__(self) -> None:
-        """Make one; first delete those that killed processes left behind."""
-        # Ray's sockets need a short path, which TMPDIR often is not.
-        parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-        for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
-            try:
-                if time.time() - left.stat().st_mtime < _NEW_S:
-                    continue
-                with FileLock(left, timeout=0):
-                    shutil.rmtree(left.parent, ignore_errors=True)
-            except (Timeout, OSError):
-                continue
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = FileLock(self.path / _LOCK)
-        self._lock.acquire()
+        """Make one; first end what killed processes left behind, and delete it."""
+        parent = short_temporary_directory()
+        remove_abandoned(parent, _PREFIX, before=lambda path: end_users_of([path]))
+        self._directory = TemporaryDirectory("", parent, _PREFIX)
+        self.path = self._directory.path
+        self._watchdog = Watchdog([self.path])
+
+    @property
+    def for_ray(self) -> Path:
+        """Where Ray keeps its session."""
+        return self.path / "r"
 
     def remove(self) -> None:
         """Delete it."""
-        self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        end_users_of([self.path])
+        self._directory.remove()
+        self._watchdog.dismiss()
 
 
 def start_private_ray(num_cpus: int | None) -> PrivateDirectory:
@@ -74,6 +72,9 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
 
     directory = PrivateDirectory()
     try:
+        # Ray's processes inherit it. Without it the locks of all users of this machine would lie in one directory,
+        # which belongs to the first of them.
+        os.environ["RAY_TMPDIR"] = str(directory.path)
         with _groups_of_their_own():
             ray.init(
                 address="local",
@@ -82,7 +83,8 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
                 runtime_env={"env_vars": dict(RAY_WORKER_ENV)},
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                _temp_dir=str(directory.path),
+                _temp_dir=str(directory.for_ray),
+                _node_ip_address=LOOPBACK,
             )
     except BaseException:
         ray.shutdown()

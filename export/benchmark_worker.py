@@ -18,6 +18,7 @@ from .answers import pack_answers
 from .benchmark import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .out_of_scope import Threshold
+from .processes import end_with_parent
 from .thresholds import (
     ScopeGoal,
     answers_with_threshold,
@@ -184,6 +185,7 @@ def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
 
 def main() -> None:
     """Measure one row."""
+    end_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("spec", type=Path)
     parser.add_argument("out", type=Path)

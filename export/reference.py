@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from .benchmark import model_bytes
+from .processes import end_with_parent
 
 SIZE_FILE = "reference.json"
 
@@ -43,6 +44,7 @@ def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_label
 
 def main() -> None:
     """Write the reference from the command line; a process of its own, so that its memory is given back."""
+    end_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("tokenizer_dir")
     parser.add_argument("out_dir")

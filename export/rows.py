@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError, RunFailedError
+from ..storage.temporary import temporary_directory
 from .benchmark import median_text
 from .processes import call_in_process, run_module
 from .reference import SIZE_FILE
@@ -165,8 +165,8 @@ def measure_rows(
     measured = []
     for row in rows:
         _log.info("benchmark: %s", row.name)
-        with tempfile.TemporaryDirectory(prefix="distiltune-bench-") as scratch:
-            result = _measure_row(row, texts, config, query, goal, Path(scratch), compressed=compressed)
+        with temporary_directory("benchmark") as scratch:
+            result = _measure_row(row, texts, config, query, goal, scratch, compressed=compressed)
         measured.append(result)
         if on_row is not None:
             on_row(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import ExportError
+from ..storage.temporary import temporary_directory
 from .onnx_export import INPUT_NAMES
 from .parity import Logits, onnx_logits
 from .parts import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
@@ -103,8 +103,8 @@ def rank_parts(
         ExportError: There is no text.
     """
     ranked = []
-    with tempfile.TemporaryDirectory(prefix="distiltune-sensitivity-") as folder:
-        small, path = Path(folder) / "plain.onnx", Path(folder) / "part.onnx"
+    with temporary_directory("sensitivity") as folder:
+        small, path = folder / "plain.onnx", folder / "part.onnx"
         model, rows = _with_used_words(onnx.load(str(source)), spread(rows, NUM_PROBES))
         onnx.save_model(model, str(small))
         probe = Probe(small, rows)

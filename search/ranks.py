@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ..storage.temporary import TemporaryDirectory
 from .inputs import TrialInputs
 from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, listen
 
@@ -224,14 +222,14 @@ class Rank:
     """A further process of a trial."""
 
     def __init__(self) -> None:
-        self._work = Path(tempfile.mkdtemp(prefix="trial-"))
+        self._work = TemporaryDirectory("trial")
 
     def train(self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Join the others, and do as they do."""
         torch.set_num_threads(seat.num_threads)
         with joined(seat, arrive(seat)):
-            function(*arguments, self._work)
+            function(*arguments, self._work.path)
 
     def clear(self) -> None:
         """Leave nothing on this node."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.remove()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -16,6 +14,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from ..errors import StorageError
 from ..storage.store import Store
+from ..storage.temporary import TemporaryDirectory
 from .parameters import Choice, Fixed, Parameter
 
 logger = logging.getLogger(__name__)
@@ -143,8 +142,8 @@ class _Run:
         self._store = store
         self._key = key
         self._sent: dict[str, int] = {}
-        self._temporary = None if store.directory else tempfile.TemporaryDirectory(prefix="events-")
-        self._folder = Path(self._temporary.name) if self._temporary else store.local(key)
+        self._temporary = None if store.directory else TemporaryDirectory("events")
+        self._folder = self._temporary.path if self._temporary else store.local(key)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(self._folder), flush_secs=10)
 
@@ -187,7 +186,7 @@ class _Run:
     def close(self) -> None:
         self._writer.close()
         if self._temporary:
-            self._temporary.cleanup()
+            self._temporary.remove()
 
 
 def _hparam(name: str, parameter: Parameter) -> Any:

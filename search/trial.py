@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..errors import InputError, StorageError
 from ..storage.store import Store
+from ..storage.temporary import temporary_directory
 from ..training.arguments import arguments_from_config
 from ..training.callbacks import callbacks_of
 from ..training.checkpoints import load_classifier, load_model, load_tokenizer
@@ -66,11 +66,11 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
     with (
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
-        tempfile.TemporaryDirectory(prefix="trial-") as work,
+        temporary_directory("trial") as work,
     ):
         say(f"trial {trial_id} on {_where()}")
         say(f"arguments: {json.dumps(config['arguments'])}")
-        _run(trial_id, config["arguments"], inputs, settings, Path(work), say)
+        _run(trial_id, config["arguments"], inputs, settings, work, say)
         say("the trial ended")
 
 

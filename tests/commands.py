@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 PROGRAM = "import sys; from distiltune.cluster.cli import main; sys.exit(main())"
 OF_THE_USER = (
     "RAY_ADDRESS",
@@ -48,6 +50,14 @@ def free_ports(count: int) -> list[int]:
         if port not in found and port not in range(10002, 20000):
             found.append(port)
     return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def one_line(done, *parts, status=2):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..storage.folders import new_folder
+from ..storage.temporary import temporary_directory
 from .arguments import DistillationTrainingArguments
 from .checkpoints import (
     check_max_length,
@@ -228,11 +228,11 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
     recipe = begun.recipe
     assert recipe is not None
     train_used_rows(begun.model, train.input_ids)
-    with tempfile.TemporaryDirectory(prefix="distiltune-teacher-") as work:
+    with temporary_directory("teacher") as work:
         trainer = DistillationTrainer(
             model=begun.model,
             args=DistillationTrainingArguments(
-                output_dir=work,
+                output_dir=str(work),
                 alpha=1.0,
                 seed=seed,
                 num_train_epochs=recipe.num_train_epochs,

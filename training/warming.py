@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import ModelError
+from ..storage.temporary import temporary_directory
 from .checkpoints import load_config, load_tokenizer, resolve_checkpoint
 from .config import PretrainingConfig, StudentConfig
 from .losses import IGNORED_LABEL
@@ -178,11 +178,11 @@ class _Run:
     ) -> tuple[dict[str, dict[str, float]], int]:
         """Train in place; the losses at start and end, and the number of steps."""
         config = self.config
-        with tempfile.TemporaryDirectory(prefix="distiltune-pretraining-") as work:
+        with temporary_directory("pretraining") as work:
             trainer = PretrainingTrainer(
                 model=model,
                 args=PretrainingArguments(
-                    output_dir=work,
+                    output_dir=str(work),
                     **weights.model_dump(include={"alpha", "beta", "gamma"}),
                     temperature=config.temperature,
                     mlm_probability=config.mlm_probability,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ...storage.temporary import temporary_directory
 
 PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
 FOLDERS = ("cluster", "export", "search", "storage", "training")
@@ -23,8 +24,8 @@ def staged_code(root: Path = ROOT) -> Iterator[Path]:
     Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
     code of before, and the same code is uploaded once.
     """
-    with tempfile.TemporaryDirectory(prefix="dt-code-") as directory:
-        staged = Path(directory) / PACKAGE
+    with temporary_directory("code") as directory:
+        staged = directory / PACKAGE
         staged.mkdir()
         for path in sorted(root.glob("*.py")):
             shutil.copyfile(path, staged / path.name)
@@ -48,11 +49,11 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
     from ...search.tuner import RAY_WORKER_ENV
     from ..head import QUIET
 
-    with staged_code(root) as code, tempfile.TemporaryDirectory(prefix="dt-job-") as directory:
-        (Path(directory) / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
+    with staged_code(root) as code, temporary_directory("job") as directory:
+        (directory / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
         yield {
             "py_modules": [str(code)],
-            "working_dir": directory,
+            "working_dir": str(directory),
             "env_vars": {
                 **RAY_WORKER_ENV,
                 **QUIET,

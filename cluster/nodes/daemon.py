@@ -20,6 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ...errors import InputError, RunFailedError
+from ...storage.temporary import short_temporary_directory
 
 MARK = "DISTILTUNE_DAEMON"
 _LOCK_TIMEOUT_S = 120.0
@@ -89,8 +90,7 @@ def locked() -> Iterator[None]:
 
 def private_directory() -> Path:
     """Make a directory that only this user enters; its path is short, as Ray's sockets need."""
-    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short_temporary_directory()))
 
 
 def write_private(path: Path, text: str) -> None:

@@ -195,7 +195,7 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
     return arguments
 
 
-def _environment(host: str, token_file: Path | None) -> dict[str, str]:
+def _environment(host: str, token_file: Path | None, directory: Path) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
     from ...search.tuner import RAY_WORKER_ENV
     from ..head import QUIET
@@ -204,6 +204,7 @@ def _environment(host: str, token_file: Path | None) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in others}
     environment |= QUIET | RAY_WORKER_ENV
     environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
+    environment["RAY_TMPDIR"] = str(directory)  # else the locks of all users would lie in one directory
     environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"
     # A job's `python` is then this one, whether its virtual environment is active or not.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -222,7 +223,7 @@ def _spawned(
 ) -> Daemon:
     try:
         arguments = arguments + _node_arguments(options, directory)
-        pid = spawn(arguments, directory, _environment(str(options["host"]), token_file))
+        pid = spawn(arguments, directory, _environment(str(options["host"]), token_file, directory))
         created = psutil.Process(pid).create_time()
     except (OSError, psutil.Error) as error:
         raise RunFailedError(f"Ray cannot be started: {error}") from error

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from ...errors import InputError, RunFailedError, StorageError
 from ...storage.store import Store
+from ...storage.temporary import temporary_directory
 from ..runs import Run
+from ..watchdog import Watchdog
 from .status import reason
 
 logger = logging.getLogger(__name__)
@@ -45,12 +47,15 @@ def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> 
         command = [sys.executable, "-m", "tensorboard.main", *arguments]
         # A group of its own: Ctrl-C on the terminal is for this process, which ends the server.
         server = subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
+        copied = [] if run.store.directory is not None else [directory]
+        watchdog = Watchdog(copied, [server.pid])
         try:
             if _answers(port, server):
                 tell(f"http://127.0.0.1:{port}/")
             server.wait()
         finally:
             _end(server)
+            watchdog.dismiss()
         said.seek(0)
         raise RunFailedError(_last_words(server.returncode, said.read().decode(errors="replace")))
 
@@ -104,15 +109,15 @@ def _event_files(run: Run) -> Iterator[Path]:
             ) from None
         yield directory
         return
-    with tempfile.TemporaryDirectory(prefix="distiltune-events-") as name:
+    with temporary_directory("events") as copied:
         # It is tried again every period anyway.
         store = run.store.once
-        copy, ended = EventCopy(store, run.tensorboard, Path(name)), threading.Event()
+        copy, ended = EventCopy(store, run.tensorboard, copied), threading.Event()
         copy.update()
         thread = threading.Thread(target=_update_often, args=(copy, ended), daemon=True)
         thread.start()
         try:
-            yield Path(name)
+            yield copied
         finally:
             ended.set()
             thread.join()
