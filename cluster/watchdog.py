@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -22,7 +24,8 @@ class Watchdog:
     """Ends processes and removes directories once this process is gone, however it ended.
 
     It sleeps on a pipe that the kernel closes with this process, in a session of its own, so that a signal to this
-    process's group does not reach it.
+    process's group does not reach it. In the end it also removes the temporary directories that nobody holds any more:
+    those of the processes that it has ended.
 
     Args:
         directories: Deleted; first, every process of this user is killed that was started with a path below one of
@@ -31,7 +34,7 @@ class Watchdog:
     """
 
     def __init__(self, directories: Iterable[Path] = (), processes: Iterable[int] = ()) -> None:
-        arguments = [str(path) for path in directories]
+        arguments = [tempfile.gettempdir(), *map(str, directories)]
         for pid in processes:
             with suppress(psutil.NoSuchProcess):
                 arguments.append(f"{pid}@{psutil.Process(pid).create_time()}")
@@ -112,7 +115,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(ending, signal.SIG_IGN)
     if sys.stdin.buffer.read(1) == _DISMISSED:
         return
-    directories = [Path(argument) for argument in arguments if argument.startswith("/")]
+    temporary, *directories = [Path(argument) for argument in arguments if argument.startswith("/")]
     for argument in arguments:
         process = None if argument.startswith("/") else _named(argument)
         if process is not None:
@@ -122,6 +125,9 @@ def main(arguments: list[str]) -> None:
         end_users_of(directories)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
+    # By its path, as this module itself: the package may lie where an isolated Python does not look.
+    temporary_module = runpy.run_path(str(Path(__file__).parents[1] / "storage" / "temporary.py"))
+    temporary_module["remove_abandoned"](temporary)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from commands import command_line, environment
+from commands import command_line, environment, lives, soon
 from runfiles import Writer
 
 from distiltune.cluster.runs import Storage
@@ -56,6 +56,17 @@ def test_when_tensorboard_is_killed_one_line_says_so_and_nothing_is_left(serving
     assert err == "error: TensorBoard was ended by SIGKILL\n"
     assert psutil.wait_procs(below, timeout=10)[1] == []
     assert not list(temporary.glob("distiltune-*"))
+
+
+def test_when_the_command_is_killed_its_server_and_its_copy_go_too(serving):
+    process, temporary = serving
+    below = everything_below(process)
+    assert any("tensorboard.main" in each.cmdline() for each in below)
+    assert list(temporary.glob("distiltune-*"))
+    process.kill()
+    process.wait()
+    assert soon(lambda: not any(lives(each.pid) for each in below))
+    assert soon(lambda: not list(temporary.glob("distiltune-*")))
 
 
 @pytest.mark.slow

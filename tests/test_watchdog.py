@@ -1,12 +1,13 @@
 """What the watchdog does when its process is killed, and that it does nothing otherwise."""
 
+import os
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
-from commands import lives
+from commands import lives, soon
 
 from distiltune.cluster.watchdog import Watchdog, end_users_of
 
@@ -14,7 +15,9 @@ PARENT = """
 import subprocess, sys, time
 from pathlib import Path
 from distiltune.cluster.watchdog import Watchdog
+from distiltune.storage.temporary import TemporaryDirectory
 directory = Path(sys.argv[1])
+own = TemporaryDirectory("teacher")
 code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 code += "; time.sleep(60)"
 open_file = "import sys, time; held = open(sys.argv[1].replace('@', '/')); time.sleep(60)"
@@ -34,15 +37,6 @@ time.sleep(60)
 """
 
 
-def soon(condition, within_s=8.0):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.fixture
 def parent(tmp_path, request):
     """A process with children, killed with SIGKILL once its watchdog watches; the directory and the children's ids."""
@@ -50,7 +44,10 @@ def parent(tmp_path, request):
     directory.mkdir()
     (directory / "log").touch()
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(directory), request.param], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, str(directory), request.param],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     *used, named, bystander = map(int, process.stdout.readline().split())
     below = [each.pid for each in psutil.Process(named).children(recursive=True)]
@@ -69,6 +66,7 @@ def test_a_killed_process_leaves_neither_what_it_started_nor_its_directory(paren
     assert len(watched) == 5
     assert soon(lambda: not any(map(lives, watched)))
     assert soon(lambda: not directory.exists())
+    assert soon(lambda: not list(directory.parent.glob("distiltune-*")))
     assert lives(bystander)
 
 
