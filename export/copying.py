@@ -115,6 +115,8 @@ def _new_parents(parent: Path) -> Iterator[None]:
     """Make a folder and those above it; where the block fails, remove the ones made."""
     missing = [each for each in (parent, *parent.parents) if not os.path.lexists(each)]
     try:
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
         parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:

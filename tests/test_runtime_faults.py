@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 from artifacts import LABELS, PIECES, TEXTS, tiny_artifact, tiny_graph
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from distiltune.errors import ArtifactError, DistiltuneError, InputError
 from distiltune.export.runtime import TextClassifier
@@ -155,7 +156,7 @@ def test_a_graph_that_is_no_classifier_is_refused_when_it_is_loaded(
 def test_weights_outside_the_folder_are_not_read(artifact: Path, location: str) -> None:
     model = tiny_graph()
     (artifact.parent / "outside").write_bytes(bytes(4096))
-    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    set_external_data(model.graph.initializer[0], location)
     model.graph.initializer[0].ClearField("raw_data")
     saved(artifact, model)
     refused(artifact, "model.onnx")
