@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -62,20 +63,28 @@ app.add_typer(commands_cluster.app)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 (failed run), 2 (bad input) or 130 (Ctrl-C)."""
     given = _verbose_first(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
     try:
         status = app(given, prog_name="distiltune", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except TyperException as error:
         return _complain(f"{error.format_message()} (see: distiltune --help)", error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # typer ends with the second where a command's reader has gone
+        _discard_stdout()
         return 0
     except DistiltuneError as error:
         _trace(given)
         return _complain(str(error), error.exit_status)
     except Exception as error:
         _trace(given)
+        if isinstance(error, OSError) and _is_of_stdout(error):
+            _discard_stdout()
+            return _complain(
+                f"stdout cannot be written ({error.strerror}); free space there, or redirect it elsewhere", 1
+            )
         what = f"{type(error).__name__}: {first_line(error)}"
         return _complain(f"unexpected {what} (distiltune --verbose shows where)", 1)
 
@@ -86,6 +95,22 @@ def _verbose_first(arguments: list[str]) -> list[str]:
     if "--verbose" not in arguments[:end]:
         return arguments
     return ["--verbose", *(each for each in arguments[:end] if each != "--verbose"), *arguments[end:]]
+
+
+def _discard_stdout() -> None:
+    """Send to nowhere what is left for stdout."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Return whether it was raised where something is printed; an OSError of a stream names no file."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = place.tb_frame.f_globals.get("__name__", "") if place else ""
+    return error.filename is None and (module == __name__ or module.split(".")[0] in ("typer", "rich"))
 
 
 def _complain(message: str, status: int) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import ArtifactError
+from .lines import lines_of_file
+from .panics import quiet_panics
 
 if TYPE_CHECKING:
     from ..export.serving import Extras
@@ -31,31 +33,30 @@ def measure_artifact(
         extras: What to measure besides.
 
     Raises:
-        ArtifactError: The artifact is not whole.
+        ArtifactError: The artifact is not whole, or does not run.
         InputError: The texts cannot be read.
     """
     from ..export.artifact import verify_artifact
     from ..export.machine import describe_machine
+    from ..export.runtime import TextClassifier
     from ..export.serving import measure_serving
 
-    made = verify_artifact(directory)
+    texts = None if texts_file is None else lines_of_file(texts_file, "--texts")
+    query = verify_artifact(directory).measurements.get("query")
+    if texts is None:
+        if not isinstance(query, str) or not query.strip():
+            raise ArtifactError(
+                f"{directory}: measurements.query of the manifest is {query!r:.60}, and is what is timed; give --texts"
+            )
+        texts = [query]
+    with quiet_panics():  # what does not load or run is said here, not by the process that measures
+        TextClassifier.load(directory, num_threads=num_threads)(texts[:1])
     measured = measure_serving(
         directory,
-        texts=_texts(texts_file) if texts_file else [made.measurements["query"]],
+        texts=texts,
         num_runs=num_runs,
         num_warmups=num_warmups,
         num_threads=num_threads,
         extras=extras,
     )
     return {"artifact": str(directory), **measured, "machine": describe_machine()}
-
-
-def _texts(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--texts: {file} cannot be read as lines of text: {error}") from None
-    texts = [line for line in lines if line.strip()]
-    if not texts:
-        raise InputError(f"--texts: {file} holds no text; put one on each line")
-    return texts

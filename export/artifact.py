@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
 from ..storage.folders import new_folder
-from .runtime import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
+from .contents import check_hashes, not_listed
+from .copying import copy_folder
+from .files import MAX_JSON_BYTES, hash_regular, is_folder, open_regular, parse_object, read_regular
+from .manifest import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_DATA_FILE,
+    REQUIRED_FILES,
+    Manifest,
+    read_manifest,
+)
 
-MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
-FORMAT_VERSION = 1
-
-_REQUIRED = (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE)
-_OPTIONAL = (MODEL_FILE + ".data",)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a sealed artifact holds, and what made it.
-
-    Attributes:
-        format_version: of the folder's layout.
-        files: name → ``{"sha256": hex, "bytes": int}`` of every file but the manifest.
-        made_from: data hash, teacher, hyperparameters, versions; free of form.
-        measurements: the chosen variant's row of the report.
-    """
-
-    format_version: int
-    files: dict[str, dict[str, Any]]
-    made_from: dict[str, Any]
-    measurements: dict[str, Any]
 
 
 def seal_artifact(
@@ -66,14 +52,14 @@ def seal_artifact(
         ``out_dir``.
 
     Raises:
-        ArtifactError: ``source_dir`` lacks a file.
+        ArtifactError: ``source_dir`` lacks a file, or its configuration cannot be read.
     """
     source, target = Path(source_dir), Path(out_dir)
-    names = [*_REQUIRED, *(name for name in _OPTIONAL if (source / name).is_file())]
+    names = [*REQUIRED_FILES, *([MODEL_DATA_FILE] if (source / MODEL_DATA_FILE).is_file() else [])]
     for name in names:
         if not (source / name).is_file():
             raise ArtifactError(f"{source}: {name} is missing; only an exported ONNX variant can be sealed")
-    config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = parse_object(read_regular(source / CONFIG_FILE, MAX_JSON_BYTES)[0], source / CONFIG_FILE)
     with new_folder(target) as folder:
         for name in names:
             shutil.copyfile(source / name, folder / name)
@@ -86,101 +72,57 @@ def seal_artifact(
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
-        text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return target
 
 
 def verify_artifact(directory: str | Path) -> Manifest:
-    """Check every file of the artifact against its manifest.
+    """Read every file of the artifact and hold it against the manifest.
 
     Raises:
         ArtifactError: a file is missing, is not listed, or differs; the message names it.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise ArtifactError(f"{directory}: no such folder; give the folder of an artifact")
-    manifest = _read_manifest(directory / MANIFEST_FILE)
-    present = {entry.name for entry in directory.iterdir()} - {MANIFEST_FILE}
-    for name in sorted(present - set(manifest.files)):
+    if not is_folder(directory):
+        raise ArtifactError(f"{str(directory)!r:.200}: no such folder; give the folder of an artifact")
+    manifest = read_manifest(directory)
+    try:
+        present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
+    except OSError as error:
         raise ArtifactError(
-            f"{directory}: {name} is not in the manifest; remove it or pull the artifact again"
-        )
-    for name, expected in sorted(manifest.files.items()):
-        path = directory / name
-        if path.is_symlink() or not path.is_file():
-            raise ArtifactError(f"{directory}: {name} is missing; pull the artifact again")
-        if _fingerprint(path) != {"sha256": expected.get("sha256"), "bytes": expected.get("bytes")}:
-            raise ArtifactError(
-                f"{directory}: {name} was changed, its SHA-256 is not the manifest's; pull the artifact again"
-            )
+            f"{directory} cannot be read ({error.strerror}); give a folder that you may read"
+        ) from None
+    for name in sorted(set(present) - {MANIFEST_FILE, *manifest.files}):
+        raise not_listed(directory, name)
+    for name in sorted(name for name, is_link in present.items() if is_link):
+        raise ArtifactError(f"{directory}: {name} is a link, not the file itself; pull the artifact again")
+    check_hashes(directory, manifest.files, use_cache=False)
     return manifest
 
 
 def copy_artifact(source: str | Path, target: str | Path) -> Path:
     """Copy a sealed artifact; it appears under ``target`` only after every hash was verified.
 
+    Args:
+        source: The artifact.
+        target: A folder that does not exist or is empty, outside the artifact; ``~`` is the user's home.
+
+    Returns:
+        ``target``, with ``~`` replaced.
+
     Raises:
-        ArtifactError: the copy does not match its manifest, ``target`` exists, or cannot be written.
+        ArtifactError: The artifact or its copy does not match its manifest.
+        InputError: ``target`` cannot be taken or written.
     """
-    source, target = Path(source), Path(target)
-    if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ArtifactError(f"{target} exists already; give a folder that does not")
-    manifest = _read_manifest(source / MANIFEST_FILE)
-    for name in manifest.files:
-        if not (source / name).is_file():
-            raise ArtifactError(f"{source}: {name} is missing; the artifact is incomplete, seal it again")
-    try:
-        with _folder_beside(target) as folder:
-            for name in [*manifest.files, MANIFEST_FILE]:
-                shutil.copyfile(source / name, folder / name)
-            verify_artifact(folder)
-            folder.rename(target)
-    except OSError as error:
-        raise ArtifactError(f"{target}: cannot write the artifact ({error})") from error
-    return target
-
-
-def _read_manifest(path: Path) -> Manifest:
-    if not path.is_file():
-        raise ArtifactError(f"{path.parent}: {path.name} is missing; this is not a sealed artifact")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(**content)
-        names = list(manifest.files)
-        whole = all(isinstance(entry, dict) for entry in manifest.files.values())
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path}: not a manifest ({error}); pull the artifact again") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format_version is {manifest.format_version!r}, this distiltune reads {FORMAT_VERSION}"
-        )
-    for name in names:
-        # A name with a directory in it could make a copy write outside its folder.
-        if name in ("", ".", "..", MANIFEST_FILE) or "/" in name or "\\" in name or not whole:
-            raise ArtifactError(f"{path}: entry {name!r} is not allowed; pull the artifact again")
-    for name in _REQUIRED:
-        if name not in manifest.files:
-            raise ArtifactError(f"{path}: {name} is not listed; pull the artifact again")
-    return manifest
+    source = Path(source)
+    manifest = verify_artifact(source)
+    return copy_folder(source, target, [*manifest.files, MANIFEST_FILE], check=verify_artifact)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file:
+        digest = hash_regular(file, path)
     return {"sha256": digest, "bytes": path.stat().st_size}
-
-
-@contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder on the target's own file system, so that a rename can put it in place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        folder.chmod(0o755)  # mkdtemp's 0700 would stay on the artifact
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _model_card(labels: list[str], made_from: dict[str, Any], measurements: dict[str, Any]) -> str:

@@ -70,10 +70,18 @@ class Threshold:
         if not isinstance(given, dict) or set(given) != {"score", "value", "label"}:
             raise ValueError("it must be null, or an object of score, value and label")
         score, value, label = given["score"], given["value"], given["label"]
-        if score not in SCORES:
+        if not isinstance(score, str) or score not in SCORES:
             raise ValueError(f"its score must be one of {', '.join(SCORES)}")
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        try:
+            finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        except OverflowError:  # an integer beyond the largest float
+            finite = False
+        if not finite:
             raise ValueError("its value must be a finite number")
-        if not isinstance(label, str) or not label:
+        if (
+            not isinstance(label, str)
+            or not label.strip()
+            or any("\ud800" <= each <= "\udfff" for each in label)
+        ):
             raise ValueError("its label must be a name")
         return cls(score, float(value), label)

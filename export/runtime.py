@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import onnxruntime as ort
 import tokenizers
 
-from ..errors import ArtifactError, InputError, first_line
-from .out_of_scope import Threshold
-from .session import check_session, session_options
+from ..errors import ArtifactError, InputError
+from .classifier_config import ClassifierConfig, read_config
+from .contents import Contents
+from .files import MAX_JSON_BYTES
+from .graph import Graph, open_graph
+from .manifest import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
+from .session import MAX_THREADS, check_session, session_options
+from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
-MODEL_FILE = "model.onnx"
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "config.json"
-
-_INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_PROBE_TEXT = "a"
 
 
 class TextClassifier:
@@ -34,26 +33,20 @@ class TextClassifier:
         threshold: Decides which texts get that label besides those whose largest logit says so; None: no others.
     """
 
-    def __init__(
-        self, session: ort.InferenceSession, tokenizer: tokenizers.Tokenizer, config: dict[str, Any]
-    ):
-        self._session = session
+    def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
+        self._graph = graph
         self._tokenizer = tokenizer
-        self._pad_token_id: int = config["pad_token_id"]
-        self.labels: list[str] = list(config["labels"])
-        self.max_length: int = config["max_length"]
-        self.out_of_scope_label: str | None = config.get("out_of_scope_label")
-        threshold = config.get("threshold")
-        self.threshold = None if threshold is None else Threshold.from_json(threshold)
-        self._inputs = _input_types(session)
-        num_outputs = session.get_outputs()[0].shape[-1]  # a name where the graph leaves it open
-        if isinstance(num_outputs, int) and num_outputs != len(self.labels):
+        self._pad_token_id = config.pad_token_id
+        self.labels = list(config.labels)
+        self.max_length = config.max_length
+        self.out_of_scope_label = config.out_of_scope_label
+        self.threshold = config.threshold
+        if graph.num_outputs not in (None, len(self.labels)):
             raise ArtifactError(
-                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {num_outputs} outputs; "
+                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
                 "pull the artifact again"
             )
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_length)
+        self._probe()
 
     @classmethod
     def load(
@@ -63,8 +56,13 @@ class TextClassifier:
         num_threads: int | None = None,
         providers: Sequence[Any] | None = None,
         session: Mapping[str, Any] | None = None,
+        verify: bool = True,
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
+
+        The files of a sealed artifact are held against the SHA-256 of its manifest; those of an exported variant,
+        which has no manifest, are used as they are. A file that has not changed since it was last hashed is not read
+        again for that: a cache in ``$XDG_CACHE_HOME/distiltune`` remembers it. The model is run once.
 
         Args:
             directory: an artifact, or an exported ONNX variant.
@@ -72,33 +70,55 @@ class TextClassifier:
             providers: ONNX Runtime execution providers; default: the CPU.
             session: session options as :mod:`~distiltune.export.session` names them; default: ``session`` of
                 ``config.json``, the ones that were measured to be faster. ``{}``: none of them.
+            verify: False: do not look at the manifest.
 
         Raises:
-            ArtifactError: a file is missing or is not what its name says.
-            InputError: ``num_threads`` is below 1, a session option is unknown, or a provider is not in this
-                build of ONNX Runtime.
+            ArtifactError: a file is missing, is not what its name says or not what the manifest says, or the model
+                does not run.
+            InputError: ``num_threads`` is not from 1 to 1024, a session option is unknown, or a provider is not in
+                this build of ONNX Runtime.
         """
-        directory = Path(directory)
-        for name in (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE):
-            if not (directory / name).is_file():
-                raise ArtifactError(
-                    f"{directory}: {name} is missing; give an artifact's folder (`distiltune pull` makes one)"
-                )
-        config = _read_config(directory / CONFIG_FILE)
-        threads = (config.get("num_threads") or 1) if num_threads is None else num_threads
-        if not isinstance(threads, int) or threads < 1:
-            raise InputError(f"num_threads is {threads!r}; give 1 or more")
+        if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MAX_THREADS):
+            raise InputError(f"num_threads is {num_threads!r:.60}; give 1 to {MAX_THREADS}")
         try:
-            check_session(session or {})
+            check_session({} if session is None else session)
         except ValueError as error:
             raise InputError(f"session: {error}") from None
-        options = session_options(threads, (config.get("session") or {}) if session is None else session)
-        opened = _open_session(directory / MODEL_FILE, options, list(providers or ["CPUExecutionProvider"]))
+        contents = Contents(Path(directory), verify=verify)
+        folder = contents.directory
+        config = read_config(contents.read(CONFIG_FILE, MAX_JSON_BYTES), folder / CONFIG_FILE)
+        tokenizer = Tokenizer(
+            contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES), config.max_length, folder / TOKENIZER_FILE
+        )
+        options = session_options(
+            num_threads or config.num_threads or 1, config.session if session is None else session
+        )
+        graph = open_graph(
+            folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
+        )
+        contents.check_unchanged()
+        return cls(graph, tokenizer, config)
+
+    def _probe(self) -> None:
+        """Run the model once: a tokenizer, table, padding or weight that does not fit shows here, not in a request.
+
+        Raises:
+            ArtifactError: It does not run, or its logits are not finite.
+        """
+        ids = self._tokenizer.encode([_PROBE_TEXT])[0].ids or [self._pad_token_id]
+        last = self._tokenizer.last_id()
+        extremes = [self._pad_token_id] if last is None else [last, self._pad_token_id]
+        rows = np.array([ids, (extremes * len(ids))[: len(ids)]])
+        feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._graph.input_types.items()}
+        feed["input_ids"][:] = rows
+        if "attention_mask" in feed:
+            feed["attention_mask"].fill(1)
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ArtifactError(f"{directory / TOKENIZER_FILE}: not a tokenizer ({error})") from error
-        return cls(opened, tokenizer, config)
+            self._graph.run(feed, len(self.labels))
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {CONFIG_FILE}"
+            ) from error
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
@@ -123,6 +143,7 @@ class TextClassifier:
 
         Raises:
             InputError: a text is empty or not a string, or ``batch_size`` is below 1.
+            ArtifactError: the tokenizer or the model fails, or gives logits that are not finite.
         """
         single = isinstance(texts, str)
         logits = self.logits([texts] if single else texts, batch_size=batch_size)
@@ -145,12 +166,14 @@ class TextClassifier:
         return answers
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """The model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
+        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
         if isinstance(texts, str):
             texts = [texts]
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; give 1 or more")
+        if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
         encodings = self._encode(texts)
+        if len(encodings) == 1:
+            return self._run(encodings).astype(np.float32, copy=False)
         outputs = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
         # Texts of like length share a batch, so that little of it is padding.
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
@@ -168,82 +191,27 @@ class TextClassifier:
                 raise InputError(f"text {i} is {type(text).__name__} {text!r:.60}; give a string")
             if not text.strip():
                 raise InputError(f"text {i} is empty; give a text with at least one word")
-        try:
-            if len(texts) == 1:
-                return [self._tokenizer.encode(texts[0])]
-            return self._tokenizer.encode_batch_fast(texts)
-        except (UnicodeError, TypeError) as error:
-            raise InputError(f"a text is not valid Unicode ({error}); remove its lone surrogates") from error
+        return self._tokenizer.encode(texts) if texts else []
 
     def _run(self, encodings: list[tokenizers.Encoding]) -> np.ndarray:
-        """Logits ``[B, C]`` of one batch, padded to its longest text ``L``."""
+        """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``."""
         shape = (len(encodings), max(len(encoding) for encoding in encodings))
-        feed = {name: np.zeros(shape, dtype) for name, dtype in self._inputs.items()}
+        feed = {name: np.zeros(shape, dtype) for name, dtype in self._graph.input_types.items()}
         feed["input_ids"].fill(self._pad_token_id)
         for row, encoding in enumerate(encodings):
             ids = encoding.ids
-            feed["input_ids"][row, : len(ids)] = ids
+            if not ids:
+                raise InputError(
+                    "a text is empty for the tokenizer, such as one of control characters alone; leave it out"
+                )
+            try:
+                feed["input_ids"][row, : len(ids)] = ids
+            except OverflowError:
+                raise ArtifactError(
+                    f"{TOKENIZER_FILE} has ids beyond the input of {MODEL_FILE}; pull the artifact again"
+                ) from None
             if "attention_mask" in feed:
                 feed["attention_mask"][row, : len(ids)] = 1
             if "token_type_ids" in feed:
                 feed["token_type_ids"][row, : len(ids)] = encoding.type_ids
-        return np.asarray(self._session.run(None, feed)[0])
-
-
-def _input_types(session: ort.InferenceSession) -> dict[str, Any]:
-    """The graph's inputs and their NumPy types; only those that it declares are fed."""
-    types = {}
-    for node in session.get_inputs():
-        if (
-            node.name not in ("input_ids", "attention_mask", "token_type_ids")
-            or node.type not in _INTEGER_TYPES
-        ):
-            raise ArtifactError(
-                f"{MODEL_FILE} asks for input {node.name!r} of type {node.type}; "
-                "this runtime feeds integer input_ids, attention_mask and token_type_ids"
-            )
-        types[node.name] = _INTEGER_TYPES[node.type]
-    if "input_ids" not in types:
-        raise ArtifactError(f"{MODEL_FILE} has no input 'input_ids'; export it with distiltune")
-    return types
-
-
-def _open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
-    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
-    available = ort.get_available_providers()
-    unknown = [name for name in names if name not in available]
-    if unknown:
-        raise InputError(
-            f"providers: {', '.join(unknown)} is not in this ONNX Runtime; it has {', '.join(available)}"
-        )
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own classes share no public base
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path}: holds {type(config).__name__}; it must hold an object")
-    labels = config.get("labels")
-    if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
-        raise ArtifactError(f"{path}: labels is {labels!r:.60}; it must be a list of names")
-    for name, least in (("max_length", 1), ("pad_token_id", 0)):
-        value = config.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ArtifactError(f"{path}: {name} is {value!r}; it must be an integer of {least} or more")
-    if config.get("threshold") is not None:
-        try:
-            Threshold.from_json(config["threshold"])
-        except ValueError as error:
-            raise ArtifactError(f"{path}: threshold is {config['threshold']!r:.80}; {error}") from None
-    if config.get("session") is not None:
-        try:
-            check_session(config["session"])
-        except ValueError as error:
-            raise ArtifactError(f"{path}: session: {error}; pull the artifact again") from None
-    return config
+        return self._graph.run(feed, len(self.labels))

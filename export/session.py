@@ -7,7 +7,10 @@ from typing import Any
 
 import onnxruntime as ort
 
-_LOG_ERRORS_ONLY = 3
+MAX_THREADS = 1024
+"""ONNX Runtime makes as many as it is asked for."""
+
+_LOG_FATAL_ONLY = 4  # errors are raised as well
 _LEVELS = {
     "disable_all": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -42,7 +45,7 @@ def check_session(chosen: Any) -> None:
         raise ValueError(f"it is {chosen!r:.60}, and must be an object of session options")
     for name, value in chosen.items():
         if name not in VALUES:
-            raise ValueError(f"unknown option {name!r}; it may hold {', '.join(VALUES)}")
+            raise ValueError(f"unknown option {name!r:.60}; it may hold {', '.join(VALUES)}")
         # 1 == True, but a number is not what was asked for.
         if type(value) is not type(VALUES[name][0]) or value not in VALUES[name]:
             allowed = ", ".join(str(each).lower() for each in VALUES[name])
@@ -59,7 +62,7 @@ def session_options(num_threads: int, chosen: Mapping[str, Any]) -> ort.SessionO
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = num_threads if chosen.get("execution_mode") == "parallel" else 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = _LOG_FATAL_ONLY
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # With one thread the caller does all the work; with more, spinning keeps the others awake between operators.
     spinning = chosen.get("allow_spinning", num_threads > 1)

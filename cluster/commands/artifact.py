@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,27 +10,33 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
+from ..lines import lines_of_stream
+from ..panics import quiet_panics
 from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
 
 app = typer.Typer()
+
+_CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 @app.command()
 def pull(
     run_id: RunArgument,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to make; must not exist.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Directory to make; must not exist.")],
     storage: StorageOption = None,
 ) -> None:
     """Copy a run's sealed artifact; every hash is verified before the directory appears."""
     from ...export.artifact import copy_artifact
+    from ...export.copying import folder_to_make
 
+    target = folder_to_make(to)
     opened = open_run(run_id, storage)
     if not opened.store.has_folder(opened.artifact):
         raise InputError(
             f"run {opened.id} is {opened.state} and has no artifact yet; see `distiltune show {opened.id}`"
         )
-    copy_artifact(opened.store.fetch(opened.artifact), to)
-    typer.echo(f"{to}: verified; try: distiltune predict {to} 'a text'")
+    copy = copy_artifact(opened.store.fetch(opened.artifact), target)
+    typer.echo(f"{copy}: verified; try: distiltune predict {shlex.quote(str(copy))} 'a text'")
 
 
 @app.command()
@@ -62,15 +69,16 @@ def predict(
     """Classify texts with an artifact."""
     from ...export.runtime import TextClassifier
 
-    if not texts and sys.stdin.isatty():
+    if not texts and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("TEXT: none given; name one or more texts, or pipe lines to stdin")
-    given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    results = TextClassifier.load(directory)(given)
+    given = texts or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
+    with quiet_panics():
+        results = TextClassifier.load(directory)(given)
     if as_json:
         echo_json([{"text": text, **result} for text, result in zip(given, results, strict=True)])
         return
     for text, result in zip(given, results, strict=True):
-        typer.echo(f"{result['label']}\t{result['score']:.4f}\t{text}")
+        typer.echo(f"{_printed(result['label'])}\t{result['score']:.4f}\t{_printed(text)}")
 
 
 @app.command()
@@ -81,7 +89,7 @@ def benchmark(
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one text.")] = 100,
     warmups: Annotated[int, typer.Option("--warmups", min=0, help="Runs before timing.")] = 10,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Intra-op threads.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Intra-op threads.")] = 1,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also by threads, by batch size and by length of the text.")
     ] = False,
@@ -120,3 +128,8 @@ def benchmark(
         extras=Extras(**{name: each or thorough for name, each in wanted.items()}, seconds=seconds),
     )
     echo_json(measured) if as_json else print_measurement(measured)
+
+
+def _printed(text: str) -> str:
+    """Return a text on one line, its control characters escaped: a terminal would obey them."""
+    return text.translate(_CONTROLS)
