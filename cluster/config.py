@@ -16,18 +16,20 @@ from ..errors import ConfigError, listed
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
 from ..search.space import SPARSITY, TEXT_COUNTS, fixed_values
-from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
+from ..training.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
+from ..training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 
 
 class TaskResources(Section):
     """What one task takes of a node."""
 
-    cpu: float = Field(default=1, gt=0, description="CPUs, also the number of threads it computes with.")
-    gpu: float | None = Field(
-        default=None, ge=0, description="GPUs; a fraction shares one; default: one where the cluster has any."
+    cpu: PositiveAmount = Field(default=1, description="CPUs, also the number of threads it computes with.")
+    gpu: Amount | None = Field(
+        default=None, description="GPUs; a fraction shares one; default: one where the cluster has any."
     )
-    custom: dict[str, float] = Field(
+    custom: dict[Name, Amount] = Field(
         default_factory=dict,
+        max_length=100,
         description="Ray's custom resources, for example {benchmark_node: 1}: only nodes that have them.",
     )
 
@@ -38,6 +40,7 @@ class TrialResources(TaskResources):
     processes: int = Field(
         default=1,
         ge=1,
+        le=10_000,
         description="Processes that train a trial together, each on an equal part of every batch; on one node or "
         "on several.",
     )
@@ -55,11 +58,11 @@ class TrialResources(TaskResources):
 class ResourcesConfig(Section):
     """Where the work runs and how much of it each task takes."""
 
-    address: str | None = Field(
+    address: Name | None = Field(
         default=None, description="Ray cluster to attach to (host:port or auto); none starts a local one."
     )
-    num_cpus: int | None = Field(
-        default=None, ge=1, description="CPUs of the local Ray; default: all of this machine."
+    num_cpus: Threads | None = Field(
+        default=None, description="CPUs of the local Ray; default: all of this machine."
     )
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
@@ -75,6 +78,7 @@ class ResourcesConfig(Section):
     )
     autoscaling: list[TaskResources] = Field(
         default_factory=list,
+        max_length=1000,
         description="The kinds of nodes that the cluster adds on demand: a job that fits one is not refused.",
     )
 
@@ -82,39 +86,44 @@ class ResourcesConfig(Section):
 class StorageConfig(Section):
     """Where runs are kept."""
 
-    path: str = Field(
+    path: Name = Field(
         default="distiltune-runs",
         description="Directory or URL (s3://, gs://, any that pyarrow or fsspec knows) of all runs and caches.",
     )
-    endpoint_override: str | None = Field(
+    endpoint_override: Name | None = Field(
         default=None, description="Host and port of an S3-compatible store, such as http://127.0.0.1:9000."
     )
     retry_s: float = Field(
-        default=60, ge=0, description="Seconds that the storage is tried again before a stage gives up."
+        default=60,
+        ge=0,
+        le=10**7,
+        description="Seconds that the storage is tried again before a stage gives up.",
     )
 
 
 class PlanStep(Section):
     """A key of the specification, and the values to try in its place."""
 
-    key: str = Field(description="Path of the key, such as student.from_teacher.layers.")
-    values: list[Any] = Field(
-        min_length=1, description="Tried in this order, the mild before the harsh, until one is refused."
+    key: Name = Field(description="Path of the key, such as student.from_teacher.layers.")
+    values: list[Plain] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Tried in this order, the mild before the harsh, until one is refused.",
     )
 
 
 class PlanConfig(Section):
     """Changes that `distiltune plan` tries one after another; each is kept where the gate holds and it pays."""
 
-    steps: list[PlanStep] = Field(default_factory=list, description="In the order in which they are tried.")
+    steps: list[PlanStep] = Field(
+        default_factory=list, max_length=1000, description="In the order in which they are tried."
+    )
     minimise: Literal["latency_ms", "size_mb", "latency_times_size"] = Field(
         default="latency_times_size", description="What a change must make less to be kept."
     )
-    min_gain: float = Field(default=0.03, ge=0, lt=1, description="By which share, at least.")
-    max_accuracy_drop: float = Field(
+    min_gain: ShareBelowOne = Field(default=0.03, description="By which share, at least.")
+    max_accuracy_drop: Share = Field(
         default=0.01,
-        ge=0,
-        le=1,
         description="Most validation accuracy that may be lost against the job as it is, by export.choose's gate.",
     )
 
