@@ -11,8 +11,9 @@ import os
 import re
 from pathlib import Path
 
-
 _MOST_READ = 4096  # characters of a value, for one message
+
+_MOST_LISTED = 30  # faults of one file
 
 # A secret may hold a slash, as those of S3 do; what follows a port is a path and may hold an @.
 _USERINFO = re.compile(r"://(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)")
@@ -69,10 +70,12 @@ class ExportError(RunFailedError):
 
 
 def listed(faults: list[str]) -> str:
-    """All faults in one line, numbered where there are several."""
+    """All faults in one line, numbered where there are several; of very many the first."""
     if len(faults) == 1:
         return faults[0]
-    return f"{len(faults)} faults: " + "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults, 1))
+    first = "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults[:_MOST_LISTED], 1))
+    rest = len(faults) - _MOST_LISTED
+    return f"{len(faults):,} faults: {first}{f'; and {rest:,} more' if rest > 0 else ''}"
 
 
 def first_line(error: BaseException) -> str:

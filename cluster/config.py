@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, listed
+from ..errors import ConfigError, listed, shown
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
 from ..search.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ..training.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
 from ..training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
+from .reading import apply_overrides, read_specification, unquoted
 
 
 class TaskResources(Section):
@@ -182,11 +179,6 @@ def _unheard_teacher(config: JobConfig) -> str | None:
     return None
 
 
-def preset_names() -> list[str]:
-    """Names that can stand in place of a file."""
-    return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
-
-
 def load_config(source: str | None, overrides: list[str], storage: str | None = None) -> JobConfig:
     """Read a specification.
 
@@ -198,18 +190,19 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
     Raises:
         ConfigError: The file cannot be read, or has faults; all of them are listed, each with its full path.
     """
-    values = _read(source or "quickstart")
-    faults = [fault for item in overrides if (fault := _override(values, item))]
+    source = source or "quickstart"
+    values = read_specification(source)
+    faults = apply_overrides(values, overrides)
     if storage is not None and isinstance(values.setdefault("storage", {}), dict):
         values["storage"]["path"] = storage
     try:
         config = JobConfig.model_validate(values)
     except ValidationError as error:
-        faults += [described(item) for item in error.errors()]
+        faults += described(error)
         faults += _search_faults(values, error.errors())
-        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}") from None
+        raise ConfigError(f"{unquoted(source)}: {listed(faults)}") from None
     if faults:
-        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}")
+        raise ConfigError(f"{unquoted(source)}: {listed(faults)}")
     return config
 
 
@@ -244,74 +237,17 @@ def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
     return last
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as YAML 1.2 has it and YAML 1.1 does not."""
+def described(error: ValidationError) -> list[str]:
+    """Faults that pydantic found in our words: path, value given, what is accepted; one for each place."""
+    faults: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        keys = _without_tag([str(key) for key in item["loc"]])
+        path = ".".join(unquoted(key, 60) for key in keys) or "the specification"
+        faults.setdefault(path, f"{path}: {_fault(item, keys)}")
+    return list(faults.values())
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _presets() -> Any:
-    return files("distiltune.cluster") / "presets"
-
-
-def _read(source: str) -> dict[str, Any]:
-    if source in preset_names():
-        text = (_presets() / f"{source}.yaml").read_text(encoding="utf-8")
-    else:
-        text = _read_file(source)
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place else ""
-        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected sections such as `data:`, found {type(values).__name__}")
-    return values
-
-
-def _read_file(source: str) -> str:
-    path = Path(source)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        nearest = difflib.get_close_matches(source, preset_names(), 1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ConfigError(
-            f"{source!r} is neither a file nor a preset (presets: {', '.join(preset_names())}){hint}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read as a specification: {error}") from None
-
-
-def _override(values: dict[str, Any], item: str) -> str | None:
-    """Set one ``a.b=c`` in place; what is wrong with it, or None."""
-    path, equals, text = item.partition("=")
-    keys = [key.strip() for key in path.split(".")]
-    if not equals or not all(keys):
-        return f"--set {item}: expected section.key=value, for example --set search.num_trials=8"
-    try:
-        value = yaml.load(text, Loader=_Loader) if text else ""
-    except yaml.YAMLError:
-        return f"--set {item}: the value is not valid YAML; quote it"
-    at = values
-    for key in keys[:-1]:
-        if not isinstance(at.get(key), dict):
-            at[key] = {}
-        at = at[key]
-    at[keys[-1]] = value
-    return None
-
-
-def described(item: Any) -> str:
-    """One of pydantic's errors in our words: path, value given, what is accepted."""
-    keys = _without_tag([str(key) for key in item["loc"]])
-    path = ".".join(keys) or "the specification"
+def _fault(item: Any, keys: list[str]) -> str:
     given, context = item.get("input"), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
         names = _field_names(keys[:-1])
@@ -319,19 +255,21 @@ def described(item: Any) -> str:
         hint = f"known: {', '.join(names)}" if names else "leave it out"
         if nearest:
             hint = f"did you mean {nearest[0]!r}?"
-        return f"{path}: unknown key; {hint}"
+        return f"unknown key; {hint}"
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{path}: keys with values are needed (given {given!r})"
+        return f"keys with values are needed (given {shown(given)})"
     if item["type"] == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "")
-        return f"{path}: {context['tag']!r} is not known; accepted: {known}"
+        return f"{shown(context['tag'])} is not known; accepted: {known}"
     if item["type"] == "union_tag_not_found":
-        return f"{path}: give `type`; `distiltune config --schema` lists them"
+        return "give `type`; `distiltune config --schema` lists them"
     if item["type"] == "too_short":
-        return f"{path}: at least {context['min_length']} needed, {context['actual_length']} given"
+        return f"at least {context['min_length']} needed, {context['actual_length']} given"
+    if item["type"] == "too_long":
+        return f"at most {context['max_length']} accepted, {context['actual_length']} given"
     message = item["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {given!r})"
-    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+    value = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {shown(given)})"
+    return f"{message[:1].lower()}{message[1:]}{value}"
 
 
 def _without_tag(keys: list[str]) -> list[str]:

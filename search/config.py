@@ -91,13 +91,10 @@ class Constraint(Section):
 def _parsed_constraint(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    metric, sense, bound = re.fullmatch(r"\s*([\w.]*)\s*(<=|>=|)\s*(.*?)\s*", value, re.DOTALL).groups()
-    try:
-        return {"metric": metric, "sense": sense, "bound": float(bound)}
-    except ValueError:
-        raise ValueError(
-            "expected `metric <= number` or `metric >= number`, for example latency_ms <= 1.0"
-        ) from None
+    found = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", value)
+    if found is None:
+        raise ValueError("expected `metric <= number` or `metric >= number`, for example latency_ms <= 1.0")
+    return {"metric": found[1], "sense": found[2], "bound": float(found[3])}
 
 
 class Budget(Section):
