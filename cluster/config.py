@@ -263,6 +263,8 @@ def _fault(item: Any, keys: list[str]) -> str:
         return f"{shown(context['tag'])} is not known; accepted: {known}"
     if item["type"] == "union_tag_not_found":
         return "give `type`; `distiltune config --schema` lists them"
+    if item["type"] == "string_too_short":
+        return f"is empty; give one, or leave it out (given {shown(given)})"
     if item["type"] == "too_short":
         return f"at least {context['min_length']} needed, {context['actual_length']} given"
     if item["type"] == "too_long":

@@ -16,9 +16,17 @@ from ..storage.given import read_json, read_regular
 from ..training.section import MOST_DEPTH
 
 _MOST_BYTES = 2**20
-_MOST_NODES = 50_000  # keys, values and lists, what an alias stands for counted again
+_MOST_NODES = 20_000  # keys, values and lists, what an alias stands for counted again
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
+
+
+_KINDS = {
+    _TAG + "bool": "true or false",
+    _TAG + "null": "null",
+    _TAG + "int": "a number",
+    _TAG + "float": "a number",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,12 +39,13 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._sizes: dict[int, int] = {}
-        self._depth = 0
+        self._depth = self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node, once it is clear that the document does not grow beyond what a person writes."""
         event = self.peek_event()
         self._depth += 1
+        self._count += 1
         if self._depth > MOST_DEPTH:
             raise ComposerError(None, None, f"more than {MOST_DEPTH} levels in one another", event.start_mark)
         node = super().compose_node(parent, index)
@@ -48,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:
             raise ComposerError(None, None, f"*{event.anchor} stands in its own anchor", event.start_mark)
         self._sizes[id(node)] = size = self._size(node)
-        if size > _MOST_NODES:
+        if max(size, self._count) > _MOST_NODES:
             raise ComposerError(None, None, f"more than {_MOST_NODES:,} values", event.start_mark)
         return node
 
@@ -65,10 +74,10 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in (_TAG + "str", _TAG + "merge"):
-                word = shown(key.value) if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
-                kind = key.tag.removeprefix(_TAG)
+                word = unquoted(key.value, 60) if isinstance(key, yaml.ScalarNode) else f"(a {key.id})"
+                kind = _KINDS.get(key.tag, "a value of its own")
                 raise ComposerError(
-                    None, None, f"the key {word} is read as {kind}; quote it to make it text", key.start_mark
+                    None, None, f"the key {word} is {kind}, not text; quote it", key.start_mark
                 )
             if key.value in lines:
                 raise ComposerError(

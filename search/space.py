@@ -148,6 +148,13 @@ def end_values(parameter: Parameter) -> list[Any]:
     return parameter.values if isinstance(parameter, Choice) else [parameter.low, parameter.high]
 
 
+def num_values(parameter: Parameter) -> int:
+    """How many values an argument may have; 1 of a range of floats."""
+    if isinstance(parameter, Choice):
+        return len(parameter.values)
+    return parameter.high - parameter.low + 1 if isinstance(parameter, IntRange) else 1
+
+
 def student_name(arguments: Mapping[str, Any]) -> str | None:
     """Which student a trial starts from, such as ``student.layers=[0, 5]``; None where the space names none."""
     named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]

@@ -46,6 +46,10 @@ def _open_regular(path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, "it is not a regular file; save its content in one")
 
 
+class RefusedJsonError(json.JSONDecodeError):
+    """JSON that Python would read, and that loses something or has a value which JSON has not."""
+
+
 class _RepeatedKeyError(ValueError):
     """An object has a key twice."""
 
@@ -54,26 +58,21 @@ def read_json(text: str) -> Any:
     """Return the value of a JSON document.
 
     Raises:
-        json.JSONDecodeError: It is not JSON, has a key twice in one object, or a number that JSON has not (NaN, an
-            infinity, thousands of digits), or is nested too deeply; with the place, where there is one.
+        json.JSONDecodeError: It is not JSON.
+        RefusedJsonError: It has a key twice in one object, a number that JSON has not (NaN, an infinity, thousands of
+            digits), or is nested too deeply; with the place, where there is one.
     """
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_no_number,
-            parse_float=_finite,
-            parse_int=_integer,
-        )
+        return _DECODER.decode(text)
     except json.JSONDecodeError:
         raise
     except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+        raise RefusedJsonError("nested too deeply", text, 0) from None
     except _RepeatedKeyError:
         key, place = _repeated_key(text)
-        raise json.JSONDecodeError(f"key {shown(key)} is given twice", text, place) from None
+        raise RefusedJsonError(f"key {shown(key)} is given twice; keep one", text, place) from None
     except ValueError as error:
-        raise json.JSONDecodeError(str(error), text, _refused_number(text)) from None
+        raise RefusedJsonError(str(error), text, _refused_number(text)) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,6 +97,11 @@ def _integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits is too large")
     return int(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
+)
 
 
 def _repeated_key(text: str) -> tuple[str, int]:

@@ -35,13 +35,13 @@ class Section(BaseModel):
 
 def _name(text: str) -> str:
     if not text.strip():
-        raise ValueError("is blank; give a name, or leave the key out")
+        raise ValueError("is blank; give one, or leave it out")
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
         raise ValueError("has a control character; take it out")
     if without_userinfo(text) != text:
         raise ValueError(
-            "has a user name or a secret in its URL; take it out and give credentials by the environment, such as "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "has a user name or a secret in its URL; take it out and give credentials in the environment, or by the role "
+            "of the machine"
         )
     return text
 
