@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, listed
+from ..errors import ConfigError, listed, shown
 from ..export.config import BenchmarkConfig, ExportConfig
 from ..search.config import SearchConfig
 from ..search.space import SPARSITY, TEXT_COUNTS, fixed_values
-from ..training.config import DataConfig, Section, StudentConfig, TeacherConfig, TrainingConfig
+from ..training.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
+from ..training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
+from .reading import apply_overrides, read_specification, unquoted
 
 
 class TaskResources(Section):
     """What one task takes of a node."""
 
-    cpu: float = Field(default=1, gt=0, description="CPUs, also the number of threads it computes with.")
-    gpu: float | None = Field(
-        default=None, ge=0, description="GPUs; a fraction shares one; default: one where the cluster has any."
+    cpu: PositiveAmount = Field(default=1, description="CPUs, also the number of threads it computes with.")
+    gpu: Amount | None = Field(
+        default=None, description="GPUs; a fraction shares one; default: one where the cluster has any."
     )
-    custom: dict[str, float] = Field(
+    custom: dict[Name, Amount] = Field(
         default_factory=dict,
+        max_length=100,
         description="Ray's custom resources, for example {benchmark_node: 1}: only nodes that have them.",
     )
 
@@ -38,6 +37,7 @@ class TrialResources(TaskResources):
     processes: int = Field(
         default=1,
         ge=1,
+        le=10_000,
         description="Processes that train a trial together, each on an equal part of every batch; on one node or "
         "on several.",
     )
@@ -55,11 +55,11 @@ class TrialResources(TaskResources):
 class ResourcesConfig(Section):
     """Where the work runs and how much of it each task takes."""
 
-    address: str | None = Field(
+    address: Name | None = Field(
         default=None, description="Ray cluster to attach to (host:port or auto); none starts a local one."
     )
-    num_cpus: int | None = Field(
-        default=None, ge=1, description="CPUs of the local Ray; default: all of this machine."
+    num_cpus: Threads | None = Field(
+        default=None, description="CPUs of the local Ray; default: all of this machine."
     )
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
@@ -75,6 +75,7 @@ class ResourcesConfig(Section):
     )
     autoscaling: list[TaskResources] = Field(
         default_factory=list,
+        max_length=1000,
         description="The kinds of nodes that the cluster adds on demand: a job that fits one is not refused.",
     )
 
@@ -82,39 +83,44 @@ class ResourcesConfig(Section):
 class StorageConfig(Section):
     """Where runs are kept."""
 
-    path: str = Field(
+    path: Name = Field(
         default="distiltune-runs",
         description="Directory or URL (s3://, gs://, any that pyarrow or fsspec knows) of all runs and caches.",
     )
-    endpoint_override: str | None = Field(
+    endpoint_override: Name | None = Field(
         default=None, description="Host and port of an S3-compatible store, such as http://127.0.0.1:9000."
     )
     retry_s: float = Field(
-        default=60, ge=0, description="Seconds that the storage is tried again before a stage gives up."
+        default=60,
+        ge=0,
+        le=10**7,
+        description="Seconds that the storage is tried again before a stage gives up.",
     )
 
 
 class PlanStep(Section):
     """A key of the specification, and the values to try in its place."""
 
-    key: str = Field(description="Path of the key, such as student.from_teacher.layers.")
-    values: list[Any] = Field(
-        min_length=1, description="Tried in this order, the mild before the harsh, until one is refused."
+    key: Name = Field(description="Path of the key, such as student.from_teacher.layers.")
+    values: list[Plain] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Tried in this order, the mild before the harsh, until one is refused.",
     )
 
 
 class PlanConfig(Section):
     """Changes that `distiltune plan` tries one after another; each is kept where the gate holds and it pays."""
 
-    steps: list[PlanStep] = Field(default_factory=list, description="In the order in which they are tried.")
+    steps: list[PlanStep] = Field(
+        default_factory=list, max_length=1000, description="In the order in which they are tried."
+    )
     minimise: Literal["latency_ms", "size_mb", "latency_times_size"] = Field(
         default="latency_times_size", description="What a change must make less to be kept."
     )
-    min_gain: float = Field(default=0.03, ge=0, lt=1, description="By which share, at least.")
-    max_accuracy_drop: float = Field(
+    min_gain: ShareBelowOne = Field(default=0.03, description="By which share, at least.")
+    max_accuracy_drop: Share = Field(
         default=0.01,
-        ge=0,
-        le=1,
         description="Most validation accuracy that may be lost against the job as it is, by export.choose's gate.",
     )
 
@@ -173,11 +179,6 @@ def _unheard_teacher(config: JobConfig) -> str | None:
     return None
 
 
-def preset_names() -> list[str]:
-    """Names that can stand in place of a file."""
-    return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
-
-
 def load_config(source: str | None, overrides: list[str], storage: str | None = None) -> JobConfig:
     """Read a specification.
 
@@ -189,18 +190,19 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
     Raises:
         ConfigError: The file cannot be read, or has faults; all of them are listed, each with its full path.
     """
-    values = _read(source or "quickstart")
-    faults = [fault for item in overrides if (fault := _override(values, item))]
+    source = source or "quickstart"
+    values = read_specification(source)
+    faults = apply_overrides(values, overrides)
     if storage is not None and isinstance(values.setdefault("storage", {}), dict):
         values["storage"]["path"] = storage
     try:
         config = JobConfig.model_validate(values)
     except ValidationError as error:
-        faults += [described(item) for item in error.errors()]
+        faults += described(error)
         faults += _search_faults(values, error.errors())
-        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}") from None
+        raise ConfigError(f"{unquoted(source)}: {listed(faults)}") from None
     if faults:
-        raise ConfigError(f"{source or 'quickstart'}: {listed(faults)}")
+        raise ConfigError(f"{unquoted(source)}: {listed(faults)}")
     return config
 
 
@@ -235,74 +237,17 @@ def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
     return last
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as YAML 1.2 has it and YAML 1.1 does not."""
+def described(error: ValidationError) -> list[str]:
+    """Faults that pydantic found in our words: path, value given, what is accepted; one for each place."""
+    faults: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        keys = _without_tag([str(key) for key in item["loc"]])
+        path = ".".join(unquoted(key, 60) for key in keys) or "the specification"
+        faults.setdefault(path, f"{path}: {_fault(item, keys)}")
+    return list(faults.values())
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _presets() -> Any:
-    return files("distiltune.cluster") / "presets"
-
-
-def _read(source: str) -> dict[str, Any]:
-    if source in preset_names():
-        text = (_presets() / f"{source}.yaml").read_text(encoding="utf-8")
-    else:
-        text = _read_file(source)
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place else ""
-        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected sections such as `data:`, found {type(values).__name__}")
-    return values
-
-
-def _read_file(source: str) -> str:
-    path = Path(source)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        nearest = difflib.get_close_matches(source, preset_names(), 1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ConfigError(
-            f"{source!r} is neither a file nor a preset (presets: {', '.join(preset_names())}){hint}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read as a specification: {error}") from None
-
-
-def _override(values: dict[str, Any], item: str) -> str | None:
-    """Set one ``a.b=c`` in place; what is wrong with it, or None."""
-    path, equals, text = item.partition("=")
-    keys = [key.strip() for key in path.split(".")]
-    if not equals or not all(keys):
-        return f"--set {item}: expected section.key=value, for example --set search.num_trials=8"
-    try:
-        value = yaml.load(text, Loader=_Loader) if text else ""
-    except yaml.YAMLError:
-        return f"--set {item}: the value is not valid YAML; quote it"
-    at = values
-    for key in keys[:-1]:
-        if not isinstance(at.get(key), dict):
-            at[key] = {}
-        at = at[key]
-    at[keys[-1]] = value
-    return None
-
-
-def described(item: Any) -> str:
-    """One of pydantic's errors in our words: path, value given, what is accepted."""
-    keys = _without_tag([str(key) for key in item["loc"]])
-    path = ".".join(keys) or "the specification"
+def _fault(item: Any, keys: list[str]) -> str:
     given, context = item.get("input"), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
         names = _field_names(keys[:-1])
@@ -310,19 +255,23 @@ def described(item: Any) -> str:
         hint = f"known: {', '.join(names)}" if names else "leave it out"
         if nearest:
             hint = f"did you mean {nearest[0]!r}?"
-        return f"{path}: unknown key; {hint}"
+        return f"unknown key; {hint}"
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{path}: keys with values are needed (given {given!r})"
+        return f"keys with values are needed (given {shown(given)})"
     if item["type"] == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "")
-        return f"{path}: {context['tag']!r} is not known; accepted: {known}"
+        return f"{shown(context['tag'])} is not known; accepted: {known}"
     if item["type"] == "union_tag_not_found":
-        return f"{path}: give `type`; `distiltune config --schema` lists them"
+        return "give `type`; `distiltune config --schema` lists them"
+    if item["type"] == "string_too_short":
+        return f"is empty; give one, or leave it out (given {shown(given)})"
     if item["type"] == "too_short":
-        return f"{path}: at least {context['min_length']} needed, {context['actual_length']} given"
+        return f"at least {context['min_length']} needed, {context['actual_length']} given"
+    if item["type"] == "too_long":
+        return f"at most {context['max_length']} accepted, {context['actual_length']} given"
     message = item["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {given!r})"
-    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+    value = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {shown(given)})"
+    return f"{message[:1].lower()}{message[1:]}{value}"
 
 
 def _without_tag(keys: list[str]) -> list[str]:

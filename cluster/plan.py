@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import ConfigError, RunFailedError, listed
+from ..errors import ConfigError, RunFailedError, listed, shown
 from ..export.config import ChooseConfig
 from ..export.gate import apply_gate
 from ..export.rows import RowMeasurement
@@ -109,8 +109,8 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(described(item) for item in error.errors())
-        raise ConfigError(f"plan.steps: {key} {value!r}: {faults}") from None
+        faults = "; ".join(described(error))
+        raise ConfigError(f"plan.steps: {key} {shown(value)}: {faults}") from None
 
 
 def tries(

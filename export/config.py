@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..training.config import Section
+from ..training.section import BatchSize, Name, PositiveAmount, Section, Share, ShareBelowOne, Text, Threads
 from .out_of_scope import ScoreName
 
 VariantName = Literal[
@@ -40,21 +40,16 @@ class OutOfScopeConfig(Section):
         default="energy",
         description="What is held against the threshold; all three are high for known texts.",
     )
-    in_scope_weight: float = Field(
+    in_scope_weight: Share = Field(
         default=0.75,
-        ge=0,
-        le=1,
         description="w of the goal: the most of w · in-scope accuracy + (1 - w) · out-of-scope recall.",
     )
-    max_in_scope_refused: float | None = Field(
+    max_in_scope_refused: ShareBelowOne | None = Field(
         default=None,
-        ge=0,
-        lt=1,
         description="In place of that goal: refuse at most this share of the in-scope texts.",
     )
-    label: str | None = Field(
+    label: Name | None = Field(
         default=None,
-        min_length=1,
         description="What refused texts are called where the data have no out-of-scope label.",
     )
 
@@ -62,15 +57,15 @@ class OutOfScopeConfig(Section):
 class StaticConfig(Section):
     """Which parts of a statically quantized graph are left in 32 bits."""
 
-    max_error: float = Field(
+    max_error: PositiveAmount = Field(
         default=0.005,
-        gt=0,
         description="Mean squared error of the logits on training texts, as a share of their variance, above which the "
         "most sensitive parts are left out.",
     )
     max_excluded: int = Field(
         default=2,
         ge=0,
+        le=100_000,
         description="Most parts (a layer's query, key and value; a layer's feed-forward out; …) that are left out.",
     )
 
@@ -82,24 +77,22 @@ class ChooseConfig(Section):
         default="latency_ms",
         description="What is to be least; latency is the p50 of one text, text in to label out.",
     )
-    max_latency_ms: float | None = Field(default=None, gt=0, description="Most latency (p50), in ms.")
-    max_size_mb: float | None = Field(
-        default=None, gt=0, description="Most size of the graph, in 2^20 bytes."
+    max_latency_ms: PositiveAmount | None = Field(default=None, description="Most latency (p50), in ms.")
+    max_size_mb: PositiveAmount | None = Field(
+        default=None, description="Most size of the graph, in 2^20 bytes."
     )
-    max_peak_memory_mb: float | None = Field(
-        default=None, gt=0, description="Most memory of the measured process, in 2^20 bytes."
+    max_peak_memory_mb: PositiveAmount | None = Field(
+        default=None, description="Most memory of the measured process, in 2^20 bytes."
     )
-    min_validation_accuracy: float | None = Field(
-        default=None, ge=0, le=1, description="Least accuracy measured on the validation split."
+    min_validation_accuracy: Share | None = Field(
+        default=None, description="Least accuracy measured on the validation split."
     )
-    max_drop_from_student: float | None = Field(
+    max_drop_from_student: Share | None = Field(
         default=0.01,
-        ge=0,
-        le=1,
         description="Most validation accuracy that a variant may lose against the student; null: any.",
     )
-    max_drop_from_teacher: float | None = Field(
-        default=None, ge=0, le=1, description="The same against the teacher; null: any."
+    max_drop_from_teacher: Share | None = Field(
+        default=None, description="The same against the teacher; null: any."
     )
     gate: Literal["non_inferior", "point"] = Field(
         default="non_inferior",
@@ -130,6 +123,7 @@ class ExportConfig(Section):
             "onnx-int8-per-channel",
         ],
         min_length=1,
+        max_length=100,
         description="Variants to make; student-pytorch is always measured.",
     )
 
@@ -158,14 +152,14 @@ class ExportConfig(Section):
     choose: ChooseConfig = Field(
         default_factory=ChooseConfig, description="Which of them is sealed, and what it must hold."
     )
-    parity_tolerance: float = Field(
+    parity_tolerance: PositiveAmount = Field(
         default=1e-3,
-        gt=0,
         description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
     )
     opset: int = Field(
         default=18,
         ge=18,
+        le=99,
         description="Version of ONNX's operators in the graphs; 4-bit embeddings need 21 and take it by themselves.",
     )
     static: StaticConfig = Field(
@@ -185,18 +179,20 @@ class ExportConfig(Section):
 class BenchmarkConfig(Section):
     """How the rows of the report are measured."""
 
-    num_warmups: int = Field(default=10, ge=0, description="Runs before timing.")
-    num_runs: int = Field(default=100, ge=1, description="Timed runs of one text.")
+    num_warmups: int = Field(default=10, ge=0, le=10**7, description="Runs before timing.")
+    num_runs: int = Field(default=100, ge=1, le=10**7, description="Timed runs of one text.")
     num_sample_texts: int = Field(
-        default=200, ge=1, description="Texts of the test split, of their own lengths, timed once each."
-    )
-    batch_sizes: list[int] = Field(
-        default_factory=lambda: [1, 8, 32], min_length=1, description="For throughput."
-    )
-    num_threads: int = Field(default=1, ge=1, description="Intra-op threads of every row.")
-    max_threads: int | None = Field(
-        default=None,
+        default=200,
         ge=1,
+        le=10**7,
+        description="Texts of the test split, of their own lengths, timed once each.",
+    )
+    batch_sizes: list[BatchSize] = Field(
+        default_factory=lambda: [1, 8, 32], min_length=1, max_length=100, description="For throughput."
+    )
+    num_threads: Threads = Field(default=1, description="Intra-op threads of every row.")
+    max_threads: Threads | None = Field(
+        default=None,
         description="tune_session: also look for the number of threads, up to this, that makes an ONNX row fastest; "
         "the row is timed and shipped with it.",
     )
@@ -209,7 +205,7 @@ class BenchmarkConfig(Section):
         description="Measure for each ONNX row what this machine needs at least for the one text that is timed, 1 to "
         "3 s a row; with num_threads 1 only.",
     )
-    query: str | None = Field(
+    query: Text | None = Field(
         default=None, description="The one text that is timed; default: the validation text of median length."
     )
     reference: Literal["bert-base"] | None = Field(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
-from ..errors import ConfigError, first_line, listed
+from ..errors import ConfigError, first_line, listed, shown
 from ..training.config import DataConfig, StudentConfig, TrainingConfig
+from ..training.section import MOST_SEED
 from .config import SearchConfig
 from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter
 from .space import (
@@ -23,8 +25,19 @@ from .space import (
     accepted_values,
     by_condition,
     end_values,
+    num_values,
     single_value,
 )
+
+_MOST_STUDENTS = 1000
+_MOST_ARGUMENT = {
+    "per_device_train_batch_size": 2**20,
+    "per_device_eval_batch_size": 2**20,
+    "gradient_accumulation_steps": 10**6,
+    "dataloader_num_workers": 1024,
+    "data_seed": MOST_SEED,
+}
+"""Most that these other arguments of a training may be; all else that is a number stays below 10^9."""
 
 
 def check_space(
@@ -89,15 +102,15 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
         )
     if layers and student is not None and student.from_teacher is None:
         faults.append(
-            f"search.space.{layers[0]}: the student is the checkpoint {student.checkpoint!r}, whose layers are its "
-            "own; take student.checkpoint out, so that students are made of the teacher's layers"
+            f"search.space.{layers[0]}: the student is the checkpoint {shown(student.checkpoint)}, whose layers are "
+            "its own; take student.checkpoint out, so that students are made of the teacher's layers"
         )
     for name in named:
         if config.space[name].when:
             faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
     if STUDENT_LAYERS in config.space:
         faults += [
-            f"search.space.{STUDENT_LAYERS}: {value!r} is refused: give a list of teacher layers in rising order, "
+            f"search.space.{STUDENT_LAYERS}: {shown(value)} is refused: give a list of teacher layers in rising order, "
             "such as [0, 5]"
             for value in end_values(config.space[STUDENT_LAYERS])
             if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
@@ -106,12 +119,17 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
         faults.append(
             f"search.space.{STUDENT_ROWS}: a range is refused: a student is made for each of its values; give a choice"
         )
-    for name in (NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS):
+    for name, most in ((NUM_STUDENT_LAYERS, 1000), (STUDENT_HEADS, 1000), (STUDENT_ROWS, 2**20)):
         faults += [
-            f"search.space.{name}: {value!r} is refused: it needs a whole number from 1 up"
+            f"search.space.{name}: {shown(value)} is refused: it needs a whole number from 1 to {most:,}"
             for value in (end_values(config.space[name]) if name in config.space else [])
-            if type(value) is not int or value < 1
+            if type(value) is not int or not 1 <= value <= most
         ]
+    if not faults and (count := math.prod(num_values(config.space[name]) for name in named)) > _MOST_STUDENTS:
+        faults.append(
+            f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, so give "
+            "fewer values"
+        )
     return faults
 
 
@@ -128,7 +146,7 @@ def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
                 "a whole number from 0 up" if most is None else f"a whole number from 0 to {name}, {most}"
             )
             faults += [
-                f"search.space.{name}: {value!r} is refused: it needs {accepted}"
+                f"search.space.{name}: {shown(value)} is refused: it needs {accepted}"
                 for value in end_values(config.space[name])
                 if type(value) is not int or not 0 <= value <= (value if most is None else most)
             ]
@@ -149,7 +167,7 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
             "training.pruning.method movement"
         ]
     return [
-        f"search.space.{SPARSITY}: {value!r} is refused: it needs a number from 0 up to, and without, 1"
+        f"search.space.{SPARSITY}: {shown(value)} is refused: it needs a number from 0 up to, and without, 1"
         for value in end_values(config.space[SPARSITY])
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
     ]
@@ -165,7 +183,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
         if name not in OTHER_ARGUMENTS
     }
     faults = [
-        f"search.space.{name}: {value!r} is refused: {reason}"
+        f"search.space.{name}: {shown(value)} is refused: {reason}"
         for name, values in ends.items()
         for value in values
         if (reason := _refusal(training, {name: value}))
@@ -177,9 +195,15 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
 def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
     from ..training.arguments import arguments_from_config
 
+    for name, value in training.arguments.items():
+        if fault := _size_fault(name, value):
+            return f"training.arguments.{name}: {shown(value)} is refused: {fault}"
+    for name, value in values.items():
+        if fault := _size_fault(name, value):
+            return fault
     try:
         arguments = arguments_from_config(training, ".", **values, use_cpu=True)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers reads files, imports packages and computes with what is given
         return first_line(error)
     for name, value in values.items():
         # The short names stand for numbers, as all arguments do whose default is one.
@@ -187,6 +211,18 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
         if type(default) in (int, float) and not isinstance(value, int | float):
             return "it needs a number"
     return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+
+
+def _size_fault(name: str, value: Any) -> str | None:
+    """What is wrong with the size of an argument's value; None where nothing is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    field = TrainingConfig.model_fields.get(name)
+    own = [each.le for each in field.metadata if hasattr(each, "le")] if field is not None else []
+    most = own[0] if own else _MOST_ARGUMENT.get(name, 10**9)
+    if value > most:
+        return f"accepted: at most {most:,}"
+    return "accepted: 0 or above" if name.endswith("seed") and value < 0 else None
 
 
 def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
@@ -219,7 +255,7 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
             elif isinstance(space[other], FloatRange) and single_value(space[other]) is None:
                 faults.append(f"{where}: a range of floats hits no value exactly; make {other} a choice")
             elif not any(_contains(space[other], value) for value in accepted_values(given)):
-                faults.append(f"{where}: {other} is never {given!r}; {_accepted(space[other])}")
+                faults.append(f"{where}: {other} is never {shown(given)}; {_accepted(space[other])}")
     try:
         by_condition(space)
     except ValueError as error:
@@ -275,7 +311,7 @@ def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> l
         if name not in config.space:
             faults.append(_unknown(where, name, config.space, "argument of the space"))
         elif not _contains(config.space[name], value):
-            faults.append(f"{where}: {value!r} is outside of the space; {_accepted(config.space[name])}")
+            faults.append(f"{where}: {shown(value)} is outside of the space; {_accepted(config.space[name])}")
     return faults
 
 
@@ -290,10 +326,10 @@ def _accepted(parameter: Parameter) -> str:
     if isinstance(parameter, FloatRange | IntRange):
         kind = "whole numbers" if isinstance(parameter, IntRange) else "numbers"
         return f"accepted: {kind} from {parameter.low} to {parameter.high}"
-    return f"accepted: {', '.join(repr(value) for value in end_values(parameter))}"
+    return f"accepted: {', '.join(shown(value) for value in end_values(parameter)[:20])}"
 
 
 def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    return f"{where}: {name!r} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"
+    return f"{where}: {shown(name)} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"

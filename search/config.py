@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ..training.config import Section
-from .parameters import FloatRange, IntRange, Parameter, Value
+from ..training.section import Amount, Name, Number, NumTrials, PositiveAmount, Section, Seed
+from .parameters import MOST_VALUES, FloatRange, IntRange, Parameter, Value
 
 
 class NoEarlyStopping(Section):
@@ -29,7 +29,10 @@ class Asha(Section):
         default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
     )
     reduction_factor: float = Field(
-        default=3.0, gt=1, description="One of so many goes on at a rung; rungs are so many times apart."
+        default=3.0,
+        gt=1,
+        le=10_000,
+        description="One of so many goes on at a rung; rungs are so many times apart.",
     )
 
 
@@ -43,8 +46,8 @@ class MedianRule(Section):
     grace: float = Field(
         default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
     )
-    min_trials: int = Field(
-        default=4, ge=1, description="Other trials that must have come as far before anything is stopped."
+    min_trials: NumTrials = Field(
+        default=4, description="Other trials that must have come as far before anything is stopped."
     )
 
 
@@ -60,7 +63,7 @@ Scheduler = Annotated[
 class Objective(Section):
     """One more metric to optimise beside ``search.metric``."""
 
-    metric: str = Field(description="Its name, for example latency_ms.")
+    metric: Name = Field(description="Its name, for example latency_ms.")
     mode: Literal["max", "min"] = Field(description="max: higher is better.")
 
     @property
@@ -72,9 +75,9 @@ class Objective(Section):
 class Constraint(Section):
     """A bound that the chosen trial keeps; in a file also ``latency_ms <= 1.0``."""
 
-    metric: str = Field(description="Name of the metric.")
+    metric: Name = Field(description="Name of the metric.")
     sense: Literal["<=", ">="] = Field(description="At most, or at least.")
-    bound: float = Field(description="The bound.", allow_inf_nan=False)
+    bound: Number = Field(description="The bound.")
 
     def __str__(self) -> str:
         return f"{self.metric} {self.sense} {self.bound:g}"
@@ -88,21 +91,21 @@ class Constraint(Section):
 def _parsed_constraint(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*([-+.\deE]+)\s*", value)
+    found = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", value)
     if found is None:
         raise ValueError("expected `metric <= number` or `metric >= number`, for example latency_ms <= 1.0")
-    return {"metric": found[1], "sense": found[2], "bound": found[3]}
+    return {"metric": found[1], "sense": found[2], "bound": float(found[3])}
 
 
 class Budget(Section):
     """What ends a search before all its trials are done; trials that run then end as pruned."""
 
-    wall_time_s: float | None = Field(
-        default=None, gt=0, description="Seconds of searching, all tries together."
+    wall_time_s: PositiveAmount | None = Field(
+        default=None, description="Seconds of searching, all tries together."
     )
-    target_value: float | None = Field(default=None, description="Value of the metric that is good enough.")
-    patience: int | None = Field(
-        default=None, ge=1, description="Trials that may end one after another without a better value."
+    target_value: Number | None = Field(default=None, description="Value of the metric that is good enough.")
+    patience: NumTrials | None = Field(
+        default=None, description="Trials that may end one after another without a better value."
     )
 
 
@@ -117,18 +120,17 @@ def _default_space() -> dict[str, Parameter]:
 class SearchConfig(Section):
     """Which values to try, and how many trials."""
 
-    num_trials: int = Field(default=20, ge=1, description="Trials.")
-    metric: str = Field(
+    num_trials: NumTrials = Field(default=20, description="Trials.")
+    metric: Name = Field(
         default="validation_accuracy", description="Metric of the validation split to optimise."
     )
     mode: Literal["max", "min"] = Field(default="max", description="max: higher is better.")
-    seed: int = Field(
+    seed: Seed = Field(
         default=42, description="Seed of the sampler: the same seed gives the same suggestions."
     )
-    num_startup_trials: int = Field(default=10, ge=1, description="Random trials before TPE begins to model.")
-    max_concurrent_trials: int | None = Field(
+    num_startup_trials: NumTrials = Field(default=10, description="Random trials before TPE begins to model.")
+    max_concurrent_trials: NumTrials | None = Field(
         default=None,
-        ge=1,
         description="Most trials at a time. Default: what the resources hold, but no more than a quarter of "
         "num_trials (at least 2), so that later suggestions learn from earlier results; what the resources "
         "hold when num_startup_trials makes all trials random.",
@@ -139,15 +141,16 @@ class SearchConfig(Section):
     )
     objectives: list[Objective] = Field(
         default_factory=list,
+        max_length=MOST_VALUES,
         description="Further metrics to optimise with the first; `choose` then picks from the Pareto front.",
     )
     constraints: list[Annotated[Constraint, BeforeValidator(_parsed_constraint)]] = Field(
         default_factory=list,
+        max_length=MOST_VALUES,
         description="Bounds that the best trial keeps, for example [latency_ms <= 1.0].",
     )
-    choose: float = Field(
+    choose: Amount = Field(
         default=0.005,
-        ge=0,
         description="With several objectives: of the Pareto front, the trial that is best in the second one "
         "among those whose metric is at most this far from the best.",
     )
@@ -155,17 +158,20 @@ class SearchConfig(Section):
     max_failed_trials: int | None = Field(
         default=None,
         ge=0,
+        le=10**6,
         description="More failed trials end the search. Default: a quarter of num_trials, at least 3.",
     )
-    points: list[dict[str, Value | list[int]]] = Field(
+    points: list[Annotated[dict[Name, Value], Field(max_length=MOST_VALUES)]] = Field(
         default_factory=list,
+        max_length=10_000,
         description="Values to try first, each point a trial; what is left out is sampled.",
     )
-    warm_start: str | None = Field(
+    warm_start: Name | None = Field(
         default=None, description="Run whose finished trials the searcher learns from before it begins."
     )
-    space: dict[str, Parameter] = Field(
+    space: dict[Name, Parameter] = Field(
         default_factory=_default_space,
+        max_length=MOST_VALUES,
         description="Argument name -> range, choice or fixed value. Named arguments are added to, "
         "or take the place of, the default three (alpha, temperature, num_train_epochs).",
     )

@@ -6,16 +6,38 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ..training.config import Section
+from ..training.section import Integer, Name, Number, Section, Text, plain, scalar
 
-Value = str | int | float | bool
+_Scalar = Text | Integer | Number | bool
+MOST_VALUES = 1000
+"""Values of a choice, and arguments of a condition or a point."""
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list) and not all(type(each) is int for each in value):
+        raise ValueError("expected a list of whole numbers, the layers of student.layers")
+    return plain(value) if isinstance(value, list) else scalar(value)
+
+
+def _condition(value: Any) -> Any:
+    return [scalar(each) for each in value] if isinstance(value, list) else scalar(value)
+
+
+# The validators come first, so that a wrong value has one fault and not one for each type that it could have.
+Value = Annotated[_Scalar | Annotated[list[Integer], Field(max_length=MOST_VALUES)], BeforeValidator(_value)]
+"""A value of an argument; a list of layers for student.layers."""
+Condition = Annotated[
+    _Scalar | Annotated[list[_Scalar], Field(max_length=MOST_VALUES)], BeforeValidator(_condition)
+]
+"""The value of another argument, or several of them."""
 
 
 class _Searched(Section):
     """What a searched argument has, whatever its values are."""
 
-    when: dict[str, Value | list[Value]] = Field(
+    when: dict[Name, Condition] = Field(
         default_factory=dict,
+        max_length=MOST_VALUES,
         description="Search it only where other arguments of the space have these values, for example "
         "{alpha: 0.0} or {optim: [sgd, adafactor]}; elsewhere training's own value stands.",
     )
@@ -25,8 +47,8 @@ class FloatRange(_Searched):
     """A floating-point number between two bounds, both included."""
 
     type: Literal["float"] = "float"
-    low: float = Field(description="Lowest value.")
-    high: float = Field(description="Highest value.")
+    low: Number = Field(description="Lowest value.")
+    high: Number = Field(description="Highest value.")
     log: bool = Field(default=False, description="Sample on a logarithmic scale.")
 
     @model_validator(mode="after")
@@ -38,8 +60,8 @@ class IntRange(_Searched):
     """A whole number between two bounds, both included."""
 
     type: Literal["int"] = "int"
-    low: int = Field(description="Lowest value.")
-    high: int = Field(description="Highest value, included.")
+    low: Integer = Field(description="Lowest value.")
+    high: Integer = Field(description="Highest value, included.")
     log: bool = Field(default=False, description="Sample on a logarithmic scale.")
 
     @model_validator(mode="after")
@@ -51,8 +73,10 @@ class Choice(_Searched):
     """One of a list of values."""
 
     type: Literal["choice"] = "choice"
-    values: list[Value | list[int]] = Field(
-        min_length=1, description="The values to choose from; lists for student.layers."
+    values: list[Value] = Field(
+        min_length=1,
+        max_length=MOST_VALUES,
+        description="The values to choose from; lists for student.layers.",
     )
 
 
@@ -60,7 +84,7 @@ class Fixed(_Searched):
     """One value that every trial uses; a bare value in the file means this."""
 
     type: Literal["fixed"] = "fixed"
-    value: Value | list[int] = Field(description="The value.")
+    value: Value = Field(description="The value.")
 
 
 def _ordered(bounds: Any) -> Any:

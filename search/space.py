@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..training.config import WidthConfig
 from .config import SearchConfig
-from .parameters import Choice, Fixed, FloatRange, IntRange, Parameter, Value
+from .parameters import Choice, Condition, Fixed, FloatRange, IntRange, Parameter
 
 if TYPE_CHECKING:
     import optuna
@@ -106,7 +106,7 @@ def _holds(parameter: Parameter, values: Mapping[str, Any]) -> bool:
     )
 
 
-def accepted_values(given: Value | list[Value]) -> list[Value]:
+def accepted_values(given: Condition) -> list[Any]:
     """A condition's values as a list."""
     return given if isinstance(given, list) else [given]
 
@@ -146,6 +146,13 @@ def end_values(parameter: Parameter) -> list[Any]:
     if isinstance(parameter, Fixed):
         return [parameter.value]
     return parameter.values if isinstance(parameter, Choice) else [parameter.low, parameter.high]
+
+
+def num_values(parameter: Parameter) -> int:
+    """How many values an argument may have; 1 of a range of floats."""
+    if isinstance(parameter, Choice):
+        return len(parameter.values)
+    return parameter.high - parameter.low + 1 if isinstance(parameter, IntRange) else 1
 
 
 def student_name(arguments: Mapping[str, Any]) -> str | None:

@@ -76,11 +76,18 @@ BAD_FILES = {
     "gzip as csv": ("a.csv", gzip.compress(CSV.encode()), ["gzip-compressed"]),
     "workbook as csv": ("a.csv", b"PK\x03\x04rest", ["Excel workbook"]),
     "json as csv": ("a.csv", lines(GOOD), ["holds JSON", ".jsonl"]),
-    "huge field": (
-        "a.csv",
-        "text,label\n" + "a" * 140_000 + ",alarm\n",
-        ["line 2: not valid CSV", "field larger"],
+    "key twice": (
+        "a.jsonl",
+        lines(GOOD) + '{"text": "a", "label": "b", "text": "c"}\n',
+        ["line 2: ", "key 'text' is given twice"],
     ),
+    "key twice in a list": (
+        "a.jsonl",
+        '{"text": "a", "label": "b", "more": [{"a": 1, "\\u0061": 2}]}\n',
+        ["line 1: ", "key 'a' is given twice"],
+    ),
+    "not a number": ("a.jsonl", lines(GOOD) + '{"text": "a", "label": NaN}', ["line 2: ", "NaN"]),
+    "infinity": ("a.jsonl", '{"text": "a", "label": "b", "more": 1e999}', ["line 1: ", "'1e999'"]),
     "csv as jsonl": ("a.jsonl", CSV, ["line 1: not valid JSON", "one object a line"]),
     "truncated jsonl": ("a.jsonl", lines(GOOD) + '{"text": "hi', ["line 2: not valid JSON"]),
     "array as jsonl": ("a.jsonl", json.dumps([GOOD]), ["line 1: a JSON list, not an object"]),
@@ -118,6 +125,34 @@ def test_bad_file_is_named_with_row_and_remedy(tmp_path, name, content, expected
     assert len(message.splitlines()) == 1
     for part in expected:
         assert part in message
+
+
+def test_a_long_text_is_read(tmp_path):
+    config = files_config(tmp_path, ".csv")
+    path = Path(str(config.train))
+    header, first, *rest = path.read_text().splitlines()
+    text = "a" * 140_000
+    path.write_text("\n".join([header, f"{text},{first.rpartition(',')[2]}", first, *rest, ""]))
+    assert text in load_data(config).splits["train"]["text"][:]
+
+
+@pytest.mark.parametrize(
+    "name", ["~no-such-user/a.csv", "a\0.csv", "x" * 300 + ".csv", "\ud800.csv"], ids=ascii
+)
+def test_a_name_that_no_file_can_have_is_a_fault_of_its_parameter(tmp_path, name):
+    config = files_config(tmp_path, ".csv").model_copy(update={"train": name})
+    assert message_of(config).startswith("data.train: ")
+    for update in ({"source": "clinc_json", "path": name}, {"source": "hub", "dataset": name}):
+        assert message_of(config.model_copy(update=update)).startswith("data.")
+
+
+def test_a_key_given_twice_in_a_clinc_file_is_named_with_its_line(tmp_path):
+    path = tmp_path / "clinc.json"
+    path.write_text('{"train": [["a {", "b"]],\n "val": [],\n "train": [], "test": []}')
+    message = message_of(DataConfig(source="clinc_json", path=str(path)))
+    assert f"{path}: line 3 column 2: " in message and "'train'" in message
+    path.write_text('{"train": [["NaN", "b"],\n["c", NaN]], "val": [], "test": []}')
+    assert f"{path}: line 2 column 7: " in message_of(DataConfig(source="clinc_json", path=str(path)))
 
 
 def test_first_faults_are_shown_and_all_are_counted(tmp_path):

@@ -6,9 +6,10 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
-from ..errors import DataError
+from ..errors import DataError, shown
+from ..storage.given import RefusedJsonError, read_json
 from .files import decode, existing_file, read_bytes
-from .rows import FaultList, RawSplit, quoted, shown
+from .rows import FaultList, RawSplit, quoted
 
 KEYS: Final = {"train": "train", "validation": "val", "test": "test"}
 """Names of the splits here -> their keys in the file; each may have an `oos_` key beside it."""
@@ -38,7 +39,11 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
     """As read_clinc_json, from the file's bytes."""
     text = decode(content, origin, "JSON")
     try:
-        document = json.loads(text)
+        document = read_json(text)
+    except RefusedJsonError as error:
+        raise DataError(
+            f"{origin}: line {error.lineno} column {error.colno}: not usable JSON ({error.msg})"
+        ) from None
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         what = "it ends too early, so it is cut off" if cut else error.msg
@@ -46,8 +51,6 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
         raise DataError(
             f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); {remedy}"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{origin}: not usable JSON ({type(error).__name__}); write the file anew") from None
     _check_keys(document, origin)
     return [_split(document, split, key, origin) for split, key in KEYS.items()]
 

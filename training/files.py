@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import os
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, first_line, user_path
+from ..storage.given import read_regular
 from .rows import quoted
+
+MOST_BYTES = 8 * 2**30
+"""What a data file may have; texts of more are not held in memory."""
 
 _KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -30,11 +35,13 @@ def existing_file(name: str, parameter: str) -> Path:
         parameter: Full name of the parameter that holds it, for the message.
 
     Raises:
-        DataError: Nothing there (near names are listed), a directory, or not a regular file.
+        DataError: Nothing there (near names are listed), a directory, not a regular file, or not readable.
     """
-    path = Path(name).expanduser()
+    path = user_path(name, parameter, DataError)
     try:
         if path.is_file():
+            if not os.access(path, os.R_OK):
+                raise DataError(f"{name}: {parameter} cannot be read; check its permissions")
             return path
         if path.is_dir():
             inside = sorted(entry.name for entry in path.iterdir() if entry.is_file())
@@ -55,11 +62,12 @@ def read_bytes(path: Path) -> bytes:
     """All of a file.
 
     Raises:
-        DataError: It cannot be read, or is empty (a byte-order mark and white space count as nothing).
+        DataError: It cannot be read, is not a regular file, is larger than ``MOST_BYTES``, or is empty (a byte-order
+            mark and white space count as nothing).
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise _unreadable(str(path), error) from error
     if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path}: the file is empty; give it at least one text and label")
@@ -98,5 +106,6 @@ def kind_of(content: bytes) -> str | None:
     return "a binary file" if b"\0" in content else None
 
 
-def _unreadable(name: str, error: OSError) -> DataError:
-    return DataError(f"{name}: cannot be read: {error.strerror or error}; check the path and its permissions")
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return DataError(f"{name}: cannot be read: {reason}; check the path and its permissions")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, first_line
-from .rows import RawSplit, column_error, quoted, shown
+from ..errors import DataError, first_line, shown, user_path
+from .rows import RawSplit, column_error, quoted
 from .tabular import class_name
 
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -62,7 +61,7 @@ def read_hub_column(dataset: str, config: str | None, split: str, column: str) -
 def _load(dataset: str, config: str | None, name: str) -> Any:
     import datasets
 
-    path = Path(dataset).expanduser()
+    path = user_path(dataset, "data.dataset", DataError)
     if (path / "dataset_dict.json").is_file():
         return _tried(lambda: datasets.load_from_disk(str(path)), name)
     if dataset.startswith((".", "/", "~")) and not path.is_dir():

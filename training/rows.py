@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from ..errors import DataError
+from ..errors import DataError, shown
 
 SPLITS: Final = ("train", "validation", "test")
 NUM_SHOWN: Final = 5
@@ -117,12 +117,6 @@ def quoted(names: Iterable[object], limit: int = 20) -> str:
     return (", ".join(shown(name) for name in given[:limit]) or "none") + rest
 
 
-def shown(value: object, length: int = 60) -> str:
-    """A value for a message: quoted, one line, at most ``length`` characters."""
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint with the closest of ``names``, or nothing."""
     close = difflib.get_close_matches(name, list(names), 3, 0.6)
@@ -133,7 +127,7 @@ def column_error(origin: str, role: str, column: str, columns: Iterable[object])
     """The error for a column that is not there; ``role`` is ``text`` or ``label``."""
     there = [str(name) for name in columns]
     return DataError(
-        f"{origin}: no column {column!r} (data.{role}_column); it has {quoted(there)}"
+        f"{origin}: no column {shown(column)} (data.{role}_column); it has {quoted(there)}"
         f"{nearest(column, there)}; set data.{role}_column to the one that holds the {role}"
     )
 

@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, first_line
+from ..errors import DataError, first_line, shown
+from ..storage.given import read_json
 from .files import decode, existing_file, kind_of, read_bytes
-from .rows import MISSING, FaultList, RawSplit, column_error, shown
+from .rows import MISSING, FaultList, RawSplit, column_error
 
 _HINTS = {
     ".json": "for JSON Lines rename it to .jsonl; for a file in CLINC150's format use source clinc_json",
@@ -48,6 +49,9 @@ def _read_csv(split: str, path: Path, text_column: str, label_column: str) -> Ra
     content = decode(read_bytes(path), origin, "CSV")
     if content.lstrip()[:1] in ("{", "["):
         raise DataError(f"{origin}: not CSV, it holds JSON; rename it to .jsonl if it has one object a line")
+    csv.field_size_limit(
+        max(csv.field_size_limit(), len(content))
+    )  # a text may be longer than 131,072 characters
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     records: list[list[str]] = []
     lines: list[int] = []
@@ -117,10 +121,9 @@ def _read_jsonl(split: str, path: Path, text_column: str, label_column: str) -> 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     remedy = 'JSON Lines has one object a line, such as {"text": "…", "label": "…"}'
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise DataError(f"{where}: not valid JSON ({reason}): {shown(line)}; {remedy}") from None
+        value = read_json(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg}): {shown(line)}; {remedy}") from None
     if not isinstance(value, dict):
         raise DataError(f"{where}: a JSON {type(value).__name__}, not an object: {shown(line)}; {remedy}")
     return value
@@ -142,7 +145,14 @@ def _read_parquet(split: str, path: Path, text_column: str, label_column: str) -
         raise DataError(
             f"{origin}: a text or label is not valid UTF-8; write the file anew as UTF-8"
         ) from None
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        OverflowError,
+        ValueError,
+    ) as error:  # a date beyond Python's, for one
         raise _not_parquet(path, error) from error
     names = _class_names(schema.metadata, label_column)
     if names:
@@ -162,7 +172,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
+from .added_texts_config import UnlabelledConfig
 from .augmentation import drop_words, mask_pieces, normalised, splice
-from .config import DataConfig, UnlabelledConfig
+from .config import DataConfig
 from .files import decode, existing_file, read_bytes
 from .losses import IGNORED_LABEL
 from .rows import checked

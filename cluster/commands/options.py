@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...errors import InputError
+
 if TYPE_CHECKING:
     from ..runs import Run, Storage
+
+_STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
+
+
+def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Return the storage named; refuse an empty one, which would mean the default or the working directory."""
+    from pydantic import ValidationError
+
+    from ..config import StorageConfig, described
+
+    # An empty variable counts as none given for typer.
+    given = os.environ.get(_STORAGE_VARIABLE) if value is None else value
+    if given is None:
+        return None
+    source = context.get_parameter_source(str(parameter.name))
+    name = _STORAGE_VARIABLE if value is None or getattr(source, "name", "") == "ENVIRONMENT" else "--storage"
+    try:
+        StorageConfig(path=given)
+    except ValidationError as error:
+        fault = described(error)[0].partition(": ")[2]
+        raise InputError(f"{name}: {fault}") from None
+    return value
+
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the specification.")
@@ -19,7 +45,8 @@ StorageOption = Annotated[
     typer.Option(
         "--storage",
         metavar="DIR|URL",
-        envvar="DISTILTUNE_STORAGE",
+        envvar=_STORAGE_VARIABLE,
+        callback=_usable_storage,
         help="Directory or URL (s3://, gs://) that holds the runs.",
     ),
 ]
@@ -54,7 +81,7 @@ def open_storage(storage: str | None) -> Storage:
     from ..config import StorageConfig
     from ..runs import LOOK_S, Storage
 
-    return Storage(storage or StorageConfig().path, retry_s=LOOK_S)
+    return Storage(StorageConfig().path if storage is None else storage, retry_s=LOOK_S)
 
 
 def open_run(run_id: str, storage: str | None) -> Run:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import DataError, DistiltuneError, ModelError
+from ...errors import DataError, DistiltuneError, ModelError, user_path
 from ...storage.filesystems import is_url, with_endpoint
 from ...storage.folders import new_folder
 from ...storage.store import Store
@@ -47,7 +47,7 @@ def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
     found = collect([lambda key=key, name=name: _file(key, name) for key, name in files.items()])
     sources = dict(zip(files, found, strict=True))
     for key, name in names.items():
-        if key[0] != "data" and _is_local_checkpoint(name):
+        if key[0] != "data" and _is_local_checkpoint(name, ".".join(key)):
             sources[key] = _checkpoint(config, key, name)
     return _replaced(config, {key: _send(path, store) for key, path in sources.items()})
 
@@ -112,20 +112,18 @@ def _is_local(name: str) -> bool:
     return not name.startswith(REFERENCE) and not is_url(name)
 
 
-def _is_local_checkpoint(name: str) -> bool:
+def _is_local_checkpoint(name: str, parameter: str) -> bool:
     """Whether it is, or looks like, a path; a hub id is ``name`` or ``owner/name``."""
     if name.startswith((REFERENCE, "offline:")):
         return False
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    path = user_path(name, parameter, ModelError)
+    return path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def _file(key: tuple[str, ...], name: str) -> Path:
     from ...training.files import existing_file
 
-    path = existing_file(name, ".".join(key))
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{name}: {'.'.join(key)} cannot be read; check its permissions")
-    return path.absolute()
+    return existing_file(name, ".".join(key)).absolute()
 
 
 def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:

@@ -1,0 +1,128 @@
+"""What people write by hand: regular files of bounded size, and JSON in which nothing is lost in silence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..errors import shown
+
+_MOST_DIGITS = 4300  # of an integer that Python reads from text
+_TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]|-?Infinity|NaN|-?\d[\d.eE+-]*')
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """Return all of a regular file, without waiting for a named pipe or reading a device.
+
+    Args:
+        path: The file.
+        most_bytes: What it may have.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, or is larger; the error's ``strerror`` says which.
+        ValueError: No file can have such a name.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes, the most that is read")
+    return content
+
+
+def _open_regular(path: str, flags: int) -> int:
+    opened = os.open(path, flags | os.O_NONBLOCK)  # a named pipe that nobody writes opens at once, too
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return opened
+    os.close(opened)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file")
+    raise OSError(errno.EINVAL, "it is not a regular file; save its content in one")
+
+
+class RefusedJsonError(json.JSONDecodeError):
+    """JSON that Python would read, and that loses something or has a value which JSON has not."""
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice."""
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON document.
+
+    Raises:
+        json.JSONDecodeError: It is not JSON.
+        RefusedJsonError: It has a key twice in one object, a number that JSON has not (NaN, an infinity, thousands of
+            digits), or is nested too deeply; with the place, where there is one.
+    """
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise RefusedJsonError("nested too deeply", text, 0) from None
+    except _RepeatedKeyError:
+        key, place = _repeated_key(text)
+        raise RefusedJsonError(f"key {shown(key)} is given twice; keep one", text, place) from None
+    except ValueError as error:
+        raise RefusedJsonError(str(error), text, _refused_number(text)) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _RepeatedKeyError
+    return made
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shown(text)} is too large a number")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits is too large")
+    return int(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
+)
+
+
+def _repeated_key(text: str) -> tuple[str, int]:
+    """The first key that its object has already, and where it stands; what comes before it is JSON."""
+    objects: list[set[str]] = []
+    for token in _TOKEN.finditer(text):
+        if token[0] == "{":
+            objects.append(set())
+        elif token[0] == "}":
+            objects.pop()
+        elif token["colon"] is not None:
+            key = json.loads(token["text"])
+            if key in objects[-1]:
+                return key, token.start()
+            objects[-1].add(key)
+    raise AssertionError("no key is given twice")
+
+
+def _refused_number(text: str) -> int:
+    for token in _TOKEN.finditer(text):
+        word = token[0].lstrip("-")
+        if word in ("NaN", "Infinity") or (word[0].isdigit() and not math.isfinite(float(word))):
+            return token.start()
+    return 0

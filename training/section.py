@@ -1,0 +1,125 @@
+"""The base class of every section of a job's specification, and the types of its numbers, names and free values."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ..errors import shown, without_userinfo
+
+MOST_DEPTH = 40
+"""Lists and mappings that a specification may hold inside one another."""
+
+MOST_SEED = 2**32 - 1
+"""What NumPy takes."""
+
+_MOST_VALUES = 100_000
+_MOST_INTEGER = 2**63 - 1
+_MOST_FLOAT = 1e30
+
+
+class Section(BaseModel):
+    """A part of the specification.
+
+    Unknown keys are refused, values cannot be changed afterwards, and a value has its own type: text is no number,
+    true is no 1, 1.5 is no whole number; a whole number may stand for a float. NaN and infinity are refused.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False
+    )
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is blank; give one, or leave it out")
+    if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
+        raise ValueError("has a control character; take it out")
+    if without_userinfo(text) != text:
+        raise ValueError(
+            "has a user name or a secret in its URL; take it out and give credentials in the environment, or by the role "
+            "of the machine"
+        )
+    return text
+
+
+def plain(value: Any) -> Any:
+    """Return a value that has no type of its own in the specification, once each part of it is one of JSON's.
+
+    Raises:
+        ValueError: NaN, infinity, a number or text beyond what anything takes, something that JSON has not, or too
+            many values in one another.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        each, depth = waiting.pop()
+        count += 1
+        if depth > MOST_DEPTH or count > _MOST_VALUES:
+            raise ValueError(f"at most {_MOST_VALUES:,} values, {MOST_DEPTH} in one another, are accepted")
+        if isinstance(each, dict):
+            waiting += [(part, depth + 1) for pair in each.items() for part in pair]
+            if not all(isinstance(key, str) for key in each):
+                raise ValueError("every key must be text; quote it")
+        elif isinstance(each, list):
+            waiting += [(part, depth + 1) for part in each]
+        elif (fault := _scalar_fault(each)) is not None:
+            raise ValueError(f"{shown(each)} {fault}")
+    return value
+
+
+def _scalar_fault(value: Any) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is no finite number"
+    if isinstance(value, int | float) and abs(value) > (
+        _MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT
+    ):
+        return f"is beyond ±{_MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT:g}"
+    if isinstance(value, str) and len(value) > _MOST_TEXT:
+        return f"has {len(value):,} characters; at most {_MOST_TEXT:,} are accepted"
+    if isinstance(value, str) and any(unicodedata.category(each) == "Cs" or each == "\0" for each in value):
+        return "has a character that is no text; take it out"
+    if value is not None and not isinstance(value, str | int | float):
+        return f"is a {type(value).__name__}; accepted: text, numbers, true, false, null, lists and mappings"
+    return None
+
+
+def scalar(value: Any) -> Any:
+    """Return a text, a number, true or false as it is.
+
+    Raises:
+        ValueError: It is something else, or not finite.
+    """
+    if not isinstance(value, str | int | float):
+        raise ValueError("expected text, a number, true or false")
+    return plain(value)
+
+
+_MOST_TEXT = 100_000
+
+# What a number may be at most: far above what anyone uses, and low enough that a slip of the keyboard is caught.
+Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_name)]
+Text = Annotated[str, Field(min_length=1, max_length=_MOST_TEXT)]
+Plain = Annotated[Any, AfterValidator(plain)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+LearningRate = Annotated[float, Field(gt=0, le=1000)]
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+WarmupRatio = Annotated[float, Field(ge=0, lt=1)]
+Temperature = Annotated[float, Field(gt=0, le=10_000)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+NumTrials = Annotated[int, Field(ge=1, le=10**6)]
+Width = Annotated[int, Field(ge=1, le=2**20)]
+Layer = Annotated[int, Field(ge=0, le=9999)]
+Layers = Annotated[list[Layer], Field(min_length=1, max_length=1000)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+PositiveAmount = Annotated[float, Field(gt=0, le=1e9)]
+Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
+Integer = Annotated[int, Field(ge=-_MOST_INTEGER, le=_MOST_INTEGER)]
