@@ -119,7 +119,11 @@ def quoted(names: Iterable[object], limit: int = 20) -> str:
 
 def shown(value: object, length: int = 60) -> str:
     """A value for a message: quoted, one line, at most ``length`` characters."""
-    text = repr(value)
+    return cut(repr(value), length)
+
+
+def cut(text: str, length: int) -> str:
+    """At most ``length`` characters of a text for a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
