@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
 _PROBES = "cache/probes"
-_MANY_UNKNOWN = 0.05  # share of characters; of ordinary texts it is below 0.01
+_MANY_UNKNOWN = 0.1  # share of characters; of ordinary texts it is below 0.01, with an emoji in each 0.05
 
 
 def check_models(config: JobConfig) -> None:
