@@ -26,6 +26,7 @@ from distiltune.training.checkpoints import (
     new_classifier,
     resolve_checkpoint,
 )
+from distiltune.training.heads import load_with_labels, match_labels
 from distiltune.training.masked_lm import load_masked_lm
 from distiltune.training.narrowed import KEPT_HEADS
 
@@ -611,3 +612,13 @@ def test_a_table_larger_than_the_tokenizer_is_no_fault(whole, tmp_path):
     tokenizer.save_pretrained(tmp_path / "padded")
     inspect_checkpoint(tmp_path / "padded", complete=True)
     load_classifier(tmp_path / "padded")
+
+
+# ---- One number a text ----------------------------------------------------------------------------------------
+
+
+def test_a_head_of_one_number_is_no_teacher_and_an_encoder_all_the_same(tmp_path):
+    one = tiny_classifier(tmp_path / "one", label_names=["LABEL_0"], texts=TEXTS)
+    inspect_checkpoint(one)
+    refused(lambda: match_labels(load_model(one), LABELS), "num_labels is 1", "4 labels")
+    assert load_with_labels(one, LABELS).config.num_labels == 4
