@@ -90,7 +90,11 @@ def shown(value: object, length: int = 60) -> str:
         text = repr(value[:_MOST_READ] if isinstance(value, str | bytes) else value)
     except (ValueError, RecursionError):  # an int of thousands of digits; lists in lists
         text = f"<{type(value).__name__}>"
-    text = without_userinfo(text[:_MOST_READ])
+    return cut(without_userinfo(text[:_MOST_READ]), length)
+
+
+def cut(text: str, length: int) -> str:
+    """Return at most ``length`` characters of a text, for a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -18,7 +18,7 @@ from .config import JobConfig, StorageConfig
 from .former import former_trials, keep_former
 from .goal import check_goals
 from .jobs.inputs import with_local_inputs
-from .preflight import check_models, check_new_pieces, check_resources, check_storage
+from .preflight import check_models, check_new_pieces, check_resources, check_storage, check_texts
 from .runs import Run, Storage, name_run, now
 from .watching.events import Listener, StageEvent
 
@@ -74,6 +74,7 @@ def run_job(
     data = load_data(local_config.data)
     check_goals(config, data)
     check_new_pieces(config, data)
+    check_texts(local_config, data)
     run = storage.create(run_id)
     with run.held() as lease:
         if not submitted:

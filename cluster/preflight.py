@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 _PATIENCE_S = 5.0  # how long one node tries the storage again
 _ANSWER_WITHIN_S = 90.0  # a worker's start included
 _PROBES = "cache/probes"
+_MANY_UNKNOWN = 0.1  # share of characters; of ordinary texts it is below 0.01, with an emoji in each 0.05
 
 
 def check_models(config: JobConfig) -> None:
-    """Refuse checkpoints that are not there, and a student that cannot be made of the teacher's layers or pieces.
+    """Refuse checkpoints that are not there or not whole, and a student that cannot be made of the teacher.
 
-    Also one that is to keep more heads or feed-forward rows than there are.
+    By the headers of their weight files: layers, pieces, heads and feed-forward rows that there are not.
 
     Raises:
         ModelError: Which one, and what there is.
@@ -33,7 +34,7 @@ def check_models(config: JobConfig) -> None:
     """
     from ..export.opset import check_opset
     from ..search.space import STUDENT_HEADS, STUDENT_ROWS, end_values, searched_width
-    from ..training.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+    from ..training.checkpoints import load_tokenizer, resolve_checkpoint
     from ..training.layers import check_layers
     from ..training.scratch import scratch_shapes
     from ..training.vocabulary import pieces_to_keep
@@ -43,8 +44,7 @@ def check_models(config: JobConfig) -> None:
     teachers = None
     own_shapes = None
     if config.student.checkpoint is not None:
-        own_shapes = load_config(resolve_checkpoint(config.student.checkpoint))
-        _check_family("student.checkpoint", own_shapes)
+        own_shapes = _inspected(resolve_checkpoint(config.student.checkpoint), "student.checkpoint")
     teacher = config.teacher
     if teacher.scratch is not None:
         shapes = scratch_shapes(teacher.scratch)
@@ -53,9 +53,8 @@ def check_models(config: JobConfig) -> None:
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
         teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
-        shapes = load_config(teachers)
-        if config.student.checkpoint is None:
-            _check_family("student.from_teacher", shapes)
+        key = "student.from_teacher" if config.student.checkpoint is None else None
+        shapes = _inspected(teachers, key, complete=tuned is None)
     space = config.search.space
     searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
     most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
@@ -77,6 +76,8 @@ def check_models(config: JobConfig) -> None:
         from ..training.warming import check_pretraining
 
         check_pretraining(config.student, teachers)
+        if config.student.pretraining.checkpoint is not None:
+            _inspected(resolve_checkpoint(config.student.pretraining.checkpoint))
     _warn_of_other_bits(config)
 
 
@@ -93,6 +94,35 @@ def _warn_of_other_bits(config: JobConfig) -> None:
             "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
             aware.weight_bits,
         )
+
+
+def check_texts(config: JobConfig, data: TextData) -> None:
+    """Refuse a checkpoint whose tokenizer does not know what the training texts are written in.
+
+    Raises:
+        ModelError: Which one, and how much of the texts it does not know.
+    """
+    from ..training.checkpoints import load_tokenizer, resolve_checkpoint
+    from ..training.pieces import check_known
+
+    tuned = config.teacher.fine_tune
+    for parameter, name in (
+        ("teacher.checkpoint", config.teacher.checkpoint),
+        ("teacher.fine_tune.checkpoint", tuned.checkpoint if tuned else None),
+        ("student.checkpoint", config.student.checkpoint),
+    ):
+        if name is None:
+            continue
+        share = check_known(
+            load_tokenizer(resolve_checkpoint(name)), data.splits["train"]["text"][:], parameter
+        )
+        if share > _MANY_UNKNOWN:
+            logger.warning(
+                "%s: its tokenizer does not know %.0f %% of the characters of the training texts; one of their "
+                "language and script would read them",
+                parameter,
+                100 * share,
+            )
 
 
 def check_new_pieces(config: JobConfig, data: TextData) -> None:
@@ -113,15 +143,21 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
     pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=wanted.others == "spelled")
 
 
-def _check_family(key: str, found: PreTrainedConfig) -> None:
-    """Refuse a student that layers cannot be taken of and variants cannot be made of, before a teacher is trained."""
+def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> PreTrainedConfig:
+    """The configuration of a checkpoint whose files are as they should be.
+
+    With a ``key`` also refuse a family that layers cannot be taken of and variants cannot be made of.
+    """
+    from ..training.checkpoints import inspect_checkpoint, load_config
     from ..training.layers import FAMILIES
 
-    if found.model_type not in FAMILIES:
+    found = load_config(name)
+    if key is not None and found.model_type not in FAMILIES:
         raise ModelError(
             f"{key}: a model of the family {found.model_type!r}, of which no student and no variants can be made; "
             f"supported: {', '.join(FAMILIES)}"
         )
+    return inspect_checkpoint(name, complete=complete)
 
 
 def check_resources(resources: ResourcesConfig) -> None:

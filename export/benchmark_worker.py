@@ -147,9 +147,9 @@ def _open(row: dict[str, Any], num_threads: int) -> _Opened:
 def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
     """The transformers pipeline over the row's checkpoint, in inference mode."""
     import torch
-    from transformers import AutoTokenizer, pipeline
+    from transformers import pipeline
 
-    from ..training.checkpoints import label_names, load_classifier
+    from ..training.checkpoints import label_names, load_classifier, load_tokenizer
     from ..training.logits import compute_logits
     from ..training.tokenized import tokenize_split
 
@@ -159,9 +159,7 @@ def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
         from .torch_int8 import load_pytorch_int8
 
         model = load_pytorch_int8(Path(row["directory"]))
-        tokenizer = AutoTokenizer.from_pretrained(
-            row["tokenizer_dir"] or row["directory"], local_files_only=True
-        )
+        tokenizer = load_tokenizer(row["tokenizer_dir"] or row["directory"])
     else:
         model, tokenizer = load_classifier(row["directory"])
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")

@@ -27,11 +27,13 @@ def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_label
     Returns:
         Bytes of the saved safetensors file at the published shape.
     """
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from ..training.checkpoints import load_tokenizer
 
     out_dir = Path(out_dir)
     model = BertForSequenceClassification(BertConfig(num_labels=num_labels))  # pyright: ignore[reportCallIssue]
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir), local_files_only=True)
+    tokenizer = load_tokenizer(tokenizer_dir)
     model.save_pretrained(out_dir)
     size = model_bytes(out_dir)
     if len(tokenizer) > model.config.vocab_size:

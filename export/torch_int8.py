@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.ao.nn.quantized import dynamic as quantized
 from torch.ao.quantization import quantize_dynamic as torch_quantize_dynamic
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import ModelError
 from ..training.checkpoints import new_classifier
+from ..training.config_file import read_config
 
 TORCH_INT8_FILE = "model.safetensors"
 _WEIGHT, _SCALE, _ZERO_POINT, _BIAS = ".int8_weight", ".int8_scale", ".int8_zero_point", ".bias"
@@ -67,7 +68,7 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
     directory = Path(directory)
     try:
         tensors = load_file(str(directory / TORCH_INT8_FILE))
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        config = read_config(directory)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{directory}: not a PyTorch int8 variant ({error}); make it again with `distiltune run`"

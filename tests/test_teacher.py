@@ -336,7 +336,7 @@ def test_directories_that_are_no_checkpoints_are_refused(checkpoint, tmp_path) -
 def test_a_damaged_checkpoint_is_one_clear_error(checkpoint, tmp_path, file, content) -> None:
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     (copy / file).write_bytes(content)
-    with pytest.raises(ModelError, match="copy: ") as caught:
+    with pytest.raises(ModelError, match=file if file != "tokenizer.json" else "copy: ") as caught:
         load_classifier(copy)
     assert len(str(caught.value).splitlines()) == 1
 

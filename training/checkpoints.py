@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+import torch
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError
+from .config_file import CONFIG_FILE, read_config
+from .loading import loading
+from .model_weights import fill_model
 from .narrowed import classifier_class
+from .pieces import check_pieces, check_table, check_tokenizer_files
 from .quiet import quiet
+from .weight_files import WEIGHTS_FILE, read_weights, weight_files, weight_shapes
 
-WEIGHTS_FILE = "model.safetensors"
 OFFLINE_PREFIX = "offline:"
 # Name -> (package of the extra `offline`, SHA-256 of its model.safetensors).
 OFFLINE_MODELS = {
@@ -30,9 +27,16 @@ OFFLINE_MODELS = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-_CONFIG_FILE = "config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
-_HUB_FILES = [_CONFIG_FILE, "*.safetensors", "*.safetensors.index.json", *_TOKENIZER_FILES]
+_HUB_FILES = [
+    CONFIG_FILE,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    *_TOKENIZER_FILES,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+]
 
 
 def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
@@ -52,7 +56,7 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
         directory = Path(name).expanduser()
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
         raise ModelError(
-            f"{name!r}: no such checkpoint directory; give a directory that holds {_CONFIG_FILE} and "
+            f"{name!r}: no such checkpoint directory; give a directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}, or a hub id"
         )
     elif sha256 is None:
@@ -69,49 +73,72 @@ def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
     """A trained sequence classifier in 32 bits and evaluation mode, and its tokenizer.
 
     Raises:
-        ModelError: It cannot be loaded, or has weights missing (such as its classification head).
+        ModelError: It cannot be loaded, has weights missing (such as its classification head) or of other shapes
+            than its configuration's, or fewer embeddings than token ids.
     """
-    return load_model(directory, complete=True).eval(), load_tokenizer(directory)
+    model, tokenizer = load_model(directory, complete=True), load_tokenizer(directory)
+    check_table(tokenizer, model.config, directory)
+    return model, tokenizer
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
-    with loading(name):
-        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+    return read_config(local_directory(name))
 
 
 def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
-    """A sequence classifier in 32 bits; weights that are missing or have another shape are made anew.
+    """A sequence classifier in 32 bits and evaluation mode; a head that is missing is made anew.
 
     The one way to load a student: transformers alone refuses one with fewer attention heads.
 
     Args:
         name: Directory or hub id.
-        complete: Refuse a checkpoint that lacks weights.
-        **config: Fields of the model's configuration to set, for example ``id2label``.
+        complete: Refuse a checkpoint that lacks a head.
+        **config: Fields of the model's configuration to set, for example ``id2label``; a head of another shape is
+            then made anew.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, its weights are not finite, or those of the encoder are missing or have other
+            shapes than the configuration's.
     """
-    with loading(name):
-        own = classifier_class(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
-        loaded: Any = own.from_pretrained(
-            str(name),
-            dtype="float32",
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **config,
-        )
-    model, info = loaded
-    missing = sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
-    if complete and missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(
-            f"{name}: no trained classifier, it has no weights for {shown}; "
-            "fine-tune it first (teacher.fine_tune.checkpoint)"
-        )
-    return model
+    directory = local_directory(name)
+    own = read_config(directory)
+    kind = classifier_class(own)
+    fits = not config and has_own_head(kind, own)
+    for field, value in config.items():
+        setattr(own, field, value)
+    weights = read_weights(directory)
+    return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
+
+
+def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTrainedConfig:
+    """Refuse, by the headers of its files, what :func:`load_model` and :func:`load_tokenizer` would refuse later.
+
+    Args:
+        name: Directory or hub id.
+        complete: Refuse a checkpoint that lacks a head.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        ModelError: Its weights do not fit its configuration, its tokenizer does not fit its table, or one of its
+            files is missing or damaged.
+    """
+    directory = local_directory(name)
+    config = read_config(directory)
+    kind = classifier_class(config)
+    shapes = weight_shapes(directory)
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
+    check_table(load_tokenizer(name), config, name)
+    return config
+
+
+def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint says that its head is that of such a model; what of the same name is not may differ."""
+    named = config.architectures
+    return isinstance(named, list) and kind.__name__ in named
 
 
 def new_classifier(config: PreTrainedConfig) -> PreTrainedModel:
@@ -123,12 +150,19 @@ def load_tokenizer(name: str | Path) -> Any:
     """The fast tokenizer of a checkpoint.
 
     Raises:
-        ModelError: It cannot be loaded, is not a fast one, or cannot pad.
+        ModelError: It cannot be loaded, is not there or empty, is not a fast one, or cannot pad.
     """
+    directory = local_directory(name)
+    check_tokenizer_files(directory)
+    # transformers alone reads config.json as it stands to choose the tokenizer's class.
+    config = read_config(directory) if (directory / CONFIG_FILE).is_file() else None
     with loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), config=config, trust_remote_code=False, local_files_only=True
+        )
     if not tokenizer.is_fast:
         raise ModelError(f"{name}: has no fast tokenizer; save it with tokenizer.json")
+    check_pieces(tokenizer, directory)
     if tokenizer.pad_token_id is None:
         raise ModelError(f"{name}: its tokenizer has no padding token; set pad_token and save it again")
     return tokenizer
@@ -180,7 +214,7 @@ def checkpoint_fingerprint(directory: str | Path) -> str:
     directory = Path(directory)
     weights = sorted(path.name for path in directory.glob("*.safetensors"))
     digest = hashlib.sha256()
-    for name in (*weights, _CONFIG_FILE, *_TOKENIZER_FILES):
+    for name in (*weights, CONFIG_FILE, *_TOKENIZER_FILES):
         path = directory / name
         digest.update(f"{name}:{file_sha256(path) if path.is_file() else ''}\n".encode())
     return digest.hexdigest()
@@ -213,42 +247,22 @@ def _check_sha256(directory: Path, expected: str, name: str) -> None:
 
 
 def _check_directory(directory: Path) -> None:
-    if not (directory / _CONFIG_FILE).is_file():
-        raise ModelError(
-            f"{directory}: no checkpoint, it has no {_CONFIG_FILE}; give a model's own directory"
-        )
-    if not any(directory.glob("*.safetensors")):
-        pickled = next((path.name for path in directory.glob("*.bin")), None)
-        found = f"only {pickled}, a pickle, which is not read" if pickled else "none"
-        raise ModelError(
-            f"{directory}: weights must be safetensors, found {found}; "
-            "load it where you trust it and save it again with save_pretrained"
-        )
+    if not (directory / CONFIG_FILE).is_file():
+        raise ModelError(f"{directory}: no checkpoint, it has no {CONFIG_FILE}; give a model's own directory")
+    weight_files(directory)
+
+
+def local_directory(name: str | Path) -> Path:
+    """The directory that holds a checkpoint: itself, or the hub's cache, where a hub id is downloaded to once.
+
+    Raises:
+        ModelError: There is no such directory, and the hub has none or cannot be reached.
+    """
+    return Path(name) if Path(name).is_dir() else Path(_download(str(name)))
 
 
 def _download(name: str) -> str:
     from huggingface_hub import snapshot_download
 
     with loading(name):
-        return snapshot_download(name, allow_patterns=_HUB_FILES)
-
-
-@contextmanager
-def loading(name: str | Path) -> Iterator[None]:
-    """Load quietly; turn what goes wrong into one ``ModelError``."""
-    try:
-        with quiet():
-            yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise ModelError(_reason(str(name), error)) from error
-
-
-def _reason(name: str, error: Exception) -> str:
-    if not isinstance(error, OSError) or Path(name).is_dir():
-        return f"{name}: cannot be loaded: {first_line(error)}"
-    if "safetensors" in str(error):
-        return f"{name}: has no safetensors weights on the hub; give a revision or copy that has them"
-    return (
-        f"{name!r}: no such directory, and the model hub has no such model or cannot be reached; give a local "
-        "directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
-    )
+        return snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"])

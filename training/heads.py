@@ -33,6 +33,11 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
         ModelError: The model and ``names`` have different labels, or the model's are only numbered.
     """
     own = label_names(model)
+    if len(own) == 1:
+        raise ModelError(
+            f"{what}: its num_labels is 1, so its head gives one number and tells no labels apart; give a classifier "
+            f"of the data's {len(names)} labels, or fine-tune a {what} on this data"
+        )
     if sorted(own) != sorted(names):
         if all(name == f"LABEL_{number}" for number, name in enumerate(own)):
             raise ModelError(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import ModelError
-from .checkpoints import new_classifier
+from .checkpoints import load_config, new_classifier
 
 # Model family -> where its list of layers lies below the base model.
 FAMILIES = {
@@ -24,7 +24,7 @@ def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
     Raises:
         ModelError: The teacher has fewer.
     """
-    have = AutoConfig.from_pretrained(teacher_dir).num_hidden_layers
+    have = load_config(teacher_dir).num_hidden_layers
     if not 1 <= num_layers <= have:
         raise ModelError(
             f"student.num_layers: {num_layers} given; the teacher has {have} layers; accepted: 1 to {have}"

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, PreTrainedModel
 
 from ..errors import ModelError
-from .checkpoints import loading
+from .checkpoints import has_own_head, local_directory
+from .config_file import read_config
+from .model_weights import fill_model
+from .weight_files import read_weights
 
 # Model family -> the parts of its masked-language head, in order.
 _HEADS = {
@@ -32,22 +35,15 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
         The model, and whether the checkpoint has a trained head.
 
     Raises:
-        ModelError: It cannot be loaded, its family's head is not known, or its encoder lacks weights.
+        ModelError: It cannot be loaded, its family's head is not known, or its encoder lacks weights or has
+            others than its configuration says.
     """
-    with loading(name):
-        loaded: Any = AutoModelForMaskedLM.from_pretrained(
-            str(name),
-            dtype="float32",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    model, info = loaded
-    check_head(model.config)
-    encoder = sorted(key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
-    if encoder:
-        raise ModelError(f"{name}: no whole encoder, it has no weights for {', '.join(encoder[:3])}")
-    return model.eval(), not info["missing_keys"]
+    directory = local_directory(name)
+    config, weights = read_config(directory), read_weights(directory)
+    check_head(config)
+    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    model, new = fill_model(kind, config, weights, name, head_fits=has_own_head(kind, config))
+    return model, not new
 
 
 def check_head(config: Any) -> None:

@@ -22,6 +22,7 @@ from .heads import has_labels, load_with_labels, match_labels
 from .layers import family_of, student_from_layers
 from .narrowed import num_heads, num_rows
 from .parity import StepParity
+from .pieces import check_known, check_table
 from .shared_rows import share_rows
 from .vocabulary import covered_share, pieces_to_keep, trim_vocabulary
 from .warming import Tell, warm_student
@@ -71,7 +72,8 @@ def build_student(
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
-            may be longer than it takes, it cannot be pretrained, or it is to keep more than it has.
+            may be longer than it takes or in characters that its tokenizer does not know, it cannot be pretrained, or
+            it is to keep more than it has.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -83,6 +85,9 @@ def build_student(
         source, tokenizer = load_with_labels(name, label_names), load_tokenizer(name)
         has_head = has_labels(name, label_names)
     family_of(source)
+    if config.checkpoint is not None:
+        check_table(tokenizer, source.config, config.checkpoint)
+        check_known(tokenizer, texts[0], "student.checkpoint")
     if max_length is not None:
         check_max_length(source, max_length, "student")
     parity = StepParity(

@@ -23,7 +23,7 @@ from .arguments import DistillationTrainingArguments
 from .checkpoints import (
     check_max_length,
     checkpoint_fingerprint,
-    load_model,
+    load_classifier,
     load_tokenizer,
     resolve_checkpoint,
     save_checkpoint,
@@ -35,6 +35,7 @@ from .first_token import first_token_in_last_layer
 from .heads import load_with_labels, match_labels
 from .logits import compute_logits
 from .metrics import classification_metrics
+from .pieces import check_known, check_table
 from .precision import evaluation_device
 from .quiet import quiet
 from .scratch import new_model, train_tokenizer
@@ -100,8 +101,8 @@ def prepare_teacher(
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its labels are not the data's, texts may be longer than it
-            takes, or training ended in weights that are not finite.
+        ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not know the
+            texts' characters, texts may be longer than it takes, or training ended in weights that are not finite.
     """
     began = time.monotonic()
     key = _key(config, data, max_length)
@@ -192,17 +193,21 @@ def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
-        model, tokenizer = load_model(name, complete=True), load_tokenizer(name)
+        model, tokenizer = load_classifier(name)
         match_labels(model, names)
         begun = _Begun(model, tokenizer, None)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
         begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune)
+        check_table(begun.tokenizer, begun.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
         begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe)
     check_max_length(begun.model, max_length, "teacher")
+    if not isinstance(begun.recipe, ScratchConfig):
+        parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
+        check_known(begun.tokenizer, data.splits["train"]["text"][:], parameter)
     return begun
 
 

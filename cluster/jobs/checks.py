@@ -119,7 +119,13 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     """Cheap things first: the storage, then the nodes, then what has to be loaded."""
     from ..goal import check_goals
     from ..head import ray_session
-    from ..preflight import check_models, check_new_pieces, check_resources, check_storage
+    from ..preflight import (
+        check_models,
+        check_new_pieces,
+        check_resources,
+        check_storage,
+        check_texts,
+    )
     from ..runs import LOOK_S, Storage, check_writable
     from .inputs import with_local_inputs
 
@@ -140,6 +146,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     check_goals(config, data)
     check_new_pieces(config, data)
     check_models(local)
+    check_texts(local, data)
     texts = {split: len(data.splits[split]) for split in data.splits}
     return {"texts": texts, "num_labels": len(data.label_names)}
 

@@ -1,0 +1,131 @@
+"""Texts that a checkpoint's tokenizer does not know: refused before they are trained on."""
+
+import logging
+from pathlib import Path
+
+import datasets
+import pytest
+from models import tiny_classifier, tiny_data
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
+
+from distiltune.cluster.config import JobConfig
+from distiltune.cluster.preflight import check_texts
+from distiltune.errors import ModelError
+from distiltune.training.checkpoints import load_tokenizer
+from distiltune.training.config import StudentConfig, TeacherConfig
+from distiltune.training.data import TextData
+from distiltune.training.pieces import check_known, unknown_share
+from distiltune.training.student import build_student
+from distiltune.training.teacher import prepare_teacher
+
+LABELS = [f"label_{number}" for number in range(4)]
+KNOWN = [text for text, _ in tiny_data()]
+AMHARIC = ["ሰላም እንዴት ነህ", "ዛሬ አየሩ ጥሩ ነው", "መጽሐፉን አነበብኩት"]
+THAI = ["จองตั๋วเครื่องบินไปเชียงใหม่วันพรุ่งนี้ red 2", "อากาศวันนี้เป็นอย่างไรบ้าง open late"]  # no spaces between words
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(
+        tmp_path_factory.mktemp("whole") / "c", label_names=LABELS, texts=[*KNOWN, "0123456789"]
+    )
+
+
+def data_of(texts: list[str]) -> TextData:
+    rows = [texts[number % len(texts)] for number in range(8)]
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)}
+    )
+    columns = {"text": rows, "label": [number % 4 for number in range(8)]}
+    split = datasets.Dataset.from_dict(columns, features=features)
+    return TextData(datasets.DatasetDict({"train": split, "validation": split, "test": split}), None)
+
+
+def jobs(checkpoint: Path) -> dict[str, JobConfig]:
+    name, from_teacher = str(checkpoint), {"from_teacher": {"layers": [0]}}
+    sections = {
+        "teacher.checkpoint": {"teacher": {"checkpoint": name}, "student": from_teacher},
+        "teacher.fine_tune.checkpoint": {
+            "teacher": {"fine_tune": {"checkpoint": name}},
+            "student": from_teacher,
+        },
+        "student.checkpoint": {"student": {"checkpoint": name}},
+    }
+    return {parameter: JobConfig.model_validate(each) for parameter, each in sections.items()}
+
+
+@pytest.mark.parametrize("texts", [AMHARIC, THAI, [*AMHARIC * 3, *KNOWN[:2]]])
+def test_texts_in_a_script_that_the_tokenizer_does_not_know_are_refused(texts, checkpoint):
+    for parameter, config in jobs(checkpoint).items():
+        with pytest.raises(ModelError, match=parameter) as caught:
+            check_texts(config, data_of(texts))
+        assert "at most 50%" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_they_are_refused_where_they_are_first_tokenized_as_well(checkpoint, tmp_path):
+    data = data_of(AMHARIC)
+    for config in ({"checkpoint": str(checkpoint)}, {"fine_tune": {"checkpoint": str(checkpoint)}}):
+        with pytest.raises(ModelError, match=rf"teacher\.{next(iter(config))}.*at most 50%"):
+            prepare_teacher(
+                TeacherConfig.model_validate(config), data, tmp_path / "t", max_length=16, num_threads=1
+            )
+    with pytest.raises(ModelError, match=r"student\.checkpoint.*at most 50%"):
+        build_student(
+            StudentConfig(checkpoint=str(checkpoint)), checkpoint, LABELS, tmp_path / "s", texts=(AMHARIC, ())
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_that_are_known_in_part_are_warned_of(checkpoint, caplog):
+    mixed = [f"{text} {AMHARIC[0]}" for text in KNOWN]
+    assert 0.1 < unknown_share(load_tokenizer(checkpoint), mixed) < 0.5
+    with caplog.at_level(logging.WARNING):
+        for parameter, config in jobs(checkpoint).items():
+            check_texts(config, data_of(mixed))
+            assert parameter in caplog.text
+
+
+def test_ordinary_texts_pass_in_silence(checkpoint, caplog):
+    tokenizer = load_tokenizer(checkpoint)
+    assert unknown_share(tokenizer, KNOWN) == 0.0
+    assert unknown_share(tokenizer, []) == 0.0
+    assert unknown_share(tokenizer, [" ", "\u200b"]) == 0.0
+    emoji = [f"{text} 🎉" for text in KNOWN]
+    with caplog.at_level(logging.WARNING):
+        for config in jobs(checkpoint).values():
+            check_texts(config, data_of(emoji))
+    assert 0 < unknown_share(tokenizer, emoji) < 0.1
+    assert "does not know" not in caplog.text
+    check_texts(JobConfig(), data_of(AMHARIC))  # a teacher from nothing makes its pieces of the texts
+
+
+def test_one_character_counts_as_one_however_many_make_a_piece(checkpoint):
+    tokenizer = load_tokenizer(checkpoint)
+    text = "ሰላምእንዴትነህ red open"
+    pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert pieces.count(tokenizer.unk_token_id) / len(pieces) == pytest.approx(1 / 3)
+    assert unknown_share(tokenizer, [text]) == pytest.approx(9 / 16)
+
+
+def test_a_tokenizer_of_bytes_knows_every_text(tmp_path):
+    bytewise = ByteLevelBPETokenizer()
+    bytewise.train_from_iterator(KNOWN, 300)
+    bytewise.save(str(tmp_path / "t.json"))
+    for more in ({}, {"unk_token": "<unk>"}):
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(tmp_path / "t.json"), pad_token="<pad>", **more
+        )
+        assert check_known(tokenizer, AMHARIC, "student.checkpoint") == 0.0
+
+
+def test_looking_leaves_the_tokenizer_as_it_was_saved(checkpoint, tmp_path):
+    from distiltune.training.checkpoints import checkpoint_fingerprint, load_classifier, save_checkpoint
+
+    for name in ("looked", "plain"):
+        model, tokenizer = load_classifier(checkpoint)
+        if name == "looked":
+            check_known(tokenizer, KNOWN * 200, "teacher.checkpoint")
+        save_checkpoint(model, tokenizer, tmp_path / name)
+    assert checkpoint_fingerprint(tmp_path / "looked") == checkpoint_fingerprint(tmp_path / "plain")
