@@ -6,6 +6,16 @@ three lines on stderr; ``exit_status`` is the status it then exits with.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from pathlib import Path
+
+_MOST_READ = 4096  # characters of a value, for one message
+
+# A secret may hold a slash, as those of S3 do; what follows a port is a path and may hold an @.
+_USERINFO = re.compile(r"://(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)")
+
 
 class DistiltuneError(Exception):
     """Root of the tree."""
@@ -47,6 +57,14 @@ class StorageError(RunFailedError):
     """The storage cannot be reached, refuses, is full, or gives back something else than was put there."""
 
 
+class PermanentStorageError(StorageError):
+    """The storage answers, and another try cannot change the answer: no permission, no space, no such bucket."""
+
+
+class DamagedRecordError(PermanentStorageError):
+    """A record in the storage is not what was written there; the message names its file."""
+
+
 class RunInterruptedError(DistiltuneError):
     """A run was interrupted with Ctrl-C or SIGTERM; it can be gone on with."""
 
@@ -65,5 +83,50 @@ def listed(faults: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type's name where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """What an exception says, in one line without the secrets of URLs; its type's name where it says nothing."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return without_userinfo(line) or type(error).__name__
+
+
+def shown(value: object, length: int = 60) -> str:
+    """Return a value for a message: quoted, on one line, at most ``length`` characters, without a URL's secret."""
+    try:
+        text = repr(value[:_MOST_READ] if isinstance(value, str | bytes) else value)
+    except (ValueError, RecursionError):  # an int of thousands of digits; lists in lists
+        text = f"<{type(value).__name__}>"
+    text = without_userinfo(text[:_MOST_READ])
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def without_userinfo(text: str) -> str:
+    """Return a text with ``user:secret@`` taken out of each URL in it."""
+    return _USERINFO.sub("://", text) if "@" in text else text
+
+
+def user_path(name: str | Path, parameter: str, kind: type[InputError] = InputError) -> Path:
+    """Return the path that a person named, with ``~`` and ``~user`` expanded; nothing need stand there.
+
+    Args:
+        name: The path as given.
+        parameter: Full name of the parameter that holds it, for the message.
+        kind: Class of the error.
+
+    Raises:
+        InputError: Of class ``kind``: empty, the home of a user who does not exist, a name that no file can have, or
+            one that is too long.
+    """
+    given = f"{parameter}: {shown(str(name))} given"
+    if not str(name).strip():
+        raise kind(f"{given}, which is empty; give a path")
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        os.lstat(path)
+    except RuntimeError:
+        raise kind(f"{given}, and there is no such home directory; write the path in full") from None
+    except ValueError:
+        raise kind(f"{given}, which has a character that no path can have; correct the path") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise kind(f"{given}, which is too long for a path; shorten it") from None
+    return path
