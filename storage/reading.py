@@ -73,7 +73,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
-from ..errors import PermanentStorageError, StorageError, without_userinfo
+from ..errors import DistiltuneError, PermanentStorageError, StorageError, without_userinfo
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ _ERRNOS = {
     errno.ELOOP: _PLACE,
     errno.EINVAL: _PLACE,
 }
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+_LITTLE_SPACE = 16 * 2**20  # bytes
 _CREDENTIALS = (
     "give the credentials of an account that may use it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
@@ -106,6 +112,39 @@ def remedy_for(error: OSError) -> str | None:
         return _ERRNOS.get(error.errno)
     text = str(error)
     return next((remedy for answer, remedy in _ANSWERS.items() if answer in text), None)
+
+
+def refusal_of(error: BaseException, store: str) -> PermanentStorageError | None:
+    """Return the error in one line where work failed since a disk is full or a file may not be written; else None.
+
+    Libraries say so in classes of their own, whose text has the system's words.
+
+    Args:
+        error: What the work raised, on the machine where it did.
+        store: The run store's location, which is looked at besides the temporary directory.
+    """
+    if isinstance(error, DistiltuneError) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, OSError) and error.errno in _NO_RIGHT and isinstance(error.filename, str):
+        return permanent(error, error.filename)
+    seen: BaseException | None = error
+    while seen is not None:
+        code = seen.errno if isinstance(seen, OSError) else None
+        named = seen.filename if isinstance(seen, OSError) and isinstance(seen.filename, str) else None
+        if code in _NO_SPACE or any(os.strerror(each) in str(seen) for each in _NO_SPACE):
+            return permanent(OSError(code or errno.ENOSPC, ""), _full_place(named, store))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _full_place(named: str | None, store: str) -> str:
+    """The path that was written, else which of the directories that are written to has no room."""
+    places = [store, tempfile.gettempdir()]
+    for place in places if named is None else []:
+        with suppress(OSError):
+            if shutil.disk_usage(place).free < _LITTLE_SPACE:
+                return place
+    return named or " or ".join(places)
 
 
 def reason_of(error: BaseException) -> str:
