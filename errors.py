@@ -59,6 +59,14 @@ class StorageError(RunFailedError):
     """The storage cannot be reached, refuses, is full, or gives back something else than was put there."""
 
 
+class PermanentStorageError(StorageError):
+    """The storage answers, and another try cannot change the answer: no permission, no space, no such bucket."""
+
+
+class DamagedRecordError(PermanentStorageError):
+    """A record in the storage is not what was written there; the message names its file."""
+
+
 class RunInterruptedError(DistiltuneError):
     """A run was interrupted with Ctrl-C or SIGTERM; it can be gone on with."""
 

@@ -63,7 +63,7 @@ def choose_instead(run: Run, trial_id: str) -> None:
             f"run {run.id} has no trial {trial_id!r} with a checkpoint; it has: {', '.join(trials)}"
         )
     trial = trials[found]
-    config = JobConfig.model_validate(run.read("job.json"))
+    config = run.specification()
     with run.held():
         from ..search.space import student_name
 

@@ -77,12 +77,13 @@ class Dispatcher:
         import ray
 
         gpus = min(1, num_gpus()) if wanted.gpu is None else wanted.gpu
-        self._run.store.delete(self._told(stage, part))
+        told = self._run.key(self._told(stage, part))
+        self._run.store.delete(told)
         task = Task(
             store=self._run.store,
             config=self._config,
             log=self._run.stage_log(stage, part),
-            told=self._told(stage, part),
+            told=told,
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,
         )
@@ -105,7 +106,7 @@ class Dispatcher:
 
         began = time.monotonic()
         while not ray.wait([sent], timeout=self._period_s)[0]:
-            told = self._run.store.read_json(self._told(stage, part))
+            told = self._run.read(self._told(stage, part))
             if told is not None:
                 tell(told["text"], waiting_for=None)
             elif wanted is not None and time.monotonic() - began > _PATIENCE_S:
@@ -122,7 +123,7 @@ class Dispatcher:
             raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
 
     def _told(self, stage: str, part: str = "") -> str:
-        return self._run.key(f"stages/{'-'.join(filter(None, [stage, part]))}.told.json")
+        return f"stages/{'-'.join(filter(None, [stage, part]))}.told.json"
 
 
 def describe(wanted: TaskResources) -> str:

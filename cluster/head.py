@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from ..errors import RunFailedError, first_line
+from ..errors import RunFailedError, first_line, shown
 from ..search.tuner import RAY_WORKER_ENV
 from ..storage.temporary import TemporaryDirectory
 from .config import ResourcesConfig, TaskResources
-from .nodes.addresses import driver_environment
+from .nodes.addresses import check_gcs_address, driver_environment
 from .nodes.loopback import MULTI_NODE_ENV
 from .private_ray import start_private_ray
 
@@ -86,6 +86,7 @@ def _token() -> str:
 def _attach(address: str) -> None:
     import ray
 
+    check_gcs_address("resources.address", address)
     environment: dict[str, Any] = {"env_vars": dict(RAY_WORKER_ENV)}
     try:
         with _shipped_code() as shipped:
@@ -97,7 +98,7 @@ def _attach(address: str) -> None:
             )
     except Exception as error:
         raise RunFailedError(
-            f"resources.address: no Ray cluster at {address}: {first_line(error)}"
+            f"resources.address: no Ray cluster at {shown(address)}: {first_line(error)}; is the cluster up?"
         ) from error
 
 

@@ -18,9 +18,11 @@ from filelock import FileLock
 
 from ..errors import InputError, StorageError
 from ..storage.store import Store
+from .run_records import read_record
 
 logger = logging.getLogger(__name__)
 
+_NAME = "lease.json"
 BEAT_S = 5.0
 STALE_AFTER_S = 30.0
 _SETTLE_S = 1.0  # longer than two writers of one moment are apart
@@ -35,14 +37,15 @@ class Lease:
 
     Args:
         store: The run store.
-        key: The lease's record.
+        run_key: The run's key.
         on_beat: Called at every beat; a word that it returns (``stop``) interrupts the main thread.
     """
 
-    def __init__(self, store: Store, key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(self, store: Store, run_key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
         self._store = store.once
         self._patient = store
-        self._key = key
+        self._run_key = run_key
+        self._key = f"{run_key}/{_NAME}"
         self._on_beat = on_beat
         self._owner = secrets.token_hex(8)
         self._beats = 0
@@ -56,13 +59,14 @@ class Lease:
 
         Raises:
             InputError: Another process has it.
+            DamagedRecordError: Who has it cannot be read.
         """
         _hear_interrupts()
-        held = self._patient.read_json(self._key)
-        if held is not None and still_beats(self._patient, self._key, held):
+        held = read_record(self._patient, self._run_key, _NAME)
+        if held is not None and still_beats(self._patient, self._run_key, held):
             raise InputError(_whose(held))
         with self._alone():
-            now = self._patient.read_json(self._key)
+            now = read_record(self._patient, self._run_key, _NAME)
             if now is not None and now != held:  # another was faster
                 raise InputError(_whose(now))
             began = time.monotonic()
@@ -70,7 +74,7 @@ class Lease:
         if self._store.directory is None:
             # A store without locks: of several that wrote at once the last one has it, once all have written.
             time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
-        now = self._patient.read_json(self._key)
+        now = read_record(self._patient, self._run_key, _NAME)
         if now is None or now["owner"] != self._owner:
             raise InputError(_whose(now or {}))
         self._thread.start()
@@ -99,7 +103,7 @@ class Lease:
     def _beat_often(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
-                held = self._store.read_json(self._key)
+                held = read_record(self._store, self._run_key, _NAME)
                 if held is None or held["owner"] != self._owner:  # taken over, or even given back since
                     return self._interrupt("lost")
                 self._write(self._store)
@@ -145,9 +149,9 @@ def _hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def is_held(store: Store, key: str) -> bool:
-    """Whether somebody works on the run, as far as the last heartbeat tells."""
-    held = store.read_json(key)
+def is_held(store: Store, run_key: str) -> bool:
+    """Whether somebody works on the run, as far as the last heartbeat shows."""
+    held = read_record(store, run_key, _NAME)
     return held is not None and _seems_alive(held)
 
 
@@ -160,15 +164,15 @@ def _seems_alive(held: dict[str, Any]) -> bool:
     return abs(time.time() - held["at"]) < STALE_AFTER_S
 
 
-def still_beats(store: Store, key: str, held: dict[str, Any] | None = None) -> bool:
+def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) -> bool:
     """Certain, where ``is_held`` trusts clocks: listens for two beats before it says no."""
-    held = held or store.read_json(key)
+    held = held or read_record(store, run_key, _NAME)
     if held is None:
         return False
     if held.get("machine") == _machine() or _seems_alive(held):
         return _seems_alive(held)
     time.sleep(2 * BEAT_S + 1)
-    now = store.read_json(key)
+    now = read_record(store, run_key, _NAME)
     return now is not None and (now["owner"], now["beats"]) != (held["owner"], held["beats"])
 
 

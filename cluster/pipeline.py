@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ..errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ..storage.logs import LogWriter, logged_to
+from ..storage.retry import refusal_of
 from .config import JobConfig, StorageConfig
 from .former import former_trials, keep_former
 from .goal import check_goals
@@ -232,8 +233,9 @@ class _Runner:
             with suppress(StorageError):
                 self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
             self._listener(StageEvent(stage, state, "", seconds))
-            if isinstance(error, RunFailedError):
-                raise RunFailedError(f"run {self._run.id}, stage {stage}: {error}") from error
+            refused = refusal_of(error, str(self._run.store))
+            if refused is not None or isinstance(error, RunFailedError):
+                raise RunFailedError(f"run {self._run.id}, stage {stage}: {refused or error}") from error
             raise
         result, text = done
         seconds = round(time.monotonic() - began, 3)

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import re
 import secrets
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, InputError, RunNotFoundError, StorageError
+from pydantic import ValidationError
+
+from ..errors import (
+    ConfigError,
+    DamagedRecordError,
+    InputError,
+    PermanentStorageError,
+    RunNotFoundError,
+    StorageError,
+    shown,
+)
 from ..storage.filesystems import with_endpoint
+from ..storage.retry import reason_of
 from ..storage.store import RETRY_S, Store
 from .lease import Lease, is_held, still_beats
+from .run_records import damaged, read_record
+
+if TYPE_CHECKING:
+    from .config import JobConfig
+
+logger = logging.getLogger(__name__)
 
 STAGES = (
     "data",
@@ -62,35 +81,62 @@ class Storage:
         return run
 
     def open(self, run_id: str) -> Run:
-        """The run of that id; ``latest`` is the newest.
+        """The run of that id; ``latest`` is the newest that is not damaged.
 
         Raises:
             RunNotFoundError: There is none; the message lists the newest runs there are.
+            DamagedRecordError: There is, and what says when it began is damaged.
         """
         run = Run(self.store, run_id)
-        if run_id != LATEST and _ID.fullmatch(run_id) and run.exists:
+        if run_id != LATEST and _ID.fullmatch(run_id) and run.began:
             return run
-        runs = self.list()
-        if run_id == LATEST and runs:
-            return runs[0]
+        runs, faults = self._dated()
+        if run_id == LATEST:
+            for newest in runs:
+                try:
+                    newest.check()
+                except PermanentStorageError as error:
+                    faults[newest] = error
+                    continue
+                _warn_of(faults)
+                return newest
+            _warn_of(faults)
         known = ", ".join(found.id for found in runs[:3]) or "none"
         raise RunNotFoundError(
-            f"no run {run_id!r} in {self.store} (newest: {known}); "
+            f"no run {shown(run_id)} in {self.store} (newest: {known}); "
             "list them with `distiltune runs`, or name their storage with --storage"
         )
 
+    def candidates(self) -> list[Run]:
+        """Everything that may be a run, by its name; what has another name is none."""
+        return [Run(self.store, name) for name in self.store.names("runs") if _ID.fullmatch(name)]
+
     def list(self) -> list[Run]:
-        """Every run, newest first."""
-        found = [Run(self.store, name) for name in self.store.names("runs")]
+        """Every run that says when it began, newest first; damaged ones do not."""
+        return self._dated()[0]
+
+    def _dated(self) -> tuple[list[Run], dict[Run, PermanentStorageError]]:
+        """The runs that say when they began, newest first, and why others do not."""
+        found, faults, dated = self.candidates(), {}, {}
         with ThreadPoolExecutor(READERS) as pool:
-            dated = {
-                run: created for run, created in zip(found, pool.map(_created, found), strict=True) if created
-            }
-        return sorted(dated, key=lambda run: (dated[run], run.id), reverse=True)
+            for run, began in zip(found, pool.map(_began, found), strict=True):
+                if isinstance(began, PermanentStorageError):
+                    faults[run] = began
+                elif began:
+                    dated[run] = began
+        return sorted(dated, key=lambda run: (dated[run], run.id), reverse=True), faults
 
 
-def _created(run: Run) -> str:
-    return run.created
+def _began(run: Run) -> str | PermanentStorageError:
+    try:
+        return run.began
+    except PermanentStorageError as error:
+        return error
+
+
+def _warn_of(faults: dict[Run, PermanentStorageError]) -> None:
+    for run, error in faults.items():
+        logger.warning("latest: run %s is not looked at: %s", run.id, error)
 
 
 class Run:
@@ -136,12 +182,35 @@ class Run:
         return self.read(f"stages/{stage}.json") or {}
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A record by its name in the run, or None."""
-        return self.store.read_json(self.key(name))
+        """A record by its name in the run, or None.
+
+        Raises:
+            DamagedRecordError: It is not what was written there.
+        """
+        return read_record(self.store, self.key(), name)
 
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Write a record so that no reader sees half of it."""
         self.store.write_json(self.key(name), record)
+
+    def specification(self) -> JobConfig:
+        """What it began with.
+
+        Raises:
+            InputError: It has none.
+            DamagedRecordError: It is none any more.
+        """
+        from .config import JobConfig
+
+        held = self.read("job.json")
+        if held is None:
+            raise InputError(
+                f"run {self.id} has no specification; submit it: distiltune submit CONFIG --run-id {self.id}"
+            )
+        try:
+            return JobConfig.model_validate(held)
+        except ValidationError as error:
+            raise damaged(self.store.location(self.key("job.json")), error) from None
 
     @property
     def exists(self) -> bool:
@@ -150,9 +219,35 @@ class Run:
 
     @property
     def created(self) -> str:
-        """When it was begun or submitted, in ISO 8601."""
+        """When it was begun or submitted, in ISO 8601; empty before that."""
         record = self.read("run.json") or self.read("submission.json") or {}
         return record.get("created", "")
+
+    @property
+    def began(self) -> str:
+        """``created``, where a run whose record was lost counts as damaged, and not as one that never began.
+
+        Raises:
+            DamagedRecordError: The record that says so is damaged, or is gone while there are stages.
+        """
+        created = self.created
+        if not created and any(name.endswith(".json") for name in self.store.names(self.key("stages"))):
+            raise DamagedRecordError(
+                f"storage {self.store.location(self.key('run.json'))}: is not there, and the run has stages; put it "
+                f"back from a backup, or go on with `distiltune run CONFIG --run-id {self.id}`, which writes it"
+            )
+        return created
+
+    def check(self) -> None:
+        """Read the records that a list of runs shows.
+
+        Raises:
+            DamagedRecordError: One of them is damaged.
+        """
+        _ = self.state
+        for stage in ("search", "gate"):
+            self.stage_record(stage)
+        self.read(self.progress("search"))
 
     @property
     def state(self) -> str:
@@ -165,9 +260,7 @@ class Run:
         if submission is not None and submission.get("pending"):
             if self._is_held:  # its job is about to say so
                 return "running"
-            sent = datetime.datetime.fromisoformat(submission["created"])
-            waited = datetime.datetime.now(datetime.UTC) - sent
-            return "submitted" if waited.total_seconds() < _START_WITHIN_S else "interrupted"
+            return "submitted" if seconds_since(submission["created"]) < _START_WITHIN_S else "interrupted"
         state = (run or {}).get("state", "interrupted")
         if state != "running":
             return state
@@ -175,12 +268,12 @@ class Run:
 
     @property
     def _is_held(self) -> bool:
-        return is_held(self.store, self.key("lease.json"))
+        return is_held(self.store, self.key())
 
     @property
     def still_beats(self) -> bool:
         """Whether somebody works on a run that looks interrupted; may listen for some seconds."""
-        return still_beats(self.store, self.key("lease.json"))
+        return still_beats(self.store, self.key())
 
     @contextmanager
     def held(self) -> Iterator[Lease]:
@@ -188,8 +281,9 @@ class Run:
 
         Raises:
             InputError: Another process holds it.
+            DamagedRecordError: Who holds it cannot be read.
         """
-        lease = Lease(self.store, self.key("lease.json"), lambda: "stop" if self.is_to_stop else None)
+        lease = Lease(self.store, self.key(), lambda: "stop" if self.is_to_stop else None)
         try:
             lease.acquire()
         except InputError as error:
@@ -202,7 +296,7 @@ class Run:
     @property
     def is_to_stop(self) -> bool:
         """Whether somebody has asked for its end."""
-        return self.read("stop.json") is not None
+        return self.store.read(self.key("stop.json")) is not None
 
     def request_stop(self) -> None:
         """Ask whoever works on it to stop at the next heartbeat."""
@@ -225,7 +319,7 @@ def name_run(name: str, run_id: str | None) -> str:
         run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
     if not _ID.fullmatch(run_id) or run_id == LATEST:
         raise InputError(
-            f"--run-id: {run_id!r} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
+            f"--run-id: {shown(run_id)} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
             f"(and not {LATEST!r})"
         )
     return run_id
@@ -261,10 +355,20 @@ def check_writable(store: Store, key: str) -> None:
         quick.delete(probe)
     except (StorageError, OSError) as error:
         cause = error.__cause__ or error
-        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+        reason = getattr(cause, "strerror", None) or reason_of(cause)
         raise ConfigError(
             f"storage.path: {store} cannot be written ({reason}); choose another with --storage DIR|URL"
         ) from None
+
+
+def seconds_since(moment: str) -> float:
+    """Seconds from a time of a record until now."""
+    return max(0.0, round(time.time() - epoch_of(moment), 1))
+
+
+def epoch_of(moment: str) -> float:
+    """Seconds since 1970 of a time of a record."""
+    return datetime.datetime.fromisoformat(moment).timestamp()
 
 
 def now() -> str:

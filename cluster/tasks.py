@@ -18,6 +18,7 @@ from ..export.thresholds import ScopeGoal
 from ..export.variants import build_variant
 from ..search.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, searched_width
 from ..storage.logs import LogWriter, logged_to
+from ..storage.retry import refusal_of
 from ..storage.store import Store
 from ..training.config import FromTeacherConfig
 from ..training.data import TextData
@@ -74,8 +75,11 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
         task.store.write_json(task.told, {"text": ""})
         try:
             return function(task, *arguments)
-        except BaseException:
+        except BaseException as error:
             writer.write(traceback.format_exc())
+            refused = refusal_of(error, str(task.store))
+            if refused is not None:
+                raise refused from None
             raise
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _UNREADABLE = (
     "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
-    "like this again, delete experiment_state-*.json in the search's folder: its trials go on from their checkpoints"
+    "like this again, see the cause with `distiltune --verbose resume RUN`; nothing of the run was changed"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import StorageError
+from ..errors import PermanentStorageError, first_line
+from ..storage.reading import check_key, parse_record
 from ..storage.store import Store
 from .records import counts
 
@@ -95,12 +96,12 @@ def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
 def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpoch | None:
     content = store.read(f"{key}/{RECORD_NAME}") if f"{name}/{RECORD_NAME}" in sizes else None
     try:
-        record = json.loads(content or b"")
-        whole = all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
-    except (ValueError, KeyError, TypeError, AttributeError):  # cut off, or damaged
+        record = parse_record(content or b"")
+        whole = isinstance(record["epoch"], int) and isinstance(record["metrics"], dict)
+        whole = whole and all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # cut off, or damaged
         return None
-    # Earlier versions wrote no seal.
-    return SavedEpoch(key, record) if whole and record.get("seal", _seal(record)) == _seal(record) else None
+    return SavedEpoch(key, record) if whole and record.get("seal") == _seal(record) else None
 
 
 def find_checkpoint(
@@ -118,7 +119,7 @@ def find_checkpoint(
     )
 
 
-class DamagedCheckpointError(StorageError):
+class DamagedCheckpointError(PermanentStorageError):
     """A file of a checkpoint is not what was saved."""
 
 
@@ -142,14 +143,29 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
     content = store.read(f"{key}/{RECORD_NAME}")
     if content is None:
         raise FileNotFoundError(f"{store}/{key} is not there")
-    record = json.loads(content)
-    for name in record["files"] if names is None else names:
+    try:
+        record = parse_record(content)
+        files = dict(record["files"])
+        for name in files:
+            check_key(name)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:  # a name outside of the checkpoint, too
+        raise DamagedCheckpointError(
+            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); put that file back "
+            "from a backup"
+        ) from None
+    for name in files if names is None else names:
         store.download(f"{key}/{name}", target / name)
         with (target / name).open("rb") as file:
             damage = damage_in(record, name, file)
         if damage:
             raise DamagedCheckpointError(
-                f"storage {store}: {key}/{damage}; delete that checkpoint, and go on with `distiltune resume RUN`"
+                f"storage {store.location(key)}: {damage}; put that file back from a backup; a search takes another "
+                "checkpoint by itself with `distiltune resume RUN`"
             )
     if names is None:
         (target / RECORD_NAME).write_bytes(content)

@@ -13,12 +13,13 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFailedError, StorageError
-from ..storage.retry import retrying
+from ..storage.retry import permanent, reason_of, remedy_for, retrying
 from ..storage.store import Store
 from .config import NoEarlyStopping, SearchConfig
 from .inputs import Student, TrialSettings
 from .records import is_trial_name, name_of
 from .space import distributions, fixed_values
+from .trusted import refuse_untrusted
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -91,6 +92,7 @@ def run_trials(
     Raises:
         RunFailedError: More trials failed than may.
         StorageError: The storage did not answer, or does not hold what it should.
+        PermanentStorageError: What it would be resumed from may be another user's; nothing of it was read.
     """
     from .progress import watching
 
@@ -107,7 +109,7 @@ def run_trials(
             if before is not None:
                 grid = tuner.get_results()
                 return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
-            grid = _fit(tuner, watch)
+            grid = _fit(tuner, store, watch)
     if watch.ended_by is not None:
         ended = {"ended_by": watch.ended_by, "own_end": sorted(watch.own_end)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
@@ -118,6 +120,7 @@ def run_trials(
 def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
     """Of the last snapshot, or a new one."""
     store, experiment = plan.settings.store, plan.settings.experiment
+    refuse_untrusted(store, experiment)
     watch.restored, watch.goes_on = _can_restore(store, experiment), False
     if watch.restored:
         return _restored_tuner(trainable, store, experiment)
@@ -128,7 +131,7 @@ def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
     return _new_tuner(plan, trainable)
 
 
-def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid | None:
+def _fit(tuner: tune.Tuner, store: Store, watch: Watch) -> tune.ResultGrid | None:
     """The trials' results; None where the search is to go on from its snapshot."""
     try:
         return tuner.fit()
@@ -140,9 +143,10 @@ def _fit(tuner: tune.Tuner, watch: Watch) -> tune.ResultGrid | None:
         if watch.storage_error is not None:
             raise StorageError(watch.storage_error) from error
         if isinstance(error, OSError):
-            reason = " ".join(str(error).split())
+            if remedy_for(error) is not None:
+                raise permanent(error, str(store)) from error
             raise StorageError(
-                f"storage {watch.store}: {reason}; repair it, then go on with `distiltune resume RUN`"
+                f"storage {store}: {reason_of(error)}; repair it, then go on with `distiltune resume RUN`"
             ) from error
         raise
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+_MOST_DIGITS = 9  # of a trial's number
 State = Literal["finished", "pruned", "failed"]
 
 
@@ -25,7 +26,7 @@ def is_trial_name(name: str) -> bool:
 
 def find_trial(given: str, names: Iterable[str]) -> str | None:
     """The one of these names that a person means by a name or a number; None where there is none."""
-    wanted = {given, trial_name(int(given))} if given.isdecimal() else {given}
+    wanted = {given, trial_name(int(given))} if given.isdecimal() and len(given) <= _MOST_DIGITS else {given}
     return next((name for name in names if name in wanted), None)
 
 

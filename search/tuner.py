@@ -60,7 +60,7 @@ def run_search(
     ``StudySearcher``) and training itself repeats. When every value is fixed one trial runs, whatever
     ``num_trials`` says. An ``experiment`` that holds an unfinished search is taken up again, by any driver on
     any cluster that reaches the store; one that holds a finished search is only read. It is unpickled, so it
-    must come from a place that you trust.
+    must come from a place that you trust; in a directory, files of other users are refused.
 
     Args:
         config: What to search.

@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line, shown, user_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+
+# A secret may hold a slash, as those of S3 do; behind a port an @ belongs to the path.
+_USERINFO = re.compile(r"[^/?#]*@|[^/?#]*:(?!\d*(?:[/?#]|$)).*@")
+_USERINFO_OF_BUCKET = re.compile(r"[^/?#]*:.*@")  # a bucket has no port
+_SECRET_OPTION = re.compile(r"key|secret|token|passw|signature|credential(?!_kind)", re.IGNORECASE)
+_LONGEST_REASON = 120  # characters
+_HALF_URL = re.compile(r"(s3|gs|gcs|abfss?|az|hdfs|https?|ftp|file):", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
@@ -18,11 +26,73 @@ def is_url(path: str) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
-def local_path(path: str) -> Path | None:
-    """The directory that a plain path or a ``file://`` URL names, absolute; None for every other URL."""
+def local_path(path: str, parameter: str = "storage.path") -> Path | None:
+    """Return the directory that a plain path or a ``file://`` URL names, absolute; None for every other URL.
+
+    Raises:
+        ConfigError: It is empty, no path can be so, or it is a URL without its two slashes.
+    """
+    given = f"{parameter}: {shown(path)} given"
     if path.startswith("file://"):
-        return Path(path.removeprefix("file://")).absolute()
-    return None if is_url(path) else Path(path).expanduser().absolute()
+        if not path.startswith("file:///"):
+            raise ConfigError(
+                f"{given}, which names a host; give file:///DIR with three slashes, or a directory"
+            )
+        path = path.removeprefix("file://")
+    elif is_url(path):
+        return None
+    if scheme := _HALF_URL.match(path):
+        raise ConfigError(f"{parameter}: a URL of {scheme[1]} without '//' given; write {scheme[1]}://…")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{given}, which is not UTF-8; rename it, or choose another with --storage"
+        ) from None
+    return user_path(path, parameter, ConfigError).absolute()
+
+
+def refuse_userinfo(parameter: str, url: str) -> None:
+    """Refuse a URL that holds credentials: they would stand in records, logs and the list of processes.
+
+    What looks like a user in ``abfs://container@account`` and ``gs://anonymous@bucket`` is none. The query of
+    ``http://`` is left alone, since data may be served under signed URLs.
+
+    Args:
+        parameter: Its full name, for the message.
+        url: A URL with its scheme; anything else passes.
+
+    Raises:
+        ConfigError: It holds credentials; the message does not.
+    """
+    if not is_url(url):
+        return
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    found = _USERINFO.match(rest) or (
+        _USERINFO_OF_BUCKET.match(rest) if scheme in ("s3", "gs", "gcs") else None
+    )
+    is_name = scheme in ("abfs", "abfss") and ":" not in rest.partition("@")[0]
+    if found and not is_name and not (scheme in ("gs", "gcs") and rest.startswith("anonymous@")):
+        raise ConfigError(
+            f"{parameter}: {shown(f'{scheme}://…')} has a user or a secret before '@'; take it out of the URL, and "
+            f"{_elsewhere(scheme)}"
+        )
+    if scheme in ("http", "https"):
+        return
+    for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True):
+        if _SECRET_OPTION.search(name) or (name == "endpoint_override" and "@" in value):
+            raise ConfigError(
+                f"{parameter}: {shown(f'{scheme}://…')} has credentials in its option {shown(name)}; take them out "
+                f"of the URL, and {_elsewhere(scheme)}"
+            )
+
+
+def _elsewhere(scheme: str) -> str:
+    """Where credentials are given instead."""
+    if scheme == "s3":
+        return "give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials"
+    return "give them as that service has it: in the environment, or in a file of its own"
 
 
 def with_endpoint(url: str, endpoint: str | None) -> str:
@@ -31,16 +101,20 @@ def with_endpoint(url: str, endpoint: str | None) -> str:
     Raises:
         ConfigError: The URL is not of S3, or the endpoint has a path.
     """
+    if endpoint is not None:
+        refuse_userinfo("storage.endpoint_override", endpoint if "://" in endpoint else f"https://{endpoint}")
+    refuse_userinfo("storage.path", url)
     if endpoint is None or "endpoint_override=" in url:
         return url
     if not url.startswith("s3://"):
         raise ConfigError(
-            f"storage.endpoint_override: {endpoint!r} given, and only s3:// has endpoints; storage.path is {url!r}"
+            f"storage.endpoint_override: {shown(endpoint)} given, and only s3:// has endpoints; "
+            f"storage.path is {shown(url)}"
         )
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
     if not parts.netloc or parts.path.strip("/"):
         raise ConfigError(
-            f"storage.endpoint_override: {endpoint!r} given; give a host and port, for example http://127.0.0.1:9000"
+            f"storage.endpoint_override: {shown(endpoint)} given; give a host and port, for example http://127.0.0.1:9000"
         )
     query = urlencode({"endpoint_override": parts.netloc, "scheme": parts.scheme}, safe=":")
     return f"{url}{'&' if '?' in url else '?'}{query}"
@@ -50,7 +124,8 @@ def open_filesystem(url: str) -> tuple[FileSystem, str]:
     """The file system of a URL or path, and the place in it.
 
     Raises:
-        ConfigError: The scheme is unknown, the URL is malformed, or the package that knows it is missing.
+        ConfigError: The scheme is unknown, the URL is malformed or holds credentials, or the package that knows it
+            is missing.
     """
     import pyarrow
     from pyarrow import fs
@@ -58,17 +133,22 @@ def open_filesystem(url: str) -> tuple[FileSystem, str]:
     directory = local_path(url)
     if directory is not None:
         return fs.LocalFileSystem(), str(directory)
+    refuse_userinfo("storage.path", url)
     try:
         filesystem, root = fs.FileSystem.from_uri(url)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, UnicodeEncodeError) as error:
         if "Unrecognized filesystem type" not in str(error):
-            raise ConfigError(f"storage.path: {url!r}: {error}") from None
+            raise ConfigError(
+                f"storage.path: {shown(url)} cannot be read as a URL ({_reason(error)}); correct it"
+            ) from None
     except OSError as error:
-        raise ConfigError(f"storage.path: {url!r} cannot be opened: {error}") from None
+        raise ConfigError(
+            f"storage.path: {shown(url)} cannot be opened ({_reason(error)}); correct it, or choose another"
+        ) from None
     else:
         if not root.strip("/"):
             raise ConfigError(
-                f"storage.path: {url!r} names no bucket; give one, for example s3://bucket/runs"
+                f"storage.path: {shown(url)} names no bucket; give one, for example s3://bucket/runs"
             )
         return filesystem, root.rstrip("/")
     return _open_with_fsspec(url)
@@ -80,9 +160,15 @@ def _open_with_fsspec(url: str) -> tuple[FileSystem, str]:
 
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
-            f"storage.path: {url!r}: {str(error).splitlines()[0]}; "
+            f"storage.path: {shown(url)}: {_reason(error)}; "
             "give a directory, s3://, gs://, or install the fsspec package for that scheme"
         ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(root).rstrip("/")
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a URL, in one short line."""
+    text = first_line(error).replace("\0", "")
+    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 1]}…"

@@ -1,11 +1,13 @@
-"""A folder that appears whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,3 +49,20 @@ def _take_name(folder: Path, target: Path, keep_existing: bool) -> None:
         with suppress(FileNotFoundError):  # another writer was faster
             target.replace(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of which no reader sees half."""
+    put_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def put_file(path: Path, make: Callable[[Path], object]) -> None:
+    """Let ``make`` write a file beside ``path``, which then takes its name; nothing stays of one that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        make(temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from ..errors import StorageError
+from ..errors import DamagedRecordError, InputError, PermanentStorageError, StorageError
 from .filesystems import local_path, open_filesystem
-from .folders import new_folder
+from .folders import new_folder, put_file, write_file
+from .reading import check_key, entries_of, parse_record, read_file, too_large
 from .retry import retrying
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ Result = TypeVar("Result")
 RETRY_S = 60.0
 _LISTING = ".folder.json"  # beside a published folder: its files, each with size and SHA-256
 _READS = 5
+_LONGEST_FAULT = 100  # characters of what a parser says
+_RECORD_BYTES = 64 * 2**20  # of the largest record; what is larger is none
 _OBJECT_STORES = ("S3FileSystem", "GcsFileSystem", "AzureFileSystem")  # an object appears whole by itself
 
 
@@ -44,7 +47,7 @@ class Store:
         retry_s: Seconds that an operation is tried again.
 
     Raises:
-        ConfigError: Nothing knows the URL.
+        ConfigError: Nothing knows the URL, no directory can be called so, or it holds credentials.
     """
 
     def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
@@ -88,25 +91,41 @@ class Store:
         return type(self.filesystem).__name__ in _OBJECT_STORES
 
     def at(self, key: str = "") -> str:
-        """The path of a key within ``filesystem``."""
+        """The path of a key within ``filesystem``.
+
+        Raises:
+            InputError: The key would lead out of the store.
+        """
+        check_key(key)
         root = self._opened[1]
         return f"{root}/{key}" if key else root
 
     def location(self, key: str = "") -> str:
-        """Where a key lies, for a person: a path, or a URL without its options and credentials."""
-        base = str(self.directory or re.sub(r"://[^/@]*@", "://", self.url.partition("?")[0]).rstrip("/"))
+        """Where a key lies, for a person: a path, or a URL without its options."""
+        base = str(self.directory or self.url.partition("?")[0].rstrip("/"))
         return f"{base}/{key}" if key else base
 
     # Records
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes under a key; None where there are none."""
+    def read(self, key: str, at_most: int | None = None) -> bytes | None:
+        """The bytes under a key; None where there are none.
+
+        Args:
+            key: Which.
+            at_most: Bytes that there may be.
+
+        Raises:
+            PermanentStorageError: What stands there is larger, or no regular file.
+        """
+        check_key(key)
 
         def operation() -> bytes | None:
             try:
                 if self.directory is not None:
-                    return (self.directory / key).read_bytes()
+                    return read_file(self.directory / key, at_most)
                 with self.filesystem.open_input_file(self.at(key)) as file:
+                    if at_most is not None and file.size() > at_most:
+                        raise too_large(self.location(key), file.size(), at_most)
                     return file.read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
@@ -115,10 +134,11 @@ class Store:
 
     def write(self, key: str, content: bytes) -> None:
         """Put bytes under a key, in place of what is there; a reader sees the old or the new, whole."""
+        check_key(key)
 
         def operation() -> None:
             if self.directory is not None:
-                _write_file(self.directory / key, content)
+                write_file(self.directory / key, content)
                 return
             whole = self._is_object_store
             target = self.at(key) if whole else f"{self.at(key)}.{secrets.token_hex(4)}.part"
@@ -131,20 +151,28 @@ class Store:
 
         self._retrying(operation, key)
 
-    def read_json(self, key: str) -> dict[str, Any] | None:
+    def read_json(self, key: str, remedy: str = "put that file back from a backup") -> dict[str, Any] | None:
         """A record, or None.
 
+        Args:
+            key: Which.
+            remedy: What a person can do where it is damaged, for the message.
+
         Raises:
-            StorageError: What stands there is no record.
+            DamagedRecordError: What stands there is no JSON object of finite values.
         """
+        fault = ""
         # An object is read in two requests, size and content: one that is replaced in between comes cut off.
-        for attempt in range(_READS):
-            content = self.read(key)
+        for attempt in range(1 if self.directory is not None else _READS):
+            content = self.read(key, _RECORD_BYTES)
+            if content is None:
+                return None
             try:
-                return None if content is None else json.loads(content)
-            except ValueError:
+                return parse_record(content)
+            except (ValueError, RecursionError) as error:
+                fault = f"{error}"[:_LONGEST_FAULT] or "it is too deep"
                 time.sleep(0.05 * attempt)
-        raise StorageError(f"storage {self.location(key)}: is not the JSON that was put there; delete it")
+        raise DamagedRecordError(f"storage {self.location(key)}: is damaged ({fault}); {remedy}")
 
     def write_json(self, key: str, record: Any) -> None:
         """Write a record of finite JSON values."""
@@ -175,6 +203,10 @@ class Store:
         return {name: size for name, size in self._entries(key, recursive=True) if size is not None}
 
     def _entries(self, key: str, *, recursive: bool) -> list[tuple[str, int | None]]:
+        if self.directory is not None:
+            folder = self.directory / key
+            check_key(key)
+            return self._retrying(lambda: list(entries_of(folder, recursive=recursive)), key)
         from pyarrow.fs import FileSelector, FileType
 
         base = self.at(key).rstrip("/") + "/"
@@ -190,9 +222,13 @@ class Store:
 
     def upload(self, source: Path, key: str) -> None:
         """Put a file of this machine under a key; for large ones, and for what a listing vouches for."""
+        check_key(key)
         from pyarrow import fs
 
         def operation() -> None:
+            if self.directory is not None:
+                put_file(self.directory / key, lambda temporary: shutil.copyfile(source, temporary))
+                return
             if not self._is_object_store:
                 self.filesystem.create_dir(self.at(key).rpartition("/")[0], recursive=True)
             fs.copy_files(
@@ -228,6 +264,7 @@ class Store:
 
     def local(self, key: str) -> Path:
         """Where a folder is made and used on this machine: in place, or in the mirror."""
+        check_key(key)
         if self.directory is not None:
             return self.directory / key
         return _mirror() / hashlib.sha256(self.url.encode()).hexdigest()[:16] / key
@@ -258,12 +295,14 @@ class Store:
             self.delete(_join(key, below))
             return
         self.write(key + _LISTING, content)
-        _write_file(folder.with_name(folder.name + _LISTING), content)
+        write_file(folder.with_name(folder.name + _LISTING), content)
 
     def has_folder(self, key: str) -> bool:
         """Whether a whole folder stands under the key."""
+        check_key(key)
         if self.directory is not None:
-            return (self.directory / key).is_dir()
+            folder = self.directory / key
+            return self._retrying(folder.is_dir, key)
         return self.read(key + _LISTING) is not None
 
     def fetch(self, key: str) -> Path:
@@ -275,7 +314,7 @@ class Store:
         """
         folder = self.local(key)
         if self.directory is not None:
-            if not folder.is_dir():
+            if not self.has_folder(key):
                 raise FileNotFoundError(f"{folder} is not there")
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -285,29 +324,44 @@ class Store:
         return folder
 
     def _bring(self, key: str, folder: Path) -> None:
-        content = self.read(key + _LISTING)
+        content = self.read(key + _LISTING, _RECORD_BYTES)
         if content is None:
             raise FileNotFoundError(f"{self.location(key)} is not there")
-        beside, listing = folder.with_name(folder.name + _LISTING), json.loads(content)
-        files = listing["files"]
-        for name in (listing["below"], *files):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise StorageError(
-                    f"storage {self}: the listing of {key} names {name!r}, outside of its folder"
-                )
+        beside = folder.with_name(folder.name + _LISTING)
+        below, files = self._listed(key, content)
         here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
         same = beside.is_file() and beside.read_bytes() == content
         if same and here == {name: entry["bytes"] for name, entry in files.items()}:
             return
         with new_folder(folder) as incoming:
             for name in files:
-                self.download(_join(key, listing["below"], name), incoming / name)
+                self.download(_join(key, below, name), incoming / name)
             if _listing(incoming) != files:
-                raise StorageError(
-                    f"storage {self}: {key} is not what was sent (a file's SHA-256 differs); "
-                    "delete that folder, and resume the run that makes it"
+                raise PermanentStorageError(
+                    f"storage {self.location(key)}: is not what was sent (a file's SHA-256 differs); put its files "
+                    "back from a backup, or make it anew under another --run-id"
                 )
-        _write_file(beside, content)
+        write_file(beside, content)
+
+    def _listed(self, key: str, content: bytes) -> tuple[str, dict[str, dict[str, Any]]]:
+        """What a folder's listing says, when it is one and names nothing outside of its folder."""
+        try:
+            listing = parse_record(content)
+            below, files = listing["below"], listing["files"]
+            for name in (below, *files):
+                check_key(name)
+            if not all(isinstance(entry["bytes"], int) for entry in files.values()):
+                raise ValueError("a size is no number")
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            what = (
+                f"names what is outside of its folder ({error})"
+                if isinstance(error, InputError)
+                else "is none"
+            )
+            raise DamagedRecordError(
+                f"storage {self.location(key)}{_LISTING}: the listing {what}; put that file back from a backup"
+            ) from None
+        return below, files
 
     def _retrying(self, operation: Callable[[], Result], key: str) -> Result:
         return retrying(operation, self.location(key), self.retry_s)
@@ -337,14 +391,3 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -6,6 +6,7 @@ from distiltune.cluster.runs import STAGES, now
 
 PARAMETERS = {"alpha": 0.25, "temperature": 4, "num_train_epochs": 3}
 SEARCH = {"num_trials": 4, "done": 1, "running": 2, "failed": 1, "pruned": 0}
+SUBMISSION = {"address": "http://127.0.0.1:8265", "submission_id": "a", "attempt": 1}
 BEST = {"best_value": 0.91234, "best_parameters": PARAMETERS, "best_trial_id": "0007"}
 
 
@@ -65,7 +66,7 @@ class Writer:
         self.run.write("lease.json", {**held, "at": at or time.time()})
 
     def submitted(self, pending=True):
-        self.run.write("submission.json", {"created": self.created, "pending": pending})
+        self.run.write("submission.json", {**SUBMISSION, "created": self.created, "pending": pending})
         return self
 
     def stage(self, stage, state, text="", seconds=1.5, **more):
@@ -126,4 +127,10 @@ class Writer:
                 row("student-onnx-int8", "onnx", 10.0, 2.0),
             ]
             return {"variants": variants, "chosen": "student-onnx-int8"}
-        return {}
+        others = {
+            "data": {"fingerprint": "f"},
+            "teacher": {"key": "cache/teachers/t"},
+            "export": {"variants": [{"name": "student-onnx-int8"}]},
+            "benchmark": {"rows": [], "machine": {}},
+        }
+        return others.get(stage, {})

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from runfiles import SUBMISSION
 
 from distiltune.cluster import lease as leases
 from distiltune.cluster.jobs.driver import mark_ended
@@ -169,7 +170,7 @@ def test_a_process_that_ignores_ctrl_c_hears_a_request_to_stop(storage, quick):
 
 def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quick):
     run = begin(storage, "a", "2026-01-01")
-    lease = Lease(run.store, run.key("lease.json"))
+    lease = Lease(run.store, run.key())
     lease.acquire()
     assert interrupted(lambda: of_another_machine(run))
     assert lease.interruption == "lost"
@@ -181,7 +182,7 @@ def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quic
 
 def test_who_slept_through_a_whole_takeover_is_interrupted(storage, quick):
     run = begin(storage, "a", "2026-01-01")
-    lease = Lease(run.store, run.key("lease.json"))
+    lease = Lease(run.store, run.key())
     lease.acquire()
     assert interrupted(lambda: run.store.delete(run.key("lease.json")))
     assert lease.interruption == "lost"
@@ -191,7 +192,7 @@ def test_who_slept_through_a_whole_takeover_is_interrupted(storage, quick):
 
 def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
     run = begin(storage, "a", "2026-01-01", "stopped")
-    run.write("submission.json", {"created": now(), "pending": True})
+    run.write("submission.json", {**SUBMISSION, "created": now(), "pending": True})
     with run.held():
         assert run.state == "running"  # gone on with, whatever its record still says
         run.write("run.json", {"state": "running", "created": "2026-01-01"})
@@ -221,11 +222,11 @@ def test_of_two_that_begin_at_once_one_is_refused(storage):
 
 def test_a_submitted_run_is_there_before_it_begins_and_does_not_wait_for_ever(storage):
     run = storage.create("a")
-    run.write("submission.json", {"created": now(), "pending": True})
+    run.write("submission.json", {**SUBMISSION, "created": now(), "pending": True})
     assert storage.open("latest") == run
     assert run.state == "submitted"
     long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    run.write("submission.json", {"created": long_ago.isoformat(), "pending": True})
+    run.write("submission.json", {**SUBMISSION, "created": long_ago.isoformat(), "pending": True})
     assert run.state == "interrupted"
 
 

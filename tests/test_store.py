@@ -1,20 +1,23 @@
 """The store's contract, over every kind of place: a directory, a real S3 server, an fsspec file system."""
 
+import errno
 import logging
 import os
 import pickle
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from servers import make_bucket, s3_server
+from servers import S3_ENVIRONMENT, make_bucket, s3_server
 
-from distiltune.errors import ConfigError, StorageError
-from distiltune.storage.filesystems import with_endpoint
+from distiltune.errors import ConfigError, DamagedRecordError, InputError, PermanentStorageError, StorageError
+from distiltune.storage.filesystems import refuse_userinfo, with_endpoint
 from distiltune.storage.logs import LogWriter, read_log
 from distiltune.storage.retry import retrying
 from distiltune.storage.store import Store
@@ -29,6 +32,50 @@ def store(request, tmp_path, monkeypatch):
         return Store(f"memory://{secrets.token_hex(4)}/store", retry_s=1)
     url = request.getfixturevalue("s3_url")
     return Store(url.replace("?", "/prefix?"), retry_s=1)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory that holds one megabyte."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    def _answer(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        code, status = self.server.answer
+        body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/xml")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def refusing_s3(monkeypatch):
+    """An object store that answers everything with one error: its address, and that error, to be set."""
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
+    server.answer = ["AccessDenied", 403]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}", server.answer
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def fill(folder, **files):
@@ -157,18 +204,18 @@ def test_it_can_be_sent_to_another_process(store):
 
 
 def test_readers_see_the_old_or_the_new_and_never_half(store):
-    store.write_json("r", [0] * 5000)
+    store.write_json("r", {"all": [0] * 5000})
     stop = threading.Event()
 
     def write():
         for number in range(1, 60):
-            store.write_json("r", [number] * 5000)
+            store.write_json("r", {"all": [number] * 5000})
         stop.set()
 
     writer = threading.Thread(target=write)
     writer.start()
     while not stop.is_set():
-        assert len(set(store.read_json("r"))) == 1
+        assert len(set(store.read_json("r")["all"])) == 1
     writer.join()
 
 
@@ -225,12 +272,83 @@ def test_a_listing_that_names_what_is_outside_is_refused(s3_url, tmp_path, monke
         store.fetch("f")
 
 
-def test_credentials_of_a_url_are_shown_to_nobody():
-    store = Store("s3://key:secret@bucket/x?endpoint_override=127.0.0.1:1&scheme=http", retry_s=0)
-    assert store.location("a") == "s3://bucket/x/a"
-    with pytest.raises(StorageError) as caught:
-        store.write("a", b"1")
-    assert "secret" not in f"{store} {caught.value}"
+SECRET_URLS = [
+    "s3://KEY:HUSH@bucket/x",
+    "s3://KEY:HU/HUSH@bucket",
+    "s3://KEY:1/HUSH@bucket",
+    "S3://KEY:HUSH@bucket",
+    "s3://HUSH@bucket",
+    "s3://bucket?access_key=KEY&secret_key=HUSH",
+    "s3://bucket/x?session_token=HUSH",
+    "s3://bucket?endpoint_override=KEY:HUSH@127.0.0.1:1&scheme=http",
+    "s3://bucket?endpoint_override=http%3A%2F%2FKEY%3AHUSH%40127.0.0.1",
+    "abfss://container:HUSH@account.dfs.core.windows.net",
+    "abfs://container@account.dfs.core.windows.net?client_secret=HUSH",
+    "gs://KEY:HUSH@bucket",
+    "ftp://user:HUSH@127.0.0.1/x",
+    "http://user:HUSH@127.0.0.1/x",
+    "file://user:HUSH@host/x",
+    "s3:KEY:HUSH@bucket",
+]
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_credentials_in_a_url_are_refused_and_not_shown(url):
+    with pytest.raises(ConfigError, match=r"^storage\.path: ") as caught:
+        Store(with_endpoint(url, None))
+    assert "HUSH" not in str(caught.value)
+    assert "KEY:" not in str(caught.value)
+    with pytest.raises(ConfigError):
+        Store(url)
+
+
+def test_credentials_in_an_endpoint_are_refused_and_not_shown():
+    with pytest.raises(ConfigError, match=r"^storage\.endpoint_override: ") as caught:
+        with_endpoint("s3://bucket", "http://KEY:HUSH@127.0.0.1:9000")
+    assert "HUSH" not in str(caught.value)
+
+
+def test_an_at_sign_behind_the_bucket_is_no_credential():
+    for url in (
+        "s3://bucket/x@y",
+        "http://127.0.0.1:80/x@y",
+        "abfs://container@account/x",
+        "gs://anonymous@bucket",
+    ):
+        refuse_userinfo("storage.path", url)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "  ", "~nobody-of-this-name/x", "a\0b", "file://host/x", "\udcff", "x" * 5000, "s3:/b"]
+)
+def test_a_path_that_no_directory_can_have_is_refused_in_one_line(url):
+    with pytest.raises(ConfigError, match=r"^storage\.path: ") as caught:
+        Store(url)
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    "key", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\0b", "a/", "k" * 2000]
+)
+def test_a_key_never_leads_out_of_the_store(store, key, tmp_path):
+    uses = (
+        lambda: store.read(key),
+        lambda: store.read_json(key),
+        lambda: store.write(key, b"x"),
+        lambda: store.delete(key),
+        lambda: store.names(key),
+        lambda: store.sizes(key),
+        lambda: store.local(key),
+        lambda: store.fetch(key),
+        lambda: store.has_folder(key),
+        lambda: store.download(key, tmp_path / "target"),
+        lambda: store.upload(tmp_path / "source", key),
+    )
+    for use in uses:
+        with pytest.raises(InputError, match=r"^key "):
+            use()
 
 
 def test_a_server_that_is_down_is_tried_for_the_stated_time_then_one_line():
@@ -243,7 +361,7 @@ def test_a_server_that_is_down_is_tried_for_the_stated_time_then_one_line():
 
 @pytest.mark.slow
 def test_a_write_waits_for_a_server_that_comes_back(monkeypatch):
-    from servers import S3_ENVIRONMENT, free_port
+    from servers import free_port
 
     for name, value in S3_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -268,9 +386,9 @@ def test_retrying_ends_with_the_last_reason():
 
     def fail():
         tries.append(1)
-        raise PermissionError("denied\nby the server")
+        raise OSError("away\nfor a while")
 
-    with pytest.raises(StorageError, match=r"storage here: denied by the server \(tried for 0.6 s\); repair"):
+    with pytest.raises(StorageError, match=r"storage here: away for a while \(tried for 0.6 s\); repair"):
         retrying(fail, "here", 0.6)
     assert len(tries) == 2
 
@@ -305,10 +423,10 @@ def test_an_endpoint_becomes_part_of_the_url():
 
 def test_a_killed_writer_leaves_the_old_record(tmp_path):
     store = Store(str(tmp_path))
-    store.write_json("r", [0])
+    store.write_json("r", {"all": [0]})
     code = (
         f"from distiltune.storage.store import Store\nstore = Store({str(tmp_path)!r})\nprint('go', flush=True)\n"
-        "while True: store.write_json('r', [1] * 300_000)"
+        "while True: store.write_json('r', {{'all': [1] * 300_000}})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -319,5 +437,145 @@ def test_a_killed_writer_leaves_the_old_record(tmp_path):
     process.stdout.close()
     record = store.read_json("r")
     assert record is not None
-    assert len(set(record)) == 1
+    assert len(set(record["all"])) == 1
     assert store.names() == ["r"]
+
+
+NO_RECORDS = {
+    "list": b"[]",
+    "number": b"5",
+    "null": b"null",
+    "text": b'"text"',
+    "empty": b"",
+    "cut off": b'{"a": 1',
+    "nan": b'{"a": NaN}',
+    "infinity": b'{"a": -Infinity}',
+    "too large a number": b'{"a": 1e999}',
+    "too many digits": b'{"a": ' + b"9" * 5000 + b"}",
+    "deep": b'{"a":' * 100_000,
+    "deep lists": b"[" * 100_000 + b"]" * 100_000,
+    "bytes": b"\xff\xfe\x00\xd8",
+    "half of a pair": b'{"a": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("kind", NO_RECORDS)
+def test_what_is_no_record_is_refused_with_its_file_and_is_left_alone(store, kind):
+    store.write("a/r.json", NO_RECORDS[kind])
+    with pytest.raises(DamagedRecordError, match=r"a/r\.json: is damaged .*backup") as caught:
+        store.read_json("a/r.json")
+    assert len(str(caught.value)) < 400
+    assert "delete" not in str(caught.value)
+    assert store.read("a/r.json") == NO_RECORDS[kind]
+
+
+def test_a_record_of_100_mb_is_not_read(tmp_path):
+    with (tmp_path / "r.json").open("wb") as file:
+        file.truncate(100 * 2**20)
+    with pytest.raises(DamagedRecordError, match=r"r\.json: has 104,857,600 bytes"):
+        Store(str(tmp_path)).read_json("r.json")
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_record_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    for name in ("pipe.json", "folder.json"):
+        with pytest.raises(PermanentStorageError, match=name):
+            Store(str(tmp_path)).read_json(name)
+
+
+def test_names_that_no_store_writes_hide_no_others(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("good", b"1")
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / "nowhere").symlink_to("/nowhere/at/all")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "parent").symlink_to(tmp_path)
+    assert "good" in store.names()
+    assert "good" in store.sizes("")
+
+
+def _raises(code):
+    def fail():
+        raise OSError(code, os.strerror(code), "/some/where")
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "EINVAL"],
+)
+def test_what_another_try_cannot_change_is_not_tried_again(name):
+    code = getattr(errno, name)
+    began = time.monotonic()
+    with pytest.raises(
+        PermanentStorageError, match=rf"^storage /some/where: {re.escape(os.strerror(code))}; \w+"
+    ):
+        retrying(_raises(code), "here", 60)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "ETIMEDOUT", "ECONNREFUSED", "EHOSTUNREACH"])
+def test_what_may_pass_is_tried_again(name):
+    tries = []
+
+    def operation():
+        if not tries:
+            tries.append(1)
+            _raises(getattr(errno, name))()
+        return "done"
+
+    assert retrying(operation, "here", 5) == "done"
+
+
+def test_a_name_that_is_too_long_is_said_with_its_path(tmp_path):
+    store = Store(str(tmp_path), retry_s=60)
+    for use in (lambda: store.write("n" * 300, b"1"), lambda: store.has_folder("n" * 300)):
+        with pytest.raises(PermanentStorageError, match="File name too long; give a shorter"):
+            use()
+
+
+def test_a_disk_that_is_full_is_said_at_once_with_its_path(small_disk):
+    store = Store(str(small_disk), retry_s=60)
+    with pytest.raises(PermanentStorageError, match=rf"storage {small_disk}/.*No space left on device; free"):
+        store.write("large", bytes(4 * 2**20))
+    source = small_disk.parent / "source"
+    source.write_bytes(bytes(4 * 2**20))
+    with pytest.raises(PermanentStorageError, match=r"disk/.*No space left on device; free"):
+        store.upload(source, "large")
+    assert store.names() == []
+    store.write("small", b"1")
+
+
+def test_a_bucket_that_is_not_there_is_not_tried_again(s3_url):
+    store = Store(s3_url.replace(s3_url.partition("?")[0], "s3://not-there"), retry_s=60)
+    with pytest.raises(
+        PermanentStorageError, match=r"storage s3://not-there/a: .*NO_SUCH_BUCKET.*; make the bucket"
+    ):
+        store.write("a", b"1")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "remedy"),
+    [
+        ("AccessDenied", 403, "AWS_ACCESS_KEY_ID"),
+        ("InvalidAccessKeyId", 403, "AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch", 403, "AWS_ACCESS_KEY_ID"),
+        ("PermanentRedirect", 301, "region"),
+        ("AuthorizationHeaderMalformed", 400, "region"),
+        ("KeyTooLongError", 400, "shorter"),
+        ("ExpiredToken", 400, "AWS_SESSION_TOKEN"),
+    ],
+)
+def test_what_an_object_store_refuses_is_not_tried_again(refusing_s3, code, status, remedy):
+    endpoint, answer = refusing_s3
+    answer[:] = [code, status]
+    store = Store(f"s3://bucket/x?endpoint_override={endpoint}&scheme=http", retry_s=60)
+    with pytest.raises(PermanentStorageError, match=rf"storage s3://bucket/x/a: .*{remedy}"):
+        store.write("a", b"1")
+    with pytest.raises(PermanentStorageError, match=r"storage s3://bucket/x/a: "):
+        if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PermanentRedirect"):
+            store.read("a")
+        else:
+            store.names("a")

@@ -159,9 +159,9 @@ def test_records_of_an_earlier_try_are_not_taken_for_this_one(directory):
 class CountingStore(Store):
     num_reads = 0
 
-    def read(self, key):
+    def read(self, key, at_most=None):
         self.num_reads += 1
-        return super().read(key)
+        return super().read(key, at_most)
 
 
 def test_a_look_at_a_running_run_takes_few_requests(directory):
@@ -462,6 +462,7 @@ def test_runs_lists_every_run_newest_first(storage, call):
         "trials_done": 1,
         "validation_accuracy": 0.91234,
         "chosen": None,
+        "error": None,
     }
     assert rows[2]["chosen"] == "student-onnx-int8"
     _, out, _ = call("runs")

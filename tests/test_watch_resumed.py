@@ -5,7 +5,7 @@ import time
 
 import pytest
 from rich.console import Console
-from runfiles import BEST, SEARCH, Writer
+from runfiles import BEST, SEARCH, SUBMISSION, Writer
 from test_watch import meanwhile
 
 from distiltune.cluster.runs import STAGES, Storage, now
@@ -40,7 +40,7 @@ def tried_before(storage, stage, state="running"):
 
 def sent(writer):
     """Its job was sent to a cluster."""
-    writer.run.write("submission.json", {"created": now(), "pending": True})
+    writer.run.write("submission.json", {**SUBMISSION, "created": now(), "pending": True})
     return writer
 
 
@@ -51,7 +51,7 @@ def driven(writer):
     run.write("lease.json", {**held, "at": time.time(), "process_started": time.time() - 1})
     record = {"run_id": run.id, "name": "job", "created": LONG_AGO, "error": None}
     run.write("run.json", {**record, "state": "running"})
-    run.write("submission.json", {"created": now(), "pending": False})
+    run.write("submission.json", {**SUBMISSION, "created": now(), "pending": False})
     return writer
 
 
@@ -118,7 +118,7 @@ def test_follow_says_which_stages_were_done_again_and_which_were_there(storage, 
         driven(writer)
         time.sleep(pause_s)
         for stage in ("teacher", "logits", "student"):
-            writer.stage(stage, "finished", f"{stage} again", result={})
+            writer.stage(stage, "finished", f"{stage} again", result=writer.result(stage))
         writer.stage("search", "running")
         time.sleep(pause_s)
         search = {"text": "4 of 4 trials", "result": writer.result("search")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import InputError
+from ...errors import DamagedRecordError, InputError, first_line
 from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
 
 if TYPE_CHECKING:
@@ -146,7 +146,13 @@ def report(run_id: RunArgument, storage: StorageOption = None) -> None:
             f"run {run.id} is {run.state} and has no report yet; see `distiltune status {run.id}`"
         )
     folder = run.store.fetch(run.report)
-    typer.echo((folder / "report.md").read_text(encoding="utf-8"))
+    try:
+        text = (folder / "report.md").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(
+            f"storage {folder / 'report.md'}: is damaged ({first_line(error)}); put that file back from a backup"
+        ) from None
+    typer.echo(text)
     typer.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}", err=True)
 
 

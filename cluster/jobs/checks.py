@@ -79,10 +79,16 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
         raise RunFailedError(
             f"--address: the cluster cannot run distiltune: {said[-1] if said else info.status}"
         )
-    answer = json.loads(marked[-1])
-    if "error" in answer:
-        kind = getattr(errors, answer["error"], RunFailedError)
-        raise kind(answer["message"])
+    try:
+        answer = json.loads(marked[-1])
+        kind, said = answer.get("error"), str(answer.get("message", ""))
+    except (ValueError, RecursionError, AttributeError):
+        raise RunFailedError("--address: what the cluster's check said is cut off; try again") from None
+    if kind is not None:
+        found = getattr(errors, str(kind), None)
+        raise (found if isinstance(found, type) and issubclass(found, DistiltuneError) else RunFailedError)(
+            said
+        )
     return answer
 
 

@@ -75,9 +75,7 @@ def mark_ended(run: Run, name: str, state: str, error: str | None) -> bool:
     submission = run.read("submission.json")
     if submission is None or not submission.get("pending"):
         return False
-    if is_held(
-        run.store, run.key("lease.json")
-    ):  # another job of the run is at work, and says itself how it ends
+    if is_held(run.store, run.key()):  # another job of the run is at work, and says itself how it ends
         run.write("submission.json", {**submission, "pending": False})
         return False
     before = run.read("run.json") or {"run_id": run.id, "name": name, "created": submission["created"]}

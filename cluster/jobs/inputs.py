@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError, DistiltuneError, ModelError, user_path
-from ...storage.filesystems import is_url, with_endpoint
+from ...storage.filesystems import is_url, refuse_userinfo, with_endpoint
 from ...storage.folders import new_folder
+from ...storage.retry import reason_of
 from ...storage.store import Store
 from ..config import JobConfig
 
@@ -81,7 +82,11 @@ def data_is_local(config: JobConfig) -> bool:
 
 
 def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
-    """Path of keys -> what it names, for every parameter that may name a file or directory."""
+    """Path of keys -> what it names, for every parameter that may name a file or directory.
+
+    Raises:
+        ConfigError: A URL holds credentials.
+    """
     found: dict[tuple[str, ...], str | None] = {
         ("data", field): getattr(config.data, field) for field in _DATA_FIELDS.get(config.data.source, ())
     }
@@ -93,7 +98,10 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     found["student", "checkpoint"] = config.student.checkpoint
     if config.student.pretraining is not None:
         found["student", "pretraining", "checkpoint"] = config.student.pretraining.checkpoint
-    return {key: name for key, name in found.items() if name is not None}
+    named = {key: name for key, name in found.items() if name is not None}
+    for key, name in named.items():
+        refuse_userinfo(".".join(key), name)
+    return named
 
 
 def _replaced(config: JobConfig, values: dict[tuple[str, ...], str]) -> JobConfig:
@@ -188,7 +196,7 @@ def _download(key: tuple[str, ...], url: str, endpoint: str | None) -> Path:
         reason = "there is no such file"
     except (DistiltuneError, OSError) as error:
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())
+        reason = reason_of(cause)
     raise DataError(f"{parameter}: {base} cannot be read ({reason}); check the URL and its credentials")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RunFailedError
+from ...errors import RunFailedError, first_line
 from ..nodes.addresses import ClusterAddress
 
 if TYPE_CHECKING:
@@ -78,5 +78,6 @@ def answering(cluster: ClusterAddress) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, RequestException) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RunFailedError(f"--address: {cluster.dashboard} did not do what was asked: {first}") from error
+        raise RunFailedError(
+            f"--address: {cluster.dashboard} did not do what was asked: {first_line(error)}"
+        ) from error

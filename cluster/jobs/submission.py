@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import secrets
 import time
@@ -17,7 +16,7 @@ from ..config import JobConfig
 from ..former import former_trials
 from ..goal import check_goals
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
-from ..runs import Run, Storage, name_run, now
+from ..runs import Run, Storage, name_run, now, seconds_since
 from .checks import checked_on_cluster
 from .driver import mark_ended
 from .inputs import data_is_local, ship_inputs
@@ -126,13 +125,9 @@ def specification(run: Run) -> JobConfig:
 
     Raises:
         InputError: It has none.
+        DamagedRecordError: It is none any more.
     """
-    held = run.read("job.json")
-    if held is None:
-        raise InputError(
-            f"run {run.id} has no specification; submit it: distiltune submit CONFIG --run-id {run.id}"
-        )
-    return _absolute(JobConfig.model_validate(held), run)
+    return _absolute(run.specification(), run)
 
 
 def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: None) -> str:
@@ -231,12 +226,14 @@ def _state(sender: _Sender, run: Run) -> str:
     if state != "submitted" or submission is None or submission["address"] != sender.cluster.dashboard:
         return state
     info = job_info(sender.client, submission["submission_id"])
-    sent = datetime.datetime.fromisoformat(submission["created"])
-    waited = datetime.datetime.now(datetime.UTC) - sent
-    gone = waited.total_seconds() > _ARRIVES_WITHIN_S if info is None else info.status.is_terminal()
+    gone = (
+        seconds_since(submission["created"]) > _ARRIVES_WITHIN_S
+        if info is None
+        else info.status.is_terminal()
+    )
     if gone:
-        said = (info.message if info else None) or "its job is not on the cluster any more"
-        mark_ended(run, run.id, "failed", said.strip().splitlines()[-1])
+        said = ((info.message if info else None) or "").strip() or "its job is not on the cluster any more"
+        mark_ended(run, run.id, "failed", said.splitlines()[-1])
     return run.state
 
 

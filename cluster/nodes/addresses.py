@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...errors import InputError
+from ...errors import InputError, first_line, shown
+from ...storage.filesystems import refuse_userinfo
 from .daemon import Daemon, running_daemons
 from .loopback import MULTI_NODE_ENV
-from .ports import LOOPBACK
+from .ports import LOOPBACK, check_answers, host_and_port
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _ADDRESS_ENV = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _GCS_PORT = 6379
+_ANSWER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,19 @@ def get_json(cluster: ClusterAddress, path: str, timeout_s: float = 10.0) -> Any
     Raises:
         InputError: Nothing answers in time, the token is missing or wrong, or the answer is no JSON.
     """
+    url = urlsplit(cluster.dashboard)
+    if not _has_proxy(cluster.dashboard):
+        check_answers("--address", cluster.dashboard, str(url.hostname), url.port or 0)
     request = urllib.request.Request(cluster.dashboard + path, headers=cluster.headers())
     handlers: list[Any] = [_NoRedirect]
     if _is_loopback(cluster.dashboard):
         handlers.append(urllib.request.ProxyHandler({}))
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as answer:
-            return json.loads(answer.read())
+            return json.loads(answer.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         raise InputError(_refusal(cluster, path, error.code)) from None
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         raise InputError(_silence(cluster, error)) from None
 
 
@@ -139,6 +144,30 @@ def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
             return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
         except (RuntimeError, OSError) as error:
             raise InputError(_silence(cluster, error)) from error
+
+
+def check_gcs_address(parameter: str, given: str) -> None:
+    """See that a Ray head answers where ``ray.init`` is to connect, which would else wait for minutes in vain.
+
+    ``auto`` is left to Ray, which looks for a head on this machine; where RAY_ADDRESS is set, that one is meant.
+
+    Args:
+        parameter: The parameter's name, for the message.
+        given: Its value: ``HOST:PORT`` or ``auto``.
+
+    Raises:
+        InputError: It has another form, nobody answers there, or what answers is no Ray head.
+    """
+    address = os.environ.get("RAY_ADDRESS") or given if given == "auto" else given
+    if address == "auto":
+        return
+    if "://" in address or address == "local":
+        refuse_userinfo(parameter, address)
+        raise InputError(
+            f"{parameter}: {shown(address)} is no address that nodes join; give HOST:6379 or auto, leave it out for a "
+            "Ray on this machine, or send the job with `distiltune submit --address http://HOST:8265`"
+        )
+    check_answers(parameter, address, *host_and_port(parameter, address), is_ray=True)
 
 
 def driver_environment(gcs_address: str) -> dict[str, str]:
@@ -167,25 +196,27 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _dashboard(source: str, given: str, head: Daemon | None) -> str:
     """``scheme://host:port`` of what was given; of our own head also by the address that nodes join."""
-    url = urlsplit(given if "://" in given else f"http://{given}")
+    whole = given if "://" in given else f"http://{given}"
+    refuse_userinfo(source, whole)
     hint = "give the dashboard, as http://HOST:8265"
     try:
+        url = urlsplit(whole)
         host, port = url.hostname, url.port
     except ValueError:
-        host, port = None, None
-    if url.scheme not in ("http", "https") or not host:
-        raise InputError(f"{source}: {given!r} cannot take jobs; {hint}")
-    if url.username or url.query or url.fragment or url.path not in ("", "/"):
-        raise InputError(f"{source}: {given!r} has more than scheme, host and port; {hint}")
+        raise InputError(f"{source}: {shown(given)} is no address; {hint}") from None
+    if url.scheme not in ("http", "https") or not host or not all(each.isprintable() for each in given):
+        raise InputError(f"{source}: {shown(given)} cannot take jobs; {hint}")
+    if url.query or url.fragment or url.path not in ("", "/") or port == 0 or " " in given:
+        raise InputError(f"{source}: {shown(given)} has more than scheme, host and port; {hint}")
     if head and head.dashboard and _same(f"{host}:{port}", head.address):
         return head.dashboard
     if port == _GCS_PORT:
         raise InputError(
-            f"{source}: {given!r} is the address that nodes join (GCS), which cannot take jobs; {hint}"
+            f"{source}: {shown(given)} is the address that nodes join (GCS), which cannot take jobs; {hint}"
         )
     default = 443 if url.scheme == "https" else 8265
-    shown = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{shown}:{port or default}"
+    named = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{named}:{port or default}"
 
 
 def _authenticated(dashboard: str, token_file: Path | None, head: Daemon | None) -> ClusterAddress:
@@ -224,17 +255,25 @@ def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
 
 
 def _silence(cluster: ClusterAddress, error: Exception) -> str:
-    if isinstance(error, (HTTPException, ValueError)):
+    if isinstance(error, (HTTPException, ValueError, RecursionError)):
         return (
             f"--address: what answers at {cluster.dashboard} is no Ray dashboard; give the address that "
             "`distiltune cluster up` prints to submit to"
         )
     reason = getattr(error, "reason", None) or error
-    text = getattr(reason, "strerror", None) or next(iter(str(reason).splitlines()), type(error).__name__)
+    text = getattr(reason, "strerror", None) or first_line(reason if isinstance(reason, Exception) else error)
     return (
         f"--address: nothing answers at {cluster.dashboard} ({text}); is the cluster up, and its dashboard "
         "reachable from here?"
     )
+
+
+def _has_proxy(dashboard: str) -> bool:
+    """Whether requests go by a proxy of the environment, so that the address itself need not be reached from here."""
+    url = urlsplit(dashboard)
+    if _is_loopback(dashboard) or urllib.request.proxy_bypass(url.netloc):
+        return False
+    return url.scheme in urllib.request.getproxies()
 
 
 def _is_loopback(dashboard: str) -> bool:

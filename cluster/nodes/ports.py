@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import threading
 
 import psutil
 
-from ...errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError, first_line, shown
+from ...storage.filesystems import refuse_userinfo
 
 LOOPBACK = "127.0.0.1"
 _WORKER_PORTS = range(
@@ -115,16 +118,90 @@ def head_address(head: str) -> tuple[str, int]:
     Raises:
         InputError: It has another form, or the name is unknown.
     """
-    host, separator, port = head.rpartition(":")
-    if not separator or not host or "/" in head or not port.isdecimal():
-        raise InputError(
-            f"HEAD:PORT: {head!r} is not of the form HOST:PORT; `distiltune cluster up` prints it"
-        )
+    host, port = host_and_port("HEAD:PORT", head)
     try:
-        found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"HEAD:PORT: {head}: no address of that name ({error}); give its IP") from None
-    return str(found[0][4][0]), int(port)
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"HEAD:PORT: {shown(head)} given, and there is no address of that name ({first_line(error)}); give its IP"
+        ) from None
+    return str(found[0][4][0]), port
+
+
+def host_and_port(parameter: str, given: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; nobody is asked.
+
+    Raises:
+        InputError: It has another form.
+    """
+    refuse_userinfo(parameter, given if "://" in given else f"tcp://{given}")
+    host, _, port = given.rpartition(":")
+    is_port = port.isdecimal() and len(port) <= 5 and 0 < int(port) < 2**16
+    if (
+        not host
+        or not is_port
+        or any(each in "/@?#[]" or not each.isprintable() or each == " " for each in host)
+    ):
+        raise InputError(
+            f"{parameter}: {shown(given)} is not of the form HOST:PORT; `distiltune cluster up` prints it"
+        )
+    return host, int(port)
+
+
+def check_answers(parameter: str, given: str, host: str, port: int, *, is_ray: bool = False) -> None:
+    """See that somebody listens at an address, before anything is asked that waits for minutes.
+
+    Ctrl-C and SIGTERM are heard meanwhile, also while the name is looked up.
+
+    Args:
+        parameter: The parameter's name, for the message.
+        given: Its value.
+        host: Name or address.
+        port: TCP port.
+        is_ray: Whether it must be a server of gRPC, as a Ray head's is.
+
+    Raises:
+        InputError: Nobody answers in time, or what does is no Ray head.
+    """
+    answers: list[str | None] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(_fault_of(host, port, is_ray)), name="connect", daemon=True
+    )
+    thread.start()
+    thread.join(2 * _CONNECT_TIMEOUT_S)
+    fault = answers[0] if answers else "timed out"
+    if fault == _NO_HEAD:
+        raise InputError(
+            f"{parameter}: what answers at {shown(given)} is no Ray head; give the address that nodes join, as "
+            "`distiltune cluster up` prints it"
+        )
+    if fault is not None:
+        raise InputError(
+            f"{parameter}: nothing answers at {shown(given)} ({fault}); is the cluster up, and that port reachable "
+            "from here?"
+        )
+
+
+_NO_HEAD = "no head"
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
+_SETTINGS = 4  # the kind of the frame that a server of HTTP/2, and so of gRPC, begins with
+
+
+def _fault_of(host: str, port: int, is_ray: bool) -> str | None:
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as probe:
+            if not is_ray or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return None
+            try:
+                probe.sendall(_HTTP2_HELLO)
+                frame = b""
+                while len(frame) < 9 and (more := probe.recv(9 - len(frame))):
+                    frame += more
+            except OSError:
+                return _NO_HEAD
+            return None if len(frame) == 9 and frame[3] == _SETTINGS else _NO_HEAD
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or first_line(error)
 
 
 def own_address(head_host: str, port: int, head: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from ...errors import InputError, StorageError
+from ...errors import InputError, PermanentStorageError, StorageError, shown
 from ...search.records import find_trial
 from ...storage.logs import read_log
 from ..runs import STAGES, Run
@@ -36,7 +36,7 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
     found = find_trial(trial, trials)
     if found is None:
         known = f"its trials: {', '.join(trials)}" if trials else "it has no trials yet"
-        raise InputError(f"--trial: {trial!r} given, and run {run.id} has no such trial; {known}")
+        raise InputError(f"--trial: {shown(trial)} given, and run {run.id} has no such trial; {known}")
     return f"{run.trial_logs}/{found}"
 
 
@@ -44,17 +44,23 @@ def _stage_key(run: Run, given: str) -> str:
     """The key of a stage's log; where tasks ran side by side, each has one: ``export/onnx``."""
     stage, _, part = given.partition("/")
     if stage not in STAGES:
-        raise InputError(f"--stage: {given!r} given; a run has the stages {', '.join(STAGES)}")
+        raise InputError(f"--stage: {shown(given)} given; a run has the stages {', '.join(STAGES)}")
     parts = [name for name in run.store.names(run.stage_log(stage)) if not name.endswith(".log")]
     if parts and part not in parts:
         raise InputError(
-            f"--stage: {given!r} given; this stage has {', '.join(f'{stage}/{n}' for n in parts)}"
+            f"--stage: {shown(given)} given; this stage has {', '.join(f'{stage}/{n}' for n in parts)}"
         )
+    if given != stage and not parts:
+        raise InputError(f"--stage: {shown(given)} given; this stage has one log, --stage {stage}")
     return run.stage_log(stage, part)
 
 
 def follow_log(run: Run, key: str) -> Iterator[str]:
-    """A log's text and what is added to it, until the run ends; a storage that goes away is waited for."""
+    """A log's text and what is added to it, until the run ends; a storage that goes away is waited for.
+
+    Raises:
+        PermanentStorageError: What the storage answers stays so: no permission, or a record is damaged.
+    """
     offset, ended, was_away = 0, False, False
     for look in itertools.count():
         text, end = "", offset
@@ -63,6 +69,8 @@ def follow_log(run: Run, key: str) -> Iterator[str]:
             ended = ended or (look % _LOOKS == 0 and has_ended(run))
             text, end = read_log(run.store, key, offset)
             was_away = False
+        except PermanentStorageError:
+            raise
         except StorageError as error:
             if not was_away:
                 logger.warning("the storage does not answer, waiting for it: %s", reason(error))

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ...errors import PermanentStorageError
 from ..runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import tables
 from .status import Watch
@@ -69,11 +70,10 @@ def print_summary(run: Run) -> None:
 
 
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
-    """One row a run, newest first."""
-    runs = [Run(storage.store, name) for name in storage.store.names("runs")]
+    """One row a run, newest first; damaged ones have the state ``damaged`` and their ``error``."""
     with ThreadPoolExecutor(READERS) as pool:
-        rows = [row for row in pool.map(_row, runs) if row is not None]
-    return sorted(rows, key=lambda row: (row["created"], row["run_id"]), reverse=True)
+        rows = [row for row in pool.map(_row, storage.candidates()) if row is not None]
+    return sorted(rows, key=lambda row: (row["created"] or "", row["run_id"]), reverse=True)
 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
@@ -93,14 +93,25 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         shown = "" if accuracy is None else f"{accuracy:.4f}"
         trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
         state = Text(row["state"], style=COLOURS.get(row["state"], ""))
-        table.add_row(row["run_id"], state, age(row["created"]), trials, shown, row["chosen"] or "")
+        begun = age(row["created"]) if row["created"] else ""
+        table.add_row(row["run_id"], state, begun, trials, shown, row["chosen"] or "")
     console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{row['run_id']}: {row['error']}", style="red", soft_wrap=True, markup=False)
 
 
 def _row(run: Run) -> dict[str, Any] | None:
-    created = run.created
-    if not created:
-        return None
+    created = None
+    try:
+        created = run.began
+        return _row_of(run, created) if created else None
+    except PermanentStorageError as error:
+        nothing = dict.fromkeys(("num_trials", "trials_done", "validation_accuracy", "chosen"))
+        return {"run_id": run.id, "state": "damaged", "created": created, **nothing, "error": str(error)}
+
+
+def _row_of(run: Run, created: str) -> dict[str, Any]:
     searched = run.stage_record("search")
     progress = (run.read(run.progress("search")) or {}) if searched else {}
     found = searched.get("result") or {}
@@ -113,6 +124,7 @@ def _row(run: Run) -> dict[str, Any] | None:
         "trials_done": progress.get("done"),
         "validation_accuracy": found["best"]["validation_accuracy"] if found else progress.get("best_value"),
         "chosen": (gate.get("result") or {}).get("chosen"),
+        "error": None,
     }
 
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ...errors import StorageError
-from ..runs import STAGES, Run, command
+from ...errors import PermanentStorageError, StorageError
+from ...storage.retry import reason_of
+from ..runs import STAGES, Run, command, epoch_of, seconds_since
 
 _NOT_YET = "not yet"  # later than every time in ISO 8601
 COUNTS = ("num_trials", "done", "running", "failed", "pruned")
@@ -36,7 +37,7 @@ class Watch:
         stages = _rows(records, state, self._began)
         current = next((stage["name"] for stage in stages if stage["state"] == "running"), None)
         told = (run.read(run.progress(current)) or {}) if current else {}
-        fresh = current is not None and told.get("at", 0.0) >= _epoch(records[current]["started"])
+        fresh = current is not None and told.get("at", 0.0) >= epoch_of(records[current]["started"])
         progress = told if fresh else {}
         search = self._search_progress(current, told)
         waiting_for = "the cluster to start its job" if state == "submitted" else progress.get("waiting_for")
@@ -97,7 +98,7 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
         period_s: Between two looks; by default one second, and two where each look is some requests.
 
     Raises:
-        StorageError: It is away from the first.
+        StorageError: It is away from the first, or what it answers stays so: a record is damaged.
     """
     reader, last = Watch(run), None
     if period_s is None:
@@ -106,7 +107,7 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
         try:
             found = reader.read()
         except StorageError as error:
-            if last is None:
+            if last is None or isinstance(error, PermanentStorageError):
                 raise
             found = {**last, "waiting_for": f"its storage to answer: {reason(error)}"}
         if found != last:
@@ -125,7 +126,7 @@ def has_ended(run: Run) -> bool:
 
 def reason(error: Exception) -> str:
     """Why a storage did not answer; the error itself is worded for who works on a run."""
-    return " ".join(str(error.__cause__ or error).split())
+    return reason_of(error.__cause__ or error)
 
 
 def next_command(run: Run, state: str) -> str:
@@ -190,12 +191,3 @@ def _best(search: dict[str, Any], result: dict[str, Any] | None) -> dict[str, An
 
 def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
-
-
-def seconds_since(started: str) -> float:
-    """Seconds from a time of a record until now."""
-    return max(0.0, round(time.time() - _epoch(started), 1))
-
-
-def _epoch(moment: str) -> float:
-    return datetime.datetime.fromisoformat(moment).timestamp()

@@ -9,7 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .status import COUNTS, ENDED, seconds_since
+from ..runs import seconds_since
+from .status import COUNTS, ENDED
 
 COLOURS = {
     "finished": "green",
@@ -17,6 +18,7 @@ COLOURS = {
     "failed": "red",
     "stopped": "yellow",
     "interrupted": "yellow",
+    "damaged": "red",
     "waiting": "dim",
 }
 

@@ -1,0 +1,129 @@
+"""What comes out of a store: keys that stay in it, whole regular files, JSON that can be relied on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import DamagedRecordError, InputError, PermanentStorageError, shown
+from .retry import permanent
+
+_KEY_BYTES = 1024  # as object stores have it
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that would lead out of its store, or that no store takes.
+
+    Raises:
+        InputError: It is absolute, has a part that is empty, ``.`` or ``..``, a NUL, or is too long.
+    """
+    if not key:
+        return
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in key:
+        raise InputError(
+            f"key {shown(key)} of the storage: its parts must be names, and none of them '.' or '..'"
+        )
+    if len(key.encode("utf-8", "surrogatepass")) > _KEY_BYTES:
+        raise InputError(
+            f"key {shown(key)} of the storage: longer than {_KEY_BYTES} bytes; give shorter names"
+        )
+
+
+def entries_of(folder: Path, *, recursive: bool) -> Iterator[tuple[str, int | None]]:
+    """Yield what a folder holds: relative path, and bytes of a file or None of a folder.
+
+    Names that begin with a dot, and those that are not UTF-8, are nothing that a store has written. Links to folders
+    are not followed.
+    """
+    for parent, folders, files in os.walk(folder, onerror=_raise_unless_gone):
+        folders[:] = [name for name in folders if _is_ours(name)]
+        below = Path(parent).relative_to(folder)
+        for name in folders:
+            yield (below / name).as_posix(), None
+        for name in filter(_is_ours, files):
+            size = _size_of(Path(parent) / name)
+            if size is not None:
+                yield (below / name).as_posix(), size
+        if not recursive:
+            return
+
+
+def _size_of(path: Path) -> int | None:
+    """Bytes of a regular file; None of what is none, is deleted meanwhile, or is a link to nothing."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or path.is_symlink():
+            return None
+        raise
+    return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+
+def _is_ours(name: str) -> bool:
+    try:
+        return not name.startswith(".") and bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def parse_record(content: bytes) -> dict[str, Any]:
+    """Return a JSON object whose numbers are finite and whose texts can be printed.
+
+    Raises:
+        ValueError: It is none.
+        RecursionError: It is too deep.
+    """
+    value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    if not isinstance(value, dict):
+        raise ValueError(f"an object was written there, and it is a {type(value).__name__}")
+    if b"\\ud" in content.lower():  # half of a surrogate pair, which nothing can print
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def read_file(path: Path, at_most: int | None) -> bytes:
+    """Return a regular file's bytes; a pipe without a writer is not waited for.
+
+    Raises:
+        DamagedRecordError: It has more bytes than it may.
+        PermanentStorageError: It is no regular file.
+        OSError: It is not there, or cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        about = os.fstat(file.fileno())
+        if stat.S_ISDIR(about.st_mode):
+            raise permanent(IsADirectoryError(errno.EISDIR, "", str(path)), str(path))
+        if not stat.S_ISREG(about.st_mode):
+            raise PermanentStorageError(f"storage {path}: is no regular file; look at what stands there")
+        if at_most is not None and about.st_size > at_most:
+            raise too_large(str(path), about.st_size, at_most)
+        return file.read()
+
+
+def too_large(place: str, size: int, at_most: int) -> DamagedRecordError:
+    """Return the error for a file that is larger than what was written there can be."""
+    return DamagedRecordError(
+        f"storage {place}: has {size:,} bytes, a record has {at_most:,} at most; put that file back from a backup"
+    )
