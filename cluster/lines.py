@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InputError
+from ..storage.safe_reading import read_regular
 
 _MAX_FILE_BYTES = 2**28
 
@@ -24,19 +23,7 @@ def lines_of_file(file: Path, option: str) -> list[str]:
     """
     shown = f"{option}: {str(file)!r:.200}"
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{shown} is not a regular file; give one of texts, one a line")
-            if status.st_size > _MAX_FILE_BYTES:
-                raise InputError(f"{shown} has {status.st_size} bytes; give at most {_MAX_FILE_BYTES}")
-            with os.fdopen(descriptor, "rb", closefd=False) as opened:
-                content = opened.read(_MAX_FILE_BYTES)
-        finally:
-            os.close(descriptor)
-    except InputError:
-        raise
+        content = read_regular(file, _MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(f"{shown} cannot be read ({reason}); give a file of texts, one a line") from None

@@ -12,7 +12,7 @@ import yaml
 from yaml.composer import ComposerError
 
 from ..errors import ConfigError, first_line, shown
-from ..storage.given import read_json, read_regular
+from ..storage.safe_reading import read_json, read_regular
 from ..training.section import MOST_DEPTH
 
 _MOST_BYTES = 2**20

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from ..errors import ArtifactError
+from ..storage import safe_reading
 
 MAX_JSON_BYTES = 16 * 2**20
 
@@ -49,17 +47,14 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         ArtifactError: It is missing, is something else, or cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        file = safe_reading.open_regular(path)
     except FileNotFoundError:
         raise ArtifactError(
             f"{path.parent}: {path.name} is missing; give an artifact's folder (`distiltune pull` makes one)"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _unreadable(path, error) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ArtifactError(f"{path} is not a regular file; pull the artifact again")
-    with os.fdopen(descriptor, "rb") as file:
+    with file:
         yield file
 
 
@@ -112,38 +107,11 @@ def parse_object(content: bytes, path: Path) -> dict[str, Any]:
         ArtifactError: It holds something else.
     """
     try:
-        value = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_not_a_number,
-            parse_float=_finite,
-        )
-    except RecursionError:
-        raise ArtifactError(f"{path}: not readable as JSON (nested too deeply)") from None
+        value = safe_reading.read_json(content.decode("utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{path}: not readable as JSON ({error!s:.120})") from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: holds {type(value).__name__}; it must hold an object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r:.60} is given twice")
-    return values
-
-
-def _not_a_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text:.60} is beyond the largest number")
     return value
 
 

@@ -8,10 +8,11 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import DamagedRecordError, InputError, PermanentStorageError, shown
 from .retry import permanent
+from .safe_reading import open_regular, read_json
 
 _KEY_BYTES = 1024  # as object stores have it
 
@@ -82,24 +83,12 @@ def parse_record(content: bytes) -> dict[str, Any]:
 
     Raises:
         ValueError: It is none.
-        RecursionError: It is too deep.
     """
-    value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    value = read_json(content.decode())
     if not isinstance(value, dict):
         raise ValueError(f"an object was written there, and it is a {type(value).__name__}")
     if b"\\ud" in content.lower():  # half of a surrogate pair, which nothing can print
         json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:20]} is too large a number")
     return value
 
 
@@ -111,14 +100,20 @@ def read_file(path: Path, at_most: int | None) -> bytes:
         PermanentStorageError: It is no regular file.
         OSError: It is not there, or cannot be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        about = os.fstat(file.fileno())
-        if stat.S_ISDIR(about.st_mode):
-            raise permanent(IsADirectoryError(errno.EISDIR, "", str(path)), str(path))
-        if not stat.S_ISREG(about.st_mode):
-            raise PermanentStorageError(f"storage {path}: is no regular file; look at what stands there")
-        if at_most is not None and about.st_size > at_most:
-            raise too_large(str(path), about.st_size, at_most)
+    try:
+        opened = open_regular(path)
+    except IsADirectoryError as error:
+        raise permanent(IsADirectoryError(errno.EISDIR, "", str(path)), str(path)) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise PermanentStorageError(
+            f"storage {path}: is not a regular file; look at what stands there"
+        ) from error
+    with opened as file:
+        size = os.fstat(file.fileno()).st_size
+        if at_most is not None and size > at_most:
+            raise too_large(str(path), size, at_most)
         return file.read()
 
 

@@ -169,7 +169,7 @@ class Store:
                 return None
             try:
                 return parse_record(content)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 fault = f"{error}"[:_LONGEST_FAULT] or "it is too deep"
                 time.sleep(0.05 * attempt)
         raise DamagedRecordError(f"storage {self.location(key)}: is damaged ({fault}); {remedy}")

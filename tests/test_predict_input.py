@@ -173,7 +173,7 @@ def fifo(path: Path) -> None:
     ("make", "said"),
     [
         (lambda path: None, "No such file"),
-        (Path.mkdir, "not a regular file"),
+        (Path.mkdir, "directory"),
         (fifo, "not a regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
         (lambda path: path.symlink_to(path), "links"),
@@ -182,7 +182,7 @@ def fifo(path: Path) -> None:
         (lambda path: path.write_bytes(b"open\n\x80abc"), "line 2"),
         (lambda path: path.write_bytes(bytes(1000)), "NUL"),
         (lambda path: path.write_bytes("open".encode("utf-16")), "line 1"),
-        (lambda path: (path.touch(), os.truncate(path, 2**40)), "1099511627776 bytes"),
+        (lambda path: (path.touch(), os.truncate(path, 2**40)), "larger than"),
     ],
 )
 def test_a_file_of_texts_that_is_none_is_refused(

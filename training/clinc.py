@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from ..errors import DataError, shown
-from ..storage.given import RefusedJsonError, read_json
+from ..storage.safe_reading import RefusedJsonError, read_json
 from .files import decode, existing_file, read_bytes
 from .rows import FaultList, RawSplit, quoted
 

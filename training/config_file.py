@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from ..errors import ModelError
+from ..storage.safe_reading import read_json, read_regular
 from .loading import loading
 from .narrowed import KEPT_HEADS
 from .rows import nearest, shown
@@ -89,26 +89,16 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
 def _values(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
-        values = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+        values = read_json(read_regular(path, _MOST_BYTES).decode())
         if not isinstance(values, dict):
             raise ValueError("no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(
             f"{path}: cannot be read ({shown(reason, 100)}); download the checkpoint again, or save it again with "
             "save_pretrained"
         ) from error
     return values
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{shown(next(name for name in names if names.count(name) > 1))} is given twice")
-    return found
 
 
 def _check_numbers(path: Path, values: dict[str, Any]) -> None:

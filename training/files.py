@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ..errors import DataError, first_line, user_path
-from ..storage.given import read_regular
+from ..storage.safe_reading import read_regular
 from .rows import quoted
 
 MOST_BYTES = 8 * 2**30

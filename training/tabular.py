@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, first_line, shown
-from ..storage.given import read_json
+from ..storage.safe_reading import read_json
 from .files import decode, existing_file, kind_of, read_bytes
 from .rows import MISSING, FaultList, RawSplit, column_error
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..storage.safe_reading import read_json, read_regular
 from .loading import loading
 from .rows import shown
 
@@ -73,12 +73,10 @@ def _read(directory: Path, get: Any) -> dict[str, Any]:
 def _indexed(index: Path) -> list[str]:
     remedy = "save the model again with save_pretrained"
     try:
-        if index.stat().st_size > _MOST_INDEX_BYTES:
-            raise ValueError(f"larger than {_MOST_INDEX_BYTES >> 20} MiB")
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = read_json(read_regular(index, _MOST_INDEX_BYTES).decode())["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError("weight_map names no file")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{index}: no index of weight files ({shown(str(error))}); {remedy}") from error
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):

@@ -1,4 +1,4 @@
-"""What people write by hand: regular files of bounded size, and JSON in which nothing is lost in silence."""
+"""Reading files that somebody else may have written: regular ones of bounded size, JSON in which nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,24 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
         OSError: It cannot be read, is not a regular file, or is larger; the error's ``strerror`` says which.
         ValueError: No file can have such a name.
     """
-    with open(path, "rb", opener=_open_regular) as file:
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes, the most that is read")
     return content
 
 
-def _open_regular(path: str, flags: int) -> int:
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a regular file for reading, without waiting for a named pipe.
+
+    Raises:
+        OSError: It cannot be opened or is not a regular file; the error's ``strerror`` says which.
+        ValueError: No file can have such a name.
+    """
+    return open(path, "rb", opener=_open_descriptor)
+
+
+def _open_descriptor(path: str, flags: int) -> int:
     opened = os.open(path, flags | os.O_NONBLOCK)  # a named pipe that nobody writes opens at once, too
     mode = os.fstat(opened).st_mode
     if stat.S_ISREG(mode):
