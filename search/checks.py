@@ -37,7 +37,7 @@ _MOST_ARGUMENT = {
     "dataloader_num_workers": 1024,
     "data_seed": MOST_SEED,
 }
-"""Most that these other arguments of a training may be; all else that is a number stays below 10^9."""
+"""Most that these other arguments of a training may be; all other whole numbers stay below 10^9."""
 
 
 def check_space(
@@ -218,9 +218,13 @@ def _size_fault(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     field = TrainingConfig.model_fields.get(name)
-    own = [each.le for each in field.metadata if hasattr(each, "le")] if field is not None else []
-    most = own[0] if own else _MOST_ARGUMENT.get(name, 10**9)
-    if value > most:
+    if field is None:
+        most = _MOST_ARGUMENT.get(name, 10**9 if isinstance(value, int) else None)
+    else:  # only of counts: a rate that ruins a trial is one bad trial, and the search learns from it
+        most = next(
+            (each.le for each in field.metadata if field.annotation is int and hasattr(each, "le")), None
+        )
+    if most is not None and value > most:
         return f"accepted: at most {most:,}"
     return "accepted: 0 or above" if name.endswith("seed") and value < 0 else None
 

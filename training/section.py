@@ -40,7 +40,7 @@ def _name(text: str) -> str:
         raise ValueError("has a control character; take it out")
     if without_userinfo(text) != text:
         raise ValueError(
-            "has a user name or a secret in its URL; take it out, and give credentials in the environment or by the "
+            "has a user name or a secret in its URL; take it out and give credentials in the environment or by the "
             "machine's role"
         )
     return text
