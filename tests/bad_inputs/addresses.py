@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from .case import SECRET, Case
 from .damages import Damage, both, cut, edit_json, fifo, folder, link, write
@@ -78,7 +79,7 @@ TOKENS: dict[str, Damage] = {
     "empty": write("token", ""),
     "two": write("token", "one two"),
     "binary": write("token", bytes(range(256))),
-    "nul": write("token", "a\0b"),
+    "nul": both(write("token", "a\0b"), lambda: Path("token").chmod(0o600)),
     "folder": folder("token"),
     "pipe": fifo("token"),
     "loop": link("token", "token"),

@@ -315,7 +315,7 @@ def _cases() -> Iterator[Case]:
     for how, damage in GRAPHS.items():
         yield Case(f"graph/{how}", PREDICT, names=(MODEL,), needs=needs, damage=damage)
     for how, directory in DIRECTORIES.items():
-        shown = directory.split("\0")[0].split("\n")[0].split(SECRET)[0][:12]
+        shown = directory.split("\0")[0].split("\n")[0].split("://")[0][:12]
         named = (option("predict", "directory"), shown or option("predict", "directory"))
         for command in ("predict", "benchmark"):
             texts = (TEXT,) if command == "predict" else ()

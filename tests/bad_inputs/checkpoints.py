@@ -163,8 +163,6 @@ WHOLE: dict[str, Damage] = {
     "tokenizer-below-zero": edit_json(TOKENIZER, "model.vocab.surplus", -1),
     "tokenizer-config-no-json": write(TOKENIZER_CONFIG, "{"),
     "tokenizer-config-list": write(TOKENIZER_CONFIG, "[]"),
-    "tokenizer-config-unknown-class": edit_json(TOKENIZER_CONFIG, "tokenizer_class", "os.system"),
-    "tokenizer-config-code": edit_json(TOKENIZER_CONFIG, "auto_map", {"AutoTokenizer": ["a.B", None]}),
     "config-empty": write(CONFIG, ""),
     "config-no-json": write(CONFIG, "{"),
     "config-list": write(CONFIG, "[]"),
@@ -181,12 +179,6 @@ CONFIG_VALUES: dict[str, tuple[str, Any]] = {
     "unknown-type": ("model_type", "no-such-model"),
     "type-a-number": ("model_type", 7),
     "other-type": ("model_type", "gpt2"),
-    "own-code": (
-        "auto_map",
-        {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"},
-    ),
-    "attention-of-the-hub": ("attn_implementation", "somebody/kernels"),
-    "attention-of-the-hub-inside": ("_attn_implementation_internal", "somebody/kernels"),
     "no-heads": ("num_attention_heads", 0),
     "heads-below": ("num_attention_heads", -2),
     "heads-indivisible": ("num_attention_heads", 5),
@@ -220,7 +212,6 @@ CONFIG_VALUES: dict[str, tuple[str, Any]] = {
     "labels-fewer": ("id2label", {"0": "alarm", "1": "oos"}),
     "labels-twice": ("id2label", {"0": "alarm", "1": "alarm", "2": "oos"}),
     "labels-null": ("id2label", {"0": None, "1": "oos", "2": "weather"}),
-    "dtype-unknown": ("dtype", "float99"),
 }
 # Of the encoder and the student only some: the checks are the same, and a head may be missing there.
 NO_FAULT_ELSEWHERE = ("weights-no-head", "weights-head-mis-shaped", "labels")

@@ -155,7 +155,6 @@ def _by_hand() -> Iterator[Case]:
     for how, to in {
         "own-source": f"{own}/copy",
         "source-itself": own,
-        "storage": f"{STORAGE}/runs/{RUN}/copy",
     }.items():
         yield Case(f"pull/into-{how}", (*taken, to), names=(option("pull", "to"),), needs=(STORAGE,))
     yield Case("pull/into-proc", (*taken, "/proc/x/y"), names=(option("pull", "to"),), needs=(STORAGE,))

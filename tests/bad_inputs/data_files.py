@@ -11,7 +11,7 @@ from typing import Any
 from distiltune.training.config import DataConfig, UnlabelledConfig
 
 from .case import Case
-from .damages import CUT, Damage, cut, edit_json, flip, write
+from .damages import CUT, Damage, both, cut, edit_json, flip, write
 from .goods import job
 from .paths import _job_file
 from .schema import key
@@ -24,6 +24,7 @@ def _lines(*rows: Any) -> str:
 
 
 GOOD = {"text": "wake me", "label": "alarm"}
+EVERY = [GOOD, {"text": "sun", "label": "weather"}, {"text": "sing", "label": "oos"}]
 SURROGATE = '{"text": "a\\ud800", "label": "alarm"}'
 
 CSV_FILES: dict[str, bytes | str] = {
@@ -72,9 +73,9 @@ JSONL_FILES: dict[str, bytes | str] = {
     "not-a-number": '{"text": "a", "label": NaN}\n',
     "list": _lines({"text": ["a"], "label": "alarm"}),
     "surrogate": _lines(SURROGATE),
-    "key-twice": _lines(GOOD, '{"text": "wake", "label": "alarm", "label": "oos"}'),
-    "text-twice": _lines(GOOD, '{"text": "wake", "text": "sleep", "label": "alarm"}'),
-    "escaped-key-twice": _lines(GOOD, '{"text": "wake", "label": "alarm", "lab\\u0065l": "oos"}'),
+    "key-twice": _lines(*EVERY, '{"text": "wake", "label": "alarm", "label": "oos"}'),
+    "text-twice": _lines(*EVERY, '{"text": "wake", "text": "sleep", "label": "alarm"}'),
+    "escaped-key-twice": _lines(*EVERY, '{"text": "wake", "label": "alarm", "lab\\u0065l": "oos"}'),
     "binary": bytes(range(256)),
     "latin-1": b'{"text": "caf\xe9", "label": "oos"}\n',
     "two-a-line": '{"text": "a", "label": "oos"} {"text": "b", "label": "oos"}\n',
@@ -87,7 +88,7 @@ PARQUET_FILES: dict[str, Damage] = {
     "both-marks": write("data/train.parquet", b"PAR1" + b"x" * 50 + b"PAR1"),
     "cut": cut("data/train.parquet"),
     "cut-at-end": cut("data/train.parquet", 0.99),
-    "footer-changed": flip("data/train.parquet", 0.95),
+    "footer-changed": flip("data/train.parquet", 0.9999),
     "page-changed": flip("data/train.parquet", 0.05),
     "zeros": write("data/train.parquet", b"PAR1" + bytes(1000) + b"PAR1"),
     "huge-footer": write("data/train.parquet", b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1"),
@@ -146,7 +147,12 @@ OTHER_NAMES = ("train.json", "train", "train.csv.gz", "train.xlsx", "train.tsv",
 
 
 def _case(
-    what: str, how: str, names: tuple[Any, ...], damage: Damage, change: Callable[[dict[str, Any]], object]
+    what: str,
+    how: str,
+    names: tuple[Any, ...],
+    damage: Damage,
+    change: Callable[[dict[str, Any]], object],
+    most: int = 400,
 ) -> Case:
     def prepare() -> None:
         document = job()
@@ -155,19 +161,27 @@ def _case(
         damage()
 
     return Case(
-        f"data/{what}/{how}", ("run", "job.yaml"), names=names, needs=("data", "checkpoint"), damage=prepare
+        f"data/{what}/{how}",
+        ("run", "job.yaml"),
+        names=names,
+        needs=("data", "checkpoint"),
+        damage=prepare,
+        most=most,
     )
 
 
-def _train(name: str, how: str, damage: Damage) -> Case:
+def _train(name: str, how: str, damage: Damage, named: str = "") -> Case:
     path = f"data/{name}"
-    return _case(Path(name).suffix or "other", how, (path,), damage, lambda data: data.update(train=path))
+    return _case(
+        Path(name).suffix or "other", how, (named or path,), damage, lambda data: data.update(train=path)
+    )
 
 
 def _cases() -> Iterator[Case]:
     for name, contents in (("train.csv", CSV_FILES), ("train.jsonl", JSONL_FILES)):
         for how, content in contents.items():
-            yield _train(name, how, write(f"data/{name}", content))
+            named = "label" if how == "one-label" else f"data/{name}"
+            yield _train(name, how, write(f"data/{name}", content), named)
     for how, damage in PARQUET_FILES.items():
         yield _train("train.parquet", how, damage)
     for name in OTHER_NAMES:
@@ -183,7 +197,10 @@ def _cases() -> Iterator[Case]:
     for column in ("text_column", "label_column"):
         for how, value in {"unknown": "nonsense", "empty": "", "long": "c" * 5000}.items():
             named = (key(DataConfig, column),)
-            yield _case(column, how, named, lambda: None, lambda data, c=column, v=value: data.update({c: v}))
+            # A fault of each of the three files.
+            yield _case(
+                column, how, named, lambda: None, lambda data, c=column, v=value: data.update({c: v}), 700
+            )
     yield _case(
         "out_of_scope_label",
         "unknown",
@@ -191,15 +208,8 @@ def _cases() -> Iterator[Case]:
         lambda: None,
         lambda data: data.update(out_of_scope_label="nonsense"),
     )
-    split_alike = {"data/validation.csv": "text,label\nx,weather\n", "data/test.csv": "text,label\ny,oos\n"}
-    for path, content in split_alike.items():
-        yield _case(
-            "splits",
-            f"{Path(path).stem}-lacks-labels",
-            (("alarm", path),),
-            write(path, content),
-            lambda _: None,
-        )
+    alike = both(*(write(f"data/{split}.csv", "text,label\nx,weather\n") for split in ("validation", "test")))
+    yield _case("splits", "labels-only-in-train", ("alarm",), alike, lambda _: None)
 
 
 CASES: tuple[Case, ...] = tuple(_cases())

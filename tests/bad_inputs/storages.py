@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distiltune.cluster.config import StorageConfig
 
 from .case import SECRET, Case
-from .commands import has, required
+from .commands import STEPS, has, required
 from .damages import Damage, both, fifo, folder, link, write
 from .schema import commands, key, option
 
@@ -37,6 +37,11 @@ BAD: dict[str, tuple[str, int]] = {
 }
 # A listing finds nothing where nothing is, and that is no fault.
 ONLY_WRITERS = ("not-writable",)
+WRITERS = ("run", "train", "plan")
+# Who only looks learns from the storage itself that it cannot be read: a storage that failed.
+FAILS_WHERE_READ = ("a-file", "below-a-file", "a-pipe", "a-loop", "name-too-long", "too-long")
+# A job is submitted after its cluster was found: before that only what no storage can be is refused.
+REFUSED_BEFORE_THE_CLUSTER = ("empty", "blank", "nul", "secret", "unknown-with-secret", "http-secret")
 PREPARED: Damage = both(write("file", "text"), fifo("pipe"), link("loop", "loop"), folder("full"))
 
 
@@ -48,14 +53,19 @@ def _cases() -> Iterator[Case]:
         hows = list(BAD) if name in ("run", "runs") else list(dict.fromkeys(itertools.islice(turn, 8)))
         for how in hows:
             value, status = BAD[how]
-            if how in ONLY_WRITERS and name not in ("run", "train", "plan"):
+            if how in ONLY_WRITERS and name not in WRITERS:
                 continue
-            given = (name, *required(name), f"{spelled}={value}")
+            if name == "submit" and how not in REFUSED_BEFORE_THE_CLUSTER:
+                continue
+            if how in FAILS_WHERE_READ and name not in WRITERS:
+                status = 1
+            steps = (option(name, "overrides"), STEPS) if name == "plan" else ()
+            given = (name, *required(name), *steps, f"{spelled}={value}")
             light = name == "submit"
             yield Case(
                 f"storage/{name}/{how}",
                 given,
-                names=((spelled, PATH),),
+                names=((spelled, PATH, "storage"),),
                 damage=PREPARED,
                 status=status,
                 light=light,
@@ -69,10 +79,10 @@ def _cases() -> Iterator[Case]:
             yield Case(
                 f"storage/variable/{how}",
                 ("runs",),
-                names=((option("runs", "storage"), PATH, "DISTILTUNE_STORAGE"),),
+                names=((option("runs", "storage"), PATH, "DISTILTUNE_STORAGE", "storage"),),
                 damage=PREPARED,
                 environment={"DISTILTUNE_STORAGE": value},
-                status=status,
+                status=1 if how in FAILS_WHERE_READ else status,
             )
 
 
