@@ -66,7 +66,9 @@ def folder(path: str) -> Damage:
 
 def fifo(path: str) -> Damage:
     """A pipe stands in its place, which nobody writes to."""
-    return both(remove(path), lambda: os.mkfifo(path))
+    return both(
+        remove(path), lambda: Path(path).parent.mkdir(parents=True, exist_ok=True), lambda: os.mkfifo(path)
+    )
 
 
 def link(path: str, target: str) -> Damage:
