@@ -11,7 +11,15 @@ from pathlib import Path
 from .case import SECRET, Case, Outcome
 
 TESTS = Path(__file__).parents[1]
+_COMMANDS = (
+    "typer._adapters",
+    "typer._click.decorators",
+    "importlib.readers",
+    "encodings.utf_8_sig",
+    "encodings.idna",
+)
 _RUNTIME = ("numpy", "pyarrow.fs", "onnxruntime", "tokenizers", "psutil", "fsspec.implementations.local")
+_RUNTIME += ("rich.console", "rich.table", "rich.live", "rich.progress")
 _TRAINING = (
     "pandas",
     "torch",
@@ -22,10 +30,11 @@ _TRAINING = (
     "safetensors.torch",
     "huggingface_hub",
 )
+_TRAINING += ("accelerate", "transformers.training_args", "transformers.trainer_callback")
 TIERS: dict[str, tuple[str, ...]] = {
-    "training": (*_RUNTIME, *_TRAINING),  # the first: it makes the good things
-    "runtime": _RUNTIME,
-    "light": (),
+    "training": (*_COMMANDS, *_RUNTIME, *_TRAINING),  # the first: it makes the good things
+    "runtime": (*_COMMANDS, *_RUNTIME),
+    "light": _COMMANDS,
 }
 """What a process loads before its first fork."""
 
