@@ -1,0 +1,1 @@
+"""Bad inputs of every command, file and artifact, and what each must be answered with."""

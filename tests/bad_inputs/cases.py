@@ -1,0 +1,53 @@
+"""All cases, from one module for each kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import (
+    addresses,
+    artifacts,
+    checkpoints,
+    commands,
+    data_files,
+    paths,
+    run_records,
+    specifications,
+    storages,
+    values,
+)
+from .case import Case
+
+# Of the cases of a module one in so many is among the fast ones, which `make test` runs; the others are slow.
+ONE_IN = {
+    commands: 3,
+    values: 7,
+    specifications: 2,
+    paths: 7,
+    data_files: 4,
+    checkpoints: 6,
+    artifacts: 3,
+    run_records: 4,
+    storages: 5,
+    addresses: 3,
+}
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly, whatever the period of what is chosen from
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case, and whether `make test` runs it."""
+
+    case: Case
+    is_fast: bool
+
+
+def _entries(cases: Sequence[Case], one_in: int) -> list[Entry]:
+    return [Entry(case, number * _GOLDEN % 1 < 1 / one_in) for number, case in enumerate(cases)]
+
+
+ENTRIES: tuple[Entry, ...] = tuple(
+    entry for module, one_in in ONE_IN.items() for entry in _entries(module.CASES, one_in)
+)
+CASES: tuple[Case, ...] = tuple(entry.case for entry in ENTRIES)

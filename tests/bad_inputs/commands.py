@@ -1,0 +1,208 @@
+"""Arguments of every command, made from the command line's own description of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from distiltune.cluster.config import PlanConfig
+from distiltune.training.config import TrainingConfig
+
+from .case import Case
+from .goods import RUN, STORAGE
+from .schema import commands, is_option, key, label, option
+
+# Arguments that a command needs before the bad one is looked at.
+GOOD_ARGUMENTS = {
+    "run_id": RUN,
+    "directory": "artifact",
+    "head": "127.0.0.1:1",
+    "trial": "0007",
+    "to": "pulled",
+}
+
+
+def required(name: str, without: str = "") -> list[str]:
+    """What a command cannot be without, less one parameter."""
+    given: list[str] = []
+    for each in commands()[name].params:
+        if each.required and each.name != without:
+            value = GOOD_ARGUMENTS[each.name]
+            given += [label(each), value] if is_option(each) else [value]
+    return given
+
+
+def has(name: str, parameter: str) -> bool:
+    """Whether a command has a parameter."""
+    return any(each.name == parameter for each in commands()[name].params)
+
+
+def _of_every_command() -> Iterator[Case]:
+    for name, command in commands().items():
+        words = tuple(name.split())
+        yield Case(f"command/{name}/unknown-option", (*words, "--nonsense"), names=("--nonsense",))
+        yield Case(f"command/{name}/surplus", (*words, *required(name), *_filled(command)), names=(SURPLUS,))
+        for each in command.params:
+            if each.required:
+                given = (*words, *required(name, each.name))
+                # Without one argument the next takes its place, and the last is missing.
+                missing = label(each) if is_option(each) else _arguments(command)[-1]
+                yield Case(f"command/{name}/without-{each.name}", given, names=(missing,))
+
+
+SURPLUS = "surplus-argument"
+
+
+def _arguments(command: Any) -> list[str]:
+    return [label(each) for each in command.params if each.required and not is_option(each)]
+
+
+def _filled(command: Any) -> list[str]:
+    """Arguments that fill a command's optional places, and one more."""
+    optional = [each for each in command.params if not is_option(each) and not each.required]
+    if any(each.nargs == -1 for each in optional):
+        return [f"--{SURPLUS}"]
+    return [*["x" for _ in optional], SURPLUS]
+
+
+def _of_every_option() -> Iterator[Case]:
+    for name, command in commands().items():
+        words, needed = tuple(name.split()), required(name)
+        for each in command.params:
+            if not is_option(each) or each.name == "help":
+                continue
+            spelled = label(each)
+            for how, value in _bad_values(each):
+                given = (*words, *required(name, each.name), f"{spelled}={value}")
+                if how == "huge" and name == "cluster join":  # nobody can say so before the head answers
+                    continue
+                needs = ("artifact",) if how in ("huge", "infinite") and has(name, "directory") else ()
+                yield Case(f"option/{name}/{each.name}-{how}", given, names=(spelled,), needs=needs)
+            if not each.is_flag:
+                yield Case(
+                    f"option/{name}/{each.name}-no-value", (*words, *needed, spelled), names=(spelled,)
+                )
+
+
+def _bad_values(parameter: Any) -> Iterator[tuple[str, str]]:
+    kind = parameter.type_descriptor.annotation
+    if parameter.is_flag:
+        if parameter.name == "as_json":
+            yield "with-value", "yes"
+        return
+    if kind not in (int, float):
+        return
+    yield "word", "many"
+    if kind is int:
+        yield "fraction", "1.5"
+    lowest, highest = parameter.min, parameter.max
+    yield "below", str(-1 if lowest is None else lowest - 1)
+    yield "huge", str(10**30 if highest is None else highest + 1)
+    if kind is float:
+        yield "not-a-number", "nan"
+        yield "infinite", "inf"
+
+
+def _by_hand() -> Iterator[Case]:
+    yield Case("command/nonsense", ("nonsense",), names=("nonsense",))
+    yield Case("command/cluster-nonsense", ("cluster", "nonsense"), names=("nonsense",))
+    yield Case("command/long-word", ("x" * 5000,), names=("x" * 10,))
+    yield Case("command/newline", ("non\nsense",), names=("non",))
+    yield Case("command/terminal-codes", ("\x1b[31mred",), names=("red",))
+    yield Case("command/surrogate", ("show", "a\udcffb"), names=("udcff",))
+    for name in commands():
+        if has(name, "run_id") and option(name, "run_id").startswith("--"):
+            for how, value in BAD_RUN_IDS.items():
+                steps = (option(name, "overrides"), STEPS) if name == "plan" else ()
+                given = (name, *steps, f"{option(name, 'run_id')}={value}")
+                yield Case(f"option/{name}/run-id-{how}", given, names=(option(name, "run_id"),))
+        elif has(name, "run_id"):
+            every = {**BAD_RUN_IDS, "missing": "no-such-run"}
+            for how in every if name in ("show", "pull") else ("missing", "above", "huge"):
+                given = (name, *_with_run(name, every[how]))
+                yield Case(f"argument/{name}/run-{how}", given, names=((option(name, "run_id"), "no run"),))
+    both = ("logs", RUN, option("logs", "trial"), "1", option("logs", "stage"), "search")
+    yield Case("logs/trial-and-stage", both, names=(option("logs", "trial"),), needs=(STORAGE,))
+    follow_json = ("logs", RUN, option("logs", "keep_following"), option("logs", "as_json"))
+    yield Case("logs/follow-and-json", follow_json, names=(option("logs", "as_json"),), needs=(STORAGE,))
+    for parameter in ("stage", "trial"):
+        for how, value in BAD_PARTS.items():
+            given = ("logs", RUN, f"{option('logs', parameter)}={value}")
+            yield Case(f"logs/{parameter}-{how}", given, names=(option("logs", parameter),), needs=(STORAGE,))
+    for how, value in BAD_PARTS.items():
+        given = ("choose", RUN, "--", value)
+        yield Case(
+            f"choose/trial-{how}",
+            given,
+            names=((option("choose", "trial"), value.partition("\0")[0][:20]),),
+            needs=(STORAGE,),
+        )
+    taken = ("pull", RUN, option("pull", "to"))
+    yield Case(
+        "pull/into-a-file", (*taken, "job.yaml"), names=(option("pull", "to"),), needs=(STORAGE, "job.yaml")
+    )
+    yield Case(
+        "pull/below-a-file",
+        (*taken, "job.yaml/x"),
+        names=(option("pull", "to"),),
+        needs=(STORAGE, "job.yaml"),
+    )
+    yield Case(
+        "pull/into-a-full-folder", (*taken, "data"), names=(option("pull", "to"),), needs=(STORAGE, "data")
+    )
+    own = f"{STORAGE}/runs/{RUN}/artifact"
+    for how, to in {
+        "own-source": f"{own}/copy",
+        "source-itself": own,
+    }.items():
+        yield Case(f"pull/into-{how}", (*taken, to), names=(option("pull", "to"),), needs=(STORAGE,))
+    yield Case("pull/into-proc", (*taken, "/proc/x/y"), names=(option("pull", "to"),), needs=(STORAGE,))
+    yield Case("pull/empty", (*taken, ""), names=(option("pull", "to"),), needs=(STORAGE,))
+    yield Case(
+        "pull/nobodys-home", (*taken, "~nobody-at-all/x"), names=(option("pull", "to"),), needs=(STORAGE,)
+    )
+    yield Case("pull/nul", (*taken, "a\0b"), names=(option("pull", "to"),), needs=(STORAGE,))
+    yield Case("pull/too-long", (*taken, "x" * 5000), names=(option("pull", "to"),), needs=(STORAGE,))
+
+
+STEPS = f"{key(PlanConfig, 'steps')}=[{{key: {key(TrainingConfig, 'alpha')}, values: [0.25]}}]"
+BAD_RUN_IDS = {
+    "empty": "",
+    "slash": "a/b",
+    "above": "../x",
+    "space": "a b",
+    "long": "x" * 300,
+    "huge": "x" * 5000,
+    "nul": "a\0b",
+    "newline": "a\nb",
+    "dot": ".",
+}
+BAD_PARTS = {
+    "empty": "",
+    "unknown": "nonsense",
+    "above": "search/../../../second/logs/run",
+    "absolute": "/etc/passwd",
+    "nul": "search/a\0b",
+    "huge": "x" * 5000,
+}
+
+
+def _with_run(name: str, value: str) -> list[str]:
+    """The needed arguments with that run, after ``--`` so that a dash is no option."""
+    options: list[str] = []
+    arguments: list[str] = []
+    for each in commands()[name].params:
+        if each.required and not is_option(each):
+            arguments.append(value if each.name == "run_id" else GOOD_ARGUMENTS[each.name])
+        elif each.required:
+            options += [label(each), GOOD_ARGUMENTS[each.name]]
+    return [*options, "--", *arguments]
+
+
+def _light(case: Case) -> Case:
+    """By its arguments alone, unless it needs something to be there."""
+    return case if case.needs else replace(case, light=True)
+
+
+CASES: tuple[Case, ...] = (*map(_light, (*_of_every_command(), *_of_every_option())), *_by_hand())

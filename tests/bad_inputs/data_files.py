@@ -1,0 +1,215 @@
+"""Data files of every format, damaged; the error names the file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distiltune.training.config import DataConfig, UnlabelledConfig
+
+from .case import Case
+from .damages import CUT, Damage, both, cut, edit_json, flip, write
+from .goods import job
+from .paths import _job_file
+from .schema import key
+
+CSV = "text,label\nrain or shine,weather\nwake me,alarm\nsing,oos\n"
+
+
+def _lines(*rows: Any) -> str:
+    return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+
+
+GOOD = {"text": "wake me", "label": "alarm"}
+EVERY = [GOOD, {"text": "sun", "label": "weather"}, {"text": "sing", "label": "oos"}]
+SURROGATE = '{"text": "a\\ud800", "label": "alarm"}'
+
+CSV_FILES: dict[str, bytes | str] = {
+    "empty": "",
+    "blank": "\n \n",
+    "header-only": "text,label\n",
+    "no-label-column": "text,intent\nhi,alarm\n",
+    "no-text-column": "Text,label\nhi,alarm\n",
+    "semicolons": CSV.replace(",", ";"),
+    "column-twice": "text,label,text\na,alarm,b\n",
+    "blank-text": CSV + " ,oos\n",
+    "blank-label": CSV + "hi, \n",
+    "more-fields": CSV + "hi, you,alarm\n",
+    "fewer-fields": CSV + "hi\n",
+    "open-quote": CSV + '"never closed,alarm\n',
+    "latin-1": CSV.encode() + b"caf\xe9,oos\n",
+    "utf-16": CSV.encode("utf-16"),
+    "binary": bytes(range(256)) * 8,
+    "nul": CSV + "a\0b,oos\n",
+    "gzip": gzip.compress(CSV.encode()),
+    "workbook": b"PK\x03\x04rest",
+    "json": _lines(GOOD),
+    "huge-field": f"text,label\n{'a' * 200_000},alarm\n",
+    "one-label": "text,label\na,alarm\nb,alarm\n",
+    "label-nowhere-else": CSV + "x,unheard-of\n",
+    "long-label": CSV + f"x,{'l' * 5000}\n",
+    "long-column": f"{'c' * 5000},label\nx,alarm\n",
+    "many-faults": CSV + " ,oos\n" * 3000,
+    "return-only": CSV.replace("\n", "\r").replace("text", "txt"),
+}
+JSONL_FILES: dict[str, bytes | str] = {
+    "empty": "",
+    "csv": CSV,
+    "cut": _lines(GOOD) + '{"text": "hi',
+    "array": json.dumps([GOOD]),
+    "lists": _lines(["wake me", "alarm"]),
+    "null-line": _lines(GOOD, "null"),
+    "deep": "[" * 100_000,
+    "huge-number": '{"text": "a", "label": ' + "9" * 5000 + "}",
+    "no-label": _lines({"text": "a", "intent": "b"}),
+    "one-lacks": _lines(GOOD, {"text": "hi"}),
+    "null-text": _lines(GOOD, {"text": None, "label": "oos"}),
+    "number": _lines(GOOD, {"text": 4, "label": "oos"}),
+    "truth": _lines({"text": "a", "label": True}),
+    "fraction": _lines({"text": "a", "label": 1.5}),
+    "not-a-number": '{"text": "a", "label": NaN}\n',
+    "list": _lines({"text": ["a"], "label": "alarm"}),
+    "surrogate": _lines(SURROGATE),
+    "key-twice": _lines(*EVERY, '{"text": "wake", "label": "alarm", "label": "oos"}'),
+    "text-twice": _lines(*EVERY, '{"text": "wake", "text": "sleep", "label": "alarm"}'),
+    "escaped-key-twice": _lines(*EVERY, '{"text": "wake", "label": "alarm", "lab\\u0065l": "oos"}'),
+    "binary": bytes(range(256)),
+    "latin-1": b'{"text": "caf\xe9", "label": "oos"}\n',
+    "two-a-line": '{"text": "a", "label": "oos"} {"text": "b", "label": "oos"}\n',
+    "long-value": _lines({"text": {"x": "v" * 5000}, "label": "oos"}),
+}
+PARQUET_FILES: dict[str, Damage] = {
+    "empty": write("data/train.parquet", ""),
+    "csv": write("data/train.parquet", CSV),
+    "mark-only": write("data/train.parquet", b"PAR1"),
+    "both-marks": write("data/train.parquet", b"PAR1" + b"x" * 50 + b"PAR1"),
+    "cut": cut("data/train.parquet"),
+    "cut-at-end": cut("data/train.parquet", 0.99),
+    "footer-changed": flip("data/train.parquet", 0.9999),
+    "page-changed": flip("data/train.parquet", 0.05),
+    "zeros": write("data/train.parquet", b"PAR1" + bytes(1000) + b"PAR1"),
+    "huge-footer": write("data/train.parquet", b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1"),
+}
+
+
+def _table(**columns: list[Any]) -> Damage:
+    def damage() -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(columns), "data/train.parquet")
+
+    return damage
+
+
+PARQUET_FILES |= {
+    "no-label": _table(text=["a"], intent=["b"]),
+    "numbers": _table(text=[1, 2], label=["alarm", "oos"]),
+    "lists": _table(text=[["a"], ["b"]], label=["alarm", "oos"]),
+    "nulls": _table(text=["a", None], label=["alarm", "oos"]),
+    "bytes": _table(text=[b"\xff\xfe", b"b"], label=["alarm", "oos"]),
+    "no-rows": _table(text=[], label=[]),
+}
+CLINC = "data/clinc.json"
+CLINC_FILES: dict[str, Damage] = {
+    "empty": write(CLINC, ""),
+    "list": write(CLINC, "[]"),
+    "no-splits": write(CLINC, "{}"),
+    "cut": cut(CLINC),
+    "csv": write(CLINC, CSV),
+    "lacks-a-split": edit_json(CLINC, "val", CUT),
+    "split-is-a-word": edit_json(CLINC, "train", "word"),
+    "split-is-null": edit_json(CLINC, "train", None),
+    "split-is-empty": edit_json(CLINC, "train", []),
+    "row-is-a-word": edit_json(CLINC, "train.0", "word"),
+    "row-of-three": edit_json(CLINC, "train.0", ["a", "b", "c"]),
+    "row-of-numbers": edit_json(CLINC, "train.0", [1, 2]),
+    "row-is-blank": edit_json(CLINC, "train.0", [" ", "alarm"]),
+    "row-is-null": edit_json(CLINC, "oos_test.0", None),
+    "deep": write(CLINC, "[" * 100_000),
+    "binary": write(CLINC, bytes(range(256))),
+    "split-twice": write(CLINC, '{"train": [], "train": [["a", "b"]]}'),
+}
+MORE = "data/more.txt"
+MORE_FILES: dict[str, bytes | str] = {
+    "empty": "",
+    "blank": "\n\n",
+    "binary": bytes(range(256)),
+    "latin-1": b"caf\xe9\n",
+    "utf-16": "text\n".encode("utf-16"),
+    "nul": "a\0b\n",
+    "gzip": gzip.compress(b"text\n"),
+}
+OTHER_NAMES = ("train.json", "train", "train.csv.gz", "train.xlsx", "train.tsv", "TRAIN.CSV ")
+
+
+def _case(
+    what: str,
+    how: str,
+    names: tuple[Any, ...],
+    damage: Damage,
+    change: Callable[[dict[str, Any]], object],
+    most: int = 400,
+) -> Case:
+    def prepare() -> None:
+        document = job()
+        change(document["data"])
+        _job_file(document)
+        damage()
+
+    return Case(
+        f"data/{what}/{how}",
+        ("run", "job.yaml"),
+        names=names,
+        needs=("data", "checkpoint"),
+        damage=prepare,
+        most=most,
+    )
+
+
+def _train(name: str, how: str, damage: Damage, named: str = "") -> Case:
+    path = f"data/{name}"
+    return _case(
+        Path(name).suffix or "other", how, (named or path,), damage, lambda data: data.update(train=path)
+    )
+
+
+def _cases() -> Iterator[Case]:
+    for name, contents in (("train.csv", CSV_FILES), ("train.jsonl", JSONL_FILES)):
+        for how, content in contents.items():
+            named = "label" if how == "one-label" else f"data/{name}"
+            yield _train(name, how, write(f"data/{name}", content), named)
+    for how, damage in PARQUET_FILES.items():
+        yield _train("train.parquet", how, damage)
+    for name in OTHER_NAMES:
+        yield _train(name, f"called-{name.strip()}", write(f"data/{name}", CSV))
+    clinc = {"source": "clinc_json", "path": CLINC}
+    for how, damage in CLINC_FILES.items():
+        yield _case("clinc", how, (CLINC,), damage, lambda data: (data.clear(), data.update(clinc)))
+    for how, content in MORE_FILES.items():
+        named = (MORE, key(UnlabelledConfig, "path"))
+        yield _case(
+            "more", how, (named,), write(MORE, content), lambda data: data.update(unlabelled={"path": MORE})
+        )
+    for column in ("text_column", "label_column"):
+        for how, value in {"unknown": "nonsense", "empty": "", "long": "c" * 5000}.items():
+            named = (key(DataConfig, column),)
+            # A fault of each of the three files.
+            yield _case(
+                column, how, named, lambda: None, lambda data, c=column, v=value: data.update({c: v}), 700
+            )
+    yield _case(
+        "out_of_scope_label",
+        "unknown",
+        (key(DataConfig, "out_of_scope_label"),),
+        lambda: None,
+        lambda data: data.update(out_of_scope_label="nonsense"),
+    )
+    alike = both(*(write(f"data/{split}.csv", "text,label\nx,weather\n") for split in ("validation", "test")))
+    yield _case("splits", "labels-only-in-train", ("alarm",), alike, lambda _: None)
+
+
+CASES: tuple[Case, ...] = tuple(_cases())

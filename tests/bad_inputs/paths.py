@@ -1,0 +1,128 @@
+"""Keys that name a file or a folder, and names behind which there is none that can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distiltune.training.config import (
+    DataConfig,
+    FineTuneConfig,
+    PretrainingConfig,
+    StudentConfig,
+    TeacherConfig,
+    UnlabelledConfig,
+)
+
+from .case import SECRET, Case
+from .damages import Damage, fifo, folder, link, write
+from .goods import job
+from .schema import Field, field
+
+Place = Callable[[str], dict[str, Any]]
+
+
+def _clinc(path: str) -> dict[str, Any]:
+    return job(data={"source": "clinc_json", "path": path})
+
+
+def _split(split: str, path: str) -> dict[str, Any]:
+    made = job()
+    made["data"][split] = path
+    return made
+
+
+def _hub(path: str) -> dict[str, Any]:
+    return job(data={"source": "hub", "dataset": path})
+
+
+def _more(path: str) -> dict[str, Any]:
+    made = job()
+    made["data"]["unlabelled"] = {"path": path}
+    return made
+
+
+def _pretraining(path: str) -> dict[str, Any]:
+    return job(student={"from_teacher": {"layers": [0]}, "pretraining": {"checkpoint": path}})
+
+
+FILES: tuple[tuple[Field, str, Place], ...] = (
+    (field(DataConfig, "path"), "bad.json", _clinc),
+    (field(DataConfig, "train"), "bad.csv", partial(_split, "train")),
+    (field(DataConfig, "validation"), "bad.jsonl", partial(_split, "validation")),
+    (field(DataConfig, "test"), "bad.parquet", partial(_split, "test")),
+    (field(UnlabelledConfig, "path"), "bad.txt", _more),
+)
+FOLDERS: tuple[tuple[Field, str, Place], ...] = (
+    (field(DataConfig, "dataset"), "./bad", _hub),
+    (field(TeacherConfig, "checkpoint"), "./bad", lambda path: job(teacher={"checkpoint": path})),
+    (
+        field(FineTuneConfig, "checkpoint"),
+        "./bad",
+        lambda path: job(teacher={"fine_tune": {"checkpoint": path}}),
+    ),
+    (field(StudentConfig, "checkpoint"), "./bad", lambda path: job(student={"checkpoint": path})),
+    (field(PretrainingConfig, "checkpoint"), "./bad", _pretraining),
+)
+
+
+def names_of(suffix: str) -> dict[str, str]:
+    """Names behind which there is nothing, whatever is made there."""
+    return {
+        "missing": f"./no-such{suffix}",
+        "empty": "",
+        "nul": f"a\0b{suffix}",
+        "too-long": "x" * 5000 + suffix,
+        "name-too-long": f"./{'x' * 300}{suffix}",
+        "nobodys-home": f"~nobody-at-all/x{suffix}",
+        "below-a-file": f"job.yaml/x{suffix}",
+        "url-with-secret": f"https://user:{SECRET}@127.0.0.1:9/x{suffix}",
+        "unknown-scheme": f"gopher://127.0.0.1/x{suffix}",
+        "in-no-store": f"storage:cache/inputs/0/x{suffix}",
+    }
+
+
+def odd_things(path: str) -> dict[str, Damage]:
+    """Things of which none is a regular file."""
+    return {
+        "pipe": fifo(path),
+        "loop": link(path, path.removeprefix("./")),
+        "dangling": link(path, "nowhere"),
+        "endless": link(path, "/dev/zero"),
+    }
+
+
+def _job_file(document: dict[str, Any]) -> None:
+    Path("job.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def _case(key: Field, how: str, document: dict[str, Any], damage: Damage) -> Case:
+    def prepare() -> None:
+        _job_file(document)
+        damage()
+
+    return Case(
+        f"path/{key.path}/{how}",
+        ("run", "job.yaml"),
+        names=(key.path,),
+        needs=("data", "checkpoint"),
+        damage=prepare,
+    )
+
+
+def _cases() -> Iterator[Case]:
+    for key, path, place in (*FILES, *FOLDERS):
+        is_file = (key, path, place) in FILES
+        for how, name in names_of(Path(path).suffix).items():
+            yield _case(key, how, place(name), lambda: None)
+        for how, damage in odd_things(path).items():
+            yield _case(key, how, place(path), damage)
+        other = ("folder", folder(path)) if is_file else ("file", write(path, "text"))
+        yield _case(key, other[0], place(path), other[1])
+
+
+CASES: tuple[Case, ...] = tuple(_cases())

@@ -1,0 +1,212 @@
+"""References into the specification's schema and into the command line: a renamed key or option edits no case."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, get_args
+
+import typer
+from pydantic import BaseModel
+
+from distiltune.cluster.cli import app
+from distiltune.cluster.config import JobConfig
+from distiltune.training.config import StudentConfig, UnlabelledConfig
+
+Model = type[BaseModel]
+
+# Sections that are valid only with a key that is not required by itself: that key, and a value for it.
+ALSO_NEEDED: dict[Model, dict[str, Any]] = {UnlabelledConfig: {"path": "more.txt"}}
+# The same for single keys.
+ALSO_NEEDED_BY: dict[tuple[Model, str], dict[str, Any]] = {
+    (StudentConfig, "layers"): {"checkpoint": "student"}
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A key of the specification.
+
+    Attributes:
+        model: The section's class.
+        name: The key in it.
+        section: Path of the section, as keys; ``0`` is the first of a list.
+        schema: JSON schema of the value, ``null`` left out.
+    """
+
+    model: Model
+    name: str
+    section: tuple[str | int, ...]
+    schema: dict[str, Any] = dataclasses.field(compare=False)
+
+    @property
+    def path(self) -> str:
+        """Dotted, as the error names it."""
+        return ".".join(map(str, (*self.section, self.name)))
+
+    @property
+    def kind(self) -> str:
+        """``integer``, ``number``, ``boolean``, ``string``, ``choice``, ``array``, ``object`` or ``section``."""
+        if "enum" in self.schema or "const" in self.schema:
+            return "choice"
+        if "$ref" in self.schema:
+            return "section"
+        return self.schema.get("type", "any")
+
+    def specification(self, value: Any) -> dict[str, Any]:
+        """A specification in which this key has that value, and everything else that it needs is valid."""
+        job: dict[str, Any] = {}
+        at: Any = job
+        for place, model in _sections_on(self.section):
+            key = place[-1]
+            made = _least(model)
+            if isinstance(key, int):
+                at.append(made)
+            elif _is_list(place):
+                at[key] = made = []
+            else:
+                at[key] = made
+            at = made
+        at |= ALSO_NEEDED_BY.get((self.model, self.name), {})
+        at[self.name] = value
+        return job
+
+
+def field(model: Model, name: str) -> Field:
+    """The key ``name`` of a section's class, where it first stands.
+
+    Raises:
+        LookupError: The schema has no such key any more.
+    """
+    for each in fields():
+        if each.model is model and each.name == name:
+            return each
+    raise LookupError(f"{model.__name__} has no key {name!r}, or stands nowhere in the specification")
+
+
+def key(model: Model, name: str) -> str:
+    """The dotted path of ``field(model, name)``."""
+    return field(model, name).path
+
+
+@cache
+def fields() -> tuple[Field, ...]:
+    """Every key of every section, in the order of the specification."""
+    return tuple(_walk(JobConfig, ()))
+
+
+@cache
+def option(command: str, parameter: str) -> str:
+    """How a parameter of a command is called on the command line: ``option("predict", "directory")`` is DIR.
+
+    Raises:
+        LookupError: The command has no such parameter any more.
+    """
+    for name, found in commands().items():
+        if name == command:
+            for each in found.params:
+                if each.name == parameter:
+                    return label(each)
+    raise LookupError(f"no command {command!r} with a parameter {parameter!r}")
+
+
+def label(parameter: Any) -> str:
+    """An option's long name, or an argument's metavar without brackets."""
+    if is_option(parameter):
+        return max(parameter.opts, key=len)
+    return (parameter.metavar or parameter.name.upper()).strip("[].")
+
+
+def is_option(parameter: Any) -> bool:
+    """Whether a parameter is given by a name that begins with a dash."""
+    return parameter.opts[0].startswith("-")
+
+
+@cache
+def commands() -> dict[str, Any]:
+    """Every command by its words, as ``cluster up``."""
+
+    def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        for name, each in group.commands.items():
+            if hasattr(each, "commands"):
+                yield from walk(each, (*words, name))
+            else:
+                yield " ".join((*words, name)), each
+
+    return dict(walk(typer.main.get_command(app), ()))
+
+
+def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
+    properties = _properties(model)
+    for name, info in model.model_fields.items():
+        yield Field(model, name, section, _without_null(properties[name]))
+        below, is_list = _model_in(info.annotation)
+        if below is not None:
+            yield from _walk(below, (*section, name, 0) if is_list else (*section, name))
+
+
+@cache
+def _properties(model: Model) -> dict[str, Any]:
+    return model.model_json_schema()["properties"]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return choices[0] if len(choices) == 1 else schema
+
+
+def _model_in(annotation: Any) -> tuple[Model | None, bool]:
+    """The section that an annotation holds, and whether in a list; not those in dictionaries and unions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    arguments = [each for each in get_args(annotation) if each is not type(None)]
+    if getattr(annotation, "__origin__", None) is dict or (
+        len(arguments) > 1 and _is_union_of_models(arguments)
+    ):
+        return None, False
+    found = [_model_in(each)[0] for each in arguments]
+    models = [each for each in found if each is not None]
+    is_list = getattr(annotation, "__origin__", None) is list
+    return (models[0], is_list) if models else (None, False)
+
+
+def _is_union_of_models(arguments: list[Any]) -> bool:
+    return sum(_model_in(each)[0] is not None for each in arguments) > 1
+
+
+def _sections_on(section: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Model]]:
+    """The sections on the way to one, each with its path and class; a list comes before its first entry."""
+    model: Model = JobConfig
+    for number, part in enumerate(section, 1):
+        if isinstance(part, str):
+            found, _ = _model_in(model.model_fields[part].annotation)
+            assert found is not None
+            model = found
+        yield section[:number], model
+
+
+@cache
+def _is_list(place: tuple[str | int, ...]) -> bool:
+    return any(each.section[: len(place) + 1] == (*place, 0) for each in fields())
+
+
+def _least(model: Model) -> dict[str, Any]:
+    """The keys that a section cannot be without, with values that it takes."""
+    made = copy.deepcopy(ALSO_NEEDED.get(model, {}))
+    properties = _properties(model)
+    for name, info in model.model_fields.items():
+        if info.is_required():
+            made[name] = _example(_without_null(properties[name]))
+    return made
+
+
+def _example(schema: dict[str, Any]) -> Any:
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type")
+    if kind == "array":
+        return [_example(schema.get("items", {}))]
+    lowest = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+    return {"integer": lowest, "number": lowest, "string": "x"}.get(str(kind), 1)
