@@ -14,6 +14,8 @@ from ..lines import lines_of_stream
 from ..panics import quiet_panics
 from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
 
+_MOST_RUNS = 1_000_000
+
 app = typer.Typer()
 
 _CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
@@ -87,8 +89,10 @@ def benchmark(
     texts: Annotated[
         Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one a line.")
     ] = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs of one text.")] = 100,
-    warmups: Annotated[int, typer.Option("--warmups", min=0, help="Runs before timing.")] = 10,
+    runs: Annotated[int, typer.Option("--runs", min=1, max=_MOST_RUNS, help="Timed runs of one text.")] = 100,
+    warmups: Annotated[
+        int, typer.Option("--warmups", min=0, max=_MOST_RUNS, help="Runs before timing.")
+    ] = 10,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Intra-op threads.")] = 1,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also by threads, by batch size and by length of the text.")
@@ -109,7 +113,9 @@ def benchmark(
     thorough: Annotated[bool, typer.Option("--thorough", help="All of these.")] = False,
     seconds: Annotated[
         float,
-        typer.Option("--seconds", min=0.1, help="Of each measurement under load, and of a sweep's point."),
+        typer.Option(
+            "--seconds", min=0.1, max=3600, help="Of each measurement under load, and of a sweep's point."
+        ),
     ] = 2.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,11 +19,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_MOST = 100_000  # more than any machine has; Ray takes no number without bounds
+
 CpusOption = Annotated[
-    int | None, typer.Option("--cpus", min=0, help="CPUs that trials may use here; default: all of them.")
+    int | None,
+    typer.Option("--cpus", min=0, max=_MOST, help="CPUs that trials may use here; default: all of them."),
 ]
 GpusOption = Annotated[
-    int | None, typer.Option("--gpus", min=0, help="GPUs that trials may use here; default: all of them.")
+    int | None,
+    typer.Option("--gpus", min=0, max=_MOST, help="GPUs that trials may use here; default: all of them."),
 ]
 
 

@@ -102,7 +102,7 @@ def join_head(
     """
     head_host, port = head_address(head)
     own = own_address(head_host, port, head)
-    if host and (ipv4_address("--host", host) == LOOPBACK) != (head_host == LOOPBACK):
+    if host is not None and (ipv4_address("--host", host) == LOOPBACK) != (head_host == LOOPBACK):
         raise InputError(
             f"--host: {host} and the head's address {head_host} cannot reach each other; give none, or {own}"
         )
@@ -141,8 +141,10 @@ def _new_directory() -> Iterator[Path]:
 
 def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
     """The values that hold, checked; of ports, that they are free."""
-    host = ipv4_address("--host", options.host or LOOPBACK)
-    dashboard_host = ipv4_address("--dashboard-host", options.dashboard_host or LOOPBACK)
+    host = ipv4_address("--host", LOOPBACK if options.host is None else options.host)
+    dashboard_host = ipv4_address(
+        "--dashboard-host", LOOPBACK if options.dashboard_host is None else options.dashboard_host
+    )
     token = options.token is not False
     for name, value in (("--host", host), ("--dashboard-host", dashboard_host)):
         if not token and value != LOOPBACK:
