@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .export.benchmark import PerformanceBenchmark
-    from .export.runtime import TextClassifier
-    from .training.arguments import DistillationTrainingArguments
-    from .training.pretraining import PretrainingTrainer
-    from .training.pretraining_arguments import PretrainingArguments
-    from .training.trainer import DistillationTrainer
+    from .export.benchmark.measurements import PerformanceBenchmark
+    from .export.runtime.classifier import TextClassifier
+    from .training.distillation.arguments import DistillationTrainingArguments
+    from .training.distillation.trainer import DistillationTrainer
+    from .training.pretraining.arguments import PretrainingArguments
+    from .training.pretraining.trainer import PretrainingTrainer
 
 __version__ = "0.1.0"
 
@@ -25,12 +25,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DistillationTrainer": ".training.trainer",
-    "DistillationTrainingArguments": ".training.arguments",
-    "PerformanceBenchmark": ".export.benchmark",
-    "PretrainingArguments": ".training.pretraining_arguments",
-    "PretrainingTrainer": ".training.pretraining",
-    "TextClassifier": ".export.runtime",
+    "DistillationTrainer": ".training.distillation.trainer",
+    "DistillationTrainingArguments": ".training.distillation.arguments",
+    "PerformanceBenchmark": ".export.benchmark.measurements",
+    "PretrainingArguments": ".training.pretraining.arguments",
+    "PretrainingTrainer": ".training.pretraining.trainer",
+    "TextClassifier": ".export.runtime.classifier",
 }
 
 

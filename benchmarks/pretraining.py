@@ -33,18 +33,25 @@ import transformers
 from transformers import PrinterCallback
 
 from distiltune.export.config import OutOfScopeConfig
-from distiltune.export.thresholds import choose_threshold, measure_threshold, scope_goal
-from distiltune.training.arguments import arguments_from_config
-from distiltune.training.checkpoints import load_classifier
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import DataConfig, StudentConfig, TrainingConfig
-from distiltune.training.data import TextData, load_data
-from distiltune.training.logits import compute_logits
-from distiltune.training.losses import IGNORED_LABEL
-from distiltune.training.metrics import classification_metrics
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit, joined, tokenize_split
-from distiltune.training.trainer import DistillationTrainer
+from distiltune.export.out_of_scope.thresholds import choose_threshold, measure_threshold, scope_goal
+from distiltune.training.checkpoints.load import load_classifier
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import TextData, load_data
+from distiltune.training.data.tokenized import (
+    IGNORED_LABEL,
+    TokenizedDataset,
+    TokenizedSplit,
+    joined,
+    tokenize_split,
+)
+from distiltune.training.distillation.arguments import arguments_from_config
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.metrics import classification_metrics
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
 
 MAX_LENGTH = 64
 

@@ -33,23 +33,25 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PrinterCallback
 
-from distiltune.export.calibration import CalibrationTexts
 from distiltune.export.config import ExportConfig, OutOfScopeConfig, VariantName
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.thresholds import scope_goal
-from distiltune.export.variants import build_variant
-from distiltune.training.arguments import arguments_from_config
-from distiltune.training.callbacks import callbacks_of
-from distiltune.training.checkpoints import label_names, load_classifier, save_checkpoint
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import DataConfig, QuantizationAwareConfig, TrainingConfig
-from distiltune.training.data import TextData, load_data
-from distiltune.training.first_token import first_token_in_last_layer
-from distiltune.training.layers import student_from_layers
-from distiltune.training.logits import compute_logits
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.used_rows import train_used_rows
+from distiltune.export.out_of_scope.select_threshold import CalibrationTexts
+from distiltune.export.out_of_scope.thresholds import scope_goal
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.training.checkpoints.load import label_names, load_classifier, save_checkpoint
+from distiltune.training.compression.config import QuantizationAwareConfig
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import TextData, load_data
+from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from distiltune.training.distillation.arguments import arguments_from_config
+from distiltune.training.distillation.callbacks import callbacks_of
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.models.trainable_embedding_rows import train_used_rows
+from distiltune.training.student.layers import student_from_layers
 
 VARIANTS: tuple[VariantName, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
 # How a student's last epochs are trained -> bits of its embedding table; None: without fake quantization.

@@ -65,9 +65,9 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         from ray import tune
 
-        from distiltune.search.checkpoints import send_epoch, superfluous, write_epoch
-        from distiltune.search.records import trial_name
-        from distiltune.search.tensorboard import TAGS, TrialEvents
+        from distiltune.search.trial.checkpoints import send_epoch, superfluous, write_epoch
+        from distiltune.search.trial.events import TAGS, TrialEvents
+        from distiltune.search.trial_record import trial_name
         from distiltune.storage.logs import LogWriter
 
         began, began_cpu = time.monotonic(), time.process_time()
@@ -161,7 +161,7 @@ class Parts:
         from ray.tune.execution.tune_controller import TuneController
         from ray.tune.search import SearchGenerator
 
-        from distiltune.search.scheduler import InTurn
+        from distiltune.search.schedulers.in_turn import InTurn
 
         hooks = ("on_step_begin", "on_step_end", "on_trial_start", "on_trial_result", "on_trial_complete")
         watched: list[tuple[type, str, str]] = [
@@ -222,13 +222,13 @@ class Watch:
 
 def search_once(given: argparse.Namespace) -> dict[str, Any]:
     """A search of ``given.one`` trials on the cluster at ``given.address``, and what it cost."""
-    import distiltune.search.trial as trial_module
-    from distiltune.cluster.config import ResourcesConfig
-    from distiltune.cluster.head import ray_session
+    import distiltune.search.trial.run as trial_module
+    from distiltune.cluster.session.ray_session import ray_session
+    from distiltune.cluster.specification.config import ResourcesConfig
     from distiltune.search.config import SearchConfig
-    from distiltune.search.tuner import TrialInputs, run_search
+    from distiltune.search.driver.run_search import TrialInputs, run_search
     from distiltune.storage.store import Store
-    from distiltune.training.config import TrainingConfig
+    from distiltune.training.distillation.config import TrainingConfig
 
     space: dict[str, Any] = {
         "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},

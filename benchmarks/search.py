@@ -49,7 +49,7 @@ from search_profile import shares, time_trials
 from search_report import compare, machine, show, show_profile
 
 if TYPE_CHECKING:
-    from distiltune.search.progress import SearchProgress
+    from distiltune.search.driver.progress import SearchProgress
     from distiltune.storage.store import Store
 
 MAX_LENGTH = 64
@@ -223,12 +223,12 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
     import optuna
     import ray.tune
 
-    from distiltune.cluster.config import ResourcesConfig
-    from distiltune.cluster.head import ray_session
-    from distiltune.search.tuner import run_search
+    from distiltune.cluster.session.ray_session import ray_session
+    from distiltune.cluster.specification.config import ResourcesConfig
+    from distiltune.search.driver.run_search import run_search
     from distiltune.storage.store import Store
-    from distiltune.training.arguments import arguments_from_config
-    from distiltune.training.config import TrainingConfig
+    from distiltune.training.distillation.arguments import arguments_from_config
+    from distiltune.training.distillation.config import TrainingConfig
 
     del optuna, ray  # imported before the clock starts, as the peer's are
     name = "early" if early else "ours"
@@ -308,10 +308,10 @@ def search_config(spec: Spec, early: bool) -> Any:
 
 def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
     """Token ids, and the teacher's logits over those that are trained on, as the stages of a job make them."""
-    from distiltune.search.tuner import TrialInputs
-    from distiltune.training.checkpoints import load_tokenizer
-    from distiltune.training.logits import teacher_logits
-    from distiltune.training.tokenized import tokenize_split
+    from distiltune.search.driver.run_search import TrialInputs
+    from distiltune.training.checkpoints.load import load_tokenizer
+    from distiltune.training.data.tokenized import tokenize_split
+    from distiltune.training.teacher.logits_cache import teacher_logits
 
     teacher = store.fetch("teacher")
     tokenizer, rows = load_tokenizer(teacher), data.splits
@@ -380,8 +380,8 @@ def counted(
 
 
 def load_texts(spec: Spec) -> Any:
-    from distiltune.training.config import DataConfig
-    from distiltune.training.data import load_data
+    from distiltune.training.data.config import DataConfig
+    from distiltune.training.data.text_data import load_data
 
     return load_data(
         DataConfig(source="clinc_json", path=spec.data, max_train_examples=spec.train_texts, seed=spec.seed)
@@ -390,9 +390,10 @@ def load_texts(spec: Spec) -> Any:
 
 def prepare(spec: Spec) -> dict[str, Any]:
     """Write what the searches share: the texts, the teacher, and the student that every trial starts from."""
-    from distiltune.training.config import StudentConfig, TeacherConfig
-    from distiltune.training.student import build_student
-    from distiltune.training.teacher import prepare_teacher
+    from distiltune.training.student.build import build_student
+    from distiltune.training.student.config import StudentConfig
+    from distiltune.training.teacher.config import TeacherConfig
+    from distiltune.training.teacher.prepare import prepare_teacher
 
     data = load_texts(spec)
     for name in ("train", "validation"):

@@ -53,13 +53,13 @@ def time_trials(directory: str) -> None:
     """Have the search send, in place of ``run_trial``, one that also writes down its laps."""
     from ray import cloudpickle
 
-    from distiltune.search import trial
+    from distiltune.search.trial.run import run as trial
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import it
 
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         # On a worker: this function came by value, and the module is as it was.
-        from distiltune.search import trial
+        from distiltune.search.trial.run import run as trial
 
         began, laps = time.time(), laps_of(trial)
         laps.start()
@@ -80,7 +80,7 @@ def laps_of(module: Any) -> Laps:
     from accelerate import Accelerator
     from transformers import TrainerCallback
 
-    from distiltune.search import reporter
+    from distiltune.search.trial.run import reporter
 
     module.laps = laps = Laps()
 
@@ -156,5 +156,5 @@ def idle_slots(
 def seconds_of_import() -> float:
     """What a new worker imports before its first trial, alone on the machine and with warm files."""
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import distiltune.search.trial"], check=True)
+    subprocess.run([sys.executable, "-c", "import distiltune.search.trial.run"], check=True)
     return time.monotonic() - started

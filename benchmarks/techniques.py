@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from distiltune.cluster.config import JobConfig, load_config, without_search
-from distiltune.cluster.pipeline import run_job
-from distiltune.cluster.plan import changed
+from distiltune.cluster.pipeline.run_job import run_job
+from distiltune.cluster.plan.plan import changed
+from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.cluster.watching.console import ProgressPrinter
 
 HEADERS = (

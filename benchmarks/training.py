@@ -49,18 +49,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from distiltune.training.arguments import (
+from distiltune.training.checkpoints.load import resolve_checkpoint
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.sampling import LengthGroupedSampler
+from distiltune.training.data.tokenized import TokenizedDataset, tokenize_split
+from distiltune.training.distillation.arguments import (
     DistillationTrainingArguments,
     arguments_from_config,
     hardware_has_bf16,
 )
-from distiltune.training.checkpoints import resolve_checkpoint
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import TrainingConfig
-from distiltune.training.losses import distillation_loss
-from distiltune.training.sampling import LengthGroupedSampler
-from distiltune.training.tokenized import TokenizedDataset, tokenize_split
-from distiltune.training.trainer import DistillationTrainer
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.losses import distillation_loss
+from distiltune.training.distillation.trainer import DistillationTrainer
 
 WARM_UP_STEPS = 5
 ALPHA, TEMPERATURE, LEARNING_RATE = 0.5, 4.0, 6e-4

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..training.section import BatchSize, Name, PositiveAmount, Section, Share, ShareBelowOne, Text, Threads
-from .out_of_scope import ScoreName
+from .runtime.scores import ScoreName
 
 VariantName = Literal[
     "student-pytorch-int8",

@@ -38,8 +38,8 @@ def ctrl_c_stays() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One real local Ray with two CPUs for all tests that need one: the one that `distiltune run` starts."""
-    from distiltune.cluster.config import ResourcesConfig
-    from distiltune.cluster.head import ray_session
+    from distiltune.cluster.session.ray_session import ray_session
+    from distiltune.cluster.specification.config import ResourcesConfig
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         yield

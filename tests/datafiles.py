@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distiltune.training.config import DataConfig
+from distiltune.training.data.config import DataConfig
 
 LABELS = ("weather", "alarm", "oos")
 

@@ -12,8 +12,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from distiltune.training.checkpoints import save_checkpoint
-from distiltune.training.scratch import train_tokenizer
+from distiltune.training.checkpoints.load import save_checkpoint
+from distiltune.training.teacher.from_scratch import train_tokenizer
 
 WORDS = [
     "open",

@@ -2,7 +2,7 @@
 
 import time
 
-from distiltune.cluster.runs import STAGES, now
+from distiltune.cluster.store.runs import STAGES, now
 
 PARAMETERS = {"alpha": 0.25, "temperature": 4, "num_train_epochs": 3}
 SEARCH = {"num_trials": 4, "done": 1, "running": 2, "failed": 1, "pruned": 0}

@@ -6,10 +6,10 @@ import pytest
 from models import tiny_classifier
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export.artifact import copy_artifact, seal_artifact, verify_artifact
+from distiltune.export.artifact.seal import copy_artifact, seal_artifact, verify_artifact
 from distiltune.export.config import ExportConfig
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.variants import build_variant
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
 
 LABELS = ["balance", "transfer", "oos"]
 MADE_FROM = {"run_id": "r1", "hyperparameters": {"alpha": 0.25}}

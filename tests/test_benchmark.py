@@ -13,19 +13,24 @@ from models import tiny_classifier, tiny_data
 from onnx import helper
 
 from distiltune.errors import InputError, RunFailedError
-from distiltune.export.answers import unpack_answers
-from distiltune.export.benchmark import PerformanceBenchmark, median_text, model_bytes, peak_memory_mb
-from distiltune.export.calibration import CalibrationTexts, calibrate
+from distiltune.export.benchmark.measurements import (
+    PerformanceBenchmark,
+    median_text,
+    model_bytes,
+    peak_memory_mb,
+)
+from distiltune.export.benchmark.predictions import unpack_answers
+from distiltune.export.benchmark.reference import write_reference
+from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig, VariantName
 from distiltune.export.machine import describe_machine
-from distiltune.export.reference import write_reference
-from distiltune.export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.thresholds import ScopeGoal, choose_threshold, reliability
-from distiltune.export.torch_int8 import load_pytorch_int8
-from distiltune.export.variants import build_variant
-from distiltune.training.checkpoints import load_tokenizer
-from distiltune.training.metrics import classification_metrics
+from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
+from distiltune.export.out_of_scope.thresholds import ScopeGoal, choose_threshold, reliability
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.export.variants.torch_int8 import load_pytorch_int8
+from distiltune.training.checkpoints.load import load_tokenizer
+from distiltune.training.distillation.metrics import classification_metrics
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
 QUICK = BenchmarkConfig(

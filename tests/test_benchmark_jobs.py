@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distiltune.cluster.config import load_config
-from distiltune.cluster.plan import changed
+from distiltune.cluster.plan.plan import changed
+from distiltune.cluster.specification.config import load_config
 
 JOBS = Path(__file__).parents[1] / "benchmarks" / "compression"
 TECHNIQUES = "techniques.yaml"

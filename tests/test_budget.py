@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from distiltune.errors import StorageError
-from distiltune.search import budget as budgets
-from distiltune.search.budget import BudgetWatch, max_failed
-from distiltune.search.choice import choose_trial, pareto_front
 from distiltune.search.config import Objective, SearchConfig
-from distiltune.search.records import TrialRecord
+from distiltune.search.schedulers import budget as budgets
+from distiltune.search.schedulers.budget import BudgetWatch, max_failed
+from distiltune.search.selection import choose_trial, pareto_front
+from distiltune.search.trial_record import TrialRecord
 from distiltune.storage.store import Store
 
 
@@ -102,8 +102,8 @@ def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
 
 
 def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_missed(tmp_path):
-    from distiltune.search.experiment import Ended
-    from distiltune.search.results import _record
+    from distiltune.search.driver.collect import _record
+    from distiltune.search.driver.experiment import Ended
 
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
     plan: Any = SimpleNamespace(settings=settings, config=config())
@@ -116,7 +116,7 @@ def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_miss
 
 @pytest.mark.parametrize(("num_trials", "seconds"), [(5, "10"), (200, "10"), (1000, "50")])
 def test_a_longer_search_writes_its_snapshots_less_often(num_trials, seconds, monkeypatch):
-    from distiltune.search import experiment
+    from distiltune.search.driver import experiment
 
     monkeypatch.delenv("TUNE_GLOBAL_CHECKPOINT_S", raising=False)
     plan: Any = SimpleNamespace(num_slots=1, num_trials=num_trials)
@@ -127,8 +127,8 @@ def test_a_longer_search_writes_its_snapshots_less_often(num_trials, seconds, mo
 
 def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tmp_path, monkeypatch):
     """As when a worker dies while it is handed over: Tune counts one death twice."""
-    from distiltune.search import experiment, progress
-    from distiltune.search.callbacks import ProgressCallback
+    from distiltune.search.driver import experiment, progress
+    from distiltune.search.driver.callbacks import ProgressCallback
 
     trial: Any = SimpleNamespace(
         config={"number": 3}, num_failures=2, max_failures=2, pickled_error_file=None, last_result={}

@@ -13,10 +13,11 @@ from models import tiny_classifier, tiny_data
 from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints import (
+from distiltune.training.checkpoints.heads import load_with_labels, match_labels
+from distiltune.training.checkpoints.load import (
     inspect_checkpoint,
     load_classifier,
     load_config,
@@ -26,9 +27,8 @@ from distiltune.training.checkpoints import (
     new_classifier,
     resolve_checkpoint,
 )
-from distiltune.training.heads import load_with_labels, match_labels
-from distiltune.training.masked_lm import load_masked_lm
-from distiltune.training.narrowed import KEPT_HEADS
+from distiltune.training.checkpoints.masked_lm import load_masked_lm
+from distiltune.training.models.structured_pruning import KEPT_HEADS
 
 FAMILIES = ("bert", "distilbert", "roberta")
 LABELS = [f"label_{number}" for number in range(4)]

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from distiltune.errors import ConfigError, RunFailedError
-from distiltune.export.answers import pack_answers
-from distiltune.export.choose import Choice, choose
+from distiltune.export.benchmark.predictions import pack_answers
+from distiltune.export.benchmark.rows import RowMeasurement
 from distiltune.export.config import ChooseConfig, ExportConfig
-from distiltune.export.gate import apply_gate, check_gate
-from distiltune.export.rows import RowMeasurement
+from distiltune.export.selection.choose import Choice, choose
+from distiltune.export.selection.gate import apply_gate, check_gate
 
 NUM_TEXTS = 1000
 

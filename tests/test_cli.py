@@ -12,7 +12,7 @@ import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
 from distiltune.cluster.cli import main
-from distiltune.export.runtime import TextClassifier
+from distiltune.export.runtime.classifier import TextClassifier
 
 
 def distiltune(*arguments, cwd=None, stdin=None, **environment):
@@ -154,7 +154,7 @@ def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, here, capfd, tmp_path
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distiltune.cluster.pipeline.run_job", interrupted)
+    monkeypatch.setattr("distiltune.cluster.pipeline.run_job.run_job", interrupted)
     assert here("run", "--storage", str(tmp_path / "runs")) == 130
     assert capfd.readouterr().err == "error: interrupted; nothing was begun\n"
     assert not (tmp_path / "runs").exists()

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from distiltune.cluster.config import JobConfig, load_config, without_search
-from distiltune.cluster.reading import preset_names
+from distiltune.cluster.specification.config import JobConfig, load_config, without_search
+from distiltune.cluster.specification.reading import preset_names
 from distiltune.errors import ConfigError
 
 

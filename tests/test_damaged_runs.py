@@ -9,9 +9,9 @@ import pytest
 from runfiles import Writer
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.runs import STAGES, Storage
+from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DamagedRecordError, InputError
-from distiltune.export.rows import RowMeasurement
+from distiltune.export.benchmark.rows import RowMeasurement
 
 LATER = "2026-03-01T10:00:00+00:00"
 

@@ -13,8 +13,8 @@ import pytest
 from datafiles import LABELS, clinc_config, clinc_document, files_config, local_hub_dataset, rows_of, write
 
 from distiltune.errors import DataError
-from distiltune.training.config import DataConfig
-from distiltune.training.data import load_data
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import load_data
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_fingerprint_is_the_same_in_another_process_and_tells_changes(tmp_path):
     data = load_data(config)
     code = (
         "import sys\nfrom distiltune.training.config import DataConfig\n"
-        "from distiltune.training.data import load_data\n"
+        "from distiltune.training.data.text_data import load_data\n"
         "print(load_data(DataConfig(source='clinc_json', path=sys.argv[1])).fingerprint)"
     )
     done = subprocess.run(

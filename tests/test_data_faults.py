@@ -14,8 +14,8 @@ import pytest
 from datafiles import clinc_document, files_config, local_hub_dataset, rows_of, write
 
 from distiltune.errors import DataError
-from distiltune.training.config import DataConfig
-from distiltune.training.data import load_data
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import load_data
 
 CSV = "text,label\nwake me,alarm\nrain?,weather\n,oos\n"
 
@@ -294,7 +294,7 @@ def test_missing_clinc_file(tmp_path):
 
 def test_hub_without_network_names_dataset_and_remedies(tmp_path):
     code = (
-        "from distiltune.training.config import DataConfig\nfrom distiltune.training.data import load_data\n"
+        "from distiltune.training.config import DataConfig\nfrom distiltune.training.data.text_data import load_data\n"
         "from distiltune.errors import DataError\n"
         "try:\n    load_data(DataConfig(source='hub'))\nexcept DataError as error:\n    print(error)"
     )

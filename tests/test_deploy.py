@@ -342,7 +342,7 @@ def flat(resources: dict[str, Any]) -> dict[str, float]:
 
 
 def test_distiltune_accepts_the_job_of_the_manifest(tmp_path):
-    from distiltune.cluster.config import load_config
+    from distiltune.cluster.specification.config import load_config
 
     path = tmp_path / "job.yaml"
     path.write_text(documents("rayjob.yaml")["ConfigMap"]["data"]["job.yaml"], encoding="utf-8")

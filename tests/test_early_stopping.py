@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distiltune.search.config import Asha, MedianRule
-from distiltune.search.early_stopping import Readings, asha_stops, median_stops, value_at
+from distiltune.search.schedulers.early_stopping import Readings, asha_stops, median_stops, value_at
 
 
 def curve(*values: float, of: int | None = None) -> list[list[float]]:
@@ -103,7 +103,7 @@ def told(scheduler, name: str, values: list[list[float]], **more) -> str:
 
 
 def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
-    from distiltune.search.scheduler import EarlyStopping
+    from distiltune.search.schedulers.in_turn import EarlyStopping
 
     scheduler = EarlyStopping(Asha(grace=0.25), "max")
     for number in range(3):
@@ -125,7 +125,7 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
 
 
 def test_the_trial_with_the_lowest_number_that_waits_is_next():
-    from distiltune.search.scheduler import InTurn
+    from distiltune.search.schedulers.in_turn import InTurn
 
     def live(number: int, status: str):
         return SimpleNamespace(config={"number": number}, status=status)

@@ -9,16 +9,16 @@ import datasets
 import numpy as np
 import pytest
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.labelling import label_with_teachers, make_teacher
-from distiltune.cluster.tasks import Task
+from distiltune.cluster.remote.tasks import Task
+from distiltune.cluster.remote.teacher_labels import label_with_teachers, make_teacher
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError, ModelError
 from distiltune.storage.store import Store
-from distiltune.training.checkpoints import load_classifier
-from distiltune.training.config import TrainingConfig
-from distiltune.training.data import TextData
-from distiltune.training.logits import compute_logits
-from distiltune.training.teacher import teacher_key
+from distiltune.training.checkpoints.load import load_classifier
+from distiltune.training.data.text_data import TextData
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.teacher.prepare import teacher_key
 
 TEXTS = [
     f"{verb} {thing}" for verb in ("play", "stop", "find", "buy") for thing in ("a song", "the radio", "milk")
@@ -113,7 +113,7 @@ def test_teachers_of_different_word_pieces_are_refused(data, tmp_path):
     ],
 )
 def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, tmp_path):
-    from distiltune.cluster.config import load_config
+    from distiltune.cluster.specification.config import load_config
 
     (tmp_path / "job.json").write_text(json.dumps(section))
     with pytest.raises(ConfigError) as raised:
@@ -124,8 +124,8 @@ def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, t
 def test_one_process_runs_one_job_after_another():
     program = """
 import ray
-from distiltune.cluster.config import ResourcesConfig
-from distiltune.cluster.head import ray_session
+from distiltune.cluster.specification.config import ResourcesConfig
+from distiltune.cluster.session.ray_session import ray_session
 for number in range(2):
     with ray_session(ResourcesConfig(num_cpus=1)):
         print(ray.get(ray.put(number)))

@@ -16,16 +16,17 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distiltune.errors import ExportError, ModelError
-from distiltune.export import quantize, torch_int8, variants
 from distiltune.export.config import ExportConfig, VariantName
-from distiltune.export.first_token import first_token_only
-from distiltune.export.fusion import ATTENTION_OPS, fuse_onnx
-from distiltune.export.onnx_export import export_onnx
-from distiltune.export.parity import measure_parity, torch_logits
-from distiltune.export.recipes import RECIPES, STATIC_RECIPES, split_name
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.static import quantize_static_onnx
-from distiltune.export.variants import build_variant
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.onnx.first_token import first_token_only
+from distiltune.export.onnx.fusion import ATTENTION_OPS, fuse_onnx
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build as variants
+from distiltune.export.variants.build import build_variant, torch_int8
+from distiltune.export.variants.build import dynamic as quantize
+from distiltune.export.variants.parity import measure_parity, torch_logits
+from distiltune.export.variants.recipes import RECIPES, STATIC_RECIPES, split_name
+from distiltune.export.variants.static import quantize_static_onnx
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 TEXTS = [

@@ -7,7 +7,7 @@ import torch
 from models import tiny_classifier
 from transformers import AutoModelForSequenceClassification
 
-from distiltune.training.first_token import first_token_in_last_layer
+from distiltune.training.models.first_token import first_token_in_last_layer
 
 IDS = torch.tensor([[2, 9, 8, 7, 3], [2, 6, 3, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 
 from distiltune.errors import ExportError, InputError
-from distiltune.export.config import ExportConfig, VariantName
-from distiltune.export.floors import (
+from distiltune.export.benchmark.roofline import (
     MachineRates,
     floor_ms,
     floor_of_text,
@@ -19,10 +18,11 @@ from distiltune.export.floors import (
     measure_rates,
     measured_floors,
 )
-from distiltune.export.graph_counts import GraphCounts, count_graph
-from distiltune.export.quantize import quantize_embeddings, quantize_onnx, quantize_weights
-from distiltune.export.texts_of_length import num_tokens
-from distiltune.export.variants import build_variant
+from distiltune.export.benchmark.serving.texts_of_length import num_tokens
+from distiltune.export.config import ExportConfig, VariantName
+from distiltune.export.onnx.operation_counts import GraphCounts, count_graph
+from distiltune.export.variants.build import build_variant
+from distiltune.export.variants.dynamic import quantize_embeddings, quantize_onnx, quantize_weights
 
 BATCH, TOKENS = 2, 5
 INNER, OUTER = WIDTH * HIDDEN, HIDDEN * len(LABELS)
@@ -161,7 +161,7 @@ def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family:
 def test_the_floor_of_a_text_is_that_of_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = tiny_artifact(tmp_path / "artifact")
     rates = MachineRates(1e6, 1e7, 1e7)
-    monkeypatch.setattr("distiltune.export.floors.measure_rates", lambda *_: rates)
+    monkeypatch.setattr("distiltune.export.benchmark.roofline.measure_rates", lambda *_: rates)
     short, long = "open the door", "open the door " * 100
     config = json.loads((artifact / "config.json").read_text())
     whole = len(Tokenizer.from_file(str(artifact / "tokenizer.json")).encode(short))

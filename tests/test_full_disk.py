@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from distiltune.cluster.lease import Lease
-from distiltune.cluster.pipeline import _Runner
-from distiltune.cluster.runs import STAGES, Storage
+from distiltune.cluster.pipeline.run_job import _Runner
+from distiltune.cluster.store.lease import Lease
+from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DataError, RunFailedError
 from distiltune.storage.retry import refusal_of
 

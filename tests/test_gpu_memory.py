@@ -12,10 +12,10 @@ import pytest
 
 from distiltune.errors import RunFailedError
 from distiltune.search.config import SearchConfig
-from distiltune.search.gpu_memory import Shape, estimated_bytes, fit_gpu, settled_fraction
-from distiltune.search.inputs import Student
-from distiltune.search.tuner import _runs_teacher
-from distiltune.training.config import TrainingConfig
+from distiltune.search.driver.run_search import _runs_teacher
+from distiltune.search.space.students import Student
+from distiltune.search.trial.gpu import Shape, estimated_bytes, fit_gpu, settled_fraction
+from distiltune.training.distillation.config import TrainingConfig
 
 GIB = 2**30
 BERT_BASE = Shape(110_000_000, 12, 768, 12, 64, 64, 151)

@@ -9,16 +9,16 @@ import pytest
 from models import tiny_classifier, tiny_data
 from onnx import numpy_helper
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError, ExportError, ModelError
-from distiltune.export.calibration import CalibrationTexts, calibrate
 from distiltune.export.config import ExportConfig, OutOfScopeConfig
-from distiltune.export.graph_pictures import draw_graphs
-from distiltune.export.opset import accepted_opsets, check_opset
-from distiltune.export.parts import GROUPS, bytes_by_group, part_of
-from distiltune.export.thresholds import ScopeGoal
-from distiltune.export.variants import build_variant
+from distiltune.export.onnx.components import GROUPS, bytes_by_group, part_of
+from distiltune.export.onnx.opset import accepted_opsets, check_opset
+from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
+from distiltune.export.out_of_scope.thresholds import ScopeGoal
+from distiltune.export.report.plots.graphs import draw_graphs
+from distiltune.export.variants.build import build_variant
 
 NAMES = {
     "model.bert.embeddings.word_embeddings.weight_quantized": "word embeddings",

@@ -18,8 +18,8 @@ from netns import Host, Network, reason_to_skip
 from servers import s3_server
 from test_jobs import JOB, write_data
 
-from distiltune.cluster.runs import STAGES
-from distiltune.export.artifact import verify_artifact
+from distiltune.cluster.store.runs import STAGES
+from distiltune.export.artifact.seal import verify_artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from models import tiny_classifier
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.jobs.inputs import data_is_local, ship_inputs, with_local_inputs
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.store.input_files import data_is_local, ship_inputs, with_local_inputs
 from distiltune.errors import DataError, ModelError
 from distiltune.storage.store import Store
 

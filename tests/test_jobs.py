@@ -16,11 +16,12 @@ import yaml
 from commands import command_line, distiltune, environment, free_ports, one_line
 from servers import S3_ENVIRONMENT
 
-from distiltune.cluster.config import load_config
 from distiltune.cluster.jobs import submission as jobs
-from distiltune.cluster.jobs.shipping import FOLDERS, ROOT, job_runtime_env, staged_code
+from distiltune.cluster.jobs.shipping import job_runtime_env
 from distiltune.cluster.nodes.addresses import find_cluster, job_client
-from distiltune.cluster.runs import Run, Storage
+from distiltune.cluster.session.shipped_code import FOLDERS, ROOT, staged_code
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import InputError, RunNotFoundError
 
 pytestmark = pytest.mark.timeout(
@@ -244,8 +245,8 @@ def test_all_of_the_package_is_sent_and_nothing_else(tmp_path):
     named = re.findall(r'^ {4}"distiltune\.(\w+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert sorted(FOLDERS) == sorted(named)
     assert {path.name for path in copy.iterdir()} == {*FOLDERS, "__init__.py", "drawing.py", "errors.py"}
-    assert (copy / "cluster" / "presets" / "quickstart.yaml").is_file()
-    assert (copy / "training" / "corpus" / "embedded.json").is_file()
+    assert (copy / "cluster" / "specification" / "presets" / "quickstart.yaml").is_file()
+    assert (copy / "training" / "data" / "corpus" / "embedded.json").is_file()
     assert not list(copy.rglob("__pycache__"))
 
 

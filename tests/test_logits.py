@@ -13,9 +13,9 @@ from models import tiny_classifier, tiny_data
 
 from distiltune.errors import InputError, ModelError
 from distiltune.storage.folders import new_folder
-from distiltune.training.checkpoints import load_classifier, save_checkpoint
-from distiltune.training.logits import LogitsResult, logits_key, teacher_logits
-from distiltune.training.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.checkpoints.load import load_classifier, save_checkpoint
+from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.teacher.logits_cache import LogitsResult, logits_key, teacher_logits
 
 MAX_LENGTH = 16
 TEXTS = [text for text, _ in tiny_data()] + [
@@ -63,7 +63,7 @@ def test_a_second_call_reads_and_loads_no_model(teacher: Path, tmp_path: Path, m
     split = split_of(teacher)
     first = ask(teacher, split, tmp_path)
     # At the boundary: whoever still wants to run a model fails.
-    monkeypatch.setattr("distiltune.training.logits.load_classifier", None)
+    monkeypatch.setattr("distiltune.training.teacher.logits_cache.load_classifier", None)
     second = ask(teacher, split, tmp_path)
     assert (first.computed, second.computed) == (True, False)
     assert first.key == second.key
@@ -189,7 +189,7 @@ def test_the_number_of_threads_is_restored(teacher: Path, tmp_path: Path) -> Non
 
 
 def test_no_gpu_is_touched_where_none_was_given(teacher: Path, tmp_path: Path, monkeypatch) -> None:
-    from distiltune.training.precision import evaluation_device
+    from distiltune.training.models.runtime import evaluation_device
 
     # At the boundary: a GPU that belongs to somebody else.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -229,7 +229,7 @@ def test_who_reads_an_entry_is_not_disturbed_by_who_made_the_same(tmp_path: Path
 
 
 def test_an_entry_that_another_made_meanwhile_is_kept(teacher: Path, tmp_path: Path, monkeypatch) -> None:
-    from distiltune.training import logits
+    from distiltune.training.teacher.prepare import logits_cache as logits
 
     split = split_of(teacher)
     other = ask(teacher, split, tmp_path / "other")
@@ -261,9 +261,9 @@ def test_a_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:
 def test_processes_that_compute_the_same_at_once_agree(teacher: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from distiltune.training.checkpoints import load_tokenizer\n"
-        "from distiltune.training.logits import teacher_logits\n"
-        "from distiltune.training.tokenized import tokenize_split\n"
+        "from distiltune.training.checkpoints.load import load_tokenizer\n"
+        "from distiltune.training.teacher.logits_cache import teacher_logits\n"
+        "from distiltune.training.data.tokenized import tokenize_split\n"
         "teacher, cache, texts = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]\n"
         "split = tokenize_split(texts, [0] * len(texts), load_tokenizer(teacher), 16)\n"
         "found = teacher_logits(teacher, split, max_length=16, cache_dir=cache, num_threads=1)\n"

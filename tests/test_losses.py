@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from distiltune.training.losses import (
+from distiltune.training.distillation.losses import (
     cosine_loss,
     cross_entropy,
     distillation_loss,

@@ -13,7 +13,7 @@ import yaml
 from servers import S3_ENVIRONMENT, make_bucket
 from test_pipeline import COMMAND, JOB, environment
 
-from distiltune.cluster.runs import Storage
+from distiltune.cluster.store.runs import Storage
 from distiltune.storage.logs import read_log
 
 JOB_OF_MANY = {

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distiltune.training.metrics import classification_metrics, compute_metrics_for
+from distiltune.training.distillation.metrics import classification_metrics, compute_metrics_for
 
 LABELS = np.array([0, 1, 2, 2, 1, 2])
 PREDICTIONS = np.array([0, 1, 2, 1, 0, 2])

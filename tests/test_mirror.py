@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from servers import free_port, wait_for_http
 
 from distiltune.errors import StorageError
-from distiltune.search import mirror as mirror_module
-from distiltune.search.mirror import MirroredTrial, StudyMirror, frozen_trial
+from distiltune.search.study import mirror as mirror_module
+from distiltune.search.study.mirror import MirroredTrial, StudyMirror, frozen_trial
 from distiltune.storage.store import Store
 
 KEY = "runs/first/search/study.journal"

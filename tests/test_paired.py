@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distiltune.errors import InputError
-from distiltune.export.answers import pack_answers, unpack_answers
-from distiltune.export.paired import compare_paired, mcnemar_p_value, score_limits
+from distiltune.export.benchmark.predictions import pack_answers, unpack_answers
+from distiltune.export.selection.paired_test import compare_paired, mcnemar_p_value, score_limits
 
 
 @pytest.mark.parametrize(

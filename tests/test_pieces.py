@@ -9,15 +9,16 @@ from models import tiny_classifier, tiny_data
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_texts
+from distiltune.cluster.pipeline.preflight import check_texts
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints import load_tokenizer
-from distiltune.training.config import StudentConfig, TeacherConfig
-from distiltune.training.data import TextData
-from distiltune.training.pieces import check_known, unknown_share
-from distiltune.training.student import build_student
-from distiltune.training.teacher import prepare_teacher
+from distiltune.training.checkpoints.load import load_tokenizer
+from distiltune.training.checkpoints.word_pieces import check_known, unknown_share
+from distiltune.training.data.text_data import TextData
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
+from distiltune.training.teacher.config import TeacherConfig
+from distiltune.training.teacher.prepare import prepare_teacher
 
 LABELS = [f"label_{number}" for number in range(4)]
 KNOWN = [text for text, _ in tiny_data()]
@@ -121,7 +122,7 @@ def test_a_tokenizer_of_bytes_knows_every_text(tmp_path):
 
 
 def test_looking_leaves_the_tokenizer_as_it_was_saved(checkpoint, tmp_path):
-    from distiltune.training.checkpoints import checkpoint_fingerprint, load_classifier, save_checkpoint
+    from distiltune.training.checkpoints.load import checkpoint_fingerprint, load_classifier, save_checkpoint
 
     for name in ("looked", "plain"):
         model, tokenizer = load_classifier(checkpoint)

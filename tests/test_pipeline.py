@@ -15,10 +15,10 @@ import pytest
 import yaml
 from datafiles import write
 
-from distiltune.cluster.runs import STAGES
-from distiltune.export.runtime import TextClassifier
-from distiltune.training.config import DataConfig
-from distiltune.training.data import load_data
+from distiltune.cluster.store.runs import STAGES
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import load_data
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
 JOB = {

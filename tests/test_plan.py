@@ -8,12 +8,12 @@ import yaml
 from commands import distiltune, one_line
 from runfiles import times
 
-from distiltune.cluster.config import JobConfig, PlanConfig, StorageConfig, load_config
-from distiltune.cluster.plan import Outcome, changed, check_plan, tries
-from distiltune.cluster.plan_runs import run_plan
+from distiltune.cluster.plan.plan import Outcome, changed, check_plan, tries
+from distiltune.cluster.plan.run_plan import run_plan
+from distiltune.cluster.specification.config import JobConfig, PlanConfig, StorageConfig, load_config
 from distiltune.errors import ConfigError, InputError, RunFailedError
-from distiltune.export.answers import pack_answers
-from distiltune.export.rows import RowMeasurement
+from distiltune.export.benchmark.predictions import pack_answers
+from distiltune.export.benchmark.rows import RowMeasurement
 
 NUM_TEXTS = 2000
 STEPS = [

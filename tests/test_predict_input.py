@@ -10,9 +10,9 @@ import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.lines import lines_of_stream
+from distiltune.cluster.commands.lines import lines_of_stream
 from distiltune.errors import InputError
-from distiltune.export.artifact import seal_artifact
+from distiltune.export.artifact.seal import seal_artifact
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
 
@@ -150,7 +150,7 @@ def test_a_panic_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 def test_what_else_is_written_on_stderr_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from distiltune.export.runtime import TextClassifier
+    from distiltune.export.runtime.classifier import TextClassifier
 
     load = TextClassifier.load
 

@@ -11,20 +11,26 @@ from models import tiny_classifier
 from transformers import AutoModelForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 import distiltune
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError, ModelError
-from distiltune.training import triple_loss
-from distiltune.training.checkpoints import label_names, load_classifier, load_tokenizer, save_checkpoint
-from distiltune.training.config import PretrainingConfig, StudentConfig
-from distiltune.training.losses import IGNORED_LABEL, pretraining_loss
-from distiltune.training.masked_lm import head_parameters, language_head, load_masked_lm, masked_lm_around
-from distiltune.training.masking import Masking
-from distiltune.training.narrowed import KEPT_HEADS
-from distiltune.training.pretraining import PretrainingTrainer
-from distiltune.training.pretraining_arguments import PretrainingArguments
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import TokenizedDataset, tokenize_split
+from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer, save_checkpoint
+from distiltune.training.checkpoints.masked_lm import (
+    head_parameters,
+    language_head,
+    load_masked_lm,
+    masked_lm_around,
+)
+from distiltune.training.data.tokenized import IGNORED_LABEL, TokenizedDataset, tokenize_split
+from distiltune.training.distillation.losses import pretraining_loss
+from distiltune.training.models.structured_pruning import KEPT_HEADS
+from distiltune.training.pretraining.arguments import PretrainingArguments
+from distiltune.training.pretraining.config import PretrainingConfig
+from distiltune.training.pretraining.masking import Masking
+from distiltune.training.pretraining.trainer import PretrainingTrainer
+from distiltune.training.pretraining.trainer import loss as triple_loss
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]
@@ -396,7 +402,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
 @pytest.mark.slow
 def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch):
     """The student learns from a head that predicts words better than a new one, over the teacher's own states."""
-    from distiltune.training import warming
+    from distiltune.training.pretraining.trainer import pretrain_student as warming
 
     seen = {}
 

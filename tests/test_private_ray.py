@@ -12,7 +12,7 @@ import psutil
 import pytest
 from commands import lives
 
-from distiltune.cluster import private_ray
+from distiltune.cluster.session import private_ray
 from distiltune.errors import RunFailedError
 
 
@@ -134,8 +134,8 @@ def test_another_user_cannot_touch_a_ray_that_starts(tmp_path):
     """Tried from the first moment on: port files are written, and read again, while it starts."""
     start = (
         "import sys, time\n"
-        "from distiltune.cluster.config import ResourcesConfig\n"
-        "from distiltune.cluster.head import ray_session\n"
+        "from distiltune.cluster.specification.config import ResourcesConfig\n"
+        "from distiltune.cluster.session.ray_session import ray_session\n"
         "with ray_session(ResourcesConfig(num_cpus=1)):\n"
         "    print('up', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -187,8 +187,8 @@ def test_another_user_cannot_touch_a_ray_that_starts(tmp_path):
 def test_a_killed_command_leaves_nothing_of_ray_for_long():
     code = (
         "import os, signal, subprocess\n"
-        "from distiltune.cluster.config import ResourcesConfig\n"
-        "from distiltune.cluster.head import ray_session\n"
+        "from distiltune.cluster.specification.config import ResourcesConfig\n"
+        "from distiltune.cluster.session.ray_session import ray_session\n"
         "def work():\n"
         "    subprocess.Popen(['sleep', '6061'])\n"
         "    import time; time.sleep(100)\n"

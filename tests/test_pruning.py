@@ -17,27 +17,28 @@ from transformers import (
     TrainerState,
 )
 
-from distiltune.cluster.config import JobConfig, load_config, without_search
+from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.errors import ConfigError, InputError, ModelError
-from distiltune.export.benchmark import compressed_bytes, model_bytes
-from distiltune.export.report import build_report, markdown_report
-from distiltune.export.rows import RowMeasurement
-from distiltune.search.checkpoints import SavedEpoch, find_checkpoint
-from distiltune.search.checks import check_space
-from distiltune.search.choice import choose_trial
+from distiltune.export.benchmark.measurements import compressed_bytes, model_bytes
+from distiltune.export.benchmark.rows import RowMeasurement
+from distiltune.export.report.report import build_report, markdown_report
 from distiltune.search.config import SearchConfig
-from distiltune.search.inputs import TrialSettings
-from distiltune.search.records import TrialRecord
-from distiltune.search.space import SPARSITY
+from distiltune.search.selection import choose_trial
+from distiltune.search.space.space import SPARSITY
+from distiltune.search.space.validation import check_space
+from distiltune.search.trial.checkpoints import SavedEpoch, find_checkpoint
+from distiltune.search.trial.inputs import TrialSettings
+from distiltune.search.trial_record import TrialRecord
 from distiltune.storage.store import Store
-from distiltune.training.arguments import DistillationTrainingArguments
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import PruningConfig, TrainingConfig
-from distiltune.training.pruned_matrices import STATE_FILE, encoder_matrices
-from distiltune.training.pruning import PruningCallback
-from distiltune.training.sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit
-from distiltune.training.trainer import DistillationTrainer
+from distiltune.training.compression.config import PruningConfig
+from distiltune.training.compression.pruned_matrices import STATE_FILE, encoder_matrices
+from distiltune.training.compression.pruning import PruningCallback
+from distiltune.training.compression.sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.trainer import DistillationTrainer
 
 NUM_LABELS, PAD = 3, 1
 METHODS = ("magnitude", "movement", "soft_movement")

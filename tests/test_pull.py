@@ -13,8 +13,7 @@ import pytest
 from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export import copying
-from distiltune.export.artifact import copy_artifact, seal_artifact, verify_artifact
+from distiltune.export.artifact.seal import copy_artifact, copying, seal_artifact, verify_artifact
 
 
 @pytest.fixture
@@ -166,8 +165,8 @@ def test_files_that_the_manifest_does_not_list_are_not_spread(sealed: Path, tmp_
 
 KILLED = """
 import sys, time
-from distiltune.export import copying
-from distiltune.export.artifact import copy_artifact
+from distiltune.export.artifact.seal import copying
+from distiltune.export.artifact.seal import copy_artifact
 
 def stuck(source, target):
     target.write_bytes(b"half")

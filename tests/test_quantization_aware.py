@@ -11,19 +11,16 @@ from onnxruntime.quantization.quant_utils import quantize_data
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, TrainerCallback
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError
-from distiltune.export.onnx_export import export_onnx
-from distiltune.export.parity import onnx_logits, torch_logits
-from distiltune.export.recipes import RECIPES
-from distiltune.search.checks import space_faults
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants.parity import onnx_logits, torch_logits
+from distiltune.export.variants.recipes import RECIPES
 from distiltune.search.config import SearchConfig
-from distiltune.training.arguments import DistillationTrainingArguments, arguments_from_config
-from distiltune.training.callbacks import callbacks_of
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import QuantizationAwareConfig, TrainingConfig
-from distiltune.training.fake_quantization import (
+from distiltune.search.space.validation import space_faults
+from distiltune.training.compression.config import QuantizationAwareConfig
+from distiltune.training.compression.fake_quantization import (
     asymmetric_steps,
     block_steps,
     quantized_linear,
@@ -31,11 +28,19 @@ from distiltune.training.fake_quantization import (
     read_back_8_bits,
     symmetric_steps,
 )
-from distiltune.training.first_token import first_token_in_last_layer
-from distiltune.training.quantization_aware import FakeQuantized, QuantizationAwareTraining, first_step
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.used_rows import table_range, train_used_rows
+from distiltune.training.compression.quantization_aware import (
+    FakeQuantized,
+    QuantizationAwareTraining,
+    first_step,
+)
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit
+from distiltune.training.distillation.arguments import DistillationTrainingArguments, arguments_from_config
+from distiltune.training.distillation.callbacks import callbacks_of
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.trainable_embedding_rows import table_range, train_used_rows
 
 VOCABULARY, POSITIONS, NUM_LABELS, PAD, WIDTH = 80, 40, 5, 1, 48
 
@@ -239,7 +244,7 @@ def exported(tmp_path_factory):
 )
 def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch, family, recipe, options):
     # Where weights are held to 7 bits by default, the variants of 8 are tested in 8 all the same.
-    monkeypatch.setattr("distiltune.export.quantize.int8_products_saturate", lambda: False)
+    monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: False)
     model, path = exported(family)
     RECIPES[recipe](path, tmp_path / "quantized.onnx", [])
     of_runtime = [onnx_logits(tmp_path / "quantized.onnx")(*text) for text in texts()]
@@ -454,7 +459,7 @@ def test_values_that_no_graph_has_are_refused(wrong):
     [({}, True, True), ({"weight_bits": 7}, True, False), ({}, False, False), (None, True, False)],
 )
 def test_a_job_warns_where_its_variants_will_have_other_bits(monkeypatch, caplog, given, saturates, warned):
-    monkeypatch.setattr("distiltune.export.quantize.int8_products_saturate", lambda: saturates)
+    monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: saturates)
     check_models(JobConfig.model_validate({"training": {"quantization_aware": given}}))
     told = [each.getMessage() for each in caplog.records]
     assert len(told) == warned

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from test_search import split
 from transformers import BertConfig, BertForSequenceClassification
 
-from distiltune.cluster.config import ResourcesConfig, load_config
+from distiltune.cluster.specification.config import ResourcesConfig, load_config
 from distiltune.errors import ConfigError
-from distiltune.search.batches import check_batches
-from distiltune.search.checkpoints import saved_epochs
 from distiltune.search.config import SearchConfig
-from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.batches import check_batches
+from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
-from distiltune.training.config import TrainingConfig
+from distiltune.training.distillation.config import TrainingConfig
 
 # What sums of float32 in another order may change, of losses near 1 and of weights after 21 steps of AdamW.
 LOSS_TOLERANCE = 1e-6
@@ -193,7 +193,7 @@ def tune_with_two_processes(directory: Path, trial, **options):
     """What Tune makes of a trial of its own."""
     from ray import tune
 
-    from distiltune.search.experiment import signals_restored
+    from distiltune.search.driver.experiment import signals_restored
 
     resources = tune.PlacementGroupFactory([{"CPU": 1}] * 2)
     tuner = tune.Tuner(
@@ -211,7 +211,7 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
     def trial(config):
         from ray import tune
 
-        from distiltune.search.ranks import several_processes
+        from distiltune.search.trial.ranks import several_processes
 
         def waits_for_ever(work):
             import torch.distributed as dist
@@ -236,7 +236,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
     folder = tmp_path / "folder"
 
     def trial(config):
-        from distiltune.search.ranks import several_processes
+        from distiltune.search.trial.ranks import several_processes
 
         def refuses(work):
             from distiltune.errors import InputError
@@ -259,7 +259,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
 @pytest.mark.slow
 def test_a_first_process_that_does_not_return_is_ended(ray_session, tmp_path):
     def trial(config):
-        from distiltune.search import ranks
+        from distiltune.search.trial.run import ranks
 
         ranks._STUCK_AFTER_S = 1.0
 
@@ -303,7 +303,7 @@ def test_a_batch_that_every_trial_overrides_is_not_looked_at():
 
 
 def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
-    from distiltune.cluster.preflight import check_resources
+    from distiltune.cluster.pipeline.preflight import check_resources
 
     def resources(**trial) -> ResourcesConfig:
         return ResourcesConfig.model_validate({"trial": trial})

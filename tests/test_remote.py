@@ -10,8 +10,8 @@ import yaml
 from servers import S3_ENVIRONMENT
 from test_pipeline import COMMAND, JOB, environment, eventually
 
-from distiltune.cluster.runs import Storage
-from distiltune.export.artifact import verify_artifact
+from distiltune.cluster.store.runs import Storage
+from distiltune.export.artifact.seal import verify_artifact
 
 
 @pytest.fixture

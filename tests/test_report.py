@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from distiltune.export import labels, pictures
-from distiltune.export.report import build_report, write_report
-from distiltune.export.report_tables import choice_table, markdown_table, terminal_table, verdicts
-from distiltune.export.rows import RowMeasurement
+from distiltune.export.benchmark.rows import RowMeasurement
+from distiltune.export.report.report import build_report, write_report
+from distiltune.export.report.report.plots import labels
+from distiltune.export.report.report.plots import latency as pictures
+from distiltune.export.report.tables import choice_table, markdown_table, terminal_table, verdicts
 
 MACHINE = {
     "cpu": "A Processor",

@@ -12,10 +12,10 @@ import time
 import pytest
 from runfiles import SUBMISSION
 
-from distiltune.cluster import lease as leases
 from distiltune.cluster.jobs.driver import mark_ended
-from distiltune.cluster.lease import Lease
-from distiltune.cluster.runs import Run, Storage, name_run, now
+from distiltune.cluster.store import lease as leases
+from distiltune.cluster.store.lease import Lease
+from distiltune.cluster.store.runs import Run, Storage, name_run, now
 from distiltune.errors import ConfigError, InputError, RunNotFoundError
 
 
@@ -72,7 +72,7 @@ def test_a_second_writer_is_refused(storage):
 def hold_elsewhere(storage, run_id="a"):
     """A process that holds a run until it is killed."""
     code = (
-        "import time\nfrom distiltune.cluster.runs import Storage\n"
+        "import time\nfrom distiltune.cluster.store.runs import Storage\n"
         f"with Storage({storage.store.url!r}).open({run_id!r}).held():\n"
         "    print('held', flush=True)\n    time.sleep(60)"
     )
@@ -204,7 +204,8 @@ def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
 def test_of_two_that_begin_at_once_one_is_refused(storage):
     begin(storage, "a", "2026-01-01")
     code = (
-        "import sys, time\nfrom distiltune.cluster.runs import Storage\nfrom distiltune.errors import InputError\n"
+        "import sys, time\nfrom distiltune.cluster.store.runs import Storage\n"
+        "from distiltune.errors import InputError\n"
         f"run = Storage({storage.store.url!r}).open('a')\n"
         "print('ready', flush=True)\nsys.stdin.readline()\n"
         "try:\n    with run.held():\n        time.sleep(3)\n        print('held')\n"

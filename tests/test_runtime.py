@@ -14,10 +14,10 @@ from transformers import pipeline
 import distiltune
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.config import ExportConfig
-from distiltune.export.out_of_scope import SCORES
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.variants import build_variant
-from distiltune.training.checkpoints import load_classifier
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.scores import SCORES
+from distiltune.export.variants.build import build_variant
+from distiltune.training.checkpoints.load import load_classifier
 
 LABELS = ["zebra", "oos", "balance", "transfer"]
 TEXTS = [
@@ -182,7 +182,7 @@ class Forbid:
 sys.meta_path.insert(0, Forbid())
 start = time.perf_counter()
 from distiltune import TextClassifier
-import distiltune.export.artifact
+import distiltune.export.artifact.seal
 classifier = TextClassifier.load(sys.argv[1])
 seconds = time.perf_counter() - start
 assert classifier("what is my balance")["label"] in classifier.labels

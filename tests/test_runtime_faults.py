@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from distiltune.errors import ArtifactError, DistiltuneError, InputError
-from distiltune.export.runtime import TextClassifier
+from distiltune.export.runtime.classifier import TextClassifier
 
 
 @pytest.fixture

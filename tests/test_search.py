@@ -23,16 +23,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distiltune.errors import ConfigError, RunFailedError, StorageError
-from distiltune.search.checkpoints import saved_epochs
 from distiltune.search.config import SearchConfig
-from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
-from distiltune.training.checkpoints import load_classifier, load_tokenizer
-from distiltune.training.config import PruningConfig, StudentConfig, TrainingConfig
-from distiltune.training.logits import compute_logits
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
+from distiltune.training.compression.config import PruningConfig
+from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
 
 NUM_LABELS = 4
 OUT_OF_SCOPE = 3
@@ -433,8 +435,8 @@ def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, input
 
 def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path, monkeypatch):
     """What a worker runs, in this process: its reports go to a list, and the third one ends the first try."""
-    from distiltune.search import trial as trial_module
-    from distiltune.search.inputs import TrialSettings
+    from distiltune.search.trial.inputs import TrialSettings
+    from distiltune.search.trial.run import run as trial_module
 
     reported = []
 

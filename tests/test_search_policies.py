@@ -14,7 +14,7 @@ from test_search import TRAINING, inputs, search, search_config  # noqa: F401 (a
 
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
-from distiltune.search.inputs import Student
+from distiltune.search.space.students import Student
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -27,7 +27,9 @@ from test_search import split
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distiltune.errors import StorageError
-from distiltune.search.checkpoints import (
+from distiltune.search.config import SearchConfig
+from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.trial.checkpoints import (
     download_checkpoint,
     find_checkpoint,
     keep_best_and_last,
@@ -36,12 +38,10 @@ from distiltune.search.checkpoints import (
     superfluous,
     write_epoch,
 )
-from distiltune.search.config import SearchConfig
-from distiltune.search.records import is_trial_name
-from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.search.trial_record import is_trial_name
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
-from distiltune.training.config import TrainingConfig
+from distiltune.training.distillation.config import TrainingConfig
 
 # Ray's workers take it over when Ray starts, which another file's tests may make it do.
 os.environ.update(S3_ENVIRONMENT)
@@ -226,7 +226,7 @@ def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_se
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Trial
 
-    from distiltune.search.experiment import _name_folder
+    from distiltune.search.driver.experiment import _name_folder
 
     for _ in range(2):
         storage = StorageContext(storage_path=str(tmp_path / "store"), experiment_dir_name="search")
@@ -241,8 +241,8 @@ def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_se
 
 
 def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
-    from distiltune.search.progress import watching
-    from distiltune.search.result_files import ResultFiles
+    from distiltune.search.driver.progress import watching
+    from distiltune.search.driver.result_files import ResultFiles
 
     store, away = Store(str(tmp_path), retry_s=0), threading.Event()
     read, write = Store.read, Store.write
@@ -295,8 +295,8 @@ def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_pa
 
 
 def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(tmp_path):
-    from distiltune.search.inputs import TrialSettings
-    from distiltune.search.trial import run_trial
+    from distiltune.search.trial.inputs import TrialSettings
+    from distiltune.search.trial.run import run_trial
 
     settings = TrialSettings(
         training=TrainingConfig(),
@@ -313,7 +313,7 @@ def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(t
 
 
 def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, capsys):
-    from distiltune.search.trial_log import trial_log
+    from distiltune.search.trial.log import trial_log
 
     store = Store(str(tmp_path))
     transformers = logging.getLogger("transformers.some.module")
@@ -344,7 +344,7 @@ def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, c
 
 
 def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, tmp_path, caplog):
-    from distiltune.search.tensorboard import TrialEvents
+    from distiltune.search.trial.events import TrialEvents
 
     store = Store(s3_url)
     with proxy(s3_url) as (url, away):
@@ -363,7 +363,7 @@ def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, t
 
 
 def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_path, monkeypatch):
-    from distiltune.search import callbacks
+    from distiltune.search.driver import callbacks
 
     monkeypatch.setattr(callbacks, "_PATIENCE_S", 1.0)
 
@@ -382,7 +382,7 @@ def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
     import ray
     from ray import cloudpickle
 
-    from distiltune.search import callbacks
+    from distiltune.search.driver import callbacks
 
     @ray.remote(num_cpus=0)
     def away():
@@ -401,7 +401,7 @@ def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
 def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):
     from pyarrow.fs import LocalFileSystem, copy_files
 
-    from distiltune.search.whole_files import tune_filesystem
+    from distiltune.search.driver.whole_files import tune_filesystem
 
     made = pickle.loads(pickle.dumps(tune_filesystem(Store(str(tmp_path)))))
     assert made == tune_filesystem(Store(str(tmp_path)))
@@ -479,8 +479,8 @@ def proxy(url: str):
 
 def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: str) -> None:
     """A driver of its own, with a Ray of its own."""
-    from distiltune.cluster.config import ResourcesConfig
-    from distiltune.cluster.head import ray_session
+    from distiltune.cluster.session.ray_session import ray_session
+    from distiltune.cluster.specification.config import ResourcesConfig
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         outcome = search(Store(url, retry_s=10), num_trials, num_epochs, num_rows)
@@ -673,7 +673,7 @@ def lose_a_node(url: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from distiltune.search.tuner import RAY_WORKER_ENV
+    from distiltune.search.driver.run_search import RAY_WORKER_ENV
 
     os.environ.update(RAY_WORKER_ENV)
     store = Store(url, retry_s=10)

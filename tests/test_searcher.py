@@ -31,7 +31,7 @@ class Search:
         num_trials: int = 12,
         **more,
     ) -> None:
-        from distiltune.search.searcher import StudySearcher
+        from distiltune.search.study.searcher import StudySearcher
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.max_concurrent = max_concurrent
@@ -112,7 +112,7 @@ def test_one_at_a_time_it_is_plain_optuna():
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 8, 10, 16, 100])
 @pytest.mark.parametrize("given", [None, 10])
 def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
-    from distiltune.search.searcher import side_by_side, window_of
+    from distiltune.search.study.searcher import side_by_side, window_of
 
     search_config = config(max_concurrent_trials=given)
     at_a_time = side_by_side(search_config, num_slots)
@@ -125,7 +125,7 @@ def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
 
 
 def test_random_trials_use_all_resources():
-    from distiltune.search.searcher import side_by_side
+    from distiltune.search.study.searcher import side_by_side
 
     assert side_by_side(config(num_trials=10), 16) == 16
     assert side_by_side(config(num_trials=11), 16) == 2
@@ -203,7 +203,7 @@ DISTRIBUTIONS = {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)}
 
 
 def test_several_objectives_are_told_together_and_students_share_metrics():
-    from distiltune.search.searcher import StudySearcher
+    from distiltune.search.study.searcher import StudySearcher
 
     searcher = StudySearcher(
         {"x": FloatRange(low=0.0, high=1.0), "student.num_layers": Choice(values=[1, 2])},

@@ -10,20 +10,20 @@ import pytest
 from models import tiny_classifier, tiny_data
 from tokenizers import Tokenizer
 
-from distiltune.cluster import latency
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.tasks import Task
+from distiltune.cluster.remote import latency
+from distiltune.cluster.remote.tasks import Task
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ExportError
+from distiltune.export.benchmark.rows import RowSpec
 from distiltune.export.config import ExportConfig, VariantName
-from distiltune.export.onnx_export import export_onnx
-from distiltune.export.quantize import quantize_onnx
-from distiltune.export.recipes import needs_texts
-from distiltune.export.rows import RowSpec
-from distiltune.export.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
-from distiltune.export.static import quantize_static_onnx
-from distiltune.export.variants import build_variant
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants.build import build_variant
+from distiltune.export.variants.dynamic import quantize_onnx
+from distiltune.export.variants.recipes import needs_texts
+from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
+from distiltune.export.variants.static import quantize_static_onnx
 from distiltune.storage.store import Store
-from distiltune.training.checkpoints import load_model
+from distiltune.training.checkpoints.load import load_model
 
 TEXTS = [text for text, _ in tiny_data()]
 HARD = "layer 0 feed-forward in"

@@ -6,13 +6,13 @@ import pytest
 from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export import tuning
-from distiltune.export.artifact import seal_artifact, verify_artifact
+from distiltune.export.artifact.seal import seal_artifact, verify_artifact
+from distiltune.export.benchmark.measurements import session_tuning as tuning
+from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.benchmark.session_tuning import candidates, paired_gains, tune_session
 from distiltune.export.config import BenchmarkConfig
-from distiltune.export.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.session import VALUES, session_options
-from distiltune.export.tuning import candidates, paired_gains, tune_session
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.session_options import VALUES, session_options
 
 ALL = {
     "enable_cpu_mem_arena": False,

@@ -6,21 +6,21 @@ import pytest
 import torch
 from models import tiny_classifier, tiny_data
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.variants import build_variant
-from distiltune.training.arguments import DistillationTrainingArguments
-from distiltune.training.checkpoints import load_classifier, load_tokenizer
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import StudentConfig
-from distiltune.training.shared_rows import first_equal_rows, share_rows
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import TokenizedDataset, tokenize_split
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.used_rows import train_used_rows
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset, tokenize_split
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.tied_embedding_rows import first_equal_rows, share_rows
+from distiltune.training.models.trainable_embedding_rows import train_used_rows
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
 
 TRAIN = [text for text, _ in tiny_data()]
 OTHERS = ["unhappiness zebra crossing colours"] * 3

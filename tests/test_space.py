@@ -7,18 +7,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from distiltune.errors import ConfigError
-from distiltune.search.checks import check_space, space_faults
 from distiltune.search.config import SearchConfig
-from distiltune.search.inputs import Student
-from distiltune.search.space import (
-    distributions,
-    draw,
-    fixed_values,
-    student_name,
-    student_names,
-    without_misfits,
-)
-from distiltune.training.config import StudentConfig, TrainingConfig
+from distiltune.search.space.space import distributions, draw, fixed_values
+from distiltune.search.space.students import Student, student_name, student_names, without_misfits
+from distiltune.search.space.validation import check_space, space_faults
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.student.config import StudentConfig
 
 
 def config(space: dict | None = None, **values) -> SearchConfig:

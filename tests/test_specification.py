@@ -11,9 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.config import JobConfig, load_config
+from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ConfigError
-from distiltune.search.checks import check_space
+from distiltune.search.space.validation import check_space
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -6,13 +6,13 @@ import torch
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints import label_names, load_classifier, load_tokenizer
-from distiltune.training.config import StudentConfig, WidthConfig
-from distiltune.training.layers import student_from_layers
-from distiltune.training.parity import compare_logits
-from distiltune.training.student import build_student
-from distiltune.training.vocabulary import pieces_to_keep
-from distiltune.training.width import narrow
+from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig, WidthConfig
+from distiltune.training.student.layers import student_from_layers
+from distiltune.training.student.logit_change import compare_logits
+from distiltune.training.student.vocabulary import pieces_to_keep
+from distiltune.training.student.width import narrow
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]
@@ -184,7 +184,7 @@ def test_changed_logits_are_measured_in_their_spread() -> None:
 
 @pytest.mark.parametrize("others", ["spelled", "nearest"])
 def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("distiltune.training.parity.NUM_TEXTS", 5)
+    monkeypatch.setattr("distiltune.training.student.logit_change.NUM_TEXTS", 5)
     texts, told = [TEXTS[place] for place in (0, 12, 24, 35, 47)], []
 
     def parity(name: str, **more) -> list[dict]:

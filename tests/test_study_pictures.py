@@ -11,15 +11,15 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from distiltune.search.figures import shown_span
-from distiltune.search.importance import weights
-from distiltune.search.study_pictures import (
+from distiltune.search.plots.figures import shown_span
+from distiltune.search.plots.study import (
     FRONT_FILE,
     HISTORY_FILE,
     IMPORTANCE_FILE,
     PARALLEL_FILE,
     draw_study,
 )
+from distiltune.search.study.importance import weights
 
 ALL = [HISTORY_FILE, IMPORTANCE_FILE, PARALLEL_FILE, FRONT_FILE]
 SPACE = {
@@ -186,7 +186,7 @@ def test_the_front_and_the_choice_can_be_given(tmp_path):
 
 
 def test_the_default_front_is_the_one_of_optuna(tmp_path, monkeypatch):
-    from distiltune.search import study_pictures
+    from distiltune.search.plots import study as study_pictures
 
     seen = []
     monkeypatch.setattr(
@@ -220,7 +220,7 @@ import sys, warnings
 from pathlib import Path
 import matplotlib
 from test_study_pictures import TWO, search
-from distiltune.search.study_pictures import draw_study
+from distiltune.search.plots.study import draw_study
 before = matplotlib.rcParams.copy()  # a dict of them would choose a backend
 warnings.simplefilter("error")
 assert len(draw_study(search(30, 2), Path(sys.argv[1]), **TWO).paths) == 4

@@ -12,12 +12,12 @@ from artifacts import MAX_LENGTH, TEXTS, tiny_artifact
 
 from distiltune.cluster.cli import main
 from distiltune.errors import InputError, RunFailedError
-from distiltune.export.artifact import seal_artifact
-from distiltune.export.concurrency import load_in_processes, load_in_threads, measure_load
-from distiltune.export.processes import PACKAGE, environment
-from distiltune.export.startup import measure_startup
-from distiltune.export.sweeps import default_lengths, default_threads, sweep
-from distiltune.export.texts_of_length import batch_of, text_of_length, untruncated
+from distiltune.export.artifact.seal import seal_artifact
+from distiltune.export.benchmark.processes import PACKAGE, environment
+from distiltune.export.benchmark.serving.concurrency import load_in_processes, load_in_threads, measure_load
+from distiltune.export.benchmark.serving.startup import measure_startup
+from distiltune.export.benchmark.serving.sweeps import default_lengths, default_threads, sweep
+from distiltune.export.benchmark.serving.texts_of_length import batch_of, text_of_length, untruncated
 
 LATENCIES = {"mean", "std", "p50", "p90", "p99"}
 
@@ -147,7 +147,7 @@ def test_a_client_that_fails_is_told_of_and_the_others_end(tmp_path: Path) -> No
 def test_a_client_ends_with_who_started_it(artifact: Path) -> None:
     asked = {"directory": str(artifact), "texts": TEXTS, "number": 0, "num_threads": 1, "seconds": 600}
     with subprocess.Popen(
-        [sys.executable, "-m", f"{PACKAGE}.export.concurrency"],
+        [sys.executable, "-m", f"{PACKAGE}.export.benchmark.serving.concurrency"],
         env=environment(1),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -11,7 +11,8 @@ import torch
 from models import tiny_classifier, tiny_data
 
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints import (
+from distiltune.training.checkpoints.heads import match_labels
+from distiltune.training.checkpoints.load import (
     OFFLINE_MODELS,
     checkpoint_fingerprint,
     label_names,
@@ -19,11 +20,11 @@ from distiltune.training.checkpoints import (
     load_tokenizer,
     resolve_checkpoint,
 )
-from distiltune.training.config import TeacherConfig, TrainingConfig
-from distiltune.training.data import TextData
-from distiltune.training.heads import match_labels
-from distiltune.training.scratch import train_tokenizer
-from distiltune.training.teacher import prepare_teacher, teacher_key
+from distiltune.training.data.text_data import TextData
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.teacher.config import TeacherConfig
+from distiltune.training.teacher.from_scratch import train_tokenizer
+from distiltune.training.teacher.prepare import prepare_teacher, teacher_key
 
 LABELS = [f"label_{number}" for number in range(4)]
 TEXTS = [text for text, _ in tiny_data()]
@@ -147,7 +148,8 @@ def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_pat
 
 
 def test_accuracies_are_those_of_the_saved_weights_in_32_bits(data, tmp_path, monkeypatch) -> None:
-    from distiltune.training import arguments, logits
+    from distiltune.training.distillation import arguments
+    from distiltune.training.teacher.prepare import logits_cache as logits
 
     # At the boundary: a machine whose hardware multiplies bfloat16.
     monkeypatch.setattr(arguments, "hardware_has_bf16", lambda *, use_cpu: True)
@@ -157,7 +159,7 @@ def test_accuracies_are_those_of_the_saved_weights_in_32_bits(data, tmp_path, mo
         measured.append(logits.compute_logits(*args, **options))
         return measured[-1]
 
-    monkeypatch.setattr("distiltune.training.teacher.compute_logits", watched)
+    monkeypatch.setattr("distiltune.training.teacher.prepare.compute_logits", watched)
     section = {**TINY, "num_train_epochs": 3}
     record = prepare(teacher(scratch=section), data, tmp_path / "teacher")
     saved = logits_of(tmp_path / "teacher", data.splits["validation"]["text"][:])
@@ -211,7 +213,7 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
 
 
 def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
-    from distiltune.training import teacher as module
+    from distiltune.training.teacher.prepare import prepare as module
 
     config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._begin
 
@@ -274,7 +276,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_packaged_model_is_checked_each_time(package, monkeypatch) -> None:
-    from distiltune.training.checkpoints import file_sha256
+    from distiltune.training.checkpoints.load import file_sha256
 
     good = file_sha256(package / "model.safetensors")
     monkeypatch.setitem(OFFLINE_MODELS, "tiny", ("tiny_packaged_model", good))

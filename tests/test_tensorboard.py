@@ -14,10 +14,10 @@ import pytest
 from commands import command_line, distiltune, one_line
 from runfiles import Writer
 
-from distiltune.cluster.runs import Storage
+from distiltune.cluster.store.runs import Storage
 from distiltune.cluster.watching.tensorboard import EventCopy
 from distiltune.search.parameters import Choice, FloatRange
-from distiltune.search.tensorboard import TrialEvents, write_experiment
+from distiltune.search.trial.events import TrialEvents, write_experiment
 
 SPACE = {
     "alpha": FloatRange(low=0.0, high=1.0),

@@ -11,7 +11,7 @@ import pytest
 from commands import command_line, environment, lives, soon
 from runfiles import Writer
 
-from distiltune.cluster.runs import Storage
+from distiltune.cluster.store.runs import Storage
 from distiltune.cluster.watching.tensorboard import EventCopy
 
 

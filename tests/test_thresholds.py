@@ -6,12 +6,11 @@ import datasets
 import numpy as np
 import pytest
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.goal import check_goals
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.specification.goal import check_goals
 from distiltune.errors import ConfigError
 from distiltune.export.config import OutOfScopeConfig
-from distiltune.export.out_of_scope import SCORES, Threshold, log_sum_exp
-from distiltune.export.thresholds import (
+from distiltune.export.out_of_scope.thresholds import (
     ScopeGoal,
     area_under_roc,
     choose_threshold,
@@ -21,7 +20,8 @@ from distiltune.export.thresholds import (
     threshold_curve,
     threshold_curves,
 )
-from distiltune.training.data import TextData
+from distiltune.export.runtime.scores import SCORES, Threshold, log_sum_exp
+from distiltune.training.data.text_data import TextData
 
 OUTSIDE = 3
 

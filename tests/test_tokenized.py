@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from models import tiny_classifier, tiny_data
 
-from distiltune.training.checkpoints import load_tokenizer
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from distiltune.training.checkpoints.load import load_tokenizer
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
 
 TEXTS = ["open early topic1", "red", "open early topic1", "slow fast big small old new warm cold left right"]
 LABELS = [1, 0, 2, 3]

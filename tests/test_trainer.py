@@ -21,18 +21,18 @@ from transformers import (
 )
 
 from distiltune.errors import ConfigError, InputError, ModelError
-from distiltune.training.arguments import (
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.sampling import LengthGroupedSampler, dataset_lengths
+from distiltune.training.distillation.arguments import (
     DistillationTrainingArguments,
     argument_names,
     arguments_from_config,
 )
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import TrainingConfig
-from distiltune.training.first_token import first_token_in_last_layer
-from distiltune.training.losses import distillation_loss
-from distiltune.training.sampling import LengthGroupedSampler, dataset_lengths
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.used_rows import train_used_rows
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.losses import distillation_loss
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.trainable_embedding_rows import train_used_rows
 
 NUM_LABELS, VOCABULARY, NUM_ROWS = 4, 40, 22
 

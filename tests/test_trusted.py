@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from distiltune.errors import PermanentStorageError
-from distiltune.search import trusted
-from distiltune.search.trusted import refuse_untrusted
+from distiltune.search.driver import trusted
+from distiltune.search.driver.trusted import refuse_untrusted
 from distiltune.storage.store import Store
 
 EXPERIMENT = "runs/a/search"
@@ -99,7 +99,7 @@ def test_a_store_that_is_reached_by_a_link_is_looked_at_itself(store, tmp_path):
 
 def test_nothing_is_unpickled_before_that(store, tmp_path):
     """The door itself: a planted snapshot that would run a command."""
-    from distiltune.search import experiment as experiments
+    from distiltune.search.driver import experiment as experiments
 
     class Planted:
         def __reduce__(self):

@@ -8,18 +8,18 @@ import yaml
 from models import tiny_data
 from transformers import PreTrainedTokenizerFast
 
-from distiltune.cluster.config import JobConfig, load_config
+from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ConfigError, DataError
-from distiltune.search.checks import check_space
 from distiltune.search.config import SearchConfig
-from distiltune.search.inputs import TrialInputs
-from distiltune.training.augmentation import drop_words, mask_pieces, normalised, splice
-from distiltune.training.config import DataConfig, TrainingConfig
-from distiltune.training.data import load_data
-from distiltune.training.losses import IGNORED_LABEL
-from distiltune.training.scratch import train_tokenizer
-from distiltune.training.tokenized import joined, tokenize_split
-from distiltune.training.unlabelled import extra_splits, extra_texts
+from distiltune.search.space.validation import check_space
+from distiltune.search.trial.inputs import TrialInputs
+from distiltune.training.data.augmentation import drop_words, mask_pieces, normalised, splice
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import load_data
+from distiltune.training.data.tokenized import IGNORED_LABEL, joined, tokenize_split
+from distiltune.training.data.transfer_set import extra_splits, extra_texts
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TEXTS = [text for text, _ in tiny_data()]
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distiltune.training.arguments import DistillationTrainingArguments
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.tokenized import TokenizedDataset, TokenizedSplit
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.used_rows import train_used_rows
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.trainable_embedding_rows import train_used_rows
 
 FAMILIES = ("bert", "roberta", "distilbert")
 VOCABULARY, NUM_LABELS, PAD, WIDTH = 50, 3, 1, 16

@@ -10,9 +10,8 @@ import pytest
 from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError
-from distiltune.export import contents, files, hash_cache
-from distiltune.export.artifact import seal_artifact, verify_artifact
-from distiltune.export.runtime import TextClassifier
+from distiltune.export.artifact.seal import contents, files, hash_cache, seal_artifact, verify_artifact
+from distiltune.export.runtime.classifier import TextClassifier
 
 SEALED = ["README.md", "config.json", "model.onnx", "tokenizer.json"]
 

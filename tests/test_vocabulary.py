@@ -11,19 +11,20 @@ import torch
 from models import tiny_classifier, tiny_data
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DistilBertTokenizerFast
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models, check_new_pieces
+from distiltune.cluster.pipeline.preflight import check_models, check_new_pieces
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.variants import build_variant
-from distiltune.training.checkpoints import load_classifier, load_tokenizer, save_checkpoint
-from distiltune.training.config import DataConfig, StudentConfig, VocabularyConfig
-from distiltune.training.data import load_data
-from distiltune.training.scratch import train_tokenizer
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import tokenize_split
-from distiltune.training.vocabulary import covered_share, pieces_to_keep, respelled, trim_vocabulary
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
+from distiltune.training.data.config import DataConfig
+from distiltune.training.data.text_data import load_data
+from distiltune.training.data.tokenized import tokenize_split
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig, VocabularyConfig
+from distiltune.training.student.vocabulary import covered_share, pieces_to_keep, respelled, trim_vocabulary
+from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TRAIN = [text for text, _ in tiny_data()]
 OTHERS = ["a zebra crossing", "the colours of Öland: blue, red"]

@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 
 from distiltune.errors import ConfigError
 from distiltune.search.config import Constraint
-from distiltune.search.fitting import NotAcceptedError, fit
-from distiltune.search.records import TrialRecord
-from distiltune.search.warm_start import check_fits, refitted, trials_from
+from distiltune.search.study.fitting import NotAcceptedError, fit
+from distiltune.search.study.warm_start import check_fits, refitted, trials_from
+from distiltune.search.trial_record import TrialRecord
 
 SPACE = {
     "alpha": FloatDistribution(0.0, 1.0),

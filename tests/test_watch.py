@@ -18,7 +18,7 @@ from runfiles import BEST, PARAMETERS, SEARCH, Writer
 from servers import make_bucket, s3_server
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.runs import STAGES, Run, Storage
+from distiltune.cluster.store.runs import STAGES, Run, Storage
 from distiltune.cluster.watching import follow as following
 from distiltune.cluster.watching.logs import follow_log
 from distiltune.cluster.watching.show import print_runs, run_rows

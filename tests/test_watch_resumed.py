@@ -8,7 +8,7 @@ from rich.console import Console
 from runfiles import BEST, SEARCH, SUBMISSION, Writer
 from test_watch import meanwhile
 
-from distiltune.cluster.runs import STAGES, Storage, now
+from distiltune.cluster.store.runs import STAGES, Storage, now
 from distiltune.cluster.watching.follow import follow
 from distiltune.cluster.watching.status import Watch
 

@@ -9,12 +9,12 @@ import psutil
 import pytest
 from commands import lives, soon
 
-from distiltune.cluster.watchdog import Watchdog, end_users_of
+from distiltune.cluster.session.watchdog import Watchdog, end_users_of
 
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
-from distiltune.cluster.watchdog import Watchdog
+from distiltune.cluster.session.watchdog import Watchdog
 from distiltune.storage.temporary import TemporaryDirectory
 directory = Path(sys.argv[1])
 own = TemporaryDirectory("teacher")

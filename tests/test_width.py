@@ -12,39 +12,51 @@ import torch
 from models import tiny_classifier, tiny_data
 from transformers import AutoModelForSequenceClassification, ElectraConfig
 
-from distiltune.cluster.config import JobConfig
-from distiltune.cluster.preflight import check_models
-from distiltune.cluster.tasks import Task, make_student
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.remote.tasks import Task, make_student
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
-from distiltune.export.first_token import first_token_only
-from distiltune.export.runtime import TextClassifier
-from distiltune.export.torch_int8 import load_pytorch_int8
-from distiltune.export.variants import build_variant
-from distiltune.search.checks import space_faults
+from distiltune.export.onnx.first_token import first_token_only
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.export.variants.torch_int8 import load_pytorch_int8
 from distiltune.search.config import SearchConfig
-from distiltune.search.inputs import Student
-from distiltune.search.space import searched_width, student_name, student_names, without_misfits
+from distiltune.search.space.students import (
+    Student,
+    searched_width,
+    student_name,
+    student_names,
+    without_misfits,
+)
+from distiltune.search.space.validation import space_faults
 from distiltune.storage.store import Store
-from distiltune.training.arguments import DistillationTrainingArguments
-from distiltune.training.checkpoints import (
+from distiltune.training.checkpoints.load import (
     load_classifier,
     load_model,
     load_tokenizer,
     new_classifier,
     save_checkpoint,
 )
-from distiltune.training.collator import DistillationCollator
-from distiltune.training.config import StudentConfig, TrainingConfig, WidthConfig
-from distiltune.training.data import TextData
-from distiltune.training.first_token import first_token_in_last_layer
-from distiltune.training.layers import student_from_layers
-from distiltune.training.losses import IGNORED_LABEL
-from distiltune.training.narrowed import KEPT_HEADS, keep_heads, keep_rows, num_heads, num_rows, readers
-from distiltune.training.student import build_student
-from distiltune.training.tokenized import TokenizedDataset, tokenize_split
-from distiltune.training.trainer import DistillationTrainer
-from distiltune.training.width import check_width, importance, narrow
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.text_data import TextData
+from distiltune.training.data.tokenized import IGNORED_LABEL, TokenizedDataset, tokenize_split
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.structured_pruning import (
+    KEPT_HEADS,
+    keep_heads,
+    keep_rows,
+    num_heads,
+    num_rows,
+    readers,
+)
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig, WidthConfig
+from distiltune.training.student.layers import student_from_layers
+from distiltune.training.student.width import check_width, importance, narrow
 
 FAMILIES = ["bert", "distilbert", "roberta"]
 LABELS = [f"label_{n}" for n in range(4)]
@@ -151,9 +163,9 @@ def test_importance_is_the_mean_size_of_the_derivative_by_a_mask(family, wide):
 
 
 def test_texts_are_spread_over_all_and_what_is_kept_is_the_same_again(wide, monkeypatch):
-    monkeypatch.setattr("distiltune.training.width.NUM_TEXTS", 5)
+    monkeypatch.setattr("distiltune.training.student.width.NUM_TEXTS", 5)
     seen = []
-    spread = "distiltune.training.width.tokenize_split"
+    spread = "distiltune.training.student.width.tokenize_split"
     monkeypatch.setattr(spread, lambda *given: seen.append(given[:2]) or tokenize_split(*given))
     states = []
     for _ in range(2):

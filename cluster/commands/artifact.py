@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
-from ..lines import lines_of_stream
-from ..panics import quiet_panics
+from .lines import lines_of_stream
 from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
+from .panics import quiet_panics
 
 _MOST_RUNS = 1_000_000
 
@@ -28,8 +28,8 @@ def pull(
     storage: StorageOption = None,
 ) -> None:
     """Copy a run's sealed artifact; every hash is verified before the directory appears."""
-    from ...export.artifact import copy_artifact
-    from ...export.copying import folder_to_make
+    from ...export.artifact.copying import folder_to_make
+    from ...export.artifact.seal import copy_artifact
 
     target = folder_to_make(to)
     opened = open_run(run_id, storage)
@@ -50,8 +50,8 @@ def choose(
     storage: StorageOption = None,
 ) -> None:
     """Let another trial of a finished search go on, such as one more of its Pareto front."""
-    from ..best import choose_instead
-    from ..runs import command
+    from ..pipeline.best_trial import choose_instead
+    from ..store.runs import command
 
     opened = open_run(run_id, storage)
     choose_instead(opened, trial)
@@ -69,7 +69,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify texts with an artifact."""
-    from ...export.runtime import TextClassifier
+    from ...export.runtime.classifier import TextClassifier
 
     if not texts and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("TEXT: none given; name one or more texts, or pipe lines to stdin")
@@ -120,9 +120,9 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
-    from ...export.serving import Extras
-    from ..measure import measure_artifact
-    from ..measure_tables import print_measurement
+    from ...export.benchmark.serving.measure import Extras
+    from .measure import measure_artifact
+    from .measure_tables import print_measurement
 
     wanted = {"sweep": sweep, "load": load, "startup": startup, "session": session, "floors": floors}
     measured = measure_artifact(

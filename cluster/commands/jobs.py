@@ -47,8 +47,8 @@ def submit(
     as_json: JsonOption = False,
 ) -> int:
     """Send a job to a cluster, after the cluster has checked that it can do it; this machine may then leave."""
-    from ..config import load_config
     from ..jobs import submission as jobs
+    from ..specification.config import load_config
 
     config = load_config(source, overrides or [], storage)
     name = Path(source or "quickstart").stem
@@ -91,7 +91,7 @@ def stop(
 ) -> int:
     """End a run with its search saved, wherever it runs; `resume` goes on with it."""
     from ..jobs import submission as jobs
-    from ..runs import command
+    from ..store.runs import command
 
     run = open_run(run_id, storage)
     before = run.state
@@ -106,7 +106,7 @@ def stop(
 
 
 def _show(submission: Submission, follow: bool, as_json: bool) -> int:
-    from ..runs import command
+    from ..store.runs import command
 
     run = submission.run
     commands = {

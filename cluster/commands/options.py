@@ -12,7 +12,7 @@ import typer
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from ..runs import Run, Storage
+    from ..store.runs import Run, Storage
 
 _STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 
@@ -21,7 +21,7 @@ def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, valu
     """Return the storage named; refuse an empty one, which would mean the default or the working directory."""
     from pydantic import ValidationError
 
-    from ..config import StorageConfig, described
+    from ..specification.config import StorageConfig, described
 
     # An empty variable counts as none given for typer.
     given = os.environ.get(_STORAGE_VARIABLE) if value is None else value
@@ -78,8 +78,8 @@ TokenFileOption = Annotated[
 
 def open_storage(storage: str | None) -> Storage:
     """The storage named, or the default one, with little patience: a person waits."""
-    from ..config import StorageConfig
-    from ..runs import LOOK_S, Storage
+    from ..specification.config import StorageConfig
+    from ..store.runs import LOOK_S, Storage
 
     return Storage(StorageConfig().path if storage is None else storage, retry_s=LOOK_S)
 

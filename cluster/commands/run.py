@@ -25,7 +25,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Search, distil, quantize, export, benchmark and seal, on this machine or on resources.address."""
-    from ..config import load_config
+    from ..specification.config import load_config
 
     run_here(load_config(source, overrides or [], storage), source, run_id, as_json)
 
@@ -39,14 +39,14 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """The same job with one trial: the values of the training section, nothing searched."""
-    from ..config import load_config, without_search
+    from ..specification.config import load_config, without_search
 
     run_here(without_search(load_config(source, overrides or [], storage)), source, run_id, as_json)
 
 
 def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool) -> None:
     """Do a job with its progress on stderr and its summary on stdout."""
-    from ..pipeline import run_job
+    from ..pipeline.run_job import run_job
     from ..watching.console import ProgressPrinter
     from ..watching.show import print_summary, summary
 
@@ -72,8 +72,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Try the changes of the section `plan`, each a run of its own; keep those that pay and lose no accuracy."""
-    from ..config import load_config
-    from ..plan_runs import run_plan
+    from ..plan.run_plan import run_plan
+    from ..specification.config import load_config
     from ..watching.console import ProgressPrinter
     from ..watching.plan_view import print_plan, tried_line
 
@@ -105,7 +105,7 @@ def config(
     ] = False,
 ) -> None:
     """Print a specification as resolved, every key with its value; --schema for editors."""
-    from ..config import JobConfig, load_config
+    from ..specification.config import JobConfig, load_config
 
     if schema:
         echo_json(JobConfig.model_json_schema())

@@ -13,7 +13,7 @@ from ...errors import DamagedRecordError, InputError, first_line
 from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..store.runs import Run
 
 app = typer.Typer()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import errors
 from ...errors import ConfigError, DistiltuneError, RunFailedError
-from ..config import JobConfig
+from ..specification.config import JobConfig
 from .driver import catch_signals, on_this_cluster
 from .shipping import entry_point, job_runtime_env, read_specification
 
@@ -123,17 +123,17 @@ def main() -> int:
 
 def _look(config: JobConfig, probe: str) -> dict[str, Any]:
     """Cheap things first: the storage, then the nodes, then what has to be loaded."""
-    from ..goal import check_goals
-    from ..head import ray_session
-    from ..preflight import (
+    from ..pipeline.preflight import (
         check_models,
         check_new_pieces,
         check_resources,
         check_storage,
         check_texts,
     )
-    from ..runs import LOOK_S, Storage, check_writable
-    from .inputs import with_local_inputs
+    from ..session.ray_session import ray_session
+    from ..specification.goal import check_goals
+    from ..store.input_files import with_local_inputs
+    from ..store.runs import LOOK_S, Storage, check_writable
 
     store = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S).store
     if store.directory is not None and store.read(probe) is None:
@@ -146,7 +146,7 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
         check_resources(config.resources)
         check_storage(store)
     local = with_local_inputs(config, store)
-    from ...training.data import load_data
+    from ...training.data.text_data import load_data
 
     data = load_data(local.data)
     check_goals(config, data)

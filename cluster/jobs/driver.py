@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DistiltuneError, StorageError
-from ..config import JobConfig
+from ..specification.config import JobConfig
 from .shipping import read_specification
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..store.runs import Run
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     catch_signals()
     from rich.console import Console
 
-    from ..pipeline import run_job
+    from ..pipeline.run_job import run_job
     from ..watching.console import ProgressPrinter
 
     given = read_specification()
@@ -59,7 +59,7 @@ def on_this_cluster(config: JobConfig) -> JobConfig:
 
 def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None:
     """Say in the run store how a job ended that ended before its run began."""
-    from ..runs import Run, Storage
+    from ..store.runs import Run, Storage
 
     storage = JobConfig.model_validate(given["config"]).storage
     with suppress(StorageError):
@@ -69,8 +69,8 @@ def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None
 
 def mark_ended(run: Run, name: str, state: str, error: str | None) -> bool:
     """Give a submitted run that has not begun its end; whether it was one."""
-    from ..lease import is_held
-    from ..runs import now
+    from ..store.lease import is_held
+    from ..store.runs import now
 
     submission = run.read("submission.json")
     if submission is None or not submission.get("pending"):

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...storage.temporary import temporary_directory
+from ..session.shipped_code import PACKAGE, ROOT, staged_code
 
-PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
-FOLDERS = ("cluster", "export", "search", "storage", "training")
 SPECIFICATION = "job.json"
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def staged_code(root: Path = ROOT) -> Iterator[Path]:
-    """A temporary directory ``distiltune`` with the files of the code that runs here, and no others.
-
-    Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
-    code of before, and the same code is uploaded once.
-    """
-    with temporary_directory("code") as directory:
-        staged = directory / PACKAGE
-        staged.mkdir()
-        for path in sorted(root.glob("*.py")):
-            shutil.copyfile(path, staged / path.name)
-        for folder in FOLDERS:
-            shutil.copytree(
-                root / folder,
-                staged / folder,
-                ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"),
-                copy_function=shutil.copyfile,
-            )
-        yield staged
 
 
 @contextmanager
@@ -46,8 +21,8 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
     The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
     a search saves its state.
     """
-    from ...search.tuner import RAY_WORKER_ENV
-    from ..head import QUIET
+    from ...search.driver.run_search import RAY_WORKER_ENV
+    from ..nodes.ray_environment import QUIET
 
     with staged_code(root) as code, temporary_directory("job") as directory:
         (directory / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")

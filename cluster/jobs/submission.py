@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
-from ..config import JobConfig
-from ..former import former_trials
-from ..goal import check_goals
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
-from ..runs import Run, Storage, name_run, now, seconds_since
+from ..pipeline.warm_start import former_trials
+from ..specification.config import JobConfig
+from ..specification.goal import check_goals
+from ..store.input_files import data_is_local, ship_inputs
+from ..store.runs import Run, Storage, name_run, now, seconds_since
 from .checks import checked_on_cluster
 from .driver import mark_ended
-from .inputs import data_is_local, ship_inputs
 from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
 from .shipping import entry_point, job_runtime_env
 
@@ -82,13 +82,13 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
-    from ...search.batches import check_batches
-    from ...search.checks import check_space
+    from ...search.space.batches import check_batches
+    from ...search.space.validation import check_space
 
     check_space(config.search, config.training, config.student, config.data)
     check_batches(config.search, config.training, config.resources.trial.processes)
     if data_is_local(config):
-        from ...training.data import load_data
+        from ...training.data.text_data import load_data
 
         check_goals(config, load_data(config.data))
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
@@ -212,7 +212,7 @@ def _under_way(run: Run, state: str) -> InputError:
 
 def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
     """Refuse another specification; a run that began on this machine names the files themselves."""
-    from ..pipeline import refuse_other_specification
+    from ..pipeline.run_job import refuse_other_specification
 
     try:
         refuse_other_specification(run, shipped)

@@ -199,8 +199,8 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
 
 def _environment(host: str, token_file: Path | None, directory: Path) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
-    from ...search.tuner import RAY_WORKER_ENV
-    from ..head import QUIET
+    from ...search.driver.run_search import RAY_WORKER_ENV
+    from .ray_environment import QUIET
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}

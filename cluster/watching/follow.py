@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from ..runs import Run, command
+from ..store.runs import Run, command
 from .console import ProgressPrinter
 from .events import StageEvent
 from .status import ENDED, watch

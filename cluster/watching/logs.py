@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 
 from ...errors import InputError, PermanentStorageError, StorageError, shown
-from ...search.records import find_trial
+from ...search.trial_record import find_trial
 from ...storage.logs import read_log
-from ..runs import STAGES, Run
+from ..store.runs import STAGES, Run
 from .status import has_ended, reason
 
 logger = logging.getLogger(__name__)

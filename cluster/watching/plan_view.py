@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ..runs import Run, Storage, command
+from ..store.runs import Run, Storage, command
 from .console import tables
 
 

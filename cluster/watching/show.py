@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import PermanentStorageError
-from ..runs import READERS, STAGES, Run, Storage, command, own_name
+from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import tables
 from .status import Watch
 from .status_view import COLOURS, age, print_status
@@ -55,7 +55,7 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report_tables import terminal_table, verdicts
+    from ...export.report.tables import terminal_table, verdicts
 
     console.print(terminal_table(found["variants"], found["chosen"]))
     for verdict in verdicts(found["variants"]):
@@ -157,8 +157,8 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
 
 
 def _print_ratios(console: Console, found: dict[str, Any]) -> None:
-    from ...export.report import ratios
-    from ...export.rows import RowMeasurement
+    from ...export.benchmark.rows import RowMeasurement
+    from ...export.report.report import ratios
 
     rows = [RowMeasurement.from_json(row) for row in found["variants"]]
     for base, times in ratios(rows).get(found["chosen"], {}).items():

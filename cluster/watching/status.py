@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import PermanentStorageError, StorageError
 from ...storage.retry import reason_of
-from ..runs import STAGES, Run, command, epoch_of, seconds_since
+from ..store.runs import STAGES, Run, command, epoch_of, seconds_since
 
 _NOT_YET = "not yet"  # later than every time in ISO 8601
 COUNTS = ("num_trials", "done", "running", "failed", "pruned")

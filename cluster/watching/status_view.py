@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..runs import seconds_since
+from ..store.runs import seconds_since
 from .status import COUNTS, ENDED
 
 COLOURS = {

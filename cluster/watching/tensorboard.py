@@ -17,8 +17,8 @@ from pathlib import Path
 from ...errors import InputError, RunFailedError, StorageError
 from ...storage.store import Store
 from ...storage.temporary import temporary_directory
-from ..runs import Run
-from ..watchdog import Watchdog
+from ..session.watchdog import Watchdog
+from ..store.runs import Run
 from .status import reason
 
 logger = logging.getLogger(__name__)

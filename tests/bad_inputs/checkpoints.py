@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distiltune.training.config import FineTuneConfig, StudentConfig, TeacherConfig
+from distiltune.training.student.config import StudentConfig
+from distiltune.training.teacher.config import FineTuneConfig, TeacherConfig
 
 from .case import Case
 from .damages import CUT, Damage, both, cut, edit_json, fifo, folder, link, remove, write

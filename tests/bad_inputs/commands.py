@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from distiltune.cluster.config import PlanConfig
-from distiltune.training.config import TrainingConfig
+from distiltune.cluster.specification.config import PlanConfig
+from distiltune.training.distillation.config import TrainingConfig
 
 from .case import Case
 from .goods import RUN, STORAGE

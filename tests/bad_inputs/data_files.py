@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distiltune.training.config import DataConfig, UnlabelledConfig
+from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.data.config import DataConfig
 
 from .case import Case
 from .damages import CUT, Damage, both, cut, edit_json, flip, write

@@ -19,7 +19,7 @@ def make_goods(base: Path) -> None:
     base.mkdir()
     for name, make in GOODS.items():
         make(base / name)
-    from distiltune.training.checkpoints import load_classifier
+    from distiltune.training.checkpoints.load import load_classifier
 
     load_classifier(base / "checkpoint")
 
@@ -70,7 +70,7 @@ def _data(directory: Path) -> None:
 def _artifact(directory: Path) -> None:
     from artifacts import tiny_artifact
 
-    from distiltune.export.artifact import seal_artifact
+    from distiltune.export.artifact.seal import seal_artifact
 
     made = tiny_artifact(directory.with_name("unsealed"))
     seal_artifact(made, directory, made_from={"data": "x"}, measurements={"query": TEXT})
@@ -80,8 +80,8 @@ def _artifact(directory: Path) -> None:
 def _storage(directory: Path) -> None:
     from runfiles import PARAMETERS, Writer
 
-    from distiltune.cluster.config import JobConfig
-    from distiltune.cluster.runs import Storage
+    from distiltune.cluster.specification.config import JobConfig
+    from distiltune.cluster.store.runs import Storage
 
     storage = Storage(str(directory), retry_s=0)
     for run_id in (RUN, OTHER_RUN):

@@ -9,14 +9,11 @@ from typing import Any
 
 import yaml
 
-from distiltune.training.config import (
-    DataConfig,
-    FineTuneConfig,
-    PretrainingConfig,
-    StudentConfig,
-    TeacherConfig,
-    UnlabelledConfig,
-)
+from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.data.config import DataConfig
+from distiltune.training.pretraining.config import PretrainingConfig
+from distiltune.training.student.config import StudentConfig
+from distiltune.training.teacher.config import FineTuneConfig, TeacherConfig
 
 from .case import SECRET, Case
 from .damages import Damage, fifo, folder, link, write

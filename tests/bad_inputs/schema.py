@@ -12,8 +12,9 @@ import typer
 from pydantic import BaseModel
 
 from distiltune.cluster.cli import app
-from distiltune.cluster.config import JobConfig
-from distiltune.training.config import StudentConfig, UnlabelledConfig
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.student.config import StudentConfig
 
 Model = type[BaseModel]
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from distiltune.cluster.config import PlanConfig, PlanStep, StorageConfig, TrialResources
+from distiltune.cluster.specification.config import PlanConfig, PlanStep, StorageConfig, TrialResources
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.search.config import SearchConfig
-from distiltune.training.config import (
-    DataConfig,
-    PruningConfig,
-    ScratchConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainingConfig,
-    UnlabelledConfig,
-)
+from distiltune.training.compression.config import PruningConfig
+from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.data.config import DataConfig
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.student.config import StudentConfig
+from distiltune.training.teacher.config import ScratchConfig, TeacherConfig
 
 from .case import SECRET, Case
 from .damages import Damage, fifo, folder, link, sparse, write

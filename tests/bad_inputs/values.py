@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from distiltune.cluster.config import JobConfig
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.search.config import Budget
 
 from .case import Case

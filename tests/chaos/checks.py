@@ -13,7 +13,7 @@ from look import Sight, last_weights, look, optuna_trials, shown_run, trained_ag
 from test_search import accuracy_of, split
 from test_search_store import KEYS
 
-from distiltune.search.checkpoints import download_checkpoint
+from distiltune.search.trial.checkpoints import download_checkpoint
 from distiltune.storage.store import Store
 
 STEPS_PER_EPOCH = math.ceil(NUM_ROWS / 16)

@@ -20,11 +20,11 @@ def warm() -> None:
     import ray.tune.search.optuna  # noqa: F401
     import test_search_store  # noqa: F401
 
-    import distiltune.search.experiment
-    import distiltune.search.progress
-    import distiltune.search.results
-    import distiltune.search.tensorboard
-    import distiltune.search.trial  # noqa: F401
+    import distiltune.search.driver.collect
+    import distiltune.search.driver.experiment
+    import distiltune.search.driver.progress
+    import distiltune.search.trial.events
+    import distiltune.search.trial.run  # noqa: F401
 
 
 def run_driver(job: dict[str, Any]) -> None:
@@ -32,10 +32,10 @@ def run_driver(job: dict[str, Any]) -> None:
     import ray
     from job import run_job
 
-    import distiltune.search.experiment
+    import distiltune.search.driver.experiment
 
     if job["snapshot_s"] is not None:
-        distiltune.search.experiment._SNAPSHOT_S = job["snapshot_s"]
+        distiltune.search.driver.experiment._SNAPSHOT_S = job["snapshot_s"]
     found: dict[str, Any]
     try:
         hook = {"worker_process_setup_hook": job["setup_hook"]} if job["setup_hook"] else None

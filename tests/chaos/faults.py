@@ -21,7 +21,7 @@ from processes import Cluster, Driver, Drivers, ended, make_environment
 from servers import free_port, make_bucket, s3_server
 from test_search_store import KEYS, eventually, proxy, small_disk
 
-from distiltune.search.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
+from distiltune.search.trial.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
 from distiltune.storage.store import Store
 
 END_S = 150  # a search of some seconds that has not ended by then hangs

@@ -10,7 +10,7 @@ TOO_MUCH = 2**50  # bytes
 def install() -> None:
     import torch
 
-    from distiltune.training.trainer import DistillationTrainer
+    from distiltune.training.distillation.trainer import DistillationTrainer
 
     compute_loss = DistillationTrainer.compute_loss
 

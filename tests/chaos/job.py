@@ -10,9 +10,9 @@ from test_search import split
 from test_search_store import KEYS, publish_student
 
 from distiltune.search.config import SearchConfig
-from distiltune.search.tuner import TrialInputs, run_search
+from distiltune.search.driver.run_search import TrialInputs, run_search
 from distiltune.storage.store import Store
-from distiltune.training.config import TrainingConfig
+from distiltune.training.distillation.config import TrainingConfig
 
 JOURNAL = "runs/a/study/optuna.journal"
 NUM_ROWS, NUM_VALIDATION = 448, 64

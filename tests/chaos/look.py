@@ -13,8 +13,8 @@ from typing import Any
 from job import JOURNAL
 from test_search_store import KEYS, LOGGED_EPOCH
 
-from distiltune.search.checkpoints import find_checkpoint, saved_epochs
-from distiltune.search.records import is_trial_name
+from distiltune.search.trial.checkpoints import find_checkpoint, saved_epochs
+from distiltune.search.trial_record import is_trial_name
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 

@@ -21,7 +21,7 @@ import psutil
 from servers import S3_ENVIRONMENT
 from test_search_store import eventually, kill
 
-from distiltune.search.tuner import RAY_WORKER_ENV
+from distiltune.search.driver.run_search import RAY_WORKER_ENV
 
 HERE = Path(__file__).parent
 NO_TRIAL = ("IDLE", "Agent")  # what Ray calls the others of its processes

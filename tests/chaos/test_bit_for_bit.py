@@ -12,7 +12,7 @@ import pytest
 from checks import weights_of
 from faults import DriverKilled
 
-from distiltune.search.checkpoints import find_checkpoint, saved_epochs
+from distiltune.search.trial.checkpoints import find_checkpoint, saved_epochs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 

@@ -9,14 +9,14 @@ import pytest
 from faults import Grounds
 from test_search_store import KEYS
 
-from distiltune.search.checkpoints import (
+from distiltune.search.trial.checkpoints import (
     RECORD_NAME,
     DamagedCheckpointError,
     download_checkpoint,
     saved_epochs,
     write_epoch,
 )
-from distiltune.search.integrity import damage_of, last_intact, model_is_intact
+from distiltune.search.trial.integrity import damage_of, last_intact, model_is_intact
 from distiltune.storage.store import Store
 
 pytestmark = pytest.mark.slow

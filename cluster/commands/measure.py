@@ -1,0 +1,62 @@
+"""What ``distiltune benchmark DIR`` does: measure a sealed artifact on the machine at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ArtifactError
+from .lines import lines_of_file
+from .panics import quiet_panics
+
+if TYPE_CHECKING:
+    from ...export.benchmark.serving.measure import Extras
+
+
+def measure_artifact(
+    directory: Path,
+    *,
+    texts_file: Path | None,
+    num_runs: int,
+    num_warmups: int,
+    num_threads: int,
+    extras: Extras | None = None,
+) -> dict[str, Any]:
+    """Latency, throughput, size and peak memory of an artifact, texts in, labels out.
+
+    Args:
+        directory: The artifact; verified first.
+        texts_file: One text a line; without it, the text that was timed when the artifact was made.
+        num_runs: Timed runs of one text.
+        num_warmups: Runs before timing.
+        num_threads: Intra-op threads.
+        extras: What to measure besides.
+
+    Raises:
+        ArtifactError: The artifact is not whole, or does not run.
+        InputError: The texts cannot be read.
+    """
+    from ...export.artifact.seal import verify_artifact
+    from ...export.benchmark.serving.measure import measure_serving
+    from ...export.machine import describe_machine
+    from ...export.runtime.classifier import TextClassifier
+
+    texts = None if texts_file is None else lines_of_file(texts_file, "--texts")
+    query = verify_artifact(directory).measurements.get("query")
+    if texts is None:
+        if not isinstance(query, str) or not query.strip():
+            raise ArtifactError(
+                f"{directory}: measurements.query of the manifest is {query!r:.60}, and is what is timed; give --texts"
+            )
+        texts = [query]
+    with quiet_panics():  # what does not load or run is said here, not by the process that measures
+        TextClassifier.load(directory, num_threads=num_threads)(texts[:1])
+    measured = measure_serving(
+        directory,
+        texts=texts,
+        num_runs=num_runs,
+        num_warmups=num_warmups,
+        num_threads=num_threads,
+        extras=extras,
+    )
+    return {"artifact": str(directory), **measured, "machine": describe_machine()}

@@ -1,0 +1,1 @@
+"""The stages of a job, from the data to the artifact."""

@@ -1,0 +1,77 @@
+"""The trial that goes on: its model in the run, and another in its place when a person says so."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from ...errors import InputError
+from ...search.trial_record import find_trial
+from ...storage.folders import new_folder
+from ..specification.config import JobConfig
+from ..store.runs import Run
+
+_AFTER_SEARCH = ("export", "benchmark", "gate", "report", "artifact")
+
+
+def keep_best(run: Run, student: str, checkpoint: str) -> None:
+    """Copy what is a model out of a training checkpoint: weights and configuration; add the tokenizer.
+
+    Args:
+        run: It becomes the run's best model.
+        student: Key of the student that the trial started from.
+        checkpoint: Key of the checkpoint.
+    """
+    from ...search.trial.checkpoints import download_checkpoint
+
+    with new_folder(run.store.local(run.best)) as folder:
+        shutil.copytree(run.store.fetch(student), folder, dirs_exist_ok=True)
+        download_checkpoint(run.store, checkpoint, folder, ("model.safetensors", "config.json"))
+    run.store.publish(run.best)
+
+
+def best_of(config: JobConfig, trial: dict[str, Any]) -> dict[str, Any]:
+    """The best trial with the three values that every report names, searched or not."""
+    training = config.training
+    values = {
+        name: trial["parameters"].get(name, getattr(training, name))
+        for name in ("alpha", "temperature", "num_train_epochs")
+    }
+    return {
+        **values,
+        "validation_accuracy": trial["metrics"]["validation_accuracy"],
+        "trial_id": trial["trial_id"],
+        "epoch": trial["best_epoch"],
+        "parameters": trial["parameters"],
+        "metrics": trial["metrics"],
+    }
+
+
+def choose_instead(run: Run, trial_id: str) -> None:
+    """Let another trial go on; the stages after the search are to be done again.
+
+    Raises:
+        InputError: The search is not finished, the run is at work, or there is no such trial with a checkpoint.
+    """
+    record = run.stage_record("search")
+    if record.get("state") != "finished":
+        raise InputError(f"run {run.id}: its search is not finished; see `distiltune status {run.id}`")
+    trials = {trial["trial_id"]: trial for trial in record["result"]["trials"] if trial["checkpoint"]}
+    found = find_trial(trial_id, trials)
+    if found is None:
+        raise InputError(
+            f"run {run.id} has no trial {trial_id!r} with a checkpoint; it has: {', '.join(trials)}"
+        )
+    trial = trials[found]
+    config = run.specification()
+    with run.held():
+        from ...search.space.students import student_name
+
+        name, made = student_name(trial["parameters"]), run.stage_record("student")["result"]
+        keep_best(run, run.student if name is None else made["students"][name]["key"], trial["checkpoint"])
+        for stage in _AFTER_SEARCH:
+            run.store.delete(run.key(f"stages/{stage}.json"))
+        why = f"trial {found}, chosen by hand"
+        result = {**record["result"], "best": best_of(config, trial), "choice": why}
+        run.write("stages/search.json", {**record, "result": result, "text": why})
+        run.write("run.json", {**(run.read("run.json") or {}), "state": "stopped", "error": None})

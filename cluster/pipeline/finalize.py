@@ -1,0 +1,150 @@
+"""The last stages, done by the driver from the records: gate, choice, sealed artifact, report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RunFailedError
+from ...export.artifact.seal import seal_artifact
+from ...export.benchmark.rows import RowMeasurement
+from ...export.report.report import build_report, write_report
+from ...export.selection.choose import choose
+from ...storage.temporary import temporary_directory
+from ..specification.config import JobConfig
+from ..store.runs import STAGES, Run
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+    from .stages import StageResult
+
+
+def choose_variant(config: JobConfig, run: Run) -> StageResult:
+    """Hold the rows against the gate and choose among them, on the validation split; none may be left."""
+    measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
+    choice = choose(measured, config.export.choose)
+    # The answers stay in the record of the benchmark: they are for the gate, and long.
+    rows = [replace(row, answers=None) for row in choice.rows]
+    record: dict[str, Any] = {
+        "variants": [row.to_json() for row in rows],
+        "chosen": choice.chosen,
+        "reason": choice.reason or None,
+    }
+    passed = sum(row.passed_gate is True for row in rows)
+    failed = sum(row.passed_gate is False for row in rows)
+    return record, f"{passed} passed, {failed} failed; chosen: {choice.chosen or 'none'}"
+
+
+def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
+    """Seal the chosen variant.
+
+    Raises:
+        RunFailedError: No ONNX variant keeps the limits of ``export.choose``.
+    """
+    gate = run.stage_record("gate")["result"]
+    if gate["chosen"] is None:
+        raise RunFailedError(gate["reason"])
+    row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
+    source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
+    figures = {name: value for name, value in row.items() if name not in ("curves", "answers")}
+    made_from = _made_from(config, run, data)
+    seal_artifact(
+        source,
+        target,
+        made_from=made_from,
+        measurements=figures,
+        session=row.get("session"),
+        num_threads=row["num_threads"],
+    )
+    run.store.publish(run.artifact)
+    return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
+
+
+def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
+    teacher = run.stage_record("teacher")["result"]
+    best = run.stage_record("search")["result"]["best"]
+    return {
+        "run_id": run.id,
+        "data": {"source": config.data.source, "fingerprint": data.fingerprint},
+        "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
+        "teacher_validation_accuracy": teacher["validation_accuracy"],
+        "student": config.student.model_dump(mode="json", exclude_none=True),
+        "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
+        "machine": run.stage_record("benchmark")["result"]["machine"],
+    }
+
+
+def make_report(config: JobConfig, run: Run) -> StageResult:
+    """Write the report's files from what the stages recorded."""
+    choice = run.stage_record("gate")["result"]
+    records = {stage: run.stage_record(stage) for stage in STAGES}
+    search = records["search"]["result"]
+    with temporary_directory("report") as scratch:
+        pictures = _draw_search(config, search, scratch)
+        graphs = _draw_graphs(records["export"]["result"]["variants"], choice["chosen"], scratch)
+        report = build_report(
+            run_id=run.id,
+            state="finished" if choice["chosen"] else "failed",
+            best=search["best"],
+            rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
+            chosen=choice["chosen"],
+            artifact=run.store.location(run.artifact) if choice["chosen"] else None,
+            machine=run.stage_record("benchmark")["result"]["machine"],
+            extra={
+                "stages": {
+                    stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")
+                },
+                "trials": search["trials"],
+                "search": {
+                    **{name: search.get(name) for name in ("front", "choice", "ended_by")},
+                    **pictures,
+                },
+                "graphs": graphs,
+                "job": run.read("job.json"),
+            },
+        )
+        paths = write_report(report, run.store.local(run.report))
+        for picture in scratch.iterdir():
+            shutil.copy(picture, run.store.local(run.report))
+    run.store.publish(run.report)
+    names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
+    return {"files": names}, ", ".join(names)
+
+
+def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Pictures of the search in ``folder``: their names, and why others were left out."""
+    from ...search.driver.mirroring import from_record
+    from ...search.plots.study import draw_study
+    from ...search.space.space import distributions
+    from ...search.study.mirror import frozen_trial
+    from ...search.trial_record import TrialRecord
+
+    searched, objectives = distributions(config.search), config.search.all_objectives
+    if not searched:
+        return {"pictures": [], "left_out": {}}
+    trials = [TrialRecord(**trial) for trial in search["trials"]]
+    numbers = {trial.trial_id: trial.number for trial in trials}
+    drawn = draw_study(
+        [frozen_trial(from_record(trial, config.search), searched) for trial in trials],
+        folder,
+        metric_names=[each.metric for each in objectives],
+        directions=[each.direction for each in objectives],
+        chosen=numbers[search["best"]["trial_id"]],
+        front=[numbers[trial_id] for trial_id in search["front"]],
+    )
+    return {"pictures": [path.name for path in drawn.paths], "left_out": drawn.left_out}
+
+
+def _draw_graphs(made: list[dict[str, Any]], chosen: str | None, folder: Path) -> dict[str, Any]:
+    """What the exported graphs consist of, and the pictures of it in ``folder``."""
+    from ...export.report.plots.graphs import draw_graphs
+
+    records = {each["name"]: each["graph"] for each in made if each.get("graph")}
+    paths = draw_graphs(records, chosen, folder)
+    shown = {
+        name: {key: value for key, value in record.items() if key != "weights"}
+        for name, record in records.items()
+    }
+    return {"variants": shown, "pictures": [path.name for path in paths]}

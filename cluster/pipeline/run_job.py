@@ -1,0 +1,310 @@
+"""The stages of a job in their order; a stage whose record says finished is not done again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ...errors import DistiltuneError, InputError, RunFailedError, StorageError
+from ...storage.logs import LogWriter, logged_to
+from ...storage.retry import refusal_of
+from ..specification.config import JobConfig, StorageConfig
+from ..specification.goal import check_goals
+from ..store.input_files import with_local_inputs
+from ..store.runs import Run, Storage, name_run, now
+from ..watching.events import Listener, StageEvent
+from .preflight import check_models, check_new_pieces, check_resources, check_storage, check_texts
+from .warm_start import former_trials, keep_former
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+    from ..store.lease import Lease
+    from .dispatch import Tell
+    from .stages import StageResult
+
+logger = logging.getLogger(__name__)
+
+_TELL_EVERY_S = 1.0
+
+
+def run_job(
+    config: JobConfig,
+    name: str,
+    *,
+    run_id: str | None = None,
+    listener: Listener = lambda _: None,
+    submitted: bool = False,
+) -> Run:
+    """Do every stage of a job that is not done yet, and return the finished run.
+
+    What can be checked without Ray is checked first: the data, and the specification against the arguments
+    that a trial knows.
+
+    Args:
+        config: The specification.
+        name: Of the job; a run without an id is named after it.
+        run_id: Names the run, or goes on with the one of that name.
+        listener: Told of every stage.
+        submitted: Whether this is the driver of a submitted job, so that a request to stop that came before it
+            counts.
+
+    Raises:
+        InputError: Something that the person gave cannot be used; no stage after it was begun.
+        RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
+        KeyboardInterrupt: It was interrupted, or somebody asked for its end.
+    """
+    from ...search.space.batches import check_batches
+    from ...search.space.validation import check_space
+    from ...training.data.text_data import load_data
+
+    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    run_id = name_run(name, run_id)
+    check_space(config.search, config.training, config.student, config.data)
+    check_batches(config.search, config.training, config.resources.trial.processes)
+    former_trials(config, storage, Run(storage.store, run_id))
+    local_config = with_local_inputs(config, storage.store)
+    check_models(local_config)
+    began = time.monotonic()
+    data = load_data(local_config.data)
+    check_goals(config, data)
+    check_new_pieces(config, data)
+    check_texts(local_config, data)
+    run = storage.create(run_id)
+    with run.held() as lease:
+        if not submitted:
+            run.clear_stop()
+        _begin(run, config, name, data)
+        keep_former(config, storage, run)
+        writer = LogWriter(run.store, run.log)
+        with logged_to(writer):
+            runner = _Runner(run, lease, lambda event: _hear(event, listener))
+            runner.begin()
+            try:
+                if run.is_to_stop:
+                    lease.interruption = "stop"
+                    raise KeyboardInterrupt
+                runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
+                _do(runner, config, local_config, run, data)
+                _end(run, "finished", None)
+            except BaseException as error:
+                _fail(run, config, lease, error)
+                raise
+    return run
+
+
+def refuse_other_specification(run: Run, config: JobConfig) -> None:
+    """Refuse to go on with a run under a specification that it did not begin with.
+
+    Storage and resources may differ: where a run goes on is free.
+
+    Raises:
+        InputError: Which sections are other ones.
+    """
+    held = run.read("job.json")
+    if held is not None:
+        with suppress(ValidationError):  # a key that an older run did not have yet was at its default
+            held = type(config).model_validate(held).model_dump(mode="json")
+    wanted = config.model_dump(mode="json")
+    free = ("storage", "resources")
+    changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
+    if changed:
+        raise InputError(
+            f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
+            "choose another id, or give the specification it began with"
+        )
+
+
+def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
+    from ...export.machine import describe_machine
+
+    refuse_other_specification(run, config)
+    read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
+    if read != data.fingerprint:
+        raise InputError(
+            f"--run-id: run {run.id} began with other data, its files have changed since; "
+            "choose another id, or put the files back"
+        )
+    if run.read("job.json") is None:
+        run.write("job.json", config.model_dump(mode="json"))
+    record = {
+        "run_id": run.id,
+        "name": name,
+        "created": run.created or now(),
+        "state": "running",
+        "error": None,
+    }
+    run.write("run.json", record)
+    run.write("versions.json", describe_machine())
+    submission = run.read("submission.json")
+    if submission is not None:
+        run.write("submission.json", {**submission, "pending": False})
+
+
+def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> None:
+    """Record how a run ended that did not finish; one that another process took over is left to that one."""
+    if lease.interruption == "lost":
+        raise RunFailedError(
+            f"run {run.id}: another process took it over, since this one was not heard of for too long"
+        ) from error
+    stopped = lease.interruption == "stop"
+    state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
+    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error) or "")
+    with suppress(StorageError):  # which may be what failed
+        _end(run, state, None if stopped else _reason(error))
+    if isinstance(error, KeyboardInterrupt):
+        what = "stopped" if stopped else "interrupted"
+        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}{_where(config)}") from error
+
+
+def _where(config: JobConfig) -> str:
+    """The option that names the storage, where a command needs it to find the run."""
+    usual = os.environ.get("DISTILTUNE_STORAGE") or StorageConfig().path
+    return "" if config.storage.path == usual else f" --storage {shlex.quote(config.storage.path)}"
+
+
+def _end(run: Run, state: str, error: str | None) -> None:
+    run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": now()})
+
+
+def _reason(error: BaseException) -> str | None:
+    if isinstance(error, DistiltuneError | KeyboardInterrupt):
+        return str(error) or None
+    return type(error).__name__ + f": {error}".rstrip(": ")
+
+
+def _hear(event: StageEvent, listener: Listener) -> None:
+    if event.state != "progress":
+        text = f": {event.text}" if event.text else ""
+        took = f" ({event.seconds:.1f} s)" if event.seconds else ""
+        logger.info("%s %s%s%s", event.stage, event.state, text, took)
+    listener(event)
+
+
+class _Runner:
+    """Does stages one by one, keeps their records, and tells the listener."""
+
+    def __init__(self, run: Run, lease: Lease, listener: Listener) -> None:
+        self._run = run
+        self._lease = lease
+        self._listener = listener
+
+    def begin(self) -> None:
+        """Tell which run it is."""
+        self._listener(StageEvent("run", "begun", f"{self._run.id} in {self._run.store}"))
+
+    def is_finished(self, *stages: str) -> bool:
+        """Whether nothing is left to do of these."""
+        return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
+
+    def do(
+        self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False, already_s: float = 0.0
+    ) -> None:
+        """Do a stage unless it is finished.
+
+        Args:
+            stage: Its name.
+            work: What to do.
+            again: Do it all the same, for what it leaves in memory.
+            already_s: Seconds that it took before this call.
+        """
+        if self._lease.interruption is not None:  # its signal may have come when nothing could hear it
+            raise KeyboardInterrupt
+        if self.is_finished(stage) and not again:
+            self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
+            return
+        self._listener(StageEvent(stage, "started"))
+        started = now()
+        self._write(stage, "running", started=started)
+        began = time.monotonic() - already_s
+        try:
+            done = work(_Teller(self._run, stage, self._listener))
+        except BaseException as error:
+            seconds = time.monotonic() - began
+            state = "failed" if isinstance(error, Exception) else "stopped"
+            if self._lease.interruption == "lost":  # the record is another's now
+                raise
+            with suppress(StorageError):
+                self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
+            self._listener(StageEvent(stage, state, "", seconds))
+            refused = refusal_of(error, str(self._run.store))
+            if refused is not None or isinstance(error, RunFailedError):
+                raise RunFailedError(f"run {self._run.id}, stage {stage}: {refused or error}") from error
+            raise
+        result, text = done
+        seconds = round(time.monotonic() - began, 3)
+        times = {"started": started, "seconds": seconds, "ended": now()}
+        self._write(stage, "finished", **times, text=text, result=result)
+        self._listener(StageEvent(stage, "finished", text, seconds))
+
+    def _write(self, stage: str, state: str, **more: Any) -> None:
+        self._run.write(f"stages/{stage}.json", {"stage": stage, "state": state, **more})
+
+
+class _Teller:
+    """Passes on how far a stage is: to the listener at once, to the run store at most once a second."""
+
+    def __init__(self, run: Run, stage: str, listener: Listener) -> None:
+        self._run = Run(run.store.once, run.id)
+        self._stage = stage
+        self._listener = listener
+        self._last: dict[str, Any] = {}
+        self._written = 0.0
+
+    def __call__(self, text: str, /, **more: Any) -> None:
+        self._listener(StageEvent(self._stage, "progress", text))
+        record = {"text": text, **more}
+        ended = more.get("done") is not None and more.get("done") == more.get("num_trials")
+        late = time.monotonic() - self._written > _TELL_EVERY_S
+        if record == self._last or not (late or ended):
+            return
+        self._last, self._written = record, time.monotonic()
+        try:
+            self._run.write(self._run.progress(self._stage), {**record, "at": time.time()})
+        except StorageError as error:
+            logger.warning("%s", error)
+
+
+def _do(runner: _Runner, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
+    """The stages after the data. The first four leave arrays for the search, so they go together."""
+    from ..session.ray_session import ray_session
+    from .finalize import choose_variant, make_report, seal_chosen
+    from .stages import Stages
+
+    if not runner.is_finished("search", "export", "benchmark"):
+        with ray_session(config.resources):
+            check_resources(config.resources)
+            check_storage(run.store)
+            stages = Stages(config, local_config, run, data)
+            if not runner.is_finished("search"):
+                runner.do("teacher", stages.teacher, again=True)
+                runner.do("logits", stages.logits, again=True)
+                runner.do("student", stages.student, again=True)
+            runner.do("search", stages.search)
+            runner.do("export", stages.export)
+            runner.do("benchmark", stages.benchmark)
+    runner.do("gate", lambda _: choose_variant(config, run))
+    runner.do("report", lambda _: make_report(config, run))
+    runner.do("artifact", lambda _: seal_chosen(config, run, data))
+
+
+def _describe_data(data: TextData) -> StageResult:
+    counts = {split: len(data.splits[split]) for split in data.splits}
+    intents = len(data.label_names) - (data.out_of_scope_label is not None)
+    outside = "" if data.out_of_scope_label is None else " + out-of-scope"
+    if data.unlabelled:
+        counts["unlabelled"] = len(data.unlabelled)
+    texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    record = {
+        "fingerprint": data.fingerprint,
+        "texts": counts,
+        "num_labels": len(data.label_names),
+        "out_of_scope_label": data.out_of_scope_label,
+    }
+    return record, f"{intents} intents{outside}; {texts}"

@@ -1,0 +1,271 @@
+"""Each stage of a job, seen from the driver: which task it sends where, and what it keeps of the answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..remote import tasks
+from ..remote import teacher_labels as labelling
+from ..session.ray_session import num_gpus, whole_node
+from ..specification.config import JobConfig, TaskResources
+from ..store.runs import TEACHERS, Run, Storage
+from .best_trial import best_of, keep_best
+from .dispatch import Dispatcher, Tell
+from .students import Students
+from .warm_start import former_trials
+
+if TYPE_CHECKING:
+    from ...search.driver.progress import SearchProgress
+    from ...search.space.students import Student
+    from ...training.data.text_data import TextData
+
+StageResult = tuple[dict[str, Any], str]
+
+STUDENT_ROW = "student-pytorch"
+TEACHER_ROW = "teacher-pytorch"
+REFERENCE_ROW = "reference-bert-base"
+BASE_VARIANT = "onnx"
+
+
+class Stages:
+    """The stages of one job; each method returns what its record keeps and one line for a person.
+
+    Args:
+        config: The specification; files and checkpoints of the submitting machine are references into the store.
+        local_config: The same with paths of this machine.
+        run: Where everything is kept.
+        data: The texts.
+    """
+
+    def __init__(self, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
+        self._config = config
+        self._local_config = local_config
+        self._run = run
+        self._data = data
+        self._splits: dict[str, labelling.SplitWithLogits] = {}
+        self._students: dict[str, Student] = {}
+        self._dispatcher = Dispatcher(config, run)
+
+    def teacher(self, tell: Tell) -> StageResult:
+        """Load, fine-tune or train the teachers, once for all runs with the same data and settings."""
+        from ...training.teacher.prepare import teacher_key
+
+        local, wanted = self._local_config, self._whole(self._config.resources.teacher)
+        keys = [
+            f"{TEACHERS}/{teacher_key(each, self._data, local.training)}" for each in local.teacher.members
+        ]
+        if len(keys) == 1:
+            record = self._dispatcher.do(
+                "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], tell=tell
+            )
+            text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
+            return {**record, "key": keys[0], "keys": keys}, text
+        records = self._ensemble(keys, wanted, tell)
+        accuracies = [record["validation_accuracy"] for record in records]
+        text = f"{len(keys)} of {records[0]['kind']}, validation accuracy "
+        text += f"{min(accuracies):.4f} to {max(accuracies):.4f}"
+        members = [
+            {name: record[name] for name in ("validation_accuracy", "seconds", "reused")}
+            for record in records
+        ]
+        return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
+
+    def _ensemble(self, keys: list[str], wanted: TaskResources, tell: Tell) -> list[dict[str, Any]]:
+        """Each teacher in a task of its own; side by side where there is room."""
+        parts = [str(number) for number in range(1, len(keys) + 1)]
+        sent = [
+            self._dispatcher.send(
+                "teacher", labelling.make_teacher, wanted, self._data, number, key, part=part
+            )
+            for number, (key, part) in enumerate(zip(keys, parts, strict=True))
+        ]
+
+        def told(part: str) -> Tell:
+            begun = f"{part} of {len(keys)}"
+            return lambda text, /, **more: tell(f"{begun}: {text}" if text else begun, **more)
+
+        return [
+            self._dispatcher.wait("teacher", task, told(part), wanted, part=part)
+            for task, part in zip(sent, parts, strict=True)
+        ]
+
+    def logits(self, tell: Tell) -> StageResult:
+        """Have the teachers label train and validation."""
+        wanted = self._whole(self._config.resources.teacher)
+        made = self._run.stage_record("teacher")["result"]
+        teachers = made.get("keys", [made["key"]])
+        self._splits, record = self._dispatcher.do(
+            "logits", labelling.label_with_teachers, wanted, self._data, teachers, tell=tell
+        )
+        if not record["keys"]:
+            return record, "not needed: alpha is 1"
+        computed = record["texts_computed"]
+        more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
+        text = f"{computed:,} texts labelled" if computed else "every text is in the cache"
+        text = f"{text}; besides train: {', '.join(more)}" if more else text
+        if "ensemble" in record:
+            text += f"; mean of {len(teachers)} teachers: validation accuracy "
+            text += f"{record['ensemble']['validation_accuracy']:.4f}"
+        return record, text
+
+    def student(self, tell: Tell) -> StageResult:
+        """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
+        trains = self._config.student.pretraining is not None
+        wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
+        students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
+        record, self._students = students.make(self._teacher(), tell)
+        if self._config.student.has_own_pieces:
+            self._splits = self._dispatcher.do(
+                "student",
+                labelling.tokenize_for_student,
+                TaskResources(cpu=1, gpu=0),
+                self._data,
+                self._teacher(),
+                record.get("key", self._run.student),
+                self._splits,
+                tell=tell,
+            )
+        if self._students:
+            return record, f"{len(self._students)}: {', '.join(self._students)}"
+        parameters = record["num_parameters"] / 1e6
+        text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
+        if "pretraining" in record:
+            text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
+        if self._config.student.vocabulary is not None:
+            share = record["vocabulary"]["covered_share"]
+            text += f", {record['num_embeddings']:,} word pieces"
+            text += "" if share is None else f", all that {share:.0%} of the validation texts need"
+        for each in record["parity"]:
+            if each["predictions_changed"] is not None:
+                text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"
+        return record, text
+
+    def search(self, tell: Tell) -> StageResult:
+        """Run the trials, and keep the best epoch of the best one."""
+        from ...search.driver.run_search import TrialInputs, run_search
+        from ...training.data.tokenized import joined
+
+        config = self._config
+        validation = self._splits["validation"]
+        trained = [split for name, split in self._splits.items() if name != "validation"]
+        logits = [split.teacher_logits for split in trained if split.teacher_logits is not None]
+        inputs = TrialInputs(
+            student=self._run.student,
+            train=joined([split.tokens for split in trained]),
+            validation=validation.tokens,
+            train_logits=np.concatenate(logits) if logits else None,
+            out_of_scope_id=self._data.out_of_scope_id,
+            label_names=self._data.label_names,
+            teacher=self._teacher(),
+            students=self._students,
+            more_texts={
+                name: len(split.tokens)
+                for name, split in self._splits.items()
+                if name not in ("train", "validation")
+            },
+        )
+        trial = config.resources.trial
+        storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
+        outcome = run_search(
+            config.search,
+            config.training,
+            inputs,
+            store=self._run.store,
+            experiment=self._run.search,
+            tensorboard=self._run.tensorboard,
+            logs=self._run.trial_logs,
+            cpus_per_trial=trial.cpu,
+            gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
+            custom_per_trial=trial.custom,
+            processes_per_trial=trial.processes,
+            known=former_trials(config, storage, self._run),
+            journal=self._run.journal,
+            on_progress=lambda progress: tell(_progress_line(progress), **progress.to_json()),
+            check_resources=not config.resources.autoscaling,
+        )
+        assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
+        keep_best(self._run, inputs.student_of(outcome.best.parameters).key, outcome.best.checkpoint)
+        record = outcome.to_json()
+        best = best_of(config, record["best"])
+        counts = Counter(trial["state"] for trial in record["trials"])
+        parts = [f"{counts['finished']} of {len(record['trials'])} trials"]
+        parts += [f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state]]
+        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", record["choice"]]
+        if outcome.ended_by is not None:
+            parts.append(f"ended: {outcome.ended_by}")
+        return {**record, "best": best}, "; ".join(
+            filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
+        )
+
+    def export(self, tell: Tell) -> StageResult:
+        """Make the variants, each in a task of its own."""
+        names = list(self._config.export.variants)
+        first = [name for name in names if name == BASE_VARIANT]
+        base = self._run.variant(BASE_VARIANT) if first else None
+        records = {}
+        # The plain graph goes first: the others start from it instead of each exporting again.
+        for group in (first, [name for name in names if name not in first]):
+            sent = {name: self._send_variant(name, None if name in first else base) for name in group}
+            for name, task in sent.items():
+                records[name] = self._dispatcher.wait("export", task, tell, part=name)
+                tell(f"{name} ({len(records)} of {len(names)})")
+        return {"variants": [records[name] for name in names]}, ", ".join(names)
+
+    def _send_variant(self, name: str, base: str | None) -> Any:
+        arguments = (name, self._run.best, self._run.variant(name), self._data, base)
+        wanted = self._config.resources.export
+        return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
+
+    def benchmark(self, tell: Tell) -> StageResult:
+        """Measure every row on a node that does nothing else meanwhile."""
+        wanted = self._config.resources.benchmark
+        measured = self._dispatcher.do_alone(
+            "benchmark", tasks.measure, wanted, self._rows(), self._data, tell=tell
+        )
+        return measured, f"{len(measured['rows'])} rows measured"
+
+    def _rows(self) -> list[tasks.RowSpec]:
+        length = self._config.training.max_length
+        best, teacher = self._run.best, self._teacher()
+        rows = [
+            tasks.RowSpec(TEACHER_ROW, "pytorch", teacher, length),
+            tasks.RowSpec(STUDENT_ROW, "pytorch", best, length),
+        ]
+        for made in self._run.stage_record("export")["result"]["variants"]:
+            name = made["name"]
+            rows.append(
+                tasks.RowSpec(
+                    name,
+                    "pytorch-int8" if name == "student-pytorch-int8" else "onnx",
+                    self._run.variant(name),
+                    length,
+                    tokenizer_dir=best,
+                    max_abs_diff=made["max_abs_diff"],
+                    fused=made["fused"],
+                )
+            )
+        if self._config.benchmark.reference:
+            rows.append(tasks.RowSpec(REFERENCE_ROW, "reference", teacher, length))
+        return rows
+
+    def _teacher(self) -> str:
+        return self._run.stage_record("teacher")["result"]["key"]
+
+    def _whole(self, resources: TaskResources | None) -> TaskResources:
+        """What is asked for, or a whole node: one with a GPU where there are any."""
+        if resources is not None:
+            return resources
+        gpu = min(1, num_gpus())
+        return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
+
+
+def _progress_line(progress: SearchProgress) -> str:
+    line = f"{progress.done} of {progress.num_trials} trials done, {progress.running} running"
+    for count, what in ((progress.failed, "failed"), (progress.pruned, "pruned")):
+        line += f", {count} {what}" if count else ""
+    if progress.best_value is not None:
+        line += f", best {progress.best_value:.4f}"
+    return line + (f"; waiting for {progress.waiting_for}" if progress.waiting_for else "")

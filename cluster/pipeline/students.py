@@ -1,0 +1,84 @@
+"""The students that trials start from: one, or each that the search space names, measured where it is asked for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ...search.space.students import STUDENT_METRICS, Student, student_names
+from ..remote import tasks
+from ..remote.latency import latency_of_student
+from ..specification.config import JobConfig, TaskResources
+from ..store.runs import Run
+from .dispatch import Dispatcher, Tell
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+
+_NUM_TEXTS = 200  # accuracy does not matter here, and latency is that of one text
+
+
+class Students:
+    """Makes the students of one job.
+
+    Args:
+        config: The specification.
+        run: Where they are kept.
+        data: The texts; labels give the student its head.
+        dispatcher: Sends the work.
+        wanted: What the task that makes a student takes.
+    """
+
+    def __init__(
+        self, config: JobConfig, run: Run, data: TextData, dispatcher: Dispatcher, wanted: TaskResources
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._data = data
+        self._dispatcher = dispatcher
+        self._wanted = wanted
+
+    def make(self, teacher: str, tell: Tell) -> tuple[dict[str, Any], dict[str, Student]]:
+        """Write every student's starting checkpoint.
+
+        Args:
+            teacher: Key of the prepared teacher.
+            tell: Told how far it is.
+
+        Returns:
+            The record of the first one, with all under ``students`` where the space names several; and those,
+            by name, empty where it names none.
+        """
+        wanted = student_names(self._config.search)
+        if not wanted:
+            return self._make(teacher, self._run.student, {}, tell), {}
+        records = {}
+        for name, arguments in wanted.items():
+            tell(f"{name} ({len(records) + 1} of {len(wanted)})")
+            key = self._run.key(f"students/{re.sub(r'[^a-z0-9_]+', '-', name).strip('-')}")
+            records[name] = {**self._make(teacher, key, arguments, tell), "key": key}
+        if self._needs("latency_ms"):
+            for name, record in records.items():
+                tell(f"latency of {name}")
+                record["latency_ms"] = self._measure(record["key"], teacher, tell)
+        students = {
+            name: Student(record["key"], {each: record[each] for each in STUDENT_METRICS if each in record})
+            for name, record in records.items()
+        }
+        return {**next(iter(records.values())), "students": records}, students
+
+    def _make(self, teacher: str, key: str, searched: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        arguments = (teacher, self._data, key, searched)
+        return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, tell=tell)
+
+    def _needs(self, metric: str) -> bool:
+        search = self._config.search
+        return any(each.metric == metric for each in (*search.objectives, *search.constraints))
+
+    def _measure(self, student: str, teacher: str, tell: Tell) -> float:
+        rows = self._data.splits["validation"].select(
+            range(min(_NUM_TEXTS, len(self._data.splits["validation"])))
+        )
+        wanted = self._config.resources.benchmark
+        arguments = (student, teacher, rows, self._data.label_names)
+        return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, tell=tell)

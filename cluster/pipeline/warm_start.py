@@ -1,0 +1,64 @@
+"""The trials of a former run that a search learns from before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ..specification.config import JobConfig
+from ..store.runs import LATEST, Run, Storage
+
+_COPY = "former.json"  # in the run that learns: it goes on when the former one has been deleted
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[FrozenTrial]:
+    """The finished trials of the run that ``search.warm_start`` names; none where it names none.
+
+    Args:
+        config: The job.
+        storage: Where both runs are.
+        run: The one that learns from them, which may have its copy.
+
+    Raises:
+        ConfigError: It has none, or its trials do not fit this space; all reasons in one message.
+        RunNotFoundError: There is no such run in this storage.
+    """
+    name, search = config.search.warm_start, config.search
+    if name is None:
+        return []
+    from ...search.space.space import distributions, fixed_values
+    from ...search.study.warm_start import trials_from
+
+    copy = run.read(_COPY) if run is not None else None
+    return trials_from(
+        _records(storage, name) if copy is None else copy["trials"],
+        distributions(search),
+        [each.metric for each in search.all_objectives],
+        name,
+        fixed=fixed_values(search),
+        conditional=[each for each, parameter in search.space.items() if parameter.when],
+        constraints=search.constraints,
+    )
+
+
+def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
+    """Copy the trials that a run learns from into it, once."""
+    name = config.search.warm_start
+    if name is not None and run.read(_COPY) is None:
+        run.write(_COPY, {"trials": _records(storage, name)})
+
+
+def _records(storage: Storage, name: str) -> list[dict[str, Any]]:
+    if name == LATEST:
+        raise ConfigError(
+            "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
+        )
+    record = storage.open(name).stage_record("search")
+    if record.get("state") != "finished":
+        raise ConfigError(
+            f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"
+        )
+    return record["result"]["trials"]

@@ -1,0 +1,1 @@
+"""Trying changes of a job one after another."""

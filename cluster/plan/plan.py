@@ -1,0 +1,217 @@
+"""A plan: changes of a job tried one after another, each kept only where the gate holds and it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...errors import ConfigError, RunFailedError, listed, shown
+from ...export.benchmark.rows import RowMeasurement
+from ...export.config import ChooseConfig
+from ...export.selection.gate import apply_gate
+from ..specification.config import JobConfig, PlanConfig, PlanStep, described
+from ..store.runs import Run
+
+_BASE, _TRIED = "base", "tried"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a whole run of one job came to.
+
+    Attributes:
+        run_id: Of the run.
+        row: The variant that it chose, with its answers to the validation split; None where none keeps its limits.
+        reason: Why none does.
+    """
+
+    run_id: str
+    row: RowMeasurement | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One change that was tried; the first stands for the job as it is.
+
+    Attributes:
+        run_id: Of its run.
+        key: What was changed, as ``student.from_teacher.layers``; None in the first.
+        value: What it was changed to.
+        variant: What the run chose.
+        latency_ms: p50 of one text.
+        size_mb: Of the graph, in 2**20 bytes.
+        validation_accuracy: Of the kind that ``export.choose.accuracy`` names.
+        against_base: The paired comparison of that accuracy with the first's; None in the first.
+        cost: What the plan makes less, as a share of the first's.
+        kept: Whether the next changes build on it.
+        reason: Why, or why not.
+    """
+
+    run_id: str
+    key: str | None
+    value: Any
+    variant: str | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    validation_accuracy: float | None = None
+    against_base: dict[str, Any] | None = None
+    cost: float | None = None
+    kept: bool = True
+    reason: str = "the job as it is"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def check_plan(config: JobConfig) -> PlanConfig:
+    """The plan of a job, after a look at what each change would make of the job as it is.
+
+    Raises:
+        ConfigError: There is no plan, or changes cannot be made; all of them are listed.
+    """
+    plan, faults = config.plan, []
+    if plan is None or not plan.steps:
+        raise ConfigError(
+            "plan.steps: none given, so there is nothing to try; name keys and values, such as "
+            "{key: student.from_teacher.layers, values: [[0, 2, 5], [0, 5]]}"
+        )
+    for step in plan.steps:
+        for value in step.values:
+            try:
+                changed(config, step.key, value)
+            except ConfigError as error:
+                faults.append(str(error))
+    if faults:
+        raise ConfigError(listed(faults))
+    return plan
+
+
+def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
+    """A job with one key changed, without its plan.
+
+    Raises:
+        ConfigError: There is no such key, or the value does not fit.
+    """
+    values = config.model_dump(mode="json") | {"plan": None}
+    at, keys = values, key.split(".")
+    for number, name in enumerate(keys[:-1], start=1):
+        if at.get(name, 0) is None:
+            at[name] = {}
+        at = at.get(name)
+        if not isinstance(at, dict):
+            raise ConfigError(f"plan.steps: key {key}: {'.'.join(keys[:number])} is not a section")
+    at[keys[-1]] = value
+    try:
+        return JobConfig.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(described(error))
+        raise ConfigError(f"plan.steps: {key} {shown(value)}: {faults}") from None
+
+
+def tries(
+    config: JobConfig, plan: PlanConfig, do: Callable[[JobConfig, int], Outcome]
+) -> Iterator[tuple[Tried, JobConfig]]:
+    """Try the plan's changes greedily: in each step one value after another, until one is refused.
+
+    Args:
+        config: The job as it is.
+        plan: What to try.
+        do: Does a whole job, given its number from 0 on.
+
+    Yields:
+        Every change that was tried, and the job that is kept after it.
+
+    Raises:
+        RunFailedError: The job as it is ends without a variant.
+    """
+    kept = config.model_copy(update={"plan": None})
+    outcome = do(kept, 0)
+    if outcome.row is None:
+        raise RunFailedError(f"run {outcome.run_id}, the job as it is: {outcome.reason}")
+    judge = _Judge(plan, config.export.choose, outcome.row)
+    first = replace(judge.described(outcome, None, None), cost=1.0)
+    yield first, kept
+    least, number = first.cost or 1.0, 0
+    for step in plan.steps:
+        for value in step.values:
+            candidate = changed(kept, step.key, value)
+            if candidate == kept:
+                continue
+            number += 1
+            tried = judge(do(candidate, number), step, value, least)
+            if tried.kept:
+                kept, least = candidate, tried.cost or least
+            yield tried, kept
+            if not tried.kept:
+                break
+
+
+def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
+    """The test that every change must pass: the job's own, with the plan's limit."""
+    return ChooseConfig(
+        max_drop_from_student=plan.max_accuracy_drop,
+        gate=choose.gate,
+        confidence=choose.confidence,
+        accuracy=choose.accuracy,
+    )
+
+
+class _Judge:
+    """Holds outcomes against the first one."""
+
+    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: RowMeasurement) -> None:
+        self._plan = plan
+        self._base = base
+        self._gate = gate_of(plan, choose)
+
+    def described(self, outcome: Outcome, key: str | None, value: Any) -> Tried:
+        row = outcome.row
+        if row is None:
+            return Tried(outcome.run_id, key, value, kept=False, reason=outcome.reason)
+        thresholded = self._gate.accuracy == "with_threshold"
+        accuracy = (
+            (row.with_threshold or {}).get("validation_accuracy") if thresholded else row.validation_accuracy
+        )
+        return Tried(
+            outcome.run_id, key, value, row.name, row.latency_ms["p50"], row.size_mb, accuracy,
+            cost=self._cost(row) / self._cost(self._base),
+        )  # fmt: skip
+
+    def __call__(self, outcome: Outcome, step: PlanStep, value: Any, least: float) -> Tried:
+        tried = self.described(outcome, step.key, value)
+        if outcome.row is None:
+            return tried
+        gained = 1 - self._cost(outcome.row) / self._cost(self._base) / least
+        rows = [replace(self._base, name=_BASE), replace(outcome.row, name=_TRIED)]
+        judged = apply_gate(rows, self._gate, student=_BASE)[1]
+        tried = replace(tried, against_base=judged.against_student)
+        if not judged.passed_gate:
+            return replace(tried, kept=False, reason=judged.verdict or "")
+        if gained < self._plan.min_gain:
+            reason = (
+                f"{self._plan.minimise} falls by {100 * gained:.1f} %, under min_gain {self._plan.min_gain:g}"
+            )
+            return replace(tried, kept=False, reason=reason)
+        return replace(tried, reason=f"{self._plan.minimise} falls by {100 * gained:.1f} %")
+
+    def _cost(self, row: RowMeasurement) -> float:
+        latency, size = row.latency_ms["p50"], row.size_mb
+        return {"latency_ms": latency, "size_mb": size, "latency_times_size": latency * size}[
+            self._plan.minimise
+        ]
+
+
+def outcome_of(run: Run) -> Outcome:
+    """What a run whose gate has been held came to."""
+    choice = run.stage_record("gate").get("result") or {}
+    if choice.get("chosen") is None:
+        return Outcome(run.id, None, choice.get("reason") or "the run has not come to its gate")
+    rows = run.stage_record("benchmark")["result"]["rows"]
+    return Outcome(
+        run.id, RowMeasurement.from_json(next(row for row in rows if row["name"] == choice["chosen"]))
+    )

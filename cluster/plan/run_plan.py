@@ -1,0 +1,97 @@
+"""The runs of a plan, one after another, and the record of what came of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import ConfigError, InputError, RunFailedError
+from ..pipeline.preflight import check_models
+from ..pipeline.run_job import run_job
+from ..specification.config import JobConfig, PlanConfig
+from ..specification.goal import goal_of
+from ..store.input_files import with_local_inputs
+from ..store.runs import Storage, name_run
+from ..watching.events import Listener
+from .plan import Outcome, Tried, changed, check_plan, gate_of, outcome_of, tries
+
+
+def run_plan(
+    config: JobConfig,
+    name: str,
+    *,
+    plan_id: str | None = None,
+    listener: Listener = lambda _: None,
+    on_tried: Callable[[Tried], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Do a plan; each change is a run of its own, and one that is finished is not done again.
+
+    Args:
+        config: The job, with its plan.
+        name: Of the job; a plan without an id is named after it.
+        plan_id: Names the plan, or goes on with the one of that name; its runs are ``ID-0``, ``ID-1`` and so on.
+        listener: Told of every stage of every run.
+        on_tried: Told of every change that was tried.
+
+    Returns:
+        The record, as it is kept in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that
+        was kept, and its ``job``.
+
+    Raises:
+        ConfigError: The plan cannot be tried as it is.
+        ModelError: A change asks for what a model does not have.
+        RunFailedError: The job as it is ends without a variant, or a run failed; what was tried stays.
+        KeyboardInterrupt: It was interrupted.
+    """
+    plan = check_plan(config)
+    plan_id = name_run(name, plan_id)
+    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    _check(config, plan, storage)
+    record: dict[str, Any] = {"plan_id": plan_id, "tried": [], "run_id": None, "job": None}
+
+    def do(job: JobConfig, number: int) -> Outcome:
+        run_id = f"{plan_id}-{number}"
+        try:
+            run = run_job(job, name, run_id=run_id, listener=listener)
+        except RunFailedError:
+            run = storage.open(run_id)
+            if run.stage_record("gate").get("state") != "finished":
+                raise
+        return outcome_of(run)
+
+    try:
+        for tried, kept in tries(config, plan, do):
+            record["tried"].append(tried.to_json())
+            record["job"] = kept.model_dump(mode="json")
+            if tried.kept:
+                record["run_id"] = tried.run_id
+            storage.store.write_json(f"plans/{plan_id}.json", record)
+            on_tried(tried)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; go on with the same command and --run-id {plan_id}") from error
+    return record
+
+
+def _check(config: JobConfig, plan: PlanConfig, storage: Storage) -> None:
+    """Refuse before the first run what a later one would refuse: a change, or a limit that the data cannot judge."""
+    from ...export.selection.gate import check_gate
+    from ...search.space.batches import check_batches
+    from ...search.space.validation import check_space
+    from ...training.data.text_data import load_data
+
+    for step in plan.steps:
+        for value in step.values:
+            job = changed(config, step.key, value)
+            try:
+                check_space(job.search, job.training, job.student, job.data)
+                check_batches(job.search, job.training, job.resources.trial.processes)
+                check_models(with_local_inputs(job, storage.store))
+            except InputError as error:
+                raise type(error)(f"plan.steps: {step.key} {value!r}: {error}") from None
+    data = load_data(with_local_inputs(config, storage.store).data)
+    limits = gate_of(plan, config.export.choose)
+    try:
+        check_gate(limits, len(data.splits["validation"]), has_threshold=goal_of(config, data) is not None)
+    except ConfigError as error:
+        name = "export.choose.max_drop_from_student"
+        raise ConfigError(str(error).replace(name, "plan.max_accuracy_drop")) from None

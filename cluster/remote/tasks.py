@@ -1,0 +1,177 @@
+"""What runs inside Ray tasks: from keys of the run store, configurations and arrays to records."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
+from ...export.machine import describe_machine
+from ...export.out_of_scope.select_threshold import CalibrationTexts
+from ...export.out_of_scope.thresholds import ScopeGoal
+from ...export.variants.build import build_variant
+from ...export.variants.recipes import needs_texts
+from ...search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS
+from ...search.space.students import searched_width
+from ...storage.logs import LogWriter, logged_to
+from ...storage.retry import refusal_of
+from ...storage.store import Store
+from ...training.data.text_data import TextData
+from ...training.student.build import build_student
+from ...training.student.config import FromTeacherConfig
+from ...training.student.layers import spread_layers
+from ..specification.config import JobConfig
+from ..specification.goal import goal_of
+from ..store.input_files import with_local_inputs
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every task is given.
+
+    Attributes:
+        store: The run store.
+        config: The job's specification.
+        log: Key of the log that the task writes.
+        told: Key of the record that holds its newest line; it is there as soon as the task has begun.
+        num_threads: Threads to compute with.
+        use_gpu: Whether it has a GPU.
+    """
+
+    store: Store
+    config: JobConfig
+    log: str
+    told: str
+    num_threads: int
+    use_gpu: bool
+
+    def tell(self, text: str) -> None:
+        """Leave a line for the driver."""
+        self.store.write_json(self.told, {"text": text})
+        logging.getLogger("distiltune").info(text)
+
+    @property
+    def local_config(self) -> JobConfig:
+        """The specification with paths of this machine in place of what was sent into the store."""
+        return with_local_inputs(self.config, self.store)
+
+    def bring(self, key: str) -> Path:
+        """A folder of the store on this machine; where it is to be made, when there is none yet."""
+        try:
+            return self.store.fetch(key)
+        except FileNotFoundError:
+            return self.store.local(key)
+
+
+def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
+    """Run a task's function, of this module or of :mod:`labelling`, with its log kept in the run store."""
+    writer = LogWriter(task.store, task.log)
+    with logged_to(writer):
+        logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
+        task.store.write_json(task.told, {"text": ""})
+        try:
+            return function(task, *arguments)
+        except BaseException as error:
+            writer.write(traceback.format_exc())
+            refused = refusal_of(error, str(task.store))
+            if refused is not None:
+                raise refused from None
+            raise
+
+
+def make_student(
+    task: Task, teacher_key: str, data: TextData, key: str, searched: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a checkpoint that trials start from: as the job says, but for the arguments that are searched."""
+    config, teacher = task.local_config, task.store.fetch(teacher_key)
+    student = config.student
+    layers = searched.get(STUDENT_LAYERS)
+    if NUM_STUDENT_LAYERS in searched:
+        layers = spread_layers(teacher, searched[NUM_STUDENT_LAYERS])
+    if layers is not None:
+        student = student.model_copy(
+            update={"from_teacher": FromTeacherConfig(layers=layers), "checkpoint": None, "layers": None}
+        )
+    student = student.model_copy(update={"width": searched_width(student.width, searched)})
+    record = build_student(
+        student,
+        teacher,
+        data.class_names,
+        task.store.local(key),
+        max_length=config.training.max_length,
+        texts=(data.splits["train"]["text"][:], data.unlabelled),
+        labels=data.splits["train"]["label"][:],
+        validation_texts=data.splits["validation"]["text"][:],
+        num_threads=task.num_threads,
+        use_gpu=task.use_gpu,
+        tell=task.tell,
+    )
+    task.store.publish(key)
+    return record
+
+
+def make_variant(
+    task: Task,
+    name: Any,
+    student_key: str,
+    key: str,
+    data: TextData,
+    base_key: str | None,
+) -> dict[str, Any]:
+    """Export one variant of the best checkpoint; others start from the plain graph under ``base_key``."""
+    goal = goal_of(task.config, data)
+    made = build_variant(
+        name,
+        task.store.fetch(student_key),
+        task.store.local(key),
+        config=task.config.export,
+        max_length=task.config.training.max_length,
+        out_of_scope_label=data.out_of_scope_label,
+        num_threads=task.config.benchmark.num_threads,
+        base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
+        calibration=None if goal is None else _calibration_texts(data, goal),
+        training_texts=data.splits["train"]["text"][:] if needs_texts(name, task.config.export) else [],
+    )
+    task.store.publish(key)
+    return made.to_json()
+
+
+def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
+    rows, names = data.splits["validation"], data.label_names
+    return CalibrationTexts(rows["text"][:], [names[label] for label in rows["label"][:]], goal)
+
+
+def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
+    """Measure every row on this node, one after the other, and say what node that is.
+
+    The rows' directories are keys of the store.
+    """
+    validation, test = data.splits["validation"], data.splits["test"]
+    texts = BenchmarkTexts(
+        validation["text"][:],
+        validation["label"][:],
+        test["text"][:],
+        test["label"][:],
+        data.label_names,
+        data.out_of_scope_label,
+    )
+    machine = describe_machine()
+    measured = measure_rows(
+        [_here(task.store, row) for row in rows],
+        texts,
+        task.config.benchmark,
+        goal=goal_of(task.config, data),
+        compressed=task.config.training.pruning is not None,
+        on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
+    )
+    return {"rows": [row.to_json() for row in measured], "machine": machine}
+
+
+def _here(store: Store, row: RowSpec) -> RowSpec:
+    tokenizer = None if row.tokenizer_dir is None else str(store.fetch(row.tokenizer_dir))
+    return replace(row, directory=str(store.fetch(row.directory)), tokenizer_dir=tokenizer)

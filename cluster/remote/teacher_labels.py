@@ -1,0 +1,141 @@
+"""Tasks that make the teachers and have them label what a student is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import ModelError
+from ...search.space.space import fixed_values
+from ...training.checkpoints.load import load_tokenizer
+from ...training.data.text_data import TextData
+from ...training.data.tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
+from ...training.data.transfer_set import extra_splits, extra_texts
+from ...training.distillation.metrics import classification_metrics
+from ...training.student.vocabulary import respelled
+from ...training.teacher.logits_cache import logits_key, teacher_logits
+from ...training.teacher.prepare import prepare_teacher, read_record
+from ..store.runs import LOGITS
+from .tasks import Task
+
+LOGITS_DTYPE = "float32"
+
+
+@dataclass(frozen=True)
+class SplitWithLogits:
+    """A split's token ids; where it is trained on, the teacher's logits over it, row by row the same texts."""
+
+    tokens: TokenizedSplit
+    teacher_logits: np.ndarray | None
+
+
+def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
+    """Prepare one of the teachers, counted from 0, under ``key``, unless it is there."""
+    config = task.local_config
+    record = prepare_teacher(
+        config.teacher.members[number],
+        data,
+        task.bring(key),
+        max_length=config.training.max_length,
+        num_threads=task.num_threads,
+        use_gpu=task.use_gpu,
+        on_epoch=lambda epoch: task.tell(
+            f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
+        ),
+    )
+    task.store.publish(key, shared=True)
+    return {**record, **read_record(task.store.fetch(key))}
+
+
+def label_with_teachers(
+    task: Task, data: TextData, teacher_keys: list[str]
+) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
+    """The splits' token ids, the teachers' mean logits over all that is trained on, from the cache where it has them.
+
+    What is trained on is ``train`` and, by their kinds, the texts that only the teachers label. With alpha fixed to
+    1 nothing listens to them, and they are not asked.
+
+    Returns:
+        The splits by name, and a record; of several teachers it has ``ensemble``, what their mean logits are worth
+        on the validation split.
+
+    Raises:
+        ModelError: The teachers have different word pieces.
+    """
+    config, first = task.local_config, task.store.fetch(teacher_keys[0])
+    tokenizer, length = load_tokenizer(first), config.training.max_length
+    tokens = {
+        name: tokenize_split(data.splits[name]["text"][:], data.splits[name]["label"][:], tokenizer, length)
+        for name in ("train", "validation")
+    }
+    record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
+    splits = {name: SplitWithLogits(each, None) for name, each in tokens.items()}
+    if fixed_values(config.search).get("alpha") == 1:
+        return splits, record
+    for key in teacher_keys[1:]:
+        if load_tokenizer(task.store.fetch(key)).get_vocab() != tokenizer.get_vocab():
+            raise ModelError(
+                "teacher.ensemble: the teachers have different word pieces; name fine_tune, or set it to 1"
+            )
+    for name, each in {
+        "train": tokens["train"],
+        **extra_splits(config.data, data, tokenizer, length),
+    }.items():
+        logits, keys, computed = _mean_logits(task, teacher_keys, each, name)
+        splits[name] = SplitWithLogits(each, logits)
+        record["texts_computed"] += len(each) if computed else 0
+        record["keys"][name] = keys
+        record["texts"][name] = len(each)
+    if len(teacher_keys) > 1:
+        validation = tokens["validation"]
+        logits, _, _ = _mean_logits(task, teacher_keys, validation, "validation")
+        metrics = classification_metrics(logits, validation.labels, data.out_of_scope_id)
+        record["ensemble"] = {f"validation_{name}": value for name, value in metrics.items()}
+    return splits, record
+
+
+def _mean_logits(
+    task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
+) -> tuple[np.ndarray, list[str], bool]:
+    """float32[N, C], each teacher's entry in the cache, and whether one of them had to run."""
+    length = task.config.training.max_length
+    total, keys, computed = np.zeros(0), [], False
+    for number, teacher_key in enumerate(teacher_keys, 1):
+        if len(teacher_keys) > 1:
+            task.tell(f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}")
+        teacher = task.store.fetch(teacher_key)
+        key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
+        found = teacher_logits(
+            teacher,
+            split,
+            max_length=length,
+            cache_dir=task.bring(key).parent,
+            dtype=LOGITS_DTYPE,
+            num_threads=task.num_threads,
+            use_gpu=task.use_gpu,
+        )
+        task.store.publish(key, shared=True)
+        total = found.logits.astype(np.float64) if number == 1 else total + found.logits
+        keys.append(found.key)
+        computed = computed or found.computed
+    return (total / len(teacher_keys)).astype(np.float32), keys, computed
+
+
+def tokenize_for_student(
+    task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, SplitWithLogits]
+) -> dict[str, SplitWithLogits]:
+    """The same rows in the student's own word pieces, the logits unchanged."""
+    tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
+    rows = {
+        name: (data.splits[name]["text"][:], data.splits[name]["label"][:])
+        for name in ("train", "validation")
+    }
+    for kind, texts in extra_texts(task.config.data, data).items():
+        rows[kind] = texts, [IGNORED_LABEL] * len(texts)
+    tokens = {name: tokenize_split(*rows[name], tokenizer, length) for name in splits if name in rows}
+    if "masked" in splits:
+        teachers = load_tokenizer(task.store.fetch(teacher_key))
+        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer)
+    return {name: SplitWithLogits(tokens[name], split.teacher_logits) for name, split in splits.items()}

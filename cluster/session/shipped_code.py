@@ -1,0 +1,36 @@
+"""The code that runs here, staged so that Ray takes it along to other machines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...storage.temporary import temporary_directory
+
+PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
+FOLDERS = ("cluster", "export", "search", "storage", "training")
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def staged_code(root: Path = ROOT) -> Iterator[Path]:
+    """A temporary directory ``distiltune`` with the files of the code that runs here, and no others.
+
+    Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
+    code of before, and the same code is uploaded once.
+    """
+    with temporary_directory("code") as directory:
+        staged = directory / PACKAGE
+        staged.mkdir()
+        for path in sorted(root.glob("*.py")):
+            shutil.copyfile(path, staged / path.name)
+        for folder in FOLDERS:
+            shutil.copytree(
+                root / folder,
+                staged / folder,
+                ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"),
+                copy_function=shutil.copyfile,
+            )
+        yield staged

@@ -1,0 +1,1 @@
+"""The job's specification: read, checked, with its presets."""

@@ -1,0 +1,43 @@
+"""What the out-of-scope thresholds and the gate of a job go by, and whether its data can judge them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ...export.out_of_scope.thresholds import ScopeGoal, scope_goal
+from ...export.selection.gate import check_gate
+from .config import JobConfig
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+
+logger = logging.getLogger(__name__)
+
+
+def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
+    """The goal that specification and data give; None where there is no threshold to choose.
+
+    Raises:
+        ConfigError: They do not fit together.
+    """
+    outside = data.out_of_scope_id
+    num_outside = 0 if outside is None else data.splits["validation"]["label"][:].count(outside)
+    return scope_goal(config.export.out_of_scope, data.out_of_scope_label, data.label_names, num_outside)
+
+
+def check_goals(config: JobConfig, data: TextData) -> None:
+    """Refuse thresholds and a gate that the data cannot judge; warn where the data leave out a threshold.
+
+    Raises:
+        ConfigError: What to set instead.
+    """
+    goal = goal_of(config, data)
+    if goal is None and config.export.out_of_scope is not None and data.out_of_scope_label is not None:
+        logger.warning(
+            "export.out_of_scope: no text of the validation split has the out-of-scope label %r, so there will be no "
+            "threshold; give data.validation some, or set export.out_of_scope.max_in_scope_refused, such as 0.02",
+            data.out_of_scope_label,
+        )
+    num_texts = len(data.splits["validation"])
+    check_gate(config.export.choose, num_texts, has_threshold=goal is not None)

@@ -1,0 +1,1 @@
+"""The run store: keys, records and leases."""

@@ -1,0 +1,224 @@
+"""Files that a specification names: from the submitting machine into the run store, and from there to a node."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import DataError, DistiltuneError, ModelError, user_path
+from ...storage.filesystems import is_url, refuse_userinfo, with_endpoint
+from ...storage.folders import new_folder
+from ...storage.retry import reason_of
+from ...storage.store import Store
+from ..specification.config import JobConfig
+
+INPUTS = "cache/inputs"
+REFERENCE = "storage:"
+
+_DATA_FIELDS = {"clinc_json": ("path",), "files": ("train", "validation", "test")}
+_CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
+
+
+def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
+    """Send every local file and checkpoint that the specification names into the store.
+
+    They lie there by their content, so that nothing is sent twice. Hub ids, ``offline:…``, URLs and what was
+    sent before stay as they are.
+
+    Args:
+        config: The specification.
+        store: The run store.
+
+    Returns:
+        The specification with ``storage:cache/inputs/…`` in place of local paths.
+
+    Raises:
+        DataError: A data file is not there; nothing was sent then.
+        ModelError: A checkpoint is not there, or is none; nothing was sent then.
+        StorageError: The store cannot take them.
+    """
+    from ...training.data.rows import collect
+
+    names = _names(config)
+    files = {key: name for key, name in names.items() if key[0] == "data" and _is_local(name)}
+    found = collect([lambda key=key, name=name: _file(key, name) for key, name in files.items()])
+    sources = dict(zip(files, found, strict=True))
+    for key, name in names.items():
+        if key[0] != "data" and _is_local_checkpoint(name, ".".join(key)):
+            sources[key] = _checkpoint(config, key, name)
+    return _replaced(config, {key: _send(path, store) for key, path in sources.items()})
+
+
+def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
+    """Bring what the specification names in the store, and data files of URLs, to this machine.
+
+    Returns:
+        The specification with paths of this machine in their place; itself when it names none.
+
+    Raises:
+        DataError: A data file is not in the store, or its URL cannot be read.
+        ModelError: A checkpoint is not in the store.
+        StorageError: The store cannot be reached.
+    """
+    brought = {}
+    for key, name in _names(config).items():
+        if name.startswith(REFERENCE):
+            brought[key] = str(_fetch(key, name, store))
+        elif key[0] == "data" and is_url(name):
+            brought[key] = str(_download(key, name, config.storage.endpoint_override))
+    return _replaced(config, brought)
+
+
+def data_is_local(config: JobConfig) -> bool:
+    """Whether this machine can read the data without a network."""
+    named = [name for key, name in _names(config).items() if key[0] == "data"]
+    unlabelled = config.data.unlabelled
+    of_hub = config.data.source == "hub" or (unlabelled is not None and unlabelled.dataset is not None)
+    return not of_hub and all(_is_local(name) for name in named)
+
+
+def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
+    """Path of keys -> what it names, for every parameter that may name a file or directory.
+
+    Raises:
+        ConfigError: A URL holds credentials.
+    """
+    found: dict[tuple[str, ...], str | None] = {
+        ("data", field): getattr(config.data, field) for field in _DATA_FIELDS.get(config.data.source, ())
+    }
+    if config.data.unlabelled is not None:
+        found["data", "unlabelled", "path"] = config.data.unlabelled.path
+    found["teacher", "checkpoint"] = config.teacher.checkpoint
+    if config.teacher.fine_tune is not None:
+        found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
+    found["student", "checkpoint"] = config.student.checkpoint
+    if config.student.pretraining is not None:
+        found["student", "pretraining", "checkpoint"] = config.student.pretraining.checkpoint
+    named = {key: name for key, name in found.items() if name is not None}
+    for key, name in named.items():
+        refuse_userinfo(".".join(key), name)
+    return named
+
+
+def _replaced(config: JobConfig, values: dict[tuple[str, ...], str]) -> JobConfig:
+    for key, value in values.items():
+        parts = [config]
+        for name in key[:-1]:
+            parts.append(getattr(parts[-1], name))
+        new = parts.pop().model_copy(update={key[-1]: value})
+        for name, part in zip(reversed(key[:-1]), reversed(parts), strict=True):
+            new = part.model_copy(update={name: new})
+        config = new
+    return config
+
+
+def _is_local(name: str) -> bool:
+    return not name.startswith(REFERENCE) and not is_url(name)
+
+
+def _is_local_checkpoint(name: str, parameter: str) -> bool:
+    """Whether it is, or looks like, a path; a hub id is ``name`` or ``owner/name``."""
+    if name.startswith((REFERENCE, "offline:")):
+        return False
+    path = user_path(name, parameter, ModelError)
+    return path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _file(key: tuple[str, ...], name: str) -> Path:
+    from ...training.data.sources.files import existing_file
+
+    return existing_file(name, ".".join(key)).absolute()
+
+
+def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
+    from ...training.checkpoints.load import resolve_checkpoint
+
+    tuned = config.teacher.fine_tune
+    sha256 = tuned.sha256 if tuned is not None and key[:2] == ("teacher", "fine_tune") else None
+    return Path(resolve_checkpoint(name, sha256)).absolute()
+
+
+def _send(path: Path, store: Store) -> str:
+    files = [path] if path.is_file() else _checkpoint_files(path)
+    digest = hashlib.sha256(f"{path.name}\n".encode())
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    key = f"{INPUTS}/{digest.hexdigest()}"
+    if not store.has_folder(key):
+        with new_folder(store.local(key), keep_existing=True) as folder:
+            for file in files:
+                target = folder / path.name if path.is_file() else folder / path.name / file.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+        store.publish(key, shared=True)
+    return f"{REFERENCE}{key}/{path.name}"
+
+
+def _checkpoint_files(directory: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_file() and path.suffix in _CHECKPOINT_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _fetch(key: tuple[str, ...], name: str, store: Store) -> Path:
+    folder, _, file = name.removeprefix(REFERENCE).rpartition("/")
+    try:
+        path = store.fetch(folder) / file
+    except FileNotFoundError:
+        path = None
+    if path is None or not path.exists():
+        fault = DataError if key[0] == "data" else ModelError
+        raise fault(
+            f"{'.'.join(key)}: {name} is not in {store}; submit the job again from a machine that has the file"
+        )
+    return path
+
+
+def _download(key: tuple[str, ...], url: str, endpoint: str | None) -> Path:
+    """The file of a URL on this machine, brought again only when it has changed there."""
+    base, question, query = url.partition("?")
+    parent, _, name = base.rpartition("/")
+    address = f"{parent}{question}{query}"
+    parameter = ".".join(key)
+    try:
+        store = Store(with_endpoint(address, endpoint if url.startswith("s3://") else None), retry_s=5)
+        if store.directory is not None:
+            return store.directory / name
+        return _bring(store, name)
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except (DistiltuneError, OSError) as error:
+        cause = error.__cause__ or error
+        reason = reason_of(cause)
+    raise DataError(f"{parameter}: {base} cannot be read ({reason}); check the URL and its credentials")
+
+
+def _bring(store: Store, name: str) -> Path:
+    info = store.filesystem.get_file_info(store.at(name))
+    target = store.local(name)
+    stamp = target.with_name(f"{name}.stamp")
+    seen = f"{info.size} {info.mtime_ns}"
+    known = info.mtime_ns is not None and target.is_file() and stamp.is_file()
+    if known and stamp.read_text(encoding="utf-8") == seen:
+        return target
+    _replace_file(target, lambda incoming: store.download(name, incoming))
+    _replace_file(stamp, lambda incoming: incoming.write_text(seen, encoding="utf-8"))
+    return target
+
+
+def _replace_file(target: Path, make: Callable[[Path], object]) -> None:
+    """Let ``make`` write a file beside ``target`` that then takes its name."""
+    incoming = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        make(incoming)
+        incoming.parent.mkdir(parents=True, exist_ok=True)
+        incoming.replace(target)
+    finally:
+        incoming.unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+"""Who works on a run: a lease in the run store with a heartbeat, so that a dead worker is seen as dead."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from ...errors import InputError, StorageError
+from ...storage.store import Store
+from .records import read_record
+
+logger = logging.getLogger(__name__)
+
+_NAME = "lease.json"
+BEAT_S = 5.0
+STALE_AFTER_S = 30.0
+_SETTLE_S = 1.0  # longer than two writers of one moment are apart
+
+
+class Lease:
+    """The right to write a run; kept by a heartbeat, seen by every machine that reaches the store.
+
+    On one machine a lease ends with its process. From elsewhere it ends when the heartbeat was not heard for
+    ``STALE_AFTER_S`` seconds; whoever wants to take it over then listens for two beats more, so that clocks
+    that disagree take nothing from anybody.
+
+    Args:
+        store: The run store.
+        run_key: The run's key.
+        on_beat: Called at every beat; a word that it returns (``stop``) interrupts the main thread.
+    """
+
+    def __init__(self, store: Store, run_key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
+        self._store = store.once
+        self._patient = store
+        self._run_key = run_key
+        self._key = f"{run_key}/{_NAME}"
+        self._on_beat = on_beat
+        self._owner = secrets.token_hex(8)
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
+        self.interruption: str | None = None
+        """Why the main thread was interrupted: ``lost`` to another process, or what ``on_beat`` said."""
+
+    def acquire(self) -> None:
+        """Take the lease and begin to beat.
+
+        Raises:
+            InputError: Another process has it.
+            DamagedRecordError: Who has it cannot be read.
+        """
+        _hear_interrupts()
+        held = read_record(self._patient, self._run_key, _NAME)
+        if held is not None and still_beats(self._patient, self._run_key, held):
+            raise InputError(_whose(held))
+        with self._alone():
+            now = read_record(self._patient, self._run_key, _NAME)
+            if now is not None and now != held:  # another was faster
+                raise InputError(_whose(now))
+            began = time.monotonic()
+            self._write(self._patient)
+        if self._store.directory is None:
+            # A store without locks: of several that wrote at once the last one has it, once all have written.
+            time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
+        now = read_record(self._patient, self._run_key, _NAME)
+        if now is None or now["owner"] != self._owner:
+            raise InputError(_whose(now or {}))
+        self._thread.start()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """In a directory, one process at a time."""
+        if self._store.directory is None:
+            yield
+            return
+        lock = self._store.directory / f"{self._key}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
+
+    def release(self) -> None:
+        """Stop beating, and let others have it."""
+        self._ended.set()
+        self._thread.join()
+        if self.interruption != "lost":
+            try:
+                self._store.delete(self._key)
+            except StorageError:
+                return  # it grows stale by itself
+
+    def _beat_often(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                held = read_record(self._store, self._run_key, _NAME)
+                if held is None or held["owner"] != self._owner:  # taken over, or even given back since
+                    return self._interrupt("lost")
+                self._write(self._store)
+                word = self._on_beat()
+            except Exception as error:  # away for a while; the next beat tries again
+                logger.warning("heartbeat: %s", error)
+                continue
+            if word is not None:
+                return self._interrupt(word)
+        return None
+
+    def _interrupt(self, word: str) -> None:
+        self.interruption = word
+        # To the main thread itself: a signal sent from here would not wake it from a sleep.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while word != "lost" and not self._ended.wait(BEAT_S):
+            try:
+                self._write(self._store)
+            except Exception as error:
+                logger.warning("heartbeat: %s", error)
+
+    def _write(self, store: Store) -> None:
+        self._beats += 1
+        own = psutil.Process()
+        record = {
+            "owner": self._owner,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": own.pid,
+            "process_started": own.create_time(),
+            "beats": self._beats,
+            "at": time.time(),
+        }
+        store.write_json(self._key, record)
+
+
+def _hear_interrupts() -> None:
+    """A process that a script started in the background ignores SIGINT, and could not be asked to stop."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def is_held(store: Store, run_key: str) -> bool:
+    """Whether somebody works on the run, as far as the last heartbeat shows."""
+    held = read_record(store, run_key, _NAME)
+    return held is not None and _seems_alive(held)
+
+
+def _seems_alive(held: dict[str, Any]) -> bool:
+    if held.get("machine") == _machine():
+        try:
+            return abs(psutil.Process(held["pid"]).create_time() - held["process_started"]) < 1
+        except psutil.Error:
+            return False
+    return abs(time.time() - held["at"]) < STALE_AFTER_S
+
+
+def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) -> bool:
+    """Certain, where ``is_held`` trusts clocks: listens for two beats before it says no."""
+    held = held or read_record(store, run_key, _NAME)
+    if held is None:
+        return False
+    if held.get("machine") == _machine() or _seems_alive(held):
+        return _seems_alive(held)
+    time.sleep(2 * BEAT_S + 1)
+    now = read_record(store, run_key, _NAME)
+    return now is not None and (now["owner"], now["beats"]) != (held["owner"], held["beats"])
+
+
+def _whose(held: dict[str, Any]) -> str:
+    return f"another process works on it (pid {held.get('pid')} on {held.get('host')})"
+
+
+def _machine() -> str:
+    """A name that two processes share only when each can see the other's pid."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"

@@ -1,0 +1,268 @@
+"""What the records of a run look like, and the one place where they are read and validated."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...errors import DamagedRecordError, shown
+from ...storage.store import Store
+
+_BACKUP = "put that file back from a backup, or start the job anew under another --run-id"
+_REMEDIES = {
+    "lease.json": "when no process works on the run any more, move that file out of the run",
+    "progress.json": "move that file out of the run: it only showed how far a stage was",
+    "told.json": "move that file out of the run: it only showed how far a stage was",
+}
+
+
+def _moment(value: str) -> str:
+    moment = datetime.datetime.fromisoformat(value)
+    if not 1970 <= moment.year < 9000:  # others cannot be converted to this machine's time
+        raise ValueError("no time of a run")
+    moment.timestamp()
+    return value
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+Seconds = Annotated[float, Field(ge=0, lt=1e11)]  # a duration, or since 1970
+
+
+class _Record(BaseModel):
+    """What readers rely on; everything else in a record is kept as it is."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class _RunRecord(_Record):
+    """``run.json``."""
+
+    created: Moment
+    state: Literal["running", "finished", "failed", "stopped", "interrupted"]
+    name: str = ""
+    error: str | None = None
+    ended: Moment | None = None
+
+
+class _SubmissionRecord(_Record):
+    """``submission.json``."""
+
+    created: Moment
+    pending: bool
+    address: str
+    submission_id: str
+    attempt: int = Field(ge=1)
+
+
+class _LeaseRecord(_Record):
+    """``lease.json``."""
+
+    owner: str
+    host: str
+    machine: str
+    pid: int = Field(ge=1, lt=2**31)
+    process_started: Seconds
+    beats: int
+    at: Seconds
+
+
+class _ProgressRecord(_Record):
+    """``stages/*.progress.json``; a search adds its counts and its best trial."""
+
+    text: str
+    at: Seconds
+    waiting_for: str | None = None
+    num_trials: int | None = None
+    done: int | None = None
+    running: int | None = None
+    failed: int | None = None
+    pruned: int | None = None
+    best_value: float | None = None
+    best_trial_id: str | None = None
+    best_parameters: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _best_is_whole(self) -> _ProgressRecord:
+        if self.best_value is not None and (self.best_trial_id is None or self.best_parameters is None):
+            raise ValueError("best_value without best_trial_id and best_parameters")
+        return self
+
+
+class _ToldRecord(_Record):
+    """``stages/*.told.json``."""
+
+    text: str
+
+
+class _FormerRecord(_Record):
+    """``former.json``."""
+
+    trials: list[dict[str, Any]]
+
+
+class _StageRecord(_Record):
+    """``stages/STAGE.json``."""
+
+    state: Literal["running", "finished", "failed", "stopped"]
+    started: Moment
+    ended: Moment | None = None
+    seconds: Seconds | None = None
+    text: str = ""
+    error: str | None = None
+    result: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _finished_has_result(self) -> _StageRecord:
+        if self.state == "finished" and self.result is None:
+            raise ValueError("finished, and without a result")
+        return self
+
+
+class _BestTrial(_Record):
+    trial_id: str
+    validation_accuracy: float
+    parameters: dict[str, Any]
+    alpha: float
+    temperature: float
+    num_train_epochs: float
+    epoch: int
+    metrics: dict[str, Any]
+
+
+class _Trial(_Record):
+    trial_id: str
+    state: Literal["finished", "pruned", "failed"]
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _failed_has_reason(self) -> _Trial:
+        if self.state == "failed" and self.reason is None:
+            raise ValueError("failed, and without a reason")
+        return self
+
+
+class _SearchResult(_Record):
+    best: _BestTrial
+    trials: list[_Trial]
+    front: list[str] = Field(default_factory=list)
+    choice: str = ""
+    ended_by: str | None = None
+
+
+class _Times(_Record):
+    mean: float
+    std: float
+    p50: float
+    p90: float
+    p99: float
+
+
+class _Row(_Record):
+    """What tables show of an ``export.rows.RowMeasurement``."""
+
+    name: str
+    kind: str
+    size_mb: float = Field(gt=0)
+    latency_ms: _Times
+    sample_latency_ms: _Times
+    throughput: dict[str, float]
+    peak_memory_mb: float
+    num_threads: int
+    query: str
+    accuracy: float | None = None
+    in_scope_accuracy: float | None = None
+    oos_recall: float | None = None
+    validation_accuracy: float | None = None
+    passed_gate: bool | None = None
+    with_threshold: dict[str, Any] | None = None
+    verdict: str | None = None
+
+
+class _GateResult(_Record):
+    variants: list[_Row]
+    chosen: str | None
+
+    @model_validator(mode="after")
+    def _chosen_is_one_of_them(self) -> _GateResult:
+        if self.chosen is not None and self.chosen not in [row.name for row in self.variants]:
+            raise ValueError("chosen is none of the variants")
+        return self
+
+
+class _BenchmarkResult(_Record):
+    rows: list[_Row]
+    machine: dict[str, Any]
+
+
+class _Variant(_Record):
+    name: str
+
+
+class _ExportResult(_Record):
+    variants: list[_Variant]
+
+
+class _TeacherResult(_Record):
+    key: str
+    validation_accuracy: float | None = None
+
+
+class _DataResult(_Record):
+    fingerprint: str
+
+
+_RECORDS: dict[str, type[_Record]] = {
+    r"run\.json": _RunRecord,
+    r"submission\.json": _SubmissionRecord,
+    r"lease\.json": _LeaseRecord,
+    r"former\.json": _FormerRecord,
+    r"stages/[^/]+\.progress\.json": _ProgressRecord,
+    r"stages/[^/]+\.told\.json": _ToldRecord,
+    r"stages/[^/.]+\.json": _StageRecord,
+}
+_RESULTS: dict[str, type[_Record]] = {
+    "stages/data.json": _DataResult,
+    "stages/teacher.json": _TeacherResult,
+    "stages/search.json": _SearchResult,
+    "stages/export.json": _ExportResult,
+    "stages/benchmark.json": _BenchmarkResult,
+    "stages/gate.json": _GateResult,
+}
+
+
+def read_record(store: Store, run_key: str, name: str) -> dict[str, Any] | None:
+    """Return a record of a run as it was written; None where there is none.
+
+    Args:
+        store: The run store.
+        run_key: The run's key.
+        name: The record's name within the run, such as ``stages/search.json``.
+
+    Raises:
+        DamagedRecordError: It is no JSON object, or lacks what readers rely on.
+    """
+    key = f"{run_key}/{name}"
+    remedy = next((each for ending, each in _REMEDIES.items() if name.endswith(ending)), _BACKUP)
+    record = store.read_json(key, remedy)
+    model = next((each for pattern, each in _RECORDS.items() if re.fullmatch(pattern, name)), None)
+    if record is None or model is None:
+        return record
+    try:
+        model.model_validate(record)
+        if name in _RESULTS and (record["state"] == "finished" or record.get("result")):
+            _RESULTS[name].model_validate(record["result"])
+    except ValidationError as error:
+        raise damaged(store.location(key), error, remedy) from None
+    return record
+
+
+def damaged(location: str, error: ValidationError, remedy: str = _BACKUP) -> DamagedRecordError:
+    """Return the error for a record with a fault, in one line: file, field, value, remedy."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    given = None if first["type"] == "missing" or not field else f"{shown(first['input'])} given"
+    fault = ": ".join(filter(None, [field, ", ".join(filter(None, [given, first["msg"]]))]))
+    return DamagedRecordError(f"storage {location}: is damaged ({fault}); {remedy}")

@@ -1,0 +1,1 @@
+"""The sealed artifact: its manifest, its hashes, its copies."""

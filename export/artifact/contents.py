@@ -1,0 +1,111 @@
+"""The files of a folder that a classifier is loaded from, held against its manifest before they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError
+from .files import Identity, changed_meanwhile, hash_regular, identity, is_folder, open_regular, read_regular
+from .hash_cache import load_hashes, save_hashes
+from .manifest import MODEL_DATA_FILE, REQUIRED_FILES, has_manifest, read_manifest
+
+
+class Contents:
+    """A folder whose files were checked, and that notices when one of them changes before it is used.
+
+    A file is hashed where it is, not as bytes in memory, so that ONNX Runtime can read the model by its path: that
+    takes a model's size less memory. ``check_unchanged`` then shows that what was opened is what was hashed.
+
+    Args:
+        directory: An artifact, or an exported ONNX variant, which has no manifest.
+        verify: Hold the files against the manifest, where there is one.
+
+    Raises:
+        ArtifactError: A file is missing, is not a regular file, or is not what the manifest says.
+    """
+
+    def __init__(self, directory: Path, *, verify: bool = True):
+        self.directory = directory
+        self._seen: dict[str, Identity] = {}
+        if not is_folder(directory):
+            raise ArtifactError(f"{str(directory)!r:.200}: no such folder; give the folder of an artifact")
+        if verify and has_manifest(directory):
+            files = read_manifest(directory).files
+            if MODEL_DATA_FILE not in files and os.path.lexists(directory / MODEL_DATA_FILE):
+                raise not_listed(directory, MODEL_DATA_FILE)
+            self._seen = check_hashes(directory, files)
+        for name in REQUIRED_FILES:
+            if name not in self._seen:
+                with open_regular(directory / name):
+                    pass  # a pipe must not be waited for where ONNX Runtime opens it by its path
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            ArtifactError: It is larger, cannot be read, or changed since it was checked.
+        """
+        content, seen = read_regular(self.directory / name, max_bytes)
+        if seen != self._seen.get(name, seen):
+            raise changed_meanwhile(self.directory / name)
+        return content
+
+    def check_unchanged(self) -> None:
+        """Refuse a folder whose files are no longer those that were held against the manifest.
+
+        Raises:
+            ArtifactError: One was replaced or written to.
+        """
+        for name, seen in self._seen.items():
+            path = self.directory / name
+            try:
+                now = identity(path.stat())
+            except OSError:
+                now = None
+            if now != seen:
+                raise changed_meanwhile(path)
+
+
+def check_hashes(
+    directory: Path, files: Mapping[str, Mapping[str, Any]], *, use_cache: bool = True
+) -> dict[str, Identity]:
+    """Hold every file of a manifest against its SHA-256 and size.
+
+    Args:
+        directory: The artifact.
+        files: A manifest's ``files``.
+        use_cache: Take the SHA-256 of an unchanged file from the user's cache, instead of reading the file.
+
+    Returns:
+        The identity of each file while it was checked.
+
+    Raises:
+        ArtifactError: One is missing, cannot be read, or differs.
+    """
+    seen, new = {}, {}
+    known = load_hashes()
+    for name, expected in sorted(files.items()):
+        path = directory / name
+        if not os.path.lexists(path):
+            raise ArtifactError(f"{directory}: {name} is missing; pull the artifact again")
+        with open_regular(path) as file:
+            seen[name] = identity(os.fstat(file.fileno()))
+            digest = known.get(seen[name]) if use_cache else None
+            if digest is None and seen[name].size == expected["bytes"]:
+                digest = new[seen[name]] = hash_regular(file, path)
+        if digest != expected["sha256"] or seen[name].size != expected["bytes"]:
+            raise ArtifactError(
+                f"{directory}: {name} was changed, its SHA-256 or size is not the manifest's; pull the artifact again"
+            )
+    save_hashes(known, new)
+    return seen
+
+
+def not_listed(directory: Path, name: str) -> ArtifactError:
+    """Return the error for a file that the manifest does not have."""
+    return ArtifactError(
+        f"{directory}: {name!r:.60} is not in the manifest; remove it or pull the artifact again"
+    )

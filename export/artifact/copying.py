@@ -1,0 +1,172 @@
+"""A folder copied to where a person asks for it: whole or not at all, and never into itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+
+# Younger ones may belong to a copy that has not locked its folder yet.
+_LEFT_BEHIND_S = 60.0
+_REMEDIES = {
+    errno.ENOSPC: "free space there, or give another folder",
+    errno.EDQUOT: "free space there, or give another folder",
+    errno.EACCES: "give a folder that you may write",
+    errno.EPERM: "give a folder that you may write",
+    errno.EROFS: "give a folder that you may write",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a file stands where a folder must be; give another folder",
+    errno.EEXIST: "something stands there already; give another folder",
+    errno.ENOTEMPTY: "something stands there already; give another folder",
+    errno.ELOOP: "its links lead in a circle; give another folder",
+}
+
+
+def copy_folder(
+    source: Path, target: str | Path, names: Sequence[str], *, check: Callable[[Path], Any]
+) -> Path:
+    """Copy files of a folder into a new one.
+
+    The copy is made under a hidden temporary name beside ``target``. What a killed copy to the same ``target`` left
+    there is removed.
+
+    Args:
+        source: The folder.
+        target: The folder to make: absent or empty, outside ``source``; ``~`` is the user's home.
+        names: Of the files in ``source``.
+        check: Called with the copy before it takes its name; what it raises ends the copy.
+
+    Returns:
+        ``target``, with ``~`` replaced.
+
+    Raises:
+        InputError: ``target`` cannot be taken or written.
+    """
+    target = folder_to_make(target)
+    try:
+        place = _free_place(source, target)
+        with _new_parents(place.parent), _locked_folder_beside(place) as folder:
+            for name in names:
+                shutil.copyfile(source / name, folder / name)
+            check(folder)
+            folder.rename(place)
+    except RuntimeError as error:  # of resolve
+        raise InputError(
+            f"--to: {str(target)!r:.200} has links that lead in a circle; give another folder"
+        ) from error
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "give another folder")
+        raise InputError(
+            f"--to: cannot write {str(target)!r:.200} ({error.strerror or error}); {remedy}"
+        ) from error
+    return target
+
+
+def folder_to_make(given: str | Path) -> Path:
+    """Return the folder that a person names, ``~`` replaced by a home.
+
+    Raises:
+        InputError: It is empty, has a NUL, or names the home of an unknown user.
+    """
+    if not str(given).strip():
+        raise InputError(f"--to is {str(given)!r}; give the folder to make")
+    if "\0" in str(given):
+        raise InputError(f"--to is {str(given)!r:.200}; a folder's name has no NUL")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"--to is {str(given)!r:.200}, which user has no home here; give the full path"
+        ) from None
+
+
+def _free_place(source: Path, target: Path) -> Path:
+    """Return where ``target`` is, links and ``..`` followed.
+
+    Raises:
+        InputError: It is taken, or is the source, inside it, or around it.
+    """
+    place, origin = target.resolve(), source.resolve()
+    if place == origin or origin in place.parents or place in origin.parents:
+        relation = "is" if place == origin else "is inside" if origin in place.parents else "holds"
+        raise InputError(
+            f"--to: {str(target)!r:.200} {relation} the artifact's own folder {origin}; give a folder outside it"
+        )
+    if (
+        target.is_symlink()
+        or (place.exists() and not place.is_dir())
+        or (place.is_dir() and any(place.iterdir()))
+    ):
+        raise InputError(f"--to: {str(target)!r:.200} exists already; give a folder that does not")
+    return place
+
+
+@contextmanager
+def _new_parents(parent: Path) -> Iterator[None]:
+    """Make a folder and those above it; where the block fails, remove the ones made."""
+    missing = [each for each in (parent, *parent.parents) if not os.path.lexists(each)]
+    try:
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for each in missing:  # the deepest first
+            with suppress(OSError):
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def _locked_folder_beside(place: Path) -> Iterator[Path]:
+    """Make a temporary folder on the same file system, so that a rename can put it in place.
+
+    The lock on it ends with this process, however it ends: by that the next copy to the same place sees that nobody
+    works on it any more.
+    """
+    prefix = f".pull-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]}-"
+    _remove_left_behind(place.parent, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+    lock = None
+    try:
+        lock = _lock(folder)
+        folder.chmod(0o755)  # mkdtemp's 0700 would stay on the copy
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_left_behind(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError):
+            status = folder.lstat()
+            if time.time() - status.st_mtime < _LEFT_BEHIND_S or status.st_uid != os.geteuid():
+                continue
+            lock = _lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder; None where another process has it, or where folders have no locks."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

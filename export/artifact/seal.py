@@ -1,0 +1,173 @@
+"""The sealed artifact: a plain folder whose manifest holds the SHA-256 of every file in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError
+from ...storage.folders import new_folder
+from .contents import check_hashes, not_listed
+from .copying import copy_folder
+from .files import MAX_JSON_BYTES, hash_regular, is_folder, open_regular, parse_object, read_regular
+from .manifest import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_DATA_FILE,
+    REQUIRED_FILES,
+    Manifest,
+    read_manifest,
+)
+
+CARD_FILE = "README.md"
+
+
+def seal_artifact(
+    source_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    made_from: dict[str, Any],
+    measurements: dict[str, Any],
+    session: dict[str, Any] | None = None,
+    num_threads: int | None = None,
+) -> Path:
+    """Seal an exported ONNX variant into ``out_dir``, with a manifest and a model card.
+
+    An artifact that stands in ``out_dir`` is replaced, so that a stage that was cut off can be repeated.
+
+    Args:
+        source_dir: a variant: ``model.onnx``, ``tokenizer.json``, ``config.json``; other files stay behind.
+        out_dir: the artifact's folder; it appears complete or not at all.
+        made_from: what made it; JSON values.
+        measurements: what was measured on it; JSON values.
+        session: session options that it was measured with, for its ``config.json``.
+        num_threads: intra-op threads that it was measured with, likewise.
+
+    Returns:
+        ``out_dir``.
+
+    Raises:
+        ArtifactError: ``source_dir`` lacks a file, or its configuration cannot be read.
+    """
+    source, target = Path(source_dir), Path(out_dir)
+    names = [*REQUIRED_FILES, *([MODEL_DATA_FILE] if (source / MODEL_DATA_FILE).is_file() else [])]
+    for name in names:
+        if not (source / name).is_file():
+            raise ArtifactError(f"{source}: {name} is missing; only an exported ONNX variant can be sealed")
+    config = parse_object(read_regular(source / CONFIG_FILE, MAX_JSON_BYTES)[0], source / CONFIG_FILE)
+    with new_folder(target) as folder:
+        for name in names:
+            shutil.copyfile(source / name, folder / name)
+        measured_with = {"session": session or None, "num_threads": num_threads}
+        told = {name: value for name, value in measured_with.items() if value is not None}
+        if told:
+            text = json.dumps(config | told, indent=2, ensure_ascii=False) + "\n"
+            (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        card = _model_card(config.get("labels", []), made_from, measurements)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
+        manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    return target
+
+
+def verify_artifact(directory: str | Path) -> Manifest:
+    """Read every file of the artifact and hold it against the manifest.
+
+    Raises:
+        ArtifactError: a file is missing, is not listed, or differs; the message names it.
+    """
+    directory = Path(directory)
+    if not is_folder(directory):
+        raise ArtifactError(f"{str(directory)!r:.200}: no such folder; give the folder of an artifact")
+    manifest = read_manifest(directory)
+    try:
+        present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory} cannot be read ({error.strerror}); give a folder that you may read"
+        ) from None
+    for name in sorted(set(present) - {MANIFEST_FILE, *manifest.files}):
+        raise not_listed(directory, name)
+    for name in sorted(name for name, is_link in present.items() if is_link):
+        raise ArtifactError(f"{directory}: {name} is a link, not the file itself; pull the artifact again")
+    check_hashes(directory, manifest.files, use_cache=False)
+    return manifest
+
+
+def copy_artifact(source: str | Path, target: str | Path) -> Path:
+    """Copy a sealed artifact; it appears under ``target`` only after every hash was verified.
+
+    Args:
+        source: The artifact.
+        target: A folder that does not exist or is empty, outside the artifact; ``~`` is the user's home.
+
+    Returns:
+        ``target``, with ``~`` replaced.
+
+    Raises:
+        ArtifactError: The artifact or its copy does not match its manifest.
+        InputError: ``target`` cannot be taken or written.
+    """
+    source = Path(source)
+    manifest = verify_artifact(source)
+    return copy_folder(source, target, [*manifest.files, MANIFEST_FILE], check=verify_artifact)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open_regular(path) as file:
+        digest = hash_regular(file, path)
+    return {"sha256": digest, "bytes": path.stat().st_size}
+
+
+def _model_card(labels: list[str], made_from: dict[str, Any], measurements: dict[str, Any]) -> str:
+    lines = [
+        "---",
+        "library_name: onnxruntime",
+        "pipeline_tag: text-classification",
+        "tags: [distiltune, distillation, onnx]",
+        "---",
+        "",
+        "# Text classifier",
+        "",
+        f"Puts a text under one of {len(labels)} labels. Made by distiltune; needs only onnxruntime,",
+        "tokenizers and numpy:",
+        "",
+        "```",
+        "pip install onnxruntime tokenizers numpy && pip install --no-deps distiltune",
+        "```",
+        "",
+        "```python",
+        "from distiltune import TextClassifier",
+        "",
+        'classifier = TextClassifier.load(".")',
+        'classifier("your text")  # {"label": …, "score": …}',
+        "```",
+        "",
+        *_card_table("Measured", measurements),
+        *_card_table("Made from", made_from),
+        "## Labels",
+        "",
+        ", ".join(f"`{label}`" for label in labels),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _card_table(title: str, values: dict[str, Any]) -> list[str]:
+    rows = [f"| {name} | {value} |" for name, value in _flatten(values)]
+    return [f"## {title}", "", "| | |", "| --- | --- |", *rows, ""] if rows else []
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif value is not None:
+            text = f"{value:.5g}" if isinstance(value, float) else str(value)
+            yield f"{prefix}{name}", text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""Measurements of accuracy, latency, size and memory."""

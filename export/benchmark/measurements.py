@@ -1,0 +1,221 @@
+"""``PerformanceBenchmark``: accuracy, size, latency, throughput and memory of one classifying pipeline."""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...training.distillation.metrics import classification_metrics
+from .memory import peak_memory_mb
+
+ACCURACY_BATCH_SIZE = 32
+_SAMPLE_SEED = 0
+_LEAST_SECONDS_OF_THROUGHPUT = 0.5
+
+
+class PerformanceBenchmark:
+    """Measures a pipeline: text in, label out.
+
+    Grown from the class of the same name in "Natural Language Processing with Transformers", chapter 8.
+
+    Args:
+        pipeline: called as ``pipeline(text)`` → ``{"label": name, …}`` or a list of one of those, and as
+            ``pipeline(texts, batch_size=n)`` → a list of them: a transformers text-classification pipeline or
+            a :class:`~distiltune.export.runtime.classifier.TextClassifier`.
+        texts: texts of the test split, ``N`` of them.
+        labels: their labels: names, or numbers that count into ``label_names``.
+        label_names: every label; default: the names that ``labels`` holds.
+        out_of_scope_label: name of the label for texts outside every intent, if there is one.
+        name: what the row is called.
+        model_path: file, or folder whose weights or graph files, are counted as the size on disk.
+        num_warmups: runs before each timing.
+        num_runs: timed runs of the query.
+        num_sample_texts: texts drawn from ``texts`` (always the same ones), timed once each.
+        batch_sizes: for throughput.
+        query: the one text that is timed; default: the text of ``texts`` with median length in characters.
+
+    Raises:
+        InputError: no texts, not as many labels as texts, a label that ``label_names`` lacks, or a count below 1.
+    """
+
+    def __init__(
+        self,
+        pipeline: Callable[..., Any],
+        texts: Sequence[str],
+        labels: Sequence[str] | Sequence[int],
+        *,
+        label_names: Sequence[str] | None = None,
+        out_of_scope_label: str | None = None,
+        name: str = "pipeline",
+        model_path: str | Path | None = None,
+        num_warmups: int = 10,
+        num_runs: int = 100,
+        num_sample_texts: int = 200,
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        query: str | None = None,
+    ):
+        if not texts:
+            raise InputError("texts is empty; give at least one")
+        if num_runs < 1 or num_warmups < 0 or num_sample_texts < 1:
+            raise InputError(
+                f"num_runs {num_runs} and num_sample_texts {num_sample_texts} must be 1 or more, "
+                f"num_warmups {num_warmups} 0 or more"
+            )
+        self.pipeline = pipeline
+        self.texts = list(texts)
+        self.label_names = list(label_names or sorted({str(label) for label in labels}))
+        self.labels = self._numbers(self.texts, labels)
+        if out_of_scope_label is not None and out_of_scope_label not in self.label_names:
+            raise InputError(
+                f"out_of_scope_label {out_of_scope_label!r} is not one of the {len(self.label_names)} labels; "
+                "name one of them, or none"
+            )
+        self.out_of_scope_label = out_of_scope_label
+        self.name = name
+        self.model_path = None if model_path is None else Path(model_path)
+        self.num_warmups = num_warmups
+        self.num_runs = num_runs
+        self.batch_sizes = list(batch_sizes)
+        self.query = median_text(self.texts) if query is None else query
+        count = min(num_sample_texts, len(self.texts))
+        self.sample = random.Random(_SAMPLE_SEED).sample(self.texts, count)
+
+    def compute_accuracy(
+        self, texts: Sequence[str] | None = None, labels: Sequence[str] | Sequence[int] | None = None
+    ) -> dict[str, float | None]:
+        """``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the texts given."""
+        if texts is None or labels is None:
+            texts, numbers = self.texts, self.labels
+        else:
+            numbers = self._numbers(texts, labels)
+        # Sorted by length, else a transformers pipeline spends most of a batch on padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        answers = self.pipeline([texts[i] for i in order], batch_size=ACCURACY_BATCH_SIZE)
+        predictions = np.empty(len(texts), dtype=np.int64)
+        predictions[order] = self._numbers(order, [_label(answer) for answer in answers])
+        out_of_scope_id = (
+            None if self.out_of_scope_label is None else self.label_names.index(self.out_of_scope_label)
+        )
+        return dict(classification_metrics(predictions, numbers, out_of_scope_id))
+
+    def compute_size(self) -> dict[str, float | None]:
+        """``size_mb``: bytes / 2**20 of the weights or graph on disk, without tokenizer and configuration."""
+        return {"size_mb": None if self.model_path is None else model_bytes(self.model_path) / 2**20}
+
+    def time_pipeline(self, query: str | None = None) -> dict[str, float]:
+        """Latency of one text in ms, ``num_runs`` times after ``num_warmups``: mean, std, p50, p90, p99."""
+        text = self.query if query is None else query
+        self._warm_up(text)
+        return summary_ms([self._seconds(text) for _ in range(self.num_runs)])
+
+    def time_sample(self) -> dict[str, float]:
+        """The same over the sample of test texts, each once, at its own length."""
+        self._warm_up(self.query)
+        return summary_ms([self._seconds(text) for text in self.sample])
+
+    def compute_throughput(self) -> dict[str, float]:
+        """Texts a second by batch size: the sample in its own order, over and over for half a second at least."""
+        return {str(size): self._throughput(size) for size in self.batch_sizes}
+
+    def run_benchmark(self) -> dict[str, dict[str, Any]]:
+        """Measure everything; timing first, while the process is fresh. Returns ``{name: measurements}``."""
+        row: dict[str, Any] = {"latency_ms": self.time_pipeline(), "sample_latency_ms": self.time_sample()}
+        row["throughput"] = self.compute_throughput()
+        row["peak_memory_mb"] = peak_memory_mb()
+        row.update(self.compute_size())
+        row.update(self.compute_accuracy())
+        return {self.name: row}
+
+    def _warm_up(self, text: str) -> None:
+        for _ in range(self.num_warmups):
+            self.pipeline(text)
+
+    def _seconds(self, text: str) -> float:
+        start = time.perf_counter()
+        self.pipeline(text)
+        return time.perf_counter() - start
+
+    def _throughput(self, batch_size: int) -> float:
+        batches = [self.sample[i : i + batch_size] for i in range(0, len(self.sample), batch_size)]
+        self.pipeline(batches[0], batch_size=batch_size)
+        num_texts, start = 0, time.perf_counter()
+        while True:
+            for batch in batches:
+                self.pipeline(batch, batch_size=batch_size)
+            num_texts += len(self.sample)
+            seconds = time.perf_counter() - start
+            if seconds >= _LEAST_SECONDS_OF_THROUGHPUT:
+                return num_texts / seconds
+
+    def _numbers(self, texts: Sequence[Any], labels: Sequence[str] | Sequence[int]) -> np.ndarray:
+        """``labels`` as int64 ``[N]``, counted into ``label_names``."""
+        if len(labels) != len(texts):
+            raise InputError(f"{len(texts)} texts but {len(labels)} labels; give one label a text")
+        index = {name: i for i, name in enumerate(self.label_names)}
+        numbers = [index.get(label, -1) if isinstance(label, str) else int(label) for label in labels]
+        for label, number in zip(labels, numbers, strict=True):
+            if not 0 <= number < len(self.label_names):
+                raise InputError(
+                    f"label {label!r} is not one of the {len(self.label_names)} labels; check label_names"
+                )
+        return np.asarray(numbers, dtype=np.int64)
+
+
+def median_text(texts: Sequence[str]) -> str:
+    """The text of median length in characters; of equally long ones, the first stands first."""
+    return sorted(texts, key=len)[len(texts) // 2]
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes of a file, or of the ``.safetensors``, ``.onnx`` and ``.onnx.data`` files of a folder.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return sum(file.stat().st_size for file in _weight_files(path))
+
+
+def compressed_bytes(path: Path) -> int:
+    """Bytes of the same files, each compressed by zlib at level 9: what zeros are worth where it is sent or stored.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    total = 0
+    for each in _weight_files(path):
+        compressor = zlib.compressobj(9)
+        with each.open("rb") as file:
+            while block := file.read(2**20):
+                total += len(compressor.compress(block))
+        total += len(compressor.flush())
+    return total
+
+
+def _weight_files(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [
+            file for file in path.iterdir() if file.name.endswith((".safetensors", ".onnx", ".onnx.data"))
+        ]
+    if not files:
+        raise InputError(f"{path}: no weights (.safetensors) or graph (.onnx) there")
+    return files
+
+
+def _label(answer: Any) -> str:
+    return (answer[0] if isinstance(answer, list) else answer)["label"]
+
+
+def summary_ms(seconds: list[float]) -> dict[str, float]:
+    """Mean, population std (as NumPy's default, and the book's), p50, p90 and p99 of ``seconds``, in ms."""
+    times = np.asarray(seconds) * 1000
+    p50, p90, p99 = np.percentile(times, [50, 90, 99])
+    figures = {"mean": times.mean(), "std": times.std(), "p50": p50, "p90": p90, "p99": p99}
+    return {name: float(value) for name, value in figures.items()}

@@ -1,0 +1,59 @@
+"""The untrained reference: the architecture of ``bert-base-uncased``, for latency and size only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .measurements import model_bytes
+from .processes import end_with_parent
+
+SIZE_FILE = "reference.json"
+
+
+def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_labels: int) -> int:
+    """Write a checkpoint of BERT-base's published shape, with random weights and a given tokenizer.
+
+    The shape is ``transformers.BertConfig()``: 12 layers, hidden size 768, 12 heads, 30,522 pieces. Where the
+    tokenizer has more pieces than that, the table is enlarged *after* its size was taken, so that every token
+    id can be looked up: neither the size reported nor the latency changes by it.
+
+    Args:
+        tokenizer_dir: checkpoint whose tokenizer is used, so that all rows see the same number of tokens.
+        out_dir: where it is written; the size in bytes at the published shape stands in ``reference.json``.
+        num_labels: outputs of the classification head.
+
+    Returns:
+        Bytes of the saved safetensors file at the published shape.
+    """
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from ...training.checkpoints.load import load_tokenizer
+
+    out_dir = Path(out_dir)
+    model = BertForSequenceClassification(BertConfig(num_labels=num_labels))  # pyright: ignore[reportCallIssue]
+    tokenizer = load_tokenizer(tokenizer_dir)
+    model.save_pretrained(out_dir)
+    size = model_bytes(out_dir)
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.save_pretrained(out_dir)
+    tokenizer.save_pretrained(out_dir)
+    (out_dir / SIZE_FILE).write_text(json.dumps({"bytes": size}), encoding="utf-8")
+    return size
+
+
+def main() -> None:
+    """Write the reference from the command line; a process of its own, so that its memory is given back."""
+    end_with_parent()
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("tokenizer_dir")
+    parser.add_argument("out_dir")
+    parser.add_argument("num_labels", type=int)
+    arguments = parser.parse_args()
+    write_reference(arguments.tokenizer_dir, arguments.out_dir, num_labels=arguments.num_labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measurements of an artifact that serves: sweeps, load, start-up."""

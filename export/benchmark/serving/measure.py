@@ -1,0 +1,169 @@
+"""An artifact measured as its server would: one text, batches, memory, and on request how it behaves under change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....errors import RunFailedError
+from ...runtime.classifier import TextClassifier
+from ..measurements import PerformanceBenchmark
+from ..memory import peak_memory_mb
+from ..processes import call_in_process
+from ..rows import NUM_COMPARED_TEXTS
+from .concurrency import measure_load
+from .startup import measure_startup
+from .sweeps import sweep
+from .texts_of_length import num_tokens
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is measured besides latency, throughput, size and memory.
+
+    Attributes:
+        sweep: threads, batch sizes, lengths.
+        load: clients at once, in threads and in processes.
+        startup: from a process's start to its first label.
+        session: session options, each against the artifact's without any.
+        floors: what the machine needs at least.
+        seconds: of each measurement under load, and at most of each point of a sweep.
+    """
+
+    sweep: bool = False
+    load: bool = False
+    startup: bool = False
+    session: bool = False
+    floors: bool = False
+    seconds: float = 2.0
+
+
+def measure_serving(
+    directory: str | Path,
+    *,
+    texts: Sequence[str],
+    num_runs: int = 100,
+    num_warmups: int = 10,
+    num_threads: int = 1,
+    extras: Extras | None = None,
+) -> dict[str, Any]:
+    """Measure an artifact in fresh processes that do nothing else.
+
+    Args:
+        directory: an artifact or ONNX variant.
+        texts: to classify; the one of median length is timed by itself.
+        num_runs: timed runs of it.
+        num_warmups: runs before timing.
+        num_threads: intra-op threads.
+        extras: what to measure besides.
+
+    Returns:
+        ``query``, ``num_threads``, ``latency_ms``, ``sample_latency_ms`` (None for one text), ``throughput``,
+        ``peak_memory_mb``, ``size_mb``, and for each of ``extras`` what its module returns; no ``floors`` where they
+        cannot be measured.
+
+    Raises:
+        InputError: a text or number cannot be used.
+        RunFailedError: a process failed.
+    """
+    extras = extras or Extras()
+    shared: dict[str, Any] = {"num_runs": num_runs, "num_warmups": num_warmups, "num_threads": num_threads}
+    measured = call_in_process(
+        "benchmark.serving.measure",
+        "time_artifact",
+        {"directory": str(directory), "texts": list(texts), **shared},
+        what="the artifact",
+        num_threads=num_threads,
+    )
+    query = measured["query"]
+    if extras.sweep:
+        measured["sweep"] = sweep(directory, texts=texts, query=query, seconds=extras.seconds, **shared)
+    if extras.load:
+        measured["load"] = measure_load(
+            directory, texts=texts, num_threads=num_threads, seconds=extras.seconds
+        )
+    if extras.startup:
+        measured["startup"] = measure_startup(directory, text=query, num_threads=num_threads)
+    if extras.session:
+        measured["session"] = _compare_sessions(directory, texts, query, num_threads)
+    if extras.floors:
+        _add_floors(measured, directory, min(extras.seconds, 0.5))
+    return measured
+
+
+def time_artifact(
+    directory: str, texts: list[str], *, num_runs: int, num_warmups: int, num_threads: int
+) -> dict[str, Any]:
+    """Latency, throughput, memory and size, measured in this process."""
+    classifier = TextClassifier.load(directory, num_threads=num_threads)
+    benchmark = PerformanceBenchmark(
+        classifier,
+        texts,
+        [0] * len(texts),  # accuracy is not asked for
+        label_names=classifier.labels,
+        model_path=directory,
+        num_runs=num_runs,
+        num_warmups=num_warmups,
+        num_sample_texts=len(texts),
+    )
+    return {
+        "query": benchmark.query,
+        "num_threads": num_threads,
+        "latency_ms": benchmark.time_pipeline(),
+        "sample_latency_ms": benchmark.time_sample() if len(texts) > 1 else None,
+        "throughput": benchmark.compute_throughput(),
+        "peak_memory_mb": peak_memory_mb(),
+        **benchmark.compute_size(),
+    }
+
+
+def _compare_sessions(
+    directory: str | Path, texts: Sequence[str], query: str, num_threads: int
+) -> dict[str, Any]:
+    """What the tuning says, and start-up and memory of a server with each option."""
+    arguments = {
+        "directory": str(directory),
+        "query": query,
+        "texts": list(texts[:NUM_COMPARED_TEXTS]),
+        "num_threads": num_threads,
+    }
+    tuned = call_in_process(
+        "benchmark.session_tuning", "tune_session", arguments, what="session options", num_threads=num_threads
+    )
+
+    def started(session: dict[str, Any]) -> dict[str, float]:
+        served = measure_startup(directory, text=query, num_threads=num_threads, num_runs=3, session=session)
+        return {name: served[name] for name in ("load_ms", "peak_memory_mb")}
+
+    tuned["default"] = started({})
+    for option in tuned["options"]:
+        option |= started({option["option"]: option["value"]})
+    return tuned
+
+
+def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float) -> None:
+    """Floors of the query and, beside each time of a sweep on one thread, of its shape."""
+    from ..roofline import measured_floors  # the only part that needs onnx
+
+    tokens = num_tokens(directory, measured["query"])
+    points = [
+        point for each in measured.get("sweep", {}).values() for point in each if point["num_threads"] == 1
+    ]
+    shapes = sorted({(1, tokens), *((point["batch_size"], point["num_tokens"]) for point in points)})
+    try:
+        found = measured_floors(directory, shapes, seconds=seconds)
+    except RunFailedError as error:  # such as a graph whose products cannot be counted
+        _log.warning("no floors: %s", error)
+        return
+    by_shape = {(each["batch_size"], each["num_tokens"]): each for each in found["shapes"]}
+    measured["floors"] = {
+        **{name: found[name] for name in ("rates", "working_set_mb")},
+        "query": by_shape[1, tokens],
+    }
+    for point in points:
+        point["floor_ms"] = by_shape[point["batch_size"], point["num_tokens"]]["floor_ms"]

@@ -1,0 +1,95 @@
+"""How long a process needs from its start to its first label, and the memory of one that only serves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....errors import InputError
+from ..processes import PACKAGE, environment, failure
+
+_NUM_SERVED = 20
+# What a server does, and no import besides; perf_counter is the clock of the whole machine.
+_SERVER = """
+import time
+began = time.perf_counter()
+from {package} import TextClassifier
+imported = time.perf_counter()
+import json, sys
+asked = json.loads(sys.argv[1])
+classifier = TextClassifier.load(asked["directory"], num_threads=asked["num_threads"], session=asked["session"])
+loaded = time.perf_counter()
+classifier(asked["text"])
+labelled = time.perf_counter()
+for _ in range(asked["num_served"]):
+    classifier(asked["text"])
+from {package}.export.memory import peak_memory_mb
+print(json.dumps([[began, imported, loaded, labelled], peak_memory_mb()]))
+"""
+
+
+def measure_startup(
+    directory: str | Path,
+    *,
+    text: str,
+    num_threads: int = 1,
+    num_runs: int = 5,
+    session: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Start a process, import the runtime, load the artifact, label one text; several times, each anew.
+
+    Args:
+        directory: an artifact or ONNX variant; its files are in the page cache from the second time on.
+        text: to label.
+        num_threads: intra-op threads.
+        num_runs: processes started, one after another.
+        session: session options; default: the artifact's.
+
+    Returns:
+        Medians: ``python_ms`` (until the interpreter runs its first line), ``import_ms``, ``load_ms``,
+        ``first_call_ms``, ``total_ms`` (until the first label), and ``peak_memory_mb`` after some more texts, one
+        at a time.
+
+    Raises:
+        InputError: ``num_runs`` is below 1.
+        RunFailedError: a process failed.
+    """
+    if num_runs < 1:
+        raise InputError(f"num_runs is {num_runs}; give 1 or more")
+    asked = {
+        "directory": str(Path(directory).resolve()),
+        "text": text,
+        "num_threads": num_threads,
+        "session": None if session is None else dict(session),
+        "num_served": _NUM_SERVED,
+    }
+    runs = np.array([_serve(asked) for _ in range(num_runs)])
+    names = ("python_ms", "import_ms", "load_ms", "first_call_ms", "total_ms", "peak_memory_mb")
+    return {name: float(value) for name, value in zip(names, np.median(runs, axis=0), strict=True)}
+
+
+def _serve(asked: dict[str, Any]) -> list[float]:
+    """Milliseconds of the four parts and of all, and the peak memory."""
+    command = [sys.executable, "-c", _SERVER.format(package=PACKAGE), json.dumps(asked)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env=environment(asked["num_threads"]),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise failure("the start-up", done.returncode, done.stderr)
+    marks, memory = json.loads(done.stdout)
+    parts = np.diff([started, *marks]) * 1000
+    return [*parts.tolist(), float(parts.sum()), memory]

@@ -1,0 +1,249 @@
+"""What one inference of an ONNX graph must read and multiply: bytes of weights, operations by kind of number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from ...errors import ExportError
+
+# Where each kind of node has its weights.
+_WEIGHTS = {
+    "MatMul": 1,
+    "FusedMatMul": 1,
+    "Gemm": 1,
+    "FusedGemm": 1,
+    "MatMulNBits": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "QLinearMatMul": 3,
+    "QGemm": 3,
+    "Attention": 1,
+    "QAttention": 1,
+}
+_INT8 = {
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+    "QGemm",
+    "QAttention",
+}
+_INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
+_TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
+_UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
+_CONTRIB = "com.microsoft"
+# Of ONNX Runtime's own kinds those without products; of ONNX's those with products, or graphs, that are not counted.
+_NO_PRODUCT = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"}
+_UNCOUNTED = {"Attention", "Conv", "ConvInteger", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
+_BITS: dict[int, int] = {
+    onnx.TensorProto.FLOAT: 32,
+    onnx.TensorProto.DOUBLE: 64,
+    onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.BFLOAT16: 16,
+    onnx.TensorProto.INT64: 64,
+    onnx.TensorProto.INT32: 32,
+    onnx.TensorProto.INT16: 16,
+    onnx.TensorProto.UINT16: 16,
+    onnx.TensorProto.INT8: 8,
+    onnx.TensorProto.UINT8: 8,
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+}
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class GraphCounts:
+    """What one run needs at least; a multiplication and an addition are two operations.
+
+    Attributes:
+        weight_bytes: of the constant matrices that are multiplied with, each once, as the graph holds them; scales of
+            blocks included.
+        embedding_bytes: rows looked up in tables.
+        int8_operations: products of 8-bit integers.
+        float_operations: all other matrix products, attention's between activations included.
+    """
+
+    weight_bytes: int
+    embedding_bytes: int
+    int8_operations: int
+    float_operations: int
+
+
+def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphCounts:
+    """Count what one run over ``batch_size`` texts of ``num_tokens`` tokens needs.
+
+    The shapes are those of a real run, so a last layer that sees only each text's first token is counted so.
+
+    Raises:
+        ExportError: a node's products or weights cannot be counted.
+    """
+    model = onnx.load(str(path))
+    _check_nodes(path, model)
+    constants = {each.name: each for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    products = [node for node in model.graph.node if _is_product(node)]
+    lookups = [
+        node
+        for node in model.graph.node
+        if node.op_type in _TABLES and any(_rows_bytes(each) for each in _tables(node, constants, made_by))
+    ]
+    wanted = {name for node in products for name in [*node.input[:2], node.output[0]]}
+    wanted |= {node.output[0] for node in lookups}
+    shapes = _shapes(model, sorted(wanted - {""} - set(constants)), batch_size, num_tokens)
+    shapes |= {name: tuple(each.dims) for name, each in constants.items()}
+    fed = _fed(model)
+    weights: dict[str, int] = {}
+    int8_operations = float_operations = 0
+    for node in products:
+        tensors = _weight_tensors(node, constants, made_by)
+        if not tensors and node.op_type in _WEIGHTS and node.input[_WEIGHTS[node.op_type]] not in fed:
+            raise ExportError(f"{path}: the weights of {node.name or node.op_type} cannot be counted")
+        for each in tensors:
+            weights[each.name or node.name] = _bytes(each)
+        operations = _operations(node, shapes)
+        if _is_int8(node, made_by):
+            int8_operations += operations
+        else:
+            float_operations += operations
+    embedding = sum(
+        batch_size * num_tokens * sum(_rows_bytes(each) for each in _tables(node, constants, made_by))
+        if node.op_type == "EmbedLayerNormalization"
+        else math.prod(shapes[node.output[0]][:-1])
+        * sum(_rows_bytes(each) for each in _tables(node, constants, made_by))
+        for node in lookups
+    )
+    return GraphCounts(sum(weights.values()), embedding, int8_operations, float_operations)
+
+
+def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
+    counted = {*_WEIGHTS, *_TABLES, *_NO_PRODUCT, "MultiHeadAttention"}
+    unknown = {
+        node.op_type
+        for node in model.graph.node
+        if (node.op_type not in counted if node.domain else node.op_type in _UNCOUNTED)
+    }
+    if unknown:
+        raise ExportError(f"{path}: what {', '.join(sorted(unknown))} needs cannot be counted")
+
+
+def _fed(model: onnx.ModelProto) -> set[str]:
+    """The values that depend on what the graph is given."""
+    fed = {each.name for each in model.graph.input}
+    for node in model.graph.node:  # in their order
+        if fed & set(node.input):
+            fed |= set(node.output)
+    return fed
+
+
+def _is_product(node: onnx.NodeProto) -> bool:
+    # Attention of ONNX itself takes projected queries; the one with weights is ONNX Runtime's.
+    if node.op_type in ("Attention", "MultiHeadAttention"):
+        return node.domain == _CONTRIB
+    return node.op_type in _WEIGHTS
+
+
+def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
+    first = shapes[node.input[0]]
+    if node.op_type == "MultiHeadAttention":
+        key_length = shapes[node.input[1]][1]
+        return 4 * math.prod(first) * key_length
+    if node.op_type in ("Attention", "QAttention"):
+        batch, length, width = first
+        columns = shapes[node.input[1]][-1]
+        output_width = shapes[node.output[0]][-1]
+        return 2 * batch * length * width * columns + 4 * batch * length * length * output_width
+    is_transposed = any(each.name == "transA" and each.i for each in node.attribute)
+    inner = first[-2] if is_transposed else first[-1]
+    return 2 * math.prod(shapes[node.output[0]]) * inner
+
+
+def _is_int8(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> bool:
+    if node.op_type == "MatMulNBits":
+        return any(
+            each.name == "accuracy_level" and each.i == _INT8_ACCURACY_LEVEL for each in node.attribute
+        )
+    if node.op_type in ("MatMul", "Gemm"):
+        # Between two of these ONNX Runtime computes with the integers themselves.
+        sources = [made_by.get(name) for name in node.input[:2]]
+        return all(each is not None and each.op_type == "DequantizeLinear" for each in sources)
+    return node.op_type in _INT8
+
+
+def _weight_tensors(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], made_by: dict[str, onnx.NodeProto]
+) -> list[onnx.TensorProto]:
+    if node.op_type not in _WEIGHTS:
+        return []
+    place = _WEIGHTS[node.op_type]
+    places = (place, 2, 3) if node.op_type == "MatMulNBits" else (place,)
+    return _constants(node, places, constants, made_by)
+
+
+def _tables(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], made_by: dict[str, onnx.NodeProto]
+) -> list[onnx.TensorProto]:
+    """What a lookup takes rows of; empty where it picks from a shape or an activation."""
+    found = _constants(node, _TABLES[node.op_type], constants, made_by)
+    axis = next((each.i for each in node.attribute if each.name in ("axis", "gather_axis")), 0)
+    return [each for each in found if len(each.dims) == 2] if axis == 0 else []
+
+
+def _constants(
+    node: onnx.NodeProto,
+    places: Iterable[int],
+    constants: dict[str, onnx.TensorProto],
+    made_by: dict[str, onnx.NodeProto],
+) -> list[onnx.TensorProto]:
+    """The constants behind some inputs of a node, seen through nodes that only change their form or join them."""
+    found = []
+    for place in places:
+        name = node.input[place] if place < len(node.input) else ""
+        while name not in constants and name in made_by and made_by[name].op_type in _UNCHANGED:
+            name = made_by[name].input[0]
+        source = made_by.get(name)
+        if name in constants:
+            found.append(constants[name])
+        elif source is not None and source.op_type == "Concat":
+            parts = _constants(source, range(len(source.input)), constants, made_by)
+            found += parts if len(parts) == len(source.input) else []
+    return found
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8) // 8
+
+
+def _rows_bytes(tensor: onnx.TensorProto) -> int:
+    return _bytes(tensor) // max(1, tensor.dims[0])
+
+
+def _shapes(model: onnx.ModelProto, names: list[str], batch_size: int, num_tokens: int) -> Shapes:
+    """The shapes of inner values, from a run that gives them out."""
+    declared = {each.name for each in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ones = np.ones((batch_size, num_tokens), np.int64)
+    feed = {
+        each.name: ones.astype(np.int32 if each.type == "tensor(int32)" else np.int64)
+        for each in session.get_inputs()
+    }
+    if "token_type_ids" in feed:
+        feed["token_type_ids"][:] = 0
+    outputs: Any = session.run(names, feed)
+    return {name: each.shape for name, each in zip(names, outputs, strict=True)}

@@ -1,0 +1,1 @@
+"""Thresholds for texts outside of every intent."""

@@ -1,0 +1,280 @@
+"""Choosing an out-of-scope threshold, and what it and its score are worth.
+
+Shapes: N texts, C classes, K thresholds. Shares are 0 to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ConfigError
+from ..runtime.scores import SCORES, Threshold
+
+if TYPE_CHECKING:
+    from ..config import OutOfScopeConfig
+
+# Of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
+NUM_BINS = 15
+_MOST_POINTS = 200  # of a curve that a report holds
+
+
+@dataclass(frozen=True)
+class ScopeGoal:
+    """What a threshold is chosen for.
+
+    Attributes:
+        config: Score and goal.
+        label: What refused texts are called.
+    """
+
+    config: OutOfScopeConfig
+    label: str
+
+
+def scope_goal(
+    config: OutOfScopeConfig | None, data_label: str | None, label_names: list[str], num_outside: int
+) -> ScopeGoal | None:
+    """What the thresholds of a job are chosen for; None where it has none.
+
+    Args:
+        config: The section ``export.out_of_scope``.
+        data_label: The data's out-of-scope label, if it has one.
+        label_names: All labels of the data.
+        num_outside: Out-of-scope texts in the validation split.
+
+    Raises:
+        ConfigError: A label is asked for that cannot be given, or a goal that the validation split cannot judge.
+    """
+    if config is None:
+        return None
+    if config.label is not None and data_label is not None and config.label != data_label:
+        raise ConfigError(
+            f"export.out_of_scope.label: {config.label!r}, but the data call it {data_label!r}; leave it out"
+        )
+    if config.label is not None and data_label is None and config.label in label_names:
+        raise ConfigError(
+            f"export.out_of_scope.label: {config.label!r} is one of the data's labels; if its texts are those outside "
+            f"every intent, say so with data.out_of_scope_label: {config.label}"
+        )
+    label = data_label or config.label
+    if label is None:
+        return None
+    if num_outside or config.max_in_scope_refused is not None:
+        return ScopeGoal(config, label)
+    if config.label is not None:
+        raise ConfigError(
+            "export.out_of_scope: no text of the validation split is out of scope, so how many would be found is not "
+            "known; set export.out_of_scope.max_in_scope_refused, such as 0.02: the highest threshold that refuses at "
+            "most that share of the other texts"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What every threshold does to N texts, from none refused to all.
+
+    Attributes:
+        values: float64[K], thresholds in rising order; the first refuses nothing, the last everything.
+        in_scope_accuracy: float64[K], share of in-scope texts that get their label.
+        in_scope_refused: float64[K], share of in-scope texts that get the out-of-scope label.
+        recall: float64[K], share of out-of-scope texts that get it; NaN where there is no such text.
+        accuracy: float64[K], share of all texts that get their label.
+    """
+
+    values: np.ndarray
+    in_scope_accuracy: np.ndarray
+    in_scope_refused: np.ndarray
+    recall: np.ndarray
+    accuracy: np.ndarray
+
+
+def threshold_curve(
+    scores: np.ndarray, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int
+) -> Curve:
+    """The curve of N texts.
+
+    Args:
+        scores: float[N].
+        predictions: int[N], the classes with the largest logits; out of scope may be one of them.
+        labels: int[N].
+        out_of_scope_id: Class of the texts outside every label; need not be one that the model knows.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked, outside = scores[order], labels[order] == out_of_scope_id
+    right, refused = (predictions == labels)[order], (predictions == out_of_scope_id)[order]
+    # Thresholds lie between neighbours that differ; the first below all of them, the last above.
+    cuts = np.concatenate([[0], np.flatnonzero(np.diff(ranked) > 0) + 1, [len(ranked)]])
+    values = np.concatenate(
+        [
+            [np.nextafter(ranked[0], -np.inf)],
+            (ranked[cuts[1:-1] - 1] + ranked[cuts[1:-1]]) / 2,
+            [np.nextafter(ranked[-1], np.inf)],
+        ]
+    )
+
+    def left(flags: np.ndarray) -> np.ndarray:
+        """How many of the texts that a threshold leaves alone are so."""
+        return (flags.sum() - np.concatenate([[0], np.cumsum(flags)]))[cuts]
+
+    def taken(flags: np.ndarray) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(flags)])[cuts]
+
+    num_inside, num_outside = int((~outside).sum()), int(outside.sum())
+    inside_right = left(right & ~outside)
+    found = taken(outside) + left(refused & outside)
+    return Curve(
+        values=values,
+        in_scope_accuracy=inside_right / max(num_inside, 1),
+        in_scope_refused=(taken(~outside) + left(refused & ~outside)) / max(num_inside, 1),
+        recall=found / num_outside if num_outside else np.full(len(cuts), np.nan),
+        accuracy=(inside_right + found) / len(scores),
+    )
+
+
+def choose_threshold(
+    logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int, goal: ScopeGoal
+) -> Threshold:
+    """The threshold that a goal asks for, on the validation split.
+
+    Of thresholds that reach the goal equally the middle one is taken, which is the least a matter of single texts.
+
+    Args:
+        logits: float[N, C].
+        labels: int[N].
+        out_of_scope_id: As for :func:`threshold_curve`.
+        goal: ``max_in_scope_refused``: the highest threshold that refuses no larger share of the in-scope texts;
+            else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximised, w = ``in_scope_weight``.
+    """
+    config = goal.config
+    curve = threshold_curve(SCORES[config.score](logits), logits.argmax(axis=-1), labels, out_of_scope_id)
+    if config.max_in_scope_refused is not None:
+        kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
+        return Threshold(config.score, float(curve.values[kept[-1] if len(kept) else 0]), goal.label)
+    reached = config.in_scope_weight * curve.in_scope_accuracy + (1 - config.in_scope_weight) * curve.recall
+    best = np.flatnonzero(reached >= reached.max() - 1e-12)
+    return Threshold(config.score, float(curve.values[best[len(best) // 2]]), goal.label)
+
+
+def area_under_roc(scores: np.ndarray, outside: np.ndarray) -> float | None:
+    """Probability that an in-scope text scores higher than an out-of-scope one, ties counted half.
+
+    The Mann-Whitney statistic. None where one of the two kinds is missing.
+
+    Args:
+        scores: float[N].
+        outside: bool[N].
+    """
+    if outside.all() or not outside.any():
+        return None
+    low = np.sort(scores[outside])
+    inside = scores[~outside]
+    below, up_to = np.searchsorted(low, inside, "left"), np.searchsorted(low, inside, "right")
+    return float((below + up_to).mean() / (2 * len(low)))
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """How far the probability of a prediction is from the share of right ones.
+
+    Args:
+        logits: float[N, C].
+        labels: int[N].
+
+    Returns:
+        ``ece``: the expected calibration error, the mean of |accuracy - confidence| over bins of equal width,
+        weighted by their texts (Guo et al., "On Calibration of Modern Neural Networks", 2017); ``bins``: of each
+        that holds texts its ``confidence``, ``accuracy`` and ``count``.
+    """
+    confidence = SCORES["max_softmax"](logits)
+    right = logits.argmax(axis=-1) == labels
+    place = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = [
+        {
+            "confidence": float(confidence[place == each].mean()),
+            "accuracy": float(right[place == each].mean()),
+            "count": int((place == each).sum()),
+        }
+        for each in np.unique(place)
+    ]
+    gaps = [abs(each["accuracy"] - each["confidence"]) * each["count"] for each in bins]
+    return {"ece": sum(gaps) / len(labels), "bins": bins}
+
+
+def measure_threshold(
+    threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
+) -> dict[str, Any]:
+    """What a threshold and its score are worth on a split.
+
+    Args:
+        threshold: Chosen on another split.
+        logits: float[N, C].
+        labels: int[N].
+        out_of_scope_id: As for :func:`threshold_curve`.
+
+    Returns:
+        The threshold's own fields; ``accuracy``, ``in_scope_accuracy``, ``oos_recall`` and ``in_scope_refused`` with
+        it; ``auroc``, where a text whose largest logit says out of scope scores lowest of all.
+    """
+    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
+    answers = answers_with_threshold(threshold, logits, out_of_scope_id)
+    right = answers == labels
+    return {
+        **threshold.to_json(),
+        "accuracy": float(right.mean()),
+        "in_scope_accuracy": None if outside.all() else float(right[~outside].mean()),
+        "oos_recall": float(right[outside].mean()) if outside.any() else None,
+        "in_scope_refused": None if outside.all() else float((answers[~outside] == out_of_scope_id).mean()),
+        "auroc": area_under_roc(scores, outside),
+    }
+
+
+def answers_with_threshold(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+    """int[N], the class that each text gets; arguments as for :func:`measure_threshold`."""
+    refused = SCORES[threshold.score](logits) < threshold.value
+    return np.where(refused, out_of_scope_id, logits.argmax(axis=-1))
+
+
+def _final_scores(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+    """float64[N]; what the largest logit tells to be out of scope is refused by every threshold."""
+    refused = logits.argmax(axis=-1) == out_of_scope_id
+    return np.where(refused, -np.inf, SCORES[threshold.score](logits))
+
+
+def threshold_curves(
+    threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
+) -> dict[str, Any]:
+    """What other thresholds would do on a split, for pictures.
+
+    Args:
+        threshold: As for :func:`measure_threshold`, as are the others.
+        logits: float[N, C].
+        labels: int[N].
+        out_of_scope_id: As for :func:`threshold_curve`.
+
+    Returns:
+        ``refused``: ``share`` of all texts that is refused against ``accuracy`` of the others. ``roc``: ``in_scope``,
+        the share of in-scope texts that is refused, against ``recall``; ``chosen`` holds both at the threshold. None
+        where all texts or none are out of scope. At most 200 points each.
+    """
+    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
+    order, num = np.argsort(scores, kind="stable"), len(scores)
+    right = (logits.argmax(axis=-1) == labels)[order]
+    at = np.unique(np.linspace(0, num - 1, min(num, _MOST_POINTS)).astype(int))
+    kept_right = right[::-1].cumsum()[::-1] / np.arange(num, 0, -1)
+    curves: dict[str, Any] = {"refused": {"share": (at / num).tolist(), "accuracy": kept_right[at].tolist()}}
+    if outside.all() or not outside.any():
+        return curves | {"roc": None}
+    found = np.concatenate([[0], outside[order].cumsum()]) / outside.sum()
+    lost = np.concatenate([[0], (~outside[order]).cumsum()]) / (~outside).sum()
+    at = np.unique(np.linspace(0, num, min(num + 1, _MOST_POINTS)).astype(int))
+    chosen = int((scores < threshold.value).sum())
+    return curves | {
+        "roc": {
+            "in_scope": lost[at].tolist(),
+            "recall": found[at].tolist(),
+            "chosen": {"in_scope": float(lost[chosen]), "recall": float(found[chosen])},
+        }
+    }

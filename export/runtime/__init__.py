@@ -1,0 +1,1 @@
+"""The torch-free classifier: onnxruntime, tokenizers and numpy alone."""

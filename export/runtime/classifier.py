@@ -1,0 +1,217 @@
+"""The torch-free classifier that a sealed artifact runs on: onnxruntime, tokenizers and numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import tokenizers
+
+from ...errors import ArtifactError, InputError
+from ..artifact.contents import Contents
+from ..artifact.files import MAX_JSON_BYTES
+from ..artifact.manifest import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
+from .classifier_config import ClassifierConfig, read_config
+from .graph import Graph, open_graph
+from .session_options import MAX_THREADS, check_session, session_options
+from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
+
+_PROBE_TEXT = "a"
+
+
+class TextClassifier:
+    """Classifies texts as the ``transformers`` text-classification pipeline does, without torch.
+
+    Make one with :meth:`load`. Calling it is safe from several threads.
+
+    Attributes:
+        labels: Names of the model's outputs, in their order.
+        max_length: Tokens after which a text is cut.
+        out_of_scope_label: The label of texts outside every intent; None where there is none.
+        threshold: Decides which texts get that label besides those whose largest logit says so; None: no others.
+    """
+
+    def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
+        self._graph = graph
+        self._tokenizer = tokenizer
+        self._pad_token_id = config.pad_token_id
+        self.labels = list(config.labels)
+        self.max_length = config.max_length
+        self.out_of_scope_label = config.out_of_scope_label
+        self.threshold = config.threshold
+        if graph.num_outputs not in (None, len(self.labels)):
+            raise ArtifactError(
+                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
+                "pull the artifact again"
+            )
+        self._probe()
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[Any] | None = None,
+        session: Mapping[str, Any] | None = None,
+        verify: bool = True,
+    ) -> TextClassifier:
+        """Load the classifier in ``directory``.
+
+        The files of a sealed artifact are held against the SHA-256 of its manifest; those of an exported variant,
+        which has no manifest, are used as they are. A file that has not changed since it was last hashed is not read
+        again for that: a cache in ``$XDG_CACHE_HOME/distiltune`` remembers it. The model is run once.
+
+        Args:
+            directory: an artifact, or an exported ONNX variant.
+            num_threads: intra-op threads; default: ``num_threads`` of ``config.json``, else 1.
+            providers: ONNX Runtime execution providers; default: the CPU.
+            session: session options as :mod:`~distiltune.export.runtime.session_options` names them; default:
+                ``session`` of ``config.json``, the ones that were measured to be faster. ``{}``: none of them.
+            verify: False: do not look at the manifest.
+
+        Raises:
+            ArtifactError: a file is missing, is not what its name says or not what the manifest says, or the model
+                does not run.
+            InputError: ``num_threads`` is not from 1 to 1024, a session option is unknown, or a provider is not in
+                this build of ONNX Runtime.
+        """
+        if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MAX_THREADS):
+            raise InputError(f"num_threads is {num_threads!r:.60}; give 1 to {MAX_THREADS}")
+        try:
+            check_session({} if session is None else session)
+        except ValueError as error:
+            raise InputError(f"session: {error}") from None
+        contents = Contents(Path(directory), verify=verify)
+        folder = contents.directory
+        config = read_config(contents.read(CONFIG_FILE, MAX_JSON_BYTES), folder / CONFIG_FILE)
+        tokenizer = Tokenizer(
+            contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES), config.max_length, folder / TOKENIZER_FILE
+        )
+        options = session_options(
+            num_threads or config.num_threads or 1, config.session if session is None else session
+        )
+        graph = open_graph(
+            folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
+        )
+        contents.check_unchanged()
+        return cls(graph, tokenizer, config)
+
+    def _probe(self) -> None:
+        """Run the model once: a tokenizer, table, padding or weight that does not fit shows here, not in a request.
+
+        Raises:
+            ArtifactError: It does not run, or its logits are not finite.
+        """
+        ids = self._tokenizer.encode([_PROBE_TEXT])[0].ids or [self._pad_token_id]
+        last = self._tokenizer.last_id()
+        extremes = [self._pad_token_id] if last is None else [last, self._pad_token_id]
+        rows = np.array([ids, (extremes * len(ids))[: len(ids)]])
+        feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._graph.input_types.items()}
+        feed["input_ids"][:] = rows
+        if "attention_mask" in feed:
+            feed["attention_mask"].fill(1)
+        try:
+            self._graph.run(feed, len(self.labels))
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {CONFIG_FILE}"
+            ) from error
+
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, texts: str, batch_size: int = 32
+    ) -> dict[str, Any]: ...
+    @overload
+    def __call__(self, texts: Sequence[str], batch_size: int = 32) -> list[dict[str, Any]]: ...
+
+    def __call__(
+        self, texts: str | Sequence[str], batch_size: int = 32
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Classify one text, or many.
+
+        Args:
+            texts: a text, or a sequence of texts. A text longer than ``max_length`` tokens is cut.
+            batch_size: most texts in one run of the model.
+
+        Returns:
+            ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
+            the score is the softmax probability of the label. A text that the threshold refuses gets the
+            threshold's label, and as its score what no other label has: 1 - their largest probability.
+
+        Raises:
+            InputError: a text is empty or not a string, or ``batch_size`` is below 1.
+            ArtifactError: the tokenizer or the model fails, or gives logits that are not finite.
+        """
+        single = isinstance(texts, str)
+        logits = self.logits([texts] if single else texts, batch_size=batch_size)
+        answers = self._answers(logits)
+        return answers[0] if single else answers
+
+    def _answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        best = probabilities.argmax(axis=-1)
+        answers = [
+            {"label": self.labels[i], "score": float(probabilities[row, i])} for row, i in enumerate(best)
+        ]
+        if self.threshold is None:
+            return answers
+        label = self.threshold.label
+        for row in np.flatnonzero(self.threshold.refuses(logits)):
+            if answers[row]["label"] != label:
+                answers[row] = {"label": label, "score": 1 - answers[row]["score"]}
+        return answers
+
+    def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
+        if isinstance(texts, str):
+            texts = [texts]
+        if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
+        encodings = self._encode(texts)
+        if len(encodings) == 1:
+            return self._run(encodings).astype(np.float32, copy=False)
+        outputs = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
+        # Texts of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            outputs[rows] = self._run([encodings[i] for i in rows])
+        return outputs
+
+    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        if not isinstance(texts, Iterable):
+            raise InputError(f"texts is {type(texts).__name__}; give a string or a sequence of strings")
+        texts = list(texts)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {i} is {type(text).__name__} {text!r:.60}; give a string")
+            if not text.strip():
+                raise InputError(f"text {i} is empty; give a text with at least one word")
+        return self._tokenizer.encode(texts) if texts else []
+
+    def _run(self, encodings: list[tokenizers.Encoding]) -> np.ndarray:
+        """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``."""
+        shape = (len(encodings), max(len(encoding) for encoding in encodings))
+        feed = {name: np.zeros(shape, dtype) for name, dtype in self._graph.input_types.items()}
+        feed["input_ids"].fill(self._pad_token_id)
+        for row, encoding in enumerate(encodings):
+            ids = encoding.ids
+            if not ids:
+                raise InputError(
+                    "a text is empty for the tokenizer, such as one of control characters alone; leave it out"
+                )
+            try:
+                feed["input_ids"][row, : len(ids)] = ids
+            except OverflowError:
+                raise ArtifactError(
+                    f"{TOKENIZER_FILE} has ids beyond the input of {MODEL_FILE}; pull the artifact again"
+                ) from None
+            if "attention_mask" in feed:
+                feed["attention_mask"][row, : len(ids)] = 1
+            if "token_type_ids" in feed:
+                feed["token_type_ids"][row, : len(ids)] = encoding.type_ids
+        return self._graph.run(feed, len(self.labels))

@@ -1,0 +1,106 @@
+"""``config.json`` of a classifier: labels, lengths, threshold, and what it was measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import ArtifactError, first_line
+from ..artifact.files import parse_object
+from .scores import Threshold
+from .session_options import MAX_THREADS, check_session
+
+_MAX_LENGTH = 2**20
+_MAX_TOKEN_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How a classifier turns texts into ids, and logits into answers.
+
+    Attributes:
+        labels: Names of the graph's outputs, in their order.
+        max_length: Tokens after which a text is cut.
+        pad_token_id: The id that fills a batch's shorter texts.
+        out_of_scope_label: The label of texts outside every intent; None where there is none.
+        threshold: Decides which texts get that label besides those whose largest logit says so.
+        num_threads: Intra-op threads that it was measured with; None: 1.
+        session: Session options that it was measured with.
+    """
+
+    labels: list[str]
+    max_length: int
+    pad_token_id: int
+    out_of_scope_label: str | None = None
+    threshold: Threshold | None = None
+    num_threads: int | None = None
+    session: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config(content: bytes, path: Path) -> ClassifierConfig:
+    """Read and check ``config.json``; keys that are not the runtime's are left alone.
+
+    Args:
+        content: Of the file.
+        path: The file, for messages.
+
+    Raises:
+        ArtifactError: A value is missing or cannot be used; the message names it.
+    """
+    given = parse_object(content, path)
+    _check_labels(given.get("labels"), path)
+    for name, least, most in (("max_length", 1, _MAX_LENGTH), ("pad_token_id", 0, _MAX_TOKEN_ID)):
+        _check_integer(name, given.get(name), least, most, path)
+    if given.get("num_threads") is not None:
+        _check_integer("num_threads", given["num_threads"], 1, MAX_THREADS, path)
+    label = given.get("out_of_scope_label")
+    if label is not None and not _is_label(label):
+        raise ArtifactError(f"{path}: out_of_scope_label is {label!r:.60}; it must be null or a name")
+    threshold = given.get("threshold")
+    if threshold is not None:
+        try:
+            threshold = Threshold.from_json(threshold)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: threshold is {threshold!r:.60}; {error}") from None
+    session = given.get("session")
+    try:
+        check_session({} if session is None else session)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: session: {first_line(error)}; pull the artifact again") from None
+    return ClassifierConfig(
+        labels=list(given["labels"]),
+        max_length=given["max_length"],
+        pad_token_id=given["pad_token_id"],
+        out_of_scope_label=label,
+        threshold=threshold,
+        num_threads=given.get("num_threads"),
+        session=session or {},
+    )
+
+
+def _check_labels(labels: Any, path: Path) -> None:
+    if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+        raise ArtifactError(f"{path}: labels is {labels!r:.60}; it must be a list of names")
+    for number, name in enumerate(labels):
+        if not _is_label(name):
+            raise ArtifactError(f"{path}: labels[{number}] is {name!r:.60}; it must be a name")
+    if len(set(labels)) < len(labels):
+        twice = next(name for name in labels if labels.count(name) > 1)
+        raise ArtifactError(f"{path}: labels has {twice!r:.60} twice; each must stand for one output")
+
+
+def _is_label(name: Any) -> bool:
+    """Return whether it is a text that is not blank and can be written as UTF-8."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and not any("\ud800" <= each <= "\udfff" for each in name)
+    )
+
+
+def _check_integer(name: str, value: Any, least: int, most: int, path: Path) -> None:
+    if type(value) is not int or not least <= value <= most:
+        shown = "beyond 60 digits" if type(value) is int and abs(value) >= 10**60 else f"{value!r:.60}"
+        raise ArtifactError(f"{path}: {name} is {shown}; it must be an integer of {least} to {most}")

@@ -1,0 +1,90 @@
+"""The tokenizer of a classifier: opened and run, its faults put in this package's words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from ...errors import ArtifactError, InputError
+from .graph import cause
+
+MAX_TOKENIZER_BYTES = 2**29
+# Tokens after max_length are cut, but only after all of a text was tokenized: a second per megabyte.
+_LONG_TEXT = 2**16
+_CHARACTERS_PER_TOKEN = 32
+
+
+class Tokenizer:
+    """A ``tokenizers.Tokenizer`` that cuts after ``max_length`` tokens and raises this package's errors alone.
+
+    Args:
+        content: Of ``tokenizer.json``.
+        max_length: Most tokens of a text.
+        path: The file, for messages.
+
+    Raises:
+        ArtifactError: It is not a tokenizer, or adds more than ``max_length`` tokens to every text.
+    """
+
+    def __init__(self, content: bytes, max_length: int, path: Path):
+        self.path = path
+        self._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * max_length)
+        try:
+            self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            self.tokenizer.no_padding()
+            self.tokenizer.enable_truncation(max_length)
+            added = self.tokenizer.num_special_tokens_to_add(False)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise ArtifactError(
+                f"{path}: not a tokenizer ({cause(error)}); pull the artifact again"
+            ) from error
+        if added >= max_length:
+            raise ArtifactError(
+                f"{path} adds {added} tokens to every text, max_length is {max_length}; pull the artifact again"
+            )
+
+    def last_id(self) -> int | None:
+        """Return the largest token id; None where the ids are not 0, 1, 2 …, which cannot be told quickly."""
+        last = self.tokenizer.get_vocab_size(with_added_tokens=True) - 1
+        return last if last >= 0 and self.tokenizer.id_to_token(last) is not None else None
+
+    def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """Encode texts that are strings.
+
+        Raises:
+            InputError: A text has lone surrogates.
+            ArtifactError: The tokenizer fails on a text.
+        """
+        try:
+            if len(texts) == 1 and len(texts[0]) <= self._long:
+                return [self.tokenizer.encode(texts[0])]
+            if any(len(text) > self._long for text in texts):
+                texts = [self._shortened(text) for text in texts]
+            return self.tokenizer.encode_batch_fast(texts)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            for number, text in enumerate(texts):
+                if any("\ud800" <= character <= "\udfff" for character in text):
+                    raise InputError(
+                        f"text {number} is not valid Unicode: {text!r:.60}; remove its lone surrogates"
+                    ) from error
+            raise ArtifactError(
+                f"{self.path}: it fails on a text ({cause(error)}); leave out {texts[0]!r:.60}"
+                if len(texts) == 1
+                else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); give them one by one"
+            ) from error
+
+    def _shortened(self, text: str) -> str:
+        """Return the beginning of a very long text, where that alone is cut after ``max_length`` tokens."""
+        start = text[: self._long]
+        return start if len(start) < len(text) and self.tokenizer.encode(start).overflowing else text
+
+
+def is_fault(error: BaseException) -> bool:
+    """Return whether ``tokenizers`` failed; its panics derive from BaseException, as Ctrl-C does."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -1,0 +1,170 @@
+"""The gate: whether each row keeps the limits on validation accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from ...errors import ConfigError, RunFailedError
+from ..benchmark.predictions import Answers, unpack_answers
+from ..benchmark.rows import RowMeasurement
+from ..config import ChooseConfig
+from .paired_test import PairedDifference, compare_paired
+
+STUDENT = "student-pytorch"
+TEACHER = "teacher-pytorch"
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A row as the gate sees it."""
+
+    name: str
+    accuracy: float
+    answers: Answers | None
+
+
+def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> None:
+    """Refuse a gate that no variant can pass, or that has nothing to go by; before anything is trained.
+
+    Args:
+        config: The section ``export.choose``.
+        num_texts: Texts of the validation split.
+        has_threshold: Whether the variants get an out-of-scope threshold.
+
+    Raises:
+        ConfigError: What to set instead.
+    """
+    if config.accuracy == "with_threshold" and not has_threshold:
+        raise ConfigError(
+            "export.choose.accuracy: with_threshold given, but these data give no out-of-scope threshold; leave it "
+            "out, or set export.out_of_scope.label and max_in_scope_refused"
+        )
+    if config.gate == "point":
+        return
+    allowed = config.max_drop_from_student
+    z2 = NormalDist().inv_cdf(config.confidence) ** 2
+    least = z2 / (num_texts + z2)  # the limit of a variant that changes no answer: see paired.score_limits
+    if allowed is not None and allowed < least:
+        more = f", give {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
+        raise ConfigError(
+            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot show, "
+            f"with confidence {config.confidence:g}, that even a variant which changes no answer loses less than "
+            f"{least:.4f}; raise it{more}, or set export.choose.gate: point, which takes the measured difference"
+        )
+
+
+def apply_gate(
+    rows: Sequence[RowMeasurement],
+    config: ChooseConfig,
+    *,
+    student: str = STUDENT,
+    teacher: str = TEACHER,
+) -> list[RowMeasurement]:
+    """Compare each row made from the student with student and teacher, like with like, on the validation split.
+
+    A drop is kept under ``non_inferior`` when the lower confidence limit of the difference, variant less student on
+    the same texts, is no lower than minus the drop; under ``point`` when the difference is no lower.
+
+    Args:
+        rows: every measured row, in any order, the student's among them.
+        config: the section ``export.choose``.
+        student: name of the student's row.
+        teacher: name of the teacher's row.
+
+    Returns:
+        The rows in their order. Student and variants have ``passed_gate``, where that is False ``verdict`` with every
+        reason, and as far as the rows have answers ``against_student``, ``against_teacher`` and
+        ``predictions_changed``. Teacher and reference, which the gate is not for, are as they were.
+
+    Raises:
+        RunFailedError: a row that is needed, its validation accuracy, or its answers are missing.
+    """
+    seen = {row.name: found for row in rows if (found := _see(row, config)) is not None}
+    for name in (student, *([teacher] if config.max_drop_from_teacher is not None else [])):
+        if name not in seen:
+            raise RunFailedError(
+                f"row {name!r} with its validation accuracy is missing; the gate compares with it"
+            )
+    return [
+        _judge(row, seen, config, student, teacher)
+        if row.name in seen and (row.name == student or row.kind in ("onnx", "pytorch-int8"))
+        else row
+        for row in rows
+    ]
+
+
+def _see(row: RowMeasurement, config: ChooseConfig) -> _Seen | None:
+    if config.accuracy == "with_threshold":
+        accuracy = (row.with_threshold or {}).get("validation_accuracy")
+    else:
+        accuracy = row.validation_accuracy
+    packed = (row.answers or {}).get(config.accuracy)
+    return None if accuracy is None else _Seen(row.name, accuracy, packed and unpack_answers(packed))
+
+
+def _judge(
+    row: RowMeasurement, seen: dict[str, _Seen], config: ChooseConfig, student: str, teacher: str
+) -> RowMeasurement:
+    own, faults = seen[row.name], []
+    compared: dict[str, PairedDifference | None] = {}
+    for name, limit in ((student, "max_drop_from_student"), (teacher, "max_drop_from_teacher")):
+        base = seen.get(name)
+        if base is not None and name != row.name:
+            compared[name] = _compare(own, base, config.confidence)
+            faults += _drop_faults(own, base, compared[name], limit, config)
+    least = config.min_validation_accuracy
+    if least is not None and own.accuracy < least - _ROUNDING:
+        faults.append(f"validation accuracy {own.accuracy:.4f} below min_validation_accuracy {least:g}")
+    given = seen[student].answers
+    changed = None
+    if row.name != student and own.answers is not None and given is not None:
+        changed = float((own.answers.predictions != given.predictions).mean())
+    found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
+    return replace(
+        row,
+        passed_gate=not faults,
+        verdict="; ".join(faults) or None,
+        against_student=found.get(student),
+        against_teacher=found.get(teacher),
+        predictions_changed=changed,
+    )
+
+
+def _compare(own: _Seen, base: _Seen, confidence: float) -> PairedDifference | None:
+    if own.answers is None or base.answers is None:
+        return None
+    first, second = own.answers.right, base.answers.right
+    if len(first) != len(second):
+        raise RunFailedError(
+            f"rows {own.name!r} and {base.name!r} were measured on {len(first)} and {len(second)} validation texts; "
+            "measure them again"
+        )
+    return compare_paired(first, second, confidence=confidence)
+
+
+def _drop_faults(
+    own: _Seen, base: _Seen, paired: PairedDifference | None, limit: str, config: ChooseConfig
+) -> list[str]:
+    allowed = getattr(config, limit)
+    if allowed is None:
+        return []
+    difference = own.accuracy - base.accuracy
+    known, reached = "", difference
+    if config.gate == "non_inferior":
+        if paired is None:
+            raise RunFailedError(
+                f"row {own.name!r} or {base.name!r} has no answers to the validation texts, which the paired test "
+                "needs; measure them again, or set export.choose.gate: point"
+            )
+        known = f" ({paired.low:+.4f} … {paired.high:+.4f} with {100 * paired.confidence:g} % confidence)"
+        reached = paired.low
+    if reached >= -allowed - _ROUNDING:
+        return []
+    below = "below" if difference < -allowed - _ROUNDING else "which may be below"
+    return [
+        f"validation accuracy {difference:+.4f} against {base.name}{known}, {below} -{allowed:g} ({limit})"
+    ]

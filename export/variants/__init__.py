@@ -1,0 +1,1 @@
+"""The variants of a model: quantized and exported."""

@@ -1,0 +1,188 @@
+"""ONNX graphs with narrower numbers, by ONNX Runtime's tools: 8-bit products, 4- and 8-bit weights, 16-bit floats."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import version_converter
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from ...errors import ExportError
+from ..machine import describe_machine
+from ..onnx.convert import save_onnx
+
+BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels take 16 or more
+EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
+_INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized as they come, which is faster
+_INT4_OPSET = 21  # the first that has 4-bit integers
+_X86 = {"x86_64", "amd64", "i386", "i686"}
+_VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
+
+
+def quantize_onnx(
+    source: Path,
+    target: Path,
+    *,
+    per_channel: bool = False,
+    reduce_range: bool | None = None,
+    operators: Sequence[str] | None = None,
+    nodes: Sequence[str] = (),
+) -> bool:
+    """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
+
+    Matrix multiplications with constant weights get int8 weights, and activations quantized as they come;
+    embedding tables are kept in 8 bits too, which is where most of the size is. In a fused graph the attention's
+    projections stay in 32 bits.
+
+    Args:
+        source: a graph of :func:`~distiltune.export.onnx.convert.export_onnx`, or made from one.
+        target: the file to write; it appears whole or not at all.
+        per_channel: one scale per column of a weight in place of one per weight.
+        reduce_range: hold weights to 7 bits; default: where this machine's 8-bit products may overflow.
+        operators: kinds of nodes to quantize; default: all that can be.
+        nodes: names of the only nodes to quantize; default: all.
+
+    Returns:
+        Whether weights were held to 7 bits.
+    """
+    reduce_range = int8_products_saturate() if reduce_range is None else reduce_range
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
+        raw = Path(folder) / target.name
+        quantize_dynamic(
+            prepared(source),
+            raw,
+            op_types_to_quantize=None if operators is None else list(operators),
+            # A Gemm becomes a MatMul of this name, and an Add, before it is quantized.
+            nodes_to_quantize=[each for name in nodes for each in (name, f"{name}_MatMul")],
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options=EXTRA_OPTIONS,
+        )
+        save_onnx(onnx.load(str(raw)), target)
+    return reduce_range
+
+
+def prepared(source: Path) -> onnx.ModelProto:
+    """The graph ``source`` as ONNX Runtime's quantizers take it."""
+    graph = onnx.load(str(source))
+    del graph.graph.value_info[:]  # one stale shape stops the quantizer
+    # Says that there is nothing left to simplify; without it the quantizer warns through the root logger.
+    graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    return graph
+
+
+def int8_products_saturate() -> bool:
+    """Whether this is an x86 processor without VNNI, which adds 8-bit products in 16 bits."""
+    instruction_sets = set(describe_machine()["instruction_sets"])
+    return platform.machine().lower() in _X86 and not instruction_sets & _VNNI
+
+
+def quantize_weights(source: Path, target: Path, *, bits: int) -> None:
+    """Write a copy of the graph ``source`` whose weight matrices lie in 4 or 8 bits, in blocks with scales.
+
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+        bits: of a weight; each ``BLOCK_SIZE`` of them along the input share a scale.
+
+    Raises:
+        ExportError: no matrix could be quantized.
+    """
+    _quantize_blocks(source, target, bits=bits, operator="MatMul", made="MatMulNBits")
+
+
+def quantize_embeddings(source: Path, target: Path) -> None:
+    """Write a copy of the graph ``source`` whose largest embedding table lies in 4 bits.
+
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+
+    Raises:
+        ExportError: there is no table.
+    """
+    _quantize_blocks(source, target, bits=4, operator="Gather", made="GatherBlockQuantized")
+
+
+def to_half(source: Path, target: Path) -> None:
+    """Write a copy of the graph ``source`` in 16-bit floats, logits in 32: half the size; a CPU computes in 32 bits.
+
+    Args:
+        source: as for :func:`quantize_onnx`.
+        target: as for :func:`quantize_onnx`.
+    """
+    graph = onnx.load(str(source))
+    with quiet():
+        half: Any = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=False)
+    save_onnx(half, target)
+
+
+def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:
+    graph = onnx.load(str(source))
+    tables = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
+    nodes = {
+        node.name: tables[node.input[0]]
+        for node in graph.graph.node
+        if node.op_type == "Gather" and node.input[0] in tables
+    }
+    largest = max(nodes, key=lambda name: nodes[name], default=None)
+    with quiet():
+        # Here, for it sets the root logger up when it is first loaded.
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            MatMulNBitsQuantizer,
+        )
+
+        if operator == "Gather":
+            opset = next(each.version for each in graph.opset_import if not each.domain)
+            graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))
+        quantizer: Any = MatMulNBitsQuantizer(
+            graph,
+            nodes_to_exclude=[name for name in nodes if name != largest],
+            algo_config=DefaultWeightOnlyQuantConfig(
+                block_size=BLOCK_SIZE,
+                is_symmetric=True,
+                accuracy_level=_INT8_PRODUCTS,
+                bits=bits,
+                op_types_to_quantize=(operator,),
+                quant_axes=(("MatMul", 0), ("Gather", 1)),
+            ),
+        )
+        quantizer.process()
+    quantized = quantizer.model.model
+    if not any(node.op_type == made for node in quantized.graph.node):
+        raise ExportError(
+            f"no {operator} of the graph could be quantized to {bits} bits; leave that variant out of export.variants"
+        )
+    save_onnx(quantized, target)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ONNX Runtime's quantizer from talking on stdout and through the root logger, and from setting it up."""
+    root = logging.getLogger()
+    silent = logging.NullHandler()  # without any handler, logging.info() would install one for good
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return "quantization" not in Path(record.pathname).parts
+
+    root.addHandler(silent)
+    root.addFilter(from_elsewhere)
+    try:
+        # A block of zeros is divided by its scale of zero, and comes out as zeros all the same.
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(invalid="ignore", divide="ignore"):
+            yield
+    finally:
+        root.removeFilter(from_elsewhere)
+        root.removeHandler(silent)

@@ -1,0 +1,112 @@
+"""How far the logits of an exported model are from those of the model that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from transformers import PreTrainedModel
+
+from ...errors import ExportError
+
+Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""input_ids int64[B, S], attention_mask int64[B, S] -> logits float32[B, C]"""
+
+_LOG_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest absolute difference of logits, over the shapes ``[batch, length]`` that were compared."""
+
+    max_abs_diff: float
+    shapes: list[tuple[int, int]]
+
+
+def measure_parity(
+    reference: Logits, candidate: Logits, *, vocab_size: int, pad_token_id: int, max_length: int
+) -> Parity:
+    """Compare two models on random token ids: one short text, one of full length, and padded batches.
+
+    In every batch of more than one text the lengths run from 1 up to the full length, the rest is padding.
+
+    Raises:
+        ExportError: ``candidate`` fails on a shape, or gives logits that are not finite or of another shape.
+    """
+    generator = np.random.default_rng(0)
+    shapes = list(
+        dict.fromkeys(
+            (batch, min(length, max_length))
+            for batch, length in [(1, 8), (1, max_length), (4, 16), (8, 37), (2, max_length), (1, 1)]
+        )
+    )
+    worst = 0.0
+    for shape in shapes:
+        input_ids, attention_mask = _ragged_batch(generator, shape, vocab_size, pad_token_id)
+        expected = reference(input_ids, attention_mask)
+        try:
+            actual = candidate(input_ids, attention_mask)
+        except Exception as error:  # ONNX Runtime's errors share no base class but Exception
+            raise ExportError(f"the exported model fails on a batch of {shape}: {error}") from error
+        finite = bool(np.isfinite(actual).all())
+        if actual.shape != expected.shape or not finite:
+            raise ExportError(
+                f"the exported model gives logits of shape {actual.shape} (finite: {finite}) "
+                f"for a batch of {shape}; its original gives {expected.shape}"
+            )
+        worst = max(worst, float(np.abs(actual - expected).max()))
+    return Parity(worst, shapes)
+
+
+def check_tolerance(name: str, parity: Parity, tolerance: float) -> None:
+    """Raise ExportError when a 32-bit variant is further from its original than ``tolerance``."""
+    if parity.max_abs_diff > tolerance:
+        raise ExportError(
+            f"{name}: logits differ from the student's by up to {parity.max_abs_diff:.3g}, more than "
+            f"export.parity_tolerance = {tolerance:g} (shapes {parity.shapes}); a fault of the export: "
+            f"leave {name} out of export.variants"
+        )
+
+
+def torch_logits(model: PreTrainedModel) -> Logits:
+    """``model`` as a function of NumPy arrays."""
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            mask = torch.from_numpy(attention_mask)
+            return model(input_ids=torch.from_numpy(input_ids), attention_mask=mask).logits.numpy()
+
+    return run
+
+
+def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
+    """The graph at ``path``, on the CPU, as a function of NumPy arrays."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise ExportError(f"{path.name}: ONNX Runtime does not load it: {error}") from error
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        outputs = session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        return np.asarray(outputs[0])
+
+    return run
+
+
+def _ragged_batch(
+    generator: np.random.Generator, shape: tuple[int, int], vocab_size: int, pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    batch, length = shape
+    # The padding id never stands inside a text: roberta counts positions by it.
+    input_ids = generator.integers(0, vocab_size - 1, size=shape, dtype=np.int64)
+    input_ids[input_ids >= pad_token_id] += 1
+    lengths = np.linspace(length, 1, batch).astype(np.int64)
+    attention_mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+    return np.where(attention_mask == 1, input_ids, pad_token_id), attention_mask

@@ -1,0 +1,164 @@
+"""How much the logits move when just one part of a graph is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ...errors import ExportError
+from ...storage.temporary import temporary_directory
+from ..onnx.components import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
+from ..onnx.convert import INPUT_NAMES
+from .dynamic import quantize_onnx
+from .parity import Logits, onnx_logits
+
+NUM_PROBES = 64
+_FIRST_WORDS = 8
+QuantizeNodes = Callable[[Path, Path, list[str]], object]
+"""Writes a copy of a graph, to the second path, in which only the named nodes are quantized."""
+
+
+@dataclass(frozen=True)
+class PartError:
+    """What quantizing one part alone does.
+
+    Attributes:
+        part: As ``layer 0 feed-forward out``.
+        group: As in :class:`~distiltune.export.onnx.components.Part`.
+        layer: As there.
+        nodes: Their names in the plain graph.
+        error: What :func:`logits_error` says.
+        is_product: Whether it holds matrix products; a table of embeddings does not.
+    """
+
+    part: str
+    group: str
+    layer: int | None
+    nodes: list[str]
+    error: float
+    is_product: bool
+
+
+def logits_error(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Mean squared difference of logits[N, C] over the variance of the expected ones.
+
+    The inverse of the signal-to-quantization-noise ratio. Errors of parts quantized alone nearly add up to the error
+    of them together.
+    """
+    return float(np.mean((actual - expected) ** 2) / max(float(np.var(expected)), np.finfo(np.float32).tiny))
+
+
+class Probe:
+    """The logits of a 32-bit graph on a few texts, to hold those of quantized ones against.
+
+    Args:
+        source: The graph.
+        rows: Token ids [L] of texts; ``NUM_PROBES`` of them are taken, spread evenly.
+
+    Raises:
+        ExportError: There is no text.
+    """
+
+    def __init__(self, source: Path, rows: Sequence[np.ndarray]) -> None:
+        if not rows:
+            raise ExportError(
+                "export.sensitivity: no training text to compare logits on; give data.train texts, or set it to false"
+            )
+        self._rows = spread(rows, NUM_PROBES)
+        self._expected = self._logits(onnx_logits(source))
+
+    def error_of(self, path: Path) -> float:
+        """What :func:`logits_error` says of the graph at ``path``."""
+        return logits_error(self._expected, self._logits(onnx_logits(path)))
+
+    def _logits(self, run: Logits) -> np.ndarray:
+        # One text at a time, as a text is answered: the range of a dynamically quantized input is the batch's.
+        texts = [np.asarray(row, dtype=np.int64)[None] for row in self._rows]
+        return np.concatenate([run(ids, np.ones_like(ids)) for ids in texts])
+
+
+def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """At most ``count`` of the rows, at even distances: texts often stand sorted by label."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows)))
+    return [rows[int(place)] for place in places]
+
+
+def rank_parts(
+    source: Path, rows: Sequence[np.ndarray], quantize: QuantizeNodes, *, products: bool
+) -> list[PartError]:
+    """Quantize each part of the plain graph ``source`` alone; the one that moves the logits most comes first.
+
+    Args:
+        source: A graph of :func:`~distiltune.export.onnx.convert.export_onnx`.
+        rows: As for :class:`Probe`.
+        quantize: How.
+        products: Whether products of two activations are quantized this way too.
+
+    Raises:
+        ExportError: There is no text.
+    """
+    ranked = []
+    with temporary_directory("sensitivity") as folder:
+        small, path = folder / "plain.onnx", folder / "part.onnx"
+        model, rows = _with_used_words(onnx.load(str(source)), spread(rows, NUM_PROBES))
+        onnx.save_model(model, str(small))
+        probe = Probe(small, rows)
+        tables, weights = tables_by_part(model.graph), products_by_part(model.graph)
+        for part, nodes in [*tables.items(), *weights.items()]:
+            if part.name == ATTENTION_PRODUCTS and not products:
+                continue
+            quantize(small, path, nodes)
+            ranked.append(_part_error(part, nodes, probe.error_of(path), part in weights))
+    return sorted(ranked, key=lambda each: -each.error)
+
+
+def dynamic_sensitivity(
+    source: Path, rows: Sequence[np.ndarray], *, per_channel: bool = False
+) -> list[PartError]:
+    """What each part of the plain graph ``source`` loses to dynamic 8-bit quantization, the worst first.
+
+    Args:
+        source: As for :func:`rank_parts`.
+        rows: As for :class:`Probe`; of training texts.
+        per_channel: As for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
+
+    Raises:
+        ExportError: There is no text.
+    """
+
+    def quantize(source: Path, target: Path, nodes: list[str]) -> None:
+        quantize_onnx(source, target, per_channel=per_channel, nodes=nodes)
+
+    return rank_parts(source, rows, quantize, products=False)
+
+
+def _with_used_words(
+    model: onnx.ModelProto, rows: Sequence[np.ndarray]
+) -> tuple[onnx.ModelProto, list[np.ndarray]]:
+    """The graph without the words that no row has, and the rows in its numbers: the same logits from a small file.
+
+    The words that set the range of the table stay, so that it is quantized as the whole one is.
+    """
+    names = [
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[1] == INPUT_NAMES[0]
+    ]
+    tables = [each for each in model.graph.initializer if each.name in names]
+    if not rows or len(tables) != 1:
+        return model, list(rows)
+    table = numpy_helper.to_array(tables[0])
+    extremes = [place // table.shape[1] for place in (int(table.argmin()), int(table.argmax()))]
+    # The first keep their numbers, for roberta counts positions by that of its padding.
+    kept = np.unique(np.concatenate([np.arange(min(_FIRST_WORDS, len(table))), extremes, *rows]))
+    tables[0].CopyFrom(numpy_helper.from_array(table[kept], tables[0].name))
+    return model, [np.searchsorted(kept, row) for row in rows]
+
+
+def _part_error(part: Part, nodes: list[str], error: float, is_product: bool) -> PartError:
+    return PartError(str(part), part.group, part.layer, list(nodes), error, is_product)

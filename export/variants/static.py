@@ -1,0 +1,188 @@
+"""Static 8-bit quantization: the ranges of activations are measured beforehand, on training texts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    create_calibrator,
+    quantize_static,
+)
+from onnxruntime.quantization.calibrate import save_tensors_data
+
+from ...errors import ExportError
+from ..onnx.convert import INPUT_NAMES, save_onnx
+from .dynamic import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
+from .sensitivity import PartError, Probe, rank_parts, spread
+
+MOST_TEXTS = 200
+RangeMethod = Literal["minmax", "percentile", "entropy"]
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+# What leaves a product is added to its bias in 32 bits: rounding it before that costs time and doubles the error.
+_OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+_OPERATORS = ["MatMul", "Gemm", "Gather"]
+# Of the histogram, and levels of a range. quantize_static takes 128 of both, and then the whole range is the only one
+# that its search looks at.
+_ENTROPY = {"num_bins": 512, "num_quantized_bins": 128}
+_LEAST_GAIN = 0.2  # of the error; what leaving a part in 32 bits must bring, for it costs size and time
+
+
+@dataclass(frozen=True)
+class StaticQuantization:
+    """How a graph was quantized.
+
+    Attributes:
+        reduce_range: Whether weights were held to 7 bits.
+        error: What :func:`~distiltune.export.variants.sensitivity.logits_error` says of it on training texts.
+        excluded: The parts whose products were left in 32 bits, in the order of their choice.
+        ranking: All parts by their sensitivity; None where that was not measured.
+    """
+
+    reduce_range: bool
+    error: float
+    excluded: list[PartError]
+    ranking: list[PartError] | None
+
+
+class _Rows(CalibrationDataReader):
+    """One text at a time, without padding."""
+
+    def __init__(self, rows: Sequence[np.ndarray]) -> None:
+        self._rows = iter(rows)
+
+    def get_next(self) -> Any:
+        """The next text's inputs; None after the last."""
+        row = next(self._rows, None)
+        if row is None:
+            return None
+        ids = np.asarray(row, dtype=np.int64)[None]
+        return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids)), strict=True))
+
+
+class _Quantizer:
+    """Quantizes all or some nodes of one graph with the same ranges, measured once and kept in ``folder``."""
+
+    def __init__(self, source: Path, rows: Sequence[np.ndarray], method: RangeMethod, folder: Path) -> None:
+        self.reduce_range = int8_products_saturate()
+        self._source, self._method = source, _METHODS[method]
+        self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
+
+    def without(self, nodes: Sequence[str], target: Path) -> None:
+        """Quantize all nodes but these."""
+        self._quantize(self._source, target, excluded=nodes)
+
+    def only(self, source: Path, target: Path, nodes: list[str]) -> None:
+        """Quantize these nodes of the graph, or of one with the same values in it; :meth:`without` came before."""
+        self._quantize(source, target, nodes)
+
+    def _quantize(
+        self, source: Path, target: Path, nodes: Sequence[str] = (), *, excluded: Sequence[str] = ()
+    ) -> None:
+        with quiet():
+            if self._method is CalibrationMethod.Entropy and not self._ranges.exists():
+                self._measure_by_entropy(source)
+            quantize_static(
+                prepared(source),
+                target,
+                _Rows(self._rows),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=_OPERATORS,
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=list(excluded),
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                reduce_range=self.reduce_range,
+                calibrate_method=self._method,
+                calibration_cache_path=self._ranges,
+                extra_options=_OPTIONS,
+            )
+
+    def _measure_by_entropy(self, source: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=self._ranges.parent) as folder:
+            plain = Path(folder) / "plain.onnx"
+            onnx.save_model(prepared(source), str(plain))
+            calibrator = create_calibrator(
+                plain,
+                _OPERATORS,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=self._method,
+                extra_options=_ENTROPY,
+            )
+            assert calibrator is not None
+            calibrator.collect_data(_Rows(self._rows))
+            save_tensors_data(calibrator.compute_data(), self._ranges)
+
+
+def quantize_static_onnx(
+    source: Path,
+    target: Path,
+    rows: Sequence[np.ndarray],
+    *,
+    method: RangeMethod,
+    max_error: float = 0.005,
+    max_excluded: int = 2,
+    rank: bool = False,
+) -> StaticQuantization:
+    """Write a copy of the graph ``source`` with 8-bit matrix products whose activations have fixed scales.
+
+    The graph says so in pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which ONNX Runtime turns into
+    integer kernels. Embedding tables are kept in 8 bits. Where the logits move too much, the parts that are most
+    sensitive stay in 32 bits, as long as each lowers the error by a fifth.
+
+    Args:
+        source: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
+        target: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
+        rows: token ids [L] of texts; ranges are measured on those of the most frequent length, for ONNX Runtime stacks
+            what it measures, and padding would be measured too.
+        method: minmax: the whole range; percentile: without the 0.001 % farthest out; entropy: the range that
+            changes the distribution least.
+        max_error: of the logits on training texts, as a share of their variance; above it parts are left out.
+        max_excluded: most parts that are left out.
+        rank: measure every part's sensitivity in any case.
+
+    Raises:
+        ExportError: there is no text.
+    """
+    if not rows:
+        raise ExportError(
+            f"static quantization by {method}: no training text to measure ranges on; give data.train texts, or leave "
+            "the onnx-static variants out of export.variants"
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        quantizer, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
+        quantizer.without([], best)
+        probe = Probe(source, rows)
+        error, excluded, ranking = probe.error_of(best), [], None
+        if rank or (error > max_error and max_excluded):
+            ranking = rank_parts(source, rows, quantizer.only, products=True)
+        candidates = [each for each in ranking or [] if each.is_product][:max_excluded]
+        while error > max_error and candidates:
+            tried = [*excluded, candidates.pop(0)]
+            attempt = Path(folder) / f"without-{len(tried)}.onnx"
+            quantizer.without([node for each in tried for node in each.nodes], attempt)
+            lower = probe.error_of(attempt)
+            if lower > (1 - _LEAST_GAIN) * error:
+                break
+            best, error, excluded = attempt, lower, tried
+        save_onnx(onnx.load(str(best)), target)
+    return StaticQuantization(quantizer.reduce_range, error, excluded, ranking)
+
+
+def _of_one_length(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    [(length, _)] = Counter(len(row) for row in rows).most_common(1)
+    return spread([row for row in rows if len(row) == length], MOST_TEXTS)

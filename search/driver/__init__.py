@@ -1,0 +1,1 @@
+"""What runs beside Ray Tune, from the first trial to the last."""

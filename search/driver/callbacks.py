@@ -1,0 +1,246 @@
+"""Tune's callbacks in the driver: they count trials, look after budget and storage, and tell the watches."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.tune import Callback, PlacementGroupFactory, Stopper
+
+from ...errors import RunFailedError, StorageError
+from ..config import SearchConfig
+from ..schedulers.budget import BudgetWatch
+from ..study.searcher import restored_searchers
+from ..trial_record import counted, counts, name_of
+from .progress import SearchProgress, watches
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+_UNREADABLE = (
+    "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
+    "like this again, see the cause with `distiltune --verbose resume RUN`; nothing of the run was changed"
+)
+_PATIENCE_S = 10.0  # a worker takes some seconds to start
+
+
+class EndsWithBudget(Stopper):
+    """Ends the experiment when the watch says why; Tune pickles it, and the watch is found anew."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Single trials are left alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search is over."""
+        return any(watch.ended_by is not None for watch in watches)
+
+
+class ProgressCallback(Callback):
+    """Tells the watch, ends a search whose budget is used up, and one whose storage is away.
+
+    Args:
+        config: The ``search`` section.
+        num_trials: How many trials there are to be.
+    """
+
+    def __init__(self, config: SearchConfig, num_trials: int) -> None:
+        self._num_trials = num_trials
+        self._metric = config.metric
+        self._mode = config.mode
+        self._budget = BudgetWatch(config)
+        self._best: tuple[float, str, dict[str, Any]] | None = None
+        self._running: set[str] = set()
+        self._ended: dict[str, str] = {}
+        self._num_pruned = 0
+        self._failures: dict[str, str] = {}
+        self._idle_since: float | None = None
+        self._waiting_for: str | None = None
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Take up what Tune restored; refuse to begin anew where it could not read its snapshot."""
+        for watch in watches:
+            if watch.restored and not trials:
+                watch.storage_error = _UNREADABLE
+                raise StorageError(watch.storage_error)
+            if watch.restored:
+                self._take_up(trials)
+                watch.num_ended = len(self._ended)
+            watch.restored = False
+
+    def _take_up(self, trials: list[Trial]) -> None:
+        while restored_searchers:
+            restored_searchers.pop().reconcile(trials)
+        for trial in trials:
+            last = trial.last_result or {}
+            for value in counted(last):
+                self._compare(value, trial)
+            if last.get("failure"):
+                self._failures[name_of(trial)] = last["failure"]
+            if trial.status in ("TERMINATED", "ERROR"):
+                self._end(trial, self._state_of(trial))
+                for watch in watches:
+                    watch.trial_ended(trial, self._ended[name_of(trial)], self._failures.get(name_of(trial)))
+            else:  # one that failed may be tried again
+                self._ended.pop(name_of(trial), None)
+                self._failures.pop(name_of(trial), None)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tell when trials wait and none runs, and when that is over; look after the budget."""
+        self._end_by_budget()
+        idle = not self._running and len(trials) > len(self._ended)
+        if not idle:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
+        long = self._idle_since is not None and time.monotonic() - self._idle_since > _PATIENCE_S
+        pending = next((trial for trial in trials if trial.status == "PENDING"), None) if long else None
+        waiting_for = _needs(pending) if pending else None
+        if waiting_for != self._waiting_for:
+            self._waiting_for = waiting_for
+            self._tell()
+
+    def _end_by_budget(self) -> None:
+        failure = self._budget.too_many_failed(Counter(self._failures.values()))
+        ended_by = self._budget.ended_by(self._best[0] if self._best else None)
+        for watch in watches:
+            if failure is not None:
+                # Raised, where a stop would mark the search as done: trials that a lost worker or a full disk
+                # failed are tried again when it goes on, and the others follow.
+                watch.failure = failure
+                raise RunFailedError(failure)
+            left = len(self._ended) < self._num_trials
+            if left and watch.ended_by is None and ended_by is not None:
+                watch.ended_by, watch.own_end = ended_by, set(self._ended)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """One more runs."""
+        self._running.add(name_of(trial))
+        self._tell()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch was reported."""
+        if result.get("failure"):
+            self._failures[name_of(trial)] = result["failure"]
+        elif counts(result):
+            self._compare(result[self._metric], trial)
+        self._tell()
+
+    def _compare(self, value: float, trial: Trial) -> None:
+        if self._best is None or _better(value, self._best[0], self._mode):
+            self._best = (value, name_of(trial), dict(trial.config["arguments"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended; Tune marks it so only afterwards."""
+        self._trial_ended(trial, self._state_of(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial was lost, and its retries with it; or so Tune says."""
+        _end_without_storage(trial)
+        for watch in watches:
+            if (
+                trial.num_failures <= trial.max_failures
+                and watch.given_up[name_of(trial)] < trial.max_failures
+            ):
+                watch.given_up[name_of(trial)] += 1
+                watch.goes_on = True
+                # Raised, before the searcher hears more: the snapshot knows nothing of it.
+                raise RunFailedError(f"trial {name_of(trial)} was given up too early")
+        self._failures[name_of(trial)] = describe_error(_error_of(trial))
+        self._trial_ended(trial, "failed")
+
+    def _trial_ended(self, trial: Trial, state: str) -> None:
+        self._running.discard(name_of(trial))
+        self._end(trial, state)
+        if state != "failed":
+            self._budget.trial_ended(self._best[0] if self._best else None)
+        for watch in watches:
+            watch.trial_ended(trial, state, self._failures.get(name_of(trial)))
+        self._tell()
+
+    def _end(self, trial: Trial, state: str) -> None:
+        before = self._ended.get(name_of(trial))
+        self._ended[name_of(trial)] = state
+        self._num_pruned += (state == "pruned") - (before == "pruned")
+
+    def _state_of(self, trial: Trial) -> str:
+        last = trial.last_result or {}
+        if last.get("failure") or trial.status == "ERROR":
+            return "failed"
+        return "pruned" if last.get("progress", 1.0) < 1 else "finished"
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial was lost, and is tried again."""
+        self._running.discard(name_of(trial))
+        _end_without_storage(trial)
+
+    def _tell(self) -> None:
+        value, trial_id, parameters = self._best or (None, None, {})
+        progress = SearchProgress(
+            num_trials=self._num_trials,
+            done=len(self._ended),
+            running=len(self._running),
+            failed=len(self._failures),
+            pruned=self._num_pruned,
+            best_value=value,
+            best_parameters=parameters,
+            best_trial_id=trial_id,
+            waiting_for=self._waiting_for,
+        )
+        for watch in watches:
+            watch.num_ended = len(self._ended)
+            if watch.listener is not None:
+                watch.listener(progress)
+
+    def get_state(self) -> dict[str, Any]:
+        """Keep what the trials themselves do not tell over a restore."""
+        return {"budget": self._budget.get_state(), "failures": self._failures}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up where the interrupted search was."""
+        self._budget.set_state(state["budget"])
+        self._failures = state["failures"]
+
+
+def _better(value: float, than: float, mode: str) -> bool:
+    return value > than if mode == "max" else value < than
+
+
+def _needs(trial: Trial) -> str:
+    resources = cast(PlacementGroupFactory, trial.placement_group_factory).required_resources
+    return " and ".join(f"{value:g} {name}" for name, value in resources.items() if value) + " for a trial"
+
+
+def _end_without_storage(trial: Trial) -> None:
+    """Raise what ends the search when a trial has tried the storage for as long as it should.
+
+    Tune would try that trial again, and begin the next ones, all in vain. Ended so, nothing of it is in Tune's
+    snapshot: the trials go on from their last epochs when the search does.
+    """
+    error = _error_of(trial)
+    if isinstance(error, StorageError):
+        for watch in watches:
+            watch.storage_error = " ".join(str(error).split())
+            raise StorageError(watch.storage_error)
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Kind and first line of what a trial raised."""
+    if error is None:
+        return "lost, without a reason"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _error_of(trial: Trial) -> Exception | None:
+    """What a trial raised; not by ``Trial.get_pickled_error``, which asks the storage."""
+    if trial.pickled_error_file is None or not Path(trial.pickled_error_file).is_file():
+        return None
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return cast(Exception, error.cause) if isinstance(error, RayTaskError) else error

@@ -1,0 +1,91 @@
+"""The files of every trial that Tune's ResultGrid reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+
+from ...errors import StorageError
+from ...storage.store import Store
+from ..trial_record import name_of
+from .progress import watches
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+
+class ResultFiles(Callback):
+    """``params.json`` and ``result.json`` of every trial, which Tune's ResultGrid reads, straight into the store.
+
+    Tune's own logger leaves them beside the snapshots, and with each of those Tune copies all that lies there
+    again: what a search writes would grow with the square of its trials. Each epoch has one line; a trial that goes
+    on reports epochs again. While the storage is away the files wait. Tune pickles this into the experiment, and the
+    store is found anew by the watch.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[int, bytes]] = {}
+        self._begun: dict[str, dict[str, Any]] = {}  # trials whose earlier lines were not read yet
+        self._waiting: dict[str, bytes] = {}
+        self._changed: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Write the arguments; of a trial that goes on, take up what was reported before."""
+        name = name_of(trial)
+        if name not in self._lines:
+            self._lines[name], self._begun[name] = {}, trial.config
+        self._waiting[name] = json.dumps(trial.config, indent=2, sort_keys=True).encode()
+        self._try()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Add a line."""
+        name = name_of(trial)
+        self._lines.setdefault(name, {})[_epoch(result)] = json.dumps(result, default=str).encode()
+        self._changed.add(name)
+        self._try()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Nothing follows."""
+        if name_of(trial) not in self._changed:
+            self._lines.pop(name_of(trial), None)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Write what still waits, and wait for the storage as long as it should."""
+        for watch in watches:
+            self._send(watch.store, watch.experiment)
+
+    def _try(self) -> None:
+        with suppress(StorageError):
+            for watch in watches:
+                self._send(watch.store.once, watch.experiment)  # the event loop does not wait
+
+    def _send(self, store: Store, experiment: str) -> None:
+        for name, content in list(self._waiting.items()):
+            store.write(f"{experiment}/{name}/params.json", content)
+            del self._waiting[name]
+        for name in list(self._changed):
+            key = f"{experiment}/{name}/result.json"
+            if name in self._begun:
+                self._take_up(name, store.read(key) or b"")
+            lines = self._lines[name]
+            store.write(key, b"".join(lines[epoch] + b"\n" for epoch in sorted(lines)))
+            self._changed.discard(name)
+
+    def _take_up(self, name: str, content: bytes) -> None:
+        """Put the lines of earlier tries before the new ones, but for those of a trial with other arguments."""
+        config = json.loads(json.dumps(self._begun.pop(name)))
+        for line in content.splitlines():
+            with suppress(ValueError):  # cut off
+                result = json.loads(line)
+                if isinstance(result, dict) and result.get("config") == config and "epoch" in result:
+                    self._lines[name].setdefault(result["epoch"], line)
+
+
+def _epoch(result: dict[str, Any]) -> int:
+    return result.get("epoch", sys.maxsize)  # a failure is the last line

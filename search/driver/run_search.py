@@ -1,0 +1,235 @@
+"""The search: Ray Tune with an Optuna searcher, started, or taken up where it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RunFailedError
+from ...storage.store import Store
+from ...training.distillation.config import TrainingConfig
+from ..config import SearchConfig
+from ..space.space import end_values
+from ..trial.inputs import TrialInputs, TrialSettings
+from ..trial_record import is_trial_name
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from .collect import SearchOutcome
+    from .experiment import Ended, Plan
+    from .progress import SearchProgress
+
+__all__ = ["RAY_WORKER_ENV", "TrialInputs", "run_search"]
+
+# Environment of the workers, for `ray.init(runtime_env={"env_vars": RAY_WORKER_ENV})`.
+RAY_WORKER_ENV = {
+    # Actors go from trial to trial, which saves the import of torch; a trial's thread may take its time to
+    # leave.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def run_search(
+    config: SearchConfig,
+    training: TrainingConfig,
+    inputs: TrialInputs,
+    *,
+    store: Store,
+    experiment: str,
+    tensorboard: str,
+    logs: str,
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    custom_per_trial: dict[str, float] | None = None,
+    processes_per_trial: int = 1,
+    known: list[FrozenTrial] | None = None,
+    journal: str | None = None,
+    on_progress: Callable[[SearchProgress], None] | None = None,
+    check_resources: bool = True,
+) -> SearchOutcome:
+    """Run every trial on the Ray that is connected, and return what they found.
+
+    The same seed gives the same suggestions: exactly when as many trials run side by side as before (see
+    ``StudySearcher``) and training itself repeats. When every value is fixed one trial runs, whatever
+    ``num_trials`` says. An ``experiment`` that holds an unfinished search is taken up again, by any driver on
+    any cluster that reaches the store; one that holds a finished search is only read. It is unpickled, so it
+    must come from a place that you trust; in a directory, files of other users are refused.
+
+    Args:
+        config: What to search.
+        training: Arguments that are not searched.
+        inputs: Texts and logits, put into Ray's object store once, and the keys of the models.
+        store: Where everything is kept; every node must reach it.
+        experiment: Key of Tune's folder.
+        tensorboard: Key of the event files; one run a trial, named after it.
+        logs: Key of the trials' logs, each named after its trial.
+        cpus_per_trial: CPUs of a trial; also its threads, rounded down, at least 1.
+        gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
+        custom_per_trial: Ray's custom resources of a trial, by name.
+        processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
+        known: Trials of a former search to learn from, as ``warm_start.trials_from`` gives them.
+        journal: Key of an Optuna journal that shows the trials that have ended; None writes none.
+        on_progress: Called at each start, epoch and end of a trial, in this process.
+        check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
+
+    Raises:
+        ConfigError: The space names no training argument, or a value that it does not take.
+        RunFailedError: No node can hold a trial, or all trials failed.
+        StorageError: The storage did not answer for as long as it is tried; calling again goes on.
+        KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
+    """
+    from ..space.batches import check_batches
+    from ..space.space import distributions
+    from ..space.students import without_misfits
+    from ..space.validation import check_space
+    from ..study.warm_start import refitted
+    from ..trial.events import write_experiment
+    from ..trial.gpu import fit_gpu
+    from .experiment import Plan, run_trials
+    from .mirroring import mirrored
+
+    check_space(config, training)
+    check_batches(config, training, processes_per_trial)
+    narrowed = without_misfits(config, inputs.students)
+    if narrowed is not config and known:
+        known = refitted(known, distributions(narrowed))
+    config = narrowed
+    num_trials = config.num_trials if distributions(config) else 1
+    if check_resources:
+        _check_resources(cpus_per_trial, gpus_per_trial, processes_per_trial)
+    write_experiment(store, tensorboard, config.space)
+    settings = TrialSettings(
+        training=training,
+        metric=config.metric,
+        mode=config.mode,
+        store=store,
+        experiment=experiment,
+        tensorboard=tensorboard,
+        logs=logs,
+        num_threads=max(1, int(cpus_per_trial)),
+        use_gpu=gpus_per_trial > 0,
+        num_processes=processes_per_trial,
+    )
+    if 0 < gpus_per_trial < 1:
+        used = inputs if _runs_teacher(config, training) else replace(inputs, teacher=None)
+        gpus_per_trial = fit_gpu(gpus_per_trial, used, settings, _largest_batch(config, training))
+        settings = replace(settings, gpu_share=gpus_per_trial)
+    resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
+    num_slots = _num_slots(resources, processes_per_trial) if check_resources else num_trials
+    plan = Plan(config, settings, num_trials, num_slots, inputs.students, known or [])
+    trainable = _trainable(inputs, settings, resources)
+    with mirrored(plan, journal) as mirror:
+        ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
+        if ended.num_ended < num_trials and ended.ended_by is None:
+            raise KeyboardInterrupt("the search was interrupted, and is saved")
+        outcome = _tidied(ended, plan)
+        mirror.rewrite(outcome.trials)
+    return outcome
+
+
+def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
+    """The outcome; what interrupted tries left in the store is removed."""
+    from ..trial.checkpoints import keep_best_and_last
+    from ..trial.events import mark_ended
+    from .collect import collect
+
+    settings, config = plan.settings, plan.config
+    known = {PurePosixPath(result.path).name: result for result in ended.grid}
+    for trial_id, result in known.items():
+        keep_best_and_last(settings.store, f"{settings.experiment}/{trial_id}", config.metric, config.mode)
+        stopped = (result.metrics or {}).get("progress", 1.0) < 1
+        if result.error is not None or stopped:
+            status = "failure" if result.error is not None else "success"
+            mark_ended(settings.store, f"{settings.tensorboard}/{trial_id}", status)
+    for parent in (settings.experiment, settings.tensorboard, settings.logs):
+        _remove_forgotten(settings.store, parent, set(known))
+    return collect(ended, plan)
+
+
+def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
+    names = ("batch_size", "per_device_train_batch_size")
+    fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
+    searched = [max(end_values(config.space[name])) for name in names if name in config.space]
+    return int(max([fixed[-1], *searched]))
+
+
+def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
+    """Whether a trial may ask for the teacher's hidden states, which are not cached."""
+    name = "hidden_loss_weight"
+    values = [*end_values(config.space[name])] if name in config.space else []
+    if not values or config.space[name].when:  # a trial that does not choose it takes the other
+        values.append(training.arguments.get(name, 0))
+    return any(value > 0 for value in values)
+
+
+def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:
+    from ray import tune
+
+    from ..trial.ranks import SharedInputs
+    from ..trial.run import run_trial
+
+    given = _in_memory(inputs)
+    if settings.num_processes == 1:
+        return tune.with_resources(
+            tune.with_parameters(run_trial, inputs=given, settings=settings), resources
+        )
+    shared = tune.with_parameters(run_trial, inputs=SharedInputs.put(given), settings=settings)
+    bundles = [dict(placed(resources)) for _ in range(settings.num_processes)]
+    return tune.with_resources(shared, tune.PlacementGroupFactory(bundles, strategy="PACK"))
+
+
+def _in_memory(inputs: TrialInputs) -> TrialInputs:
+    """Plain arrays in place of memory-mapped ones: only they are shared by the object store uncopied."""
+    import numpy as np
+
+    logits = inputs.train_logits
+    return replace(inputs, train_logits=None if logits is None else np.asarray(logits))
+
+
+def placed(resources: dict[str, float]) -> dict[str, float]:
+    """Resources by the names that a placement group has for them."""
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    return {names.get(name, name): value for name, value in resources.items() if value}
+
+
+def _num_slots(resources: dict[str, float], num_processes: int) -> int:
+    import ray
+
+    have = ray.cluster_resources()
+    return max(
+        1,
+        min(int(have.get(name, 0) / (value * num_processes)) for name, value in placed(resources).items()),
+    )
+
+
+def _check_resources(cpus: float, gpus: float, num_processes: int) -> None:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = sum(
+        int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else num_processes) + 1e-4)
+        for node in nodes
+    )
+    if places >= num_processes:
+        return
+    largest = max((node.get("CPU", 0) for node in nodes), default=0)
+    most_gpus = max((node.get("GPU", 0) for node in nodes), default=0)
+    each = f"{num_processes} processes of {cpus:g} CPUs and {gpus:g} GPUs each" if num_processes > 1 else ""
+    raise RunFailedError(
+        f"a trial needs {each or f'{cpus:g} CPUs and {gpus:g} GPUs on one node'}; the largest node has {largest:g} "
+        f"CPUs and {most_gpus:g} GPUs; lower resources.trial"
+    )
+
+
+def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
+    """Delete what trials left that the search, when it ended, did not have."""
+    for name in store.names(parent):
+        if is_trial_name(name) and name not in known:
+            store.delete(f"{parent}/{name}")

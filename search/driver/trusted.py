@@ -1,0 +1,104 @@
+"""Whether a search may be resumed from the files in its folder: reading them runs what they hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import PermanentStorageError
+from ...storage.store import Store
+
+
+def refuse_untrusted(store: Store, experiment: str) -> None:
+    """Refuse to resume a search whose files another user has written, or may write.
+
+    Tune's ``tuner.pkl``, ``searcher-state-*.pkl``, ``experiment_state-*.json`` (which holds pickles too) and
+    ``error.pkl`` are unpickled, checkpoints are loaded by torch. So every file of the experiment, and every directory
+    from there up to the store's root, must belong to this user or to root, must not be writable by others, and must be
+    no link. The group may write where it is this user's private one, as with a umask of 002: of the user's name,
+    and without other members. Who may write an object store is not known here; it has to be trusted.
+
+    Args:
+        store: The run store.
+        experiment: Key of Tune's folder; it may not be there yet.
+
+    Raises:
+        PermanentStorageError: Which file, who else could have written it, and the remedy.
+    """
+    if store.directory is None:
+        return
+    folder = store.directory / experiment
+    above = [folder.parent, *folder.parent.parents]
+    directories = above[: above.index(store.directory) + 1]
+    private = _private_group()
+    for directory in reversed(directories):
+        if directory.exists():
+            _check(directory.resolve(), directory.resolve().stat(), private)
+    for path in _all_below(folder):
+        _check(path, path.lstat(), private)
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    if not os.path.lexists(folder):
+        return
+    yield folder
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        for name in (*folders, *files):
+            yield Path(parent) / name
+
+
+def _raise(error: OSError) -> None:
+    raise PermanentStorageError(
+        f"storage {error.filename}: {error.strerror}; resume the run as the user who began it"
+    ) from error
+
+
+def _check(path: Path, about: os.stat_result, private_group: int | None) -> None:
+    user = os.geteuid()
+    if stat.S_ISLNK(about.st_mode):
+        raise _untrusted(path, "is a link", "put what it points to in its place")
+    if about.st_uid not in (user, 0):
+        raise _untrusted(
+            path,
+            f"belongs to {_user_name(about.st_uid)}, and this is {_user_name(user)}",
+            "resume the run as its owner, or take it over with `chown -R` when you trust all of it",
+        )
+    by_group = about.st_mode & stat.S_IWGRP and about.st_gid not in (0, private_group)
+    if about.st_mode & stat.S_IWOTH or by_group:
+        raise _untrusted(
+            path,
+            f"can be written by {'others' if about.st_mode & stat.S_IWOTH else 'its group'} "
+            f"(mode {stat.S_IMODE(about.st_mode):o})",
+            "`chmod -R go-w` the run when you trust all of it",
+        )
+
+
+def _untrusted(path: Path, why: str, remedy: str) -> PermanentStorageError:
+    return PermanentStorageError(
+        f"storage {path}: {why}; to resume the search would run what is in that file or folder; {remedy}"
+    )
+
+
+def _private_group() -> int | None:
+    """The group that this user alone is in, as distributions make one for each user; None where there is none."""
+    import grp
+    import pwd
+
+    try:
+        user = pwd.getpwuid(os.geteuid())
+        group = grp.getgrgid(user.pw_gid)
+    except KeyError:
+        return None
+    alone = group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    return group.gr_gid if alone else None
+
+
+def _user_name(user: int) -> str:
+    import pwd
+
+    try:
+        return f"{pwd.getpwuid(user).pw_name} (uid {user})"
+    except KeyError:
+        return f"uid {user}"

@@ -1,0 +1,155 @@
+"""The file system that Tune is given where the store is a directory: local files that appear whole."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pyarrow import PythonFile
+from pyarrow.fs import FileSelector, FileSystem, FileSystemHandler, LocalFileSystem, PyFileSystem
+
+from ...storage.store import Store
+
+
+def tune_filesystem(store: Store) -> FileSystem:
+    """What Tune is to write with.
+
+    An object appears whole in an object store. Tune writes its snapshot over the earlier one in place, so that a
+    driver that is killed, or a disk that is full, would leave half of it, and nothing to go on from.
+    """
+    return store.filesystem if store.directory is None else PyFileSystem(WholeFiles())
+
+
+class WholeFiles(FileSystemHandler):
+    """pyarrow's local file system, but a file takes its name when it is closed."""
+
+    def __init__(self) -> None:
+        self._local = LocalFileSystem()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WholeFiles)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(WholeFiles)
+
+    def get_type_name(self) -> str:
+        """Name of the kind."""
+        return "local"
+
+    def normalize_path(self, path: str) -> str:
+        """As pyarrow's."""
+        return self._local.normalize_path(path)
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        """As pyarrow's."""
+        return self._local.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: FileSelector) -> Any:
+        """As pyarrow's."""
+        return self._local.get_file_info(selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """As pyarrow's."""
+        self._local.create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        """As pyarrow's."""
+        self._local.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        """As pyarrow's."""
+        self._local.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        """Refused."""
+        raise NotImplementedError
+
+    def delete_file(self, path: str) -> None:
+        """As pyarrow's."""
+        self._local.delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        """As pyarrow's."""
+        self._local.move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        """As pyarrow's, to a name that is free until the end."""
+        part = _part_of(dest)
+        try:
+            self._local.copy_file(src, str(part))
+            part.replace(dest)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def open_input_stream(self, path: str) -> Any:
+        """As pyarrow's."""
+        return self._local.open_input_stream(path)
+
+    def open_input_file(self, path: str) -> Any:
+        """As pyarrow's."""
+        return self._local.open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: Any = None) -> PythonFile:
+        """A file that takes its name when it is closed; one that cannot be written to its end never does."""
+        del metadata
+        return PythonFile(_Output(path), mode="w")
+
+    def open_append_stream(self, path: str, metadata: Any = None) -> Any:
+        """As pyarrow's."""
+        return self._local.open_append_stream(path, metadata=metadata)
+
+
+class _Output:
+    """No ``io`` class: those are closed, and this would be named, when a copy that failed is collected."""
+
+    closed = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._part = _part_of(path)
+        self._file = self._part.open("wb")
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError:
+            self._give_up()
+            raise
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self._file.close()
+            self._part.replace(self._path)
+        except OSError:
+            self._give_up()
+            raise
+        self.closed = True
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.closed = True
+        with suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _part_of(path: str) -> Path:
+    target = Path(path)
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")

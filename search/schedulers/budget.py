@@ -1,0 +1,92 @@
+"""What ends a search before all of its trials are done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from ..config import SearchConfig
+
+
+class BudgetWatch:
+    """Counts what a budget allows; its state goes over interruptions.
+
+    Args:
+        config: The ``search`` section.
+    """
+
+    def __init__(self, config: SearchConfig) -> None:
+        budget = config.budget
+        self._budget = budget
+        self._sign = 1 if config.mode == "max" else -1
+        self._metric = config.metric
+        self._max_failed = max_failed(config)
+        self._seconds_before = 0.0
+        self._began = time.monotonic()
+        self._num_without_better = 0
+        self._best_at_last_end: float | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Tune pickles its callbacks, and the clock of another boot or machine says nothing here.
+        self.__dict__.update(state, _began=time.monotonic())
+
+    @property
+    def seconds(self) -> float:
+        """Of searching, all tries together."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def ended_by(self, best: float | None) -> str | None:
+        """Why the search is to end now, or None.
+
+        Args:
+            best: Best value of the metric so far.
+        """
+        limit, target = self._budget.wall_time_s, self._budget.target_value
+        if limit is not None and self.seconds >= limit:
+            return f"its {limit:g} s are over"
+        if target is not None and best is not None and self._sign * best >= self._sign * target:
+            return f"{self._metric} {best:.4f} reached its target {target:g}"
+        patience = self._budget.patience
+        if patience is not None and self._num_without_better >= patience:
+            return f"{self._num_without_better} trials one after another brought no better {self._metric}"
+        return None
+
+    def too_many_failed(self, failures: Counter[str]) -> str | None:
+        """The summary of a search that more trials failed in than may; None where they are few enough."""
+        if failures.total() <= self._max_failed:
+            return None
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
+        return (
+            f"{failures.total()} trials failed, search.max_failed_trials allows {self._max_failed}: {reasons}; "
+            "mend what they say, or allow more in a new run"
+        )
+
+    def trial_ended(self, best: float | None) -> None:
+        """Count a trial, one that did not fail, for the patience."""
+        better = best is not None and (
+            self._best_at_last_end is None or self._sign * best > self._sign * self._best_at_last_end
+        )
+        self._num_without_better = 0 if better else self._num_without_better + 1
+        self._best_at_last_end = best
+
+    def get_state(self) -> dict[str, Any]:
+        """For Tune's snapshot."""
+        return {
+            "seconds": self.seconds,
+            "num_without_better": self._num_without_better,
+            "best_at_last_end": self._best_at_last_end,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up where an interrupted search was; what passed since then does not count."""
+        self._began = time.monotonic()
+        self._seconds_before = state["seconds"]
+        self._num_without_better = state["num_without_better"]
+        self._best_at_last_end = state["best_at_last_end"]
+
+
+def max_failed(config: SearchConfig) -> int:
+    """Most trials that may fail."""
+    given = config.max_failed_trials
+    return given if given is not None else max(3, config.num_trials // 4)

@@ -1,0 +1,80 @@
+"""Tune's scheduler: every trial in its turn, and those that a rule stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from ..config import Asha, MedianRule
+from .early_stopping import Curve, Readings, asha_stops, median_stops
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+
+class InTurn(FIFOScheduler):
+    """Every trial to its end, in the order of their numbers.
+
+    Tune's own goes through all trials there ever were, several times a trial: the square of their number.
+    """
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """The first that waits."""
+        waiting = (trial for trial in tune_controller.get_live_trials() if trial.status == "PENDING")
+        return min(waiting, key=lambda trial: trial.config["number"], default=None)
+
+
+class EarlyStopping(InTurn):
+    """Stops trials in Tune by one of the rules of ``early_stopping``, in the order in which their reports come.
+
+    Args:
+        rule: Which one, with its parameters.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(self, rule: Asha | MedianRule, mode: str) -> None:
+        super().__init__()
+        self._rule = rule
+        self._sign = 1 if mode == "max" else -1
+        self._readings = Readings()
+        self._judged: dict[str, float] = {}
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """A new trial, or one that was restored with its last report."""
+        last = trial.last_result or {}
+        self._hear(trial.trial_id, last)
+        judged = self._judged.get(trial.trial_id, 0.0)
+        self._judged[trial.trial_id] = max(judged, last.get("progress", 0.0))
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide after an epoch, once; the last one ends by itself.
+
+        A trial that goes on reports what it had saved again, and is judged by the last of it.
+        """
+        self._hear(trial.trial_id, result)
+        if (
+            result.get("failure")
+            or result.get("again")
+            or not self._judged.get(trial.trial_id, 0.0) < result["progress"] < 1
+        ):
+            return TrialScheduler.CONTINUE
+        self._judged[trial.trial_id] = result["progress"]
+        stops = self._stops(result["curve"], partial(self._readings.of_others, trial.trial_id))
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+    def _stops(self, curve: Curve, others: Callable[[float], Sequence[float]]) -> bool:
+        if isinstance(self._rule, Asha):
+            return asha_stops(self._rule, curve, others, self._sign)
+        return median_stops(self._rule, curve, others, self._sign)
+
+    def _hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        if result.get("curve"):
+            self._readings.hear(trial_id, result["curve"])
+
+    def debug_string(self) -> str:
+        """For Tune's own output."""
+        return f"early stopping: {self._rule}"

@@ -1,0 +1,94 @@
+"""Which trial goes on: the best one that keeps the constraints, or one of the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .config import Objective, SearchConfig
+from .trial_record import TrialRecord, counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        best: The trial that goes on.
+        front: Ids of the trials that no other is better than in every objective, in the trials' order.
+        text: Why this one, for a person; empty where one metric alone decided.
+    """
+
+    best: TrialRecord
+    front: list[str]
+    text: str = ""
+
+
+def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
+    """Choose among the trials that have a checkpoint: its metrics are measured, however the trial ended.
+
+    Args:
+        trials: At least one of them finished or pruned with a checkpoint.
+        config: Objectives, constraints, and how much of the first objective the choice from the front may give.
+    """
+    candidates = [trial for trial in trials if trial.state != "failed" and trial.checkpoint is not None]
+    done = [trial for trial in candidates if counts(trial.metrics)]
+    feasible, text = _feasible(done or candidates, config)
+    if not done:
+        text = "; ".join(filter(None, ("no trial came to the end of its pruning", text)))
+    front = pareto_front(feasible, config.all_objectives)
+    first, *others = config.all_objectives
+    if not others:
+        best = max(feasible, key=lambda trial: (_score(trial, first), -trial.number))
+        return Choice(best, [trial.trial_id for trial in front], text)
+    top = max(_score(trial, first) for trial in front)
+    near = [trial for trial in front if _score(trial, first) >= top - config.choose]
+    best = max(near, key=lambda trial: (*(_score(trial, each) for each in others), -trial.number))
+    second = others[0]
+    why = (
+        f"trial {best.trial_id} of the {len(front)} on the Pareto front: the best {second.metric} "
+        f"({best.metrics[second.metric]:.4g}) with {first.metric} at most {config.choose:g} from the best "
+        f"({best.metrics[first.metric]:.4f}, best {abs(top):.4f})"
+    )
+    return Choice(best, [trial.trial_id for trial in front], "; ".join(filter(None, (text, why))))
+
+
+def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
+    """The trials that no other one equals in every objective and beats in one; of equals the first."""
+    scores = [tuple(_score(trial, each) for each in objectives) for trial in trials]
+
+    def is_dominated(place: int) -> bool:
+        own = scores[place]
+        return any(
+            (other != own or rival < place) and all(a >= b for a, b in zip(other, own, strict=True))
+            for rival, other in enumerate(scores)
+            if rival != place
+        )
+
+    return [trial for place, trial in enumerate(trials) if not is_dominated(place)]
+
+
+def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list[TrialRecord], str]:
+    """Those that keep every constraint; or the one that misses them least, and a text that says so."""
+
+    def excess(trial: TrialRecord) -> float:
+        relative = (each.excess(trial.metrics) / max(abs(each.bound), 1e-9) for each in config.constraints)
+        return sum(max(0.0, each) for each in relative)
+
+    kept = [trial for trial in trials if excess(trial) <= 0]
+    if kept:
+        return kept, ""
+    nearest = min(trials, key=lambda trial: (excess(trial), trial.number))
+    missed = ", ".join(
+        f"{each} (it has {nearest.metrics[each.metric]:.4g})"
+        for each in config.constraints
+        if each.excess(nearest.metrics) > 0
+    )
+    return [
+        nearest
+    ], f"no trial keeps every constraint; {nearest.trial_id} comes nearest, and misses {missed}"
+
+
+def _score(trial: TrialRecord, objective: Objective) -> float:
+    value = trial.metrics[objective.metric]
+    return value if objective.mode == "max" else -value

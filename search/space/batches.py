@@ -1,0 +1,83 @@
+"""Whether the batches of a search can be shared out among the processes of a trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ConfigError, InputError, listed
+from ...training.distillation.config import TrainingConfig
+from ..config import SearchConfig
+from ..parameters import FloatRange, IntRange
+from .space import end_values, single_value
+
+_BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
+_SHRINKING = "auto_find_batch_size"
+
+
+def check_batches(config: SearchConfig, training: TrainingConfig, num_processes: int) -> None:
+    """Refuse batches that do not go into equal parts, before anything is started.
+
+    Args:
+        config: The ``search`` section.
+        training: The ``training`` section.
+        num_processes: Processes of a trial.
+
+    Raises:
+        ConfigError: Every batch size that is not a multiple of it, with the place where it is given.
+    """
+    if num_processes == 1:
+        return
+    faults: list[str] = []
+    for name in _BATCH_SIZES:
+        if name not in config.space:
+            continue
+        parameter = config.space[name]
+        if isinstance(parameter, IntRange | FloatRange) and single_value(parameter) is None:
+            given = f"any number from {parameter.low} to {parameter.high}"
+            faults.append(_uneven(f"search.space.{name}", given, num_processes, "a choice of multiples"))
+            continue
+        faults += [
+            _uneven(f"search.space.{name}", value, num_processes)
+            for value in end_values(parameter)
+            if isinstance(value, int | float) and value % num_processes
+        ]
+    faults += _of_training(config, training, num_processes)
+    if training.arguments.get(_SHRINKING) or _SHRINKING in config.space:
+        where = "search.space" if _SHRINKING in config.space else "training.arguments"
+        faults.append(
+            f"{where}.{_SHRINKING}: given, and resources.trial.processes is {num_processes}, of which each would "
+            "find another size; take it out, and set training.batch_size"
+        )
+    if faults:
+        raise ConfigError(listed(faults))
+
+
+def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: int) -> list[str]:
+    """Faults of the size that stands where the space names none."""
+    if any(name in config.space and not config.space[name].when for name in _BATCH_SIZES):
+        return []
+    for name in _BATCH_SIZES:
+        if name in training.arguments:
+            where, value = f"training.arguments.{name}", training.arguments[name]
+            break
+    else:
+        where, value = "training.batch_size", training.batch_size
+    return [_uneven(where, value, num_processes)] if value % num_processes else []
+
+
+def _uneven(where: str, given: Any, num_processes: int, wanted: str = "a multiple") -> str:
+    return (
+        f"{where}: {given} given, and resources.trial.processes is {num_processes}, among which a batch is shared "
+        f"out evenly; give {wanted} of {num_processes}"
+    )
+
+
+def part_of_batch(batch_size: int, num_processes: int) -> int:
+    """Texts of a batch that each process takes.
+
+    Raises:
+        InputError: The batch does not go into equal parts.
+    """
+    if batch_size % num_processes:
+        raise InputError(_uneven("batch_size", batch_size, num_processes))
+    return batch_size // num_processes

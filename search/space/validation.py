@@ -1,0 +1,341 @@
+"""What is wrong with a search section, all of it in one error, before anything is started."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from ...errors import ConfigError, first_line, listed, shown
+from ...training.data.config import DataConfig
+from ...training.distillation.config import TrainingConfig
+from ...training.section import MOST_SEED
+from ...training.student.config import StudentConfig
+from ..config import SearchConfig
+from ..parameters import Choice, Fixed, FloatRange, IntRange, Parameter
+from .space import (
+    METRICS,
+    NUM_STUDENT_LAYERS,
+    OTHER_ARGUMENTS,
+    SPARSITY,
+    STUDENT_ARGUMENTS,
+    STUDENT_HEADS,
+    STUDENT_LAYERS,
+    STUDENT_ROWS,
+    TEXT_COUNTS,
+    accepted_values,
+    by_condition,
+    end_values,
+    num_values,
+    single_value,
+)
+from .students import STUDENT_METRICS
+
+_MOST_STUDENTS = 1000
+_MOST_ARGUMENT = {
+    "per_device_train_batch_size": 2**20,
+    "per_device_eval_batch_size": 2**20,
+    "gradient_accumulation_steps": 10**6,
+    "dataloader_num_workers": 1024,
+    "data_seed": MOST_SEED,
+}
+"""Most that these other arguments of a training may be; all other whole numbers stay below 10^9."""
+
+
+def check_space(
+    config: SearchConfig,
+    training: TrainingConfig,
+    student: StudentConfig | None = None,
+    data: DataConfig | None = None,
+) -> None:
+    """Refuse a search that no trial could run, before Ray is started.
+
+    Args:
+        config: The ``search`` section.
+        training: The ``training`` section.
+        student: The ``student`` section, where the space may name the student's layers.
+        data: The ``data`` section, where the space may name counts of texts.
+
+    Raises:
+        ConfigError: All of ``space_faults`` in one message.
+    """
+    if faults := space_faults(config, training, student, data):
+        raise ConfigError(listed(faults))
+
+
+def space_faults(
+    config: SearchConfig,
+    training: TrainingConfig,
+    student: StudentConfig | None = None,
+    data: DataConfig | None = None,
+) -> list[str]:
+    """Names that are no training arguments, with the nearest valid name; values that an argument does not take.
+
+    Also conditions that cannot hold, metrics that nothing reports, and points outside of the space.
+    """
+    from ...training.distillation.arguments import argument_names
+
+    known = {*argument_names(), *OTHER_ARGUMENTS}
+    names = [name for name in config.space if name in known]
+    return [
+        *(_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known),
+        *_student_faults(config, student),
+        *(_count_faults(config, data) if data is not None else []),
+        *_sparsity_faults(config, training),
+        *_refused_values(config, training, names),
+        *_quantization_faults(config, training),
+        *_condition_faults(config.space),
+        *_metric_faults(config),
+        *(
+            fault
+            for number, point in enumerate(config.points)
+            for fault in _point_faults(config, number, point)
+        ),
+    ]
+
+
+def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
+    named = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    layers = [name for name in named if name in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
+    faults = []
+    if len(layers) == 2:
+        faults.append(
+            f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; name one of them"
+        )
+    if layers and student is not None and student.from_teacher is None:
+        faults.append(
+            f"search.space.{layers[0]}: the student is the checkpoint {shown(student.checkpoint)}, whose layers are "
+            "its own; take student.checkpoint out, so that students are made of the teacher's layers"
+        )
+    for name in named:
+        if config.space[name].when:
+            faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
+    if STUDENT_LAYERS in config.space:
+        faults += [
+            f"search.space.{STUDENT_LAYERS}: {shown(value)} is refused: give a list of teacher layers in rising order, "
+            "such as [0, 5]"
+            for value in end_values(config.space[STUDENT_LAYERS])
+            if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
+        ]
+    if isinstance(config.space.get(STUDENT_ROWS), IntRange):
+        faults.append(
+            f"search.space.{STUDENT_ROWS}: a range is refused: a student is made for each of its values; give a choice"
+        )
+    for name, most in ((NUM_STUDENT_LAYERS, 1000), (STUDENT_HEADS, 1000), (STUDENT_ROWS, 2**20)):
+        faults += [
+            f"search.space.{name}: {shown(value)} is refused: it needs a whole number from 1 to {most:,}"
+            for value in (end_values(config.space[name]) if name in config.space else [])
+            if type(value) is not int or not 1 <= value <= most
+        ]
+    if not faults and (count := math.prod(num_values(config.space[name]) for name in named)) > _MOST_STUDENTS:
+        faults.append(
+            f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, so give "
+            "fewer values"
+        )
+    return faults
+
+
+def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
+    sections = {"unlabelled": data.unlabelled, **dict(data.augmentation)}
+    faults = []
+    for name, kind in TEXT_COUNTS.items():
+        section, section_name = sections[kind], name.removesuffix(".count")
+        if name in config.space and section is None:
+            faults.append(f"search.space.{name}: there are no such texts; describe them in {section_name}")
+        elif name in config.space:
+            most = section.count
+            accepted = (
+                "a whole number from 0 up" if most is None else f"a whole number from 0 to {name}, {most}"
+            )
+            faults += [
+                f"search.space.{name}: {shown(value)} is refused: it needs {accepted}"
+                for value in end_values(config.space[name])
+                if type(value) is not int or not 0 <= value <= (value if most is None else most)
+            ]
+    return faults
+
+
+def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
+    if training.pruning is None:
+        bounded = (*config.all_objectives, *config.constraints)
+        named = [f"search.space.{SPARSITY}"] if SPARSITY in config.space else []
+        named += ["search: the metric sparsity"] if any(each.metric == "sparsity" for each in bounded) else []
+        return [f"{where}: nothing is pruned; say how in training.pruning" for where in named]
+    if SPARSITY not in config.space:
+        return []
+    if training.pruning.method == "soft_movement":
+        return [
+            f"search.space.{SPARSITY}: that of soft_movement comes of its threshold and regularization; take "
+            "training.pruning.method movement"
+        ]
+    return [
+        f"search.space.{SPARSITY}: {shown(value)} is refused: it needs a number from 0 up to, and without, 1"
+        for value in end_values(config.space[SPARSITY])
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    ]
+
+
+def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:
+    """Try the two ends of every range, and every choice, in the arguments of a trial."""
+    if reason := _refusal(training, {}):
+        return [reason]
+    ends = {
+        name: list({repr(value): value for value in end_values(config.space[name])}.values())
+        for name in names
+        if name not in OTHER_ARGUMENTS
+    }
+    faults = [
+        f"search.space.{name}: {shown(value)} is refused: {reason}"
+        for name, values in ends.items()
+        for value in values
+        if (reason := _refusal(training, {name: value}))
+    ]
+    together = None if faults else _refusal(training, {name: values[0] for name, values in ends.items()})
+    return [f"search.space: {together}"] if together else faults
+
+
+def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
+    from ...training.distillation.arguments import arguments_from_config
+
+    for name, value in training.arguments.items():
+        if fault := _size_fault(name, value):
+            return f"training.arguments.{name}: {shown(value)} is refused: {fault}"
+    for name, value in values.items():
+        if fault := _size_fault(name, value):
+            return fault
+    try:
+        arguments = arguments_from_config(training, ".", **values, use_cpu=True)
+    except Exception as error:  # transformers reads files, imports packages and computes with what is given
+        return first_line(error)
+    for name, value in values.items():
+        # The short names stand for numbers, as all arguments do whose default is one.
+        default = getattr(type(arguments), name, 0.0)
+        if type(default) in (int, float) and not isinstance(value, int | float):
+            return "it needs a number"
+    return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+
+
+def _size_fault(name: str, value: Any) -> str | None:
+    """What is wrong with the size of an argument's value; None where nothing is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    field = TrainingConfig.model_fields.get(name)
+    if field is None:
+        most = _MOST_ARGUMENT.get(name, 10**9 if isinstance(value, int) else None)
+    else:  # only of counts: a rate that ruins a trial is one bad trial, and the search learns from it
+        most = next(
+            (each.le for each in field.metadata if field.annotation is int and hasattr(each, "le")), None
+        )
+    if most is not None and value > most:
+        return f"accepted: at most {most:,}"
+    return "accepted: 0 or above" if name.endswith("seed") and value < 0 else None
+
+
+def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
+    """More epochs of quantization-aware training than the shortest trial has."""
+    if training.quantization_aware is None or "max_steps" in training.arguments:
+        return []
+    searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
+    own = training.arguments.get("num_train_epochs", training.num_train_epochs)
+    given = {"training.num_train_epochs": [own] if searched is None or searched.when else []}
+    given |= {"search.space.num_train_epochs": [] if searched is None else end_values(searched)}
+    counts = {
+        where: [each for each in values if isinstance(each, int | float)] for where, values in given.items()
+    }
+    numbers = {where: min(values) for where, values in counts.items() if values}
+    return [
+        f"training.quantization_aware.num_epochs: {asked:g} given, and {where} may be {count:g}; give at most so many, "
+        "or a share below 1"
+        for where, count in numbers.items()
+        if asked >= 1 and asked > count
+    ]
+
+
+def _condition_faults(space: dict[str, Parameter]) -> list[str]:
+    faults = []
+    for name, parameter in space.items():
+        for other, given in parameter.when.items():
+            where = f"search.space.{name}.when.{other}"
+            if other not in space:
+                faults.append(_unknown(where, other, space, "argument of the space"))
+            elif isinstance(space[other], FloatRange) and single_value(space[other]) is None:
+                faults.append(f"{where}: a range of floats hits no value exactly; make {other} a choice")
+            elif not any(_contains(space[other], value) for value in accepted_values(given)):
+                faults.append(f"{where}: {other} is never {shown(given)}; {_accepted(space[other])}")
+    try:
+        by_condition(space)
+    except ValueError as error:
+        faults.append(f"search.space: the conditions of {error} ask about one another; take one `when` out")
+    return faults
+
+
+def _metric_faults(config: SearchConfig) -> list[str]:
+    faults = _metric("search.metric", "search.mode", config.metric, config.mode, METRICS)
+    every = {**METRICS, **STUDENT_METRICS}
+    objectives = {f"search.objectives.{number}": each for number, each in enumerate(config.objectives)}
+    bounds = {f"search.constraints.{number}": each.metric for number, each in enumerate(config.constraints)}
+    seen = {config.metric}
+    for where, objective in objectives.items():
+        faults += _metric(f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every)
+        if objective.metric in seen:
+            faults.append(f"{where}.metric: {objective.metric} is an objective already; name each once")
+        seen.add(objective.metric)
+    faults += [
+        _unknown(where, metric, every, "metric") for where, metric in bounds.items() if metric not in every
+    ]
+    if not any(name in config.space for name in STUDENT_ARGUMENTS):
+        named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
+        faults += [
+            f"{where}: {metric} is that of the student, and all trials have the same; search {NUM_STUDENT_LAYERS} "
+            f"or {STUDENT_LAYERS}, or leave it out"
+            for where, metric in named.items()
+            if metric in STUDENT_METRICS
+        ]
+    if config.objectives and config.scheduler.type != "none":
+        faults.append(
+            f"search.scheduler: {config.scheduler.type!r} compares trials by one metric while they train, and "
+            "search.objectives names more; give a bound in search.constraints instead, or scheduler: none"
+        )
+    return faults
+
+
+def _metric(where: str, where_mode: str, metric: str, mode: str, known: dict[str, str]) -> list[str]:
+    if metric not in known:
+        return [_unknown(where, metric, known, "metric")]
+    if known[metric] == mode:
+        return []
+    better = "lower" if known[metric] == "min" else "higher"
+    return [
+        f"{where_mode}: {mode!r} given, but a {better} {metric} is better; set {where_mode} to {known[metric]!r}"
+    ]
+
+
+def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> list[str]:
+    faults = []
+    for name, value in point.items():
+        where = f"search.points.{number}.{name}"
+        if name not in config.space:
+            faults.append(_unknown(where, name, config.space, "argument of the space"))
+        elif not _contains(config.space[name], value):
+            faults.append(f"{where}: {shown(value)} is outside of the space; {_accepted(config.space[name])}")
+    return faults
+
+
+def _contains(parameter: Parameter, value: Any) -> bool:
+    if isinstance(parameter, Fixed | Choice):
+        return value in end_values(parameter)
+    whole = isinstance(value, int) or isinstance(parameter, FloatRange)
+    return isinstance(value, int | float) and whole and parameter.low <= value <= parameter.high
+
+
+def _accepted(parameter: Parameter) -> str:
+    if isinstance(parameter, FloatRange | IntRange):
+        kind = "whole numbers" if isinstance(parameter, IntRange) else "numbers"
+        return f"accepted: {kind} from {parameter.low} to {parameter.high}"
+    return f"accepted: {', '.join(shown(value) for value in end_values(parameter)[:20])}"
+
+
+def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"{where}: {shown(name)} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"

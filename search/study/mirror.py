@@ -1,0 +1,232 @@
+"""The Optuna journal of a search: a copy for people and for optuna-dashboard, which the search never reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from ...storage.store import Store
+from .fitting import NotAcceptedError, fit
+from .journal import study_lines, trial_line, trials_in
+
+logger = logging.getLogger(__name__)
+
+_UPLOAD_PERIOD_S = 10.0
+_LOCK_PATIENCE_S = 3  # a lock that stands this long was left by a process that was killed
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@dataclass(frozen=True)
+class MirroredTrial:
+    """A trial that has ended.
+
+    Attributes:
+        number: Its place in the order of suggestions, from 0.
+        trial_id: Its name.
+        parameters: Searched and fixed arguments.
+        state: How it ended.
+        values: One for each objective; of a pruned trial what it had reached or None, of a failed one None.
+        curve: ``[progress, value]`` of each epoch, progress in 0..1 of the trial's own schedule.
+        started: When its training began; None when it never did.
+        ended: When it ended.
+        reason: Why it failed.
+        attributes: More to show beside it, as JSON values.
+    """
+
+    number: int
+    trial_id: str
+    parameters: dict[str, Any]
+    state: Literal["finished", "pruned", "failed"]
+    values: list[float] | None = None
+    curve: Sequence[Sequence[float]] = ()
+    started: datetime | None = None
+    ended: datetime | None = None
+    reason: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def frozen_trial(trial: MirroredTrial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    """The trial as Optuna shows it.
+
+    Arguments that are not searched, and values outside of their range, become user attributes; so do
+    ``trial_id``, ``number`` (which a study counts anew) and ``reason``.
+
+    Args:
+        trial: The trial.
+        distributions: Of the searched arguments, by name; a conditional one may be missing in the trial.
+
+    Raises:
+        ValueError: The trial is finished and has no value, or one that is not a number.
+    """
+    searched, others = {}, {}
+    for name, value in trial.parameters.items():
+        try:
+            searched[name] = fit(distributions[name], value)
+        except (KeyError, NotAcceptedError):
+            others[name] = value
+    named = {"trial_id": trial.trial_id, "number": trial.number}
+    reason = {} if trial.reason is None else {"reason": trial.reason}
+    frozen = optuna.trial.create_trial(
+        state=_STATES[trial.state],
+        values=None if trial.values is None or trial.state == "failed" else [float(v) for v in trial.values],
+        params=searched,
+        distributions={name: distributions[name] for name in searched},
+        user_attrs={**others, **trial.attributes, **named, **reason},
+        intermediate_values={
+            round(100 * progress): float(value) for progress, value in trial.curve if math.isfinite(value)
+        },
+    )
+    frozen.number = trial.number
+    ended = trial.ended or trial.started or datetime.now(UTC)
+    frozen.datetime_start, frozen.datetime_complete = trial.started or ended, ended
+    return frozen
+
+
+class StudyMirror:
+    """Keeps an Optuna journal file in a store up to date with the trials that have ended.
+
+    The same trials give the same file, byte for byte, whether they came one by one or all at once: an
+    optuna-dashboard that has read the first half goes on with the second one. Trials stand in the order in which
+    they ended, and of two with the same ``trial_id`` the later one stands. A search that was interrupted goes on with
+    the journal that it has; only ``rewrite`` takes trials out.
+
+    In a directory the file itself is appended to. Elsewhere it is sent whole, by a thread of its own, at most
+    every ten seconds. A store that is away only delays. Not to be pickled.
+
+    Args:
+        store: Where.
+        key: The file's.
+        name: Of the study.
+        distributions: Of the searched arguments, by name.
+        directions: ``maximize`` or ``minimize`` of each objective.
+        metric_names: Of the objectives.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        name: str,
+        distributions: Mapping[str, BaseDistribution],
+        directions: Sequence[str],
+        metric_names: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._distributions = dict(distributions)
+        self._directions = list(directions)
+        self._name = name
+        self._head = study_lines(name, directions, metric_names)
+        self._lines: dict[str, bytes] = {}
+        self._is_read = False  # whether the lines hold what stood there before
+        self._num_changes = 0
+        self._num_sent = 0  # changes that the store has
+        self._num_bytes: int | None = None  # of our file in a directory; None: it has to be written whole
+        self._changing = threading.Lock()
+        self._sending = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def rewrite(self, trials: Iterable[MirroredTrial]) -> None:
+        """Put a journal of these trials, and of no others, in place of what stands there; a reader sees it whole.
+
+        Raises:
+            StorageError: The store does not answer for as long as it is tried.
+        """
+        ordered = sorted(trials, key=_by_end)
+        lines = {trial.trial_id: self._line(trial) for trial in ordered}
+        with self._changing:
+            self._lines, self._is_read = lines, True
+            self._num_changes += 1
+        self._send_whole(self._store)
+
+    def append(self, trial: MirroredTrial) -> None:
+        """Add a trial that has ended; what the store does not take now it is given the next time."""
+        line = self._line(trial)
+        with self._changing:
+            known = self._lines.get(trial.trial_id)
+            if known != line:
+                self._lines[trial.trial_id] = line
+                self._num_changes += 1
+        if self._store.directory is not None:
+            only_longer = known is None and self._num_sent == self._num_changes - 1
+            self._attempt(line if only_longer else None)
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._upload_often, name="study-mirror", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._attempt()
+
+    def _line(self, trial: MirroredTrial) -> bytes:
+        return trial_line(frozen_trial(trial, self._distributions), self._directions)
+
+    def _upload_often(self) -> None:
+        while not self._ended.wait(_UPLOAD_PERIOD_S):
+            self._attempt()
+
+    def _attempt(self, line: bytes | None = None) -> None:
+        """Send what the store lacks: that line alone, or all; a failure is logged."""
+        if self._num_sent == self._num_changes:
+            return
+        try:
+            if line is None or not self._is_in_place:
+                self._send_whole(self._store.once)  # a search does not wait for its mirror
+            else:
+                self._append_in_place(line)
+        except Exception as error:  # of whatever kind the file system or the lock raises
+            self._num_bytes = None  # a part of the line may be there
+            logger.warning("the Optuna journal will lag behind: %s", error)
+
+    def _send_whole(self, store: Store) -> None:
+        with self._sending:
+            if not self._is_read:
+                self._read_former(store)
+            with self._changing:
+                content = self._head + b"".join(self._lines.values())
+                num_changes = self._num_changes
+            store.write(self._key, content)
+            self._num_bytes, self._num_sent = len(content), num_changes
+
+    def _read_former(self, store: Store) -> None:
+        """Take over the trials of an interrupted search, which itself does not tell of them until its end."""
+        found = trials_in(store.read(self._key) or b"", self._name, self._directions)
+        named = {trial.user_attrs["trial_id"]: trial for trial in found if "trial_id" in trial.user_attrs}
+        lines = {trial_id: trial_line(trial, self._directions) for trial_id, trial in named.items()}
+        with self._changing:
+            self._lines, self._is_read = {**lines, **self._lines}, True
+
+    @property
+    def _is_in_place(self) -> bool:
+        if self._num_bytes is None or self._store.directory is None:
+            return False
+        path = self._store.directory / self._key
+        # A dashboard may have added notes; a file that lost something is written anew.
+        return path.is_file() and path.stat().st_size >= self._num_bytes
+
+    def _append_in_place(self, line: bytes) -> None:
+        assert self._store.directory is not None and self._num_bytes is not None
+        path = str(self._store.directory / self._key)
+        lock = JournalFileOpenLock(path, grace_period=_LOCK_PATIENCE_S)
+        JournalFileBackend(path, lock_obj=lock).append_logs([json.loads(line)])
+        self._num_bytes += len(line)
+        self._num_sent = self._num_changes
+
+
+def _by_end(trial: MirroredTrial) -> tuple[bool, float, int]:
+    return trial.ended is None, trial.ended.timestamp() if trial.ended else 0.0, trial.number

@@ -1,0 +1,206 @@
+"""The checkpoints of a trial in the store, each with a record of its epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ...errors import PermanentStorageError, first_line
+from ...storage.reading import check_key, parse_record
+from ...storage.store import Store
+from ..trial_record import counts
+
+RECORD_NAME = "epoch.json"
+_BLOCK = 2**20
+_NAME = re.compile(r"checkpoint_(\d{6})")
+
+
+@dataclass(frozen=True)
+class SavedEpoch:
+    """A checkpoint that was written to its end.
+
+    Attributes:
+        key: Its folder in the store.
+        record: What ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their bytes,
+            ``sha256`` of the same files, and ``seal``, the SHA-256 of all that.
+    """
+
+    key: str
+    record: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 1."""
+        return self.record["epoch"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Everything that the epoch reported."""
+        return self.record["metrics"]
+
+
+def write_epoch(directory: Path, record: dict[str, Any]) -> None:
+    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported, and what its files are."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != RECORD_NAME)
+    files, digests = {}, {}
+    for path in paths:
+        name = path.relative_to(directory).as_posix()
+        files[name] = path.stat().st_size
+        with path.open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be read
+    text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
+    (directory / RECORD_NAME).write_text(text, encoding="utf-8")
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """SHA-256 of a record, without its seal: a damaged one must not pass for another epoch's."""
+    bare = {name: value for name, value in record.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def read_epoch(directory: Path) -> dict[str, Any]:
+    """The record of a checkpoint that lies on this machine."""
+    return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
+
+
+def send_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
+    """Send a checkpoint that ``write_epoch`` has seen to below a trial's key.
+
+    The record goes last: until then, and when the sending is cut off, there is no such checkpoint.
+
+    Raises:
+        StorageError: The storage did not take it.
+    """
+    record = read_epoch(directory)
+    key = f"{trial}/checkpoint_{record['epoch']:06}"
+    store.delete(f"{key}/{RECORD_NAME}")  # of an epoch that is trained again
+    for name in (*record["files"], RECORD_NAME):
+        store.upload(directory / name, f"{key}/{name}")
+    return SavedEpoch(key, record)
+
+
+def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
+    """The complete checkpoints below a trial's key: those whose files have the sizes that they should have."""
+    sizes = store.sizes(trial)
+    names = sorted({name.partition("/")[0] for name in sizes})
+    found = [_saved(store, f"{trial}/{name}", name, sizes) for name in names if _NAME.fullmatch(name)]
+    return [each for each in found if each is not None]
+
+
+def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpoch | None:
+    content = store.read(f"{key}/{RECORD_NAME}") if f"{name}/{RECORD_NAME}" in sizes else None
+    try:
+        record = parse_record(content or b"")
+        whole = isinstance(record["epoch"], int) and isinstance(record["metrics"], dict)
+        whole = whole and all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # cut off, or damaged
+        return None
+    return SavedEpoch(key, record) if whole and record.get("seal") == _seal(record) else None
+
+
+def find_checkpoint(
+    epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
+) -> SavedEpoch | None:
+    """Checkpoint with the best ``metric``, of equals the later; without one the last epoch's.
+
+    Epochs that do not count are taken only where no other is there.
+    """
+    sign = 1 if mode == "max" else -1
+    if metric is None:
+        return max(epochs, key=lambda each: each.epoch, default=None)
+    return max(
+        epochs, key=lambda each: (counts(each.metrics), sign * each.metrics[metric], each.epoch), default=None
+    )
+
+
+class DamagedCheckpointError(PermanentStorageError):
+    """A file of a checkpoint is not what was saved."""
+
+
+def download_checkpoint(store: Store, key: str, target: Path, names: Collection[str] | None = None) -> Path:
+    """Copy a checkpoint to a folder of this machine.
+
+    Args:
+        store: Where it is.
+        key: Its folder in the store.
+        target: The folder, made when it is not there.
+        names: Files to copy; all, unless given.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or no such file in it.
+        DamagedCheckpointError: What arrived is not what was saved.
+        StorageError: The storage does not answer.
+    """
+    content = store.read(f"{key}/{RECORD_NAME}")
+    if content is None:
+        raise FileNotFoundError(f"{store}/{key} is not there")
+    try:
+        record = parse_record(content)
+        files = dict(record["files"])
+        for name in files:
+            check_key(name)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:  # a name outside of the checkpoint, too
+        raise DamagedCheckpointError(
+            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); put that file back "
+            "from a backup"
+        ) from None
+    for name in files if names is None else names:
+        store.download(f"{key}/{name}", target / name)
+        with (target / name).open("rb") as file:
+            damage = damage_in(record, name, file)
+        if damage:
+            raise DamagedCheckpointError(
+                f"storage {store.location(key)}: {damage}; put that file back from a backup; a search takes another "
+                "checkpoint by itself with `distiltune resume RUN`"
+            )
+    if names is None:
+        (target / RECORD_NAME).write_bytes(content)
+    return target
+
+
+def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
+    """What is wrong with a checkpoint's file, which is read to its end; None when nothing is."""
+    size, digest = 0, hashlib.sha256()
+    while block := file.read(_BLOCK):
+        size += len(block)
+        digest.update(block)
+    if size != record["files"].get(name, size):
+        return f"{name} has {size} bytes, {record['files'][name]} were saved"
+    if digest.hexdigest() != record.get("sha256", {}).get(name, digest.hexdigest()):
+        return f"{name} is damaged: its SHA-256 is not what was saved"
+    return None
+
+
+def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
+    """All but the best and the last ``num_last``."""
+    ordered = sorted(epochs, key=lambda each: each.epoch)
+    kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
+    return [each for each in ordered if each not in kept]
+
+
+def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
+    """Delete the other checkpoints of a trial that has ended, those too that are not whole."""
+    epochs = saved_epochs(store, trial)
+    others = superfluous(epochs, metric, mode)
+    delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
+
+
+def delete_checkpoints(store: Store, trial: str, kept: Collection[str] = ()) -> None:
+    """Delete a trial's checkpoints, whole or not, but for those with the keys ``kept``."""
+    for name in store.names(trial):
+        if _NAME.fullmatch(name) and f"{trial}/{name}" not in kept:
+            store.delete(f"{trial}/{name}")

@@ -1,0 +1,220 @@
+"""TensorBoard event files of a search: the space at the root, one run a trial, written while it trains."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, Self
+
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from ...errors import StorageError
+from ...storage.store import Store
+from ...storage.temporary import TemporaryDirectory
+from ..parameters import Choice, Fixed, Parameter
+
+logger = logging.getLogger(__name__)
+
+_EVENTS = "events.out.tfevents."
+
+# Generated without type stubs.
+_event: Any = event_pb2
+_summary: Any = summary_pb2
+_api: Any = api_pb2
+_plugin: Any = plugin_data_pb2
+
+# Reported metric -> tag.
+TAGS = {
+    "train_loss": "loss/total",
+    "train_cross_entropy": "loss/cross_entropy",
+    "train_distillation": "loss/distillation",
+    "learning_rate": "learning_rate",
+    "validation_accuracy": "validation/accuracy",
+    "validation_in_scope_accuracy": "validation/in_scope_accuracy",
+    "validation_oos_recall": "validation/oos_recall",
+    "validation_loss": "validation/loss",
+    "examples_per_second": "examples_per_second",
+}
+
+# Columns of the HParams tab; the best epoch's value first, since that epoch is what goes on.
+_COLUMNS = (
+    "best/accuracy",
+    "validation/accuracy",
+    "validation/in_scope_accuracy",
+    "validation/oos_recall",
+    "validation/loss",
+    "examples_per_second",
+)
+
+_STATUS = {"success": _api.Status.STATUS_SUCCESS, "failure": _api.Status.STATUS_FAILURE}
+
+
+def write_experiment(store: Store, key: str, space: dict[str, Parameter]) -> None:
+    """Write the searched space and the metrics under ``key`` once, as the HParams tab's columns.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    if any(name.startswith(_EVENTS) for name in store.names(key)):
+        return
+    experiment = _api.Experiment(
+        time_created_secs=time.time(),
+        hparam_infos=[_hparam(name, parameter) for name, parameter in space.items()],
+        metric_infos=[_api.MetricInfo(name=_api.MetricName(tag=tag), display_name=tag) for tag in _COLUMNS],
+    )
+    with _Run(store, key) as run:
+        run.hparams(metadata.EXPERIMENT_TAG, _plugin.HParamsPluginData(experiment=experiment))
+        run.send()
+
+
+class TrialEvents:
+    """Writes one trial's run: its parameters at once, scalars as they come, its end.
+
+    Where the store is a directory all of it is visible at once, elsewhere when ``send`` returns.
+
+    Args:
+        store: Where.
+        key: The run's folder; runs are named after their trials.
+        parameters: Searched and fixed arguments of the trial.
+        first_step: Step that a resumed trial goes on from; scalars beyond it, of the interrupted try, are
+            dropped.
+    """
+
+    def __init__(self, store: Store, key: str, parameters: dict[str, Any], *, first_step: int = 0) -> None:
+        # A storage that does not answer must not hold up a trial because of its pictures.
+        self._run = _Run(store.once, key)
+        # Also of a try that ended before it had saved anything: it may have shown an epoch.
+        log = _event.SessionLog(status=_event.SessionLog.START)
+        self._run.event(step=first_step + 1, session_log=log)
+        start = _plugin.SessionStartInfo(start_time_secs=time.time(), group_name=key.rpartition("/")[2])
+        for name, value in parameters.items():
+            _set_value(start.hparams[name], value)
+        data = _plugin.HParamsPluginData(session_start_info=start)
+        self._run.hparams(metadata.SESSION_START_INFO_TAG, data)
+        self.send()
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Write ``{tag: value}`` at a step."""
+        items = [_summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._attempt(lambda: self._run.event(step=step, summary=_summary.Summary(value=items)))
+        self._attempt(self._run.flush)
+
+    def end(self, status: Literal["success", "failure"]) -> None:
+        """Mark the trial as ended."""
+        self._attempt(lambda: self._run.end(status))
+
+    def send(self) -> None:
+        """Make all of it visible; what an object store does not take now is sent the next time."""
+        self._attempt(self._run.send)
+
+    def close(self) -> None:
+        """Send what is left; without ``end`` the trial stays marked as running."""
+        self.send()
+        with suppress(OSError):
+            self._run.close()
+
+    def _attempt(self, operation: Callable[[], None]) -> None:
+        try:
+            operation()
+        except StorageError as error:
+            logger.warning("TensorBoard will lag behind: %s", error)
+        except OSError as error:
+            logger.warning("TensorBoard lacks some points: %s", error)
+            with suppress(OSError):
+                self._run.reopen()
+
+
+def mark_ended(store: Store, key: str, status: Literal["success", "failure"]) -> None:
+    """Mark a trial as ended that was lost or stopped before it could do so itself."""
+    with _Run(store, key) as run:
+        run.end(status)
+        run.send()
+
+
+class _Run:
+    """One event file: written in place where the store is a directory, else here, and sent whole each time."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._sent: dict[str, int] = {}
+        self._temporary = None if store.directory else TemporaryDirectory("events")
+        self._folder = self._temporary.path if self._temporary else store.local(key)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(self._folder), flush_secs=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def reopen(self) -> None:
+        """Go on in a new file: a writer that could not write will not do so again."""
+        self._writer = EventFileWriter(str(self._folder), flush_secs=10)
+
+    def event(self, **content: Any) -> None:
+        self._writer.add_event(_event.Event(wall_time=time.time(), **content))
+
+    def hparams(self, tag: str, content: Any) -> None:
+        value = _summary.Summary.Value(
+            tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR
+        )
+        self.event(step=0, summary=_summary.Summary(value=[value]))
+
+    def end(self, status: str) -> None:
+        end = _plugin.SessionEndInfo(status=_STATUS[status], end_time_secs=time.time())
+        self.hparams(metadata.SESSION_END_INFO_TAG, _plugin.HParamsPluginData(session_end_info=end))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def send(self) -> None:
+        self.flush()
+        if not self._temporary:
+            return
+        for path in self._folder.iterdir():
+            content = path.read_bytes()
+            if len(content) > self._sent.get(path.name, 0):
+                self._store.write(f"{self._key}/{path.name}", content)
+                self._sent[path.name] = len(content)
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._temporary:
+            self._temporary.remove()
+
+
+def _hparam(name: str, parameter: Parameter) -> Any:
+    values = parameter.values if isinstance(parameter, Choice) else []
+    values = [parameter.value] if isinstance(parameter, Fixed) else values
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        kind = _api.DataType.DATA_TYPE_BOOL
+    elif kinds <= {int, float}:
+        kind = _api.DataType.DATA_TYPE_FLOAT64
+    else:
+        kind = _api.DataType.DATA_TYPE_STRING
+    info = _api.HParamInfo(name=name, type=kind)
+    if isinstance(parameter, Choice | Fixed):
+        for value in values:
+            _set_value(
+                info.domain_discrete.values.add(),
+                str(value) if kind == _api.DataType.DATA_TYPE_STRING else value,
+            )
+    else:
+        info.domain_interval.CopyFrom(_api.Interval(min_value=parameter.low, max_value=parameter.high))
+    return info
+
+
+def _set_value(target: Any, value: Any) -> None:
+    if isinstance(value, bool):
+        target.bool_value = value
+    elif isinstance(value, int | float):
+        target.number_value = value
+    else:
+        target.string_value = str(value)

@@ -1,0 +1,187 @@
+"""How many trials share a GPU: an estimate before anything runs, then a measured step, then the fraction."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RunFailedError
+
+if TYPE_CHECKING:
+    from .inputs import TrialInputs, TrialSettings
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT_BYTES = 600 * 2**20  # what CUDA and its libraries take for each process
+_USABLE = 0.92  # of a GPU's memory: the rest goes to fragments
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how much memory a training step takes.
+
+    Attributes:
+        num_parameters: Of the student.
+        num_layers: Of the student.
+        hidden_size: Width.
+        num_heads: Attention heads.
+        batch_size: Texts a step.
+        length: Tokens of the longest text.
+        num_labels: Columns of the logits.
+        teacher_parameters: Of a teacher that is run beside the student for its hidden states; 0 without one.
+    """
+
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    batch_size: int
+    length: int
+    num_labels: int
+    teacher_parameters: int = 0
+
+
+def estimated_bytes(shape: Shape) -> int:
+    """Memory of one training process on a GPU.
+
+    Weights, gradients and Adam's two moments in 32 bits, 16 bytes a parameter, and 2 more of the copy in 16 bits;
+    of a teacher, which is not trained, the weights and that copy;
+    activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
+    Recomputation in Large Transformer Models", 2022, equation 1); embeddings and logits; CUDA itself.
+
+    Args:
+        shape: The training.
+    """
+    s, b, h, a = shape.length, shape.batch_size, shape.hidden_size, shape.num_heads
+    layer = s * b * h * (34 + 5 * a * s / h)
+    ends = 6 * s * b * h + 12 * b * shape.num_labels
+    weights = 18 * shape.num_parameters + 6 * shape.teacher_parameters
+    return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + ends)
+
+
+def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
+    """The fraction of a GPU that a trial takes: as asked for, or more where so many would not fit.
+
+    Args:
+        asked: GPUs a trial, above 0 and below 1.
+        num_bytes: Memory of one trial, as measured.
+        total_bytes: Memory of the GPU.
+
+    Raises:
+        RunFailedError: Not even one fits.
+    """
+    fitting = int(_USABLE * total_bytes / num_bytes)
+    told = f"a trial takes {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
+    if fitting < 1:
+        raise RunFailedError(
+            f"{told}; lower training.batch_size or training.max_length, or take a smaller student"
+        )
+    wanted = math.floor(1 / asked + 1e-6)
+    if wanted <= fitting:
+        return asked
+    settled = math.floor(1e4 / fitting) / 1e4  # Ray counts in ten-thousandths
+    logger.warning(
+        "%s: %d trials share one, not the %d of resources.trial.gpu %g", told, fitting, wanted, asked
+    )
+    return settled
+
+
+def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
+    """Estimate, then measure training and evaluation of every student on a GPU of the cluster, and settle.
+
+    Args:
+        asked: GPUs a trial, above 0 and below 1.
+        inputs: The texts and students.
+        settings: The same for every trial.
+        batch_size: The largest of the space.
+
+    Raises:
+        RunFailedError: Not even one trial fits.
+    """
+    import ray
+
+    if ray.cluster_resources().get("GPU", 0) < 1:
+        logger.warning("no GPU is there yet: whether %g trials fit one is not measured", 1 / asked)
+        return asked
+    keys = [student.key for student in inputs.students.values()] or [inputs.student]
+    probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
+    fraction = asked
+    for key in keys:
+        found = ray.get(probe.remote(key, inputs, settings, batch_size))
+        if found is None:
+            logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
+            return asked
+        estimated, measured, total = found
+        if measured is None:
+            raise RunFailedError(
+                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB (estimated: "
+                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or take a smaller "
+                "student"
+            )
+        logger.info(
+            "a trial takes %.0f MiB of a GPU, %.0f were estimated", measured / 2**20, estimated / 2**20
+        )
+        fraction = max(fraction, settled_fraction(asked, measured, total))
+    return fraction
+
+
+def measure_step(
+    student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
+) -> tuple[int, int | None, int] | None:
+    """On a GPU: bytes that a step is estimated to take, what two and an evaluation took at their peak, and the GPU's.
+
+    The batches hold the longest texts. None in place of the peak: it ran out of memory; of all: there is no CUDA.
+    """
+    import numpy as np
+    import torch
+
+    from ...training.checkpoints.load import load_model
+    from ...training.compression.quantization_aware import FakeQuantized
+    from ...training.models.structured_pruning import num_heads
+
+    if not torch.cuda.is_available():
+        return None
+
+    def load(key: str) -> Any:
+        return load_model(settings.store.fetch(key))
+
+    model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
+    if settings.training.quantization_aware is not None:
+        FakeQuantized(model, settings.training.quantization_aware)
+    total = torch.cuda.get_device_properties(0).total_memory
+    length = int(np.max(inputs.train.lengths))
+    ids = torch.randint(5, 100, (batch_size, length), device="cuda")
+    config = model.config
+    shape = Shape(
+        num_parameters=model.num_parameters(),
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_heads=num_heads(config),
+        batch_size=batch_size,
+        length=length,
+        num_labels=config.num_labels,
+        teacher_parameters=0 if teacher is None else teacher.num_parameters(),
+    )
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    longest = int(np.max(inputs.validation.lengths))
+    evaluated = torch.randint(5, 100, (settings.training.eval_batch_size, longest), device="cuda")
+    try:
+        for each in filter(None, (model, teacher)):
+            each.cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        for _ in range(2):
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = model(**batch).logits.float().logsumexp(-1).mean()
+                if teacher is not None:
+                    with torch.no_grad():
+                        teacher(**batch, output_hidden_states=True)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.inference_mode():
+            model.eval()(evaluated)
+    except torch.cuda.OutOfMemoryError:
+        return estimated_bytes(shape), None, total
+    return estimated_bytes(shape), torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, total

@@ -1,0 +1,109 @@
+"""What a trial is given: the texts and logits that all trials share, and the settings of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..space.space import SPARSITY, TEXT_COUNTS
+from ..space.students import Student, student_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...storage.store import Store
+    from ...training.compression.config import PruningConfig
+    from ...training.data.tokenized import TokenizedSplit
+    from ...training.distillation.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
+
+    Attributes:
+        student: Key of the published checkpoint that trials start from; they fetch it to their node.
+        train: Tokenized training split.
+        validation: Tokenized validation split, on which every choice is made.
+        train_logits: The teacher's logits float32[num_train, num_labels]; None when alpha is 1 in every
+            trial.
+        out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
+        label_names: Label names in the data's order.
+        teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
+        students: Where the space names the student: each by its ``student_name``, in place of ``student``.
+        more_texts: How many of the last rows of ``train`` are texts without labels, by kind, in their order.
+    """
+
+    student: str
+    train: TokenizedSplit
+    validation: TokenizedSplit
+    train_logits: np.ndarray | None
+    out_of_scope_id: int | None
+    label_names: list[str]
+    teacher: str | None = None
+    students: dict[str, Student] = field(default_factory=dict)
+    more_texts: dict[str, int] = field(default_factory=dict)
+
+    def trained_on(self, arguments: Mapping[str, Any]) -> tuple[TokenizedSplit, np.ndarray | None]:
+        """The texts that a trial with these arguments trains on, and the teacher's logits over them."""
+        from ...training.data.tokenized import selected
+
+        counts = {kind: arguments[name] for name, kind in TEXT_COUNTS.items() if name in arguments}
+        if not counts:
+            return self.train, self.train_logits
+        start = len(self.train) - sum(self.more_texts.values())
+        rows = list(range(start))
+        for kind, there in self.more_texts.items():
+            rows += range(start, start + min(counts.get(kind, there), there))
+            start += there
+        train = selected(self.train, rows)
+        return train, None if self.train_logits is None else self.train_logits[rows]
+
+    def student_of(self, arguments: Mapping[str, Any]) -> Student:
+        """The student that a trial with these arguments starts from."""
+        name = student_name(arguments)
+        return Student(self.student) if name is None else self.students[name]
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """The same for every trial of one search.
+
+    Attributes:
+        training: Arguments that are not searched.
+        metric: What is optimised.
+        mode: ``max`` or ``min``.
+        store: Where everything is kept.
+        experiment: Key of Tune's folder; a trial's is below it, by its name. So are the next two.
+        tensorboard: Key of the event files.
+        logs: Key of the trials' logs.
+        num_threads: Threads of a trial.
+        use_gpu: Whether a trial trains on a GPU.
+        num_processes: Data-parallel processes of a trial.
+        gpu_share: Of a GPU that several trials share: a trial's part of its memory. It fails alone beyond it.
+    """
+
+    training: TrainingConfig
+    metric: str
+    mode: Literal["max", "min"]
+    store: Store
+    experiment: str
+    tensorboard: str
+    logs: str
+    num_threads: int
+    use_gpu: bool
+    num_processes: int = 1
+    gpu_share: float = 1.0
+
+    def pruning_of(self, arguments: Mapping[str, Any]) -> PruningConfig | None:
+        """How a trial with these arguments is pruned."""
+        pruning = self.training.pruning
+        if pruning is None or SPARSITY not in arguments:
+            return pruning
+        return pruning.model_copy(update={"sparsity": arguments[SPARSITY]})
+
+    def counts_from(self, num_steps: int) -> float:
+        """How far a trial of so many steps must be in them to be as sparse as it gets; 0 where none is pruned."""
+        pruning = self.training.pruning
+        return 0.0 if pruning is None else pruning.mask_steps(num_steps)[-1] / num_steps

@@ -1,0 +1,235 @@
+"""The further processes of a trial: actors in its placement group, watched while they train with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayError, RayTaskError
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ...storage.temporary import TemporaryDirectory
+from .inputs import TrialInputs
+from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, listen
+
+Say = Callable[[str], None]
+
+_START_WITHIN_S = 300.0
+_DONE_WITHIN_S = 10.0
+_CLEARED_WITHIN_S = 3.0
+_NOTICED_WITHIN_S = 5.0  # the connections break at once, and Ray says why a moment later
+_STUCK_AFTER_S = 60.0
+
+
+class RankLostError(RuntimeError):
+    """A process of a trial was lost, so the trial is tried again."""
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """Inputs in the object store, where each process of a trial reads them without a copy of its own.
+
+    Attributes:
+        reference: Of the ``TrialInputs``; inside, since Ray would put the value in the place of a bare one.
+    """
+
+    reference: ray.ObjectRef
+
+    @classmethod
+    def put(cls, inputs: TrialInputs) -> SharedInputs:
+        """Put them there; they stay while the result is held."""
+        return cls(ray.put(inputs))
+
+
+def opened(inputs: TrialInputs | SharedInputs) -> TrialInputs:
+    """The inputs themselves."""
+    return ray.get(inputs.reference) if isinstance(inputs, SharedInputs) else inputs
+
+
+@contextmanager
+def several_processes(
+    num_processes: int,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    *,
+    use_gpu: bool,
+    num_threads: int,
+    say: Say,
+) -> Iterator[None]:
+    """Join this process, as rank 0, with further ones that run ``function`` while the block runs.
+
+    Each is an actor in one of the bundles of the trial's placement group. They end with the block, however it
+    ends, and with this process. Inside, the ``Trainer`` of each shares its steps with the others.
+
+    Args:
+        num_processes: In all; with 1 nothing is done.
+        function: Called in every further process with ``arguments`` and a folder of its own.
+        arguments: What it is given.
+        use_gpu: Each process has a GPU.
+        num_threads: Threads of each process.
+        say: Adds a line to the trial's log.
+
+    Raises:
+        RankLostError: A process was lost, or failed in a way that a second try may cure.
+        Exception: Of the kind that made a process fail, otherwise.
+    """
+    if num_processes == 1:
+        yield
+        return
+    store, host = listen()
+    seat = Seat(0, num_processes, host, store.port, use_gpu, num_threads)
+    others = _Others(seat, function, arguments, say)
+    try:
+        with others.explaining():
+            others.wait_until_arrived(store)
+            with joined(seat, store):
+                try:
+                    with others.explaining():
+                        yield
+                        others.wait_until_done()
+                finally:
+                    others.end()  # before this process leaves the group, which must not wait for them
+    finally:
+        others.end()
+
+
+class _Others:
+    """The further processes, as rank 0 sees them."""
+
+    def __init__(
+        self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...], say: Say
+    ) -> None:
+        self._seat = seat
+        self._say = say
+        self._failure: Exception | None = None
+        self._failed, self._ending, self._ended = threading.Event(), threading.Event(), threading.Event()
+        bundles = tune.get_context().get_trial_resources().bundles
+        self._actors = [_actor(rank, bundles[rank]) for rank in range(1, seat.num_processes)]
+        self._running: dict[ray.ObjectRef, int] = {
+            actor.train.remote(replace(seat, rank=rank), function, arguments): rank
+            for rank, actor in enumerate(self._actors, start=1)
+        }
+        self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
+        self._watcher.start()
+
+    def wait_until_arrived(self, store: TCPStore) -> None:
+        """Wait for every process to come to the store."""
+        deadline = time.monotonic() + _START_WITHIN_S
+        while not all_arrived(store, self._seat.num_processes):
+            if self._failed.wait(0.02):
+                assert self._failure is not None
+                raise self._failure
+            if time.monotonic() > deadline:
+                raise RankLostError(
+                    f"the {self._seat.num_processes} processes of the trial did not start within "
+                    f"{_START_WITHIN_S:g} s"
+                )
+
+    def wait_until_done(self) -> None:
+        """Let every process come to its end; rank 0 has all that it needs of them."""
+        ray.wait(list(self._running), num_returns=len(self._running), timeout=_DONE_WITHIN_S)
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise why a process failed in the place of what this one sees of it: a connection that broke."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self._ending.is_set():
+                self._failed.wait(_NOTICED_WITHIN_S)
+            if self._failure is None or self._failure is error:
+                raise
+            raise self._failure from error
+
+    def end(self) -> None:
+        """End every process; a second time does nothing."""
+        if self._ending.is_set():
+            return
+        self._ending.set()
+        self._end_actors()
+        self._ended.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        pending = dict(self._running)
+        while pending and not self._ending.is_set():
+            done, _ = ray.wait(list(pending), timeout=0.5)
+            for each in done:
+                rank = pending.pop(each)
+                try:
+                    ray.get(each)
+                except RayError as error:
+                    if not self._ending.is_set():
+                        self._fail(rank, error)
+                    return
+
+    def _fail(self, rank: int, error: RayError) -> None:
+        """Keep why, and free rank 0, which may wait for the process that is gone."""
+        self._failure = _explained(rank, self._seat.num_processes, error)
+        self._failed.set()
+        self._say(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
+        self._end_actors()
+        if self._seat.use_gpu:
+            abort()
+        if not self._ended.wait(_STUCK_AFTER_S):
+            # Nothing else ends a call that does not return. To Tune it is a lost worker, and it tries again.
+            os._exit(1)
+
+    def _end_actors(self) -> None:
+        cleared = [actor.clear.remote() for actor in self._actors]
+        ray.wait(cleared, num_returns=len(cleared), timeout=_CLEARED_WITHIN_S)
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def _actor(rank: int, bundle: dict[str, float]) -> Any:
+    """An actor in the trial's bundle of that number, all of which it takes."""
+    group = get_current_placement_group()
+    assert group is not None, "Tune makes one for every trial"
+    return (
+        ray.remote(Rank)
+        .options(
+            num_cpus=bundle.get("CPU", 0),
+            num_gpus=bundle.get("GPU", 0),
+            resources={name: amount for name, amount in bundle.items() if name not in ("CPU", "GPU")},
+            max_concurrency=2,  # it is told to clear up while it trains
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+        )
+        .remote()
+    )
+
+
+def _explained(rank: int, num_processes: int, error: RayError) -> Exception:
+    """What the trial raises: a fault of its arguments as rank 0 would, else that a process was lost."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, Exception) and not isinstance(cause, RuntimeError | RayError):
+        return cause
+    lines = str(cause).strip().splitlines()
+    reason = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    return RankLostError(f"process {rank} of the trial's {num_processes} was lost: {reason}")
+
+
+class Rank:
+    """A further process of a trial."""
+
+    def __init__(self) -> None:
+        self._work = TemporaryDirectory("trial")
+
+    def train(self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Join the others, and do as they do."""
+        torch.set_num_threads(seat.num_threads)
+        with joined(seat, arrive(seat)):
+            function(*arguments, self._work.path)
+
+    def clear(self) -> None:
+        """Leave nothing on this node."""
+        self._work.remove()

@@ -1,0 +1,250 @@
+"""The trainer callback that measures, saves and reports every epoch of a trial.
+
+Checkpoints go into the store, and Tune is told of the epoch alone: it forces a snapshot of the whole search for every
+few checkpoints that it knows of, and gives a trial up whose last one it does not find.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...errors import DistiltuneError, StorageError, first_line
+from ...training.data.collator import DistillationCollator
+from ...training.data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit
+from ...training.distillation.metrics import classification_metrics
+from ...training.models.runtime import without_mixed_precision
+from ..space.space import METRICS
+from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
+from .events import TAGS, TrialEvents
+from .inputs import TrialInputs, TrialSettings
+
+# Logged by the trainer -> reported.
+_LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
+
+
+class TrialFailedError(DistiltuneError):
+    """A trial cannot go on with the arguments that it was given."""
+
+
+class EpochReporter(TrainerCallback):
+    """Evaluates on the validation split after every epoch, saves a checkpoint and reports to Tune.
+
+    Args:
+        trial: Key of the trial's folder.
+        inputs: Texts that all trials share.
+        settings: The same for every trial.
+        collator: Pads the validation batches.
+        events: Where scalars are shown.
+        say: Adds a line to the trial's log.
+        saved: The trial's checkpoints; it goes on from the last.
+    """
+
+    def __init__(
+        self,
+        trial: str,
+        inputs: TrialInputs,
+        settings: TrialSettings,
+        collator: DistillationCollator,
+        events: TrialEvents,
+        say: Callable[[str], None],
+        saved: Sequence[SavedEpoch] = (),
+    ) -> None:
+        self._trial = trial
+        self._inputs = inputs
+        self._settings = settings
+        self._collator = collator
+        self._events = events
+        self._say = say
+        self._saved = list(saved)
+        self.epoch = self._saved[-1].epoch if self._saved else 0
+        before = self._saved[-1].metrics if self._saved else {}
+        self._seconds_before: float = before.get("trial_seconds", 0.0)
+        self._best_accuracy: float = before.get("best_accuracy", 0.0)
+        self._curve: list[list[float]] = before.get("curve", [])
+        self._started = self._epoch_started = time.monotonic()
+        self._epoch_seconds = 0.0
+        self._logged: list[tuple[int, dict[str, float]]] = []
+        self._logged_step = 0
+        self._num_texts = 0
+        self._sparsity: float = before.get("sparsity", 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count steps from where a resumed trial goes on."""
+        self._logged_step = state.global_step
+        self._num_texts = len(kwargs["train_dataloader"].dataset)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock before evaluation; the epoch's last steps are logged too."""
+        self._epoch_seconds = time.monotonic() - self._epoch_started
+        control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show losses and learning rate; stop the trial at a loss that is not a number."""
+        if not logs or "loss" not in logs:
+            return
+        values = {name: float(logs[key]) for key, name in _LOSSES.items() if key in logs}
+        if not all(map(math.isfinite, values.values())):
+            raise TrialFailedError(
+                f"the training loss is {values['train_loss']} at step {state.global_step} of "
+                f"{state.max_steps} (learning_rate {args.learning_rate:g}); try a lower learning rate"
+            )
+        self._logged.append((state.global_step - self._logged_step, values))
+        self._logged_step = state.global_step
+        scalars = {**values, "learning_rate": float(logs.get("learning_rate", 0.0))}
+        shown = {TAGS[name]: value for name, value in scalars.items()}
+        if "sparsity" in logs:
+            self._sparsity = shown["sparsity"] = float(logs["sparsity"])
+        self._events.scalars(shown, state.global_step)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """An epoch's checkpoint is written: evaluate, put it into the store, and report.
+
+        Further processes of the trial wait for this one at the next step.
+        """
+        assert model is not None
+        self.epoch += 1
+        metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+        metrics["sparsity"] = self._sparsity
+        self._best_accuracy = max(self._best_accuracy, metrics["validation_accuracy"])
+        shown = {
+            TAGS[name]: value
+            for name, value in metrics.items()
+            if name in TAGS and name not in _LOSSES.values()
+        }
+        self._events.scalars({**shown, "best/accuracy": self._best_accuracy}, state.global_step)
+        self._events.send()
+        progress = state.global_step / state.max_steps
+        self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
+        reported = {
+            **metrics,
+            "epoch": self.epoch,
+            "progress": progress,
+            "curve": self._curve,
+            "counts_from": self._settings.counts_from(state.max_steps),
+            "trial_seconds": self._seconds_before + time.monotonic() - self._started,
+            "best_accuracy": self._best_accuracy,
+            "saved_at": time.time(),
+            "failure": "",
+        }
+        directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
+        self._say(self._line(metrics))
+        self._send(directory)
+        tune.report(reported)
+
+    def _send(self, directory: Path) -> None:
+        """Keep the best checkpoint and the last two: where the last is damaged there is an earlier one."""
+        store, settings = self._settings.store, self._settings
+        self._saved.append(send_epoch(store, directory, self._trial))
+        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(StorageError):  # the next epoch, or the end of the search, tries again
+            for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
+                store.once.delete(each.key)
+                self._saved.remove(each)
+
+    def _line(self, metrics: dict[str, float]) -> str:
+        values = {
+            "loss": metrics["train_loss"],
+            "cross-entropy": metrics["train_cross_entropy"],
+            "distillation": metrics["train_distillation"],
+            "validation loss": metrics["validation_loss"],
+            "accuracy": metrics["validation_accuracy"],
+            "in-scope accuracy": metrics["validation_in_scope_accuracy"],
+            "out-of-scope recall": metrics["validation_oos_recall"],
+        }
+        if self._settings.training.pruning is not None:
+            values["sparsity"] = metrics["sparsity"]
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        speed = f"{metrics['examples_per_second']:.1f} examples/s, {self._epoch_seconds:.1f} s"
+        return f"epoch {self.epoch}: {shown}, {speed}"
+
+    def _train_metrics(self, args: TrainingArguments) -> dict[str, float]:
+        num_steps = sum(steps for steps, _ in self._logged) or 1
+        metrics = {
+            name: sum(steps * values.get(name, 0.0) for steps, values in self._logged) / num_steps
+            for name in _LOSSES.values()
+        }
+        self._logged = []
+        metrics["examples_per_second"] = self._num_texts / max(self._epoch_seconds, 1e-9)
+        return metrics
+
+    def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:
+        split = self._inputs.validation
+        logits = _predict(model, split, self._collator, args.per_device_eval_batch_size)
+        if not np.isfinite(logits).all():
+            raise TrialFailedError(
+                f"the student's logits are not finite after epoch {self.epoch} "
+                f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
+            )
+        labels = torch.from_numpy(split.labels.copy())
+        labels[labels >= logits.shape[-1]] = IGNORED_LABEL  # out of scope, where only a threshold tells it
+        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels, ignore_index=IGNORED_LABEL)
+        found = classification_metrics(logits, split.labels, self._inputs.out_of_scope_id)
+        return {
+            "validation_loss": float(loss),
+            **{f"validation_{name}": float(value or 0.0) for name, value in found.items()},
+        }
+
+
+def failure_metrics(error: Exception) -> dict[str, Any]:
+    """What a failed trial reports: its reason, and every metric with a finite value, as Tune demands."""
+    reason = first_line(error)
+    if not isinstance(error, DistiltuneError):
+        reason = f"{type(error).__name__}: {reason}"
+    return {**dict.fromkeys(METRICS, 0.0), "failure": reason}
+
+
+@torch.no_grad()
+def _predict(
+    model: PreTrainedModel, split: TokenizedSplit, collator: DistillationCollator, batch_size: int
+) -> np.ndarray:
+    """Logits float32[N, C] of a split in its own order; in 32 bits, as the checkpoint will be used."""
+    dataset = TokenizedDataset(split, None)
+    order = np.argsort(split.lengths, kind="stable")
+    logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    with without_mixed_precision(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = collator([dataset[int(row)] for row in rows])
+            batch.pop("labels", None)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            logits[rows] = model(**batch).logits.float().cpu().numpy()
+    model.train(was_training)
+    return logits

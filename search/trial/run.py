@@ -1,0 +1,258 @@
+"""One trial: what runs on a worker, from the student's starting checkpoint to its last epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.util import get_node_ip_address
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from ...errors import InputError, StorageError
+from ...storage.store import Store
+from ...storage.temporary import temporary_directory
+from ...training.checkpoints.load import load_classifier, load_model, load_tokenizer
+from ...training.data.collator import DistillationCollator
+from ...training.data.tokenized import TokenizedDataset
+from ...training.distillation.arguments import arguments_from_config
+from ...training.distillation.callbacks import callbacks_of
+from ...training.distillation.trainer import DistillationTrainer
+from ...training.models.first_token import first_token_in_last_layer
+from ...training.models.trainable_embedding_rows import train_used_rows
+from ..space.batches import part_of_batch
+from ..space.space import OTHER_ARGUMENTS
+from ..trial_record import trial_name
+from .checkpoints import SavedEpoch, delete_checkpoints, download_checkpoint, saved_epochs
+from .events import TrialEvents
+from .inputs import TrialInputs, TrialSettings
+from .integrity import last_intact
+from .log import trial_log
+from .process_group import KeepStep
+from .ranks import SharedInputs, opened, several_processes
+from .reporter import EpochReporter, failure_metrics
+
+_BEGUN = "begun.json"  # what the trial whose folder this is was begun with
+
+
+def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settings: TrialSettings) -> None:
+    """Train a student with the trial's arguments, reporting and saving every epoch.
+
+    An interrupted trial goes on from its last epoch. A fault that comes from the trial's own arguments (a
+    loss that is not finite, a refused value) is reported as its ``failure`` and not tried again; what a
+    second try may cure (memory, disk, a lost worker, the storage) is raised, and Tune tries again from the
+    last epoch. Where a trial has several processes this is the first of them: it alone evaluates, reports,
+    logs and saves.
+
+    Args:
+        config: ``number`` of the trial and its ``arguments``.
+        inputs: Texts and logits that all trials share, read-only.
+        settings: The same for every trial.
+
+    Raises:
+        StorageError: The storage did not answer for as long as it is tried, or this node does not see it; the
+            search ends.
+    """
+    torch.set_num_threads(settings.num_threads)
+    trial_id = trial_name(config["number"])
+    _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
+    with (
+        trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
+        temporary_directory("trial") as work,
+    ):
+        say(f"trial {trial_id} on {_where()}")
+        say(f"arguments: {json.dumps(config['arguments'])}")
+        _run(trial_id, config["arguments"], inputs, settings, work, say)
+        say("the trial ended")
+
+
+def _run(
+    trial_id: str,
+    arguments: dict[str, Any],
+    inputs: TrialInputs | SharedInputs,
+    settings: TrialSettings,
+    work: Path,
+    say: Callable[[str], None],
+) -> None:
+    trial = f"{settings.experiment}/{trial_id}"
+    saved = _report_again(settings.store, trial, say)
+    last = saved[-1] if saved else None
+    key = last.key if last else None
+    if last:
+        say(f"goes on after epoch {last.epoch}")
+    first_step = last.record["step"] if last else 0
+    events = TrialEvents(
+        settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
+    )
+    try:
+        if last is None or last.metrics["progress"] < 1:
+            with several_processes(
+                settings.num_processes,
+                _train_along,
+                (arguments, inputs, settings, key),
+                use_gpu=settings.use_gpu,
+                num_threads=settings.num_threads,
+                say=say,
+            ):
+                inputs = opened(inputs)
+                trainer, collator = _trainer(arguments, inputs, settings, work)
+                trainer.add_callback(EpochReporter(trial, inputs, settings, collator, events, say, saved))
+                _train(trainer, settings.store, key, work)
+        events.end("success")
+    except (OSError, RuntimeError, StorageError):
+        raise
+    except Exception as error:
+        say(traceback.format_exc().rstrip())
+        events.end("failure")
+        events.send()
+        tune.report(failure_metrics(error))
+    finally:
+        events.close()
+
+
+def _train_along(
+    arguments: dict[str, Any],
+    inputs: TrialInputs | SharedInputs,
+    settings: TrialSettings,
+    key: str | None,
+    work: Path,
+) -> None:
+    """A further process of the trial: the same steps on its part of each batch, and nothing else."""
+    trainer, _ = _trainer(arguments, opened(inputs), settings, work)
+    _train(trainer, settings.store, key, work)
+
+
+def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Path) -> None:
+    """From the beginning, or from a checkpoint on."""
+    checkpoint = _bring(store, key, work)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _trainer(
+    arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
+) -> tuple[DistillationTrainer, DistillationCollator]:
+    """What every process of a trial trains with; the batch is shared out among them."""
+    if settings.use_gpu and settings.gpu_share < 1:
+        torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
+    own: dict[str, Any] = {
+        "eval_strategy": "no",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "save_only_model": False,
+        "logging_strategy": "steps",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not settings.use_gpu,
+    }
+    searched = {name: value for name, value in arguments.items() if name not in OTHER_ARGUMENTS}
+    args = arguments_from_config(settings.training, str(work), **{**searched, **own})
+    train, train_logits = inputs.trained_on(arguments)
+    num_steps = len(train) / (args.train_batch_size * args.gradient_accumulation_steps)
+    args.logging_steps = max(1, round(num_steps / 10))
+    args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
+    student = settings.store.fetch(inputs.student_of(arguments).key)
+    model = load_model(student, complete=True)
+    teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
+    if not args.freeze_embeddings:
+        train_used_rows(model, train.input_ids)
+    if args.hidden_loss_weight == 0:
+        first_token_in_last_layer(model)
+    collator = DistillationCollator(_pad_token_id(model))
+    # In this order: the step's random states and masks are in the checkpoint before it is sent.
+    callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
+    pruning = settings.pruning_of(arguments)
+    callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
+    trainer = DistillationTrainer(
+        model=model,
+        args=args,
+        teacher_model=teacher,
+        train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
+        data_collator=collator,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer, collator
+
+
+def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
+    """The teacher, for its hidden states: cached logits hold none."""
+    if key is None:
+        raise InputError("hidden_loss_weight is above 0, and the search was given no teacher")
+    teacher, tokenizer = load_classifier(store.fetch(key))
+    # It is run on the student's token ids, and layers are compared token by token.
+    if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            "hidden_loss_weight is above 0, and the student's tokenizer is not the teacher's, so their hidden "
+            "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
+            "(student.from_teacher) with its whole vocabulary"
+        )
+    return teacher
+
+
+def _where() -> str:
+    """The node's host, address and id in the cluster, and this process."""
+    node = ray.get_runtime_context().get_node_id()[:8]
+    return f"{platform.node()} ({get_node_ip_address()}, node {node}, process {os.getpid()})"
+
+
+def _pad_token_id(model: PreTrainedModel) -> int:
+    pad = model.config.pad_token_id
+    return 0 if pad is None else pad
+
+
+def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> None:
+    """Make sure of the trial's folders: that this node sees them, and that they are of the same trial.
+
+    A search that was killed may have begun trials that its last snapshot does not know. They are asked for again
+    by their numbers, and go on. Where the results that a suggestion depends on have come out otherwise, as those of
+    a GPU or of early stopping may, the number stands for other arguments now, and begins anew.
+    """
+    store = settings.store
+    if store.directory is not None and not store.names(settings.experiment):
+        raise StorageError(
+            f"storage {store}: the search's folder is not there on {platform.node()}; mount it, or give a directory "
+            "that all nodes share, or an object store; then go on with `distiltune resume RUN`"
+        )
+    trial = f"{settings.experiment}/{trial_id}"
+    begun = json.loads(json.dumps(begun))  # as it will be read
+    if store.read_json(f"{trial}/{_BEGUN}") == begun:
+        return
+    delete_checkpoints(store, trial)
+    for other in (
+        f"{trial}/result.json",
+        f"{settings.tensorboard}/{trial_id}",
+        f"{settings.logs}/{trial_id}",
+    ):
+        store.delete(other)
+    store.write_json(f"{trial}/{_BEGUN}", begun)
+
+
+def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
+    """Tell Tune of the epochs that are saved, and return them.
+
+    Tune's snapshot is some seconds old when the driver is killed. Checkpoints that are damaged, from the last one
+    back, are of epochs that are trained again.
+    """
+    epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
+    last = last_intact(store, epochs, say)
+    epochs = epochs[: epochs.index(last) + 1] if last else []
+    for each in epochs:
+        tune.report({**each.metrics, "again": each is not last})
+    return epochs
+
+
+def _bring(store: Store, key: str | None, work: Path) -> Path | None:
+    """The checkpoint on this machine."""
+    if key is None:
+        return None
+    if store.directory is not None:
+        return store.directory / key
+    return download_checkpoint(store, key, work / "resumed")

@@ -1,0 +1,1 @@
+"""Checkpoints: found, checked against their configuration, loaded and saved."""

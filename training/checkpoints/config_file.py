@@ -1,0 +1,187 @@
+"""A checkpoint's ``config.json``: read, checked, and without what would have transformers load something else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from ...errors import ModelError
+from ...storage.safe_reading import read_json, read_regular
+from ..data.rows import nearest, shown
+from ..models.structured_pruning import KEPT_HEADS
+from .loading import loading
+
+CONFIG_FILE = "config.json"
+_MOST_BYTES = 16 << 20
+_MOST_LAYERS = 10_000
+_MOST_LABELS = 1_000_000
+_LARGEST = 2**31 - 1
+# Nothing of these is followed: code and kernels to fetch, and forms of weights and outputs that are others here.
+_IGNORED = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_attn_implementation_autoset",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "auto_map",
+    "configuration_files",
+    "dtype",
+    "torch_dtype",
+    "return_dict",
+    "torchscript",
+)
+# Weights that are other than those of the family, or lie elsewhere.
+_REFUSED = {
+    "quantization_config": "save it in full precision (dequantize) with save_pretrained",
+    "compression_config": "save it in full precision with save_pretrained",
+    "transformers_weights": "name the weights model.safetensors and remove it",
+    "fusion_config": "remove it",
+    "per_layer_config": "give a model whose layers are alike",
+}
+_LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+_NOT_NEGATIVE = ("initializer_range", "layer_norm_eps", "chunk_size_feed_forward", "type_vocab_size")
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_dim",
+    "max_position_embeddings",
+)
+
+
+def read_config(directory: Path) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint's directory.
+
+    Raises:
+        ModelError: It is missing or damaged, its family is not known, it asks for what is not read (quantized
+            weights), or its sizes or labels cannot be.
+    """
+    path = directory / CONFIG_FILE
+    values = _values(path)
+    for key, remedy in _REFUSED.items():
+        if values.get(key) is not None:
+            raise ModelError(f"{path}: {key}: {shown(values[key])} given, which is not read; {remedy}")
+    family = values.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        near = nearest(family, CONFIG_MAPPING) if isinstance(family, str) else ""
+        given = shown(family) + " given" if "model_type" in values else "missing"
+        raise ModelError(
+            f"{path}: model_type: {given}; accepted: a family that transformers has, such as bert, distilbert or "
+            f"roberta{near}; correct it"
+        )
+    _check_numbers(path, values)
+    _check_labels(path, values)
+    with loading(path):
+        config = CONFIG_MAPPING[family].from_dict(
+            {key: value for key, value in values.items() if key not in _IGNORED}
+        )
+    _check_counts(path, config)
+    return config
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json(read_regular(path, _MOST_BYTES).decode())
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(
+            f"{path}: cannot be read ({shown(reason, 100)}); download the checkpoint again, or save it again with "
+            "save_pretrained"
+        ) from error
+    return values
+
+
+def _check_numbers(path: Path, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{path}: {key}: {value} given; accepted: a finite number; correct it")
+        most = _MOST_LAYERS if key in _LAYERS else _LARGEST
+        if isinstance(value, int) and abs(value) > most:
+            raise ModelError(f"{path}: {key}: {shown(value)} given; accepted: at most {most}; correct it")
+        at_most = 1.0 if "dropout" in key else math.inf
+        if key in _NOT_NEGATIVE or "dropout" in key:
+            fine = isinstance(value, int | float) and 0 <= value <= at_most
+            if value is not None and not fine:
+                accepted = "0 to 1" if at_most == 1 else "0 or more"
+                raise ModelError(f"{path}: {key}: {shown(value)} given; accepted: {accepted}; correct it")
+
+
+def _check_labels(path: Path, values: dict[str, Any]) -> None:
+    remedy = "list them in id2label, each number from 0 to the number of labels - 1 with a name of its own"
+    names, count = values.get("id2label"), values.get("num_labels")
+    if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
+        raise ModelError(
+            f"{path}: num_labels: {shown(count)} given; accepted: a whole number from 1 to {_MOST_LABELS}; {remedy}"
+        )
+    if names is None:
+        return
+    if not isinstance(names, dict) or not names:
+        raise ModelError(
+            f"{path}: id2label: {shown(names)} given; accepted: numbers with their names; {remedy}"
+        )
+    other = next((each for each in names.values() if not isinstance(each, str)), None)
+    if other is not None or None in names.values():
+        raise ModelError(f"{path}: id2label: has {shown(other)}; accepted: names, which are text; {remedy}")
+    expected = {str(number) for number in range(len(names))}
+    if set(names) != expected:
+        wrong, missing = sorted(set(names) - expected), sorted(expected - set(names))
+        raise ModelError(
+            f"{path}: id2label: has {shown(wrong[0])} and no {shown(missing[0])} among its {len(names)} labels; "
+            f"{remedy}"
+        )
+    seen: set[str] = set()
+    for name in names.values():
+        if name in seen:
+            raise ModelError(f"{path}: id2label: {shown(name)} is the name of two labels; {remedy}")
+        seen.add(name)
+    if count is not None and count != len(names):
+        raise ModelError(
+            f"{path}: num_labels: {count} given, and id2label has {len(names)}; leave num_labels out; {remedy}"
+        )
+
+
+def _check_counts(path: Path, config: PreTrainedConfig) -> None:
+    for key in _COUNTS:
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value < 1:
+            raise ModelError(
+                f"{path}: {_own_name(config, key)}: {value} given; accepted: 1 or more; correct it"
+            )
+    heads, kept = getattr(config, "num_attention_heads", None), getattr(config, KEPT_HEADS, None)
+    width, rows = getattr(config, "hidden_size", None), getattr(config, "vocab_size", None)
+    if isinstance(heads, int) and isinstance(width, int) and width % heads:
+        raise ModelError(
+            f"{path}: {_own_name(config, 'num_attention_heads')}: {heads} given; accepted: a divisor of "
+            f"{_own_name(config, 'hidden_size')}, which is {width}; correct it"
+        )
+    pad = getattr(config, "pad_token_id", None)
+    if isinstance(pad, int) and isinstance(rows, int) and pad >= rows:
+        raise ModelError(
+            f"{path}: pad_token_id: {pad} given; accepted: below vocab_size, which is {rows}; correct it"
+        )
+    for key in ("hidden_act", "activation"):
+        value = getattr(config, key, None)
+        if isinstance(value, str) and value not in ACT2FN:
+            raise ModelError(
+                f"{path}: {key}: {shown(value)} given; accepted: an activation of transformers, such as gelu or relu"
+                f"{nearest(value, ACT2FN)}; correct it"
+            )
+    if kept is not None and (type(kept) is not int or not isinstance(heads, int) or not 1 <= kept <= heads):
+        raise ModelError(
+            f"{path}: {KEPT_HEADS}: {shown(kept)} given; accepted: a whole number from 1 to {heads}; correct it"
+        )
+
+
+def _own_name(config: PreTrainedConfig, key: str) -> str:
+    """Name that a field has in the family's own config.json, such as ``n_heads``."""
+    return config.attribute_map.get(key, key)

@@ -1,0 +1,103 @@
+"""The classification head: which row of it is which label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...errors import ModelError
+from .load import label_names, load_config, load_model
+
+_NUM_SHOWN = 10
+
+
+def label_maps(names: Sequence[str]) -> dict[str, Any]:
+    """The fields ``id2label`` and ``label2id`` of a configuration for labels in this order."""
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teacher") -> None:
+    """Put the rows of a classifier's head into the order of ``names``, matched by name.
+
+    Afterwards ``logits[:, i]`` is the score of ``names[i]``, and the configuration says so.
+
+    Raises:
+        ModelError: The model and ``names`` have different labels, or the model's are only numbered.
+    """
+    own = label_names(model)
+    if len(own) == 1:
+        raise ModelError(
+            f"{what}: its num_labels is 1, so its head gives one number and tells no labels apart; give a classifier "
+            f"of the data's {len(names)} labels, or fine-tune a {what} on this data"
+        )
+    if sorted(own) != sorted(names):
+        if all(name == f"LABEL_{number}" for number, name in enumerate(own)):
+            raise ModelError(
+                f"{what}: its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are never "
+                "matched by position; set id2label and label2id in its config.json, in the order it was "
+                "trained with"
+            )
+        raise ModelError(
+            f"{what}: its labels are not the data's; only the {what} has: "
+            f"{_listed(set(own) - set(names))}; only the data has: {_listed(set(names) - set(own))}; "
+            f"rename them in id2label and label2id of its config.json, or fine-tune a {what} on this data"
+        )
+    rows = torch.tensor([own.index(name) for name in names])
+    head = head_of(model)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[rows])
+        if head.bias is not None:
+            head.bias.copy_(head.bias[rows])
+    for field, value in label_maps(names).items():
+        setattr(model.config, field, value)
+
+
+def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
+    """A checkpoint as a classifier of ``names`` in this order; seed torch before.
+
+    A head for the same labels is kept, its rows matched by name. A head for others is replaced by a new one,
+    also when it has as many rows.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    if has_labels(name, names):
+        model = load_model(name)
+        match_labels(model, names, "checkpoint")
+        return model
+    model = load_model(name, **label_maps(names))
+    head = head_of(model)
+    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return model
+
+
+def has_labels(name: str | Path, names: Sequence[str]) -> bool:
+    """Whether a checkpoint has just these labels, in whatever order."""
+    return sorted(label_names(load_config(name))) == sorted(names)
+
+
+def head_of(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer whose row i gives logit i; raises ``ModelError`` for a head of unknown form."""
+    head = getattr(model, "classifier", None)
+    head = getattr(head, "out_proj", head)
+    if not isinstance(head, nn.Linear):
+        raise ModelError(
+            f"model family {model.config.model_type!r} has a classification head of unknown form; "
+            "bert, distilbert and roberta, and those built like them, are supported"
+        )
+    return head
+
+
+def _listed(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:_NUM_SHOWN]) or "none"
+    return shown + (f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else "")

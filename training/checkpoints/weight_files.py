@@ -1,0 +1,106 @@
+"""The weight files of a checkpoint's directory: which they are, and the shapes that their headers give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from ...storage.safe_reading import read_json, read_regular
+from ..data.rows import shown
+from .loading import loading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_ADAPTER_FILE = "adapter_config.json"
+_MOST_INDEX_BYTES = 64 << 20
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights: ``model.safetensors``, or the shards of its index.
+
+    Raises:
+        ModelError: There are none, they are an adapter's or a pickle, or the index names something that is no
+            safetensors file of this directory.
+    """
+    if (directory / _ADAPTER_FILE).exists():
+        raise ModelError(
+            f"{directory}: holds an adapter ({_ADAPTER_FILE}), which is not read; merge it into its model "
+            "(merge_and_unload) and save that with save_pretrained"
+        )
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    if (directory / INDEX_FILE).is_file():
+        return [_shard(directory, name) for name in _indexed(directory / INDEX_FILE)]
+    others = sorted(path.name for kind in ("*.bin", "*.safetensors") for path in directory.glob(kind))
+    pickled = (
+        f"only {others[0]}, a pickle, which is not read" if others and others[0].endswith(".bin") else ""
+    )
+    found = pickled or ", ".join(others[:3]) or "none"
+    raise ModelError(
+        f"{directory}: weights must be safetensors ({WEIGHTS_FILE} or {INDEX_FILE}), found {found}; "
+        "load it where you trust it and save it again with save_pretrained"
+    )
+
+
+def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each tensor in a checkpoint's weight files, of which only the headers are read.
+
+    Raises:
+        ModelError: As for :func:`weight_files`, or a file is cut off or damaged.
+    """
+    return _read(directory, lambda file, name: tuple(file.get_slice(name).get_shape()))
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Return each tensor of a checkpoint's weight files; raises ``ModelError`` as :func:`weight_shapes` does."""
+    return _read(directory, lambda file, name: file.get_tensor(name))
+
+
+def _read(directory: Path, get: Any) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for path in weight_files(directory):
+        with loading(path), safe_open(str(path), framework="pt") as file:
+            found.update({name: get(file, name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+    return found
+
+
+def _indexed(index: Path) -> list[str]:
+    remedy = "save the model again with save_pretrained"
+    try:
+        weight_map = read_json(read_regular(index, _MOST_INDEX_BYTES).decode())["weight_map"]
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError("weight_map names no file")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{index}: no index of weight files ({shown(str(error))}); {remedy}") from error
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{index}: weight_map names {shown(name)}; accepted: names of .safetensors files that lie beside "
+                f"it, without a path; {remedy}"
+            )
+    return sorted(set(weight_map.values()))
+
+
+def _shard(directory: Path, name: str) -> Path:
+    path, home = directory / name, directory.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":  # the hub's cache: links to the blobs beside it
+        allowed.append(home.parent.parent / "blobs")
+    # NUL bytes and the like: `resolve` raises ValueError
+    try:
+        inside, there = path.resolve().parent in allowed, path.is_file()
+    except (OSError, ValueError):
+        inside, there = False, False
+    if not inside or not there:
+        fault = "is a link to a file outside of it" if there else "is not there"
+        raise ModelError(
+            f"{directory / INDEX_FILE}: names {shown(name)}, which {fault}; copy the whole checkpoint, or save the "
+            "model again with save_pretrained"
+        )
+    return path

@@ -1,0 +1,1 @@
+"""What makes a student smaller or quantizable while it is trained."""

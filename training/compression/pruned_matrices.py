@@ -1,0 +1,117 @@
+"""The matrices of an encoder that are pruned: weights, masks and scores, in memory and in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from ...errors import InputError, ModelError, first_line
+from ..models.families import FAMILIES
+
+# Safetensors in a checkpoint's folder, but by its name none of the model's weights.
+STATE_FILE = "pruning.state"
+
+
+@dataclass
+class PrunedMatrix:
+    """A matrix W[out, in] that is pruned.
+
+    Attributes:
+        weight: the model's parameter, which holds W * M whenever the model is run, measured or saved.
+        mask: M, bool[out, in].
+        dense: W where M is False; elsewhere as it was when the mask was last updated.
+        scores: S, float[out, in]; None where magnitude decides.
+    """
+
+    weight: nn.Parameter
+    mask: Tensor
+    dense: Tensor
+    scores: Tensor | None
+
+    @classmethod
+    def of(cls, weight: nn.Parameter, *, scored: bool) -> PrunedMatrix:
+        """One of which nothing is masked yet; its scores are 0."""
+        # Sums of many small numbers: in 32 bits at least.
+        precision = torch.promote_types(weight.dtype, torch.float32)
+        scores = torch.zeros_like(weight, dtype=precision, requires_grad=True) if scored else None
+        mask = torch.ones_like(weight, dtype=torch.bool)
+        return cls(weight, mask, weight.detach().clone(), scores)
+
+    @property
+    def values(self) -> Tensor:
+        """W."""
+        return torch.where(self.mask, self.weight.detach(), self.dense)
+
+    def put(self, mask: Tensor) -> None:
+        """Let another mask be in force."""
+        self.dense, self.mask = self.values, mask
+        self.weight.data.copy_(self.dense.masked_fill(~mask, 0))
+
+
+def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The weight matrices float[out, in] of the encoder's layers, by name.
+
+    Raises:
+        ModelError: The model's family is not known.
+    """
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise ModelError(f"pruning: the model's family is {family!r}; supported: {', '.join(FAMILIES)}")
+    place = f"{model.base_model_prefix}.{FAMILIES[family]}"
+    layers = model.get_submodule(place).named_modules()
+    linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
+    return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear}
+
+
+def save_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optimizer | None) -> None:
+    """Put into a checkpoint's folder what its model does not hold; ``optimizer`` is that of the scores."""
+    tensors = _tensors(matrices, optimizer)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
+
+
+def load_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optimizer | None) -> None:
+    """Take up what ``save_state`` wrote; the model's weights are those of the checkpoint already.
+
+    Raises:
+        InputError: There is none, or that of another model or method.
+    """
+    try:
+        saved = load_file(folder / STATE_FILE)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: has no {STATE_FILE} to go on pruning from ({first_line(error)}); resume from a "
+            "checkpoint that was saved while it was pruned, or begin anew"
+        ) from error
+    own = _tensors(matrices, optimizer)
+    if missing := [name for name in own if name not in saved or saved[name].shape != own[name].shape]:
+        raise InputError(
+            f"{folder / STATE_FILE}: has no such {missing[0]!r}: another model, or another method of pruning; "
+            "resume with the same, or begin anew"
+        )
+    for name, each in matrices.items():
+        device = each.weight.device
+        each.dense, each.mask = (saved[f"{kind}:{name}"].to(device) for kind in ("dense", "mask"))
+        if each.scores is None or optimizer is None:
+            continue
+        each.scores.data.copy_(saved[f"scores:{name}"])
+        for kind in ("step", "exp_avg", "exp_avg_sq"):  # of Adam, which counts its steps on the CPU
+            if f"{kind}:{name}" in saved:
+                value = saved[f"{kind}:{name}"]
+                optimizer.state[each.scores][kind] = value if kind == "step" else value.to(device)
+
+
+def _tensors(matrices: dict[str, PrunedMatrix], optimizer: Optimizer | None) -> dict[str, Tensor]:
+    found = {}
+    for name, each in matrices.items():
+        found |= {f"mask:{name}": each.mask, f"dense:{name}": each.dense}
+        if each.scores is not None and optimizer is not None:
+            found[f"scores:{name}"] = each.scores.detach()
+            found |= {f"{kind}:{name}": value for kind, value in optimizer.state[each.scores].items()}
+    return found

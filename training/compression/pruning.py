@@ -1,0 +1,161 @@
+"""``PruningCallback``: weights that become zero while a model is trained, by their magnitude or movement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...errors import InputError
+from .config import PruningConfig
+from .pruned_matrices import PrunedMatrix, encoder_matrices, load_state, save_state
+from .sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
+
+
+class PruningCallback(TrainerCallback):
+    """Prunes the matrices of the encoder's layers, each to the same sparsity; embeddings and head stay whole.
+
+    With ``magnitude`` (Zhu and Gupta, arXiv 1710.01878, 2017) the smallest ``|W|`` of each matrix are masked. With
+    ``movement`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020) it is the lowest scores ``S``, whose gradient is
+    ``dL/dW' * W`` with ``W' = W * M``: a straight-through gradient, so the scores of masked weights go on too.
+    ``soft_movement`` masks where ``sigmoid(S)`` is not above a threshold, whatever the matrix; its scores also follow
+    ``lambda * mean(sigmoid(S))``, and the sparsity is what comes of it. Scores are stepped by Adam, as in that paper's
+    experiments: a plain sum of their gradients ranks by the size of the weights, and takes large ones first.
+    Threshold and lambda rise by the same cubic curve as the sparsity of the others.
+
+    Masks change every ``update_every`` optimizer steps until the schedule ends, and never after. As in both papers a
+    masked weight has no gradient; it is not updated at all, and has its old value when a later mask takes it back.
+
+    The model's parameters hold the pruned weights at all times, so evaluation, checkpoints and exports see them. What
+    else is needed to go on lies in the checkpoint's ``pruning.state``. A ``DistillationTrainer`` tells where that is;
+    with another trainer the checkpoint must be in ``args.output_dir``. Choose no checkpoint from before the schedule's
+    end as the best one: its sparsity is lower.
+
+    The scores take the gradient of the whole step, over all its micro-batches and processes, and as clipped.
+
+    Args:
+        config: method, sparsity and schedule.
+    """
+
+    def __init__(self, config: PruningConfig) -> None:
+        self.config = config
+        self.sparsity = 0.0
+        """Share of zeros in the pruned matrices."""
+        self._matrices: dict[str, PrunedMatrix] = {}
+        self._steps = range(0)
+        self._score_optimizer: torch.optim.Optimizer | None = None
+        self._checkpoint: Path | None = None
+
+    def resume_from(self, checkpoint: Path) -> None:
+        """Say which checkpoint the next training goes on from."""
+        self._checkpoint = checkpoint
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Find the matrices; of a training that goes on, their masks, weights and scores.
+
+        Raises:
+            InputError: Scores and fp16, whose gradients are scaled; or no such state is in the checkpoint.
+            ModelError: The model's family is not known.
+        """
+        assert model is not None
+        has_scores = self.config.method != "magnitude"
+        if has_scores and args.fp16:
+            raise InputError(
+                f"pruning method {self.config.method!r} and fp16, which scales the gradients that the scores are "
+                "made of; take bf16 or neither, or method magnitude"
+            )
+        self._matrices = {
+            name: PrunedMatrix.of(weight, scored=has_scores)
+            for name, weight in encoder_matrices(model).items()
+        }
+        self._score_optimizer = self._optimizer_of_scores() if has_scores else None
+        self._steps = self.config.mask_steps(state.max_steps)
+        if state.global_step > 0:
+            folder = self._checkpoint or _folder(args, state)
+            load_state(folder, self._matrices, self._score_optimizer)
+        self._checkpoint = None
+        self._count()
+
+    def _optimizer_of_scores(self) -> torch.optim.Optimizer:
+        scores = [each.scores for each in self._matrices.values() if each.scores is not None]
+        return torch.optim.Adam(scores, lr=self.config.score_learning_rate)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Step the scores, then take the gradient from what is masked."""
+        learns = self._score_optimizer is not None and state.global_step < self._steps[-1]
+        for each in self._matrices.values():
+            gradient = each.weight.grad
+            if gradient is None:
+                continue
+            if learns and each.scores is not None:
+                each.scores.grad = (gradient * each.values).to(each.scores.dtype)
+            gradient.masked_fill_(~each.mask, 0)
+        if learns and self._score_optimizer is not None:
+            if self.config.method == "soft_movement":
+                scores = [each.scores for each in self._matrices.values() if each.scores is not None]
+                weight = self.config.regularization * self._risen(state.global_step)
+                (weight * mean_sigmoid(scores)).backward()
+            self._score_optimizer.step()
+            self._score_optimizer.zero_grad()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Undo what momentum did to masked weights; where it is time, update the masks."""
+        step = state.global_step + 1  # counted only after this
+        if step in self._steps:
+            for each in self._matrices.values():
+                each.put(self._mask(each, self._risen(step)))
+            self._count()
+            return
+        for each in self._matrices.values():
+            each.weight.data.masked_fill_(~each.mask, 0)
+
+    def _risen(self, step: int) -> float:
+        """How much of the way from nothing to the end the schedule has gone, 0 to 1."""
+        return cubic_sparsity(
+            step,
+            initial=0.0,
+            final=1.0,
+            begin=self._steps[0],
+            num_updates=len(self._steps) - 1,
+            update_every=self._steps.step,
+        )
+
+    def _mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+        if self.config.method != "soft_movement":
+            final = self.config.final_sparsity
+            first = min(self.config.initial_sparsity, final)  # a searched sparsity may be less
+            values = matrix.values.abs() if matrix.scores is None else matrix.scores
+            return top_mask(values, first + (final - first) * risen)
+        assert matrix.scores is not None, "soft movement pruning has scores"
+        return soft_mask(matrix.scores, self.config.threshold * risen)
+
+    def _count(self) -> None:
+        masks = [each.mask for each in self._matrices.values()]
+        num_kept = torch.stack([mask.sum() for mask in masks]).sum()
+        self.sparsity = 1 - int(num_kept) / sum(mask.numel() for mask in masks)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put into the checkpoint what its model does not hold."""
+        folder = _folder(args, state)
+        if state.is_world_process_zero and not args.save_only_model and folder.is_dir():
+            save_state(folder, self._matrices, self._score_optimizer)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

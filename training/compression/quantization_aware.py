@@ -1,0 +1,157 @@
+"""The trainer callback that quantizes the student's layers in the last epochs, as its exported graph will be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...errors import InputError
+from ..checkpoints.load import first_position
+from ..models.trainable_embedding_rows import table_range
+from .config import QuantizationAwareConfig
+from .fake_quantization import quantized_linear, read_back_4_bits, read_back_8_bits
+
+# The exporter folds them into a constant, which stays in 32 bits.
+_TOKEN_TYPES = "token_type_embeddings"
+_POSITIONS = "position_embeddings"
+
+
+class FakeQuantized(ExitStack):
+    """A model whose linear layers and embedding tables compute with quantized numbers, until it is closed.
+
+    Only ``forward`` of these layers is replaced: weights, their names and the state dict are those of the plain
+    model, in 32 bits. What is quantized is what ``quantize_dynamic`` finds in the exported graph: products with a
+    constant matrix (encoder, pooler and head), and tables that are looked up, but for token types. Products of two
+    activations are left alone, as there.
+
+    Args:
+        model: a classifier; it may have been given ``train_used_rows`` or ``first_token_in_last_layer`` before.
+        config: what is quantized, and how.
+        max_length: most tokens of a text; the exported graph holds no further positions. None: all of them.
+
+    Attributes:
+        in_training: whether layers in training mode compute so; those in evaluation mode always do.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: QuantizationAwareConfig, *, max_length: int | None = None
+    ) -> None:
+        super().__init__()
+        self.in_training = True
+        self._config = config
+        tables = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding) and not name.endswith(_TOKEN_TYPES)
+        }
+        largest = max(tables.values(), key=lambda table: table.num_embeddings, default=None)
+        shapes: Any = getattr(model, "config", None)
+        reached = None if max_length is None or shapes is None else max_length + first_position(shapes)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                self._replace(module, self._linear(module))
+        if config.embedding_bits is not None:
+            for name, table in tables.items():
+                in_4_bits = config.embedding_bits == 4 and table is largest
+                num_rows = reached if name.endswith(_POSITIONS) else None
+                self._replace(table, self._table(table, in_4_bits=in_4_bits, num_rows=num_rows))
+
+    def _replace(self, module: nn.Module, quantized: Callable[[Tensor], Tensor]) -> None:
+        plain = module.forward
+
+        def forward(given: Tensor) -> Tensor:
+            return quantized(given) if self.in_training or not module.training else plain(given)
+
+        before = vars(module).get("forward")
+        if before is None:
+            self.callback(vars(module).pop, "forward")
+        else:
+            self.callback(setattr, module, "forward", before)
+        module.forward = forward
+
+    def _linear(self, module: nn.Linear) -> Callable[[Tensor], Tensor]:
+        options = {
+            "per_channel": self._config.weights == "per_channel",
+            "bits": self._config.weight_bits,
+            "dynamic": self._config.activations == "dynamic",
+        }
+        return lambda x: quantized_linear(x, module.weight, module.bias, **options)
+
+    def _table(
+        self, table: nn.Embedding, *, in_4_bits: bool, num_rows: int | None
+    ) -> Callable[[Tensor], Tensor]:
+        # Rows are quantized once they are looked up: the same numbers, without going through the whole table.
+        plain = table.forward
+        if in_4_bits:
+            return lambda ids: read_back_4_bits(plain(ids))
+        return lambda ids: read_back_8_bits(plain(ids), *table_range(table, num_rows))
+
+
+class QuantizationAwareTraining(TrainerCallback):
+    """Trains the last epochs with fake quantization; the learning rate goes on as scheduled.
+
+    Checkpoints hold the plain weights at every epoch. Evaluation during the training is of the quantized model in
+    all epochs, before those too: what an epoch is chosen by is what its export will do. After the training the model
+    computes as before.
+
+    Args:
+        config: how many epochs, what is quantized, and how.
+        max_length: most tokens of a text, as for the export; None: as many as the model has positions.
+
+    Raises:
+        InputError: when the training begins: it has fewer epochs.
+    """
+
+    def __init__(self, config: QuantizationAwareConfig, *, max_length: int | None = None) -> None:
+        self._config = config
+        self._max_length = max_length
+        self._quantized: FakeQuantized | None = None
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Replace ``forward`` of the layers; from which step on they compute so in training is known now."""
+        self._close()  # of a training that was cut short
+        num_batches = len(kwargs["train_dataloader"])
+        steps_per_epoch = -(-num_batches // args.gradient_accumulation_steps)
+        self._first_step = first_step(self._config.num_epochs, state.max_steps, steps_per_epoch)
+        self._quantized = FakeQuantized(kwargs["model"], self._config, max_length=self._max_length)
+        self._quantized.in_training = state.global_step >= self._first_step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin where it is time, also in a training that is resumed beyond it."""
+        if self._quantized is not None:
+            self._quantized.in_training = state.global_step >= self._first_step
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give the layers their own ``forward`` back."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._quantized is not None:
+            self._quantized.close()
+            self._quantized = None
+
+
+def first_step(num_epochs: float, max_steps: int, steps_per_epoch: int) -> int:
+    """The step, from 0, at which the last ``num_epochs`` begin; below 1 it is a share of all ``max_steps``.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    num_steps = max(1, round(num_epochs * (max_steps if num_epochs < 1 else steps_per_epoch)))
+    if num_steps > max_steps:
+        raise InputError(
+            f"training.quantization_aware.num_epochs is {num_epochs:g}, and the training has "
+            f"{max_steps / steps_per_epoch:g} epochs; give at most so many, or a share below 1"
+        )
+    return max_steps - num_steps

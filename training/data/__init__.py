@@ -1,0 +1,1 @@
+"""The texts: where they come from, their checks, and their token ids."""

@@ -1,0 +1,57 @@
+"""The sections of ``data`` that add texts without labels: more texts of the person's, and texts made of train."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from ..section import Count, Name, Probability, Section, Seed
+
+
+class UnlabelledConfig(Section):
+    """Texts without labels, for the teacher to label: a file, or a dataset of the hub."""
+
+    path: Name | None = Field(
+        default=None,
+        description="A .txt file of one text a line, or a column of a .csv, .jsonl or .parquet file.",
+    )
+    dataset: Name | None = Field(default=None, description="In its place: repository id of a hub dataset.")
+    dataset_config: Name | None = Field(default=None, description="dataset: its configuration.")
+    split: Name = Field(default="train", description="dataset: the split that is read.")
+    text_column: Name = Field(default="text", description="Column that holds the text, but of a .txt file.")
+    count: Count | None = Field(default=None, description="Use only this many, drawn by `seed`.")
+    seed: Seed = Field(default=0, description="Seed of that draw.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> UnlabelledConfig:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give one of path and dataset")
+        return self
+
+
+class MadeTextsConfig(Section):
+    """How many texts to make of the training texts."""
+
+    count: Count = Field(description="How many to make.")
+    seed: Seed = Field(default=0, description="Seed of the draw.")
+
+
+class DroppedConfig(MadeTextsConfig):
+    """Training texts that lack some of their words."""
+
+    share: Probability = Field(default=0.2, description="Probability that a word is dropped.")
+
+
+class MaskedConfig(MadeTextsConfig):
+    """Training texts some of whose word pieces are masked."""
+
+    share: Probability = Field(default=0.15, description="Probability that a word piece is masked.")
+
+
+class AugmentationConfig(Section):
+    """Texts made of the training texts, which the student learns from the teacher's logits alone."""
+
+    spliced: MadeTextsConfig | None = Field(
+        default=None, description="The beginning of one text and the end of another."
+    )
+    dropped: DroppedConfig | None = Field(default=None, description="Texts without some of their words.")
+    masked: MaskedConfig | None = Field(default=None, description="Texts with some word pieces masked.")

@@ -1,0 +1,65 @@
+"""Rows of token ids, labels and teacher logits into one padded batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+
+_LABEL_NAMES = ("labels", "label", "label_ids")
+
+
+@dataclass(frozen=True)
+class DistillationCollator:
+    """Pads to the longest row of the batch (or a multiple above it); columns it does not know are left out.
+
+    Called with rows (dicts with ``input_ids[L]`` and, optionally, ``attention_mask[L]``,
+    ``token_type_ids[L]``, a label, ``teacher_logits[C]``) it returns ``input_ids[B, L]``,
+    ``attention_mask[B, L]``, ``token_type_ids[B, L]`` where given, ``labels[B]`` (int64) and
+    ``teacher_logits[B, C]`` (float32).
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collate; raises ``InputError`` where a row has no ``input_ids``."""
+        first = rows[0]
+        if "input_ids" not in first:
+            raise InputError(
+                f"a training row has the columns {sorted(first)} and no input_ids; tokenize the dataset first"
+            )
+        lengths = [len(row["input_ids"]) for row in rows]
+        width = max(lengths)
+        if self.pad_to_multiple_of:
+            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        batch = {"input_ids": _padded(rows, "input_ids", lengths, width, self.pad_token_id)}
+        if "attention_mask" in first:
+            batch["attention_mask"] = _padded(rows, "attention_mask", lengths, width, 0)
+        else:
+            kept = np.arange(width)[None, :] < np.asarray(lengths)[:, None]
+            batch["attention_mask"] = torch.from_numpy(kept.astype(np.int64))
+        if "token_type_ids" in first:
+            batch["token_type_ids"] = _padded(rows, "token_type_ids", lengths, width, 0)
+        label = next((name for name in _LABEL_NAMES if first.get(name) is not None), None)
+        if label is not None:
+            batch["labels"] = torch.tensor([int(row[label]) for row in rows], dtype=torch.int64)
+        if first.get("teacher_logits") is not None:
+            stacked = np.stack([np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows])
+            batch["teacher_logits"] = torch.from_numpy(stacked)
+        return batch
+
+
+def _padded(
+    rows: Sequence[Mapping[str, Any]], name: str, lengths: list[int], width: int, fill: int
+) -> Tensor:
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : lengths[index]] = row[name]
+    return torch.from_numpy(padded)

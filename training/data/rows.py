@@ -1,0 +1,150 @@
+"""Rows as read from a source, their check for text and label, and the way their faults are worded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from ...errors import DataError, shown
+
+SPLITS: Final = ("train", "validation", "test")
+NUM_SHOWN: Final = 5
+_Made = TypeVar("_Made")
+
+
+class _Missing:
+    """Stands where a row has no such field at all; None would be a null that the file holds."""
+
+
+MISSING: Final = _Missing()
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """One split as its source holds it, nothing checked.
+
+    Attributes:
+        name: ``train``, ``validation`` or ``test``.
+        origin: File or dataset, as the person named it.
+        texts: One value a row; anything that a file can hold.
+        labels: One value a row, parallel to ``texts``.
+        place: Where a row (counted from 0) stands in the origin, such as ``line 7``.
+    """
+
+    name: str
+    origin: str
+    texts: Sequence[object]
+    labels: Sequence[object]
+    place: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split whose texts are text and whose labels are names; ``place`` as in RawSplit."""
+
+    name: str
+    origin: str
+    texts: list[str]
+    labels: list[str]
+    place: Callable[[int], str]
+
+
+def checked(raw: RawSplit) -> Split:
+    """The split with every text a non-blank string and every label a name (whole numbers become names).
+
+    Raises:
+        DataError: No row at all, or rows that hold something else; names the first rows and counts all.
+    """
+    if not len(raw.texts):
+        raise DataError(f"{raw.origin}: the {raw.name} split has no row; give it at least one text and label")
+    labels = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in raw.labels]
+    faults = FaultList()
+    for index, (text, label) in enumerate(zip(raw.texts, labels, strict=True)):
+        for field, value in (("text", text), ("label", label)):
+            if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+                faults.add(lambda i=index, f=field, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
+    faults.raise_if_any(raw.origin, "give each a text and a label in words, or remove the row")
+    texts = [text for text in raw.texts if isinstance(text, str)]
+    return Split(
+        raw.name, raw.origin, texts, [label for label in labels if isinstance(label, str)], raw.place
+    )
+
+
+class FaultList:
+    """Counts the faults of one file and words the first few."""
+
+    def __init__(self) -> None:
+        self.num_faults = 0
+        self._shown: list[str] = []
+
+    def add(self, describe: Callable[[], str]) -> None:
+        """Count one more; ``describe`` is called only while it will be shown."""
+        self.num_faults += 1
+        if len(self._shown) < NUM_SHOWN:
+            self._shown.append(describe())
+
+    def raise_if_any(self, origin: str, remedy: str) -> None:
+        """Raise one DataError, on one line, that names the origin, the first faults and the remedy."""
+        if self.num_faults:
+            rest = self.num_faults - len(self._shown)
+            more = f"; and {rest:,} more" if rest else ""
+            count = "1 fault" if self.num_faults == 1 else f"{self.num_faults:,} faults"
+            raise DataError(f"{origin}: {count}: {'; '.join(self._shown)}{more}; {remedy}")
+
+
+def collect(makers: Iterable[Callable[[], _Made]]) -> list[_Made]:
+    """Call each; all DataErrors are raised together as one, a line each."""
+    made: list[_Made] = []
+    errors: list[DataError] = []
+    for make in makers:
+        try:
+            made.append(make())
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("\n".join(str(error) for error in errors))
+    return made
+
+
+def quoted(names: Iterable[object], limit: int = 20) -> str:
+    """Names for a message: quoted, comma between, cut after ``limit``."""
+    given = list(names)
+    rest = f" and {len(given) - limit:,} more" if len(given) > limit else ""
+    return (", ".join(shown(name) for name in given[:limit]) or "none") + rest
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint with the closest of ``names``, or nothing."""
+    close = difflib.get_close_matches(name, list(names), 3, 0.6)
+    return f"; nearest: {quoted(close)}" if close else ""
+
+
+def column_error(origin: str, role: str, column: str, columns: Iterable[object]) -> DataError:
+    """The error for a column that is not there; ``role`` is ``text`` or ``label``."""
+    there = [str(name) for name in columns]
+    return DataError(
+        f"{origin}: no column {shown(column)} (data.{role}_column); it has {quoted(there)}"
+        f"{nearest(column, there)}; set data.{role}_column to the one that holds the {role}"
+    )
+
+
+def _fault(value: object) -> str:
+    if value is MISSING:
+        return "is missing"
+    if value is None:
+        return "is null"
+    if isinstance(value, str):
+        return "has half a surrogate pair, which is not text" if value.strip() else "is empty or blank"
+    return f"is {shown(value)} ({type(value).__name__}), not text"
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""Reader of CLINC150's own JSON format, which the embedded corpus shares."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any, Final
+
+from ....errors import DataError, shown
+from ....storage.safe_reading import RefusedJsonError, read_json
+from ..rows import FaultList, RawSplit, quoted
+from .files import decode, existing_file, read_bytes
+
+KEYS: Final = {"train": "train", "validation": "val", "test": "test"}
+"""Names of the splits here -> their keys in the file; each may have an `oos_` key beside it."""
+
+
+def read_clinc_json(name: str) -> list[RawSplit]:
+    """Train, validation and test of a file such as ``data_oos_plus.json``; in- and out-of-scope rows joined.
+
+    Args:
+        name: Path of one JSON object ``{"train": [[text, label], …], "val": …, "test": …}``, with
+            ``oos_train``, ``oos_val``, ``oos_test`` optional.
+
+    Raises:
+        DataError: No such file, not JSON, or another structure.
+    """
+    path = existing_file(name, "data.path")
+    return parse_clinc(read_bytes(path), str(path))
+
+
+def read_embedded() -> list[RawSplit]:
+    """Train, validation and test of the corpus in the package."""
+    corpus = files("distiltune.training.data") / "corpus" / "embedded.json"
+    return parse_clinc(corpus.read_bytes(), "embedded.json")
+
+
+def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
+    """As read_clinc_json, from the file's bytes."""
+    text = decode(content, origin, "JSON")
+    try:
+        document = read_json(text)
+    except RefusedJsonError as error:
+        raise DataError(
+            f"{origin}: line {error.lineno} column {error.colno}: not usable JSON ({error.msg})"
+        ) from None
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        what = "it ends too early, so it is cut off" if cut else error.msg
+        remedy = "copy or write the file anew" if cut else "for CSV, JSONL or Parquet use data.source: files"
+        raise DataError(
+            f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); {remedy}"
+        ) from None
+    _check_keys(document, origin)
+    return [_split(document, split, key, origin) for split, key in KEYS.items()]
+
+
+def _check_keys(document: Any, origin: str) -> None:
+    expected = "CLINC150's format is one object whose train, val and test are lists of [text, label]"
+    remedy = "for one file a split use data.source: files"
+    if not isinstance(document, dict):
+        raise DataError(f"{origin}: the document is a {type(document).__name__}; {expected}; {remedy}")
+    missing = [key for key in KEYS.values() if key not in document]
+    if missing:
+        raise DataError(
+            f"{origin}: no key {quoted(missing)}; it has {quoted(document, 8)}; {expected}; {remedy}"
+        )
+    for key in [*KEYS.values(), *(f"oos_{key}" for key in KEYS.values())]:
+        if not isinstance(document.get(key, []), list):
+            raise DataError(f"{origin}: {key!r} is a {type(document[key]).__name__}; {expected}; {remedy}")
+
+
+def _split(document: dict[str, list[Any]], split: str, key: str, origin: str) -> RawSplit:
+    inside, outside = document[key], document.get(f"oos_{key}", [])
+
+    def place(index: int) -> str:
+        if index < len(inside):
+            return f"{key} row {index + 1}"
+        return f"oos_{key} row {index - len(inside) + 1}"
+
+    faults = FaultList()
+    texts: list[object] = []
+    labels: list[object] = []
+    for index, row in enumerate([*inside, *outside]):
+        if isinstance(row, list) and len(row) == 2:
+            texts.append(row[0])
+            labels.append(row[1])
+        else:
+            faults.add(lambda i=index, r=row: f"{place(i)}: {shown(r)}")
+    faults.raise_if_any(origin, "each row must be a list of two: [text, label]")
+    return RawSplit(split, origin, texts, labels, place)

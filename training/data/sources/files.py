@@ -1,0 +1,111 @@
+"""Opening of a data file: that it is there, is a file, and holds the kind of content its reader expects."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import os
+from pathlib import Path
+
+from ....errors import DataError, first_line, user_path
+from ....storage.safe_reading import read_regular
+from ..rows import quoted
+
+MOST_BYTES = 8 * 2**30
+"""What a data file may have; texts of more are not held in memory."""
+
+_KINDS = (
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"PK\x03\x04", "a zip archive or Excel workbook"),
+    (b"\xff\xfe", "UTF-16 text"),
+    (b"\xfe\xff", "UTF-16 text"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
+)
+
+
+def existing_file(name: str, parameter: str) -> Path:
+    """The path, when a regular file stands there.
+
+    Args:
+        name: Path as the person gave it; ``~`` is expanded.
+        parameter: Full name of the parameter that holds it, for the message.
+
+    Raises:
+        DataError: Nothing there (near names are listed), a directory, not a regular file, or not readable.
+    """
+    path = user_path(name, parameter, DataError)
+    try:
+        if path.is_file():
+            if not os.access(path, os.R_OK):
+                raise DataError(f"{name}: {parameter} cannot be read; check its permissions")
+            return path
+        if path.is_dir():
+            inside = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+            raise DataError(
+                f"{name}: {parameter} is a directory, not a file; name one file; it has {quoted(inside, 8)}"
+            )
+        if path.exists():
+            raise DataError(f"{name}: {parameter} is not a regular file; save the data in a file first")
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    close = difflib.get_close_matches(path.name, siblings, 3, 0.6)
+    hint = f"near it: {quoted(close)}" if close else f"looked in {path.parent.absolute()}"
+    raise DataError(f"{name}: {parameter} does not exist; {hint}; correct the path")
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file.
+
+    Raises:
+        DataError: It cannot be read, is not a regular file, is larger than ``MOST_BYTES``, or is empty (a byte-order
+            mark and white space count as nothing).
+    """
+    try:
+        content = read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
+        raise DataError(f"{path}: the file is empty; give it at least one text and label")
+    return content
+
+
+def decode(content: bytes, origin: str, expected: str) -> str:
+    """UTF-8 text, without a byte-order mark.
+
+    Args:
+        content: The whole file.
+        origin: Its name, for the message.
+        expected: What it should hold, such as ``CSV``.
+
+    Raises:
+        DataError: The bytes are something else; names the kind where it is known, or the first wrong line.
+    """
+    kind = kind_of(content)
+    if kind is not None:
+        raise DataError(f"{origin}: not {expected}, it is {kind}; save it as {expected} in UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise DataError(
+            f"{origin}: line {line}: not valid UTF-8 (byte 0x{byte:02x}); save it as {expected} in UTF-8"
+        ) from None
+
+
+def kind_of(content: bytes) -> str | None:
+    """What a file that is not UTF-8 text is, as far as its bytes tell; None for what may be text."""
+    for start, kind in _KINDS:
+        if content.startswith(start):
+            return kind
+    return "a binary file" if b"\0" in content else None
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return DataError(f"{name}: cannot be read: {reason}; check the path and its permissions")

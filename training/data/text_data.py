@@ -1,0 +1,216 @@
+"""The labelled texts of a job: three splits, label names in one order, and what they are identified by."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+
+import datasets
+
+from ...errors import DataError, shown
+from .config import CLINC_DATASETS, DataConfig
+from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted
+from .sources.reading import read_source
+from .unlabelled import read_unlabelled
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Texts and labels that were checked.
+
+    Attributes:
+        splits: ``train``, ``validation``, ``test``; columns ``text`` (string) and ``label`` (ClassLabel, the
+            same names in the same order in each).
+        out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
+        unlabelled: Texts without a label, each once and in none of the splits; drawn, so that the first of them are
+            a draw of fewer.
+    """
+
+    splits: datasets.DatasetDict
+    out_of_scope_label: str | None
+    unlabelled: list[str] = field(default_factory=list)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels, sorted; a label's number is its place in this list.
+
+        An out-of-scope label that no training text has stands last.
+        """
+        return list(self.splits["train"].features["label"].names)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of a model's classes: the labels, less an out-of-scope label that no training text has."""
+        taught = set(self.splits["train"]["label"][:])
+        return [name for number, name in enumerate(self.label_names) if number in taught]
+
+    @property
+    def out_of_scope_id(self) -> int | None:
+        """Number of the out-of-scope label; None where there is none."""
+        return None if self.out_of_scope_label is None else self.label_names.index(self.out_of_scope_label)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of label names, out-of-scope label, and the texts and labels of all splits in order.
+
+        The same content gives the same value in every process and from every source or file format.
+        """
+        digest = hashlib.sha256()
+
+        def add(*values: str) -> None:
+            digest.update(len(values).to_bytes(8, "little"))
+            for value in values:
+                content = value.encode("utf-8")
+                digest.update(len(content).to_bytes(8, "little") + content)
+
+        names = self.label_names
+        add(*names)
+        add(*([] if self.out_of_scope_label is None else [self.out_of_scope_label]))
+        for split in SPLITS:
+            add(*self.splits[split]["text"][:])
+            add(*(names[label] for label in self.splits[split]["label"][:]))
+        return digest.hexdigest()
+
+
+def load_data(config: DataConfig) -> TextData:
+    """Read and check the three splits that ``config`` names.
+
+    Texts that stand in more than one split are counted in a logged warning and kept.
+
+    Raises:
+        DataError: What is wrong, by file and row, with its remedy.
+    """
+    splits = collect([lambda raw=raw: checked(raw) for raw in read_source(config)])
+    out_of_scope = _out_of_scope_label(config, sorted({label for split in splits for label in split.labels}))
+    _check_labels(splits, out_of_scope)
+    _warn_of_duplicates(splits)
+    names = sorted(set(splits[0].labels))
+    if out_of_scope is not None and out_of_scope not in names:
+        names.append(out_of_scope)  # last, so that the classes of a model are numbered as the labels are
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+    number_of = {name: number for number, name in enumerate(names)}
+    made = datasets.DatasetDict()
+    for split in splits:
+        indices = range(len(split.texts))
+        if split.name == "train" and config.max_train_examples is not None:
+            indices = _draw(split, config.max_train_examples, config.seed)
+        columns = {
+            "text": [split.texts[i] for i in indices],
+            "label": [number_of[split.labels[i]] for i in indices],
+        }
+        made[split.name] = datasets.Dataset.from_dict(columns, features=features)
+    unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
+    return TextData(made, out_of_scope, unlabelled)
+
+
+def _check_labels(splits: list[Split], out_of_scope: str | None) -> None:
+    """Every label must be in train and in another split, or it can be neither taught nor judged.
+
+    The out-of-scope label need not be taught: a threshold can give it.
+    """
+    have = {split.name: set(split.labels) for split in splits}
+    wrong = [
+        label
+        for label in sorted(set().union(*have.values()))
+        if (label not in have["train"] and label != out_of_scope)
+        or not any(label in have[name] for name in SPLITS[1:])
+    ]
+    if wrong:
+        first = "; ".join(_where(label, splits) for label in wrong[:NUM_SHOWN])
+        more = f"; and {len(wrong) - NUM_SHOWN:,} more labels" if len(wrong) > NUM_SHOWN else ""
+        raise DataError(
+            f"every label must be in train and in validation or test; {first}{more}; "
+            "add rows of it to the other splits, correct its spelling, or check data.label_column"
+        )
+    if len(have["train"]) < 2:
+        raise DataError(
+            f"{splits[0].origin}: the only label is {quoted(have['train'])}; a classifier needs two or more; "
+            "check data.label_column"
+        )
+
+
+def _where(label: str, splits: list[Split]) -> str:
+    having = [split for split in splits if label in split.labels]
+    first = having[0]
+    place = f"{first.origin} {first.place(first.labels.index(label))}"
+    count = sum(split.labels.count(label) for split in having)
+    train = next(split for split in splits if split.name == "train")
+    hint = (
+        "" if first is train else nearest(label, set(train.labels)).replace("; nearest", ", nearest in train")
+    )
+    rows = "1 row" if count == 1 else f"{count:,} rows, the first"
+    return f"{shown(label)} is only in {' and '.join(s.name for s in having)} ({rows}: {place}{hint})"
+
+
+def _warn_of_duplicates(splits: list[Split]) -> None:
+    texts = {split.name: set(split.texts) for split in splits}
+    shared = {(a, b): texts[a] & texts[b] for a, b in combinations(SPLITS, 2)}
+    everywhere: set[str] = set().union(*shared.values())
+    if not everywhere:
+        return
+    pairs = ", ".join(f"{a} and {b}: {len(both):,}" for (a, b), both in shared.items() if both)
+    example = min(everywhere)
+    places = ", ".join(
+        f"{split.name} in {split.origin} {split.place(split.texts.index(example))}"
+        for split in splits
+        if example in texts[split.name]
+    )
+    logger.warning(
+        "%s in more than one split (%s), such as %s (%s); figures measured on them are too high: "
+        "remove them from one",
+        f"{len(everywhere):,} text{'s are' if len(everywhere) > 1 else ' is'}",
+        pairs,
+        shown(example),
+        places,
+    )
+
+
+def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
+    named = config.out_of_scope_label
+    if named is None:
+        by_default = config.source in ("embedded", "clinc_json") or (
+            config.source == "hub" and config.dataset in CLINC_DATASETS
+        )
+        return "oos" if by_default and "oos" in names else None
+    if named not in names:
+        raise DataError(
+            f"data.out_of_scope_label: no row has the label {named!r}{nearest(named, names)}; "
+            f"labels: {quoted(names)}; name one of them, or leave it out when the data has none"
+        )
+    return named
+
+
+def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
+    """Indices, rising, of ``num_examples`` rows; every label keeps its share and at least one row.
+
+    Rows are ordered by a hash of seed and content, so the draw depends on neither file order nor process,
+    and a smaller draw is part of a larger one.
+    """
+    counts = Counter(split.labels)
+    if num_examples < len(counts):
+        raise DataError(
+            f"data.max_train_examples: {num_examples:,} is less than the {len(counts):,} labels of "
+            f"{split.origin}; give at least {len(counts):,}, one text a label"
+        )
+
+    def hashed(*values: str) -> bytes:
+        return hashlib.blake2b("\0".join((str(seed), *values)).encode(), digest_size=8).digest()
+
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for index in sorted(range(len(split.texts)), key=lambda i: (hashed(split.labels[i], split.texts[i]), i)):
+        rows[split.labels[index]].append(index)
+    # Place of each row in its label's order, as a share; taking the lowest gives each label its share.
+    ranked = [
+        ((place + 0.5) / counts[label] if place else -1.0, hashed(label), index)
+        for label, indices in rows.items()
+        for place, index in enumerate(indices)
+    ]
+    return sorted(index for *_, index in sorted(ranked)[:num_examples])

@@ -1,0 +1,134 @@
+"""Token ids of a split as flat NumPy arrays, which Ray shares between processes without a copy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED_LABEL = -100
+"""Label of a text that has none; cross-entropy leaves it out, as PyTorch's does by default."""
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """N tokenized texts. The arrays may be read-only or memory-mapped.
+
+    Attributes:
+        input_ids: int32[total]; the rows one after the other, special tokens included.
+        offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
+        labels: int64[N].
+        example_ids: int64[N]; a hash of the row's token ids. Equal rows have equal ids, and a row that changed
+            has another, so what is joined by it is never another row's.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    example_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def row(self, index: int) -> np.ndarray:
+        """Token ids of one text, int32[L]."""
+        return self.input_ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, int64[N]."""
+        return np.diff(self.offsets)
+
+
+def tokenize_split(
+    texts: Sequence[str], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> TokenizedSplit:
+    """Tokenize texts, cut to ``max_length`` tokens, without padding."""
+    rows: list[np.ndarray] = []
+    if texts:
+        encoded = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        rows = [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    return from_rows(rows, labels)
+
+
+def from_rows(rows: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> TokenizedSplit:
+    """A split of rows int32[L] of token ids, special tokens included; without labels each is ``IGNORED_LABEL``."""
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return TokenizedSplit(
+        input_ids=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32),
+        offsets=offsets,
+        labels=np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64),
+        example_ids=np.array([example_id(row) for row in rows], dtype=np.int64),
+    )
+
+
+def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
+    """Some of the texts, in the order of ``rows``."""
+    return TokenizedSplit(
+        input_ids=np.concatenate([split.row(row) for row in rows]),
+        offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
+        labels=split.labels[rows],
+        example_ids=split.example_ids[rows],
+    )
+
+
+def joined(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
+    """The texts of several splits, one split after the other."""
+    ends = np.cumsum([0, *(len(split.input_ids) for split in splits)])
+    offsets = [split.offsets[:-1] + start for split, start in zip(splits, ends, strict=False)]
+    return TokenizedSplit(
+        input_ids=np.concatenate([split.input_ids for split in splits]),
+        offsets=np.concatenate([*offsets, ends[-1:]]),
+        labels=np.concatenate([split.labels for split in splits]),
+        example_ids=np.concatenate([split.example_ids for split in splits]),
+    )
+
+
+def example_id(row: np.ndarray) -> int:
+    """A hash of a row's token ids, a signed number of 64 bits."""
+    digest = hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+class TokenizedDataset(Dataset[dict[str, Any]]):
+    """A split for a data loader: ``input_ids`` int64[L], ``labels`` int, and ``teacher_logits`` float32[C].
+
+    Args:
+        split: The texts.
+        teacher_logits: float32[N, C], row by row of the split; None trains without a teacher.
+    """
+
+    def __init__(self, split: TokenizedSplit, teacher_logits: np.ndarray | None = None) -> None:
+        if teacher_logits is not None and len(teacher_logits) != len(split):
+            raise ValueError(f"teacher_logits has {len(teacher_logits)} rows for {len(split)} texts")
+        self.split = split
+        self.teacher_logits = teacher_logits
+        self.lengths = split.lengths
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        # Copies: the arrays may be read-only, and torch must not write into them.
+        item: dict[str, Any] = {
+            "input_ids": self.split.row(index).astype(np.int64),
+            "labels": int(self.split.labels[index]),
+        }
+        if self.teacher_logits is not None:
+            item["teacher_logits"] = np.array(self.teacher_logits[index], dtype=np.float32)
+        return item

@@ -1,0 +1,77 @@
+"""The transfer set: all texts that the teacher labels besides the training texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import DataError
+from .augmentation import drop_words, mask_pieces, normalised, splice
+from .config import DataConfig
+from .tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
+from .unlabelled import UNLABELLED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .text_data import TextData
+
+
+def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[str]]:
+    """Texts for the teacher to label besides the training texts, by kind; none of validation or test.
+
+    The same for every tokenizer. ``masked`` is no text and not among them.
+    """
+    made, train = config.augmentation, data.splits["train"]["text"][:]
+    known = {normalised(text) for split in data.splits.values() for text in split["text"][:]}
+    texts = {UNLABELLED: data.unlabelled}
+    known.update(map(normalised, data.unlabelled))
+    if made.spliced is not None:
+        texts["spliced"] = splice(train, made.spliced.count, seed=made.spliced.seed, known=known)
+        known.update(map(normalised, texts["spliced"]))
+    if made.dropped is not None:
+        dropped = made.dropped
+        texts["dropped"] = drop_words(
+            train, dropped.count, share=dropped.share, seed=dropped.seed, known=known
+        )
+    return {kind: found for kind, found in texts.items() if found}
+
+
+def extra_splits(
+    config: DataConfig, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, TokenizedSplit]:
+    """Token ids of ``extra_texts``, and of masked texts; all labels are ``IGNORED_LABEL``.
+
+    Args:
+        config: The ``data`` section.
+        data: What it was read to.
+        tokenizer: Of the model that reads them.
+        max_length: Tokens that texts are cut to.
+
+    Raises:
+        DataError: Word pieces are to be masked, and the tokenizer has no mask token.
+    """
+    made = {
+        kind: tokenize_split(texts, [IGNORED_LABEL] * len(texts), tokenizer, max_length)
+        for kind, texts in extra_texts(config, data).items()
+    }
+    masked = config.augmentation.masked
+    if masked is None:
+        return made
+    mask_token_id = tokenizer.mask_token_id
+    if not isinstance(mask_token_id, int):
+        raise DataError("data.augmentation.masked: the teacher's tokenizer has no mask token; leave it out")
+    held = {name: data.splits[name]["text"][:] for name in data.splits}
+    tokens = {
+        name: tokenize_split(texts, [0] * len(texts), tokenizer, max_length) for name, texts in held.items()
+    }
+    known = {int(example) for split in [*tokens.values(), *made.values()] for example in split.example_ids}
+    split = mask_pieces(
+        tokens["train"],
+        masked.count,
+        share=masked.share,
+        seed=masked.seed,
+        mask_token_id=mask_token_id,
+        special_ids=tokenizer.all_special_ids,
+        known=known,
+    )
+    return made | {"masked": split} if len(split) else made

@@ -1,0 +1,60 @@
+"""Texts without labels that a person gives, for the teacher to label."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import replace
+
+import datasets
+
+from ...errors import DataError
+from .added_texts_config import UnlabelledConfig
+from .augmentation import normalised
+from .rows import checked
+from .sources.files import decode, existing_file, read_bytes
+from .sources.table import read_table
+
+logger = logging.getLogger(__name__)
+
+UNLABELLED = "unlabelled"
+
+
+def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> list[str]:
+    """The texts of the section ``data.unlabelled``, in an order that its seed draws.
+
+    What stands in one of the splits, up to case and spaces, is left out, and so is a text's second occurrence.
+
+    Raises:
+        DataError: They cannot be read, or none is left.
+    """
+    texts = _read(config)
+    known = {normalised(text) for split in splits.values() for text in split["text"][:]}
+    distinct = {key: text for text in reversed(texts) if (key := normalised(text)) not in known}
+    if not distinct:
+        raise DataError(
+            f"data.unlabelled: {config.path or config.dataset} holds no text that is not in train, validation or test; "
+            "give it other texts, or leave it out"
+        )
+    if config.count is not None and len(distinct) < config.count:
+        logger.warning(
+            "data.unlabelled: %s texts, %s were asked for", f"{len(distinct):,}", f"{config.count:,}"
+        )
+
+    def place(key: str) -> bytes:
+        return hashlib.blake2b(f"{config.seed}\0{key}".encode(), digest_size=8).digest()
+
+    return [distinct[key] for key in sorted(distinct, key=place)[: config.count]]
+
+
+def _read(config: UnlabelledConfig) -> list[str]:
+    if config.dataset is not None:
+        from .sources.hub import read_hub_column
+
+        raw = read_hub_column(config.dataset, config.dataset_config, config.split, config.text_column)
+    elif str(config.path).lower().endswith(".txt"):
+        path = existing_file(str(config.path), "data.unlabelled.path")
+        return [line for line in decode(read_bytes(path), str(path), "text").splitlines() if line.strip()]
+    else:
+        raw = read_table(UNLABELLED, str(config.path), config.text_column, config.text_column)
+    return checked(replace(raw, labels=[UNLABELLED] * len(raw.texts))).texts

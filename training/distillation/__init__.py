@@ -1,0 +1,1 @@
+"""The distillation trainer: its arguments, losses and metrics."""

@@ -1,0 +1,208 @@
+"""``DistillationTrainingArguments``, and how a job's specification becomes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils.import_utils import is_torch_xla_available
+
+from ...errors import ConfigError, InputError
+from .config import TrainingConfig
+
+# Short names of the specification, and the argument each one stands for.
+_SHORT_NAMES = {
+    "batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    # transformers 5: a number of warm-up steps below 1 is a share of all steps.
+    "warmup_ratio": "warmup_steps",
+}
+# Arguments that say where a trial runs, logs and saves: the search sets them itself.
+_NOT_SEARCHED_PREFIXES = (
+    "hub_",
+    "push_to_hub",
+    "fsdp",
+    "deepspeed",
+    "ddp_",
+    "do_",
+    "log_",
+    "trackio_",
+    "save_",
+)
+_NOT_SEARCHED = {
+    "output_dir", "report_to", "run_name", "project", "local_rank", "debug", "resume_from_checkpoint",
+    "eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "disable_tqdm", "remove_unused_columns", "label_names",
+    "length_column_name", "use_cpu", "accelerator_config", "parallelism_config", "enable_jit_checkpoint",
+}  # fmt: skip
+
+
+@dataclass
+class FastTrainingArguments(TrainingArguments):
+    """``TrainingArguments`` with defaults that are fast.
+
+    Against transformers' defaults: batches are grouped by length, bf16 where the hardware has it, AdamW
+    fused, a loss that is not a number is shown instead of filtered, and checkpoints come once an epoch.
+    """
+
+    bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        metadata={"help": "Mixed precision in bfloat16. Default: where the hardware multiplies bfloat16."},
+    )
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Texts a step and device."})
+    per_device_eval_batch_size: int = field(
+        default=256, metadata={"help": "Texts an evaluation step and device."}
+    )
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "group_by_length (default), random, sequential or batch_rebalance.",
+            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+        },
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Log every so many optimizer steps."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite (and look at every single one)."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, epoch, steps or best."})
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            # Without this transformers refuses bf16 on a CPU, and the data loader warns of pinned memory.
+            self.use_cpu = True
+        if self.bf16 is None:
+            resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
+            self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
+        super().__post_init__()
+
+
+@dataclass
+class DistillationTrainingArguments(FastTrainingArguments):
+    """``FastTrainingArguments`` with what distillation needs.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    alpha: float = field(
+        default=0.5, metadata={"help": "Weight of cross-entropy, 0 to 1; 1 - alpha weighs distillation."}
+    )
+    temperature: float = field(
+        default=4.0, metadata={"help": "Softmax temperature of the distillation loss, above 0."}
+    )
+    hidden_loss_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared difference between the student's hidden states and those of "
+            "matched teacher layers, added to the loss; above 0 it needs teacher_model of the same width."
+        },
+    )
+    hidden_layers: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher layer (from 0) matched with each student layer. "
+            "Default: evenly spaced, last with last."
+        },
+    )
+    eval_with_teacher: bool = field(
+        default=False,
+        metadata={"help": "Evaluation also reports the distillation loss, running the teacher if need be."},
+    )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability of every dropout of the student, 0 up to 1; small students of much data learn "
+            "best with none. Default: as its checkpoint says."
+        },
+    )
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "Keep the student's embeddings as they are: faster, less memory."}
+    )
+
+    def __post_init__(self) -> None:
+        check_range("alpha", self.alpha, 0 <= self.alpha <= 1, "a number from 0 to 1")
+        check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
+        check_range(
+            "hidden_loss_weight", self.hidden_loss_weight, self.hidden_loss_weight >= 0, "a number from 0 up"
+        )
+        accepted = self.dropout is None or 0 <= self.dropout < 1
+        check_range("dropout", self.dropout, accepted, "a number from 0 up to, and without, 1; or nothing")
+        super().__post_init__()
+
+
+def hardware_has_bf16(*, use_cpu: bool) -> bool:
+    """Whether bfloat16 is multiplied by the hardware: CUDA of compute capability 8 up, AVX512-BF16, AMX."""
+    if not use_cpu:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        # x86 names them in "flags", ARM in "Features" ("bf16").
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def argument_names() -> set[str]:
+    """Names that a search space may hold: fields of the arguments, and the specification's short names."""
+    names = {each.name for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
+    searched = {
+        name for name in names if name not in _NOT_SEARCHED and not name.startswith(_NOT_SEARCHED_PREFIXES)
+    }
+    return searched | set(_SHORT_NAMES)
+
+
+def arguments_from_config(
+    config: TrainingConfig, output_dir: str, **overrides: Any
+) -> DistillationTrainingArguments:
+    """Arguments of one training.
+
+    Args:
+        config: the ``training`` section; its ``arguments`` go before its other fields.
+        output_dir: where checkpoints go.
+        **overrides: arguments or short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``); they go
+            before both.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest valid one is given), or a value is refused.
+    """
+    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning"})
+    values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
+    values["disable_tqdm"] = True
+    for where, given in (("training.arguments", config.arguments), ("overrides", overrides)):
+        values.update(_known(given, where))
+    try:
+        return DistillationTrainingArguments(output_dir=output_dir, **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training arguments are refused: {error}") from error
+
+
+def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """``given`` under the arguments' own names, once each name is known to be one."""
+    fields = {each.name for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
+    valid = (fields | set(_SHORT_NAMES)) - {"output_dir"}
+    known: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in valid:
+            nearest = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            if name == "max_length":
+                hint = "; set training.max_length, one for all trials (logits are cached for it)"
+            raise ConfigError(f"{where}: {name!r} is not an argument of DistillationTrainingArguments{hint}")
+        own = _SHORT_NAMES.get(name, name)
+        if own in known:
+            raise ConfigError(f"{where}: {own!r} is given twice, once by its short name; keep one")
+        known[own] = value
+    return known
+
+
+def check_range(name: str, value: object, accepted: bool, range_text: str) -> None:
+    """Raise ``InputError`` unless ``accepted``."""
+    if not accepted:
+        raise InputError(f"{name} is {value!r}; accepted: {range_text}")

@@ -1,0 +1,326 @@
+"""``DistillationTrainer``: a ``transformers.Trainer`` whose loss listens to a teacher."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import nested_gather
+from transformers.trainer_utils import EvalLoopOutput
+
+from ...errors import InputError
+from ..compression.pruning import PruningCallback
+from ..data.collator import DistillationCollator
+from ..data.sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
+from .arguments import DistillationTrainingArguments
+from .dropout import set_dropout
+from .losses import cross_entropy, hidden_state_loss, loss_parts, soft_target_loss
+from .metrics import compute_metrics_for
+from .teacher_targets import TEACHER_COLUMN, TeacherSignal
+
+_REPEATED = "repeated"
+
+
+class DistillationTrainer(Trainer):
+    """Trains ``model`` on labels and on a teacher: ``teacher_model``, or a ``teacher_logits`` column.
+
+    Where the rows have the column, it is used and the teacher rests (unless ``hidden_loss_weight`` needs its
+    hidden states). With alpha 1 and no hidden-state loss no teacher is needed nor run. The loss of a step is
+    the mean over all examples of the step, however many micro-batches and devices they came in.
+
+    Evaluation reports cross-entropy as ``eval_loss``, and accuracy unless ``compute_metrics`` says otherwise;
+    with ``args.eval_with_teacher`` also ``eval_distillation``. Predictions come in the dataset's order.
+    Training logs ``cross_entropy`` and ``distillation`` (and ``hidden_loss``) beside ``loss``, and ``sparsity``
+    where one of the callbacks is a ``PruningCallback``.
+
+    Args:
+        model: the student.
+        args: its arguments.
+        teacher_model: the teacher; put into evaluation mode, moved to the student's device when first needed,
+            run without gradient in its own precision, never saved.
+        **kwargs: everything else that ``transformers.Trainer`` takes, except ``compute_loss_func``.
+
+    Raises:
+        InputError: the teacher's signal is missing where it has weight, or does not fit the student.
+        ModelError: teacher and student order the same labels differently.
+    """
+
+    args: DistillationTrainingArguments
+    # compute_loss divides by the examples of the whole step: the Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: DistillationTrainingArguments | None = None,
+        teacher_model: PreTrainedModel | nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("compute_loss_func") is not None:
+            raise InputError(
+                "compute_loss_func is given, but the loss is DistillationTrainer's own; leave it out"
+            )
+        args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
+        kwargs.setdefault("compute_metrics", compute_metrics_for())
+        self._part_sums: dict[str, Tensor] = {}
+        self._part_steps: float | Tensor = 0.0
+        self._eval_sums: list[tuple[Tensor, int]] = []
+        self._num_matmul_parameters: int | None = None
+        super().__init__(model=model, args=args, **kwargs)
+        # Transformers before 5.20 divide the loss by the micro-batches where this is False.
+        self.model_accepts_loss_kwargs = True
+        if kwargs.get("data_collator") is None:
+            self.data_collator = DistillationCollator(self._pad_token_id())
+        if args.dropout is not None:
+            set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
+        self.teacher_model = teacher_model
+        self.signal = TeacherSignal(self._bare_model(), teacher_model, args)
+        self.signal.check_dataset(self.train_dataset)
+
+    def _bare_model(self) -> Any:
+        assert self.model is not None
+        return self.accelerator.unwrap_model(self.model)
+
+    def _pad_token_id(self) -> int:
+        for owner in (self.processing_class, getattr(self.model, "config", None)):
+            pad = getattr(owner, "pad_token_id", None)
+            if pad is not None:
+                return int(pad)
+        return 0
+
+    # ---- Data -------------------------------------------------------------------------------------------
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            own = list(self._signature_columns or [])
+            # The teacher may read columns that the student does not (token_type_ids beside a distilbert).
+            extra = {TEACHER_COLUMN, *self.signal.teacher_columns} - set(own)
+            self._signature_columns = [*own, *sorted(extra)]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        # One group is one optimizer step, so that the step's texts do not depend on how it is accumulated.
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(dataset_lengths(dataset, self.args.length_column_name), group, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(eval_dataset, "__len__"):
+            return super()._get_eval_sampler(eval_dataset)
+        return LengthSortedSampler(dataset_lengths(eval_dataset, self.args.length_column_name))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """The micro-batches of one optimizer step, and how many examples they hold on all processes."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        if self.args.world_size > 1 and batches:
+            batches[-1] = self._without_repeated_rows(batches[-1])
+        num_items: Tensor | int = sum(_num_rows(batch) for batch in batches if _REPEATED not in batch)
+        if self.args.world_size > 1:
+            counted: Any = self.accelerator.gather(torch.tensor(num_items, device=device))
+            num_items = counted.sum()
+        return batches, num_items
+
+    def _without_repeated_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A process's part of the epoch's last batch, as one process would see it.
+
+        accelerate fills that batch up with the epoch's first rows, so that all processes have equally many. One
+        that has none but those keeps the first of them, marked, since every process must take every step.
+        """
+        state = self.accelerator.gradient_state
+        sampler = getattr(state.active_dataloader, "batch_sampler", None)
+        shared_out = isinstance(sampler, BatchSamplerShard) and sampler.num_processes > 1
+        if not (shared_out and state.end_of_dataloader and state.remainder > 0):
+            return batch
+        num_rows = _num_rows(batch)
+        num_own = min(num_rows, state.remainder - self.args.process_index * num_rows)
+        kept = {name: value[: max(num_own, 1)] for name, value in batch.items()}
+        return kept if num_own > 0 else {**kept, _REPEATED: True}
+
+    # ---- Loss -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Distillation loss of a training batch; cross-entropy of an evaluation batch.
+
+        ``num_items_in_batch``: examples of the whole optimizer step; by default those of ``inputs``.
+        """
+        if not model.training:
+            return self._evaluation_loss(model, inputs, return_outputs)
+        repeated = inputs.pop(_REPEATED, False)
+        args, features = self.args, self.signal.student_inputs(inputs)
+        if self.signal.uses_hidden_states:
+            features["output_hidden_states"] = True
+        outputs = model(**features)
+        num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
+        teacher_logits, teacher_states = self.signal.of_batch(inputs, args.device)
+        try:
+            parts = loss_parts(
+                outputs["logits"],
+                teacher_logits,
+                inputs.get("labels"),
+                alpha=args.alpha,
+                temperature=args.temperature,
+                num_items=num_items,
+                label_smoothing=args.label_smoothing_factor,
+            )
+        except ValueError as error:
+            raise InputError(f"the training data does not fit the loss: {error}") from error
+        loss, hidden = parts.loss, None
+        if teacher_states:
+            states, mask = outputs["hidden_states"][1:], inputs.get("attention_mask")
+            hidden = hidden_state_loss(states, teacher_states, mask, num_items=num_items)
+            loss = loss + args.hidden_loss_weight * hidden
+        # Gradients are averaged over processes, and num_items counts the examples of all of them.
+        scale = 0 if repeated else args.world_size
+        self._watch(
+            _num_rows(inputs) / num_items * scale, scale, parts.cross_entropy, parts.distillation, hidden
+        )
+        loss = loss * scale if scale != 1 else loss
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- Evaluation -------------------------------------------------------------------------------------
+
+    def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        outputs = model(**self.signal.student_inputs(inputs))
+        logits, labels = outputs["logits"], inputs.get("labels")
+        loss = logits.new_zeros(()) if labels is None else cross_entropy(logits, labels)
+        if self.args.eval_with_teacher:
+            teacher_logits = self.signal.logits(inputs, self.args.device)
+            soft = soft_target_loss(logits, teacher_logits, temperature=self.args.temperature)
+            self._eval_sums.append((soft.detach(), len(logits)))
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As in ``Trainer``; rows without labels are predicted too."""
+        if inputs.get("labels") is None:
+            inputs = self.signal.student_inputs(inputs)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in ``Trainer``; predictions and labels come in the dataset's order."""
+        self._eval_sums = []
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self._eval_sums and output.metrics is not None:
+            num_rows = sum(count for _, count in self._eval_sums)
+            total = sum(float(soft) * count for soft, count in self._eval_sums)
+            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_distillation"] = total / num_rows
+        sampler = _innermost_sampler(dataloader)
+        if not isinstance(sampler, LengthSortedSampler):
+            return output
+        return output._replace(
+            predictions=_in_dataset_order(output.predictions, sampler.order),
+            label_ids=_in_dataset_order(output.label_ids, sampler.order),
+        )
+
+    # ---- Logging ----------------------------------------------------------------------------------------
+
+    def _watch(self, share: float | Tensor, scale: int, *parts: Tensor | None) -> None:
+        """Add a micro-batch's parts; it is ``share`` of an optimizer step. Nothing waits for the device."""
+        for name, value in zip(("cross_entropy", "distillation", "hidden_loss"), parts, strict=True):
+            if value is not None:
+                self._part_sums[name] = self._part_sums.get(name, 0) + value.detach() * scale
+        self._part_steps = self._part_steps + share
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and with a training loss its parts, averaged over the same steps."""
+        if "loss" in logs and self._part_sums:
+            names = list(self._part_sums)
+            steps = torch.as_tensor(self._part_steps, dtype=torch.float32, device=self.args.device)
+            sums = torch.stack([*self._part_sums.values(), steps])
+            gathered: Any = nested_gather(sums[None], self.args.parallel_mode)
+            *totals, num_steps = gathered.sum(dim=0).tolist()
+            logs.update({name: total / num_steps for name, total in zip(names, totals, strict=True)})
+            self._part_sums, self._part_steps = {}, 0.0
+            for each in self._pruning():
+                logs["sparsity"] = each.sparsity
+        super().log(logs, start_time)
+
+    # ---- Pruning ----------------------------------------------------------------------------------------
+
+    def _pruning(self) -> list[PruningCallback]:
+        return [each for each in self.callback_handler.callbacks if isinstance(each, PruningCallback)]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in ``Trainer``, which does not tell callbacks where a training goes on from."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for each in self._pruning():
+            each.resume_from(Path(resume_from_checkpoint))
+
+    # ---- Cost of a step ---------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in ``Trainer``, after the embeddings are frozen where that is asked for."""
+        if self.args.freeze_embeddings:
+            bare = self._bare_model()
+            embeddings = getattr(getattr(bare, "base_model", bare), "embeddings", None)
+            (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
+        # A new training starts here: parts of an earlier one that was cut short are not this one's.
+        self._part_sums, self._part_steps = {}, 0.0
+        return super().create_optimizer(model)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in ``Trainer``, which walks through all modules at every step to count the parameters."""
+        if "input_ids" not in inputs or not hasattr(self.model, "num_parameters"):
+            return 0
+        if self._num_matmul_parameters is None:
+            self._num_matmul_parameters = self._bare_model().num_parameters(exclude_embeddings=True)
+        return 6 * inputs["input_ids"].numel() * int(self._num_matmul_parameters or 0)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """As in ``Trainer``; on one CPU, gradients under the limit are not rewritten (multiplied by 1)."""
+        if self.args.device.type != "cpu" or self.args.world_size > 1:
+            return super()._clip_grad_norm(model)
+        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        if not norm <= self.args.max_grad_norm:  # a norm that is not a number goes the usual way too
+            nn.utils.clip_grads_with_norm_(parameters, self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As in ``Trainer``, which computes a norm even where ``max_grad_norm`` is 0."""
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
+
+
+def _num_rows(inputs: Mapping[str, Any]) -> int:
+    return len(inputs["input_ids"]) if "input_ids" in inputs else len(next(iter(inputs.values())))
+
+
+def _innermost_sampler(dataloader: Any) -> Any:
+    batches = getattr(dataloader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):  # accelerate's shard around the real one
+        batches = getattr(batches, "batch_sampler", None)
+    return getattr(batches, "sampler", None)
+
+
+def _in_dataset_order(values: Any, order: np.ndarray) -> Any:
+    if isinstance(values, tuple):
+        return tuple(_in_dataset_order(value, order) for value in values)
+    if not isinstance(values, np.ndarray) or len(values) != len(order):
+        return values
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored

@@ -1,0 +1,79 @@
+"""Batched prediction: a model's logits over a split, each distinct text once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ...errors import ModelError
+from ..data.collator import DistillationCollator
+from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from .first_token import first_token_in_last_layer
+from .runtime import evaluation_device, intra_op_threads, without_mixed_precision
+
+DTYPES = ("float32", "bfloat16")
+_MAX_TOKENS = 16_384  # in one batch, padding included: bounds memory when texts are long
+
+
+def compute_logits(
+    model: PreTrainedModel,
+    split: TokenizedSplit,
+    *,
+    pad_token_id: int,
+    num_threads: int,
+    batch_size: int = 256,
+    dtype: str = "float32",
+    use_gpu: bool | None = None,
+) -> np.ndarray:
+    """Logits float32[N, C] of a model over a split; each distinct text runs once.
+
+    The model may be in training, in mixed precision too: it is left in the mode that it was in.
+
+    Args:
+        model: A sequence classifier; it is moved to the device that is used.
+        split: Texts tokenized with the model's tokenizer.
+        pad_token_id: What batches are padded with.
+        num_threads: Intra-op threads.
+        batch_size: Most texts a batch.
+        dtype: What to multiply in, one of ``DTYPES``.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
+
+    Raises:
+        ModelError: Some logits are not finite.
+    """
+    first, rows_of = np.unique(split.example_ids, return_index=True, return_inverse=True)[1:]
+    device, was_training = evaluation_device(use_gpu), model.training
+    network: Any = model
+    network = network.to(device).eval()
+    dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
+    logits = np.empty((len(first), network.config.num_labels), dtype=np.float32)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    with (
+        intra_op_threads(num_threads),
+        torch.inference_mode(),
+        without_mixed_precision(network),
+        autocast,
+        first_token_in_last_layer(model),
+    ):
+        for batch in _batches(split.lengths[first], batch_size):
+            inputs = collate([dataset[int(row)] for row in first[batch]])
+            inputs = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
+            logits[batch] = network(**inputs).logits.float().cpu().numpy()
+    network.train(was_training)
+    if not np.isfinite(logits).all():
+        raise ModelError("the model gives logits that are not finite; train it with a lower learning rate")
+    return logits[rows_of]
+
+
+def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Indices into ``lengths``, longest first, at most ``batch_size`` texts and ``_MAX_TOKENS`` tokens each."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, min(batch_size, _MAX_TOKENS // int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size

@@ -1,0 +1,1 @@
+"""Pretraining of a student on texts without labels."""

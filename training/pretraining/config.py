@@ -1,0 +1,62 @@
+"""The ``student.pretraining`` section of a job's specification."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ..section import (
+    BatchSize,
+    Count,
+    Epochs,
+    LearningRate,
+    Name,
+    Probability,
+    Section,
+    Seed,
+    Temperature,
+    WarmupRatio,
+    Weight,
+)
+
+
+class PretrainingConfig(Section):
+    """Warm the student on texts without labels before it is distilled: alpha MLM + beta KD + gamma cosine."""
+
+    checkpoint: Name | None = Field(
+        default=None,
+        description="Masked-language model to learn from: directory or hub id, with the student's word pieces. "
+        "Default: the teacher.",
+    )
+    num_train_epochs: Epochs = Field(default=3, description="Epochs.")
+    learning_rate: LearningRate = Field(default=5e-4, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    alpha: Weight = Field(default=2.0, description="Weight of masked-language-model cross-entropy.")
+    beta: Weight = Field(default=5.0, description="Weight of distillation over the vocabulary.")
+    gamma: Weight = Field(default=1.0, description="Weight of 1 - cosine of the last hidden states.")
+    temperature: Temperature = Field(default=2.0, description="Softmax temperature of the distillation.")
+    mlm_probability: Probability = Field(default=0.15, description="Share of word pieces that are masked.")
+    distil_positions: Literal["all", "masked"] = Field(
+        default="all", description="Distil at every word piece, or only at masked ones (cheaper)."
+    )
+    head_epochs: int = Field(
+        default=1,
+        ge=0,
+        le=100_000,
+        description="Epochs that train a masked-language head on the frozen teacher, where beta needs one and "
+        "it has none; 0 refuses such a teacher.",
+    )
+    max_texts: Count | None = Field(
+        default=None, description="Use at most so many of train and data.unlabelled, drawn by `seed`."
+    )
+    seed: Seed = Field(default=0, description="Seed of that draw, of shuffling, masks and dropout.")
+
+    @model_validator(mode="after")
+    def _has_weight(self) -> PretrainingConfig:
+        if not self.alpha + self.beta + self.gamma:
+            raise ValueError(
+                "alpha, beta and gamma are all 0; give one of them weight, or leave pretraining out"
+            )
+        return self

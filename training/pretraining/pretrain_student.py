@@ -1,0 +1,266 @@
+"""Warming a student: the section ``student.pretraining`` carried out on a classifier's encoder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from ...errors import ModelError
+from ...storage.temporary import temporary_directory
+from ..checkpoints.load import load_config, load_tokenizer, resolve_checkpoint
+from ..checkpoints.masked_lm import (
+    check_head,
+    copy_encoder,
+    head_parameters,
+    load_masked_lm,
+    masked_lm_around,
+)
+from ..data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit, selected, tokenize_split
+from ..models.runtime import evaluation_device, intra_op_threads, quiet
+from ..models.structured_pruning import KEPT_HEADS
+from .arguments import PretrainingArguments
+from .config import PretrainingConfig
+from .trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+_WEIGHT_DECAY = 0.01
+_NUM_MEASURED = 512  # texts: enough for a mean, and a small part of an epoch
+
+
+def warm_student(
+    student: PreTrainedModel,
+    tokenizer: Any,
+    teacher_dir: Path,
+    texts: Sequence[str],
+    config: PretrainingConfig,
+    *,
+    max_length: int,
+    num_threads: int | None = None,
+    use_gpu: bool | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Pretrain a student's encoder in place; its pooler and its classification head stay as they are.
+
+    Args:
+        student: A classifier of a known family.
+        tokenizer: Of the student.
+        teacher_dir: Learnt from, unless the section names a ``checkpoint``.
+        texts: What it is trained on.
+        config: The ``student.pretraining`` section.
+        max_length: Tokens that texts are cut to.
+        num_threads: Intra-op threads; None leaves them as they are.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
+        tell: Told how far it is.
+
+    Returns:
+        ``num_texts``, ``steps``, ``head`` (where the teacher's masked-language head is from: ``checkpoint``,
+        ``trained``, or ``none`` where it has none and none is needed), ``losses``: the loss and the parts that have
+        weight, over up to 512 of the texts, without dropout and under the same masks at ``start`` and ``end``; and
+        ``seconds``, all included.
+
+    Raises:
+        ModelError: There are no texts; teacher and student do not fit; the teacher has no masked-language head
+            and ``head_epochs`` is 0; or the training ended in weights that are not finite.
+    """
+    began = time.monotonic()
+    if not texts:
+        raise ModelError(
+            "student.pretraining: there are no texts to train on; give data.unlabelled, or leave it out"
+        )
+    learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
+    check_pair(config, student.config, tokenizer, load_config(learnt_from), load_tokenizer(learnt_from))
+    with intra_op_threads(num_threads or torch.get_num_threads()), quiet():
+        torch.manual_seed(config.seed)
+        split = _tokenized(texts, tokenizer, config, max_length)
+        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", tell)
+        teacher, head = _teacher(learnt_from, run)
+        model = masked_lm_around(student, teacher if head != "none" else None)
+        losses, steps = run.train(model, teacher, config, config.num_train_epochs, "pretraining")
+        copy_encoder(model.cpu(), student)
+    return {
+        "num_texts": len(split),
+        "steps": steps,
+        "head": head,
+        "losses": losses,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def check_pretraining(config: PretrainingConfig, student: str | None, teacher: str | None) -> None:
+    """Refuse, before anything has begun, what ``warm_student`` would refuse of models.
+
+    Args:
+        config: The section ``student.pretraining``.
+        student: The checkpoint that becomes the student; None for one made of the teacher's layers.
+        teacher: The checkpoint that becomes the teacher; None where it is not there yet.
+
+    Raises:
+        ModelError: Which two do not fit, and why.
+    """
+    learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else teacher
+    own = teacher if student is None else resolve_checkpoint(student)
+    if learnt_from is not None and own is not None:
+        models = (
+            load_config(own),
+            load_tokenizer(own),
+            load_config(learnt_from),
+            load_tokenizer(learnt_from),
+        )
+        check_pair(config, *models)
+
+
+def check_pair(
+    config: PretrainingConfig, student: Any, tokenizer: Any, teacher: Any, teachers_tokenizer: Any
+) -> None:
+    """Raise ``ModelError`` unless one model can learn from another: their configurations and tokenizers."""
+    for each in (student, teacher):
+        check_head(each)
+    if hasattr(teacher, KEPT_HEADS):
+        raise ModelError(
+            f"student.pretraining: the model that it learns from has fewer attention heads ({KEPT_HEADS} of its "
+            "config.json), and no masked-language model has such layers; name one that has all its heads in "
+            "student.pretraining.checkpoint"
+        )
+    if tokenizer.mask_token_id is None:
+        raise ModelError("student.pretraining: the student's tokenizer has no mask token; leave it out")
+    if (config.beta or config.gamma) and tokenizer.get_vocab() != teachers_tokenizer.get_vocab():
+        raise ModelError(
+            f"student.pretraining: the student has {len(tokenizer):,} word pieces, the model that it learns from "
+            f"{len(teachers_tokenizer):,}, and they are not the same; name one with the same pieces in "
+            "student.pretraining.checkpoint, or set beta and gamma to 0"
+        )
+    if config.gamma and student.hidden_size != teacher.hidden_size:
+        raise ModelError(
+            f"student.pretraining.gamma: {config.gamma} given; the cosine needs equal widths, the student's is "
+            f"{student.hidden_size}, that of the model that it learns from {teacher.hidden_size}; set it to 0"
+        )
+
+
+def _tokenized(
+    texts: Sequence[str], tokenizer: Any, config: PretrainingConfig, max_length: int
+) -> TokenizedSplit:
+    order = np.random.default_rng(config.seed).permutation(len(texts))[: config.max_texts]
+    chosen = [texts[int(index)] for index in np.sort(order)]
+    return tokenize_split(chosen, [IGNORED_LABEL] * len(chosen), tokenizer, max_length)
+
+
+class _Run:
+    """Trains masked-language models on the texts of one section."""
+
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        tokenizer: Any,
+        split: TokenizedSplit,
+        use_cpu: bool,
+        tell: Tell | None,
+    ) -> None:
+        self.config = config
+        self._tokenizer = tokenizer
+        self._split = split
+        self._use_cpu = use_cpu
+        self._tell = tell
+
+    def train(
+        self, model: Any, teacher: Any, weights: PretrainingConfig, epochs: int, name: str
+    ) -> tuple[dict[str, dict[str, float]], int]:
+        """Train in place; the losses at start and end, and the number of steps."""
+        config = self.config
+        with temporary_directory("pretraining") as work:
+            trainer = PretrainingTrainer(
+                model=model,
+                args=PretrainingArguments(
+                    output_dir=str(work),
+                    **weights.model_dump(include={"alpha", "beta", "gamma"}),
+                    temperature=config.temperature,
+                    mlm_probability=config.mlm_probability,
+                    distil_positions=config.distil_positions,
+                    seed=config.seed,
+                    num_train_epochs=epochs,
+                    learning_rate=config.learning_rate,
+                    per_device_train_batch_size=config.batch_size,
+                    warmup_steps=config.warmup_ratio,  # below 1 it is a share of all steps
+                    weight_decay=_WEIGHT_DECAY,
+                    eval_strategy="no",
+                    save_strategy="no",
+                    logging_first_step=True,
+                    disable_tqdm=True,
+                    use_cpu=self._use_cpu,
+                    dataloader_pin_memory=not self._use_cpu,
+                ),
+                teacher_model=teacher,
+                train_dataset=TokenizedDataset(self._split),
+                processing_class=self._tokenizer,
+                callbacks=[_Progress(name, self._tell)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            start = self._measure(trainer)
+            trainer.train()
+            end = self._measure(trainer)
+        if not all(map(math.isfinite, end.values())):
+            raise ModelError(
+                f"student.pretraining.learning_rate: {config.learning_rate:g} given, and {name} ended in weights that "
+                "are not finite; lower it"
+            )
+        return {"start": start, "end": end}, int(trainer.state.global_step)
+
+    def _measure(self, trainer: PretrainingTrainer) -> dict[str, float]:
+        some = selected(self._split, range(min(len(self._split), _NUM_MEASURED)))
+        metrics = trainer.evaluate(TokenizedDataset(some))  # pyright: ignore[reportArgumentType]
+        names = ("loss", "masked_lm", "distillation", "cosine")
+        return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
+
+
+def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
+    """The model that is learnt from, where beta or gamma asks for one, and where its head is from."""
+    config = run.config
+    if not config.beta and not config.gamma:
+        return None, "none"
+    teacher, has_head = load_masked_lm(name)
+    if has_head:
+        return teacher, "checkpoint"
+    if not config.beta:
+        logger.info("%s has no masked-language head; none is needed, beta is 0", name)
+        return teacher, "none"
+    if not config.head_epochs:
+        raise ModelError(
+            f"student.pretraining.head_epochs: 0 given, and {name} has no masked-language head, without which its "
+            "predictions are noise; give it epochs to train one, name a model that has one in "
+            "student.pretraining.checkpoint, or set beta to 0"
+        )
+    logger.info("%s has no masked-language head; one is trained on its frozen encoder", name)
+    teacher.requires_grad_(False)
+    for _, parameter in head_parameters(teacher):
+        parameter.requires_grad_(True)
+    for module in teacher.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the head is to read what it will read afterwards
+    masked = config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
+    run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head")
+    return teacher, "trained"
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, name: str, tell: Tell | None) -> None:
+        self._name = name
+        self._tell = tell
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Called by the trainer with the losses of the last steps."""
+        if self._tell is not None and logs and "loss" in logs:
+            self._tell(
+                f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
+            )

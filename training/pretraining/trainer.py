@@ -1,0 +1,191 @@
+"""``PretrainingTrainer``: a ``transformers.Trainer`` with DistilBERT's loss, on texts without labels."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import nested_gather
+from transformers.trainer_utils import EvalLoopOutput
+
+from ...errors import InputError
+from ..data.collator import DistillationCollator
+from ..data.sampling import LengthGroupedSampler, dataset_lengths
+from .arguments import PretrainingArguments
+from .loss import PARTS, TripleLoss
+from .masking import Masking
+
+logger = logging.getLogger(__name__)
+
+_TRAINING, _EVALUATION = range(2)
+
+
+class PretrainingTrainer(Trainer):
+    """Trains a masked-language model on masked texts, to a teacher's predictions and hidden states.
+
+    The loss of a step is ``pretraining_loss`` of ``training.losses`` over all its texts, however many micro-batches
+    and devices they came in. Masks are drawn anew for every step, by the seed and the step alone. Logits over the
+    vocabulary are computed only where the loss reads them, and not more at once than fit in about a gigabyte.
+
+    Training logs ``masked_lm``, ``distillation`` and ``cosine``, those that have weight, beside ``loss``; evaluation
+    reports them after ``eval_``, over masks that are the same at every evaluation. There are no predictions.
+
+    Args:
+        model: the student, an ``AutoModelForMaskedLM`` of a known family (bert, distilbert, roberta).
+        args: its arguments.
+        teacher_model: another, with the same vocabulary; needed unless beta and gamma are 0. Put into evaluation
+            mode, moved to the student's device, run without gradient in the student's precision, never saved.
+        **kwargs: everything else that ``transformers.Trainer`` takes, except ``compute_loss_func``;
+            ``processing_class`` is the tokenizer and must have a mask token. Rows need ``input_ids``; their labels
+            are not read.
+
+    Raises:
+        InputError: the teacher or the mask token is missing, or the teacher does not fit the student.
+        ModelError: the masked-language head of a family is not known.
+    """
+
+    args: PretrainingArguments
+    # compute_loss divides by the tokens of the whole step: the Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: PretrainingArguments | None = None,
+        teacher_model: PreTrainedModel | nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("compute_loss_func") is not None:
+            raise InputError(
+                "compute_loss_func is given, but the loss is PretrainingTrainer's own; leave it out"
+            )
+        args = args if args is not None else PretrainingArguments(output_dir="tmp_trainer")
+        if args.n_gpu > 1:
+            logger.warning("one of %d GPUs is used; start a process for each (accelerate launch)", args.n_gpu)
+            args._n_gpu = 1  # DataParallel's copies would keep their hidden states to themselves
+        super().__init__(model=model, args=args, **kwargs)
+        # Transformers before 5.20 divide the loss by the micro-batches where this is False.
+        self.model_accepts_loss_kwargs = True
+        self.masking = Masking(self.processing_class, args.mlm_probability, self._data_seed())
+        if kwargs.get("data_collator") is None:
+            self.data_collator = DistillationCollator(
+                getattr(self.processing_class, "pad_token_id", None) or 0
+            )
+        bare = self.accelerator.unwrap_model(self.model)
+        self.triple_loss = TripleLoss(bare, teacher_model, args, lambda: self.accelerator.autocast())
+        self._part_sums = torch.zeros(len(PARTS) + 1, device=args.device)  # and how many steps
+        self._eval_sums = torch.zeros(2 * len(PARTS), device=args.device)  # and over how many tokens
+        self._num_evaluated = 0
+
+    # ---- Data -------------------------------------------------------------------------------------------
+
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        lengths = dataset_lengths(dataset, self.args.length_column_name)
+        return LengthGroupedSampler(lengths, group, self._data_seed())
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """The micro-batches of one optimizer step, masked, and how many tokens each part of the loss reads there.
+
+        Those of all processes, int64[3] as ``TripleLoss.counts`` has them.
+        """
+        place = (_TRAINING, self.state.global_step, self.args.process_index)
+        batches = [
+            self.masking(batch, *place, number)
+            for number, batch in enumerate(itertools.islice(epoch_iterator, num_batches))
+        ]
+        counts = torch.zeros(len(PARTS), dtype=torch.int64, device=device)
+        for batch in batches:
+            counts += self.triple_loss.counts(batch)
+        if self.args.world_size > 1:
+            gathered: Any = self.accelerator.gather(counts[None])
+            counts = gathered.sum(dim=0)
+        return batches, counts
+
+    # ---- Loss -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """DistilBERT's loss of a masked batch.
+
+        ``num_items_in_batch``: what ``get_batch_samples`` counted; by default what ``inputs`` holds.
+        """
+        given = isinstance(num_items_in_batch, Tensor)
+        counts = num_items_in_batch if given else self.triple_loss.counts(inputs)
+        parts = self.triple_loss.parts(model, inputs, counts)
+        share = inputs["attention_mask"].sum() / counts[-1].clamp(min=1)
+        self._part_sums = self._part_sums + torch.cat([parts.detach(), share[None]])
+        # Gradients are averaged over processes, and the counts are those of all of them.
+        loss = self.triple_loss.weighted(parts) * self.args.world_size
+        return (loss, {}) if return_outputs else loss
+
+    # ---- Evaluation -------------------------------------------------------------------------------------
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The loss of a batch; no predictions."""
+        place = (_EVALUATION, self._num_evaluated, self.args.process_index)
+        batch = self.masking(self._prepare_inputs(inputs), *place)
+        self._num_evaluated += 1
+        with torch.no_grad(), self.compute_loss_context_manager():
+            counts = self.triple_loss.counts(batch)
+            parts = self.triple_loss.parts(model, batch, counts)
+        self._eval_sums = self._eval_sums + torch.cat([parts * counts, counts])
+        return self.triple_loss.weighted(parts), None, None
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in ``Trainer``; the loss and its parts are means over tokens, as in training."""
+        self._num_evaluated, self._eval_sums = 0, torch.zeros_like(self._eval_sums)
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self._num_evaluated and output.metrics is not None:
+            sums, counts = self._over_processes(self._eval_sums).chunk(2)
+            parts = (sums / counts.clamp(min=1)).tolist()
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            named = {"loss": self.triple_loss.weighted(parts), **self.triple_loss.named(parts)}
+            output.metrics.update({f"{prefix}_{name}": value for name, value in named.items()})
+        return output
+
+    # ---- Logging ----------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and with a training loss its parts, averaged over the same steps."""
+        if "loss" in logs:
+            *parts, num_steps = self._over_processes(self._part_sums).tolist()
+            if num_steps:
+                logs.update(self.triple_loss.named([part / num_steps for part in parts]))
+            self._part_sums = torch.zeros_like(self._part_sums)
+        super().log(logs, start_time)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        gathered: Any = nested_gather(sums[None], self.args.parallel_mode)
+        return gathered.sum(dim=0)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in ``Trainer``."""
+        # A new training starts here: parts of an earlier one that was cut short are not this one's.
+        self._part_sums = torch.zeros_like(self._part_sums)
+        return super().create_optimizer(model)

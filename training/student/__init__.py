@@ -1,0 +1,1 @@
+"""The student that every trial starts from."""

@@ -1,0 +1,87 @@
+"""The ``student`` section of a job's specification."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..pretraining.config import PretrainingConfig
+from ..section import Count, Layers, Name, Section, Seed, Width
+
+
+class FromTeacherConfig(Section):
+    """A student made of some of the teacher's layers."""
+
+    layers: Layers = Field(
+        description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
+    )
+
+
+class VocabularyConfig(Section):
+    """Which word pieces a student keeps: those of train and ``data.unlabelled``, and what spells the others."""
+
+    min_count: Count = Field(default=1, description="Keep pieces that occur there at least so often.")
+    size: Count | None = Field(
+        default=None, description="Keep at most so many: train's first, the frequent before the rare."
+    )
+    others: Literal["spelled", "nearest"] = Field(
+        default="spelled",
+        description="The other pieces. spelled: they are gone, and shorter ones spell their words; nearest: each "
+        "shares the embedding of the most similar piece that is kept, and the tokenizer stays as it is.",
+    )
+
+
+class WidthConfig(Section):
+    """How much of each layer a student keeps; the same count in every layer."""
+
+    intermediate_size: Width | None = Field(
+        default=None, description="Rows of the feed-forward part. Default: all."
+    )
+    num_attention_heads: Width | None = Field(default=None, description="Attention heads. Default: all.")
+
+
+class StudentConfig(Section):
+    """The model to train: exactly one of checkpoint and from_teacher."""
+
+    checkpoint: Name | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
+    layers: Layers | None = Field(
+        default=None,
+        description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
+    )
+    from_teacher: FromTeacherConfig | None = Field(
+        default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
+    )
+    seed: Seed = Field(default=0, description="Seed of weights that are not copied.")
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Trim the embedding table before training; no text becomes unknown.",
+    )
+    width: WidthConfig | None = Field(
+        default=None,
+        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
+    )
+    pretraining: PretrainingConfig | None = Field(
+        default=None,
+        description="Train the encoder on train and data.unlabelled, without labels, before its vocabulary is trimmed.",
+    )
+
+    @property
+    def has_own_pieces(self) -> bool:
+        """Whether its word pieces are others than the teacher's."""
+        trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
+        return self.checkpoint is not None or trimmed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
+        if len(named) > 1:
+            raise ValueError("name one of checkpoint, from_teacher; both are given, set one to null")
+        if values.get("layers") is not None and "checkpoint" not in named:
+            raise ValueError(
+                "layers are those of a checkpoint; for the teacher's give from_teacher: {layers: …}"
+            )
+        return values if named else {**values, "from_teacher": {"layers": [0, 3]}}

@@ -1,0 +1,81 @@
+"""What a step that makes a model smaller does to its logits, before any training heals it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..data.tokenized import IGNORED_LABEL, tokenize_split
+from ..models.inference import compute_logits
+
+NUM_TEXTS = 512
+
+
+class StepParity:
+    """Compares a classifier with itself before a step, on ``NUM_TEXTS`` texts at most.
+
+    Args:
+        texts: Training texts; those that are used are evenly spaced. Without any nothing is compared.
+        max_length: Tokens that texts are cut to.
+        num_threads: Intra-op threads; None leaves them as they are.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
+
+    Attributes:
+        steps: Of each step ``step``, its name, ``logits_rmse``, the root mean squared difference of the logits over
+            their standard deviation before it, and ``predictions_changed``, the share of texts, 0 to 1, whose most
+            likely label is another; both None where nothing is compared.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], *, max_length: int, num_threads: int | None, use_gpu: bool | None
+    ) -> None:
+        spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
+        rows: list[int] = spread.round().astype(int).tolist()
+        self._texts = [texts[row] for row in rows]
+        self._max_length = max_length
+        self._num_threads = num_threads
+        self._use_gpu = use_gpu
+        self._before: np.ndarray | None = None
+        self.steps: list[dict[str, Any]] = []
+
+    def before(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        """Remember what the model says."""
+        self._before = self._logits(model, tokenizer)
+
+    def after(self, step: str, model: PreTrainedModel, tokenizer: Any) -> None:
+        """Compare what it says now, with the tokenizer that it has now."""
+        after = self._logits(model, tokenizer)
+        found: dict[str, Any] = {"logits_rmse": None, "predictions_changed": None}
+        if self._before is not None and after is not None:
+            found = compare_logits(self._before, after)
+        self.steps.append({"step": step, **found})
+
+    def _logits(self, model: PreTrainedModel, tokenizer: Any) -> np.ndarray | None:
+        """float32[N, C]; the model is on the CPU afterwards."""
+        if not self._texts:
+            return None
+        split = tokenize_split(self._texts, [IGNORED_LABEL] * len(self._texts), tokenizer, self._max_length)
+        logits = compute_logits(
+            model,
+            split,
+            pad_token_id=tokenizer.pad_token_id,
+            num_threads=self._num_threads or torch.get_num_threads(),
+            use_gpu=self._use_gpu,
+        )
+        network: Any = model
+        network.cpu()
+        return logits
+
+
+def compare_logits(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """``logits_rmse`` and ``predictions_changed`` as :class:`StepParity` says, of float[N, C] each."""
+    error = np.sqrt(np.mean(np.square(after.astype(float) - before)))
+    spread = max(float(before.astype(float).std()), float(np.finfo(np.float32).tiny))
+    return {
+        "logits_rmse": float(error) / spread,
+        "predictions_changed": float((before.argmax(-1) != after.argmax(-1)).mean()),
+    }

@@ -1,0 +1,205 @@
+"""Trimming a WordPiece vocabulary to the pieces that texts use, tokenizer and embedding together.
+
+What is left spells every text that could be spelled before: every single character that stands in some piece stays,
+at the beginning of a word and inside it, so that a longer piece that is gone falls into shorter ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ...errors import ModelError
+from ..data.tokenized import TokenizedSplit, from_rows
+
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+
+def pieces_to_keep(
+    tokenizer: Any,
+    texts: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    min_count: int = 1,
+    size: int | None = None,
+    others_spelled: bool = True,
+) -> list[int]:
+    """Ids of the pieces that a trimmed vocabulary holds, rising.
+
+    Args:
+        tokenizer: A fast tokenizer, with a WordPiece model where the other pieces are to be spelled.
+        texts: Texts to be spelled with few pieces.
+        others: Further texts, whose pieces come after those.
+        min_count: Keep pieces that occur at least so often in both together.
+        size: Keep at most so many pieces: those of ``texts`` first, the frequent before the rare.
+        others_spelled: Whether single characters stay, so that they spell the pieces that go.
+
+    Raises:
+        ModelError: The tokenizer has another model; ``size`` is less than what every text needs.
+    """
+    needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    if others_spelled:
+        needed |= _spelling(_wordpiece(tokenizer))
+    if size is not None and size <= len(needed):
+        characters = " and single characters that spell every text" if others_spelled else ""
+        raise ModelError(
+            f"student.vocabulary.size: {size:,} given; the special tokens{characters} are {len(needed):,} pieces of "
+            f"{len(tokenizer.get_vocab()):,}; give more than that"
+        )
+    counts, first = Counter(_pieces(tokenizer, others)), Counter(_pieces(tokenizer, texts))
+    counts.update(first)
+    used = [piece for piece, count in counts.items() if count >= min_count and piece not in needed]
+    used.sort(key=lambda piece: (piece not in first, -counts[piece], piece))
+    room = None if size is None else size - len(needed)
+    return sorted(needed | set(used[:room]))
+
+
+def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[str]) -> float | None:
+    """Share of texts, 0 to 1, all of whose pieces are kept: a trimmed tokenizer spells them with the same ones.
+
+    Args:
+        tokenizer: The one before.
+        kept: Ids that ``pieces_to_keep`` gave.
+        texts: Others than the ids were chosen by; without any the share is None.
+    """
+    if not texts:
+        return None
+    held = set(kept)
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return sum(held.issuperset(row) for row in rows) / len(rows)
+
+
+def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int]) -> PreTrainedTokenizerFast:
+    """Leave a model and its tokenizer only some of the word pieces, which get new ids in their old order.
+
+    Args:
+        model: Its input embedding loses the other rows.
+        tokenizer: Of that model; it stays as it is.
+        kept: Ids that ``pieces_to_keep`` gave.
+
+    Returns:
+        The tokenizer with the pieces that are left.
+    """
+    new_id = {old: new for new, old in enumerate(kept)}
+    embedding: Any = model.get_input_embeddings()
+    pad = model.config.pad_token_id
+    trimmed = nn.Embedding(
+        len(kept), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
+    )
+    with torch.no_grad():
+        trimmed.weight.copy_(embedding.weight[list(kept)])
+    model.set_input_embeddings(trimmed)
+    model.config.vocab_size = len(kept)
+    for name in _TOKEN_IDS:
+        old = getattr(model.config, name, None)
+        if isinstance(old, int):
+            setattr(model.config, name, new_id.get(old))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(_with_new_ids(tokenizer, new_id))),
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        **tokenizer.special_tokens_map,
+    )
+
+
+def respelled(split: TokenizedSplit, old: Any, new: Any) -> TokenizedSplit:
+    """The same rows in the pieces that a trimmed tokenizer has left: a piece that is gone in shorter ones.
+
+    For rows that are no text, such as those with masks; texts are tokenized again.
+
+    Args:
+        split: Token ids of ``old``.
+        old: The tokenizer before.
+        new: What ``trim_vocabulary`` made of it.
+    """
+    model = _wordpiece(new)
+    spelled = {
+        piece: _spell(old.convert_ids_to_tokens(int(piece)), model) for piece in np.unique(split.input_ids)
+    }
+    rows = [
+        np.array([part for piece in split.row(number) for part in spelled[piece]], dtype=np.int32)
+        for number in range(len(split))
+    ]
+    return from_rows(rows, split.labels.tolist())
+
+
+def _spell(piece: str, model: dict[str, Any]) -> list[int]:
+    """Ids of a piece's longest parts from its beginning on, as WordPiece finds them."""
+    vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
+    if piece in vocabulary:
+        return [vocabulary[piece]]
+    rest, begun, ids = piece.removeprefix(prefix), piece.startswith(prefix), []
+    while rest:
+        for end in range(len(rest), 0, -1):
+            part = (prefix if begun else "") + rest[:end]
+            if part in vocabulary:
+                ids.append(vocabulary[part])
+                rest, begun = rest[end:], True
+                break
+        else:
+            return [vocabulary[model["unk_token"]]]
+    return ids
+
+
+def _spelling(model: dict[str, Any]) -> set[int]:
+    """Ids of single characters; and of pieces that hold one where it has no piece of its own."""
+    vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
+    special = {token["content"] for token in model["added_tokens"]}
+
+    def is_needed(piece: str) -> bool:
+        characters = piece.removeprefix(prefix)
+        parts = [prefix + character for character in characters]
+        if characters == piece:
+            parts[0] = characters[0]
+        return len(characters) == 1 or not all(part in vocabulary for part in parts)
+
+    return {
+        number
+        for piece, number in vocabulary.items()
+        if piece and piece not in special and not _unused(piece) and is_needed(piece)
+    }
+
+
+def _unused(piece: str) -> bool:
+    """Whether it is one of the places that BERT's vocabularies hold free."""
+    return piece.startswith("[unused") and piece.endswith("]")
+
+
+def _pieces(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [piece for row in rows for piece in row]
+
+
+def _wordpiece(tokenizer: Any) -> dict[str, Any]:
+    """The tokenizer's model as its file holds it, and beside it its ``added_tokens``."""
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = whole["model"].get("type")
+    if kind != "WordPiece":
+        raise ModelError(
+            f"student.vocabulary: the tokenizer's model is {kind}; only WordPiece vocabularies, as BERT and DistilBERT "
+            "have them, can be trimmed; leave it out"
+        )
+    return {**whole["model"], "added_tokens": whole["added_tokens"]}
+
+
+def _with_new_ids(tokenizer: Any, new_id: dict[int, int]) -> dict[str, Any]:
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = whole["model"]["vocab"]
+    whole["model"]["vocab"] = {piece: new_id[old] for piece, old in vocabulary.items() if old in new_id}
+    for token in whole["added_tokens"]:
+        token["id"] = new_id[token["id"]]
+    after = whole.get("post_processor") or {}
+    for token in after.get("special_tokens", {}).values():  # TemplateProcessing
+        token["ids"] = [new_id[old] for old in token["ids"]]
+    for name in ("sep", "cls"):  # BertProcessing
+        if isinstance(after.get(name), list):
+            after[name] = [after[name][0], new_id[after[name][1]]]
+    return whole

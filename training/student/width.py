@@ -1,0 +1,151 @@
+"""Which attention heads and feed-forward rows of each layer a student keeps: the most important ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...errors import ModelError
+from ..data.collator import DistillationCollator
+from ..data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit, tokenize_split
+from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
+from .config import WidthConfig
+
+NUM_TEXTS = 1000
+_BATCH_SIZE = 32
+_MAX_LENGTH = 128  # where nothing says what texts are cut to
+
+
+def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "student.width") -> None:
+    """Refuse to keep more than there is.
+
+    Args:
+        width: The section ``student.width``.
+        config: Of the model that is to be narrowed.
+        where: The section's name.
+
+    Raises:
+        ModelError: Which key, what was given, what the model has; or its family is not known.
+    """
+    rows, heads = num_rows(config), num_heads(config)
+    for name, wanted, there, what in (
+        ("intermediate_size", width.intermediate_size, rows, "feed-forward rows"),
+        ("num_attention_heads", width.num_attention_heads, heads, "attention heads"),
+    ):
+        if wanted is not None and not 1 <= wanted <= there:
+            raise ModelError(
+                f"{where}.{name}: {wanted:,} given; each layer of the student has {there:,} {what}; "
+                f"accepted: 1 to {there:,}, or null to keep all"
+            )
+
+
+def narrow(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    width: WidthConfig,
+    texts: Sequence[str],
+    labels: Sequence[int] = (),
+    *,
+    max_length: int | None = None,
+) -> None:
+    """Leave every layer of a classifier the most important heads and rows, in their old order, in place.
+
+    Args:
+        model: The classifier.
+        tokenizer: Of that model.
+        width: How many are left.
+        texts: Training texts; ``NUM_TEXTS`` of them, evenly spaced, tell what is important.
+        labels: Of these texts; without them each text has the label that the model finds most likely.
+        max_length: Tokens that texts are cut to.
+
+    Raises:
+        ModelError: ``check_width`` refuses; or there are no texts.
+    """
+    check_width(width, model.config)
+    if not texts:
+        raise ModelError("student.width: what is important is measured on training texts, and there are none")
+    spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
+    rows: list[int] = spread.round().astype(int).tolist()
+    split = tokenize_split(
+        [texts[int(row)] for row in rows],
+        [labels[int(row)] for row in rows] if labels else [IGNORED_LABEL] * len(rows),
+        tokenizer,
+        max_length or _MAX_LENGTH,
+    )
+    head_scores, row_scores = importance(model, split)
+    if width.num_attention_heads not in (None, num_heads(model.config)):
+        keep_heads(model, _best(head_scores, width.num_attention_heads))
+    if width.intermediate_size not in (None, num_rows(model.config)):
+        keep_rows(model, _best(row_scores, width.intermediate_size))
+
+
+def importance(model: PreTrainedModel, split: TokenizedSplit) -> tuple[Tensor, Tensor]:
+    """What leaving out a head or a feed-forward row would do to the loss, to first order.
+
+    With a mask ``m`` on the heads' outputs, all ones, the importance of head h is ``E_x |dL(x) / dm_h|``, which is
+    ``E_x |sum_s Att_h(x)_s . dL(x) / dAtt_h(x)_s|`` over a text's positions s (Michel, Levy and Neubig 2019,
+    arXiv:1905.10650, section 4.1). That of row i is the same of its activation a, ``E_x |sum_s a_is dL / da_is|``
+    (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is cross-entropy; a text without a label has the one
+    that the model finds most likely. Compare within a layer: layers are not scaled to one another.
+
+    Args:
+        model: A classifier; it is run without dropout, and left in the mode that it was in.
+        split: N texts in its tokens; label ``IGNORED_LABEL`` is no label.
+
+    Returns:
+        float32[layers, heads] and float32[layers, rows].
+
+    Raises:
+        ModelError: The family is not known.
+    """
+    read: list[Tensor] = []
+    hooks = [
+        reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        for pair in readers(model)
+        for reader in pair
+    ]
+    dataset, collate = TokenizedDataset(split), DistillationCollator(int(model.config.pad_token_id or 0))
+    order, was_training = np.argsort(-split.lengths, kind="stable"), model.training
+    network: Any = model.eval()
+    sums: list[Tensor] = []
+    try:
+        with torch.enable_grad():
+            for start in range(0, len(order), _BATCH_SIZE):
+                batch = collate([dataset[int(row)] for row in order[start : start + _BATCH_SIZE]])
+                batch = {name: each.to(model.device) for name, each in batch.items()}
+                read.clear()
+                logits = network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+                found = _per_text(logits, batch["labels"], read, head_size(model.config))
+                sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    means = [each.cpu() / len(split) for each in sums]
+    return torch.stack(means[::2]), torch.stack(means[1::2])
+
+
+def _per_text(logits: Tensor, labels: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
+    """Of what each reader read, heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn, the sums over B texts."""
+    labels = torch.where(labels == IGNORED_LABEL, logits.argmax(-1), labels)
+    # Texts do not meet in a batch: the gradient of the summed loss is each text's own.
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    found = []
+    for number, (each, gradient) in enumerate(zip(read, torch.autograd.grad(loss, read), strict=True)):
+        change = (each.detach() * gradient).sum(1)
+        if number % 2 == 0:
+            change = change.unflatten(1, (-1, size)).sum(2)
+        found.append(change.abs().sum(0))
+    return found
+
+
+def _best(scores: Tensor, count: int | None) -> list[list[int]]:
+    """Of each layer the places of the ``count`` highest scores, rising; of equal ones the first."""
+    best = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
+    return best.sort(dim=1).values.tolist()

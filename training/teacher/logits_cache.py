@@ -1,0 +1,149 @@
+"""The teacher's logits over a split: computed once, kept by content, joined by example id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...storage.folders import new_folder
+from ..checkpoints.load import checkpoint_fingerprint, load_classifier
+from ..data.tokenized import TokenizedSplit
+from ..models.inference import DTYPES, compute_logits
+
+logger = logging.getLogger(__name__)
+
+_LOGITS, _EXAMPLE_IDS, _META = "logits.npy", "example_ids.npy", "meta.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LogitsResult:
+    """Logits of a split.
+
+    Attributes:
+        logits: float32[N, C], read-only, row by row of the split; memory-mapped when the cache has this order.
+        computed: Whether the teacher had to run.
+        key: Name of the entry in the cache.
+        seconds: Time it took, hashing and reading included.
+    """
+
+    logits: np.ndarray
+    computed: bool
+    key: str
+    seconds: float
+
+
+def logits_key(model_dir: str | Path, split: TokenizedSplit, max_length: int, dtype: str) -> str:
+    """Hash of all that the logits depend on: token ids, teacher's weights and tokenizer, length, dtype.
+
+    The order of the rows does not enter: the same texts in another order have the same key. Only files are
+    read, no model is loaded.
+    """
+    digest = hashlib.sha256(f"{_FORMAT}:{checkpoint_fingerprint(model_dir)}:{max_length}:{dtype}\n".encode())
+    digest.update(np.sort(split.example_ids).astype("<i8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def teacher_logits(
+    model_dir: Path,
+    split: TokenizedSplit,
+    *,
+    max_length: int,
+    cache_dir: Path,
+    dtype: str = "float32",
+    num_threads: int,
+    batch_size: int = 256,
+    use_gpu: bool | None = None,
+) -> LogitsResult:
+    """Logits of the teacher over a split, from the cache where it holds them.
+
+    A row is found by the hash of its token ids. An entry that lacks a row, is damaged, or is not what its name
+    says counts as a miss and is computed again: never is a text given another text's logits.
+
+    Args:
+        model_dir: The teacher's checkpoint.
+        split: Texts tokenized with the teacher's tokenizer.
+        max_length: Tokens that texts were cut to.
+        cache_dir: Holds ``<key>/logits.npy`` float32[N, C], ``<key>/example_ids.npy`` int64[N] and
+            ``<key>/meta.json``; may be shared by writers.
+        dtype: ``float32``, or ``bfloat16`` to multiply in that (the logits are float32 all the same).
+        num_threads: Intra-op threads while computing.
+        batch_size: Most texts a batch; batches are made of texts of like length.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
+
+    Raises:
+        InputError: ``dtype`` is unknown.
+        ModelError: The teacher cannot be loaded, or gives logits that are not finite.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; accepted: {', '.join(DTYPES)}")
+    began = time.monotonic()
+    key = logits_key(model_dir, split, max_length, dtype)
+    held = _read(cache_dir / key, key, split)
+    computed, damaged = held is None, held is None and (cache_dir / key).exists()
+    if held is None:
+        model, tokenizer = load_classifier(model_dir)
+        values = compute_logits(
+            model,
+            split,
+            pad_token_id=tokenizer.pad_token_id,
+            num_threads=num_threads,
+            batch_size=batch_size,
+            dtype=dtype,
+            use_gpu=use_gpu,
+        )
+        # What appeared meanwhile is another's same entry, and may be in use; what was damaged is replaced.
+        for keep_existing in (not damaged, False):
+            _write(cache_dir / key, key, split, values, keep_existing=keep_existing)
+            held = _read(cache_dir / key, key, split)
+            if held is not None:
+                break
+        assert held is not None, "what was just written can be read"
+    return LogitsResult(held, computed, key, time.monotonic() - began)
+
+
+def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None:
+    """The entry's logits float32[N, C] in the split's order, read-only; None when anything does not fit."""
+    if not directory.exists():
+        return None
+    try:
+        meta = json.loads((directory / _META).read_text(encoding="utf-8"))
+        example_ids = np.load(directory / _EXAMPLE_IDS)
+        logits = np.load(directory / _LOGITS, mmap_mode="r")
+        fits = meta == _meta(key, example_ids, logits)
+    except (OSError, ValueError, EOFError) as error:
+        logger.warning("%s: cannot be read (%s); the teacher's logits are computed again", directory, error)
+        return None
+    if not fits or not np.array_equal(np.sort(example_ids), np.sort(split.example_ids)):
+        logger.warning("%s: is not what its name says; the teacher's logits are computed again", directory)
+        return None
+    if np.array_equal(example_ids, split.example_ids):
+        return logits
+    order = np.argsort(example_ids)
+    joined = logits[order[np.searchsorted(example_ids, split.example_ids, sorter=order)]]
+    joined.flags.writeable = False
+    return joined
+
+
+def _write(
+    directory: Path, key: str, split: TokenizedSplit, logits: np.ndarray, *, keep_existing: bool
+) -> None:
+    with new_folder(directory, keep_existing=keep_existing) as folder:
+        np.save(folder / _LOGITS, logits)
+        np.save(folder / _EXAMPLE_IDS, split.example_ids)
+        meta = _meta(key, split.example_ids, logits)
+        (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _meta(key: str, example_ids: np.ndarray, logits: np.ndarray) -> dict[str, object]:
+    digest = hashlib.sha256()
+    for array in (example_ids, logits):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return {"key": key, "shape": list(logits.shape), "dtype": str(logits.dtype), "sha256": digest.hexdigest()}

@@ -1,0 +1,290 @@
+"""The teacher: loaded, fine-tuned or trained from nothing, and saved with its labels in the data's order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from ...storage.folders import new_folder
+from ...storage.temporary import temporary_directory
+from ..checkpoints.heads import load_with_labels, match_labels
+from ..checkpoints.load import (
+    check_max_length,
+    checkpoint_fingerprint,
+    load_classifier,
+    load_tokenizer,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from ..checkpoints.word_pieces import check_known, check_table
+from ..data.collator import DistillationCollator
+from ..data.text_data import TextData
+from ..data.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from ..distillation.arguments import DistillationTrainingArguments
+from ..distillation.config import TrainingConfig
+from ..distillation.metrics import classification_metrics
+from ..distillation.trainer import DistillationTrainer
+from ..models.first_token import first_token_in_last_layer
+from ..models.inference import compute_logits
+from ..models.runtime import evaluation_device, intra_op_threads, quiet
+from ..models.trainable_embedding_rows import train_used_rows
+from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .from_scratch import new_model, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "teacher.json"
+_FORMAT = 3
+_WEIGHT_DECAY = 0.01
+
+OnEpoch = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A teacher before its training; without a recipe it needs none."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    recipe: FineTuneConfig | ScratchConfig | None
+
+
+def teacher_key(config: TeacherConfig, data: TextData, training: TrainingConfig) -> str:
+    """Hash of all that a prepared teacher depends on: its section, data, max length, and where it begins.
+
+    A local checkpoint counts by its content, wherever it lies; a hub id by its name.
+
+    Raises:
+        ModelError: The checkpoint that it begins from is not there.
+    """
+    return _key(config, data, training.max_length)
+
+
+def prepare_teacher(
+    config: TeacherConfig,
+    data: TextData,
+    out_dir: Path,
+    *,
+    max_length: int,
+    num_threads: int,
+    on_epoch: OnEpoch | None = None,
+    use_gpu: bool | None = None,
+) -> dict[str, Any]:
+    """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
+
+    Args:
+        config: The ``teacher`` section; one of its ``members`` where it has several.
+        data: Trained on its training split; the best epoch is chosen on its validation split.
+        out_dir: Appears whole or not at all: safetensors, configuration with the labels in the data's order,
+            tokenizer, and ``teacher.json``, the record. The same teacher, when it is there, is left alone.
+        max_length: Tokens that texts are cut to.
+        num_threads: Intra-op threads.
+        on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
+        use_gpu: Whether a GPU may be used; None uses one where there is one.
+
+    Returns:
+        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of
+        what was saved, ``num_parameters``, ``num_layers``, ``epochs`` (what ``on_epoch`` was told),
+        ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not know the
+            texts' characters, texts may be longer than it takes, or training ended in weights that are not finite.
+    """
+    began = time.monotonic()
+    key = _key(config, data, max_length)
+    record = _held(out_dir, key)
+    if record is not None:
+        return {**record, "reused": True}
+    replaced = out_dir.exists()  # another teacher, or a damaged one
+    with intra_op_threads(num_threads), quiet():
+        torch.manual_seed(config.seed)
+        begun = _begin(config, data, max_length)
+        splits = {
+            name: tokenize_split(
+                data.splits[name]["text"][:], data.splits[name]["label"][:], begun.tokenizer, max_length
+            )
+            for name in ("train", "validation")
+        }
+        measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
+        trained = {"epochs": [], "best_epoch": None}
+        if begun.recipe is not None:
+            best = _BestEpoch(begun.model, measure, on_epoch)
+            _train(
+                begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
+            )
+            trained = {"epochs": best.epochs, "best_epoch": best.number}
+        metrics = measure()
+    kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
+    record = {
+        "kind": kind,
+        **{f"validation_{name}": value for name, value in metrics.items()},
+        "num_parameters": begun.model.num_parameters(),
+        "num_layers": begun.model.config.num_hidden_layers,
+        **trained,
+        "seconds": round(time.monotonic() - began, 3),
+        "key": key,
+    }
+    # Who made the same teacher meanwhile, and was first, may have it in use: that one stays.
+    for keep_existing in (not replaced, False):
+        saved = _save(begun, record, out_dir, keep_existing=keep_existing)
+        held = _held(out_dir, key)
+        if held is not None:
+            return {**held, "reused": held != saved}
+    raise AssertionError("what was just written can be read")
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """What ``prepare_teacher`` recorded of the teacher in a directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+
+
+def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
+    """Write the checkpoint and its record; the record with the checkpoint's fingerprint."""
+    with new_folder(out_dir, keep_existing=keep_existing) as folder:
+        save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
+        record = {**record, "fingerprint": checkpoint_fingerprint(folder)}
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
+    settings = config.model_dump(mode="json", exclude={"ensemble"})
+    source = settings if config.checkpoint is not None else settings["fine_tune"]
+    if source is not None:
+        name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
+        source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
+    parts = [_FORMAT, settings, data.fingerprint, max_length]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
+    """The record of the teacher that lies in ``out_dir``; None unless it is the one that ``key`` names."""
+    try:
+        record = read_record(out_dir)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = {}
+    if record.get("key") == key and record.get("fingerprint") == checkpoint_fingerprint(out_dir):
+        return record
+    logger.warning("%s: holds another teacher, or a damaged one; it is made again", out_dir)
+    return None
+
+
+def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
+    names = data.class_names
+    if config.checkpoint is not None:
+        name = resolve_checkpoint(config.checkpoint)
+        model, tokenizer = load_classifier(name)
+        match_labels(model, names)
+        begun = _Begun(model, tokenizer, None)
+    elif config.fine_tune is not None:
+        name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
+        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune)
+        check_table(begun.tokenizer, begun.model.config, name)
+    else:
+        recipe = config.scratch or ScratchConfig()
+        tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
+        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe)
+    check_max_length(begun.model, max_length, "teacher")
+    if not isinstance(begun.recipe, ScratchConfig):
+        parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
+        check_known(begun.tokenizer, data.splits["train"]["text"][:], parameter)
+    return begun
+
+
+def _measure(
+    begun: _Begun,
+    split: TokenizedSplit,
+    out_of_scope_id: int | None,
+    num_threads: int,
+    use_gpu: bool | None,
+) -> dict[str, float | None]:
+    logits = compute_logits(
+        begun.model,
+        split,
+        pad_token_id=begun.tokenizer.pad_token_id,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+    )
+    return classification_metrics(logits, split.labels, out_of_scope_id)
+
+
+def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
+    """Train in place and leave the best epoch's weights."""
+    recipe = begun.recipe
+    assert recipe is not None
+    train_used_rows(begun.model, train.input_ids)
+    with temporary_directory("teacher") as work:
+        trainer = DistillationTrainer(
+            model=begun.model,
+            args=DistillationTrainingArguments(
+                output_dir=str(work),
+                alpha=1.0,
+                seed=seed,
+                num_train_epochs=recipe.num_train_epochs,
+                learning_rate=recipe.learning_rate,
+                per_device_train_batch_size=recipe.batch_size,
+                warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
+                weight_decay=_WEIGHT_DECAY,
+                eval_strategy="no",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                use_cpu=not use_gpu,
+                dataloader_pin_memory=use_gpu,
+            ),
+            train_dataset=TokenizedDataset(train),
+            data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
+            callbacks=[best],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with first_token_in_last_layer(begun.model):
+            trainer.train()
+    best.restore()
+
+
+class _BestEpoch(TrainerCallback):
+    """Remembers the weights of the epoch with the best validation accuracy; of equals, the first."""
+
+    def __init__(
+        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
+    ) -> None:
+        self._model = model
+        self._measure = measure  # not the trainer's evaluation, which is in the precision of the training
+        self._on_epoch = on_epoch
+        self._weights: dict[str, Tensor] = {}
+        self.epochs: list[dict[str, float]] = []
+        self.number: float | None = None
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after each epoch."""
+        accuracy = self._measure()["accuracy"]
+        epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
+        if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
+            self.number = epoch["epoch"]
+            self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self.epochs.append(epoch)
+        if self._on_epoch is not None:
+            self._on_epoch(epoch)
+
+    def restore(self) -> None:
+        """Put the best epoch's weights back."""
+        self._model.load_state_dict(self._weights)
