@@ -79,10 +79,11 @@ def check_models(config: JobConfig) -> None:
     if config.student.pretraining is not None:
         from ..training.warming import check_pretraining
 
-        if config.student.pretraining.checkpoint is not None:
-            with _naming("student.pretraining.checkpoint"):
-                _inspected(resolve_checkpoint(config.student.pretraining.checkpoint))
-        check_pretraining(config.student, teachers)
+        learnt_from = config.student.pretraining.checkpoint
+        with _naming("student.pretraining.checkpoint"):
+            check_pretraining(config.student, teachers)
+            if learnt_from is not None:
+                _inspected(resolve_checkpoint(learnt_from))
     _warn_of_other_bits(config)
 
 
@@ -93,7 +94,8 @@ def _naming(key: str) -> Iterator[None]:
         yield
     except ModelError as error:
         message = str(error)
-        raise ModelError(message if message.startswith(key) else f"{key}: {message}") from error
+        named = message.startswith(key.rpartition(".")[0])
+        raise ModelError(message if named else f"{key}: {message}") from error
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:

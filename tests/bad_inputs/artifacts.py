@@ -175,7 +175,6 @@ CONFIGS: dict[str, tuple[str, Any]] = {
     "threshold-empty": ("threshold", {}),
     "threshold-unknown-score": ("threshold", {"score": "beauty", "value": 0.5, "label": "oos"}),
     "threshold-word-value": ("threshold", {"score": "energy", "value": "low", "label": "oos"}),
-    "threshold-word": ("threshold", {"score": "energy", "value": "low", "label": "oos"}),
     "threshold-no-label": ("threshold", {"score": "energy", "value": 0.5, "label": None}),
     "session-word": ("session", "fast"),
     "session-unknown": ("session", {"speed": 9}),
