@@ -102,6 +102,11 @@ def with_endpoint(url: str, endpoint: str | None) -> str:
         ConfigError: The URL is not of S3, or the endpoint has a path.
     """
     if endpoint is not None:
+        if not all(each.isprintable() and each != " " for each in endpoint):
+            raise ConfigError(
+                f"storage.endpoint_override: {shown(endpoint)} given; give a host and port, for example "
+                "http://127.0.0.1:9000"
+            )
         refuse_userinfo("storage.endpoint_override", endpoint if "://" in endpoint else f"https://{endpoint}")
     refuse_userinfo("storage.path", url)
     if endpoint is None or "endpoint_override=" in url:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import shown
 
+_BLOCK = 2**20
 _MOST_DIGITS = 4300  # of an integer that Python reads from text
 _TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]|-?Infinity|NaN|-?\d[\d.eE+-]*')
 
@@ -30,7 +31,11 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
         ValueError: No file can have such a name.
     """
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        # No more memory than it needs is asked for; one more byte shows that it has grown, or tells no size (/proc).
+        content = file.read(min(size, most_bytes) + 1)
+        while len(content) > size and len(content) <= most_bytes and (more := file.read(_BLOCK)):
+            content += more
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes, the most that is read")
     return content

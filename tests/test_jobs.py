@@ -174,7 +174,7 @@ def refused(head, tmp_path, *overrides, **arguments):
 
 def test_a_cluster_that_does_not_answer_or_knows_another_token_is_one_line(head, tmp_path):
     done = head.submit(tmp_path / "store", "--address", "http://127.0.0.1:1")
-    one_line(done, "--address: nothing answers at http://127.0.0.1:1")
+    one_line(done, "--address: ", "http://127.0.0.1:1")
     wrong = tmp_path / "token"
     wrong.write_text("wrong")
     wrong.chmod(0o600)
@@ -191,12 +191,16 @@ def write_data(directory):
     ]
 
 
+def without_train(overrides):
+    return [each for each in overrides if not each.startswith("data.train=")]
+
+
 def test_what_only_the_cluster_can_see_is_refused_before_the_job_is_sent(head, finished, tmp_path):
     data = write_data(tmp_path)
     message = refused(head, tmp_path, *data, "resources.trial.cpu=64", "resources.export.cpu=65")
     assert message.startswith("resources.trial: 64 CPUs and 0 GPUs given, and no node has that many")
     url = f"s3://nothing-here/train.csv?endpoint_override={head.address.removeprefix('http://')}&scheme=http"
-    message = refused(head, tmp_path, *data, f"data.train={url}")
+    message = refused(head, tmp_path, *without_train(data), f"data.train={url}")
     assert message.startswith("data.train: s3://nothing-here/train.csv cannot be read")
 
 
@@ -204,7 +208,9 @@ def test_what_can_be_seen_here_is_refused_without_the_cluster(head, tmp_path):
     data = write_data(tmp_path)
     (tmp_path / "train.csv").write_text('{"text": 1}')
     assert "not CSV, it holds JSON" in refused(head, tmp_path, *data)
-    assert "does not exist" in refused(head, tmp_path, *data, f"data.train={tmp_path}/none.csv")
+    assert "does not exist" in refused(
+        head, tmp_path, *without_train(data), f"data.train={tmp_path}/none.csv"
+    )
     config = load_config(head.job, [], "/proc/nothing")
     with pytest.raises(InputError, match=r"storage\.path: /proc/nothing cannot be written"):
         jobs.submit(config, "job", address=head.address, token_file=head.token_file)

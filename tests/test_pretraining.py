@@ -496,8 +496,15 @@ def test_weights_that_are_all_0_are_refused():
 
 
 def test_a_training_that_is_lost_is_refused(teachers, tmp_path):
+    student = StudentConfig.model_validate(
+        {"from_teacher": {"layers": [0, 2]}, "pretraining": {"max_texts": 16}}
+    )
+    ruinous = student.pretraining.model_copy(
+        update={"learning_rate": 1e20}
+    )  # beyond what a specification may ask for
+    student = student.model_copy(update={"pretraining": ruinous})
     with pytest.raises(ModelError, match=r"learning_rate: 1e\+20 given, and .* not finite; lower it"):
-        _student(tmp_path / "s", teachers["bert"], learning_rate=1e20, max_texts=16)
+        build_student(student, teachers["bert"], LABELS, tmp_path / "s", max_length=16, texts=(TEXTS, []))
     assert not (tmp_path / "s").exists()
 
 

@@ -15,6 +15,7 @@ from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError
 from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants.dynamic import int8_products_saturate
 from distiltune.export.variants.parity import onnx_logits, torch_logits
 from distiltune.export.variants.recipes import RECIPES
 from distiltune.search.config import SearchConfig
@@ -215,6 +216,12 @@ def texts(num_texts=24):
         yield ids, mask
 
 
+EXACT = pytest.mark.skipif(
+    int8_products_saturate(),
+    reason="ONNX Runtime adds 8-bit products in 16 bits on a processor without VNNI: its graph of 8 bits is not exact",
+)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A graph of each family, made when it is asked for: the model and the path."""
@@ -234,12 +241,14 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize(
     ("family", "recipe", "options"),
     [
-        ("bert", "int8", {}),
-        ("bert", "int8-per-channel", {"weights": "per_channel"}),
+        pytest.param("bert", "int8", {}, marks=EXACT),
+        pytest.param("bert", "int8-per-channel", {"weights": "per_channel"}, marks=EXACT),
         ("bert", "int8-reduced-range", {"weight_bits": 7}),
-        ("bert", "int8-embeddings-4bit", {"embedding_bits": 4}),
-        pytest.param("roberta", "int8", {}, marks=pytest.mark.slow),
-        pytest.param("distilbert", "int8-embeddings-4bit", {"embedding_bits": 4}, marks=pytest.mark.slow),
+        pytest.param("bert", "int8-embeddings-4bit", {"embedding_bits": 4}, marks=EXACT),
+        pytest.param("roberta", "int8", {}, marks=[EXACT, pytest.mark.slow]),
+        pytest.param(
+            "distilbert", "int8-embeddings-4bit", {"embedding_bits": 4}, marks=[EXACT, pytest.mark.slow]
+        ),
     ],
 )
 def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch, family, recipe, options):

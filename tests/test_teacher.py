@@ -34,7 +34,7 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
     "dropout": 0.0,
-    "num_train_epochs": 12,
+    "num_train_epochs": 24,
     "learning_rate": 2e-3,
     "batch_size": 8,
 }

@@ -12,7 +12,7 @@ from commands import lives, soon
 from distiltune.cluster.session.watchdog import Watchdog, end_users_of
 
 PARENT = """
-import subprocess, sys, time
+import psutil, subprocess, sys, time
 from pathlib import Path
 from distiltune.cluster.session.watchdog import Watchdog
 from distiltune.storage.temporary import TemporaryDirectory
@@ -28,6 +28,8 @@ children = [
 ]
 named = subprocess.Popen([sys.executable, "-c", code])
 bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+while not psutil.Process(named.pid).children():
+    time.sleep(0.02)
 time.sleep(0.5)
 watchdog = Watchdog([directory], [named.pid])
 print(*[each.pid for each in children], named.pid, bystander.pid, flush=True)

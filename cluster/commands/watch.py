@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import DamagedRecordError, InputError, first_line
+from ...storage.safe_reading import read_regular
 from .options import JsonOption, RunArgument, StorageOption, echo_json, open_run, open_storage
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_MOST_REPORT_BYTES = 64 * 2**20
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -147,7 +149,7 @@ def report(run_id: RunArgument, storage: StorageOption = None) -> None:
         )
     folder = run.store.fetch(run.report)
     try:
-        text = (folder / "report.md").read_text(encoding="utf-8")
+        text = read_regular(folder / "report.md", _MOST_REPORT_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
         raise DamagedRecordError(
             f"storage {folder / 'report.md'}: is damaged ({first_line(error)}); put that file back from a backup"

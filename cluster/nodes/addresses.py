@@ -6,6 +6,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import stat
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ...errors import InputError, first_line, shown
 from ...storage.filesystems import refuse_userinfo
+from ...storage.safe_reading import read_regular
 from .daemon import Daemon, running_daemons
 from .loopback import MULTI_NODE_ENV
 from .ports import LOOPBACK, check_answers, host_and_port
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _ADDRESS_ENV = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _GCS_PORT = 6379
+_TOKEN = re.compile(r"[!-~]+")
+_TOKEN_BYTES = 64 * 1024
 _ANSWER_BYTES = 64 * 2**20
 
 
@@ -85,14 +89,14 @@ def read_token(path: Path) -> str:
         InputError: It cannot be read, or is empty.
     """
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_regular(path, _TOKEN_BYTES).decode().strip()
         mode = stat.S_IMODE(path.stat().st_mode)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
         raise InputError(
             f"--token-file: {path} cannot be read: {reason}; copy the file that `distiltune cluster up` names"
         ) from None
-    if not token or len(token.split()) != 1:
+    if not _TOKEN.fullmatch(token):
         raise InputError(
             f"--token-file: {path} does not hold one token; copy the file that `distiltune cluster up` names"
         )
@@ -207,7 +211,8 @@ def _dashboard(source: str, given: str, head: Daemon | None) -> str:
     if url.scheme not in ("http", "https") or not host or not all(each.isprintable() for each in given):
         raise InputError(f"{source}: {shown(given)} cannot take jobs; {hint}")
     if url.query or url.fragment or url.path not in ("", "/") or port == 0 or " " in given:
-        raise InputError(f"{source}: {shown(given)} has more than scheme, host and port; {hint}")
+        without_query = given.partition("?")[0]
+        raise InputError(f"{source}: {shown(without_query)} has more than scheme, host and port; {hint}")
     if head and head.dashboard and _same(f"{host}:{port}", head.address):
         return head.dashboard
     if port == _GCS_PORT:

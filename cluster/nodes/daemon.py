@@ -13,19 +13,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
-from ...errors import InputError, RunFailedError
+from ...errors import InputError, RunFailedError, shown
+from ...storage.safe_reading import read_json, read_regular
 from ...storage.temporary import short_temporary_directory
 
 MARK = "DISTILTUNE_DAEMON"
 _LOCK_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 10.0
 _PREFIX = "dtc-"
+_RECORD_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def state_directory() -> Path:
         path.chmod(0o700)
     except OSError as error:
         raise InputError(
-            f"DISTILTUNE_STATE_DIR: {path} cannot hold the cluster's state: {error.strerror}; name a directory "
-            "of your own"
+            f"DISTILTUNE_STATE_DIR: {shown(str(path))} cannot hold the cluster's state: {error.strerror}; name a "
+            "directory of your own"
         ) from error
     return path
 
@@ -202,10 +204,12 @@ def _records() -> list[Path]:
 
 
 def _load(path: Path) -> Daemon | None:
+    from pydantic import TypeAdapter
+
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Daemon(**{each.name: values[each.name] for each in fields(Daemon)})
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(read_regular(path, _RECORD_BYTES).decode())
+        return TypeAdapter(Daemon).validate_python(values, strict=True)
+    except (OSError, ValueError):  # pydantic's is a ValueError
         return None
 
 

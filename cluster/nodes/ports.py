@@ -30,10 +30,10 @@ def ipv4_address(option: str, value: str) -> str:
         address = ipaddress.IPv4Address(value)
     except ValueError:
         raise InputError(
-            f"{option}: {value!r} is no IPv4 address; this machine has {own_addresses()}"
+            f"{option}: {shown(value)} is not an IPv4 address; this machine has {own_addresses()}"
         ) from None
     if address.is_loopback and value != LOOPBACK:
-        raise InputError(f"{option}: {value}: of the loopback addresses only {LOOPBACK} can be used")
+        raise InputError(f"{option}: {shown(value)}: of the loopback addresses only {LOOPBACK} can be used")
     return value
 
 

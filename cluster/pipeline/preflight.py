@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DistiltuneError, ModelError
@@ -45,7 +47,8 @@ def check_models(config: JobConfig) -> None:
     teachers = None
     own_shapes = None
     if config.student.checkpoint is not None:
-        own_shapes = _inspected(resolve_checkpoint(config.student.checkpoint), "student.checkpoint")
+        with _naming("student.checkpoint"):
+            own_shapes = _inspected(resolve_checkpoint(config.student.checkpoint), "student.checkpoint")
     teacher = config.teacher
     if teacher.scratch is not None:
         shapes = scratch_shapes(teacher.scratch)
@@ -53,9 +56,10 @@ def check_models(config: JobConfig) -> None:
         tuned = teacher.fine_tune
         name = tuned.checkpoint if tuned else teacher.checkpoint
         assert name is not None, "one of the three is there"
-        teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
         key = "student.from_teacher" if config.student.checkpoint is None else None
-        shapes = _inspected(teachers, key, complete=tuned is None)
+        with _naming("teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"):
+            teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
+            shapes = _inspected(teachers, key, complete=tuned is None)
     space = config.search.space
     searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
     most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
@@ -76,10 +80,23 @@ def check_models(config: JobConfig) -> None:
     if config.student.pretraining is not None:
         from ...training.pretraining.pretrain_student import check_pretraining
 
-        check_pretraining(config.student.pretraining, config.student.checkpoint, teachers)
-        if config.student.pretraining.checkpoint is not None:
-            _inspected(resolve_checkpoint(config.student.pretraining.checkpoint))
+        learnt_from = config.student.pretraining.checkpoint
+        with _naming("student.pretraining.checkpoint"):
+            check_pretraining(config.student.pretraining, config.student.checkpoint, teachers)
+            if learnt_from is not None:
+                _inspected(resolve_checkpoint(learnt_from))
     _warn_of_other_bits(config)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Begin the message of what is wrong with a checkpoint with the key that names it."""
+    try:
+        yield
+    except ModelError as error:
+        message = str(error)
+        named = message.startswith(key.rpartition(".")[0])
+        raise ModelError(message if named else f"{key}: {message}") from error
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:
@@ -98,14 +115,18 @@ def _warn_of_other_bits(config: JobConfig) -> None:
 
 
 def check_texts(config: JobConfig, data: TextData) -> None:
-    """Refuse a checkpoint whose tokenizer does not know what the training texts are written in.
+    """Refuse a checkpoint that does not fit the data: by its labels, or since its tokenizer does not know the script.
 
     Raises:
-        ModelError: Which one, and how much of the texts it does not know.
+        ModelError: Which one, and the labels, or how much of the texts it does not know.
     """
-    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
+    from ...training.checkpoints.heads import check_labels
+    from ...training.checkpoints.load import label_names, load_config, load_tokenizer, resolve_checkpoint
     from ...training.checkpoints.word_pieces import check_known
 
+    if config.teacher.checkpoint is not None:
+        own = label_names(load_config(resolve_checkpoint(config.teacher.checkpoint)))
+        check_labels(own, data.class_names, "teacher.checkpoint")
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError
+from ...errors import ConfigError, RunNotFoundError
 from ..specification.config import JobConfig
 from ..store.runs import LATEST, Run, Storage
 
@@ -56,7 +56,10 @@ def _records(storage: Storage, name: str) -> list[dict[str, Any]]:
         raise ConfigError(
             "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
         )
-    record = storage.open(name).stage_record("search")
+    try:
+        record = storage.open(name).stage_record("search")
+    except RunNotFoundError as error:
+        raise RunNotFoundError(f"search.warm_start: {error}") from None
     if record.get("state") != "finished":
         raise ConfigError(
             f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"

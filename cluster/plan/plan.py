@@ -99,6 +99,8 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
     """
     values = config.model_dump(mode="json") | {"plan": None}
     at, keys = values, key.split(".")
+    if keys[0] == "plan":
+        raise ConfigError(f"plan.steps: key {shown(key)} given; accepted: a key outside of the plan itself")
     for number, name in enumerate(keys[:-1], start=1):
         if at.get(name, 0) is None:
             at[name] = {}

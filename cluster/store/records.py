@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...errors import DamagedRecordError, shown
+from ...errors import DamagedRecordError, cut, shown
 from ...storage.store import Store
 
 _BACKUP = "put that file back from a backup, or start the job anew under another --run-id"
@@ -264,5 +264,6 @@ def damaged(location: str, error: ValidationError, remedy: str = _BACKUP) -> Dam
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     given = None if first["type"] == "missing" or not field else f"{shown(first['input'])} given"
-    fault = ": ".join(filter(None, [field, ", ".join(filter(None, [given, first["msg"]]))]))
+    said = cut(first["msg"].removeprefix("Value error, "), 100)
+    fault = ": ".join(filter(None, [field, ", ".join(filter(None, [given, said]))]))
     return DamagedRecordError(f"storage {location}: is damaged ({fault}); {remedy}")

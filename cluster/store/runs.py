@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 import secrets
 import shlex
@@ -58,6 +59,25 @@ LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 
 
+def _check_directory(path: Path) -> None:
+    """Refuse what is, or leads through, something else than a directory; nothing need stand there yet.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        is_directory = path.is_dir() or not os.path.lexists(path)
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError:  # a part of it is a file, or links go round in circles
+        is_directory = False
+    if not is_directory:
+        raise ConfigError(
+            f"storage.path: {shown(str(path))} given, which is not a directory; choose another with --storage DIR|URL"
+        )
+
+
 class Storage:
     """A store that holds runs, and the caches that they share.
 
@@ -65,10 +85,15 @@ class Storage:
         url: Directory or URL.
         endpoint_override: Host and port of an S3-compatible store.
         retry_s: Seconds that an operation is tried again.
+
+    Raises:
+        ConfigError: It cannot be a storage.
     """
 
     def __init__(self, url: str, endpoint_override: str | None = None, retry_s: float = RETRY_S) -> None:
         self.store = Store(with_endpoint(url, endpoint_override), retry_s)
+        if self.store.directory is not None:
+            _check_directory(self.store.directory)
 
     def create(self, run_id: str) -> Run:
         """The run of that id, there or not yet, after a look whether the storage can be written.

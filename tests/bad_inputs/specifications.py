@@ -73,17 +73,14 @@ BAD_FILES: dict[str, bytes | str] = {
 }
 # Those that name a key, rather than the file alone.
 NAMED = {
-    "alias-of-itself": ALPHA.path,
     "impossible-number": FILE,
     "huge-number": (SEED.path, FILE),
     "sexagesimal": ALPHA.path,
     "null-section": ALPHA.path,
     "timestamp": SECTION,
     "set-tag": SECTION,
-    "binary-tag": SECTION,
     "long-value": ALPHA.path,
     "newlines-in-value": ALPHA.path,
-    "long-key": "kkkk",
     "escape-codes": (SECTION, FILE),
 }
 ODD_FILES: dict[str, Damage] = {

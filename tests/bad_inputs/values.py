@@ -56,7 +56,7 @@ def _numbers(field: Field) -> Iterator[tuple[str, Any]]:
     elif field.name == "seed":
         yield "below", -1
     if "maximum" in schema:
-        yield "above", schema["maximum"] + 1
+        yield "above", schema["maximum"] + max(1, abs(schema["maximum"]))
     elif "exclusiveMaximum" in schema:
         yield "above", schema["exclusiveMaximum"]
 

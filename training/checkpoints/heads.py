@@ -33,6 +33,23 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
         ModelError: The model and ``names`` have different labels, or the model's are only numbered.
     """
     own = label_names(model)
+    check_labels(own, names, what)
+    rows = torch.tensor([own.index(name) for name in names])
+    head = head_of(model)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[rows])
+        if head.bias is not None:
+            head.bias.copy_(head.bias[rows])
+    for field, value in label_maps(names).items():
+        setattr(model.config, field, value)
+
+
+def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher") -> None:
+    """Refuse a classifier's labels that are not ``names``, in whatever order.
+
+    Raises:
+        ModelError: The two are different, or the classifier's are only numbered.
+    """
     if len(own) == 1:
         raise ModelError(
             f"{what}: its num_labels is 1, so its head gives one number and tells no labels apart; give a classifier "
@@ -50,14 +67,6 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
             f"{_listed(set(own) - set(names))}; only the data has: {_listed(set(names) - set(own))}; "
             f"rename them in id2label and label2id of its config.json, or fine-tune a {what} on this data"
         )
-    rows = torch.tensor([own.index(name) for name in names])
-    head = head_of(model)
-    with torch.no_grad():
-        head.weight.copy_(head.weight[rows])
-        if head.bias is not None:
-            head.bias.copy_(head.bias[rows])
-    for field, value in label_maps(names).items():
-        setattr(model.config, field, value)
 
 
 def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from ...errors import ModelError
+from ...errors import ModelError, user_path
 from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
 from .config_file import CONFIG_FILE, read_config
@@ -52,9 +52,9 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
     if name.startswith(OFFLINE_PREFIX):
         directory, expected = _offline_directory(name.removeprefix(OFFLINE_PREFIX))
         _check_sha256(directory, expected, name)
-    elif Path(name).expanduser().is_dir():
-        directory = Path(name).expanduser()
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists():
+    elif (path := user_path(name, "checkpoint", ModelError)).is_dir():
+        directory = path
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
         raise ModelError(
             f"{name!r}: no such checkpoint directory; give a directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}, or a hub id"

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...errors import ModelError
 from .loading import loading
 
-_NUM_SHOWN = 3
+_NUM_SHOWN = 2
 
 
 def fill_model(
@@ -96,9 +96,9 @@ def _refuse_unfit(
     if faults:
         more = f" and {len(faults) - _NUM_SHOWN} more" if len(faults) > _NUM_SHOWN else ""
         raise ModelError(
-            f"{name}: its weights do not fit its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (the file has "
-            f"{len(weights)} tensors); put the config.json of these weights beside them, or save the whole model "
-            "again with save_pretrained"
+            f"{name}: its weights do not fit its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (of "
+            f"{len(weights)} tensors); put their own config.json beside them, or save the model again with "
+            "save_pretrained"
         )
     if complete and missing:
         more = f" and {len(missing) - _NUM_SHOWN} more" if len(missing) > _NUM_SHOWN else ""

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_xla_available
 
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError, InputError, shown
 from .config import TrainingConfig
 
 # Short names of the specification, and the argument each one stands for.
@@ -185,8 +185,8 @@ def arguments_from_config(
 
 def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
     """``given`` under the arguments' own names, once each name is known to be one."""
-    fields = {each.name for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
-    valid = (fields | set(_SHORT_NAMES)) - {"output_dir"}
+    fields = {each.name: each for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
+    valid = (set(fields) | set(_SHORT_NAMES)) - {"output_dir"}
     known: dict[str, Any] = {}
     for name, value in given.items():
         if name not in valid:
@@ -198,8 +198,19 @@ def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
         own = _SHORT_NAMES.get(name, name)
         if own in known:
             raise ConfigError(f"{where}: {own!r} is given twice, once by its short name; keep one")
+        if (kind := _expected(fields[own].default, value)) is not None:
+            raise ConfigError(f"{where}.{name}: {shown(value)} given; accepted: {kind}")
         known[own] = value
     return known
+
+
+def _expected(default: object, value: object) -> str | None:
+    """What an argument with a default takes, where ``value`` is of another kind; transformers does not look."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "a number"
+    return None
 
 
 def check_range(name: str, value: object, accepted: bool, range_text: str) -> None:
