@@ -6,7 +6,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, DistiltuneError, ModelError
+from ...errors import ConfigError, DistiltuneError
 from ...storage.store import Store
 from ..specification.config import JobConfig, ResourcesConfig, TaskResources, TrialResources
 

@@ -176,8 +176,8 @@ def _write_graph(
 def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, int]) -> None:
     if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
-            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused variants out of "
-            f"export.variants, or use a student of {family_names()}"
+            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused "
+            f"variants out of export.variants, or use a student of {family_names()}"
         )
 
 

@@ -37,7 +37,7 @@ def num_rows(config: PreTrainedConfig) -> int:
     return getattr(config, family_of(config).intermediate_size)
 
 
-def readers(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
+def readers(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
     """Of each layer what reads its heads ``[B, S, A * d]``, and what reads its feed-forward rows ``[B, S, I]``.
 
     Raises:
@@ -64,7 +64,7 @@ def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
     (layers, attention, _), size = _parts(model), head_size(model.config)
     for layer, heads in zip(layers, kept, strict=True):
         columns = (torch.tensor(heads)[:, None] * size + torch.arange(size)).flatten()
-        core = layer.get_submodule(attention.module)
+        core: Any = layer.get_submodule(attention.module)
         for name in attention.projections:
             _cut(core, name, columns, 0)
         _cut(layer, attention.output, columns, 1)
