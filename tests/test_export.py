@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distiltune.errors import ExportError, ModelError
 from distiltune.export.config import ExportConfig, VariantName
 from distiltune.export.onnx.convert import export_onnx
-from distiltune.export.onnx.first_token import first_token_only
 from distiltune.export.onnx.fusion import ATTENTION_OPS, fuse_onnx
+from distiltune.export.onnx.inference_form import inference_form
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build as variants
 from distiltune.export.variants.build import build_variant, torch_int8
@@ -117,7 +117,7 @@ def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> Non
 def test_the_first_token_is_enough_in_the_last_layer(family, students) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(students[family]).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    wrapped = first_token_only(model)
+    wrapped = inference_form(model)
     hidden = torch.randn(2, 5, 32)
     base = wrapped.base_model
     layers = base.transformer.layer if family == "distilbert" else base.encoder.layer

@@ -160,11 +160,11 @@ def test_a_family_of_which_no_student_can_be_made_is_refused_before_the_job_begi
     (tmp_path / "config.json").write_text('{"model_type": "electra", "num_hidden_layers": 4}')
     (tmp_path / "model.safetensors").touch()
     config = {"teacher": {"checkpoint": str(tmp_path)}, "student": {"from_teacher": {"layers": [0]}}}
-    with pytest.raises(ModelError, match=r"student\.from_teacher: a model of the family 'electra'"):
+    with pytest.raises(ModelError, match=r"student\.from_teacher: 'electra' given"):
         check_models(JobConfig.model_validate(config))
     own = {"student": {"checkpoint": str(tmp_path)}}
     with pytest.raises(
-        ModelError, match=r"student\.checkpoint: .* 'electra', .*supported: bert, distilbert, roberta"
+        ModelError, match=r"student\.checkpoint: 'electra' given.*: bert, distilbert, roberta;"
     ):
         check_models(JobConfig.model_validate(own))
 

@@ -130,7 +130,7 @@ def test_a_family_without_known_layers_is_refused(teachers, tmp_path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "electra" / name).write_bytes((teachers["bert"] / name).read_bytes())
     student = StudentConfig(checkpoint=str(tmp_path / "electra"))
-    with pytest.raises(ModelError, match="'electra'; supported: bert, distilbert, roberta"):
+    with pytest.raises(ModelError, match=r"student: 'electra' given.*: bert, distilbert, roberta;"):
         build_student(student, teachers["bert"], LABELS, tmp_path / "student")
 
 

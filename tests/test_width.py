@@ -17,7 +17,7 @@ from distiltune.cluster.remote.tasks import Task, make_student
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig
-from distiltune.export.onnx.first_token import first_token_only
+from distiltune.export.onnx.inference_form import inference_form
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.torch_int8 import load_pytorch_int8
@@ -295,7 +295,7 @@ def test_a_narrow_student_is_quantized_in_pytorch_and_rewritten_for_export(famil
     ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
     mask = torch.zeros(1, 1, ids.shape[1], ids.shape[1])
     with torch.no_grad():
-        found = first_token_only(model)(input_ids=ids, attention_mask=mask).logits
+        found = inference_form(model)(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(found, logits[:1], atol=1e-5, rtol=0)
 
 
@@ -350,7 +350,7 @@ def test_nothing_to_measure_on_none_left_and_unknown_families_are_refused(wide, 
     for name in ("intermediate_size", "num_attention_heads"):
         with pytest.raises(ValueError, match="greater than or equal to 1"):
             width(**{name: 0})
-    with pytest.raises(ModelError, match=r"family is 'electra'; .* from bert, roberta, distilbert"):
+    with pytest.raises(ModelError, match=r"student\.width: 'electra' given.*: bert, distilbert, roberta;"):
         check_width(WidthConfig(num_attention_heads=1), ElectraConfig())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError, DistiltuneError, ModelError
+from ...errors import ConfigError, DistiltuneError
 from ...storage.store import Store
 from ..specification.config import JobConfig, ResourcesConfig, TaskResources, TrialResources
 
@@ -38,6 +38,7 @@ def check_models(config: JobConfig) -> None:
     from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS, end_values
     from ...search.space.students import searched_width
     from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
+    from ...training.models.families import family_of
     from ...training.student.layers import check_layers
     from ...training.student.vocabulary import pieces_to_keep
     from ...training.student.width import check_width
@@ -68,9 +69,13 @@ def check_models(config: JobConfig) -> None:
             check_width(width, own_shapes or shapes, where)
     if config.student.from_teacher is not None:
         layers = config.student.from_teacher.layers
+        family_of(shapes, "student.from_teacher", "layers")
         check_layers(layers, shapes.num_hidden_layers, "student.from_teacher.layers", "the teacher")
     if config.student.layers is not None and own_shapes is not None:
+        family_of(own_shapes, "student.layers", "layers")
         check_layers(config.student.layers, own_shapes.num_hidden_layers, "student.layers", "the checkpoint")
+    if config.training.pruning is not None:
+        family_of(own_shapes or shapes, "training.pruning", "layers")
     own = config.student.checkpoint
     pieces_of = teachers if own is None else resolve_checkpoint(own)
     if config.student.vocabulary is not None and pieces_of is not None:
@@ -171,14 +176,11 @@ def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> 
     With a ``key`` also refuse a family that layers cannot be taken of and variants cannot be made of.
     """
     from ...training.checkpoints.load import inspect_checkpoint, load_config
-    from ...training.models.families import FAMILIES
+    from ...training.models.families import family_of
 
     found = load_config(name)
-    if key is not None and found.model_type not in FAMILIES:
-        raise ModelError(
-            f"{key}: a model of the family {found.model_type!r}, of which no student and no variants can be made; "
-            f"supported: {', '.join(FAMILIES)}"
-        )
+    if key is not None:
+        family_of(found, key)
     return inspect_checkpoint(name, complete=complete)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import onnx
+
+from ...training.models.families import Family, families
 
 WORD_EMBEDDINGS, OTHER_EMBEDDINGS = "word embeddings", "other embeddings"
 ATTENTION, FEED_FORWARD, HEAD, OTHER = "attention", "feed-forward", "head", "other"
@@ -15,12 +18,16 @@ GROUPS = (WORD_EMBEDDINGS, OTHER_EMBEDDINGS, ATTENTION, FEED_FORWARD, HEAD, OTHE
 
 _ATTENTION_NODES = ("Attention", "MultiHeadAttention", "PackedAttention", "DecoderMaskedSelfAttention")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-# By the words of a parameter's path inside a layer; the first that fits says what it is.
+_PROJECTIONS, _ATTENTION_OUTPUT = ("query, key, value", ATTENTION), ("attention output", ATTENTION)
+_FEED_FORWARD_IN, _FEED_FORWARD_OUT = ("feed-forward in", FEED_FORWARD), ("feed-forward out", FEED_FORWARD)
+_POOLER, _CLASSIFIER = ("pooler", HEAD), ("classifier", HEAD)
+# A plain graph is made of families that are not registered too, and its names are all that is known then: by the
+# words of a parameter's path inside a layer, the first that fits, and behind the layers.
 _IN_A_LAYER = (
-    (r"\b(q|k|v|query|key|value|in)(_lin|_proj)?\b", "query, key, value", ATTENTION),
-    (r"\b(attention|attn|self_attn|sa_layer_norm|out_lin|o_proj)\b", "attention output", ATTENTION),
-    (r"\b(intermediate|lin1|fc1|wi|up_proj|gate_proj)\b", "feed-forward in", FEED_FORWARD),
-    (r"\b(output|output_layer_norm|lin2|fc2|wo|down_proj|ffn)\b", "feed-forward out", FEED_FORWARD),
+    (r"\b(q|k|v|query|key|value|in)(_lin|_proj)?\b", *_PROJECTIONS),
+    (r"\b(attention|attn|self_attn|sa_layer_norm|out_lin|o_proj)\b", *_ATTENTION_OUTPUT),
+    (r"\b(intermediate|lin1|fc1|wi|up_proj|gate_proj)\b", *_FEED_FORWARD_IN),
+    (r"\b(output|output_layer_norm|lin2|fc2|wo|down_proj|ffn)\b", *_FEED_FORWARD_OUT),
 )
 
 
@@ -44,7 +51,38 @@ class Part:
 
 def part_of(name: str) -> Part | None:
     """The part that a parameter belongs to, its quantized values and scales too; None for any other tensor."""
-    path = name.lower()
+    for family in families():
+        for path, (part, group) in _parts_of(family):
+            if found := path.search(name):
+                return Part(part, group, int(found["layer"]) if "layer" in path.groupindex else None)
+    return _part_by_words(name.lower())
+
+
+@cache
+def _parts_of(family: Family) -> list[tuple[re.Pattern[str], tuple[str, str]]]:
+    """What the names of a family's parameters hold, and the name and group of the part."""
+    attention, feed_forward = family.attention, family.feed_forward
+    inside: list[tuple[str, tuple[str, str]]] = []
+    if attention is not None:
+        inside += [(f"{attention.module}.{name}", _PROJECTIONS) for name in attention.projections]
+        inside += [(name, _ATTENTION_OUTPUT) for name in (attention.output, attention.norm)]
+    if feed_forward is not None:
+        inside.append((feed_forward.first, _FEED_FORWARD_IN))
+        inside += [(name, _FEED_FORWARD_OUT) for name in (feed_forward.second, feed_forward.norm)]
+    outside = [(family.word_embeddings, (WORD_EMBEDDINGS, WORD_EMBEDDINGS))]
+    if family.pooler is not None:
+        outside.append((family.pooler, _POOLER))
+    # The last layer, for the first token alone, is one module further down.
+    return [
+        (
+            re.compile(rf"\b{re.escape(family.layers or '')}\.(?P<layer>\d+)\.(layer\.)?{re.escape(name)}\."),
+            part,
+        )
+        for name, part in inside
+    ] + [(re.compile(rf"\b{re.escape(name)}\."), part) for name, part in outside]
+
+
+def _part_by_words(path: str) -> Part | None:
     if "embed" in path:
         word = re.search(r"\b(word_embeddings|embed_tokens|wte)\b", path)
         return Part(WORD_EMBEDDINGS, WORD_EMBEDDINGS) if word else Part(OTHER_EMBEDDINGS, OTHER_EMBEDDINGS)
@@ -57,7 +95,7 @@ def part_of(name: str) -> Part | None:
     head = re.search(r"\b(pooler|pre_classifier|classifier|score)\b", path)
     if head is None:
         return None
-    return Part("pooler" if head[1] in ("pooler", "pre_classifier") else "classifier", HEAD)
+    return Part(*(_POOLER if head[1] in ("pooler", "pre_classifier") else _CLASSIFIER))
 
 
 def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...errors import ExportError
-from ...training.checkpoints.load import first_position
+from ...training.models.families import family_names, find_family, first_position
 from ...training.models.tied_embedding_rows import SharedRows
-from .first_token import FAMILIES, first_token_only
+from .inference_form import inference_form
 
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -40,7 +40,7 @@ class _Classifier(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.known_family = model.config.model_type in FAMILIES
+        self.known_family = find_family(model) is not None
         self.has_token_types = self.known_family and bool(getattr(model.config, "type_vocab_size", 0))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def export_onnx(
     on longer ones. Weights have the names that they have in ``model``, behind ``model.``.
 
     Args:
-        model: a sequence classifier; bert, roberta and distilbert get the first-token last layer.
+        model: a sequence classifier; it gets the first-token last layer where its head reads that token alone.
         path: the file to write; it appears whole or not at all.
         max_length: most tokens of a text; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
         keep_shapes: as in :func:`save_onnx`.
@@ -94,7 +94,7 @@ def export_onnx(
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
-                _Classifier(_store_equal_rows_once(_within(first_token_only(model), max_length))).eval(),
+                _Classifier(_store_equal_rows_once(_within(inference_form(model), max_length))).eval(),
                 (input_ids, attention_mask),
                 dynamo=True,
                 opset_version=opset,
@@ -106,7 +106,7 @@ def export_onnx(
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
         raise ExportError(
             f"cannot export {type(model).__name__} to ONNX: {_first_line(error)}; "
-            "leave the onnx variants out of export.variants, or use a bert, roberta or distilbert student"
+            f"leave the onnx variants out of export.variants, or use a student of {family_names()}"
         ) from error
     if program is None:
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
@@ -117,12 +117,15 @@ def export_onnx(
 
 def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
     """Drop the positions that no text of ``max_length`` tokens has, in place, in the known families."""
-    if model.config.model_type not in FAMILIES:
+    family = find_family(model)
+    if family is None:
         return model
-    embeddings: Any = model.base_model.embeddings
-    kept = max_length + first_position(model.config)
-    table = embeddings.position_embeddings.weight[:kept]
-    embeddings.position_embeddings = nn.Embedding.from_pretrained(table.detach().clone())
+    base: Any = model.base_model
+    kept = max_length + first_position(model)
+    place, _, name = family.position_embeddings.rpartition(".")
+    embeddings: Any = base.get_submodule(place)
+    table = getattr(embeddings, name).weight[:kept]
+    setattr(embeddings, name, nn.Embedding.from_pretrained(table.detach().clone()))
     for name in ("position_ids", "token_type_ids"):
         if hasattr(embeddings, name):
             setattr(embeddings, name, getattr(embeddings, name)[:, :kept])
@@ -189,7 +192,7 @@ def strip_notes(graph: onnx.ModelProto) -> None:
 def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None:
-        positions -= first_position(model.config)
+        positions -= first_position(model)
     if max_length < 1 or (positions is not None and max_length > positions):
         raise ExportError(
             f"max_length is {max_length}; this model takes 1 to {positions}; set training.max_length"

@@ -20,9 +20,9 @@ from ...errors import ExportError, ModelError
 from ...storage.folders import new_folder
 from ...training.checkpoints.heads import label_names
 from ...training.checkpoints.load import load_model
+from ...training.models.families import family_names, find_family
 from ..config import ExportConfig, VariantName
 from ..onnx.convert import export_onnx
-from ..onnx.first_token import FAMILIES
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
 from .graph_record import GraphRecord, describe_graph
@@ -174,11 +174,10 @@ def _write_graph(
 
 
 def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, int]) -> None:
-    family = model.config.model_type
-    if family not in FAMILIES and not any(counts[op] for op in ATTENTION_OPS):
+    if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
-            f"{name}: the attention of the family {family!r} cannot be fused; leave the onnx-fused variants out of "
-            f"export.variants, or use a student of {', '.join(FAMILIES)}"
+            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused "
+            f"variants out of export.variants, or use a student of {family_names()}"
         )
 
 

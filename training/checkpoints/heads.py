@@ -10,10 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...errors import ModelError
+from ...errors import ModelError, shown
+from ..models.families import family_names, find_family
 from .load import label_names, load_config, load_model
 
 _NUM_SHOWN = 10
+# Where the linear layer of a head lies in most of transformers' encoders; tried where the family is not registered.
+_USUAL_PLACES = ("classifier.out_proj", "classifier")
 
 
 def label_maps(names: Sequence[str]) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
     own = label_names(model)
     check_labels(own, names, what)
     rows = torch.tensor([own.index(name) for name in names])
-    head = head_of(model)
+    head = head_of(model, what)
     with torch.no_grad():
         head.weight.copy_(head.weight[rows])
         if head.bias is not None:
@@ -83,7 +86,7 @@ def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
         match_labels(model, names, "checkpoint")
         return model
     model = load_model(name, **label_maps(names))
-    head = head_of(model)
+    head = head_of(model, "checkpoint")
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
@@ -95,16 +98,24 @@ def has_labels(name: str | Path, names: Sequence[str]) -> bool:
     return sorted(label_names(load_config(name))) == sorted(names)
 
 
-def head_of(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer whose row i gives logit i; raises ``ModelError`` for a head of unknown form."""
-    head = getattr(model, "classifier", None)
-    head = getattr(head, "out_proj", head)
-    if not isinstance(head, nn.Linear):
-        raise ModelError(
-            f"model family {model.config.model_type!r} has a classification head of unknown form; "
-            "bert, distilbert and roberta, and those built like them, are supported"
-        )
-    return head
+def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
+    """Return the linear layer whose row i gives logit i.
+
+    Args:
+        model: A sequence classifier.
+        key: The parameter that names it, for the error.
+
+    Raises:
+        ModelError: Its head has another form.
+    """
+    family, modules = find_family(model), dict(model.named_modules())
+    for place in _USUAL_PLACES if family is None else (family.classifier,):
+        if isinstance(head := modules.get(place), nn.Linear):
+            return head
+    raise ModelError(
+        f"{key}: {shown(model.config.model_type)} given, whose classification head is of unknown form; "
+        f"supported: {family_names()}, and those built like them"
+    )
 
 
 def _listed(names: set[str]) -> str:

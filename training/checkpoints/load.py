@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError, user_path
+from ..models.families import first_position
 from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
 from .config_file import CONFIG_FILE, read_config
@@ -190,17 +191,12 @@ def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None:
         return
-    positions -= first_position(model.config)
+    positions -= first_position(model)
     if max_length > positions:
         raise ModelError(
             f"training.max_length: {max_length} given; the {what} takes at most {positions} tokens; "
             f"set it to {positions} or less"
         )
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """Row of the position table that a text's first token has: RoBERTa counts from padding's number + 1."""
-    return (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
 
 
 def file_sha256(path: Path) -> str:

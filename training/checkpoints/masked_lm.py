@@ -11,18 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, PreTrainedModel
 
-from ...errors import ModelError
+from ..models.families import Family, family_of
 from .config_file import read_config
 from .load import has_own_head, local_directory
 from .model_weights import fill_model
 from .weight_files import read_weights
-
-# Model family -> the parts of its masked-language head, in order.
-_HEADS = {
-    "bert": ("cls",),
-    "distilbert": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-    "roberta": ("lm_head",),
-}
 
 
 def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
@@ -46,19 +39,14 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
     return model, not new
 
 
-def check_head(config: Any) -> None:
-    """Raise ``ModelError`` unless the masked-language head of the configuration's family is known."""
-    if config.model_type not in _HEADS:
-        raise ModelError(
-            f"student.pretraining: the masked-language head of family {config.model_type!r} is not known; "
-            f"supported: {', '.join(_HEADS)}"
-        )
+def check_head(config: Any) -> Family:
+    """Return the configuration's family; raise ``ModelError`` unless its masked-language head is known."""
+    return family_of(config, "student.pretraining", "masked_lm")
 
 
 def language_head(model: Any) -> Callable[[Tensor], Tensor]:
     """From last hidden states[N, D] to logits[N, V]; raises ``ModelError`` where the family's head is not known."""
-    check_head(model.config)
-    parts = [getattr(model, name) for name in _HEADS[model.config.model_type]]
+    parts = [model.get_submodule(name) for name in check_head(model.config).masked_lm_head]
 
     def head(states: Tensor) -> Tensor:
         for part in parts:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ...errors import InputError, ModelError, first_line
-from ..models.families import FAMILIES
+from ...errors import InputError, first_line
+from ..models.families import family_of
 
 # Safetensors in a checkpoint's folder, but by its name none of the model's weights.
 STATE_FILE = "pruning.state"
@@ -61,10 +61,7 @@ def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     Raises:
         ModelError: The model's family is not known.
     """
-    family = model.config.model_type
-    if family not in FAMILIES:
-        raise ModelError(f"pruning: the model's family is {family!r}; supported: {', '.join(FAMILIES)}")
-    place = f"{model.base_model_prefix}.{FAMILIES[family]}"
+    place = f"{model.base_model_prefix}.{family_of(model, 'training.pruning', 'layers').layers}"
     layers = model.get_submodule(place).named_modules()
     linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
     return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear}

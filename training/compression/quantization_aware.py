@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import InputError
-from ..checkpoints.load import first_position
+from ..models.families import first_position
 from ..models.trainable_embedding_rows import table_range
 from .config import QuantizationAwareConfig
 from .fake_quantization import quantized_linear, read_back_4_bits, read_back_8_bits
@@ -49,8 +49,10 @@ class FakeQuantized(ExitStack):
             if isinstance(module, nn.Embedding) and not name.endswith(_TOKEN_TYPES)
         }
         largest = max(tables.values(), key=lambda table: table.num_embeddings, default=None)
-        shapes: Any = getattr(model, "config", None)
-        reached = None if max_length is None or shapes is None else max_length + first_position(shapes)
+        classifier: Any = model if hasattr(model, "config") else None
+        reached = (
+            None if max_length is None or classifier is None else max_length + first_position(classifier)
+        )
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 self._replace(module, self._linear(module))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedCo
 from transformers.pytorch_utils import prune_linear_layer
 
 from ...errors import ModelError
+from .families import Attention, FeedForward, family_names, family_of
 
 KEPT_HEADS = "kept_attention_heads"
 """Field of config.json: heads in each layer, where they are fewer than ``num_attention_heads``.
@@ -20,43 +20,6 @@ KEPT_HEADS = "kept_attention_heads"
 ``num_attention_heads`` then says no more than how large a head is (``hidden_size / num_attention_heads``), and
 transformers alone refuses the weights, whose shapes are others. Fewer rows are the family's own field.
 """
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Where a family's layers are below the base model, and its parts below a layer."""
-
-    layers: str
-    attention: str
-    projections: tuple[str, str, str]  # below the attention: query, key, value
-    attention_output: str
-    intermediate: str
-    output: str
-    rows: str  # field of the configuration
-
-
-_BERT = _Family(
-    layers="encoder.layer",
-    attention="attention.self",
-    projections=("query", "key", "value"),
-    attention_output="attention.output.dense",
-    intermediate="intermediate.dense",
-    output="output.dense",
-    rows="intermediate_size",
-)
-_FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "distilbert": _Family(
-        layers="transformer.layer",
-        attention="attention",
-        projections=("q_lin", "k_lin", "v_lin"),
-        attention_output="attention.out_lin",
-        intermediate="ffn.lin1",
-        output="ffn.lin2",
-        rows="hidden_dim",
-    ),
-}
 
 
 def num_heads(config: PreTrainedConfig) -> int:
@@ -71,19 +34,18 @@ def head_size(config: PreTrainedConfig) -> int:
 
 def num_rows(config: PreTrainedConfig) -> int:
     """Feed-forward rows in each layer; raises ``ModelError`` for an unknown family."""
-    return getattr(config, _family(config).rows)
+    return getattr(config, family_of(config).intermediate_size)
 
 
-def readers(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
+def readers(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
     """Of each layer what reads its heads ``[B, S, A * d]``, and what reads its feed-forward rows ``[B, S, I]``.
 
     Raises:
         ModelError: The family is not known.
     """
-    family = _family(model.config)
+    layers, attention, feed_forward = _parts(model)
     return [
-        (layer.get_submodule(family.attention_output), layer.get_submodule(family.output))
-        for layer in _layers(model)
+        (layer.get_submodule(attention.output), layer.get_submodule(feed_forward.second)) for layer in layers
     ]
 
 
@@ -99,18 +61,18 @@ def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
     Raises:
         ModelError: The family is not known.
     """
-    family, size = _family(model.config), head_size(model.config)
-    for layer, heads in zip(_layers(model), kept, strict=True):
+    (layers, attention, _), size = _parts(model), head_size(model.config)
+    for layer, heads in zip(layers, kept, strict=True):
         columns = (torch.tensor(heads)[:, None] * size + torch.arange(size)).flatten()
-        attention = layer.get_submodule(family.attention)
-        for name in family.projections:
-            _cut(attention, name, columns, 0)
-        _cut(layer, family.attention_output, columns, 1)
+        core: Any = layer.get_submodule(attention.module)
+        for name in attention.projections:
+            _cut(core, name, columns, 0)
+        _cut(layer, attention.output, columns, 1)
         for name in ("num_attention_heads", "n_heads"):
-            if hasattr(attention, name):
-                setattr(attention, name, len(heads))
-        if hasattr(attention, "all_head_size"):
-            attention.all_head_size = len(columns)
+            if hasattr(core, name):
+                setattr(core, name, len(heads))
+        if hasattr(core, "all_head_size"):
+            core.all_head_size = len(columns)
     setattr(model.config, KEPT_HEADS, len(kept[0]))
 
 
@@ -126,11 +88,11 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
     Raises:
         ModelError: The family is not known.
     """
-    family = _family(model.config)
-    for layer, rows in zip(_layers(model), kept, strict=True):
-        _cut(layer, family.intermediate, torch.tensor(rows), 0)
-        _cut(layer, family.output, torch.tensor(rows), 1)
-    setattr(model.config, family.rows, len(kept[0]))
+    layers, _, feed_forward = _parts(model)
+    for layer, rows in zip(layers, kept, strict=True):
+        _cut(layer, feed_forward.first, torch.tensor(rows), 0)
+        _cut(layer, feed_forward.second, torch.tensor(rows), 1)
+    setattr(model.config, family_of(model).intermediate_size, len(kept[0]))
 
 
 def classifier_class(config: PreTrainedConfig) -> Any:
@@ -141,11 +103,16 @@ def classifier_class(config: PreTrainedConfig) -> Any:
     """
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if stock is None:
-        known = ", ".join(_FAMILIES)
         raise ModelError(
-            f"model family {config.model_type!r} has no sequence classifiers; give one of {known}"
+            f"model family {config.model_type!r} has no sequence classifiers; give one of {family_names()}"
         )
     return _narrowed(stock) if hasattr(config, KEPT_HEADS) else stock
+
+
+def classifier_classes(config: PreTrainedConfig) -> tuple[Any, ...]:
+    """Return the family's own class of sequence classifiers, and that of those with fewer heads; empty for none."""
+    stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    return () if stock is None else (stock, _narrowed(stock))
 
 
 @cache
@@ -159,18 +126,10 @@ def _narrowed(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(stock.__name__, (stock,), {"__init__": init, "__module__": __name__})
 
 
-def _family(config: PreTrainedConfig) -> _Family:
-    if config.model_type not in _FAMILIES:
-        raise ModelError(
-            f"student.width: the model's family is {config.model_type!r}; heads and feed-forward rows can be taken "
-            f"from {', '.join(_FAMILIES)}; leave it out"
-        )
-    return _FAMILIES[config.model_type]
-
-
-def _layers(model: PreTrainedModel) -> Any:
-    base: Any = model.base_model
-    return base.get_submodule(_family(model.config).layers)
+def _parts(model: PreTrainedModel) -> tuple[nn.ModuleList, Attention, FeedForward]:
+    family = family_of(model, "student.width", "width")
+    assert family.attention is not None and family.feed_forward is not None, "the family supports width"
+    return family.layers_of(model), family.attention, family.feed_forward
 
 
 def _cut(parent: nn.Module, name: str, kept: torch.Tensor, dim: int) -> None:

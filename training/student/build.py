@@ -127,7 +127,7 @@ def build_student(
     with new_folder(out_dir) as folder:
         save_checkpoint(student, tokenizer, folder)
     return {
-        "family": family_of(student),
+        "family": family_of(student).name,
         "num_parameters": student.num_parameters(),
         "num_layers": student.config.num_hidden_layers,
         "layers": list(config.from_teacher.layers) if config.from_teacher is not None else None,

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ...errors import ModelError
 from ..checkpoints.load import load_config, new_classifier
-from ..models.families import FAMILIES, family_of
+from ..models.families import family_of
 
 
 def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
@@ -56,7 +56,7 @@ def student_from_layers(
     Raises:
         ModelError: The family is not known; a layer does not exist, is named twice or out of order.
     """
-    place = f"{teacher.base_model_prefix}.{FAMILIES[family_of(teacher)]}"
+    place = f"{teacher.base_model_prefix}.{family_of(teacher, key, 'layers').layers}"
     num_layers = teacher.config.num_hidden_layers
     check_layers(layers, num_layers, key, owner)
     config = copy.deepcopy(teacher.config)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...errors import ModelError
 from ..data.collator import DistillationCollator
 from ..data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit, tokenize_split
+from ..models.families import family_of
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
 from .config import WidthConfig
 
@@ -33,6 +34,7 @@ def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "stud
     Raises:
         ModelError: Which key, what was given, what the model has; or its family is not known.
     """
+    family_of(config, where, "width")
     rows, heads = num_rows(config), num_heads(config)
     for name, wanted, there, what in (
         ("intermediate_size", width.intermediate_size, rows, "feed-forward rows"),

@@ -1,0 +1,19 @@
+"""RoBERTa: BERT's layers, a head without a pooler, and positions that begin behind the padding id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .base import register
+from .bert import BERT
+
+ROBERTA = register(
+    replace(
+        BERT,
+        model_types=("roberta",),
+        classifier="classifier.out_proj",
+        pooler=None,
+        positions_after_padding=True,
+        masked_lm_head=("lm_head",),
+    )
+)
