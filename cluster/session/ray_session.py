@@ -14,12 +14,13 @@ from typing import Any
 
 from ...errors import RunFailedError, first_line, shown
 from ...search.driver.run_search import RAY_WORKER_ENV
+from ...storage.environment import environment_set
 from ...storage.temporary import TemporaryDirectory
 from ..nodes.addresses import check_gcs_address, driver_environment
 from ..nodes.loopback import MULTI_NODE_ENV
 from ..nodes.ray_environment import QUIET
 from ..specification.config import ResourcesConfig, TaskResources
-from .private_ray import start_private_ray
+from .private_ray import PrivateDirectory, start_private_ray
 
 
 @contextmanager
@@ -38,32 +39,32 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     else:
         # With this variable of Ray, 127.0.0.1 stays what it is, and everything listens there alone.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token(), MULTI_NODE_ENV: "0"}
-    before = {name: os.environ.get(name) for name in (*environment, "RAY_TMPDIR")}
-    os.environ.update(environment)
-    import ray
-
-    directory, locks = None, None
-    terminate = signal.getsignal(signal.SIGTERM)
+    directories: list[TemporaryDirectory | PrivateDirectory] = []
     try:
-        _read_environment_again()
-        if resources.address:
-            _attach(resources.address)
-            locks = TemporaryDirectory("locks")
-            # Only now: before, it would say where a Ray of this machine is looked for.
-            os.environ["RAY_TMPDIR"] = str(locks.path)
-        else:
-            directory = start_private_ray(resources.num_cpus)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which exits without a word
-        yield
+        with environment_set(environment, "RAY_TMPDIR"):
+            import ray
+
+            terminate = signal.getsignal(signal.SIGTERM)
+            try:
+                _read_environment_again()
+                if resources.address:
+                    _attach(resources.address)
+                    locks = TemporaryDirectory("locks")
+                    directories.append(locks)
+                    # Only now: before, it would say where a Ray of this machine is looked for.
+                    os.environ["RAY_TMPDIR"] = str(locks.path)
+                else:
+                    directories.append(start_private_ray(resources.num_cpus))
+                if threading.current_thread() is threading.main_thread():
+                    # Ray puts its own in place, which exits without a word.
+                    signal.signal(signal.SIGTERM, terminate)
+                yield
+            finally:
+                ray.shutdown()
     finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         _read_environment_again()
-        for each in (directory, locks):
-            if each:
-                each.remove()
+        for each in directories:
+            each.remove()
 
 
 def _read_environment_again() -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
+from ...storage.folders import file_sha256
 from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
 from .config_file import CONFIG_FILE, read_config
@@ -201,12 +202,6 @@ def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None
 def first_position(config: PreTrainedConfig) -> int:
     """Row of the position table that a text's first token has: RoBERTa counts from padding's number + 1."""
     return (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_fingerprint(directory: str | Path) -> str:
