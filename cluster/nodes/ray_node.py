@@ -200,12 +200,11 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
 
 def _environment(host: str, token_file: Path | None, directory: Path) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
-    from ...search.driver.run_search import RAY_WORKER_ENV
-    from .ray_environment import QUIET
+    from .ray_environment import PROCESS_ENV
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}
-    environment |= QUIET | RAY_WORKER_ENV
+    environment |= PROCESS_ENV
     environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
     environment["RAY_TMPDIR"] = str(directory)  # else the locks of all users would lie in one directory
     environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"

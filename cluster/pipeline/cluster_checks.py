@@ -6,7 +6,9 @@ import secrets
 from typing import Any
 
 from ...errors import ConfigError, DistiltuneError
+from ...search.driver.nodes import check_fits, live_nodes
 from ...storage.store import Store
+from ..session.ray_session import needs_of
 from ..specification.config import ResourcesConfig, TaskResources, TrialResources
 
 _PATIENCE_S = 5.0  # how long one node tries the storage again
@@ -30,28 +32,14 @@ def check_resources(resources: ResourcesConfig) -> None:
     Raises:
         ConfigError: Which task, what it asks for, and what the nodes have.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    added = [_needs(node, 0) for node in resources.autoscaling]
-    gpus = min(1, sum(node.get("GPU", 0) for node in nodes))
+    added = [needs_of(node, 0) for node in resources.autoscaling]
+    gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
     for name in ("trial", "teacher", "export", "benchmark"):
         asked: TaskResources | None = getattr(resources, name)
         if asked is None:
             continue
-        needs = _needs(asked, gpus)
         processes = asked.processes if isinstance(asked, TrialResources) else 1
-        places = sum(_places(node, needs) for node in nodes)
-        if places >= processes or any(_places(node, needs) for node in added):
-            continue
-        given, found = _shown(needs, needs), "no node has that many"
-        if processes > 1:
-            given, found = f"{processes} processes of {given} each", f"they hold {places} of them"
-        shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
-        raise ConfigError(
-            f"resources.{name}: {given} given, and {found} (nodes: {shown}); lower it, attach to a larger cluster, "
-            "or name the nodes that the cluster adds on demand in resources.autoscaling"
-        )
+        check_fits(f"resources.{name}", needs_of(asked, gpus), processes, added)
 
 
 def check_storage(store: Store) -> None:
@@ -123,23 +111,6 @@ def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
     except (DistiltuneError, OSError) as error:
         return " ".join(str(error.__cause__ or error).split())
     return None
-
-
-def _needs(asked: TaskResources, default_gpus: float) -> dict[str, float]:
-    gpus = default_gpus if asked.gpu is None else asked.gpu
-    return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
-
-
-def _places(node: dict[str, float], needs: dict[str, float]) -> int:
-    """How many of what is needed a node holds."""
-    # Ray counts in ten-thousandths: three times 0.1 is 0.3 there.
-    return min(int(node.get(kind, 0) / amount + 1e-4) for kind, amount in needs.items() if amount)
-
-
-def _shown(amounts: dict[str, float], kinds: dict[str, float]) -> str:
-    words = {"CPU": "CPUs", "GPU": "GPUs"}
-    parts = [f"{amounts.get(kind, 0):g} {words.get(kind, kind)}" for kind in kinds]
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _name(node: dict[str, Any]) -> str:
