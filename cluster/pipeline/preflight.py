@@ -144,7 +144,7 @@ def check_models(config: JobConfig) -> None:
         ConfigError: The graphs of the student cannot be run.
     """
     from ...export.onnx.opset import check_opset
-    from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS, end_values
+    from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS
     from ...search.space.students import searched_width
     from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
     from ...training.student.layers import check_layers
@@ -169,7 +169,7 @@ def check_models(config: JobConfig) -> None:
         shapes = _inspected(teachers, key, complete=tuned is None)
     space = config.search.space
     searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
-    most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
+    most = searched_width(None, {name: max(space[name].end_values()) for name in searched})
     for width, where in ((config.student.width, "student.width"), (most, "search.space.student")):
         if width is not None:
             check_width(width, own_shapes or shapes, where)

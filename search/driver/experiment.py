@@ -16,7 +16,7 @@ from ...storage.environment import environment_set
 from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
 from ..config import NoEarlyStopping, SearchConfig
-from ..space.space import distributions, fixed_values
+from ..space.space import fixed_values, searched
 from ..space.students import Student
 from ..trial.inputs import TrialSettings
 from ..trial_record import is_trial_name, name_of
@@ -212,7 +212,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
 
 
 def _is_searched(config: SearchConfig) -> bool:
-    return bool(distributions(config))
+    return bool(searched(config))
 
 
 def _scheduler(config: SearchConfig) -> InTurn:

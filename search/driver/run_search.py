@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
 from ..config import SearchConfig
-from ..space.space import end_values
 from ..trial.inputs import TrialInputs, TrialSettings
 from ..trial_record import is_trial_name
 from .nodes import RAY_WORKER_ENV, check_fits, num_places
@@ -75,7 +74,7 @@ def run_search(
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
     from ..space.batches import check_batches
-    from ..space.space import distributions
+    from ..space.space import searched
     from ..space.students import without_misfits
     from ..space.validation import check_space
     from ..study.warm_start import refitted
@@ -88,9 +87,9 @@ def run_search(
     check_batches(config, training, processes_per_trial)
     narrowed = without_misfits(config, inputs.students)
     if narrowed is not config and known:
-        known = refitted(known, distributions(narrowed))
+        known = refitted(known, searched(narrowed))
     config = narrowed
-    num_trials = config.num_trials if distributions(config) else 1
+    num_trials = config.num_trials if searched(config) else 1
     if check_resources:
         asked = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
         check_fits("resources.trial", asked, processes_per_trial)
@@ -146,14 +145,14 @@ def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
 def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
     names = ("batch_size", "per_device_train_batch_size")
     fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
-    searched = [max(end_values(config.space[name])) for name in names if name in config.space]
+    searched = [max(config.space[name].end_values()) for name in names if name in config.space]
     return int(max([fixed[-1], *searched]))
 
 
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
     """Whether a trial may ask for the teacher's hidden states, which are not cached."""
     name = "hidden_loss_weight"
-    values = [*end_values(config.space[name])] if name in config.space else []
+    values = config.space[name].end_values()[:] if name in config.space else []
     if not values or config.space[name].when:  # a trial that does not choose it takes the other
         values.append(training.arguments.get(name, 0))
     return any(value > 0 for value in values)
