@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..errors import shown
 from ..training.section import Integer, Name, Number, Section, Text, plain, scalar
 
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
 _Scalar = Text | Integer | Number | bool
+_NUM_SHOWN = 20  # values of a choice in a message
 MOST_VALUES = 1000
 """Values of a choice, and arguments of a condition or a point."""
 
@@ -32,6 +41,20 @@ Condition = Annotated[
 """The value of another argument, or several of them."""
 
 
+class NotAcceptedError(ValueError):
+    """A parameter does not hold a value."""
+
+
+def as_category(value: Any) -> Any:
+    """Return a value as Optuna holds it: a list is no category, its JSON is."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def accepted_values(given: Condition) -> list[Any]:
+    """Return a condition's values as a list."""
+    return given if isinstance(given, list) else [given]
+
+
 class _Searched(Section):
     """What a searched argument has, whatever its values are."""
 
@@ -41,6 +64,57 @@ class _Searched(Section):
         description="Search it only where other arguments of the space have these values, for example "
         "{alpha: 0.0} or {optim: [sgd, adafactor]}; elsewhere training's own value stands.",
     )
+
+    def applies(self, values: Mapping[str, Any]) -> bool:
+        """Return whether its condition holds where other arguments have these values."""
+        return all(
+            other in values and values[other] in accepted_values(given) for other, given in self.when.items()
+        )
+
+    def end_values(self) -> list[Any]:
+        """Return the two ends of a range, or every choice."""
+        raise NotImplementedError
+
+    def all_values(self) -> Iterable[Any]:
+        """Return every value; of a range of floats its two ends."""
+        return self.end_values()
+
+    def num_values(self) -> int:
+        """Return how many values it may have; 1 for a range of floats."""
+        return 1
+
+    def single_value(self) -> Any:
+        """Return the value of an argument that has no other; None for one that is searched."""
+        values = self.end_values()
+        return values[0] if all(value == values[0] for value in values) else None
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's distribution of an argument that is searched."""
+        raise TypeError(f"{self!r} has one value")
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Have an Optuna trial suggest a value of the argument ``name``."""
+        raise TypeError(f"{self!r} has one value")
+
+    def contains(self, value: Any) -> bool:
+        """Return whether it has this value, as a person writes it: 5.0 is no whole number."""
+        return value in self.end_values()
+
+    def fit(self, value: Any) -> Any:
+        """Return a value as Optuna's distribution holds it: a whole 5.0 as 5, a list as its JSON.
+
+        Raises:
+            NotAcceptedError: It does not have that value; the message says which ones it has.
+        """
+        # 1 == True and 1 == 1.0, but a choice of true is none of 1.
+        for each in map(as_category, self.end_values()):
+            if each == as_category(value) and isinstance(each, bool) == isinstance(value, bool):
+                return each
+        raise NotAcceptedError(self.accepted())
+
+    def accepted(self) -> str:
+        """Return what it takes, such as ``accepted: whole numbers from 2 to 20``."""
+        return f"accepted: {', '.join(shown(value) for value in self.end_values()[:_NUM_SHOWN])}"
 
 
 class FloatRange(_Searched):
@@ -55,6 +129,26 @@ class FloatRange(_Searched):
     def _ordered(self) -> FloatRange:
         return _ordered(self)
 
+    def end_values(self) -> list[Any]:  # noqa: D102
+        return [self.low, self.high]
+
+    def distribution(self) -> BaseDistribution:  # noqa: D102
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: Trial, name: str) -> Any:  # noqa: D102
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def contains(self, value: Any) -> bool:  # noqa: D102
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def fit(self, value: Any) -> float:  # noqa: D102
+        return float(_number_within(self, value))
+
+    def accepted(self) -> str:  # noqa: D102
+        return f"accepted: numbers from {self.low} to {self.high}"
+
 
 class IntRange(_Searched):
     """A whole number between two bounds, both included."""
@@ -68,6 +162,35 @@ class IntRange(_Searched):
     def _ordered(self) -> IntRange:
         return _ordered(self)
 
+    def end_values(self) -> list[Any]:  # noqa: D102
+        return [self.low, self.high]
+
+    def all_values(self) -> Iterable[Any]:  # noqa: D102
+        return range(self.low, self.high + 1)
+
+    def num_values(self) -> int:  # noqa: D102
+        return self.high - self.low + 1
+
+    def distribution(self) -> BaseDistribution:  # noqa: D102
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: Trial, name: str) -> Any:  # noqa: D102
+        return trial.suggest_int(name, self.low, self.high, log=self.log)
+
+    def contains(self, value: Any) -> bool:  # noqa: D102
+        return isinstance(value, int) and self.low <= value <= self.high
+
+    def fit(self, value: Any) -> int:  # noqa: D102
+        number = _number_within(self, value)
+        if number != int(number):
+            raise NotAcceptedError(self.accepted())
+        return int(number)
+
+    def accepted(self) -> str:  # noqa: D102
+        return f"accepted: whole numbers from {self.low} to {self.high}"
+
 
 class Choice(_Searched):
     """One of a list of values."""
@@ -79,12 +202,37 @@ class Choice(_Searched):
         description="The values to choose from; lists for student.layers.",
     )
 
+    def end_values(self) -> list[Any]:  # noqa: D102
+        return self.values
+
+    def num_values(self) -> int:  # noqa: D102
+        return len(self.values)
+
+    def distribution(self) -> BaseDistribution:  # noqa: D102
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution([as_category(value) for value in self.values])
+
+    def suggest(self, trial: Trial, name: str) -> Any:  # noqa: D102
+        found = trial.suggest_categorical(name, [as_category(value) for value in self.values])
+        return next((each for each in self.values if as_category(each) == found), found)
+
 
 class Fixed(_Searched):
     """One value that every trial uses; a bare value in the file means this."""
 
     type: Literal["fixed"] = "fixed"
     value: Value = Field(description="The value.")
+
+    def end_values(self) -> list[Any]:  # noqa: D102
+        return [self.value]
+
+
+def _number_within(bounds: FloatRange | IntRange, value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not bounds.low <= value <= bounds.high:
+        raise NotAcceptedError(bounds.accepted())
+    return value
 
 
 def _ordered(bounds: Any) -> Any:

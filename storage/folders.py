@@ -1,13 +1,14 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and the SHA-256 of a file."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,18 +52,52 @@ def _take_name(folder: Path, target: Path, keep_existing: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file of which no reader sees half."""
-    put_file(path, lambda temporary: temporary.write_bytes(content))
+@contextmanager
+def new_file(target: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; the file written there takes that name when the block ends well.
 
+    No reader sees half of it, and nothing stays of a file that cannot be written.
 
-def put_file(path: Path, make: Callable[[Path], object]) -> None:
-    """Let ``make`` write a file beside ``path``, which then takes its name; nothing stays of one that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    Args:
+        target: The name to take; folders above it are made.
+        private: Create the file first, readable and writable by this user only.
+
+    Raises:
+        OSError: It cannot be written, or the block has written nothing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(target)
     try:
-        make(temporary)
-        temporary.replace(path)
-    except OSError:
+        if private:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield temporary
+        temporary.replace(target)
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_file(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write a file of which no reader sees half; text as UTF-8.
+
+    Args:
+        path: The file; folders above it are made.
+        content: What it is to hold.
+        private: Let this user alone read it.
+
+    Raises:
+        OSError: It cannot be written; an earlier file of that name stays.
+    """
+    with new_file(path, private=private) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def temporary_beside(target: Path) -> Path:
+    """Return a name in the same folder that nobody else uses, and that no listing of a store shows."""
+    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

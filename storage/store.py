@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ..errors import DamagedRecordError, InputError, PermanentStorageError, StorageError
 from .filesystems import local_path, open_filesystem
-from .folders import new_folder, put_file, write_file
+from .folders import file_sha256, new_file, new_folder, write_file
 from .reading import check_key, entries_of, parse_record, read_file, too_large
 from .retry import retrying
 
@@ -227,7 +227,8 @@ class Store:
 
         def operation() -> None:
             if self.directory is not None:
-                put_file(self.directory / key, lambda temporary: shutil.copyfile(source, temporary))
+                with new_file(self.directory / key) as temporary:
+                    shutil.copyfile(source, temporary)
                 return
             if not self._is_object_store:
                 self.filesystem.create_dir(self.at(key).rpartition("/")[0], recursive=True)
@@ -387,7 +388,8 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+            found[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": file_sha256(path),
+            }
     return found

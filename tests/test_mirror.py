@@ -12,24 +12,24 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from servers import free_port, wait_for_http
 
 from distiltune.errors import StorageError
+from distiltune.search.parameters import Choice, FloatRange, IntRange
 from distiltune.search.study import mirror as mirror_module
 from distiltune.search.study.mirror import MirroredTrial, StudyMirror, frozen_trial
 from distiltune.storage.store import Store
 
 KEY = "runs/first/search/study.journal"
 SPACE = {
-    "alpha": FloatDistribution(0.0, 1.0),
-    "temperature": IntDistribution(2, 20),
-    "optim": CategoricalDistribution(["adamw", "sgd"]),
-    "momentum": FloatDistribution(0.1, 1.0),  # only with sgd
-    "student.layers": CategoricalDistribution(["[0, 5]", "[0, 2, 5]"]),
+    "alpha": FloatRange(low=0.0, high=1.0),
+    "temperature": IntRange(low=2, high=20),
+    "optim": Choice(values=["adamw", "sgd"]),
+    "momentum": FloatRange(low=0.1, high=1.0),  # only with sgd
+    "student.layers": Choice(values=[[0, 5], [0, 2, 5]]),
 }
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -86,7 +86,7 @@ def store(request, tmp_path):
 def new_mirror(store, **changes):
     given = {
         "name": "first",
-        "distributions": SPACE,
+        "space": SPACE,
         "directions": ["maximize"],
         "metric_names": ["validation_accuracy"],
         **changes,
@@ -125,7 +125,7 @@ def test_what_optuna_reads(store, tmp_path):
         "momentum": 0.5,
         "student.layers": "[0, 2, 5]",
     }
-    assert finished.distributions == SPACE
+    assert finished.distributions == {name: each.distribution() for name, each in SPACE.items()}
     assert finished.intermediate_values == {33: 0.7, 67: 0.8, 100: 0.9}
     assert finished.user_attrs == {
         "num_train_epochs": 3,

@@ -298,7 +298,7 @@ def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_d
 def test_what_no_trial_could_run_is_told_at_once(ray_session, inputs, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'temperature'"):
         search(search_config(2, temperatur=3), inputs, tmp_path)
-    with pytest.raises(RunFailedError, match="a trial needs 64 CPUs"):
+    with pytest.raises(ConfigError, match=r"resources\.trial: 64 CPUs and 0 GPUs given"):
         search(search_config(2), inputs, tmp_path, cpus=64)
 
 

@@ -8,7 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
-from distiltune.search.space.space import distributions, draw, fixed_values
+from distiltune.search.space.space import draw, fixed_values
+from distiltune.search.space.space import searched as searched_parameters
 from distiltune.search.space.students import Student, student_name, student_names, without_misfits
 from distiltune.search.space.validation import check_space, space_faults
 from distiltune.training.distillation.config import TrainingConfig
@@ -19,8 +20,12 @@ def config(space: dict | None = None, **values) -> SearchConfig:
     return SearchConfig.model_validate({"space": space or {}, **values})
 
 
+def distributions_of(config):
+    return {name: each.distribution() for name, each in searched_parameters(config).items()}
+
+
 def test_the_default_space_is_the_recipes():
-    assert distributions(SearchConfig()) == {
+    assert distributions_of(SearchConfig()) == {
         "alpha": FloatDistribution(0.0, 1.0),
         "temperature": IntDistribution(2, 20),
         "num_train_epochs": IntDistribution(5, 10),
@@ -35,7 +40,7 @@ def test_every_kind_of_range_has_its_distribution():
         "temperature": {"type": "int", "low": 4, "high": 4},
         "alpha": 0.0,
     }
-    searched = distributions(config(space))
+    searched = distributions_of(config(space))
     assert searched["learning_rate"] == FloatDistribution(1e-4, 1e-3, log=True)
     assert searched["batch_size"] == CategoricalDistribution([32, 64])
     assert set(searched) == {"learning_rate", "batch_size", "num_train_epochs"}
@@ -168,7 +173,7 @@ def test_every_kind_of_fault_is_told_in_one_error():
 def test_students_may_be_searched_by_their_layers():
     searched = config({"student.layers": {"type": "choice", "values": [[0, 5], [0, 2, 5]]}})
     check_space(searched, TrainingConfig(), StudentConfig())
-    assert distributions(searched)["student.layers"] == CategoricalDistribution(["[0, 5]", "[0, 2, 5]"])
+    assert distributions_of(searched)["student.layers"] == CategoricalDistribution(["[0, 5]", "[0, 2, 5]"])
     assert student_names(searched) == {
         "student.layers=[0, 5]": {"student.layers": [0, 5]},
         "student.layers=[0, 2, 5]": {"student.layers": [0, 2, 5]},

@@ -276,7 +276,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_packaged_model_is_checked_each_time(package, monkeypatch) -> None:
-    from distiltune.training.checkpoints.load import file_sha256
+    from distiltune.storage.folders import file_sha256
 
     good = file_sha256(package / "model.safetensors")
     monkeypatch.setitem(OFFLINE_MODELS, "tiny", ("tiny_packaged_model", good))

@@ -2,19 +2,18 @@ import re
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from distiltune.errors import ConfigError
 from distiltune.search.config import Constraint
-from distiltune.search.study.fitting import NotAcceptedError, fit
+from distiltune.search.parameters import Choice, FloatRange, IntRange, NotAcceptedError
 from distiltune.search.study.warm_start import check_fits, refitted, trials_from
 from distiltune.search.trial_record import TrialRecord
 
 SPACE = {
-    "alpha": FloatDistribution(0.0, 1.0),
-    "temperature": IntDistribution(2, 20),
-    "student.layers": CategoricalDistribution(["[0, 5]", "[0, 2, 5]"]),
+    "alpha": FloatRange(low=0.0, high=1.0),
+    "temperature": IntRange(low=2, high=20),
+    "student.layers": Choice(values=[[0, 5], [0, 2, 5]]),
 }
 METRICS = ["validation_accuracy"]
 FIXED = {"num_train_epochs": 3}
@@ -38,12 +37,12 @@ def without(name):
     return {key: value for key, value in ARGUMENTS.items() if key != name}
 
 
-def refusal(records, distributions=SPACE, metric_names=METRICS, **given):
+def refusal(records, space=SPACE, metric_names=METRICS, **given):
     """The message, which both functions give."""
     with pytest.raises(ConfigError) as first:
-        check_fits(records, distributions, metric_names, "former", **given)
+        check_fits(records, space, metric_names, "former", **given)
     with pytest.raises(ConfigError, match=f"^{re.escape(str(first.value))}$"):
-        trials_from(records, distributions, metric_names, "former", **given)
+        trials_from(records, space, metric_names, "former", **given)
     return str(first.value)
 
 
@@ -65,7 +64,7 @@ def test_finished_trials_join_a_study():
         {"alpha": 1.0, "temperature": 20, "student.layers": "[0, 2, 5]"},
     ]
     assert [type(value) for value in study.trials[1].params.values()] == [float, int, str]
-    assert study.trials[0].distributions == SPACE
+    assert study.trials[0].distributions == {name: each.distribution() for name, each in SPACE.items()}
     assert study.trials[1].user_attrs == {"trial_id": "00000002", "run": "former"}
 
 
@@ -79,12 +78,13 @@ def test_the_sampler_learns_from_them():
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=10)
     )
     study.add_trials(trials_from(records, SPACE, METRICS, "former"))
-    drawn = [study.ask(SPACE).params["alpha"] for _ in range(5)]
+    distributions = {name: each.distribution() for name, each in SPACE.items()}
+    drawn = [study.ask(distributions).params["alpha"] for _ in range(5)]
     assert min(drawn) > 0.5
 
 
 def test_a_conditional_argument_may_be_missing():
-    space = {**SPACE, "momentum": FloatDistribution(0.0, 1.0)}
+    space = {**SPACE, "momentum": FloatRange(low=0.0, high=1.0)}
     records = [record(0, momentum=0.5), record(1)]
     first, second = trials_from(records, space, METRICS, "former", fixed=FIXED)
     assert "momentum" in first.params
@@ -102,7 +102,7 @@ def test_a_conditional_argument_may_be_missing():
         ("alpha", True, "accepted: numbers from 0.0 to 1.0"),
         ("temperature", 1, "accepted: whole numbers from 2 to 20"),
         ("temperature", 4.5, "accepted: whole numbers from 2 to 20"),
-        ("student.layers", [0, 3], "accepted: '[0, 5]', '[0, 2, 5]'"),
+        ("student.layers", [0, 3], "accepted: [0, 5], [0, 2, 5]"),
     ],
 )
 def test_a_value_outside_of_its_range(name, value, accepted):
@@ -142,7 +142,11 @@ def test_what_is_fixed_has_to_be_the_same():
     assert len(trials_from([record(0)], SPACE, METRICS, "former")) == 1
     # A former fixed value within the range of today is one more point of it.
     assert (
-        len(trials_from([record(0)], {"num_train_epochs": IntDistribution(1, 5), **SPACE}, METRICS, "former"))
+        len(
+            trials_from(
+                [record(0)], {"num_train_epochs": IntRange(low=1, high=5), **SPACE}, METRICS, "former"
+            )
+        )
         == 1
     )
 
@@ -186,18 +190,20 @@ def test_former_trials_keep_or_miss_the_bounds_of_now():
 
 def test_former_trials_of_a_student_that_is_left_out_are_left_out_too():
     records = [record(0), record(1, **{"student.layers": [0, 2, 5]})]
-    narrower = {**SPACE, "student.layers": CategoricalDistribution(["[0, 5]"])}
+    narrower = {**SPACE, "student.layers": Choice(values=[[0, 5]])}
     found = refitted(trials_from(records, SPACE, METRICS, "former"), narrower)
     assert [each.user_attrs["trial_id"] for each in found] == ["00000000"]
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=1))
     study.add_trials(found)
-    trial = study.ask(narrower)  # Optuna refuses choices that changed
+    trial = study.ask(
+        {name: each.distribution() for name, each in narrower.items()}
+    )  # Optuna refuses choices that changed
     assert trial.params["student.layers"] == "[0, 5]"
 
 
 def test_all_faults_come_together():
     records = [record(0, arguments=without("temperature"), alpha=3.0, seed=1), record(1, alpha=0.5, seed=2)]
-    message = refusal(records, {**SPACE, "momentum": FloatDistribution(0, 1)}, ["latency_ms"], fixed=FIXED)
+    message = refusal(records, {**SPACE, "momentum": FloatRange(low=0, high=1)}, ["latency_ms"], fixed=FIXED)
     faults = message.splitlines()
     assert len(faults) == 4
     assert all(fault.startswith("search.warm_start: run 'former': ") for fault in faults)
@@ -206,11 +212,11 @@ def test_all_faults_come_together():
 
 
 def test_a_choice_of_true_is_none_of_one():
-    switch = CategoricalDistribution([True, False])
-    assert fit(switch, True) is True
+    switch = Choice(values=[True, False])
+    assert switch.fit(True) is True
     with pytest.raises(NotAcceptedError, match="accepted: True, False"):
-        fit(switch, 1)
-    number = CategoricalDistribution([1, 2.5, "x"])
-    assert fit(number, 1.0) == 1
+        switch.fit(1)
+    number = Choice(values=[1, 2.5, "x"])
+    assert number.fit(1.0) == 1
     with pytest.raises(NotAcceptedError):
-        fit(number, True)
+        number.fit(True)

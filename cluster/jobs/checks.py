@@ -114,28 +114,22 @@ def main() -> int:
     given = read_specification()
     config = on_this_cluster(JobConfig.model_validate(given["config"]))
     try:
-        answer = _look(config, given["probe"])
+        answer = _look(config, given["probe"], given["run_id"])
     except DistiltuneError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(f"{MARK}{json.dumps(answer)}\n")
     return 0
 
 
-def _look(config: JobConfig, probe: str) -> dict[str, Any]:
-    """Cheap things first: the storage, then the nodes, then what has to be loaded."""
-    from ..pipeline.preflight import (
-        check_models,
-        check_new_pieces,
-        check_resources,
-        check_storage,
-        check_texts,
-    )
+def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
+    """Check the storage, the nodes, then the job, on the cluster that is to run it."""
+    from ..pipeline.cluster_checks import check_cluster
+    from ..pipeline.preflight import check_job
     from ..session.ray_session import ray_session
-    from ..specification.goal import check_goals
-    from ..store.input_files import with_local_inputs
-    from ..store.runs import LOOK_S, Storage, check_writable
+    from ..store.runs import LOOK_S, Run, Storage, check_writable
 
-    store = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S).store
+    storage = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S)
+    store = storage.store
     if store.directory is not None and store.read(probe) is None:
         raise ConfigError(
             f"storage.path: {store} is a directory of the submitting machine, the cluster does not see it; "
@@ -143,16 +137,8 @@ def _look(config: JobConfig, probe: str) -> dict[str, Any]:
         )
     check_writable(store, probe.rpartition("/")[0])
     with ray_session(config.resources):
-        check_resources(config.resources)
-        check_storage(store)
-    local = with_local_inputs(config, store)
-    from ...training.data.text_data import load_data
-
-    data = load_data(local.data)
-    check_goals(config, data)
-    check_new_pieces(config, data)
-    check_models(local)
-    check_texts(local, data)
+        check_cluster(config.resources, store)
+    data = check_job(config, storage, Run(store, run_id)).data
     texts = {split: len(data.splits[split]) for split in data.splits}
     return {"texts": texts, "num_labels": len(data.label_names)}
 

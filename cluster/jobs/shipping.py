@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.temporary import temporary_directory
-from ..session.shipped_code import PACKAGE, ROOT, staged_code
+from ..nodes.ray_environment import PROCESS_ENV
+from ..session.shipped_code import PACKAGE, ROOT, runtime_env
 
 SPECIFICATION = "job.json"
 
@@ -21,17 +22,13 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
     The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
     a search saves its state.
     """
-    from ...search.driver.run_search import RAY_WORKER_ENV
-    from ..nodes.ray_environment import QUIET
-
-    with staged_code(root) as code, temporary_directory("job") as directory:
+    with runtime_env(root) as environment, temporary_directory("job") as directory:
         (directory / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
         yield {
-            "py_modules": [str(code)],
+            **environment,
             "working_dir": str(directory),
             "env_vars": {
-                **RAY_WORKER_ENV,
-                **QUIET,
+                **PROCESS_ENV,
                 "RAY_JOB_STOP_SIGNAL": "SIGINT",
                 "RAY_JOB_STOP_WAIT_TIME_S": "30",
                 # The driver connects with an environment of its own, which Ray would call a conflict.

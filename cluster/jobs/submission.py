@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
-from ..pipeline.warm_start import former_trials
+from ..pipeline.preflight import check_job
 from ..specification.config import JobConfig
-from ..specification.goal import check_goals
-from ..store.input_files import data_is_local, ship_inputs
+from ..store.input_files import ship_inputs
 from ..store.runs import Run, Storage, name_run, now, seconds_since
 from .checks import checked_on_cluster
 from .driver import mark_ended
@@ -82,17 +81,8 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
-    from ...search.space.batches import check_batches
-    from ...search.space.validation import check_space
-
-    check_space(config.search, config.training, config.student, config.data)
-    check_batches(config.search, config.training, config.resources.trial.processes)
-    if data_is_local(config):
-        from ...training.data.text_data import load_data
-
-        check_goals(config, load_data(config.data))
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
-    former_trials(config, storage, Run(storage.store, run_id))
+    check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
     with answering(sender.cluster), _nothing_left(run):
         return _submit(sender, run, _absolute(config, run), name, goes_on=False)

@@ -10,8 +10,6 @@ import re
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...errors import InputError, first_line, shown
+from ...storage.environment import environment_set
 from ...storage.filesystems import refuse_userinfo
 from ...storage.safe_reading import read_regular
 from .daemon import Daemon, running_daemons
@@ -143,7 +142,7 @@ def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
     if _is_loopback(cluster.dashboard):
         _past_proxies(str(urlsplit(cluster.dashboard).hostname))
     # Ray lets these variables win over the address that it is given.
-    with _without(*_ADDRESS_ENV):
+    with environment_set(dict.fromkeys(_ADDRESS_ENV)):
         try:
             return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
         except (RuntimeError, OSError) as error:
@@ -294,12 +293,3 @@ def _past_proxies(host: str) -> None:
     before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if host not in before.split(","):
         os.environ["no_proxy"] = ",".join(filter(None, [before, host]))
-
-
-@contextmanager
-def _without(*names: str) -> Iterator[None]:
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ...errors import InputError, RunFailedError, shown
+from ...storage.folders import write_file
 from ...storage.safe_reading import read_json, read_regular
 from ...storage.temporary import short_temporary_directory
 
@@ -95,15 +95,6 @@ def private_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short_temporary_directory()))
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user reads; readers see all of it or none."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
 def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) -> int:
     """Start ``python -m`` with ``arguments`` in a session of its own that outlives this process; its id."""
     log = state_directory() / f"{directory.name}.log"
@@ -128,7 +119,7 @@ def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) ->
 
 def save(daemon: Daemon) -> None:
     """Record a daemon."""
-    write_private(daemon.record, json.dumps(asdict(daemon), indent=2))
+    write_file(daemon.record, json.dumps(asdict(daemon), indent=2), private=True)
 
 
 def daemons() -> list[Daemon]:

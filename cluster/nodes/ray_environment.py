@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-QUIET = {
+from ...search.driver.nodes import RAY_WORKER_ENV
+
+PROCESS_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    **RAY_WORKER_ENV,
 }
+"""Of Ray's daemons, of drivers and of submitted jobs."""

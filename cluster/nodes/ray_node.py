@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from ...errors import InputError, RunFailedError
+from ...storage.folders import write_file
 from .addresses import read_token
-from .daemon import Daemon, daemons, locked, private_directory, save, spawn, state_directory, write_private
+from .daemon import Daemon, daemons, locked, private_directory, save, spawn, state_directory
 from .loopback import MULTI_NODE_ENV
 from .ports import (
     LOOPBACK,
@@ -69,7 +70,7 @@ def start_head(options: HeadOptions) -> tuple[Daemon, bool]:
         url_host = host if values["dashboard_host"] == "0.0.0.0" else values["dashboard_host"]
         with _new_directory() as directory:
             if token_file:
-                write_private(token_file, secrets.token_hex(32))
+                write_file(token_file, secrets.token_hex(32), private=True)
             arguments = ["ray.scripts.scripts", "start", "--head", "--block", *_QUIET_OUTPUT]
             arguments += ["--port", str(port), "--ray-client-server-port", str(free_port())]
             arguments += ["--dashboard-host", str(values["dashboard_host"])]
@@ -113,7 +114,7 @@ def join_head(
         with _new_directory() as directory:
             copy = directory / "token" if token else None
             if copy and token:
-                write_private(copy, token)
+                write_file(copy, token, private=True)
             module = "distiltune.cluster.nodes.loopback" if head_host == LOOPBACK else "ray.scripts.scripts"
             daemon = _spawned(
                 "node",
@@ -199,12 +200,11 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
 
 def _environment(host: str, token_file: Path | None, directory: Path) -> dict[str, str]:
     """The user's environment, and what makes Ray quiet and ask for the token."""
-    from ...search.driver.run_search import RAY_WORKER_ENV
-    from .ray_environment import QUIET
+    from .ray_environment import PROCESS_ENV
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}
-    environment |= QUIET | RAY_WORKER_ENV
+    environment |= PROCESS_ENV
     environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
     environment["RAY_TMPDIR"] = str(directory)  # else the locks of all users would lie in one directory
     environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"

@@ -117,17 +117,17 @@ def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dic
     """Pictures of the search in ``folder``: their names, and why others were left out."""
     from ...search.driver.mirroring import from_record
     from ...search.plots.study import draw_study
-    from ...search.space.space import distributions
+    from ...search.space.space import searched
     from ...search.study.mirror import frozen_trial
     from ...search.trial_record import TrialRecord
 
-    searched, objectives = distributions(config.search), config.search.all_objectives
-    if not searched:
+    parameters, objectives = searched(config.search), config.search.all_objectives
+    if not parameters:
         return {"pictures": [], "left_out": {}}
     trials = [TrialRecord(**trial) for trial in search["trials"]]
     numbers = {trial.trial_id: trial.number for trial in trials}
     drawn = draw_study(
-        [frozen_trial(from_record(trial, config.search), searched) for trial in trials],
+        [frozen_trial(from_record(trial, config.search), parameters) for trial in trials],
         folder,
         metric_names=[each.metric for each in objectives],
         directions=[each.direction for each in objectives],

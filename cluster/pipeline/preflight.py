@@ -1,16 +1,21 @@
-"""What is checked before a stage has cost anything: the models, resources and storage that the job names."""
+"""The checks of a job before anything costs time, in one sequence."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from ...errors import ConfigError, DistiltuneError
-from ...storage.store import Store
-from ..specification.config import JobConfig, ResourcesConfig, TaskResources, TrialResources
+from ...errors import ModelError
+from ..specification.config import JobConfig
+from ..specification.goal import check_goals
+from ..store.input_files import data_is_local, with_local_inputs
+from ..store.runs import Run, Storage
+from .warm_start import former_trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,10 +24,115 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 5.0  # how long one node tries the storage again
-_ANSWER_WITHIN_S = 90.0  # a worker's start included
-_PROBES = "cache/probes"
 _MANY_UNKNOWN = 0.1  # share of characters; of ordinary texts it is below 0.01, with an emoji in each 0.05
+
+
+@dataclass
+class CheckedJob:
+    """A job that ``check_job`` checks, with what the checks read.
+
+    Attributes:
+        config: The specification.
+        storage: Where its runs are.
+        run: The run that it is to be, which may hold a copy of former trials.
+        has_inputs: Whether this machine reads all data and checkpoints.
+        since: A job that has passed, whose texts serve this one where both read the same data.
+        data_seconds: How long the data took, with the checks that read it.
+    """
+
+    config: JobConfig
+    storage: Storage
+    run: Run | None = None
+    has_inputs: bool = True
+    since: CheckedJob | None = None
+    data_seconds: float = 0.0
+
+    @cached_property
+    def local_config(self) -> JobConfig:
+        """The specification with the paths of this machine."""
+        return with_local_inputs(self.config, self.storage.store) if self.has_inputs else self.config
+
+    @cached_property
+    def data(self) -> TextData:
+        """The texts."""
+        from ...training.data.text_data import load_data
+
+        if self.since is not None and self.since.config.data == self.config.data:
+            return self.since.data
+        return load_data(self.local_config.data)
+
+    def differs(self, sections: tuple[str, ...]) -> bool:
+        """Return whether one of these sections is another one than that of the job that has passed."""
+        return self.since is None or any(
+            getattr(self.config, each) != getattr(self.since.config, each) for each in sections
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a job.
+
+    Attributes:
+        name: What it checks.
+        sections: The sections of the specification that it reads.
+        run: Raises ``InputError`` where the job cannot be done.
+        reads: What it needs besides the specification and the storage: data, checkpoints.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    run: Callable[[CheckedJob], object]
+    reads: frozenset[str] = frozenset()
+
+
+def check_job(
+    config: JobConfig,
+    storage: Storage,
+    run: Run | None = None,
+    *,
+    has_inputs: bool = True,
+    since: CheckedJob | None = None,
+) -> CheckedJob:
+    """Check a job before anything costs time: the specification, former trials, models, then what needs the texts.
+
+    Args:
+        config: The specification.
+        storage: Where its runs are.
+        run: The run that it is to be.
+        has_inputs: Whether this machine reads all data and checkpoints, as where the job runs. Elsewhere checks that
+            read checkpoints are left out, and those that read data where these lie on other machines.
+        since: A job that has passed: only checks of sections in which this one differs are made.
+
+    Returns:
+        The job, with its local configuration and texts.
+
+    Raises:
+        InputError: Something that the person gave cannot be used.
+        StorageError: The storage does not answer.
+    """
+    job = CheckedJob(config, storage, run, has_inputs, since)
+    available = {"data", "checkpoints"} if has_inputs else {"data"} if data_is_local(config) else set()
+    began = None
+    for check in CHECKS:
+        if check.reads <= available and job.differs(check.sections):
+            began = time.monotonic() if began is None and "data" in check.reads else began
+            check.run(job)
+    job.data_seconds = 0.0 if began is None else time.monotonic() - began
+    return job
+
+
+def _check_space(job: CheckedJob) -> None:
+    from ...search.space.validation import check_space
+
+    config = job.config
+    check_space(config.search, config.training, config.student, config.data)
+
+
+def _check_batches(job: CheckedJob) -> None:
+    from ...search.space.batches import check_batches
+
+    config = job.config
+    check_batches(config.search, config.training, config.resources.trial.processes)
 
 
 def check_models(config: JobConfig) -> None:
@@ -35,7 +145,7 @@ def check_models(config: JobConfig) -> None:
         ConfigError: The graphs of the student cannot be run.
     """
     from ...export.onnx.opset import check_opset
-    from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS, end_values
+    from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS
     from ...search.space.students import searched_width
     from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
     from ...training.models.families import family_of
@@ -63,7 +173,7 @@ def check_models(config: JobConfig) -> None:
             shapes = _inspected(teachers, key, complete=tuned is None)
     space = config.search.space
     searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
-    most = searched_width(None, {name: max(end_values(space[name])) for name in searched})
+    most = searched_width(None, {name: max(space[name].end_values()) for name in searched})
     for width, where in ((config.student.width, "student.width"), (most, "search.space.student")):
         if width is not None:
             check_width(width, own_shapes or shapes, where)
@@ -184,124 +294,28 @@ def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> 
     return inspect_checkpoint(name, complete=complete)
 
 
-def check_resources(resources: ResourcesConfig) -> None:
-    """Refuse a task that no node of the connected cluster, now or added on demand, can ever hold.
-
-    Raises:
-        ConfigError: Which task, what it asks for, and what the nodes have.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    added = [_needs(node, 0) for node in resources.autoscaling]
-    gpus = min(1, sum(node.get("GPU", 0) for node in nodes))
-    for name in ("trial", "teacher", "export", "benchmark"):
-        asked: TaskResources | None = getattr(resources, name)
-        if asked is None:
-            continue
-        needs = _needs(asked, gpus)
-        processes = asked.processes if isinstance(asked, TrialResources) else 1
-        places = sum(_places(node, needs) for node in nodes)
-        if places >= processes or any(_places(node, needs) for node in added):
-            continue
-        given, found = _shown(needs, needs), "no node has that many"
-        if processes > 1:
-            given, found = f"{processes} processes of {given} each", f"they hold {places} of them"
-        shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
-        raise ConfigError(
-            f"resources.{name}: {given} given, and {found} (nodes: {shown}); lower it, attach to a larger cluster, "
-            "or name the nodes that the cluster adds on demand in resources.autoscaling"
-        )
-
-
-def check_storage(store: Store) -> None:
-    """Refuse a storage that a live node of the connected cluster cannot share with this process.
-
-    Each node reads what this process wrote, and this process what each node wrote.
-
-    Raises:
-        ConfigError: Which nodes, and why.
-    """
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    nodes = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
-    if set(nodes) <= {here}:
-        return
-    quick = Store(store.url, min(store.retry_s, _PATIENCE_S))
-    probe = f"{_PROBES}/{secrets.token_hex(8)}"
-    quick.write(f"{probe}/{here}", here.encode())
-    try:
-        answers = _ask_nodes(quick, probe, here, [node for node in nodes if node != here])
-        unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
-    finally:
-        quick.delete(probe)
-    problems = {node: answers[node] or "it sees other things than were written" for node in unseen}
-    if not problems:
-        return
-    names = ", ".join(sorted({nodes[node] for node in problems}))
-    if store.directory is not None:
-        raise ConfigError(
-            f"storage.path: {store} is a directory of one machine, {names} cannot share it; "
-            "give s3://…, or a directory that all nodes mount"
-        )
-    reason = next(iter(problems.values()))
-    raise ConfigError(
-        f"storage.path: {store} cannot be used from {names} ({reason}); "
-        "give its nodes network and credentials for it, or choose another with --storage DIR|URL"
-    )
-
-
-def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
-    """Node id -> what keeps it from the storage, None for nothing; a node lost meanwhile is left out."""
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    asked = {}
-    for node in nodes:
-        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-        asked[remote.remote(store, probe, here, node)] = node
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
-    answers: dict[str, str | None] = {asked[each]: "no answer" for each in late}
-    for each in answered:
-        try:
-            answers[asked[each]] = ray.get(each)
-        except RayError as error:
-            if any(node["Alive"] and node["NodeID"] == asked[each] for node in ray.nodes()):
-                answers[asked[each]] = " ".join(str(error).split())
-    return answers
-
-
-def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
-    """Runs on a node: read what another wrote, and only then write for it; returns what went wrong."""
-    try:
-        if store.read(f"{probe}/{other}") != other.encode():
-            return None
-        store.write(f"{probe}/{own}", own.encode())
-    except (DistiltuneError, OSError) as error:
-        return " ".join(str(error.__cause__ or error).split())
-    return None
-
-
-def _needs(asked: TaskResources, default_gpus: float) -> dict[str, float]:
-    gpus = default_gpus if asked.gpu is None else asked.gpu
-    return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
-
-
-def _places(node: dict[str, float], needs: dict[str, float]) -> int:
-    """How many of what is needed a node holds."""
-    # Ray counts in ten-thousandths: three times 0.1 is 0.3 there.
-    return min(int(node.get(kind, 0) / amount + 1e-4) for kind, amount in needs.items() if amount)
-
-
-def _shown(amounts: dict[str, float], kinds: dict[str, float]) -> str:
-    words = {"CPU": "CPUs", "GPU": "GPUs"}
-    parts = [f"{amounts.get(kind, 0):g} {words.get(kind, kind)}" for kind in kinds]
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
-def _name(node: dict[str, Any]) -> str:
-    host, address = node.get("NodeManagerHostname"), node["NodeManagerAddress"]
-    return f"{host} ({address})" if host and host != address else address
+CHECKS = (
+    Check("space", ("search", "training", "student", "data"), _check_space),
+    Check("batches", ("search", "training", "resources"), _check_batches),
+    Check("former trials", ("search",), lambda job: former_trials(job.config, job.storage, job.run)),
+    Check(
+        "models",
+        ("teacher", "student", "search", "training", "export"),
+        lambda job: check_models(job.local_config),
+        frozenset({"checkpoints"}),
+    ),
+    Check("goals", ("data", "export"), lambda job: check_goals(job.config, job.data), frozenset({"data"})),
+    Check(
+        "new pieces",
+        ("data", "teacher", "student"),
+        lambda job: check_new_pieces(job.config, job.data),
+        frozenset({"data"}),
+    ),
+    Check(
+        "texts",
+        ("data", "teacher", "student"),
+        lambda job: check_texts(job.local_config, job.data),
+        frozenset({"data", "checkpoints"}),
+    ),
+)
+"""A job's checks in their order, cheap ones first."""

@@ -16,12 +16,11 @@ from ...errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ..specification.config import JobConfig, StorageConfig
-from ..specification.goal import check_goals
-from ..store.input_files import with_local_inputs
 from ..store.runs import Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
-from .preflight import check_models, check_new_pieces, check_resources, check_storage, check_texts
-from .warm_start import former_trials, keep_former
+from .cluster_checks import check_cluster
+from .preflight import CheckedJob, check_job
+from .warm_start import keep_former
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -44,8 +43,7 @@ def run_job(
 ) -> Run:
     """Do every stage of a job that is not done yet, and return the finished run.
 
-    What can be checked without Ray is checked first: the data, and the specification against the arguments
-    that a trial knows.
+    What can be checked without Ray is checked first (``check_job``).
 
     Args:
         config: The specification.
@@ -60,27 +58,15 @@ def run_job(
         RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
         KeyboardInterrupt: It was interrupted, or somebody asked for its end.
     """
-    from ...search.space.batches import check_batches
-    from ...search.space.validation import check_space
-    from ...training.data.text_data import load_data
-
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
     run_id = name_run(name, run_id)
-    check_space(config.search, config.training, config.student, config.data)
-    check_batches(config.search, config.training, config.resources.trial.processes)
-    former_trials(config, storage, Run(storage.store, run_id))
-    local_config = with_local_inputs(config, storage.store)
-    check_models(local_config)
-    began = time.monotonic()
-    data = load_data(local_config.data)
-    check_goals(config, data)
-    check_new_pieces(config, data)
-    check_texts(local_config, data)
+    job = check_job(config, storage, Run(storage.store, run_id))
+    checked = time.monotonic()
     run = storage.create(run_id)
     with run.held() as lease:
         if not submitted:
             run.clear_stop()
-        _begin(run, config, name, data)
+        _begin(run, config, name, job.data)
         keep_former(config, storage, run)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
@@ -90,8 +76,9 @@ def run_job(
                 if run.is_to_stop:
                     lease.interruption = "stop"
                     raise KeyboardInterrupt
-                runner.do("data", lambda _: _describe_data(data), already_s=time.monotonic() - began)
-                _do(runner, config, local_config, run, data)
+                already_s = job.data_seconds + time.monotonic() - checked
+                runner.do("data", lambda _: _describe_data(job.data), already_s=already_s)
+                _do(runner, job, run)
                 _end(run, "finished", None)
             except BaseException as error:
                 _fail(run, config, lease, error)
@@ -271,17 +258,17 @@ class _Teller:
             logger.warning("%s", error)
 
 
-def _do(runner: _Runner, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
+def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     """The stages after the data. The first four leave arrays for the search, so they go together."""
     from ..session.ray_session import ray_session
     from .finalize import choose_variant, make_report, seal_chosen
     from .stages import Stages
 
+    config = job.config
     if not runner.is_finished("search", "export", "benchmark"):
         with ray_session(config.resources):
-            check_resources(config.resources)
-            check_storage(run.store)
-            stages = Stages(config, local_config, run, data)
+            check_cluster(config.resources, run.store)
+            stages = Stages(config, job.local_config, run, job.data)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)
@@ -291,7 +278,7 @@ def _do(runner: _Runner, config: JobConfig, local_config: JobConfig, run: Run, d
             runner.do("benchmark", stages.benchmark)
     runner.do("gate", lambda _: choose_variant(config, run))
     runner.do("report", lambda _: make_report(config, run))
-    runner.do("artifact", lambda _: seal_chosen(config, run, data))
+    runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
 
 
 def _describe_data(data: TextData) -> StageResult:

@@ -29,13 +29,13 @@ def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -
     name, search = config.search.warm_start, config.search
     if name is None:
         return []
-    from ...search.space.space import distributions, fixed_values
+    from ...search.space.space import fixed_values, searched
     from ...search.study.warm_start import trials_from
 
     copy = run.read(_COPY) if run is not None else None
     return trials_from(
         _records(storage, name) if copy is None else copy["trials"],
-        distributions(search),
+        searched(search),
         [each.metric for each in search.all_objectives],
         name,
         fixed=fixed_values(search),

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConfigError, InputError, RunFailedError
-from ..pipeline.preflight import check_models
+from ..pipeline.preflight import check_job
 from ..pipeline.run_job import run_job
 from ..specification.config import JobConfig, PlanConfig
 from ..specification.goal import goal_of
-from ..store.input_files import with_local_inputs
-from ..store.runs import Storage, name_run
+from ..store.runs import Run, Storage, name_run
 from ..watching.events import Listener
 from .plan import Outcome, Tried, changed, check_plan, gate_of, outcome_of, tries
 
@@ -46,7 +45,7 @@ def run_plan(
     plan = check_plan(config)
     plan_id = name_run(name, plan_id)
     storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
-    _check(config, plan, storage)
+    _check(config, plan, storage, Run(storage.store, f"{plan_id}-0"))
     record: dict[str, Any] = {"plan_id": plan_id, "tried": [], "run_id": None, "job": None}
 
     def do(job: JobConfig, number: int) -> Outcome:
@@ -72,26 +71,22 @@ def run_plan(
     return record
 
 
-def _check(config: JobConfig, plan: PlanConfig, storage: Storage) -> None:
+def _check(config: JobConfig, plan: PlanConfig, storage: Storage, first: Run) -> None:
     """Refuse before the first run what a later one would refuse: a change, or a limit that the data cannot judge."""
     from ...export.selection.gate import check_gate
-    from ...search.space.batches import check_batches
-    from ...search.space.validation import check_space
-    from ...training.data.text_data import load_data
 
+    base = check_job(config, storage, first)
     for step in plan.steps:
         for value in step.values:
             job = changed(config, step.key, value)
             try:
-                check_space(job.search, job.training, job.student, job.data)
-                check_batches(job.search, job.training, job.resources.trial.processes)
-                check_models(with_local_inputs(job, storage.store))
+                check_job(job, storage, since=base)
             except InputError as error:
                 raise type(error)(f"plan.steps: {step.key} {value!r}: {error}") from None
-    data = load_data(with_local_inputs(config, storage.store).data)
     limits = gate_of(plan, config.export.choose)
     try:
-        check_gate(limits, len(data.splits["validation"]), has_threshold=goal_of(config, data) is not None)
+        has_threshold = goal_of(config, base.data) is not None
+        check_gate(limits, len(base.data.splits["validation"]), has_threshold=has_threshold)
     except ConfigError as error:
         name = "export.choose.max_drop_from_student"
         raise ConfigError(str(error).replace(name, "plan.max_accuracy_drop")) from None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import RunFailedError, first_line
-from ...search.driver.run_search import RAY_WORKER_ENV
+from ...search.driver.nodes import RAY_WORKER_ENV
 from ...storage.temporary import TemporaryDirectory, remove_abandoned, short_temporary_directory
 from ..nodes.ports import LOOPBACK
 from .watchdog import Watchdog, end_users_of

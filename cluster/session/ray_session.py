@@ -8,18 +8,20 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 from ...errors import RunFailedError, first_line, shown
-from ...search.driver.run_search import RAY_WORKER_ENV
+from ...search.driver.nodes import RAY_WORKER_ENV, num_places
+from ...storage.environment import environment_set
 from ...storage.temporary import TemporaryDirectory
 from ..nodes.addresses import check_gcs_address, driver_environment
 from ..nodes.loopback import MULTI_NODE_ENV
-from ..nodes.ray_environment import QUIET
+from ..nodes.ray_environment import PROCESS_ENV
 from ..specification.config import ResourcesConfig, TaskResources
-from .private_ray import start_private_ray
+from .private_ray import PrivateDirectory, start_private_ray
+from .shipped_code import runtime_env
 
 
 @contextmanager
@@ -32,38 +34,38 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     Raises:
         RunFailedError: No Ray answers at the address, or none can be started here.
     """
-    environment = QUIET | RAY_WORKER_ENV
+    environment = dict(PROCESS_ENV)
     if resources.address:
         environment |= driver_environment(resources.address)
     else:
         # With this variable of Ray, 127.0.0.1 stays what it is, and everything listens there alone.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token(), MULTI_NODE_ENV: "0"}
-    before = {name: os.environ.get(name) for name in (*environment, "RAY_TMPDIR")}
-    os.environ.update(environment)
-    import ray
-
-    directory, locks = None, None
-    terminate = signal.getsignal(signal.SIGTERM)
+    directories: list[TemporaryDirectory | PrivateDirectory] = []
     try:
-        _read_environment_again()
-        if resources.address:
-            _attach(resources.address)
-            locks = TemporaryDirectory("locks")
-            # Only now: before, it would say where a Ray of this machine is looked for.
-            os.environ["RAY_TMPDIR"] = str(locks.path)
-        else:
-            directory = start_private_ray(resources.num_cpus)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place, which exits without a word
-        yield
+        with environment_set(environment, "RAY_TMPDIR"):
+            import ray
+
+            terminate = signal.getsignal(signal.SIGTERM)
+            try:
+                _read_environment_again()
+                if resources.address:
+                    _attach(resources.address)
+                    locks = TemporaryDirectory("locks")
+                    directories.append(locks)
+                    # Only now: before, it would say where a Ray of this machine is looked for.
+                    os.environ["RAY_TMPDIR"] = str(locks.path)
+                else:
+                    directories.append(start_private_ray(resources.num_cpus))
+                if threading.current_thread() is threading.main_thread():
+                    # Ray puts its own in place, which exits without a word.
+                    signal.signal(signal.SIGTERM, terminate)
+                yield
+            finally:
+                ray.shutdown()
     finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         _read_environment_again()
-        for each in (directory, locks):
-            if each:
-                each.remove()
+        for each in directories:
+            each.remove()
 
 
 def _read_environment_again() -> None:
@@ -83,12 +85,14 @@ def _attach(address: str) -> None:
     import ray
 
     check_gcs_address("resources.address", address)
-    environment: dict[str, Any] = {"env_vars": dict(RAY_WORKER_ENV)}
+    is_shipped = (
+        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    )  # the driver of a submitted job came with our code
     try:
-        with _shipped_code() as shipped:
+        with nullcontext({"env_vars": dict(RAY_WORKER_ENV)}) if is_shipped else runtime_env() as environment:
             ray.init(
                 address=address,
-                runtime_env={**environment, **shipped},
+                runtime_env=environment,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
@@ -98,16 +102,10 @@ def _attach(address: str) -> None:
         ) from error
 
 
-@contextmanager
-def _shipped_code() -> Iterator[dict[str, Any]]:
-    """Our code for the nodes of a cluster; the driver of a submitted job came with it."""
-    from .shipped_code import staged_code
-
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        yield {}
-        return
-    with staged_code() as code:
-        yield {"py_modules": [str(code)]}
+def needs_of(asked: TaskResources, default_gpus: float) -> dict[str, float]:
+    """Return what a task takes of a node, by Ray's names of resources."""
+    gpus = default_gpus if asked.gpu is None else asked.gpu
+    return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
 
 
 def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _: None) -> tuple[str, float]:
@@ -117,26 +115,26 @@ def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _:
     """
     import ray
 
+    needs = needs_of(wanted, 0)
+
     def large_enough(node: dict[str, Any]) -> bool:
-        needs = {"CPU": wanted.cpu, "GPU": wanted.gpu or 0, **wanted.custom}
-        return node["Alive"] and all(node["Resources"].get(name, 0) >= need for name, need in needs.items())
+        return node["Alive"] and num_places(node["Resources"], needs) >= 1
 
     nodes = [node for node in ray.nodes() if large_enough(node)]
     while not nodes:
         on_wait("a node of its own")
-        _wait_for_node(wanted)
+        _wait_for_node(needs)
         nodes = [node for node in ray.nodes() if large_enough(node)]
     best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))
     return best["NodeID"], best["Resources"]["CPU"]
 
 
-def _wait_for_node(wanted: TaskResources) -> None:
+def _wait_for_node(needs: dict[str, float]) -> None:
     """Have the cluster's autoscaler add a node that is large enough."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    bundle = {"CPU": wanted.cpu, **({"GPU": wanted.gpu} if wanted.gpu else {}), **wanted.custom}
-    group = placement_group([bundle])
+    group = placement_group([{kind: amount for kind, amount in needs.items() if amount}])
     try:
         while not ray.wait([group.ready()], timeout=1)[0]:
             continue

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ...search.driver.nodes import RAY_WORKER_ENV
 from ...storage.temporary import temporary_directory
 
 PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
@@ -34,3 +36,10 @@ def staged_code(root: Path = ROOT) -> Iterator[Path]:
                 copy_function=shutil.copyfile,
             )
         yield staged
+
+
+@contextmanager
+def runtime_env(root: Path = ROOT) -> Iterator[dict[str, Any]]:
+    """Yield the runtime environment of workers on other machines: this code, and the workers' variables."""
+    with staged_code(root) as code:
+        yield {"py_modules": [str(code)], "env_vars": dict(RAY_WORKER_ENV)}

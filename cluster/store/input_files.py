@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError, DistiltuneError, ModelError, user_path
 from ...storage.filesystems import is_url, refuse_userinfo, with_endpoint
-from ...storage.folders import new_folder
+from ...storage.folders import file_sha256, new_file, new_folder, write_file
 from ...storage.retry import reason_of
 from ...storage.store import Store
 from ..specification.config import JobConfig
@@ -146,8 +143,7 @@ def _send(path: Path, store: Store) -> str:
     files = [path] if path.is_file() else _checkpoint_files(path)
     digest = hashlib.sha256(f"{path.name}\n".encode())
     for file in files:
-        with file.open("rb") as opened:
-            digest.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
     key = f"{INPUTS}/{digest.hexdigest()}"
     if not store.has_folder(key):
         with new_folder(store.local(key), keep_existing=True) as folder:
@@ -208,17 +204,7 @@ def _bring(store: Store, name: str) -> Path:
     known = info.mtime_ns is not None and target.is_file() and stamp.is_file()
     if known and stamp.read_text(encoding="utf-8") == seen:
         return target
-    _replace_file(target, lambda incoming: store.download(name, incoming))
-    _replace_file(stamp, lambda incoming: incoming.write_text(seen, encoding="utf-8"))
+    with new_file(target) as incoming:
+        store.download(name, incoming)
+    write_file(stamp, seen)
     return target
-
-
-def _replace_file(target: Path, make: Callable[[Path], object]) -> None:
-    """Let ``make`` write a file beside ``target`` that then takes its name."""
-    incoming = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        make(incoming)
-        incoming.parent.mkdir(parents=True, exist_ok=True)
-        incoming.replace(target)
-    finally:
-        incoming.unlink(missing_ok=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ...storage.folders import write_file
 from .files import Identity
 
 _FILE = "hashes-1"
@@ -57,21 +57,13 @@ def save_hashes(known: Mapping[Identity, str], new: Mapping[Identity, str]) -> N
         return
     entries = list(({**known, **new}).items())[-_MAX_ENTRIES:]
     text = "".join(f"{' '.join(map(str, each))} {digest}\n" for each, digest in entries)
-    temporary = None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(folder.lstat(), stat.S_ISDIR):
             return
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)  # 0600
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-        Path(temporary).replace(folder / _FILE)
-        temporary = None
+        write_file(folder / _FILE, text, private=True)
     except OSError:
         pass
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:

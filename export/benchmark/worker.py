@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...storage.folders import write_file
 from ...training.distillation.metrics import classification_metrics
 from ..out_of_scope.thresholds import (
     ScopeGoal,
@@ -189,9 +190,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     measured = measure(json.loads(arguments.spec.read_text(encoding="utf-8")))
-    temporary = arguments.out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(measured, allow_nan=False), encoding="utf-8")
-    temporary.replace(arguments.out)
+    write_file(arguments.out, json.dumps(measured, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...errors import ExportError
+from ...storage.folders import new_file
 from ...training.models.families import family_names, find_family, first_position
 from ...training.models.tied_embedding_rows import SharedRows
 from .inference_form import inference_form
@@ -176,9 +176,8 @@ def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) 
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{path.name}: the ONNX checker refuses the graph: {_first_line(error)}") from error
-    temporary = path.with_name(path.name + ".partial")
-    onnx.save_model(graph, str(temporary))
-    os.replace(temporary, path)  # noqa: PTH105 (the one call that is atomic on every system)
+    with new_file(path) as temporary:
+        onnx.save_model(graph, str(temporary))
 
 
 def strip_notes(graph: onnx.ModelProto) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...storage.folders import write_file
 from ..benchmark.rows import RowMeasurement
 from ..selection.gate import STUDENT, TEACHER
 from .tables import (
@@ -106,8 +105,8 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
     compared = _compared(report)
     if compared:
         paths["confidence"] = draw_scope(compared, out_dir / SCOPE_PICTURE_FILE)
-    _write_text(paths["markdown"], markdown_report(report))
-    _write_text(paths["json"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_file(paths["markdown"], markdown_report(report))
+    write_file(paths["json"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return paths
 
 
@@ -229,12 +228,3 @@ def notes(report: dict[str, Any]) -> list[str]:
             counts = ", ".join(f"{count} {kind}" for kind, count in row["fused"].items()) or "nothing"
             texts.append(f"{row['name']} fused: {counts}.")
     return texts
-
-
-def _write_text(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary = Path(name)
-    temporary.chmod(0o644)
-    temporary.replace(path)

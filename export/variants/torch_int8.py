@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.ao.quantization import quantize_dynamic as torch_quantize_dynamic
 from transformers import PreTrainedModel
 
 from ...errors import ModelError
+from ...storage.folders import new_file
 from ...training.checkpoints.config_file import read_config
 from ...training.checkpoints.load import new_classifier
 
@@ -54,9 +54,8 @@ def save_pytorch_int8(model: PreTrainedModel, directory: Path) -> None:
         if isinstance(value, Tensor) and not any(key.startswith(name + ".") for name in names):
             tensors[key] = value.detach().contiguous()
     model.config.save_pretrained(directory)
-    temporary = directory / (TORCH_INT8_FILE + ".partial")
-    save_file(tensors, str(temporary), metadata={"format": "pt"})
-    os.replace(temporary, directory / TORCH_INT8_FILE)  # noqa: PTH105
+    with new_file(directory / TORCH_INT8_FILE) as temporary:
+        save_file(tensors, str(temporary), metadata={"format": "pt"})
 
 
 def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +12,11 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError, StorageError
+from ...storage.environment import environment_set
 from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
 from ..config import NoEarlyStopping, SearchConfig
-from ..space.space import distributions, fixed_values
+from ..space.space import fixed_values, searched
 from ..space.students import Student
 from ..trial.inputs import TrialSettings
 from ..trial_record import is_trial_name, name_of
@@ -212,7 +212,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
 
 
 def _is_searched(config: SearchConfig) -> bool:
-    return bool(distributions(config))
+    return bool(searched(config))
 
 
 def _scheduler(config: SearchConfig) -> InTurn:
@@ -281,23 +281,17 @@ def _environment(plan: Plan) -> Iterator[None]:
         # with its square. The trials' folders know what the last one does not.
         "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, plan.num_trials // 20)),
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
     talkative = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
     levels = [each.level for each in talkative]
     if not logger.isEnabledFor(logging.DEBUG):
         for each in talkative:
             each.setLevel(logging.CRITICAL)
     try:
-        yield
+        with environment_set(settings):
+            yield
     finally:
         for each, level in zip(talkative, levels, strict=True):
             each.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from ..config import Objective, SearchConfig
-from ..space.space import distributions
+from ..space.space import searched
 from ..space.students import student_name
 from ..study.mirror import MirroredTrial, StudyMirror
 from ..trial_record import State, TrialRecord, name_of
@@ -103,15 +103,15 @@ def _time(result: dict[str, Any], earlier_by: str | None = None) -> datetime | N
 @contextmanager
 def mirrored(plan: Plan, key: str | None) -> Iterator[Mirroring]:
     """Mirror the search that runs inside the block into the journal ``key``."""
-    searched = distributions(plan.config)
-    if key is None or not searched:
+    parameters = searched(plan.config)
+    if key is None or not parameters:
         yield Mirroring(plan, None)
         return
     mirror = StudyMirror(
         plan.settings.store,
         key,
         plan.settings.experiment.replace("/", "-"),
-        searched,
+        parameters,
         [each.direction for each in plan.config.all_objectives],
         [each.metric for each in plan.config.all_objectives],
     )

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RunFailedError
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
 from ..config import SearchConfig
-from ..space.space import end_values
 from ..trial.inputs import TrialInputs, TrialSettings
 from ..trial_record import is_trial_name
+from .nodes import RAY_WORKER_ENV, check_fits, num_places
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
     from .progress import SearchProgress
 
 __all__ = ["RAY_WORKER_ENV", "TrialInputs", "run_search"]
-
-# Environment of the workers, for `ray.init(runtime_env={"env_vars": RAY_WORKER_ENV})`.
-RAY_WORKER_ENV = {
-    # Actors go from trial to trial, which saves the import of torch; a trial's thread may take its time to
-    # leave.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
 
 
 def run_search(
@@ -80,13 +68,13 @@ def run_search(
         check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
 
     Raises:
-        ConfigError: The space names no training argument, or a value that it does not take.
-        RunFailedError: No node can hold a trial, or all trials failed.
+        ConfigError: The space names no training argument, or a value that it does not take; no node can hold a trial.
+        RunFailedError: All trials failed.
         StorageError: The storage did not answer for as long as it is tried; calling again goes on.
         KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
     """
     from ..space.batches import check_batches
-    from ..space.space import distributions
+    from ..space.space import searched
     from ..space.students import without_misfits
     from ..space.validation import check_space
     from ..study.warm_start import refitted
@@ -99,11 +87,12 @@ def run_search(
     check_batches(config, training, processes_per_trial)
     narrowed = without_misfits(config, inputs.students)
     if narrowed is not config and known:
-        known = refitted(known, distributions(narrowed))
+        known = refitted(known, searched(narrowed))
     config = narrowed
-    num_trials = config.num_trials if distributions(config) else 1
+    num_trials = config.num_trials if searched(config) else 1
     if check_resources:
-        _check_resources(cpus_per_trial, gpus_per_trial, processes_per_trial)
+        asked = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
+        check_fits("resources.trial", asked, processes_per_trial)
     write_experiment(store, tensorboard, config.space)
     settings = TrialSettings(
         training=training,
@@ -156,14 +145,14 @@ def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
 def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
     names = ("batch_size", "per_device_train_batch_size")
     fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
-    searched = [max(end_values(config.space[name])) for name in names if name in config.space]
+    searched = [max(config.space[name].end_values()) for name in names if name in config.space]
     return int(max([fixed[-1], *searched]))
 
 
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
     """Whether a trial may ask for the teacher's hidden states, which are not cached."""
     name = "hidden_loss_weight"
-    values = [*end_values(config.space[name])] if name in config.space else []
+    values = config.space[name].end_values()[:] if name in config.space else []
     if not values or config.space[name].when:  # a trial that does not choose it takes the other
         values.append(training.arguments.get(name, 0))
     return any(value > 0 for value in values)
@@ -202,30 +191,8 @@ def placed(resources: dict[str, float]) -> dict[str, float]:
 def _num_slots(resources: dict[str, float], num_processes: int) -> int:
     import ray
 
-    have = ray.cluster_resources()
-    return max(
-        1,
-        min(int(have.get(name, 0) / (value * num_processes)) for name, value in placed(resources).items()),
-    )
-
-
-def _check_resources(cpus: float, gpus: float, num_processes: int) -> None:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(
-        int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else num_processes) + 1e-4)
-        for node in nodes
-    )
-    if places >= num_processes:
-        return
-    largest = max((node.get("CPU", 0) for node in nodes), default=0)
-    most_gpus = max((node.get("GPU", 0) for node in nodes), default=0)
-    each = f"{num_processes} processes of {cpus:g} CPUs and {gpus:g} GPUs each" if num_processes > 1 else ""
-    raise RunFailedError(
-        f"a trial needs {each or f'{cpus:g} CPUs and {gpus:g} GPUs on one node'}; the largest node has {largest:g} "
-        f"CPUs and {most_gpus:g} GPUs; lower resources.trial"
-    )
+    needs = {name: value * num_processes for name, value in placed(resources).items()}
+    return max(1, num_places(ray.cluster_resources(), needs))
 
 
 def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pyarrow import PythonFile
 from pyarrow.fs import FileSelector, FileSystem, FileSystemHandler, LocalFileSystem, PyFileSystem
 
+from ...storage.folders import temporary_beside
 from ...storage.store import Store
 
 
@@ -79,7 +79,7 @@ class WholeFiles(FileSystemHandler):
 
     def copy_file(self, src: str, dest: str) -> None:
         """As pyarrow's, to a name that is free until the end."""
-        part = _part_of(dest)
+        part = temporary_beside(Path(dest))
         try:
             self._local.copy_file(src, str(part))
             part.replace(dest)
@@ -111,7 +111,7 @@ class _Output:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._part = _part_of(path)
+        self._part = temporary_beside(Path(path))
         self._file = self._part.open("wb")
         self.closed = False
 
@@ -148,8 +148,3 @@ class _Output:
         with suppress(OSError):
             self._file.close()
         self._part.unlink(missing_ok=True)
-
-
-def _part_of(path: str) -> Path:
-    target = Path(path)
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")

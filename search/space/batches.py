@@ -8,7 +8,6 @@ from ...errors import ConfigError, InputError, listed
 from ...training.distillation.config import TrainingConfig
 from ..config import SearchConfig
 from ..parameters import FloatRange, IntRange
-from .space import end_values, single_value
 
 _BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 _SHRINKING = "auto_find_batch_size"
@@ -32,13 +31,13 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
         if name not in config.space:
             continue
         parameter = config.space[name]
-        if isinstance(parameter, IntRange | FloatRange) and single_value(parameter) is None:
+        if isinstance(parameter, IntRange | FloatRange) and parameter.single_value() is None:
             given = f"any number from {parameter.low} to {parameter.high}"
             faults.append(_uneven(f"search.space.{name}", given, num_processes, "a choice of multiples"))
             continue
         faults += [
             _uneven(f"search.space.{name}", value, num_processes)
-            for value in end_values(parameter)
+            for value in parameter.end_values()
             if isinstance(value, int | float) and value % num_processes
         ]
     faults += _of_training(config, training, num_processes)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
 from ...training.student.config import WidthConfig
 from ..config import SearchConfig
-from ..parameters import Choice, IntRange, Parameter
-from .space import STUDENT_ARGUMENTS, STUDENT_HEADS, STUDENT_ROWS, as_category, end_values
+from ..parameters import Choice, as_category
+from .space import STUDENT_ARGUMENTS, STUDENT_HEADS, STUDENT_ROWS
 
 # Metric that every trial with the same student has, known before it trains.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
@@ -39,7 +39,7 @@ def student_name(arguments: Mapping[str, Any]) -> str | None:
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
     """Every student that trials of this search may start from, by name, with the arguments that make it."""
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
-    every = itertools.product(*(_all_values(config.space[name]) for name in named))
+    every = itertools.product(*(config.space[name].all_values() for name in named))
     made = (dict(zip(named, values, strict=True)) for values in every)
     return {name: each for each in made if (name := student_name(each)) is not None}
 
@@ -73,7 +73,7 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         raise ConfigError(f"search.constraints: no student keeps {bounds[0]}: {', '.join(lines)}; allow more")
     left = {
         name: [
-            value for value in _all_values(config.space[name]) if any(each[name] == value for each in kept)
+            value for value in config.space[name].all_values() if any(each[name] == value for each in kept)
         ]
         for name in kept[0]
     }
@@ -84,9 +84,3 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
     ]
     space = {**config.space, **{name: Choice(values=values) for name, values in left.items()}}
     return config.model_copy(update={"space": space, "points": points})
-
-
-def _all_values(parameter: Parameter) -> Iterable[Any]:
-    return (
-        range(parameter.low, parameter.high + 1) if isinstance(parameter, IntRange) else end_values(parameter)
-    )

@@ -12,7 +12,7 @@ from ...training.distillation.config import TrainingConfig
 from ...training.section import MOST_SEED
 from ...training.student.config import StudentConfig
 from ..config import SearchConfig
-from ..parameters import Choice, Fixed, FloatRange, IntRange, Parameter
+from ..parameters import FloatRange, IntRange, Parameter, accepted_values
 from .space import (
     METRICS,
     NUM_STUDENT_LAYERS,
@@ -23,11 +23,7 @@ from .space import (
     STUDENT_LAYERS,
     STUDENT_ROWS,
     TEXT_COUNTS,
-    accepted_values,
     by_condition,
-    end_values,
-    num_values,
-    single_value,
 )
 from .students import STUDENT_METRICS
 
@@ -114,7 +110,7 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
         faults += [
             f"search.space.{STUDENT_LAYERS}: {shown(value)} is refused: give a list of teacher layers in rising order, "
             "such as [0, 5]"
-            for value in end_values(config.space[STUDENT_LAYERS])
+            for value in config.space[STUDENT_LAYERS].end_values()
             if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
         ]
     if isinstance(config.space.get(STUDENT_ROWS), IntRange):
@@ -124,10 +120,13 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
     for name, most in ((NUM_STUDENT_LAYERS, 1000), (STUDENT_HEADS, 1000), (STUDENT_ROWS, 2**20)):
         faults += [
             f"search.space.{name}: {shown(value)} is refused: it needs a whole number from 1 to {most:,}"
-            for value in (end_values(config.space[name]) if name in config.space else [])
+            for value in (config.space[name].end_values() if name in config.space else [])
             if type(value) is not int or not 1 <= value <= most
         ]
-    if not faults and (count := math.prod(num_values(config.space[name]) for name in named)) > _MOST_STUDENTS:
+    if (
+        not faults
+        and (count := math.prod(config.space[name].num_values() for name in named)) > _MOST_STUDENTS
+    ):
         faults.append(
             f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, so give "
             "fewer values"
@@ -149,7 +148,7 @@ def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
             )
             faults += [
                 f"search.space.{name}: {shown(value)} is refused: it needs {accepted}"
-                for value in end_values(config.space[name])
+                for value in config.space[name].end_values()
                 if type(value) is not int or not 0 <= value <= (value if most is None else most)
             ]
     return faults
@@ -170,7 +169,7 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
         ]
     return [
         f"search.space.{SPARSITY}: {shown(value)} is refused: it needs a number from 0 up to, and without, 1"
-        for value in end_values(config.space[SPARSITY])
+        for value in config.space[SPARSITY].end_values()
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
     ]
 
@@ -180,7 +179,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
     if reason := _refusal(training, {}):
         return [reason]
     ends = {
-        name: list({repr(value): value for value in end_values(config.space[name])}.values())
+        name: list({repr(value): value for value in config.space[name].end_values()}.values())
         for name in names
         if name not in OTHER_ARGUMENTS
     }
@@ -238,7 +237,7 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
     searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
     own = training.arguments.get("num_train_epochs", training.num_train_epochs)
     given = {"training.num_train_epochs": [own] if searched is None or searched.when else []}
-    given |= {"search.space.num_train_epochs": [] if searched is None else end_values(searched)}
+    given |= {"search.space.num_train_epochs": [] if searched is None else searched.end_values()}
     counts = {
         where: [each for each in values if isinstance(each, int | float)] for where, values in given.items()
     }
@@ -258,10 +257,10 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
             where = f"search.space.{name}.when.{other}"
             if other not in space:
                 faults.append(_unknown(where, other, space, "argument of the space"))
-            elif isinstance(space[other], FloatRange) and single_value(space[other]) is None:
+            elif isinstance(space[other], FloatRange) and space[other].single_value() is None:
                 faults.append(f"{where}: a range of floats hits no value exactly; make {other} a choice")
-            elif not any(_contains(space[other], value) for value in accepted_values(given)):
-                faults.append(f"{where}: {other} is never {shown(given)}; {_accepted(space[other])}")
+            elif not any(space[other].contains(value) for value in accepted_values(given)):
+                faults.append(f"{where}: {other} is never {shown(given)}; {space[other].accepted()}")
     try:
         by_condition(space)
     except ValueError as error:
@@ -316,23 +315,9 @@ def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> l
         where = f"search.points.{number}.{name}"
         if name not in config.space:
             faults.append(_unknown(where, name, config.space, "argument of the space"))
-        elif not _contains(config.space[name], value):
-            faults.append(f"{where}: {shown(value)} is outside of the space; {_accepted(config.space[name])}")
+        elif not config.space[name].contains(value):
+            faults.append(f"{where}: {shown(value)} is outside of the space; {config.space[name].accepted()}")
     return faults
-
-
-def _contains(parameter: Parameter, value: Any) -> bool:
-    if isinstance(parameter, Fixed | Choice):
-        return value in end_values(parameter)
-    whole = isinstance(value, int) or isinstance(parameter, FloatRange)
-    return isinstance(value, int | float) and whole and parameter.low <= value <= parameter.high
-
-
-def _accepted(parameter: Parameter) -> str:
-    if isinstance(parameter, FloatRange | IntRange):
-        kind = "whole numbers" if isinstance(parameter, IntRange) else "numbers"
-        return f"accepted: {kind} from {parameter.low} to {parameter.high}"
-    return f"accepted: {', '.join(shown(value) for value in end_values(parameter)[:20])}"
 
 
 def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:

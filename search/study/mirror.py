@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from ...storage.store import Store
-from .fitting import NotAcceptedError, fit
+from ..parameters import NotAcceptedError, Parameter
 from .journal import study_lines, trial_line, trials_in
 
 logger = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class MirroredTrial:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def frozen_trial(trial: MirroredTrial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+def frozen_trial(trial: MirroredTrial, space: Mapping[str, Parameter]) -> FrozenTrial:
     """The trial as Optuna shows it.
 
     Arguments that are not searched, and values outside of their range, become user attributes; so do
@@ -64,7 +63,7 @@ def frozen_trial(trial: MirroredTrial, distributions: Mapping[str, BaseDistribut
 
     Args:
         trial: The trial.
-        distributions: Of the searched arguments, by name; a conditional one may be missing in the trial.
+        space: The searched arguments, by name; a conditional one may be missing in the trial.
 
     Raises:
         ValueError: The trial is finished and has no value, or one that is not a number.
@@ -72,7 +71,7 @@ def frozen_trial(trial: MirroredTrial, distributions: Mapping[str, BaseDistribut
     searched, others = {}, {}
     for name, value in trial.parameters.items():
         try:
-            searched[name] = fit(distributions[name], value)
+            searched[name] = space[name].fit(value)
         except (KeyError, NotAcceptedError):
             others[name] = value
     named = {"trial_id": trial.trial_id, "number": trial.number}
@@ -81,7 +80,7 @@ def frozen_trial(trial: MirroredTrial, distributions: Mapping[str, BaseDistribut
         state=_STATES[trial.state],
         values=None if trial.values is None or trial.state == "failed" else [float(v) for v in trial.values],
         params=searched,
-        distributions={name: distributions[name] for name in searched},
+        distributions={name: space[name].distribution() for name in searched},
         user_attrs={**others, **trial.attributes, **named, **reason},
         intermediate_values={
             round(100 * progress): float(value) for progress, value in trial.curve if math.isfinite(value)
@@ -108,7 +107,7 @@ class StudyMirror:
         store: Where.
         key: The file's.
         name: Of the study.
-        distributions: Of the searched arguments, by name.
+        space: The searched arguments, by name.
         directions: ``maximize`` or ``minimize`` of each objective.
         metric_names: Of the objectives.
     """
@@ -118,13 +117,13 @@ class StudyMirror:
         store: Store,
         key: str,
         name: str,
-        distributions: Mapping[str, BaseDistribution],
+        space: Mapping[str, Parameter],
         directions: Sequence[str],
         metric_names: Sequence[str],
     ) -> None:
         self._store = store
         self._key = key
-        self._distributions = dict(distributions)
+        self._space = dict(space)
         self._directions = list(directions)
         self._name = name
         self._head = study_lines(name, directions, metric_names)
@@ -174,7 +173,7 @@ class StudyMirror:
         self._attempt()
 
     def _line(self, trial: MirroredTrial) -> bytes:
-        return trial_line(frozen_trial(trial, self._distributions), self._directions)
+        return trial_line(frozen_trial(trial, self._space), self._directions)
 
     def _upload_often(self) -> None:
         while not self._ended.wait(_UPLOAD_PERIOD_S):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from ..config import Constraint, Objective, SearchConfig
-from ..parameters import Parameter
-from ..space.space import as_category, draw
+from ..parameters import Parameter, as_category
+from ..space.space import draw
 from ..space.students import student_name
 from ..trial_record import counted, counts, trial_name
 

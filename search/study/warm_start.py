@@ -7,11 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..space.space import as_category
-from .fitting import NotAcceptedError, accepted, fit
+from ..parameters import NotAcceptedError, Parameter, as_category
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from ..config import Constraint
@@ -21,7 +19,7 @@ _NUM_SHOWN = 3  # values of one argument in a message
 
 def trials_from(
     records: Sequence[Mapping[str, Any]],
-    distributions: Mapping[str, BaseDistribution],
+    space: Mapping[str, Parameter],
     metric_names: Sequence[str],
     run_id: str,
     *,
@@ -33,7 +31,7 @@ def trials_from(
 
     Args:
         records: Of the former run's trials, as ``TrialRecord.to_json`` gives them.
-        distributions: Of the arguments that are searched now, by name.
+        space: The arguments that are searched now, by name.
         metric_names: Of the objectives now.
         run_id: The former run, for messages and the trials' user attribute ``run``.
         fixed: Arguments that every trial has now; None compares only what either run searched.
@@ -49,17 +47,17 @@ def trials_from(
     import optuna
 
     needed = list(dict.fromkeys((*metric_names, *(each.metric for each in constraints))))
-    check_fits(records, distributions, needed, run_id, fixed=fixed, conditional=conditional)
+    check_fits(records, space, needed, run_id, fixed=fixed, conditional=conditional)
     found = []
     for record in _finished(records):
         values = record["parameters"]
-        searched = {name: fit(each, values[name]) for name, each in distributions.items() if name in values}
+        searched = {name: each.fit(values[name]) for name, each in space.items() if name in values}
         found.append(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.COMPLETE,
                 values=[float(record["metrics"][name]) for name in metric_names],
                 params=searched,
-                distributions={name: distributions[name] for name in searched},
+                distributions={name: space[name].distribution() for name in searched},
                 user_attrs={"trial_id": record["trial_id"], "run": run_id},
                 constraints={str(each): each.excess(record["metrics"]) for each in constraints},
             )
@@ -67,16 +65,14 @@ def trials_from(
     return found
 
 
-def refitted(
-    known: Iterable[FrozenTrial], distributions: Mapping[str, BaseDistribution]
-) -> list[FrozenTrial]:
+def refitted(known: Iterable[FrozenTrial], space: Mapping[str, Parameter]) -> list[FrozenTrial]:
     """Former trials in a space that has become narrower since; without those that it no longer holds."""
     import optuna
 
     found = []
     for trial in known:
         try:
-            searched = {name: fit(distributions[name], value) for name, value in trial.params.items()}
+            searched = {name: space[name].fit(value) for name, value in trial.params.items()}
         except NotAcceptedError:
             continue
         found.append(
@@ -84,7 +80,7 @@ def refitted(
                 state=trial.state,
                 values=trial.values,
                 params=searched,
-                distributions={name: distributions[name] for name in searched},
+                distributions={name: space[name].distribution() for name in searched},
                 user_attrs=trial.user_attrs,
                 constraints=trial.constraints,
             )
@@ -94,7 +90,7 @@ def refitted(
 
 def check_fits(
     records: Sequence[Mapping[str, Any]],
-    distributions: Mapping[str, BaseDistribution],
+    space: Mapping[str, Parameter],
     metric_names: Sequence[str],
     run_id: str,
     *,
@@ -105,7 +101,7 @@ def check_fits(
 
     Args:
         records: See ``trials_from``, as all others.
-        distributions: Of the arguments that are searched now.
+        space: The arguments that are searched now.
         metric_names: Of the objectives and constraints now.
         run_id: The former run.
         fixed: Arguments that every trial has now.
@@ -126,11 +122,11 @@ def check_fits(
         for name, value in record["parameters"].items():
             given.setdefault(name, []).append(value)
     faults = [
-        *(_searched_fault(name, each, given, name in conditional) for name, each in distributions.items()),
+        *(_searched_fault(name, each, given, name in conditional) for name, each in space.items()),
         *(
             _other_fault(name, values, len(finished), fixed)
             for name, values in given.items()
-            if name not in distributions
+            if name not in space
         ),
         *(_missing_fault(name, value, given, name in conditional) for name, value in (fixed or {}).items()),
         *(_metric_fault(name, finished) for name in metric_names),
@@ -145,7 +141,7 @@ def _finished(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _searched_fault(
-    name: str, distribution: BaseDistribution, given: Mapping[str, list[Any]], may_lack: bool
+    name: str, parameter: Parameter, given: Mapping[str, list[Any]], may_lack: bool
 ) -> str | None:
     if name not in given:
         if may_lack:
@@ -157,7 +153,7 @@ def _searched_fault(
 
     def is_outside(value: Any) -> bool:
         try:
-            fit(distribution, value)
+            parameter.fit(value)
         except NotAcceptedError:
             return True
         return False
@@ -166,7 +162,7 @@ def _searched_fault(
     if not outside:
         return None
     return (
-        f"{name} was {_shown(outside)}, outside of the space now; {accepted(distribution)}; "
+        f"{name} was {_shown(outside)}, outside of the space now; {parameter.accepted()}; "
         f"widen search.space.{name}, or name another run"
     )
 

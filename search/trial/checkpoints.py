@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import PermanentStorageError, first_line
+from ...storage.folders import file_sha256
 from ...storage.reading import check_key, parse_record
 from ...storage.store import Store
 from ..trial_record import counts
@@ -51,8 +52,7 @@ def write_epoch(directory: Path, record: dict[str, Any]) -> None:
     for path in paths:
         name = path.relative_to(directory).as_posix()
         files[name] = path.stat().st_size
-        with path.open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[name] = file_sha256(path)
     whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be read
     text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
     (directory / RECORD_NAME).write_text(text, encoding="utf-8")

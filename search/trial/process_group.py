@@ -21,6 +21,8 @@ from ray.util import get_node_ip_address
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ...storage.environment import environment_set
+
 # How long one process may wait for another, which may be evaluating, or trying the storage again.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -81,9 +83,12 @@ def _arrival(rank: int) -> str:
 @contextmanager
 def joined(seat: Seat, store: TCPStore) -> Iterator[None]:
     """Be in the group inside the block, and in the environment from which accelerate learns of it."""
-    environment = _environment(seat)
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+    with environment_set(_environment(seat)), _group(seat, store):
+        yield
+
+
+@contextmanager
+def _group(seat: Seat, store: TCPStore) -> Iterator[None]:
     try:
         dist.init_process_group(
             "nccl" if seat.use_gpu else "gloo",
@@ -101,8 +106,6 @@ def joined(seat: Seat, store: TCPStore) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def abort() -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError, user_path
+from ...storage.folders import file_sha256
 from ..models.families import first_position
 from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
@@ -197,12 +198,6 @@ def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None
             f"training.max_length: {max_length} given; the {what} takes at most {positions} tokens; "
             f"set it to {positions} or less"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_fingerprint(directory: str | Path) -> str:

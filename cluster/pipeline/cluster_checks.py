@@ -1,0 +1,118 @@
+"""What the connected cluster must hold and reach for a job: its tasks' resources, and a storage that nodes share."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from ...errors import ConfigError, DistiltuneError
+from ...search.driver.nodes import check_fits, live_nodes
+from ...storage.store import Store
+from ..session.ray_session import needs_of
+from ..specification.config import ResourcesConfig, TaskResources, TrialResources
+
+_PATIENCE_S = 5.0  # how long one node tries the storage again
+_ANSWER_WITHIN_S = 90.0  # a worker's start included
+_PROBES = "cache/probes"
+
+
+def check_cluster(resources: ResourcesConfig, store: Store) -> None:
+    """Refuse tasks that no node of the connected cluster can hold, and a storage that its nodes cannot share.
+
+    Raises:
+        ConfigError: Which task or nodes, and why.
+    """
+    check_resources(resources)
+    check_storage(store)
+
+
+def check_resources(resources: ResourcesConfig) -> None:
+    """Refuse a task that no node of the connected cluster, now or added on demand, can ever hold.
+
+    Raises:
+        ConfigError: Which task, what it asks for, and what the nodes have.
+    """
+    added = [needs_of(node, 0) for node in resources.autoscaling]
+    gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
+    for name in ("trial", "teacher", "export", "benchmark"):
+        asked: TaskResources | None = getattr(resources, name)
+        if asked is None:
+            continue
+        processes = asked.processes if isinstance(asked, TrialResources) else 1
+        check_fits(f"resources.{name}", needs_of(asked, gpus), processes, added)
+
+
+def check_storage(store: Store) -> None:
+    """Refuse a storage that a live node of the connected cluster cannot share with this process.
+
+    Each node reads what this process wrote, and this process what each node wrote.
+
+    Raises:
+        ConfigError: Which nodes, and why.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = {node["NodeID"]: _name(node) for node in ray.nodes() if node["Alive"]}
+    if set(nodes) <= {here}:
+        return
+    quick = Store(store.url, min(store.retry_s, _PATIENCE_S))
+    probe = f"{_PROBES}/{secrets.token_hex(8)}"
+    quick.write(f"{probe}/{here}", here.encode())
+    try:
+        answers = _ask_nodes(quick, probe, here, [node for node in nodes if node != here])
+        unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
+    finally:
+        quick.delete(probe)
+    problems = {node: answers[node] or "it sees other things than were written" for node in unseen}
+    if not problems:
+        return
+    names = ", ".join(sorted({nodes[node] for node in problems}))
+    if store.directory is not None:
+        raise ConfigError(
+            f"storage.path: {store} is a directory of one machine, {names} cannot share it; "
+            "give s3://…, or a directory that all nodes mount"
+        )
+    reason = next(iter(problems.values()))
+    raise ConfigError(
+        f"storage.path: {store} cannot be used from {names} ({reason}); "
+        "give its nodes network and credentials for it, or choose another with --storage DIR|URL"
+    )
+
+
+def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
+    """Node id -> what keeps it from the storage, None for nothing; a node lost meanwhile is left out."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
+        asked[remote.remote(store, probe, here, node)] = node
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    answers: dict[str, str | None] = {asked[each]: "no answer" for each in late}
+    for each in answered:
+        try:
+            answers[asked[each]] = ray.get(each)
+        except RayError as error:
+            if any(node["Alive"] and node["NodeID"] == asked[each] for node in ray.nodes()):
+                answers[asked[each]] = " ".join(str(error).split())
+    return answers
+
+
+def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
+    """Runs on a node: read what another wrote, and only then write for it; returns what went wrong."""
+    try:
+        if store.read(f"{probe}/{other}") != other.encode():
+            return None
+        store.write(f"{probe}/{own}", own.encode())
+    except (DistiltuneError, OSError) as error:
+        return " ".join(str(error.__cause__ or error).split())
+    return None
+
+
+def _name(node: dict[str, Any]) -> str:
+    host, address = node.get("NodeManagerHostname"), node["NodeManagerAddress"]
+    return f"{host} ({address})" if host and host != address else address

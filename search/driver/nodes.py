@@ -1,0 +1,68 @@
+"""Ray's nodes as a search sees them: the environment of their workers, and how many tasks they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...errors import ConfigError
+
+# Environment of the workers, for `ray.init(runtime_env={"env_vars": RAY_WORKER_ENV})`.
+RAY_WORKER_ENV = {
+    # Actors go from trial to trial, which saves the import of torch; a trial's thread may take its time to
+    # leave.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+_NAMES = {"CPU": "CPUs", "GPU": "GPUs"}
+
+
+def live_nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the connected Ray that is alive."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def num_places(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """Return how many tasks a node, or a whole cluster, holds that each take what is needed."""
+    # Ray counts in ten-thousandths: three times 0.1 is 0.3 there.
+    return min(int(resources.get(kind, 0) / amount + 1e-4) for kind, amount in needs.items() if amount)
+
+
+def check_fits(
+    parameter: str,
+    needs: Mapping[str, float],
+    num_processes: int = 1,
+    added: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Refuse a task that no node of the connected Ray, now or added on demand, can ever hold.
+
+    Args:
+        parameter: The parameter that asks for it, for the message.
+        needs: What each of its processes takes, by Ray's names of resources.
+        num_processes: Its processes, which may lie on several nodes.
+        added: Nodes that the cluster adds on demand.
+
+    Raises:
+        ConfigError: What it asks for, and what the nodes have.
+    """
+    nodes = live_nodes()
+    places = sum(num_places(node, needs) for node in nodes)
+    if places >= num_processes or any(num_places(node, needs) for node in added):
+        return
+    given, found = _shown(needs, needs), "no node has that many"
+    if num_processes > 1:
+        given, found = f"{num_processes} processes of {given} each", f"they hold {places} of them"
+    shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
+    raise ConfigError(
+        f"{parameter}: {given} given, and {found} (nodes: {shown}); lower it, attach to a larger cluster, "
+        "or name the nodes that the cluster adds on demand in resources.autoscaling"
+    )
+
+
+def _shown(amounts: Mapping[str, float], kinds: Mapping[str, float]) -> str:
+    parts = [f"{amounts.get(kind, 0):g} {_NAMES.get(kind, kind)}" for kind in kinds]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -1,0 +1,177 @@
+"""A job's checks are one sequence: each place that begins a job makes them, and refuses the same faults."""
+
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import pytest
+from models import tiny_classifier
+
+from distiltune.cluster.jobs import checks, submission
+from distiltune.cluster.pipeline import cluster_checks, preflight
+from distiltune.cluster.pipeline.preflight import CHECKS, check_job
+from distiltune.cluster.pipeline.run_job import run_job
+from distiltune.cluster.plan.run_plan import run_plan
+from distiltune.cluster.session import ray_session
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.store.runs import Storage
+from distiltune.errors import InputError
+
+STEPS = {"key": "student.seed", "values": [1]}
+GREEK = ("καλημέρα σας", "τι κάνεις σήμερα")
+LATIN = ("good morning", "what is new")
+# Check -> what makes a job fail it, and what the message has.
+FAULTS = {
+    "space": (["search.space={alhpa: {type: float, low: 0, high: 1}}"], "alhpa"),
+    "batches": (
+        ["resources.trial.processes=3", "training.batch_size=64"],
+        r"resources\.trial\.processes|training\.batch_size",
+    ),
+    "former trials": (["search.warm_start=nowhere"], "nowhere"),
+    "models": (["student.from_teacher.layers=[0, 99]"], r"student\.from_teacher\.layers.*99"),
+    "goals": (
+        ["export.choose.max_drop_from_student=0.0001", "export.choose.gate=non_inferior"],
+        r"export\.choose\.max_drop_from_student",
+    ),
+    "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
+    "texts": (["teacher={checkpoint: CHECKPOINT}"], r"teacher\.checkpoint"),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_classifier(
+        tmp_path_factory.mktemp("latin") / "c", label_names=["no", "yes"], num_layers=4, texts=list(LATIN)
+    )
+
+
+@pytest.fixture
+def job(tmp_path, checkpoint):
+    """A job of two labels with Greek texts, in files of this machine."""
+    files = []
+    for split in ("train", "validation", "test"):
+        rows = [
+            f"{text} {number},{label}"
+            for number in range(12)
+            for text, label in zip(GREEK, ("yes", "no"), strict=True)
+        ]
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+        files.append(f"data.{split}={tmp_path / f'{split}.csv'}")
+    usual = [
+        "data.source=files",
+        "data.max_train_examples=null",
+        *files,
+        "student.from_teacher.layers=[0, 1]",
+        "export.choose.max_drop_from_student=1.0",
+        "export.choose.gate=point",
+    ]
+
+    def make(*overrides):
+        given = [each.replace("CHECKPOINT", str(checkpoint)) for each in overrides]
+        chosen = {each.partition("=")[0]: each for each in [*usual, *given]}
+        return load_config("quickstart", list(chosen.values()), str(tmp_path / "store"))
+
+    return make
+
+
+def submit(config, monkeypatch):
+    """Submit to a cluster that is this process: its check runs here."""
+
+    @contextmanager
+    def checked(client, shipped, run_id, store):
+        yield on_cluster(shipped, monkeypatch, run_id)
+
+    monkeypatch.setattr(
+        submission, "_sender", lambda *_: SimpleNamespace(cluster=None, client=None, tell=print)
+    )
+    monkeypatch.setattr(submission, "checked_on_cluster", checked)
+    submission.submit(config, "job")
+
+
+def on_cluster(config, monkeypatch, run_id="a"):
+    monkeypatch.setattr(ray_session, "ray_session", nullcontext)
+    monkeypatch.setattr(cluster_checks, "check_cluster", lambda *_: None)
+    Storage(config.storage.path).store.write("cache/probes/a", b"a")
+    return checks._look(config, "cache/probes/a", run_id)
+
+
+def plan(config, monkeypatch):
+    section = {"steps": [STEPS], "max_accuracy_drop": 1.0}
+    run_plan(config.model_validate(config.model_dump() | {"plan": section}), "job")
+
+
+PLACES = {
+    "run": lambda config, _: run_job(config, "job"),
+    "submit": submit,
+    "cluster": on_cluster,
+    "plan": plan,
+}
+
+
+def test_every_check_has_a_fault():
+    assert list(FAULTS) == [check.name for check in CHECKS]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("check", FAULTS)
+def test_a_fault_of_each_check_is_found_in_each_place(place, check, job, monkeypatch):
+    overrides, message = FAULTS[check]
+    config = job(*overrides)
+    with pytest.raises(InputError, match=message) as raised:
+        PLACES[place](config, monkeypatch)
+    assert "\n" not in str(raised.value)
+    assert Storage(config.storage.path).list() == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_place_makes_the_checks_in_their_order(place, job, monkeypatch):
+    class EndOfChecks(Exception):
+        pass
+
+    made = []
+
+    def note(check):
+        made.append(check.name)
+        if check.name == CHECKS[-1].name:
+            raise EndOfChecks
+
+    noted = tuple(
+        preflight.Check(each.name, each.sections, lambda _, each=each: note(each), each.reads)
+        for each in CHECKS
+    )
+    monkeypatch.setattr(preflight, "CHECKS", noted)
+    with pytest.raises(EndOfChecks):
+        PLACES[place](job(), monkeypatch)
+    # Here submit leaves out what reads checkpoints, since those of the cluster may be others; the cluster does all.
+    here = [check.name for check in CHECKS if place == "submit" and "checkpoints" not in check.reads]
+    assert made == [*here, *(check.name for check in CHECKS)]
+
+
+def test_data_of_other_machines_are_left_to_them(job, monkeypatch):
+    made = []
+    noted = tuple(
+        preflight.Check(each.name, each.sections, lambda _, each=each: made.append(each.name), each.reads)
+        for each in CHECKS
+    )
+    monkeypatch.setattr(preflight, "CHECKS", noted)
+    config = job("data.train=s3://bucket/train.csv")
+    check_job(config, Storage(config.storage.path), has_inputs=False)
+    assert made == [check.name for check in CHECKS if not check.reads]
+
+
+def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypatch):
+    config = job()
+    storage = Storage(config.storage.path)
+    base = check_job(config, storage)
+    made = []
+    noted = tuple(
+        preflight.Check(each.name, each.sections, lambda _, each=each: made.append(each.name), each.reads)
+        for each in CHECKS
+    )
+    monkeypatch.setattr(preflight, "CHECKS", noted)
+    changed = check_job(job("training.max_length=16"), storage, since=base)
+    assert made == ["space", "batches", "models"]
+    assert changed.data is base.data
+    made.clear()
+    fewer = check_job(job("data.max_train_examples=6"), storage, since=base)
+    assert made == ["space", "goals", "new pieces", "texts"]
+    assert len(fewer.data.splits["train"]) == 6
