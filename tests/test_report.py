@@ -1,17 +1,20 @@
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from markdown_reader import ACTIVE, parse, tables
 from rich.console import Console
 
 from distiltune.export.benchmark.rows import RowMeasurement
-from distiltune.export.report.report import build_report, write_report
-from distiltune.export.report.report.plots import labels
-from distiltune.export.report.report.plots import latency as pictures
+from distiltune.export.report.plots import labels
+from distiltune.export.report.plots import latency as pictures
+from distiltune.export.report.report import build_report, markdown_report, write_report
 from distiltune.export.report.tables import choice_table, markdown_table, terminal_table, verdicts
 
 MACHINE = {
@@ -162,7 +165,7 @@ def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, r
     assert "![confidence](confidence.png)" in text
 
 
-def test_says_why_each_was_chosen_or_not(report: dict[str, Any], tmp_path: Path) -> None:
+def test_says_why_each_was_chosen_or_not(report: dict[str, Any]) -> None:
     against = {"difference": -0.0045, "low": -0.00745, "high": -0.002, "confidence": 0.95}
     against |= {"only_first": 5, "only_second": 19, "num_texts": 3100, "p_value": 0.00661}
     for variant in report["variants"]:
@@ -170,7 +173,7 @@ def test_says_why_each_was_chosen_or_not(report: dict[str, Any], tmp_path: Path)
             variant |= {"against_student": against, "predictions_changed": 0.01097, "verdict": "chosen: so"}
         if variant["name"] == "onnx":
             variant |= {"verdict": "173 % slower than onnx-int8"}
-    text = write_report(report, tmp_path)["markdown"].read_text()
+    text = markdown_report(report)
     assert "| **onnx-int8** | -0.0045 | -0.0075 … -0.0020 | 5 | 19 | 0.0066 | chosen: so |" in text
     dash = "\N{EN DASH}"
     assert f"| onnx | {dash} | {dash} | {dash} | {dash} | {dash} | 173 % slower than onnx-int8 |" in text
@@ -203,10 +206,10 @@ def test_the_choice_shows_the_teacher_too_where_it_was_compared(report: dict[str
     assert len({line.count(" | ") for line in [lines[0], *lines[2:]]}) == 1
 
 
-def test_says_what_a_static_graph_left_out(report: dict[str, Any], tmp_path: Path) -> None:
+def test_says_what_a_static_graph_left_out(report: dict[str, Any]) -> None:
     record = {"excluded": ["layer 0 feed-forward out"], "excluded_nodes": ["node_7"], "logits_error": 0.00314}
     graphs = {"variants": {"onnx-static-minmax": record}, "pictures": ["size-by-part.png"]}
-    text = write_report({**report, "graphs": graphs}, tmp_path)["markdown"].read_text()
+    text = markdown_report({**report, "graphs": graphs})
     assert "onnx-static-minmax: in 32 bits, for they are the most sensitive: layer 0 feed-forward out" in text
     assert "(nodes node_7); error of the logits on training texts 0.31 % of their variance." in text
     assert "![size by part](size-by-part.png)" in text
@@ -236,6 +239,61 @@ def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path
     assert np.unique(picture.reshape(-1, picture.shape[-1]), axis=0).shape[0] > 50
 
 
+NASTY = (
+    "a|b\n# [x](javascript:1) ![y](http://evil.example/y.png) <b onclick='z'> `w` *v* https://evil.example"
+)
+
+
+def test_what_comes_from_data_is_shown_as_it_is(report: dict[str, Any]) -> None:
+    rows = [replace(row, query=NASTY) for row in ROWS]
+    rows[3] = replace(rows[3], name=NASTY, num_threads=2, fused={NASTY: 1})
+    search = {"choice": NASTY, "ended_by": NASTY, "front": [NASTY, "b"], "pictures": ["search-front.png"]}
+    trial = {**TRIALS[1], "reason": NASTY, "parameters": {NASTY: NASTY}}
+    nasty = build_report(
+        run_id="run-1",
+        state="finished",
+        best={NASTY: NASTY},
+        rows=rows,
+        chosen=NASTY,
+        artifact=None,
+        machine={**MACHINE, "cpu": NASTY, "versions": {NASTY: NASTY}},
+        extra={
+            "trials": [trial],
+            "search": {**search, "left_out": {"search-importance.png": NASTY}},
+            "graphs": {
+                "variants": {
+                    NASTY: {"excluded": [NASTY], "excluded_nodes": [NASTY], "logits_error": 0.1},
+                },
+                "pictures": ["size-by-part.png"],
+            },
+        },
+    )
+    for row in nasty["variants"]:
+        row["verdict"] = NASTY
+    text = markdown_report(nasty)
+    used = [token.type for token in parse(text) if token.type in ACTIVE | {"code_inline", "em_open"}]
+    assert used == ["image"] * 3
+    assert [token.content for token in parse(text) if token.type == "heading_open"] == [""]
+    seen = NASTY.replace("\n", " ")
+    variants, choice, trials = tables(text)
+    assert [row[0] for row in variants][4] == f"{seen} (chosen)"
+    assert [row[0] for row in choice][4] == seen
+    assert {row[-1] for row in choice[1:]} == {seen}
+    assert (trials[0][1], trials[1][1], trials[1][-1]) == (seen, seen, seen)
+    for shown in (variants, choice, trials):
+        assert len({len(row) for row in shown}) == 1
+
+
+def test_the_least_report_has_no_empty_sections() -> None:
+    least = build_report(
+        run_id="r", state="failed", best=None, rows=ROWS[:1], chosen=None, artifact=None, machine={}
+    )
+    text = markdown_report(least)
+    assert "Chosen: none." in text
+    assert "None" not in text
+    assert not re.search(r"\n\n\n|Best trial|Machine|Time of each stage|Pareto front", text)
+
+
 def test_the_table_fits_a_terminal(report: dict[str, Any]) -> None:
     console = Console(width=80, file=io.StringIO(), color_system=None)
     console.print(terminal_table(report["variants"], report["chosen"]))
@@ -256,12 +314,12 @@ def test_rows_line_up_with_the_headers(report: dict[str, Any]) -> None:
     assert "chosen" not in "".join(lines)
 
 
-def test_the_floor_stands_beside_the_time(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_floor_stands_beside_the_time(report: dict[str, Any]) -> None:
     assert "floor" not in markdown_table(report["variants"], None)
     for variant in report["variants"]:
         if variant["name"] == "onnx-int8":
             variant["floor_ms"] = {"bytes": 0.21, "operations": 0.1249, "floor": 0.21}
-    text = write_report(report, tmp_path)["markdown"].read_text()
+    text = markdown_report(report)
     dash = "\N{EN DASH}"
     assert "| p50 ms | floor ms | mean" in text
     assert "| 0.64 | 0.21 | 0.70" in text
