@@ -37,6 +37,7 @@ FLOORS = {
         "driver plots",
     ],
     "export": [
+        "markdown",
         "artifact machine onnx",
         "runtime",
         "config",

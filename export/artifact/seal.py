@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import ArtifactError
 from ...storage.folders import new_folder
+from .card import model_card
 from .contents import check_hashes, not_listed
 from .copying import copy_folder
 from .files import MAX_JSON_BYTES, hash_regular, is_folder, open_regular, parse_object, read_regular
@@ -68,7 +68,7 @@ def seal_artifact(
         if told:
             text = json.dumps(config | told, indent=2, ensure_ascii=False) + "\n"
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-        card = _model_card(config.get("labels", []), made_from, measurements)
+        card = model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
@@ -123,51 +123,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     with open_regular(path) as file:
         digest = hash_regular(file, path)
     return {"sha256": digest, "bytes": path.stat().st_size}
-
-
-def _model_card(labels: list[str], made_from: dict[str, Any], measurements: dict[str, Any]) -> str:
-    lines = [
-        "---",
-        "library_name: onnxruntime",
-        "pipeline_tag: text-classification",
-        "tags: [distiltune, distillation, onnx]",
-        "---",
-        "",
-        "# Text classifier",
-        "",
-        f"Puts a text under one of {len(labels)} labels. Made by distiltune; needs only onnxruntime,",
-        "tokenizers and numpy:",
-        "",
-        "```",
-        "pip install onnxruntime tokenizers numpy && pip install --no-deps distiltune",
-        "```",
-        "",
-        "```python",
-        "from distiltune import TextClassifier",
-        "",
-        'classifier = TextClassifier.load(".")',
-        'classifier("your text")  # {"label": …, "score": …}',
-        "```",
-        "",
-        *_card_table("Measured", measurements),
-        *_card_table("Made from", made_from),
-        "## Labels",
-        "",
-        ", ".join(f"`{label}`" for label in labels),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _card_table(title: str, values: dict[str, Any]) -> list[str]:
-    rows = [f"| {name} | {value} |" for name, value in _flatten(values)]
-    return [f"## {title}", "", "| | |", "| --- | --- |", *rows, ""] if rows else []
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        elif value is not None:
-            text = f"{value:.5g}" if isinstance(value, float) else str(value)
-            yield f"{prefix}{name}", text.replace("|", "\\|").replace("\n", " ")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....drawing import new_figure, save, tidy
-from .labels import Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 _LARGEST_AREA = 2600.0  # points squared
 _LARGEST_OF_MANY = 350.0
@@ -26,7 +26,8 @@ _COLORS = {"pytorch": "#4c78a8", "pytorch-int8": "#72b7b2", "onnx": "#f58518"}
 _LINE_COLOR = "#777777"
 _FRONT_COLOR = "#d62728"
 _TITLE = "Accuracy against latency; area by size on disk; dashed: chosen; red: Pareto front"
-_MOST_NAMES = 10  # points whose names have room in the picture
+_MOST_POINTS = 10  # in one panel
+_NUMBER_SIZE = 9.0  # points
 
 
 def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None, path: str | Path) -> Path:
@@ -34,8 +35,8 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
 
     A circle's area grows with the row's size on disk, the chosen row has a dashed outline, a row without accuracy
     (the untrained reference) is a vertical line. A stepped line joins the rows of the Pareto front. The latency axis
-    is logarithmic when it spans over 20x. Where there are more than ten points they have numbers and a key, and a
-    second panel shows the ONNX ones closer.
+    is logarithmic when it spans over 20x. Circles have numbers, which the key beside the picture explains. With more
+    than ten points a second panel shows the ONNX ones closer.
 
     Args:
         variants: ``report["variants"]``.
@@ -47,47 +48,49 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     """
     points = [row for row in variants if row.get("accuracy") is not None]
     lines = [row for row in variants if row.get("accuracy") is None]
-    closer = [row for row in points if row.get("kind") == "onnx"] if len(points) > _MOST_NAMES else []
-    drawn = _Drawn(points, lines, chosen, numbered=bool(closer))
-    figure = new_figure(15.0, 6.0) if closer else new_figure()
+    closer = [row for row in points if row.get("kind") == "onnx"] if len(points) > _MOST_POINTS else []
+    drawn = _Drawn(points, lines, chosen, largest_area=_LARGEST_OF_MANY if closer else _LARGEST_AREA)
+    figure = new_figure(15.0, 6.0) if closer else new_figure(11.5, 5.5)
     panels = [(tidy(figure.add_subplot(1, 2 if closer else 1, 1)), points)]
     if closer:
         panels.append((tidy(figure.add_subplot(1, 2, 2)), closer))
-        _draw_key(figure, drawn)
+    _draw_key(figure, drawn)
     for axes, shown in panels:
         rows = [*shown, *lines] if shown is points else shown
         _scale(axes, rows, shown, log_span=_LOG_SPAN if shown is points else 1.0)
         _draw_rows(axes, drawn)
         axes.set_xlabel("latency of one text, p50 (ms)")
         axes.set_title("the ONNX variants, closer" if shown is closer else "", fontsize=10)
-    figure.suptitle(_TITLE, fontsize=11)
+    figure.suptitle(_TITLE, fontsize=11, x=0.01, horizontalalignment="left")
     panels[0][0].set_ylabel("test accuracy (%)")
     figure.draw_without_rendering()
     for axes, shown in panels:
-        # Each point has its label in one panel.
-        _label_all(axes, drawn, shown if shown is closer else [row for row in shown if row not in closer])
+        # Each point has its number in one panel.
+        _draw_numbers(axes, drawn, shown if shown is closer else [row for row in shown if row not in closer])
     return save(figure, Path(path))
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is in the picture; ``numbers``: by name, where the names are in the key."""
+    """What is in the picture, and how large it is drawn."""
 
     points: list[dict[str, Any]]
     lines: list[dict[str, Any]]
     chosen: str | None
-    numbered: bool
+    largest_area: float
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        ordered = sorted(self.points, key=_latency) if self.numbered else []
-        return {row["name"]: number for number, row in enumerate(ordered, 1)}
+    def number(self, row: dict[str, Any]) -> int:
+        """Of a row's circle: 1 is the fastest."""
+        return sorted(self.points, key=_latency).index(row) + 1
+
+    def label(self, group: Sequence[dict[str, Any]]) -> str:
+        """Return the numbers of rows that share a label."""
+        return ", ".join(str(number) for number in sorted(map(self.number, group)))
 
     def area(self, row: dict[str, Any]) -> float:
         """In points squared, in proportion to size, but never too small to be seen."""
         largest = max(each["size_mb"] for each in self.points)
-        most = _LARGEST_OF_MANY if self.numbered else _LARGEST_AREA
-        return max(_SMALLEST_AREA, most * row["size_mb"] / largest)
+        return max(_SMALLEST_AREA, self.largest_area * row["size_mb"] / largest)
 
     def radius(self, row: dict[str, Any]) -> float:
         """In points."""
@@ -155,54 +158,70 @@ def _corners(points: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     return [corner for pair in itertools.zip_longest(front, turns) for corner in pair if corner is not None]
 
 
-def _label_all(axes: Axes, drawn: _Drawn, labelled: Sequence[dict[str, Any]]) -> None:
-    """A label for each of these rows: its name, size and latency, or its number where those are in the key."""
-    frame = axes.bbox
-    corners = axes.transData.transform(_corners(drawn.points) or np.empty((0, 2)))
-    steps = [(*np.minimum(a, b) - 1, *np.maximum(a, b) + 1) for a, b in itertools.pairwise(corners)]
-    circles = [_circle_box(axes, row, drawn.radius(row)) for row in drawn.points]
-    canvas: Any = axes.figure.canvas
-    labels = Labels(axes, canvas, [*circles, *steps])
-    low, high = axes.get_xlim()
-    lines = [row for row in drawn.lines if low < _latency(row) < high]
-    for row in lines:
-        x = axes.transData.transform((_latency(row), axes.get_ylim()[0]))[0]
-        labels.block((x - 2, frame.y0, x + 2, frame.y1))
-    for row in lines:
-        start = (_latency(row), sum(axes.get_ylim()) / 2)
-        text = f"{row['name']}\n{row['size_mb']:.0f} MB, untrained:\nno accuracy"
-        labels.place(text, start, 6.0, line=False)
-    # The crowded ones first, while there is room near them.
-    for row in sorted(labelled, key=lambda row: (row["name"] != drawn.chosen, row["size_mb"])):
-        text = f"{row['name']}\n{row['size_mb']:.1f} MB, {_latency(row):.2f} ms"
-        if drawn.numbered:
-            text = str(drawn.numbers[row["name"]])
-        anchor = (_latency(row), row["accuracy"] * 100)
-        bold = drawn.numbered and row["name"] == drawn.chosen
-        labels.place(text, anchor, drawn.radius(row), bold=bold)
+def _draw_numbers(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> None:
+    """Each circle's number at its upper right; numbers that would cover each other stand in one label."""
+    from matplotlib.patheffects import withStroke
+
+    for group in _group_labels(axes, drawn, rows):
+        outer, offset = _anchor(drawn, group)
+        axes.annotate(
+            drawn.label(group),
+            (_latency(outer), outer["accuracy"] * 100),
+            xytext=(offset, offset),
+            textcoords="offset points",
+            fontsize=_NUMBER_SIZE,
+            fontweight="bold" if drawn.chosen in [row["name"] for row in group] else "normal",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            zorder=5,
+        )
+
+
+def _group_labels(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Put rows together until no label covers another."""
+    groups = [[row] for row in sorted(rows, key=_latency)]
+    while True:
+        boxes = [_label_box(axes, drawn, group) for group in groups]
+        pairs = itertools.combinations(range(len(groups)), 2)
+        covered = next(((i, j) for i, j in pairs if boxes[i].overlaps(boxes[j])), None)
+        if covered is None:
+            return groups
+        groups[covered[0]] += groups.pop(covered[1])
+
+
+def _label_box(axes: Axes, drawn: _Drawn, group: Sequence[dict[str, Any]]) -> Bbox:
+    """In pixels; a character is at most 0.7 of its size wide."""
+    from matplotlib.transforms import Bbox
+
+    outer, offset = _anchor(drawn, group)
+    x, y = axes.transData.transform((_latency(outer), outer["accuracy"] * 100))
+    pixels = axes.figure.dpi / 72
+    width = 0.7 * _NUMBER_SIZE * len(drawn.label(group))
+    return Bbox.from_bounds(x + offset * pixels, y + offset * pixels, width * pixels, _NUMBER_SIZE * pixels)
+
+
+def _anchor(drawn: _Drawn, group: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    """Return the row with the largest circle, and how far its label is right of and above the center, in points."""
+    outer = max(group, key=drawn.radius)
+    return outer, drawn.radius(outer) / math.sqrt(2) + 1
 
 
 def _draw_key(figure: Figure, drawn: _Drawn) -> None:
-    """What the numbers stand for, beside the picture."""
+    """What the numbers and the line stand for, beside the picture."""
     from matplotlib.lines import Line2D
 
     rows = sorted(drawn.points, key=_latency)
     handles = [Line2D([], [], marker="o", linestyle="", markersize=6, color=_color(row)) for row in rows]
-    texts = [
-        f"{drawn.numbers[row['name']]}  {row['name']}: {row['size_mb']:.1f} MB, {_latency(row):.2f} ms"
-        for row in rows
-    ]
+    handles += [Line2D([], [], linestyle=":", color=_LINE_COLOR) for _ in drawn.lines]
+    texts = [f"{drawn.number(row)}  {_described(row)}" for row in rows]
+    texts += [f"{_described(row)}, untrained" for row in drawn.lines]
     key = figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
-    for row, text in zip(rows, key.get_texts(), strict=True):
+    for row, text in zip([*rows, *drawn.lines], key.get_texts(), strict=True):
         text.set_fontweight("bold" if row["name"] == drawn.chosen else "normal")
+
+
+def _described(row: dict[str, Any]) -> str:
+    return f"{row['name']}: {row['size_mb']:.1f} MB, {_latency(row):.2f} ms"
 
 
 def _color(row: dict[str, Any]) -> str:
     return _COLORS.get(row.get("kind", ""), _LINE_COLOR)
-
-
-def _circle_box(axes: Axes, row: dict[str, Any], radius: float) -> tuple[float, float, float, float]:
-    """The circle's box in pixels; the radius is in points."""
-    x, y = axes.transData.transform((_latency(row), row["accuracy"] * 100))
-    radius *= axes.figure.dpi / 72
-    return x - radius, y - radius, x + radius, y + radius
