@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
 
 Entry = TypeVar("Entry")
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -76,20 +76,17 @@ class SectionRegistry(Registry[type[Kind]]):
         """Return the value of the key that selects this section."""
         return entry.model_fields[self.attribute].default
 
-    def field(self, *, default: str | None = None, bare_word: bool = False) -> OneSection:
+    def field(
+        self, *, default: str | None = None, bare_word: bool = False, ignores_others: bool = False
+    ) -> OneSection:
         """Return what makes a field accept every section that is registered when a value is validated.
 
         Args:
             default: Entry that a mapping without the key means; None: the key is needed.
             bare_word: Whether an entry's name alone stands for its section with its default values.
+            ignores_others: Whether keys that only other sections have are checked and left out, not refused.
         """
-        return OneSection(self, default, bare_word)
-
-    def keys_of(self, name: str) -> set[str]:
-        """Return the keys that a section has and its base class has not."""
-        section = self[name]
-        shared = [base.model_fields for base in section.__mro__[1:] if issubclass(base, BaseModel)]
-        return set(section.model_fields) - set().union(*shared)
+        return OneSection(self, default, bare_word, ignores_others)
 
     def all_keys(self) -> list[str]:
         """Return the keys of all sections, each once."""
@@ -103,12 +100,16 @@ class OneSection:
         registry: The sections.
         default: As in :meth:`SectionRegistry.field`.
         bare_word: As there.
+        ignores_others: As there.
     """
 
-    def __init__(self, registry: SectionRegistry[Any], default: str | None, bare_word: bool) -> None:
+    def __init__(
+        self, registry: SectionRegistry[Any], default: str | None, bare_word: bool, ignores_others: bool
+    ) -> None:
         self.registry = registry
         self._default = default
         self._bare_word = bare_word
+        self._ignores_others = ignores_others
 
     def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
         """Return the section that a value describes; faults within it keep their own paths."""
@@ -125,8 +126,33 @@ class OneSection:
         if not isinstance(name, str) or name not in self.registry:
             known = ", ".join(f"'{each}'" for each in self.registry.names)
             context = {"discriminator": f"'{key}'", "tag": str(name), "expected_tags": known}
-            raise PydanticKnownError("union_tag_invalid", context)
-        return self.registry[name].model_validate(value)
+            fault = InitErrorDetails(type="union_tag_invalid", loc=(key,), input=name, ctx=context)
+            if self._bare_word:
+                fault["loc"] = ()
+            raise ValidationError.from_exception_data(base.__name__, [fault])
+        section = self.registry[name]
+        return self._of_own_keys(section, value) if self._ignores_others else section.model_validate(value)
+
+    def _of_own_keys(self, section: type[BaseModel], values: dict[Any, Any]) -> BaseModel:
+        others = {
+            key: next((each for each in self.registry if key in each.model_fields), None)
+            for key in values
+            if key not in section.model_fields
+        }
+        own = {key: value for key, value in values.items() if others.get(key) is None}
+        faults = [
+            fault
+            for key, other in others.items()
+            if other is not None
+            for fault in _faults(other, key, values[key])
+        ]
+        try:
+            made = section.model_validate(own)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(error.title, [*_details(error), *faults]) from None
+        if faults:
+            raise ValidationError.from_exception_data(section.__name__, faults)
+        return made
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(partial(self._validated, source))
@@ -136,3 +162,22 @@ class OneSection:
     ) -> dict[str, Any]:
         sections = {name: self.registry[name].__pydantic_core_schema__ for name in self.registry.names}
         return handler(core_schema.tagged_union_schema(sections, self.registry.attribute))
+
+
+def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:
+    """Return what is wrong with the value of one key of a section."""
+    kind: Any = section.model_fields[key].rebuild_annotation()
+    try:
+        TypeAdapter(kind, config=section.model_config).validate_python(value)
+    except ValidationError as error:
+        return _details(error, key)
+    return []
+
+
+def _details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(
+            type=item["type"], loc=(*prefix, *item["loc"]), input=item["input"], ctx=item.get("ctx", {})
+        )
+        for item in error.errors(include_url=False)
+    ]

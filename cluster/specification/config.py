@@ -12,7 +12,7 @@ from ...errors import ConfigError, listed, shown
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
-from ...training.data.config import DataConfig
+from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
 from ...training.registry import OneSection
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
@@ -132,7 +132,7 @@ class PlanConfig(Section):
 class JobConfig(Section):
     """A whole job; every key has a default."""
 
-    data: DataConfig = Field(default_factory=DataConfig, description="The labelled texts.")
+    data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
     )
