@@ -36,7 +36,7 @@ from distiltune.export.config import OutOfScopeConfig
 from distiltune.export.out_of_scope.thresholds import choose_threshold, measure_threshold, scope_goal
 from distiltune.training.checkpoints.load import load_classifier
 from distiltune.training.data.collator import DistillationCollator
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import TextData, load_data
 from distiltune.training.data.tokenized import (
     IGNORED_LABEL,
@@ -232,7 +232,7 @@ def main() -> None:
     section: dict[str, Any] = {"source": "clinc_json", "path": given.data}
     if given.unlabelled:
         section["unlabelled"] = {"path": given.unlabelled, "count": given.max_unlabelled}
-    data = load_data(DataConfig(**section, max_train_examples=given.max_train_examples))
+    data = load_data(data_config(**section, max_train_examples=given.max_train_examples))
     with tempfile.TemporaryDirectory() as work:
         result = measure(given, Texts(given, data), Path(work))
     result["settings"] = {name: value for name, value in vars(given).items() if name != "json"}

@@ -41,7 +41,7 @@ from distiltune.export.variants.build import build_variant
 from distiltune.training.checkpoints.load import label_names, load_classifier, save_checkpoint
 from distiltune.training.compression.config import QuantizationAwareConfig
 from distiltune.training.data.collator import DistillationCollator
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import TextData, load_data
 from distiltune.training.data.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
 from distiltune.training.distillation.arguments import arguments_from_config
@@ -75,7 +75,7 @@ class Setting:
 
 def make_setting(given: argparse.Namespace) -> Setting:
     data = load_data(
-        DataConfig(source="clinc_json", path=str(given.data), max_train_examples=given.max_train_examples)
+        data_config(source="clinc_json", path=str(given.data), max_train_examples=given.max_train_examples)
     )
     teacher, tokenizer = load_classifier(given.teacher)
     training = TrainingConfig(

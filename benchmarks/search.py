@@ -380,11 +380,11 @@ def counted(
 
 
 def load_texts(spec: Spec) -> Any:
-    from distiltune.training.data.config import DataConfig
+    from distiltune.training.data.config import data_config
     from distiltune.training.data.text_data import load_data
 
     return load_data(
-        DataConfig(source="clinc_json", path=spec.data, max_train_examples=spec.train_texts, seed=spec.seed)
+        data_config(source="clinc_json", path=spec.data, max_train_examples=spec.train_texts, seed=spec.seed)
     )
 
 

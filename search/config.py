@@ -9,55 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ..training.section import Amount, Name, Number, NumTrials, PositiveAmount, Section, Seed
 from .parameters import MOST_VALUES, FloatRange, IntRange, Parameter, Value
-
-
-class NoEarlyStopping(Section):
-    """Every trial trains to its end."""
-
-    type: Literal["none"] = "none"
-
-
-class Asha(Section):
-    """Asynchronous successive halving, at equal fractions of the trials' schedules.
-
-    Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 1 in its stopping
-    form: at each rung only the best 1 / reduction_factor of the trials that came so far go on.
-    """
-
-    type: Literal["asha"] = "asha"
-    grace: float = Field(
-        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
-    )
-    reduction_factor: float = Field(
-        default=3.0,
-        gt=1,
-        le=10_000,
-        description="One of so many goes on at a rung; rungs are so many times apart.",
-    )
-
-
-class MedianRule(Section):
-    """A trial whose best value is below the median of the others at the same fraction of their schedules ends.
-
-    Golovin et al., "Google Vizier", KDD 2017, section 3.2.2, on values in place of running averages.
-    """
-
-    type: Literal["median"] = "median"
-    grace: float = Field(
-        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
-    )
-    min_trials: NumTrials = Field(
-        default=4, description="Other trials that must have come as far before anything is stopped."
-    )
-
-
-def _bare_type(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
-Scheduler = Annotated[
-    Annotated[NoEarlyStopping | Asha | MedianRule, Field(discriminator="type")], BeforeValidator(_bare_type)
-]
+from .schedulers.base import EARLY_STOPPING, EarlyStopping
+from .schedulers.none import NoEarlyStopping
 
 
 class Objective(Section):
@@ -135,9 +88,10 @@ class SearchConfig(Section):
         "num_trials (at least 2), so that later suggestions learn from earlier results; what the resources "
         "hold when num_startup_trials makes all trials random.",
     )
-    scheduler: Scheduler = Field(
+    scheduler: Annotated[EarlyStopping, EARLY_STOPPING.field(bare_word=True)] = Field(
         default_factory=NoEarlyStopping,
-        description="Early stopping of bad trials: none, asha or median, or with parameters {type: asha, ...}.",
+        description=f"Early stopping of bad trials: {', '.join(EARLY_STOPPING.names)}; or with parameters: "
+        "{type: asha, ...}.",
     )
     objectives: list[Objective] = Field(
         default_factory=list,

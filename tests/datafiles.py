@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import DataConfig, data_config
 
 LABELS = ("weather", "alarm", "oos")
 
@@ -32,7 +32,7 @@ def write(path: Path, rows, columns=("text", "label"), schema=None) -> str:
 
 def files_config(folder: Path, extension: str, make=rows_of, **options) -> DataConfig:
     named = {s: write(folder / f"{s}{extension}", make(s)) for s in ("train", "validation", "test")}
-    return DataConfig(source="files", **named, **options)
+    return data_config(source="files", **named, **options)
 
 
 def clinc_document() -> dict:
@@ -46,7 +46,7 @@ def clinc_document() -> dict:
 def clinc_config(folder: Path, **options) -> DataConfig:
     path = folder / "clinc.json"
     path.write_text(json.dumps(clinc_document()), encoding="utf-8")
-    return DataConfig(source="clinc_json", path=str(path), **options)
+    return data_config(source="clinc_json", path=str(path), **options)
 
 
 def local_hub_dataset(class_labels: bool) -> datasets.DatasetDict:

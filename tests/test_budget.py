@@ -13,8 +13,8 @@ import pytest
 
 from distiltune.errors import StorageError
 from distiltune.search.config import Objective, SearchConfig
-from distiltune.search.schedulers import budget as budgets
-from distiltune.search.schedulers.budget import BudgetWatch, max_failed
+from distiltune.search.driver import budget as budgets
+from distiltune.search.driver.budget import BudgetWatch, max_failed
 from distiltune.search.selection import choose_trial, pareto_front
 from distiltune.search.trial_record import TrialRecord
 from distiltune.storage.store import Store

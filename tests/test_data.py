@@ -13,7 +13,7 @@ import pytest
 from datafiles import LABELS, clinc_config, clinc_document, files_config, local_hub_dataset, rows_of, write
 
 from distiltune.errors import DataError
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 
 
@@ -66,7 +66,7 @@ def test_clinc_format_joins_in_and_out_of_scope_rows(tmp_path):
 def test_clinc_format_without_out_of_scope_rows_has_no_such_label(tmp_path):
     document = {key: rows for key, rows in clinc_document().items() if not key.startswith("oos")}
     (tmp_path / "data.json").write_text(json.dumps(document), encoding="utf-8")
-    data = load_data(DataConfig(source="clinc_json", path=str(tmp_path / "data.json")))
+    data = load_data(data_config(source="clinc_json", path=str(tmp_path / "data.json")))
     assert data.label_names == ["alarm", "weather"] and data.out_of_scope_id is None
 
 
@@ -75,7 +75,7 @@ def test_an_out_of_scope_label_need_not_be_taught(tmp_path):
     document["train"] += [["train alarm", "zoo"]]  # sorted behind oos, and yet numbered before it
     document["test"] += [["test alarm", "zoo"]]
     (tmp_path / "data.json").write_text(json.dumps(document | {"oos_train": []}), encoding="utf-8")
-    data = load_data(DataConfig(source="clinc_json", path=str(tmp_path / "data.json")))
+    data = load_data(data_config(source="clinc_json", path=str(tmp_path / "data.json")))
     assert data.class_names == ["alarm", "weather", "zoo"]
     assert data.label_names == [*data.class_names, "oos"] and data.out_of_scope_id == 3
     assert data.splits["validation"]["label"].count(3) == 4
@@ -83,7 +83,7 @@ def test_an_out_of_scope_label_need_not_be_taught(tmp_path):
 
 
 def test_embedded_corpus_is_complete_and_without_duplicates(caplog):
-    data = load_data(DataConfig())
+    data = load_data(data_config())
     assert data.out_of_scope_label == "oos"
     counts = Counter(data.splits["train"]["label"])
     assert len(counts) >= 16 and min(counts.values()) >= 60
@@ -110,7 +110,7 @@ def test_columns_can_have_other_names_and_company(tmp_path):
     for split in ("train", "validation", "test"):
         rows = [(i, label, text) for i, (text, label) in enumerate(rows_of(split))]
         named[split] = write(tmp_path / f"{split}.parquet", rows, ("id", "intent", "utterance"))
-    data = load_data(DataConfig(source="files", **named, text_column="utterance", label_column="intent"))
+    data = load_data(data_config(source="files", **named, text_column="utterance", label_column="intent"))
     assert data.splits["train"]["text"][0] == rows_of("train")[0][0]
 
 
@@ -139,7 +139,7 @@ def test_parquet_of_the_hub_keeps_its_label_names(tmp_path):
         rows = datasets.Dataset.from_dict({"text": texts, "intent": labels}, features=features)
         named[split] = str(tmp_path / f"{split}.parquet")
         pq.write_table(rows.data.table.replace_schema_metadata(features.arrow_schema.metadata), named[split])
-    data = load_data(DataConfig(source="files", **named, label_column="intent"))
+    data = load_data(data_config(source="files", **named, label_column="intent"))
     (tmp_path / "b").mkdir()
     assert data.fingerprint == load_data(files_config(tmp_path / "b", ".csv")).fingerprint
 
@@ -152,7 +152,7 @@ def test_hub_dataset_from_a_local_directory(tmp_path, hub_cache, class_labels):
         rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
     # clinc_oos calls its column of classes `intent`; strings carry no such mark and have to be named.
     options = {} if class_labels else {"label_column": "intent"}
-    config = DataConfig(source="hub", dataset=str(tmp_path / "set"), out_of_scope_label="oos", **options)
+    config = data_config(source="hub", dataset=str(tmp_path / "set"), out_of_scope_label="oos", **options)
     assert config.dataset_config is None
     data = load_data(config)
     assert data.label_names == ["alarm", "oos", "weather"] and data.out_of_scope_id == 1
@@ -162,18 +162,18 @@ def test_hub_dataset_from_a_local_directory(tmp_path, hub_cache, class_labels):
 
 def test_hub_dataset_that_was_saved_to_disk(tmp_path):
     local_hub_dataset(True).save_to_disk(str(tmp_path / "saved"))
-    data = load_data(DataConfig(source="hub", dataset=str(tmp_path / "saved")))
+    data = load_data(data_config(source="hub", dataset=str(tmp_path / "saved")))
     assert len(data.splits["test"]) == 12
 
 
 def test_default_hub_configuration_belongs_to_clinc_alone():
-    assert DataConfig(source="hub").dataset_config == "plus"
+    assert data_config(source="hub").dataset_config == "plus"
     assert (
-        DataConfig(source="hub", dataset="clinc/clinc_oos", dataset_config="small").dataset_config == "small"
+        data_config(source="hub", dataset="clinc/clinc_oos", dataset_config="small").dataset_config == "small"
     )
-    other = DataConfig(source="hub", dataset="someone/else")
+    other = data_config(source="hub", dataset="someone/else")
     assert other.dataset_config is None
-    assert DataConfig.model_validate(other.model_dump()) == other
+    assert data_config(**other.model_dump()) == other
 
 
 def test_draw_keeps_shares_is_nested_and_ignores_file_order(tmp_path):
@@ -207,9 +207,9 @@ def test_fingerprint_is_the_same_in_another_process_and_tells_changes(tmp_path):
     config = clinc_config(tmp_path)
     data = load_data(config)
     code = (
-        "import sys\nfrom distiltune.training.config import DataConfig\n"
+        "import sys\nfrom distiltune.training.data.config import data_config\n"
         "from distiltune.training.data.text_data import load_data\n"
-        "print(load_data(DataConfig(source='clinc_json', path=sys.argv[1])).fingerprint)"
+        "print(load_data(data_config(source='clinc_json', path=sys.argv[1])).fingerprint)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(config.path)],

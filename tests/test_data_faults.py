@@ -14,7 +14,7 @@ import pytest
 from datafiles import clinc_document, files_config, local_hub_dataset, rows_of, write
 
 from distiltune.errors import DataError
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import DataConfig, data_config
 from distiltune.training.data.text_data import load_data
 
 CSV = "text,label\nwake me,alarm\nrain?,weather\n,oos\n"
@@ -149,10 +149,10 @@ def test_a_name_that_no_file_can_have_is_a_fault_of_its_parameter(tmp_path, name
 def test_a_key_given_twice_in_a_clinc_file_is_named_with_its_line(tmp_path):
     path = tmp_path / "clinc.json"
     path.write_text('{"train": [["a {", "b"]],\n "val": [],\n "train": [], "test": []}')
-    message = message_of(DataConfig(source="clinc_json", path=str(path)))
+    message = message_of(data_config(source="clinc_json", path=str(path)))
     assert f"{path}: line 3 column 2: " in message and "'train'" in message
     path.write_text('{"train": [["NaN", "b"],\n["c", NaN]], "val": [], "test": []}')
-    assert f"{path}: line 2 column 7: " in message_of(DataConfig(source="clinc_json", path=str(path)))
+    assert f"{path}: line 2 column 7: " in message_of(data_config(source="clinc_json", path=str(path)))
 
 
 def test_first_faults_are_shown_and_all_are_counted(tmp_path):
@@ -183,7 +183,7 @@ def test_directory_and_other_things_that_are_not_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     config = config.model_copy(update={"train": str(tmp_path / "pipe.csv")})
     assert "not a regular file" in message_of(config)
-    assert "data.path is a directory" in message_of(DataConfig(source="clinc_json", path=str(tmp_path)))
+    assert "data.path is a directory" in message_of(data_config(source="clinc_json", path=str(tmp_path)))
 
 
 def test_parquet_values_that_are_not_text(tmp_path):
@@ -281,22 +281,23 @@ BAD_CLINC = {
 def test_bad_clinc_file_is_named_with_row_and_remedy(tmp_path, content, expected):
     path = tmp_path / "clinc.json"
     path.write_bytes(content)
-    message = message_of(DataConfig(source="clinc_json", path=str(path)))
+    message = message_of(data_config(source="clinc_json", path=str(path)))
     assert message.startswith(str(path))
     for part in expected:
         assert part in message
 
 
 def test_missing_clinc_file(tmp_path):
-    message = message_of(DataConfig(source="clinc_json", path=str(tmp_path / "no.json")))
+    message = message_of(data_config(source="clinc_json", path=str(tmp_path / "no.json")))
     assert "no.json: data.path does not exist" in message
 
 
 def test_hub_without_network_names_dataset_and_remedies(tmp_path):
     code = (
-        "from distiltune.training.config import DataConfig\nfrom distiltune.training.data.text_data import load_data\n"
+        "from distiltune.training.data.config import data_config\n"
+        "from distiltune.training.data.text_data import load_data\n"
         "from distiltune.errors import DataError\n"
-        "try:\n    load_data(DataConfig(source='hub'))\nexcept DataError as error:\n    print(error)"
+        "try:\n    load_data(data_config(source='hub'))\nexcept DataError as error:\n    print(error)"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
@@ -310,12 +311,12 @@ def test_hub_without_network_names_dataset_and_remedies(tmp_path):
 def test_hub_split_column_and_directory_faults(tmp_path):
     made = local_hub_dataset(True)
     folder = tmp_path / "saved"
-    config = DataConfig(source="hub", dataset=str(folder))
+    config = data_config(source="hub", dataset=str(folder))
     assert "data.dataset is not a directory" in message_of(config)
     type(made)({"train": made["train"], "test": made["test"]}).save_to_disk(str(folder))
     assert "no split 'validation'; it has 'train', 'test'" in message_of(config)
     made.save_to_disk(str(tmp_path / "whole"))
-    config = DataConfig(source="hub", dataset=str(tmp_path / "whole"), label_column="class")
+    config = data_config(source="hub", dataset=str(tmp_path / "whole"), label_column="class")
     assert "no column 'class' (data.label_column); it has 'text', 'intent'" in message_of(config)
 
 
@@ -325,7 +326,7 @@ def test_hub_class_without_a_name_is_unlabelled(tmp_path):
         lambda row, i: {"intent": -1 if i == 4 else row["intent"]}, with_indices=True
     )
     made.save_to_disk(str(tmp_path / "saved"))
-    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "saved")))
+    message = message_of(data_config(source="hub", dataset=str(tmp_path / "saved")))
     assert "test row 5: label is null" in message
 
 
@@ -333,7 +334,7 @@ def test_hub_directory_without_usable_files_or_configuration(tmp_path, monkeypat
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub-cache")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text('{"text": "a", ')
-    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "set")))
+    message = message_of(data_config(source="hub", dataset=str(tmp_path / "set")))
     assert message.startswith(f"{tmp_path}/set: cannot be loaded")
-    message = message_of(DataConfig(source="hub", dataset=str(tmp_path / "set"), dataset_config="plus"))
+    message = message_of(data_config(source="hub", dataset=str(tmp_path / "set"), dataset_config="plus"))
     assert "plus" in message and "data.dataset_config" in message

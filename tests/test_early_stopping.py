@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distiltune.search.config import Asha, MedianRule
-from distiltune.search.schedulers.early_stopping import Readings, asha_stops, median_stops, value_at
+from distiltune.search.schedulers.asha import Asha
+from distiltune.search.schedulers.base import Readings, value_at
+from distiltune.search.schedulers.median import MedianRule
 
 
 def curve(*values: float, of: int | None = None) -> list[list[float]]:
@@ -31,7 +32,7 @@ def test_what_is_kept_of_the_curves_is_what_they_say(seed):
     while not heard or min(map(len, heard.values())) < 2 or len(heard) < 9:
         name = f"t{random.integers(9)}"
         heard[name] = whole[name][: len(heard.get(name, [])) + 1]
-        readings.hear(name, heard[name])
+        readings.add(name, heard[name])
         fraction = heard[name][-1][0]
         others = at([each for other, each in heard.items() if other != name])(fraction)
         assert sorted(readings.of_others(name, fraction)) == sorted(others)
@@ -55,12 +56,12 @@ def test_asha_keeps_the_best_third_at_a_rung(seed, sign):
     at_rung = sign * np.array([own[0][1], *(other[0][1] for other in others)])
     rank = int((-at_rung).argsort(kind="stable").argsort(kind="stable")[0])  # 0: the best
     expected = rank >= math.ceil(len(at_rung) / 3)
-    assert asha_stops(Asha(grace=0.25), own, at(others), sign) == expected
+    assert Asha(grace=0.25).stops(own, at(others), sign) == expected
 
 
 def test_asha_decides_at_rungs_only():
     rule, better = Asha(grace=0.25, reduction_factor=2), [curve(*[0.9] * 8)] * 4
-    stops = [asha_stops(rule, curve(*[0.1] * epoch, of=8), at(better), 1) for epoch in range(1, 9)]
+    stops = [rule.stops(curve(*[0.1] * epoch, of=8), at(better), 1) for epoch in range(1, 9)]
     assert stops == [False, True, False, True, False, False, False, False]
 
 
@@ -68,12 +69,12 @@ def test_schedules_of_other_lengths_are_compared_at_the_same_fraction():
     """At epoch 2 the short schedule is far ahead, since its rate has decayed; at half of it, it is behind."""
     long = curve(0.2, 0.4, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
     short = curve(0.5, of=2)
-    assert asha_stops(Asha(grace=0.4, reduction_factor=2), short, at([long]), 1)
-    assert not asha_stops(Asha(grace=0.4, reduction_factor=2), long[:4], at([short + [[1.0, 0.6]]]), 1)
+    assert Asha(grace=0.4, reduction_factor=2).stops(short, at([long]), 1)
+    assert not Asha(grace=0.4, reduction_factor=2).stops(long[:4], at([short + [[1.0, 0.6]]]), 1)
 
 
 def test_a_trial_that_has_not_come_as_far_is_not_compared():
-    assert not asha_stops(Asha(grace=0.4), curve(0.1, of=2), at([curve(0.9, of=4)] * 5), 1)
+    assert not Asha(grace=0.4).stops(curve(0.1, of=2), at([curve(0.9, of=4)] * 5), 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -84,14 +85,14 @@ def test_median_stops_what_is_below_the_median_of_the_others(seed, sign):
     others = [curve(*random.random(3), of=4) for _ in range(5)]
     best = max(sign * value for _, value in own)
     expected = best < np.median([sign * other[1][1] for other in others])
-    assert median_stops(MedianRule(), own, at(others), sign) == expected
+    assert MedianRule().stops(own, at(others), sign) == expected
 
 
 def test_median_waits_for_its_grace_and_for_other_trials():
     low, high = curve(0.1, of=4), at([curve(0.9, 0.9, of=4)] * 4)
-    assert median_stops(MedianRule(), low, high, 1)
-    assert not median_stops(MedianRule(grace=0.3), low, high, 1)
-    assert not median_stops(MedianRule(min_trials=5), low, high, 1)
+    assert MedianRule().stops(low, high, 1)
+    assert not MedianRule(grace=0.3).stops(low, high, 1)
+    assert not MedianRule(min_trials=5).stops(low, high, 1)
 
 
 def trial(name: str, last: dict | None = None):
@@ -103,9 +104,9 @@ def told(scheduler, name: str, values: list[list[float]], **more) -> str:
 
 
 def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
-    from distiltune.search.schedulers.in_turn import EarlyStopping
+    from distiltune.search.schedulers.in_turn import StoppingEarly
 
-    scheduler = EarlyStopping(Asha(grace=0.25), "max")
+    scheduler = StoppingEarly(Asha(grace=0.25), "max")
     for number in range(3):
         assert told(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"
     assert told(scheduler, "bad", curve(0.1, of=2)) == "STOP"
@@ -116,7 +117,7 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
     for number in range(4):
         assert told(scheduler, f"better{number}", curve(1.2 + number / 10, of=2)) == "CONTINUE"
     assert told(scheduler, "slow", slow) == "CONTINUE", "judged already, before its worker was lost"
-    restored = EarlyStopping(Asha(grace=0.25), "max")
+    restored = StoppingEarly(Asha(grace=0.25), "max")
     for number in range(3):
         restored.on_trial_add(None, trial(f"good{number}", {"curve": curve(0.8 + number / 10, 0.9)}))
     restored.on_trial_add(None, trial("new"))

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 # Shelves of one floor do not know each other.
 FLOORS = {
     "training": [
-        "section",
+        "section registry",
         "data",
         "models",
         "checkpoints",
@@ -30,9 +30,9 @@ FLOORS = {
         "student",
     ],
     "search": [
-        "parameters trial_record",
+        "parameters trial_record schedulers",
         "config",
-        "space schedulers selection",
+        "space selection",
         "trial study",
         "driver plots",
     ],

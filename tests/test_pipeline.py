@@ -17,7 +17,7 @@ from datafiles import write
 
 from distiltune.cluster.store.runs import STAGES
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
@@ -449,7 +449,7 @@ def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
 @pytest.mark.slow
 def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_threshold(home, tmp_path):
     rows = {"train": [], "validation": [], "test": []}
-    embedded = load_data(DataConfig())
+    embedded = load_data(data_config())
     for split, texts in embedded.splits.items():
         for text, number in zip(texts["text"], texts["label"], strict=True):
             label = embedded.label_names[number]

@@ -14,7 +14,7 @@ from distiltune.search.config import SearchConfig
 from distiltune.search.space.validation import check_space
 from distiltune.search.trial.inputs import TrialInputs
 from distiltune.training.data.augmentation import drop_words, mask_pieces, normalised, splice
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import IGNORED_LABEL, joined, tokenize_split
 from distiltune.training.data.transfer_set import extra_splits, extra_texts
@@ -39,7 +39,7 @@ def files(tmp_path):
 
 
 def data(files, **more):
-    config = DataConfig.model_validate({**files, **more})
+    config = data_config(**{**files, **more})
     return config, load_data(config)
 
 
@@ -232,7 +232,7 @@ MORE = {"unlabelled": {"path": "x.txt", "count": 9}, "augmentation": {"spliced":
 )
 def test_counts_of_texts_can_be_searched(space, said):
     values = {"space": {"num_train_epochs": 1, **space}}
-    arguments = SearchConfig.model_validate(values), TrainingConfig(), None, DataConfig.model_validate(MORE)
+    arguments = SearchConfig.model_validate(values), TrainingConfig(), None, data_config(**MORE)
     if said is None:
         check_space(*arguments)
         return

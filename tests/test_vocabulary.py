@@ -18,7 +18,7 @@ from distiltune.export.config import ExportConfig
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build_variant
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
-from distiltune.training.data.config import DataConfig
+from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import tokenize_split
 from distiltune.training.student.build import build_student
@@ -177,7 +177,7 @@ def pieces_known_to(tokenizer, texts):
 
 @pytest.fixture(scope="module")
 def corpus():
-    return load_data(DataConfig())
+    return load_data(data_config())
 
 
 @pytest.fixture(scope="module")

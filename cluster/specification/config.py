@@ -12,8 +12,9 @@ from ...errors import ConfigError, listed, shown
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
-from ...training.data.config import DataConfig
+from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
+from ...training.registry import OneSection
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 from ...training.student.config import StudentConfig
 from ...training.teacher.config import TeacherConfig
@@ -131,7 +132,7 @@ class PlanConfig(Section):
 class JobConfig(Section):
     """A whole job; every key has a default."""
 
-    data: DataConfig = Field(default_factory=DataConfig, description="The labelled texts.")
+    data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
     )
@@ -278,9 +279,8 @@ def _fault(item: Any, keys: list[str]) -> str:
 
 
 def _without_tag(keys: list[str]) -> list[str]:
-    """The path as the file has it: pydantic puts the kind of a parameter or of a scheduler into it."""
-    place = {"search.space": 3, "search.scheduler": 2}.get(".".join(keys[:2]))
-    return keys if place is None else keys[:place] + keys[place + 1 :]
+    """The path as the file has it: pydantic puts the kind of a parameter into it."""
+    return keys[:3] + keys[4:] if keys[:2] == ["search", "space"] else keys
 
 
 def _field_names(keys: list[str]) -> list[str]:
@@ -290,6 +290,9 @@ def _field_names(keys: list[str]) -> list[str]:
         field = model.model_fields.get(key)
         if field is None:
             return []
+        kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
+        if kinds is not None:
+            return kinds.registry.all_keys()
         found = [
             kind
             for kind in (field.annotation, *get_args(field.annotation))

@@ -16,7 +16,6 @@ from ..specification.config import JobConfig
 INPUTS = "cache/inputs"
 REFERENCE = "storage:"
 
-_DATA_FIELDS = {"clinc_json": ("path",), "files": ("train", "validation", "test")}
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
 
 
@@ -74,7 +73,7 @@ def data_is_local(config: JobConfig) -> bool:
     """Whether this machine can read the data without a network."""
     named = [name for key, name in _names(config).items() if key[0] == "data"]
     unlabelled = config.data.unlabelled
-    of_hub = config.data.source == "hub" or (unlabelled is not None and unlabelled.dataset is not None)
+    of_hub = config.data.is_remote or (unlabelled is not None and unlabelled.dataset is not None)
     return not of_hub and all(_is_local(name) for name in named)
 
 
@@ -85,7 +84,7 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
         ConfigError: A URL holds credentials.
     """
     found: dict[tuple[str, ...], str | None] = {
-        ("data", field): getattr(config.data, field) for field in _DATA_FIELDS.get(config.data.source, ())
+        ("data", field): getattr(config.data, field) for field in config.data.local_files
     }
     if config.data.unlabelled is not None:
         found["data", "unlabelled", "path"] = config.data.unlabelled.path

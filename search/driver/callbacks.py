@@ -13,9 +13,9 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
-from ..schedulers.budget import BudgetWatch
 from ..study.searcher import restored_searchers
 from ..trial_record import counted, counts, name_of
+from .budget import BudgetWatch
 from .progress import SearchProgress, watches
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ...errors import RunFailedError, StorageError
 from ...storage.environment import environment_set
 from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
-from ..config import NoEarlyStopping, SearchConfig
+from ..config import SearchConfig
 from ..space.space import fixed_values, searched
 from ..space.students import Student
 from ..trial.inputs import TrialSettings
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ray import tune
     from ray.tune.experiment import Trial
 
-    from ..schedulers.in_turn import InTurn
     from ..study.searcher import StudySearcher
     from .progress import SearchProgress, TrialListener, Watch
 
@@ -176,6 +175,7 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
 def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
     from ray import tune
 
+    from ..schedulers.in_turn import scheduler_of
     from .callbacks import EndsWithBudget, ProgressCallback
     from .result_files import ResultFiles
     from .whole_files import tune_filesystem
@@ -190,7 +190,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
             param_space={} if _is_searched(config) else {"number": 0, "arguments": fixed_values(config)},
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(plan),
-                scheduler=_scheduler(config),
+                scheduler=scheduler_of(config.scheduler, config.mode),
                 # The searcher says when there are no more: it alone knows of those that a kill made Tune forget.
                 num_samples=-1 if _is_searched(config) else 1,
                 # A process group needs fresh processes.
@@ -213,14 +213,6 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
 
 def _is_searched(config: SearchConfig) -> bool:
     return bool(searched(config))
-
-
-def _scheduler(config: SearchConfig) -> InTurn:
-    from ..schedulers.in_turn import EarlyStopping, InTurn
-
-    if isinstance(config.scheduler, NoEarlyStopping):
-        return InTurn()
-    return EarlyStopping(config.scheduler, config.mode)
 
 
 def _searcher(plan: Plan) -> StudySearcher | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from ..config import Asha, MedianRule
-from .early_stopping import Curve, Readings, asha_stops, median_stops
+from .base import EarlyStopping, Readings
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -28,15 +27,15 @@ class InTurn(FIFOScheduler):
         return min(waiting, key=lambda trial: trial.config["number"], default=None)
 
 
-class EarlyStopping(InTurn):
-    """Stops trials in Tune by one of the rules of ``early_stopping``, in the order in which their reports come.
+class StoppingEarly(InTurn):
+    """Stops trials in Tune by a rule of early stopping, in the order in which their reports come.
 
     Args:
-        rule: Which one, with its parameters.
+        rule: The rule with its parameters.
         mode: ``max`` or ``min``.
     """
 
-    def __init__(self, rule: Asha | MedianRule, mode: str) -> None:
+    def __init__(self, rule: EarlyStopping, mode: str) -> None:
         super().__init__()
         self._rule = rule
         self._sign = 1 if mode == "max" else -1
@@ -46,7 +45,7 @@ class EarlyStopping(InTurn):
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """A new trial, or one that was restored with its last report."""
         last = trial.last_result or {}
-        self._hear(trial.trial_id, last)
+        self._read(trial.trial_id, last)
         judged = self._judged.get(trial.trial_id, 0.0)
         self._judged[trial.trial_id] = max(judged, last.get("progress", 0.0))
 
@@ -55,7 +54,7 @@ class EarlyStopping(InTurn):
 
         A trial that goes on reports what it had saved again, and is judged by the last of it.
         """
-        self._hear(trial.trial_id, result)
+        self._read(trial.trial_id, result)
         if (
             result.get("failure")
             or result.get("again")
@@ -63,18 +62,19 @@ class EarlyStopping(InTurn):
         ):
             return TrialScheduler.CONTINUE
         self._judged[trial.trial_id] = result["progress"]
-        stops = self._stops(result["curve"], partial(self._readings.of_others, trial.trial_id))
+        others = partial(self._readings.of_others, trial.trial_id)
+        stops = self._rule.stops(result["curve"], others, self._sign)
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
-    def _stops(self, curve: Curve, others: Callable[[float], Sequence[float]]) -> bool:
-        if isinstance(self._rule, Asha):
-            return asha_stops(self._rule, curve, others, self._sign)
-        return median_stops(self._rule, curve, others, self._sign)
-
-    def _hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
+    def _read(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if result.get("curve"):
-            self._readings.hear(trial_id, result["curve"])
+            self._readings.add(trial_id, result["curve"])
 
     def debug_string(self) -> str:
         """For Tune's own output."""
         return f"early stopping: {self._rule}"
+
+
+def scheduler_of(rule: EarlyStopping, mode: str) -> InTurn:
+    """Return Tune's scheduler for a rule of early stopping; ``mode`` is ``max`` or ``min``."""
+    return StoppingEarly(rule, mode) if rule.is_active else InTurn()

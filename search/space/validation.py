@@ -13,6 +13,7 @@ from ...training.section import MOST_SEED
 from ...training.student.config import StudentConfig
 from ..config import SearchConfig
 from ..parameters import FloatRange, IntRange, Parameter, accepted_values
+from ..schedulers.base import EARLY_STOPPING
 from .space import (
     METRICS,
     NUM_STUDENT_LAYERS,
@@ -290,9 +291,10 @@ def _metric_faults(config: SearchConfig) -> list[str]:
             for where, metric in named.items()
             if metric in STUDENT_METRICS
         ]
-    if config.objectives and config.scheduler.type != "none":
+    if config.objectives and config.scheduler.is_active:
+        rule = EARLY_STOPPING.name_of(type(config.scheduler))
         faults.append(
-            f"search.scheduler: {config.scheduler.type!r} compares trials by one metric while they train, and "
+            f"search.scheduler: {rule!r} compares trials by one metric while they train, and "
             "search.objectives names more; give a bound in search.constraints instead, or scheduler: none"
         )
     return faults

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from distiltune.cluster.cli import app
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.registry import OneSection, SectionRegistry
 from distiltune.training.student.config import StudentConfig
 
 Model = type[BaseModel]
@@ -35,12 +36,14 @@ class Field:
         name: The key in it.
         section: Path of the section, as keys; ``0`` is the first of a list.
         schema: JSON schema of the value, ``null`` left out.
+        selects: Of one section of several: the key that selects it, with its value.
     """
 
     model: Model
     name: str
     section: tuple[str | int, ...]
     schema: dict[str, Any] = dataclasses.field(compare=False)
+    selects: dict[str, str] = dataclasses.field(compare=False, default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -70,19 +73,19 @@ class Field:
             else:
                 at[key] = made
             at = made
-        at |= ALSO_NEEDED_BY.get((self.model, self.name), {})
+        at |= self.selects | ALSO_NEEDED_BY.get((self.model, self.name), {})
         at[self.name] = value
         return job
 
 
 def field(model: Model, name: str) -> Field:
-    """The key ``name`` of a section's class, where it first stands.
+    """The key ``name`` of a section's class, or of one derived from it, where it first stands.
 
     Raises:
         LookupError: The schema has no such key any more.
     """
     for each in fields():
-        if each.model is model and each.name == name:
+        if issubclass(each.model, model) and each.name == name:
             return each
     raise LookupError(f"{model.__name__} has no key {name!r}, or stands nowhere in the specification")
 
@@ -146,6 +149,18 @@ def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
         below, is_list = _model_in(info.annotation)
         if below is not None:
             yield from _walk(below, (*section, name, 0) if is_list else (*section, name))
+        for kinds in (each for each in info.metadata if isinstance(each, OneSection)):
+            assert below is not None
+            yield from _own_keys(kinds.registry, below, (*section, name))
+
+
+def _own_keys(registry: SectionRegistry, base: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
+    """The keys of the sections of a registry that their base class has not."""
+    for name in registry.names:
+        model = registry[name]
+        for own in sorted(model.model_fields.keys() - base.model_fields.keys() - {registry.attribute}):
+            schema = _without_null(_properties(model)[own])
+            yield Field(model, own, section, schema, {registry.attribute: name})
 
 
 @cache

@@ -12,9 +12,8 @@ from itertools import combinations
 import datasets
 
 from ...errors import DataError, shown
-from .config import CLINC_DATASETS, DataConfig
+from .config import DataConfig
 from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted
-from .sources.reading import read_source
 from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def load_data(config: DataConfig) -> TextData:
     Raises:
         DataError: What is wrong, by file and row, with its remedy.
     """
-    splits = collect([lambda raw=raw: checked(raw) for raw in read_source(config)])
+    splits = collect([lambda raw=raw: checked(raw) for raw in config.read()])
     out_of_scope = _out_of_scope_label(config, sorted({label for split in splits for label in split.labels}))
     _check_labels(splits, out_of_scope)
     _warn_of_duplicates(splits)
@@ -176,10 +175,8 @@ def _warn_of_duplicates(splits: list[Split]) -> None:
 def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
     named = config.out_of_scope_label
     if named is None:
-        by_default = config.source in ("embedded", "clinc_json") or (
-            config.source == "hub" and config.dataset in CLINC_DATASETS
-        )
-        return "oos" if by_default and "oos" in names else None
+        default = config.default_out_of_scope_label
+        return default if default in names else None
     if named not in names:
         raise DataError(
             f"data.out_of_scope_label: no row has the label {named!r}{nearest(named, names)}; "

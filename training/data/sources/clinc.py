@@ -1,18 +1,61 @@
-"""Reader of CLINC150's own JSON format, which the embedded corpus shares."""
+"""CLINC150's own JSON format: a file of it, and the embedded corpus."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field
 
 from ....errors import DataError, shown
 from ....storage.safe_reading import RefusedJsonError, read_json
+from ...section import Name
 from ..rows import FaultList, RawSplit, quoted
+from .base import DATA_SOURCES, DataConfig
 from .files import decode, existing_file, read_bytes
 
 KEYS: Final = {"train": "train", "validation": "val", "test": "test"}
 """Names of the splits here -> their keys in the file; each may have an `oos_` key beside it."""
+
+
+@DATA_SOURCES.register
+class EmbeddedData(DataConfig):
+    """The corpus in the package."""
+
+    source: Literal["embedded"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="embedded", description="The corpus in the package."
+    )
+
+    @property
+    def default_out_of_scope_label(self) -> str | None:
+        """The corpus's own."""
+        return "oos"
+
+    def read(self) -> list[RawSplit]:
+        """Return the three splits of the corpus in the package."""
+        return read_embedded()
+
+
+@DATA_SOURCES.register
+class ClincJsonData(DataConfig):
+    """A file in CLINC150's own format."""
+
+    source: Literal["clinc_json"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="clinc_json", description="A file in CLINC150's own format (`path`)."
+    )
+    path: Name | None = Field(default=None, description="clinc_json: the file.")
+
+    local_files: ClassVar[tuple[str, ...]] = ("path",)
+
+    @property
+    def default_out_of_scope_label(self) -> str | None:
+        """The format's own."""
+        return "oos"
+
+    def read(self) -> list[RawSplit]:
+        """Return the three splits of the file."""
+        return read_clinc_json(str(self.path))
 
 
 def read_clinc_json(name: str) -> list[RawSplit]:

@@ -1,17 +1,56 @@
-"""Reader of datasets of the Hugging Face hub, or of a local directory in one of the hub's layouts."""
+"""Datasets of the Hugging Face hub, or of a local directory in one of the hub's layouts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from ....errors import DataError, first_line, shown, user_path
+from ...section import Name
 from ..rows import RawSplit, column_error, quoted
+from .base import DATA_SOURCES, ColumnsConfig
 from .table import class_name
 
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 DEFAULT_LABEL_COLUMN = "label"
+CLINC_DATASETS = ("clinc/clinc_oos", "clinc_oos")
+"""Names under which the hub has CLINC150."""
+
+
+@DATA_SOURCES.register
+class HubData(ColumnsConfig):
+    """A dataset of the Hugging Face hub."""
+
+    source: Literal["hub"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="hub", description="A dataset of the Hugging Face hub (`dataset`, `dataset_config`)."
+    )
+    dataset: Name = Field(default=CLINC_DATASETS[0], description="hub: repository id of the dataset.")
+    dataset_config: Name | None = Field(
+        default="plus",
+        description="hub: configuration of the dataset. Default: `plus` for clinc/clinc_oos, "
+        "else the dataset's own.",
+    )
+
+    is_remote: ClassVar[bool] = True
+
+    @property
+    def default_out_of_scope_label(self) -> str | None:
+        """CLINC150's own; other datasets have none."""
+        return "oos" if self.dataset in CLINC_DATASETS else None
+
+    def read(self) -> list[RawSplit]:
+        """Return the three splits of the dataset."""
+        return read_hub(self.dataset, self.dataset_config, self.text_column, self.label_column)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_default_config(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("dataset", CLINC_DATASETS[0]) not in CLINC_DATASETS:
+            return {"dataset_config": None, **values}
+        return values
 
 
 def read_hub(dataset: str, config: str | None, text_column: str, label_column: str) -> list[RawSplit]:

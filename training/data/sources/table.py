@@ -1,4 +1,4 @@
-"""Readers of CSV, JSON Lines and Parquet: a text and a label column, with the exact line or row of each."""
+"""CSV, JSON Lines and Parquet files, one a split: a text and a label column, with the exact line or row of each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from ....errors import DataError, first_line, shown
 from ....storage.safe_reading import read_json
-from ..rows import MISSING, FaultList, RawSplit, column_error
+from ...section import Name
+from ..rows import MISSING, FaultList, RawSplit, collect, column_error
+from .base import DATA_SOURCES, ColumnsConfig
 from .files import decode, existing_file, kind_of, read_bytes
 
 _HINTS = {
@@ -19,6 +23,38 @@ _HINTS = {
     ".xlsx": "export it as CSV",
     ".gz": "unpack it first",
 }
+
+
+@DATA_SOURCES.register
+class FilesData(ColumnsConfig):
+    """A file for each split."""
+
+    source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="files",
+        description="CSV, JSONL or Parquet, one file a split (`train`, `validation`, `test`).",
+    )
+    train: Name | None = Field(
+        default=None, description="files: the training split (.csv, .jsonl, .parquet)."
+    )
+    validation: Name | None = Field(
+        default=None, description="files: the validation split; every choice is made on it."
+    )
+    test: Name | None = Field(
+        default=None, description="files: the test split; reported once, never chosen by."
+    )
+
+    local_files: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+
+    def read(self) -> list[RawSplit]:
+        """Return the three splits; the faults of all files come together."""
+        return collect(
+            [
+                lambda split=split: read_table(
+                    split, str(getattr(self, split)), self.text_column, self.label_column
+                )
+                for split in self.local_files
+            ]
+        )
 
 
 def read_table(split: str, name: str, text_column: str, label_column: str) -> RawSplit:

@@ -1,0 +1,46 @@
+"""Asynchronous successive halving."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from .base import EARLY_STOPPING, Curve, EarlyStopping, ValuesOfOthers
+
+
+@EARLY_STOPPING.register
+class Asha(EarlyStopping):
+    """Asynchronous successive halving, at equal fractions of the trials' schedules.
+
+    Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 1 in its stopping
+    form: at each rung only the best 1 / reduction_factor of the trials that came so far continue.
+    """
+
+    type: Literal["asha"] = "asha"
+    grace: float = Field(
+        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
+    )
+    reduction_factor: float = Field(
+        default=3.0,
+        gt=1,
+        le=10_000,
+        description="One of so many goes on at a rung; rungs are so many times apart.",
+    )
+
+    def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:
+        """Stop a trial that is not among the best 1 / reduction_factor of those that have come as far.
+
+        Decided once for each rung, ``grace * reduction_factor ** k`` of the schedule, at the first epoch that
+        reaches it; the others are read off at that epoch's fraction.
+        """
+        now, value = curve[-1]
+        before = curve[-2][0] if len(curve) > 1 else 0.0
+        num_rungs = math.ceil(math.log(1 / self.grace) / math.log(self.reduction_factor))
+        rungs = [self.grace * self.reduction_factor**k for k in range(num_rungs)]
+        if not any(before < rung <= now for rung in rungs):
+            return False
+        reached = others(now)
+        num_better = sum(sign * other > sign * value for other in reached)
+        return num_better >= math.ceil((len(reached) + 1) / self.reduction_factor)

@@ -1,0 +1,23 @@
+"""No early stopping."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .base import EARLY_STOPPING, Curve, EarlyStopping, ValuesOfOthers
+
+
+@EARLY_STOPPING.register
+class NoEarlyStopping(EarlyStopping):
+    """Every trial trains to its end."""
+
+    type: Literal["none"] = "none"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any trial may be stopped: none is."""
+        return False
+
+    def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:
+        """Let every trial continue."""
+        return False

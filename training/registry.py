@@ -1,0 +1,183 @@
+"""Registries: the entries of what comes in kinds, by name, and the configuration fields that hold one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
+
+Entry = TypeVar("Entry")
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class Registry(Generic[Entry]):
+    """Entries of one kind by name, in the order of their registration.
+
+    Args:
+        attribute: Attribute of an entry that holds its name.
+    """
+
+    def __init__(self, attribute: str = "name") -> None:
+        self.attribute = attribute
+        self._entries: dict[str, Entry] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the entries."""
+        return list(self._entries)
+
+    def name_of(self, entry: Entry) -> str:
+        """Return the name under which an entry is registered."""
+        return getattr(entry, self.attribute)
+
+    def register(self, entry: Entry) -> Entry:
+        """Add an entry and return it, so that this may decorate a class.
+
+        Raises:
+            ValueError: The name is taken.
+        """
+        name = self.name_of(entry)
+        if name in self._entries:
+            raise ValueError(f"{self.attribute} {name!r} is registered already: {self._entries[name]!r}")
+        self._entries[name] = entry
+        return entry
+
+    @contextmanager
+    def temporarily(self, entry: Entry) -> Iterator[Entry]:
+        """Register an entry until the end of the block."""
+        before = dict(self._entries)
+        try:
+            yield self.register(entry)
+        finally:
+            self._entries = before
+
+
+class SectionRegistry(Registry[type[Kind]]):
+    """Configuration sections of one kind, told apart by the value of one of their keys.
+
+    An entry is a section whose key ``attribute`` is declared as ``Literal["its name"] = "its name"``. A field that
+    takes any of them is annotated ``Annotated[Base, registry.field()]``.
+    """
+
+    def name_of(self, entry: type[Kind]) -> str:
+        """Return the value of the key that selects this section."""
+        return entry.model_fields[self.attribute].default
+
+    def field(
+        self, *, default: str | None = None, bare_word: bool = False, ignores_others: bool = False
+    ) -> OneSection:
+        """Return what makes a field accept every section that is registered when a value is validated.
+
+        Args:
+            default: Entry that a mapping without the key means; None: the key is needed.
+            bare_word: Whether an entry's name alone stands for its section with its default values.
+            ignores_others: Whether keys that only other sections have are checked and left out, not refused.
+        """
+        return OneSection(self, default, bare_word, ignores_others)
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all sections, each once."""
+        return list(dict.fromkeys(key for section in self for key in section.model_fields))
+
+
+class OneSection:
+    """Pydantic metadata of a field that holds one section of a registry: a discriminated union that may grow.
+
+    Args:
+        registry: The sections.
+        default: As in :meth:`SectionRegistry.field`.
+        bare_word: As there.
+        ignores_others: As there.
+    """
+
+    def __init__(
+        self, registry: SectionRegistry[Any], default: str | None, bare_word: bool, ignores_others: bool
+    ) -> None:
+        self.registry = registry
+        self._default = default
+        self._bare_word = bare_word
+        self._ignores_others = ignores_others
+
+    def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
+        """Return the section that a value describes; faults within it keep their own paths."""
+        key = self.registry.attribute
+        if isinstance(value, base):
+            return value
+        if self._bare_word and isinstance(value, str):
+            value = {key: value}
+        if not isinstance(value, dict):
+            raise PydanticKnownError("model_attributes_type")
+        name = value.get(key, self._default)
+        if key not in value and name is None:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{key}'"})
+        if not isinstance(name, str) or name not in self.registry:
+            known = ", ".join(f"'{each}'" for each in self.registry.names)
+            context = {"discriminator": f"'{key}'", "tag": str(name), "expected_tags": known}
+            fault = InitErrorDetails(type="union_tag_invalid", loc=(key,), input=name, ctx=context)
+            if self._bare_word:
+                fault["loc"] = ()
+            raise ValidationError.from_exception_data(base.__name__, [fault])
+        section = self.registry[name]
+        return self._of_own_keys(section, value) if self._ignores_others else section.model_validate(value)
+
+    def _of_own_keys(self, section: type[BaseModel], values: dict[Any, Any]) -> BaseModel:
+        others = {
+            key: next((each for each in self.registry if key in each.model_fields), None)
+            for key in values
+            if key not in section.model_fields
+        }
+        own = {key: value for key, value in values.items() if others.get(key) is None}
+        faults = [
+            fault
+            for key, other in others.items()
+            if other is not None
+            for fault in _faults(other, key, values[key])
+        ]
+        try:
+            made = section.model_validate(own)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(error.title, [*_details(error), *faults]) from None
+        if faults:
+            raise ValidationError.from_exception_data(section.__name__, faults)
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(partial(self._validated, source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        sections = {name: self.registry[name].__pydantic_core_schema__ for name in self.registry.names}
+        return handler(core_schema.tagged_union_schema(sections, self.registry.attribute))
+
+
+def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:
+    """Return what is wrong with the value of one key of a section."""
+    kind: Any = section.model_fields[key].rebuild_annotation()
+    try:
+        TypeAdapter(kind, config=section.model_config).validate_python(value)
+    except ValidationError as error:
+        return _details(error, key)
+    return []
+
+
+def _details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(
+            type=item["type"], loc=(*prefix, *item["loc"]), input=item["input"], ctx=item.get("ctx", {})
+        )
+        for item in error.errors(include_url=False)
+    ]
