@@ -39,9 +39,9 @@ FLOORS = {
     "export": [
         "artifact machine onnx",
         "runtime",
-        "config",
         "out_of_scope",
         "variants",
+        "config",
         "benchmark",
         "selection",
         "report",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import ExportError
-
-Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""input_ids int64[B, S], attention_mask int64[B, S] -> logits float32[B, C]"""
+from .base import Logits
 
 _LOG_ERRORS_ONLY = 3
 
