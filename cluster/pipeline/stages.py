@@ -217,9 +217,7 @@ class Stages:
 
     def _send_variant(self, name: str, base: str | None) -> Any:
         arguments = (name, self._run.best, self._run.variant(name), self._data, base)
-        wanted = self._config.resources.export
-        if kinds.get(name).needs_gpu and not wanted.gpu:
-            wanted = wanted.model_copy(update={"gpu": 1})
+        wanted = resources_for(name, self._config.resources.export)
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, tell: Tell) -> StageResult:
@@ -263,6 +261,13 @@ class Stages:
             return resources
         gpu = min(1, num_gpus())
         return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
+
+
+def resources_for(name: str, wanted: TaskResources) -> TaskResources:
+    """Return what the task takes that makes a variant: what is asked for, with a GPU where the variant needs one."""
+    if kinds.get(name).needs_gpu and not wanted.gpu:
+        return wanted.model_copy(update={"gpu": 1})
+    return wanted
 
 
 def _progress_line(progress: SearchProgress) -> str:

@@ -1,0 +1,1 @@
+"""One suite for each registry, which each of its entries passes."""
