@@ -13,13 +13,12 @@ import numpy as np
 from ...training.section import Section
 
 if TYPE_CHECKING:
+    from .parity import Logits
     from .sensitivity import PartError
 
 MODEL_FILE = "model.onnx"
 Rows = Sequence[np.ndarray]
 """Token ids [L] of texts."""
-Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""input_ids int64[B, S], attention_mask int64[B, S] -> logits float32[B, C]"""
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 

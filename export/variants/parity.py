@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import ExportError
-from .base import Logits
+
+Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""input_ids int64[B, S], attention_mask int64[B, S] -> logits float32[B, C]"""
 
 _LOG_ERRORS_ONLY = 3
 

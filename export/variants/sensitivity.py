@@ -14,9 +14,8 @@ from ...errors import ExportError
 from ...storage.temporary import temporary_directory
 from ..onnx.components import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
 from ..onnx.convert import INPUT_NAMES
-from .base import Logits
 from .dynamic import quantize_onnx
-from .parity import onnx_logits
+from .parity import Logits, onnx_logits
 
 NUM_PROBES = 64
 _FIRST_WORDS = 8

@@ -29,7 +29,7 @@ from distiltune.export.variants import base, kinds
 from distiltune.export.variants.base import Making, Quantized, Source, Variant
 from distiltune.export.variants.build import VariantFiles, build_variant
 from distiltune.export.variants.kinds.static import StaticConfig
-from distiltune.export.variants.parity import torch_logits
+from distiltune.export.variants.parity import Logits, torch_logits
 from distiltune.training.checkpoints.load import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def rows(student: Path) -> list[np.ndarray]:
     return [np.array(each.ids) for each in tokenizer.encode_batch(TEXTS)]
 
 
-def alone(logits: base.Logits, rows: list[np.ndarray]) -> np.ndarray:
+def alone(logits: Logits, rows: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([logits(row[None], np.ones_like(row[None])) for row in rows])
 
 
@@ -143,7 +143,11 @@ def bits_of_products(graph: onnx.GraphProto) -> tuple[int, int]:
     """Least bits of a constant weight, and of an activation, in matrix products."""
     kinds_of = {each.name: each.data_type for each in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
-    bits = {onnx.TensorProto.FLOAT: 32, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT8: 8}
+    bits: dict[int, int] = {
+        onnx.TensorProto.FLOAT: 32,
+        onnx.TensorProto.FLOAT16: 16,
+        onnx.TensorProto.INT8: 8,
+    }
     weights, activations = {32}, {32}
     for node in graph.node:
         if node.op_type == "MatMulNBits":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Logits, Making, Quantized, Source, Variant, register
+from ..base import Making, Quantized, Source, Variant, register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ..parity import Logits
 
 
 def _make(source: PreTrainedModel, target: Path, _: Making) -> Quantized:
