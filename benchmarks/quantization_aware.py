@@ -33,7 +33,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PrinterCallback
 
-from distiltune.export.config import ExportConfig, OutOfScopeConfig, VariantName
+from distiltune.export.config import ExportConfig, OutOfScopeConfig
 from distiltune.export.out_of_scope.select_threshold import CalibrationTexts
 from distiltune.export.out_of_scope.thresholds import scope_goal
 from distiltune.export.runtime.classifier import TextClassifier
@@ -53,7 +53,7 @@ from distiltune.training.models.inference import compute_logits
 from distiltune.training.models.trainable_embedding_rows import train_used_rows
 from distiltune.training.student.layers import student_from_layers
 
-VARIANTS: tuple[VariantName, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
+VARIANTS: tuple[str, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
 # How a student's last epochs are trained -> bits of its embedding table; None: without fake quantization.
 TRAININGS = {"quantized afterwards": None, "aware, table in 8 bits": 8, "aware, table in 4 bits": 4}
 
@@ -127,7 +127,7 @@ def train_student(
     return seconds
 
 
-def measure_variant(setting: Setting, name: VariantName, student: Path, folder: Path) -> dict[str, Any]:
+def measure_variant(setting: Setting, name: str, student: Path, folder: Path) -> dict[str, Any]:
     data = setting.data
     texts = {split: data.splits[split]["text"][:] for split in ("validation", "test")}
     labels = {

@@ -25,6 +25,7 @@ from distiltune.cluster.pipeline.run_job import run_job
 from distiltune.cluster.plan.plan import changed
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.cluster.watching.console import ProgressPrinter
+from distiltune.export.benchmark import targets
 
 HEADERS = (
     "change",
@@ -82,7 +83,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| " + " | ".join(HEADERS) + " |", "| --- | --- |" + " ---: |" * (len(HEADERS) - 2)]
     for change, rows in found.items():
         for row in rows:
-            if row["name"] == "student-pytorch" or row["kind"] == "onnx":
+            if row["name"] == "student-pytorch" or targets.get(row["kind"]).can_be_sealed:
                 thresholded = (row.get("with_threshold") or {}).get("accuracy")
                 figures = [row["validation_accuracy"], row["accuracy"], row["in_scope_accuracy"], thresholded]
                 sizes = [row["size_mb"], row.get("compressed_size_mb"), row["latency_ms"]["p50"]]

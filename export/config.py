@@ -6,68 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..training.section import BatchSize, Name, PositiveAmount, Section, Share, ShareBelowOne, Text, Threads
-from .runtime.scores import ScoreName
+from ..training.section import BatchSize, PositiveAmount, Section, Share, Text, Threads
+from .out_of_scope.config import OutOfScopeConfig
+from .variants import kinds
+from .variants.config import VariantName, VariantsConfig
 
-VariantName = Literal[
-    "student-pytorch-int8",
-    "onnx",
-    "onnx-fp16",
-    "onnx-int8",
-    "onnx-int8-per-channel",
-    "onnx-int8-reduced-range",
-    "onnx-int8-embeddings-4bit",
-    "onnx-static-minmax",
-    "onnx-static-percentile",
-    "onnx-static-entropy",
-    "onnx-weights-8bit",
-    "onnx-weights-4bit",
-    "onnx-fused",
-    "onnx-fused-fp16",
-    "onnx-fused-int8",
-    "onnx-fused-int8-per-channel",
-    "onnx-fused-int8-reduced-range",
-    "onnx-fused-int8-embeddings-4bit",
-    "onnx-fused-weights-8bit",
-    "onnx-fused-weights-4bit",
-]
-
-
-class OutOfScopeConfig(Section):
-    """A threshold below which a text is told to be out of scope, chosen for each variant on the validation split."""
-
-    score: ScoreName = Field(
-        default="energy",
-        description="What is held against the threshold; all three are high for known texts.",
-    )
-    in_scope_weight: Share = Field(
-        default=0.75,
-        description="w of the goal: the most of w · in-scope accuracy + (1 - w) · out-of-scope recall.",
-    )
-    max_in_scope_refused: ShareBelowOne | None = Field(
-        default=None,
-        description="In place of that goal: refuse at most this share of the in-scope texts.",
-    )
-    label: Name | None = Field(
-        default=None,
-        description="What refused texts are called where the data have no out-of-scope label.",
-    )
-
-
-class StaticConfig(Section):
-    """Which parts of a statically quantized graph are left in 32 bits."""
-
-    max_error: PositiveAmount = Field(
-        default=0.005,
-        description="Mean squared error of the logits on training texts, as a share of their variance, above which the "
-        "most sensitive parts are left out.",
-    )
-    max_excluded: int = Field(
-        default=2,
-        ge=0,
-        le=100_000,
-        description="Most parts (a layer's query, key and value; a layer's feed-forward out; …) that are left out.",
-    )
+__all__ = ["BenchmarkConfig", "ChooseConfig", "ExportConfig", "OutOfScopeConfig", "VariantName"]
 
 
 class ChooseConfig(Section):
@@ -111,20 +55,15 @@ class ChooseConfig(Section):
     )
 
 
-class ExportConfig(Section):
+class ExportConfig(VariantsConfig):
     """Which variants to make of the best checkpoint, and what they must hold."""
 
-    variants: list[VariantName] = Field(
-        default_factory=lambda: [
-            "student-pytorch-int8",
-            "onnx",
-            "onnx-fused",
-            "onnx-int8",
-            "onnx-int8-per-channel",
-        ],
-        min_length=1,
-        max_length=100,
-        description="Variants to make; student-pytorch is always measured.",
+    choose: ChooseConfig = Field(
+        default_factory=ChooseConfig, description="Which of them is sealed, and what it must hold."
+    )
+    out_of_scope: OutOfScopeConfig | None = Field(
+        default_factory=OutOfScopeConfig,
+        description="Threshold for out-of-scope texts; without an out-of-scope label there is none. null: none at all.",
     )
 
     @model_validator(mode="before")
@@ -145,35 +84,12 @@ class ExportConfig(Section):
     @field_validator("variants")
     @classmethod
     def _choosable(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names) or not any(name.startswith("onnx") for name in names):
-            raise ValueError("name each variant once, and at least one whose name begins with onnx")
+        if len(set(names)) < len(names):
+            raise ValueError("name each variant once")
+        if not any(kinds.get(name).can_be_sealed for name in names):
+            accepted = next(each.name for each in kinds.variants() if each.can_be_sealed)
+            raise ValueError(f"name at least one that can be sealed, such as {accepted}")
         return names
-
-    choose: ChooseConfig = Field(
-        default_factory=ChooseConfig, description="Which of them is sealed, and what it must hold."
-    )
-    parity_tolerance: PositiveAmount = Field(
-        default=1e-3,
-        description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
-    )
-    opset: int = Field(
-        default=18,
-        ge=18,
-        le=99,
-        description="Version of ONNX's operators in the graphs; 4-bit embeddings need 21 and take it by themselves.",
-    )
-    static: StaticConfig = Field(
-        default_factory=StaticConfig, description="What the onnx-static variants leave in 32 bits."
-    )
-    sensitivity: bool = Field(
-        default=False,
-        description="Measure on training texts what each part of the graph loses to 8 bits, for the report: of "
-        "onnx-int8, onnx-int8-per-channel and the onnx-static variants.",
-    )
-    out_of_scope: OutOfScopeConfig | None = Field(
-        default_factory=OutOfScopeConfig,
-        description="Threshold for out-of-scope texts; without an out-of-scope label there is none. null: none at all.",
-    )
 
 
 class BenchmarkConfig(Section):

@@ -22,7 +22,7 @@ from distiltune.export.benchmark.measurements import (
 from distiltune.export.benchmark.predictions import unpack_answers
 from distiltune.export.benchmark.reference import write_reference
 from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
-from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig, VariantName
+from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
 from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
 from distiltune.export.out_of_scope.thresholds import ScopeGoal, choose_threshold, reliability
@@ -241,7 +241,7 @@ def test_rows_are_measured_with_their_own_threshold_too(
 
 @pytest.mark.parametrize("name", ["onnx-int8", "student-pytorch-int8"])
 def test_quantized_rows_are_judged_by_each_text_alone(
-    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: VariantName
+    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: str
 ) -> None:
     """A threshold and a calibration error are numbers made of logits: they show which ones."""
     goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.3), "label_3")

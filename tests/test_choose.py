@@ -39,7 +39,7 @@ def row(
     times = {"mean": p50, "std": 0.0, "p50": p50, "p90": p50, "p99": p50}
     return RowMeasurement(
         name=name,
-        kind=kind,  # pyright: ignore[reportArgumentType]
+        kind=kind,
         size_mb=size,
         latency_ms=times,
         sample_latency_ms=times,

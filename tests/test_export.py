@@ -3,11 +3,9 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from models import tiny_classifier
@@ -16,16 +14,16 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distiltune.errors import ExportError, ModelError
-from distiltune.export.config import ExportConfig, VariantName
+from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.onnx.fusion import ATTENTION_OPS, fuse_onnx
 from distiltune.export.onnx.inference_form import inference_form
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.variants.build import build as variants
-from distiltune.export.variants.build import build_variant, torch_int8
-from distiltune.export.variants.build import dynamic as quantize
+from distiltune.export.variants import build as variants
+from distiltune.export.variants import dynamic as quantize
+from distiltune.export.variants import torch_int8
+from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.parity import measure_parity, torch_logits
-from distiltune.export.variants.recipes import RECIPES, STATIC_RECIPES, split_name
 from distiltune.export.variants.static import quantize_static_onnx
 
 LABELS = ["balance", "oos", "transfer", "weather"]
@@ -172,62 +170,6 @@ def test_int8_graphs_are_small_and_close(name, family, students, plain, tmp_path
     assert np.abs(difference).max() < 0.1
 
 
-# Of each: a kind of node that it has and the plain graph has not, and the most that its logits differ.
-MADE_OF = {
-    "onnx-int8-reduced-range": ("MatMulInteger", 0.1),
-    "onnx-int8-embeddings-4bit": ("GatherBlockQuantized", 0.5),
-    "onnx-static-minmax": ("QuantizeLinear", 0.5),
-    "onnx-static-percentile": ("QuantizeLinear", 0.5),
-    "onnx-static-entropy": ("QuantizeLinear", 0.5),
-    "onnx-weights-8bit": ("MatMulNBits", 0.1),
-    "onnx-weights-4bit": ("MatMulNBits", 0.8),
-    "onnx-fp16": ("Cast", 0.01),
-    "onnx-fused-int8": ("DynamicQuantizeLinear", 0.1),
-    "onnx-fused-int8-per-channel": ("DynamicQuantizeLinear", 0.1),
-    "onnx-fused-int8-reduced-range": ("DynamicQuantizeLinear", 0.1),
-    "onnx-fused-int8-embeddings-4bit": ("GatherBlockQuantized", 0.5),
-    "onnx-fused-weights-8bit": ("MatMulNBits", 0.1),
-    "onnx-fused-weights-4bit": ("MatMulNBits", 0.8),
-    "onnx-fused-fp16": ("Cast", 0.01),
-}
-
-
-def test_every_variant_has_its_test_and_its_recipe() -> None:
-    tested = {"student-pytorch-int8", "onnx", "onnx-fused", "onnx-int8", "onnx-int8-per-channel", *MADE_OF}
-    assert tested == set(get_args(VariantName))
-    recipes = {split_name(name)[1] for name in tested - {"student-pytorch-int8"}}
-    assert recipes == {"", *RECIPES, *STATIC_RECIPES}
-
-
-SLOW = [name for name in MADE_OF if name.startswith("onnx-fused-") and name != "onnx-fused-int8"]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MADE_OF]
-)
-def test_each_variant_is_small_valid_and_close(name, students, plain, tmp_path, capfd) -> None:
-    base = plain["bert"] / "model.onnx"
-    record = build(name, students["bert"], tmp_path / name, base_onnx=base, training_texts=TEXTS * 3)
-    assert capfd.readouterr().out == ""
-    path = tmp_path / name / "model.onnx"
-    onnx.checker.check_model(str(path))
-    graph = onnx.load(str(path))
-    operator, most = MADE_OF[name]
-    operators = {node.op_type for node in graph.graph.node}
-    assert operator in operators
-    assert ("Attention" in operators) == name.startswith("onnx-fused")
-    assert (record.fused is not None) == name.startswith("onnx-fused")
-    assert path.stat().st_size < base.stat().st_size
-    # Random token ids may lie outside of the ranges that were measured on texts.
-    assert 0 < record.max_abs_diff < (2 if "static" in name else most)
-    difference = TextClassifier.load(tmp_path / name).logits(TEXTS) - torch_logits_of(students["bert"], TEXTS)
-    assert np.abs(difference).max() < most
-    # It is run by ONNX Runtime without anything of ours.
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    ids = np.array([[2, 7, 8, 3]], dtype=np.int64)
-    assert session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].shape == (1, 4)
-
-
 def activation_ranges(graph: onnx.GraphProto) -> dict[str, float]:
     """Name of what is quantized as it comes -> the width of its range."""
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
@@ -337,8 +279,8 @@ def test_quantizing_says_nothing_and_leaves_the_root_logger_alone(plain, tmp_pat
 @pytest.mark.slow
 def test_loading_the_quantizers_leaves_the_root_logger_alone() -> None:
     code = (
-        "import logging\nfrom distiltune.export import quantize, variants\n"
-        "with quantize.quiet():\n    import onnxruntime.quantization.matmul_nbits_quantizer\n"
+        "import logging\nfrom distiltune.export.variants import build, dynamic\n"
+        "with dynamic.quiet():\n    import onnxruntime.quantization.matmul_nbits_quantizer\n"
         "assert not logging.root.handlers\nassert logging.root.level == logging.WARNING"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,7 @@ from distiltune.export.benchmark.roofline import (
     measured_floors,
 )
 from distiltune.export.benchmark.serving.texts_of_length import num_tokens
-from distiltune.export.config import ExportConfig, VariantName
+from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.operation_counts import GraphCounts, count_graph
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_embeddings, quantize_onnx, quantize_weights
@@ -149,7 +149,7 @@ def test_what_cannot_be_counted_is_said(tmp_path: Path, kind: str, domain: str) 
 def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family: str) -> None:
     # So wide that the attention's weights are joined only when the graph is loaded.
     student = tiny_classifier(tmp_path / "student", family=family, hidden_size=128, num_layers=2)
-    variants: tuple[VariantName, ...] = ("onnx", "onnx-fused", "onnx-fused-int8")
+    variants: tuple[str, ...] = ("onnx", "onnx-fused", "onnx-fused-int8")
     for name in variants:
         build_variant(name, student, tmp_path / name, config=ExportConfig(), max_length=16)
     plain, fused, int8 = (counted(tmp_path / name / "model.onnx") for name in variants)

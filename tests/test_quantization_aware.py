@@ -1,5 +1,7 @@
 """Quantization-aware training: the runtime's numbers, in the right epochs, and plain checkpoints all the way."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -14,10 +16,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer
 from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError
+from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants import kinds
+from distiltune.export.variants.base import Making
 from distiltune.export.variants.dynamic import int8_products_saturate
 from distiltune.export.variants.parity import onnx_logits, torch_logits
-from distiltune.export.variants.recipes import RECIPES
 from distiltune.search.config import SearchConfig
 from distiltune.search.space.validation import space_faults
 from distiltune.training.compression.config import QuantizationAwareConfig
@@ -238,24 +242,28 @@ def exported(tmp_path_factory):
     return export
 
 
+def quantize(name: str, plain: Path, target: Path) -> None:
+    kinds.get(name).make(plain, target, Making([], ExportConfig()))
+
+
 @pytest.mark.parametrize(
-    ("family", "recipe", "options"),
+    ("family", "name", "options"),
     [
-        pytest.param("bert", "int8", {}, marks=EXACT),
-        pytest.param("bert", "int8-per-channel", {"weights": "per_channel"}, marks=EXACT),
-        ("bert", "int8-reduced-range", {"weight_bits": 7}),
-        pytest.param("bert", "int8-embeddings-4bit", {"embedding_bits": 4}, marks=EXACT),
-        pytest.param("roberta", "int8", {}, marks=[EXACT, pytest.mark.slow]),
+        pytest.param("bert", "onnx-int8", {}, marks=EXACT),
+        pytest.param("bert", "onnx-int8-per-channel", {"weights": "per_channel"}, marks=EXACT),
+        ("bert", "onnx-int8-reduced-range", {"weight_bits": 7}),
+        pytest.param("bert", "onnx-int8-embeddings-4bit", {"embedding_bits": 4}, marks=EXACT),
+        pytest.param("roberta", "onnx-int8", {}, marks=[EXACT, pytest.mark.slow]),
         pytest.param(
-            "distilbert", "int8-embeddings-4bit", {"embedding_bits": 4}, marks=[EXACT, pytest.mark.slow]
+            "distilbert", "onnx-int8-embeddings-4bit", {"embedding_bits": 4}, marks=[EXACT, pytest.mark.slow]
         ),
     ],
 )
-def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch, family, recipe, options):
+def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch, family, name, options):
     # Where weights are held to 7 bits by default, the variants of 8 are tested in 8 all the same.
     monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: False)
     model, path = exported(family)
-    RECIPES[recipe](path, tmp_path / "quantized.onnx", [])
+    quantize(name, path, tmp_path / "quantized.onnx")
     of_runtime = [onnx_logits(tmp_path / "quantized.onnx")(*text) for text in texts()]
     plain = [torch_logits(model)(*text) for text in texts()]
     with FakeQuantized(model, QuantizationAwareConfig(**options), max_length=32):
@@ -273,7 +281,7 @@ def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch
 
 def test_what_is_quantized_is_what_the_graph_has(exported, tmp_path):
     model, path = exported("bert")
-    RECIPES["int8"](path, tmp_path / "quantized.onnx", [])
+    quantize("onnx-int8", path, tmp_path / "quantized.onnx")
     nodes = [node.op_type for node in onnx.load(str(tmp_path / "quantized.onnx")).graph.node]
     with FakeQuantized(model, QuantizationAwareConfig()):
         replaced = [module for module in model.modules() if "forward" in vars(module)]

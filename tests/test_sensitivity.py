@@ -15,11 +15,11 @@ from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ExportError
 from distiltune.export.benchmark.rows import RowSpec
-from distiltune.export.config import ExportConfig, VariantName
+from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_onnx
-from distiltune.export.variants.recipes import needs_texts
 from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
 from distiltune.export.variants.static import quantize_static_onnx
 from distiltune.storage.store import Store
@@ -157,16 +157,16 @@ def test_the_record_of_a_variant_has_what_was_left_out(student: Path, plain: Pat
 
 
 def test_training_texts_go_where_they_are_needed() -> None:
-    asked, not_asked = ExportConfig(sensitivity=True), ExportConfig()
-    assert [
-        name for name in ("onnx", "onnx-int8", "onnx-static-entropy") if needs_texts(name, not_asked)
-    ] == ["onnx-static-entropy"]
-    names = ("onnx", "onnx-int8", "onnx-fused-int8", "onnx-int8-per-channel", "onnx-fp16")
-    assert [name for name in names if needs_texts(name, asked)] == ["onnx-int8", "onnx-int8-per-channel"]
+    taken = {
+        asked: [each.name for each in kinds.variants() if each.takes_texts(sensitivity=asked)]
+        for asked in (False, True)
+    }
+    static = ["onnx-static-minmax", "onnx-static-percentile", "onnx-static-entropy"]
+    assert taken == {False: static, True: ["onnx-int8", "onnx-int8-per-channel", *static]}
 
 
 @pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
-def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: VariantName) -> None:
+def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: str) -> None:
     config = ExportConfig(sensitivity=True)
     made = build_variant(name, student, tmp_path / name, config=config, max_length=32)
     assert made.graph is not None

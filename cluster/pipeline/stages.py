@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...export.variants import kinds
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..session.ray_session import num_gpus, whole_node
@@ -27,7 +28,6 @@ StageResult = tuple[dict[str, Any], str]
 STUDENT_ROW = "student-pytorch"
 TEACHER_ROW = "teacher-pytorch"
 REFERENCE_ROW = "reference-bert-base"
-BASE_VARIANT = "onnx"
 
 
 class Stages:
@@ -203,8 +203,9 @@ class Stages:
     def export(self, tell: Tell) -> StageResult:
         """Make the variants, each in a task of its own."""
         names = list(self._config.export.variants)
-        first = [name for name in names if name == BASE_VARIANT]
-        base = self._run.variant(BASE_VARIANT) if first else None
+        plain = kinds.plain.PLAIN.name
+        first = [name for name in names if name == plain]
+        base = self._run.variant(plain) if first else None
         records = {}
         # The plain graph goes first: the others start from it instead of each exporting again.
         for group in (first, [name for name in names if name not in first]):
@@ -216,7 +217,7 @@ class Stages:
 
     def _send_variant(self, name: str, base: str | None) -> Any:
         arguments = (name, self._run.best, self._run.variant(name), self._data, base)
-        wanted = self._config.resources.export
+        wanted = resources_for(name, self._config.resources.export)
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, tell: Tell) -> StageResult:
@@ -239,7 +240,7 @@ class Stages:
             rows.append(
                 tasks.RowSpec(
                     name,
-                    "pytorch-int8" if name == "student-pytorch-int8" else "onnx",
+                    kinds.get(name).target,
                     self._run.variant(name),
                     length,
                     tokenizer_dir=best,
@@ -260,6 +261,13 @@ class Stages:
             return resources
         gpu = min(1, num_gpus())
         return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
+
+
+def resources_for(name: str, wanted: TaskResources) -> TaskResources:
+    """Return what the task takes that makes a variant: what is asked for, with a GPU where the variant needs one."""
+    if kinds.get(name).needs_gpu and not wanted.gpu:
+        return wanted.model_copy(update={"gpu": 1})
+    return wanted
 
 
 def _progress_line(progress: SearchProgress) -> str:

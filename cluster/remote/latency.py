@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows, median_text
-from ...export.config import VariantName
 from ...export.machine import describe_machine
+from ...export.variants import kinds
+from ...export.variants.base import Variant
 from ...export.variants.build import build_variant
 from ...storage.temporary import temporary_directory
 from ..store.runs import LATENCIES
@@ -39,23 +40,32 @@ def latency_of_student(
 
 
 def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> float:
-    """Of the first ONNX variant in 8 bits that the job makes, else of the first ONNX variant."""
-    made_by_job = task.config.export.variants
-    # Static graphs need training texts, which are not at hand here.
-    names: list[VariantName] = [
-        name for name in made_by_job if name != "student-pytorch-int8" and "-static-" not in name
-    ] or ["onnx-int8"]
-    name = min(names, key=lambda each: "int8" not in each)
+    """Return the median latency in ms of the student, exported as :func:`timed_variant` says."""
+    variant = timed_variant(task.config.export.variants)
     length = task.config.training.max_length
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
         threads = task.config.benchmark.num_threads
         # Sensitivity changes no latency, and needs training texts too.
         export = task.config.export.model_copy(update={"sensitivity": False})
-        build_variant(name, student, made, config=export, max_length=length, num_threads=threads)
-        row = RowSpec(name, "onnx", str(made), length, tokenizer_dir=str(student))
+        build_variant(variant.name, student, made, config=export, max_length=length, num_threads=threads)
+        row = RowSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
         # Students are compared with one another here: all of them with the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         [measured] = measure_rows([row], BenchmarkTexts(*columns, *columns, label_names), config)
     return measured.latency_ms["p50"]
+
+
+def timed_variant(names: list[str]) -> Variant:
+    """Return the variant that students are compared by: of those that the job makes, the first with 8-bit products.
+
+    Without one, the first that can be sealed. A variant made with training texts is passed over, since none are at
+    hand; when no other is left, a registered one takes its place.
+    """
+
+    def fitting(variants: list[Variant]) -> list[Variant]:
+        return [each for each in variants if each.can_be_sealed and not each.needs_texts]
+
+    found = fitting([kinds.get(name) for name in names]) or fitting(kinds.variants())
+    return min(found, key=lambda each: each.activation_bits != 8)

@@ -14,8 +14,8 @@ from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
 from ...export.machine import describe_machine
 from ...export.out_of_scope.select_threshold import CalibrationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
+from ...export.variants import kinds
 from ...export.variants.build import build_variant
-from ...export.variants.recipes import needs_texts
 from ...search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS
 from ...search.space.students import searched_width
 from ...storage.logs import LogWriter, logged_to
@@ -117,25 +117,26 @@ def make_student(
 
 def make_variant(
     task: Task,
-    name: Any,
+    name: str,
     student_key: str,
     key: str,
     data: TextData,
     base_key: str | None,
 ) -> dict[str, Any]:
     """Export one variant of the best checkpoint; others start from the plain graph under ``base_key``."""
-    goal = goal_of(task.config, data)
+    goal, export = goal_of(task.config, data), task.config.export
+    takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
         name,
         task.store.fetch(student_key),
         task.store.local(key),
-        config=task.config.export,
+        config=export,
         max_length=task.config.training.max_length,
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
         calibration=None if goal is None else _calibration_texts(data, goal),
-        training_texts=data.splits["train"]["text"][:] if needs_texts(name, task.config.export) else [],
+        training_texts=data.splits["train"]["text"][:] if takes_texts else [],
     )
     task.store.publish(key)
     return made.to_json()

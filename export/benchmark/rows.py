@@ -7,19 +7,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
 from ...storage.temporary import temporary_directory
+from . import targets
 from .measurements import median_text
 from .processes import call_in_process, run_module
-from .reference import SIZE_FILE
+from .targets.base import Preparation, Prepared
 
 if TYPE_CHECKING:
     from ..config import BenchmarkConfig
     from ..out_of_scope.thresholds import ScopeGoal
-
-RowKind = Literal["pytorch", "pytorch-int8", "onnx", "reference"]
 
 _log = logging.getLogger(__name__)
 SECONDS_OF_RATE = 0.2  # that each of the three rates of a floor is measured
@@ -32,18 +31,16 @@ class RowSpec:
 
     Attributes:
         name: of the row in the report, as ``student-pytorch``.
-        kind: pytorch: a checkpoint, through the transformers pipeline; pytorch-int8: what
-            ``load_pytorch_int8`` reads, through the same; onnx: through ``TextClassifier``; reference: an
-            untrained BERT-base with the tokenizer of ``directory``, for latency and size only.
+        kind: name of the registered target that it is measured in, see :mod:`.targets`.
         directory: the checkpoint or variant.
         max_length: tokens after which a text is cut.
-        tokenizer_dir: pytorch-int8: where the tokenizer is, if not in ``directory``.
+        tokenizer_dir: where the tokenizer is, if not in ``directory``; PyTorch variants alone read it.
         max_abs_diff: largest difference of logits from the parity step, carried into the measurement.
         fused: fused nodes of the graph, counted by kind, carried likewise.
     """
 
     name: str
-    kind: RowKind
+    kind: str
     directory: str
     max_length: int
     tokenizer_dir: str | None = None
@@ -96,7 +93,7 @@ class RowMeasurement:
     """
 
     name: str
-    kind: RowKind
+    kind: str
     size_mb: float
     latency_ms: dict[str, float]
     sample_latency_ms: dict[str, float]
@@ -183,14 +180,11 @@ def _measure_row(
     *,
     compressed: bool,
 ) -> RowMeasurement:
-    directory = row.directory
-    if row.kind == "reference":
-        directory = str(scratch / "reference")
-        arguments = [row.directory, directory, str(len(texts.label_names))]
-        run_module("benchmark.reference", arguments, what=row.name, num_threads=config.num_threads)
+    prepared = _prepare(row, len(texts.label_names), config.num_threads, scratch)
     # In a process of its own: the sessions that it compares would count as the row's memory.
     session, num_threads = _tuned(row, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
+    directory = row.directory if prepared is None else prepared.directory
     spec = {
         "row": {**asdict(row), "directory": directory, "session": session},
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
@@ -204,9 +198,8 @@ def _measure_row(
     arguments = [str(spec_file), str(out_file)]
     run_module("benchmark.worker", arguments, what=row.name, num_threads=config.num_threads)
     values = json.loads(out_file.read_text(encoding="utf-8"))
-    if row.kind == "reference":
-        size = json.loads((Path(directory) / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
-        values["size_mb"] = size / 2**20
+    if prepared is not None:
+        values["size_mb"] = prepared.size_mb
     return RowMeasurement(
         **values,
         name=row.name,
@@ -220,11 +213,19 @@ def _measure_row(
     )
 
 
+def _prepare(row: RowSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
+    """Make what is measured, for a target that does not open the row's own directory."""
+    prepare = targets.get(row.kind).prepare
+    if prepare is None:
+        return None
+    return prepare(Preparation(row.name, row.directory, num_labels, num_threads, scratch))
+
+
 def _tuned(
     row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
 ) -> tuple[dict[str, Any] | None, int]:
     """Session options and threads that a row is to be measured with."""
-    if row.kind != "onnx" or not config.tune_session:
+    if not targets.get(row.kind).is_onnx or not config.tune_session:
         return None, config.num_threads
     arguments = {
         "directory": row.directory,
@@ -241,7 +242,7 @@ def _tuned(
 
 
 def _floor_ms(row: RowSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
-    if row.kind != "onnx" or not config.floors or config.num_threads != 1:
+    if not targets.get(row.kind).is_onnx or not config.floors or config.num_threads != 1:
         return None
     arguments = {"directory": row.directory, "text": query, "seconds": SECONDS_OF_RATE}
     try:

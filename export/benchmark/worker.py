@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +20,12 @@ from ..out_of_scope.thresholds import (
     reliability,
     threshold_curves,
 )
-from ..runtime.scores import Threshold
+from . import targets
 from .measurements import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A row's model: text in, label out; and texts in, logits[N, C] out, the columns named by ``labels``.
-
-    Where activations are quantized as they come, a text's logits depend on the texts beside it; ``logits`` are those of
-    each text alone, as it is timed and asked.
-    """
-
-    pipeline: Callable[..., Any]
-    logits: Callable[[Sequence[str]], np.ndarray]
-    labels: list[str]
-    threshold: Threshold | None = None
+from .targets.base import Opened, OpenOptions
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +34,16 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
     row, texts, config = spec["row"], spec["texts"], spec["config"]
-    opened = _open(row, config["num_threads"])
+    target = targets.get(row["kind"])
+    opened = target.open(
+        OpenOptions(
+            directory=row["directory"],
+            max_length=row["max_length"],
+            tokenizer_dir=row["tokenizer_dir"],
+            num_threads=config["num_threads"],
+            session=row["session"],
+        )
+    )
     benchmark = PerformanceBenchmark(
         opened.pipeline,
         texts["test_texts"],
@@ -72,14 +65,14 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
     }
-    if row["kind"] == "reference":
+    if not target.has_accuracy:
         return measured
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(Path(row["directory"])) / 2**20
     return measured | _judge(opened, texts, spec["goal"])
 
 
-def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
+def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
     """Accuracies without a threshold, and with the variant's own; a row that ships none gets one here."""
     names = _all_names(opened.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -100,7 +93,8 @@ def _judge(opened: _Opened, texts: dict[str, Any], goal: dict[str, Any] | None) 
         "answers": {"without_threshold": pack_answers(place[given], wanted_labels)},
     }
     if goal is not None:
-        from ..config import OutOfScopeConfig  # pydantic is no part of what an ONNX row is to hold in memory
+        # Here, for pydantic is no part of what an ONNX row is to hold in memory.
+        from ..out_of_scope.config import OutOfScopeConfig
 
         number = names.index(goal["label"])
         wanted = ScopeGoal(OutOfScopeConfig.model_validate(goal["config"]), goal["label"])
@@ -133,53 +127,6 @@ def _places(names: list[str], of_data: list[str], goal: dict[str, Any] | None) -
     """Number of each of a model's ``names`` in an order that all models share: the data's, then the threshold's."""
     shared = list(dict.fromkeys([*of_data, *([] if goal is None else [goal["label"]])]))
     return np.array([shared.index(name) for name in names])
-
-
-def _open(row: dict[str, Any], num_threads: int) -> _Opened:
-    if row["kind"] != "onnx":
-        return _open_torch(row, num_threads)
-    from ..runtime.classifier import TextClassifier
-
-    classifier = TextClassifier.load(row["directory"], num_threads=num_threads, session=row["session"])
-    logits = partial(classifier.logits, batch_size=1)
-    return _Opened(classifier, logits, classifier.labels, classifier.threshold)
-
-
-def _open_torch(row: dict[str, Any], num_threads: int) -> _Opened:
-    """The transformers pipeline over the row's checkpoint, in inference mode."""
-    import torch
-    from transformers import pipeline
-
-    from ...training.checkpoints.load import label_names, load_classifier, load_tokenizer
-    from ...training.data.tokenized import tokenize_split
-    from ...training.models.inference import compute_logits
-
-    torch.set_num_threads(num_threads)
-    torch.set_num_interop_threads(1)
-    if row["kind"] == "pytorch-int8":
-        from ..variants.torch_int8 import load_pytorch_int8
-
-        model = load_pytorch_int8(Path(row["directory"]))
-        tokenizer = load_tokenizer(row["tokenizer_dir"] or row["directory"])
-    else:
-        model, tokenizer = load_classifier(row["directory"])
-    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
-
-    def call(texts: Any, batch_size: int = 1) -> Any:
-        with torch.inference_mode():
-            return classify(texts, batch_size=batch_size, truncation=True, max_length=row["max_length"])
-
-    def logits(texts: Sequence[str]) -> np.ndarray:
-        split = tokenize_split(texts, [0] * len(texts), tokenizer, row["max_length"])
-        if row["kind"] == "pytorch-int8":
-            # Also not by the first token alone in the last layer, as compute_logits does: it has another range.
-            ids = [torch.from_numpy(split.row(i)).long()[None] for i in range(len(split))]
-            with torch.inference_mode():
-                return torch.cat([model(input_ids=each).logits for each in ids]).numpy()
-        pad_token_id = int(model.config.pad_token_id or 0)
-        return compute_logits(model, split, pad_token_id=pad_token_id, num_threads=num_threads, use_gpu=False)
-
-    return _Opened(call, logits, label_names(model.config))
 
 
 def main() -> None:

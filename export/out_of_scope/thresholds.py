@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..runtime.scores import SCORES, Threshold
 
 if TYPE_CHECKING:
-    from ..config import OutOfScopeConfig
+    from .config import OutOfScopeConfig
 
 # Of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
 NUM_BINS = 15

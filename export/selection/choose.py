@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..benchmark import targets
 from ..benchmark.rows import RowMeasurement
 from ..config import ChooseConfig
 from .gate import STUDENT, TEACHER, apply_gate
@@ -49,7 +50,7 @@ def choose(
         RunFailedError: the rows lack what the gate needs (:func:`~distiltune.export.selection.gate.apply_gate`).
     """
     gated = [_bounded(row, config) for row in apply_gate(rows, config, student=student, teacher=teacher)]
-    variants = [row for row in gated if row.kind == "onnx"]
+    variants = [row for row in gated if targets.get(row.kind).can_be_sealed]
     kept = [row for row in variants if row.passed_gate and row.verdict is None]
     if not kept:
         return Choice(gated, None, _why_none(variants))
@@ -60,7 +61,7 @@ def choose(
 
 def _bounded(row: RowMeasurement, config: ChooseConfig) -> RowMeasurement:
     """The row with every limit that it is over in its verdict; only what can be chosen has limits."""
-    if row.kind != "onnx":
+    if not targets.get(row.kind).can_be_sealed:
         return row
     faults = [row.verdict] if row.verdict else []
     if row.passed_gate is None:
@@ -83,9 +84,10 @@ def _compared(
             f"the least of {num_kept} that keep every limit" if num_kept > 1 else "alone keeps every limit"
         )
         return replace(row, verdict=f"chosen: {name} {least:.3f}, {rivals}")
-    if row.kind == "pytorch-int8" and row.verdict is None:
+    target = targets.get(row.kind)
+    if target.is_gated and not target.can_be_sealed and row.verdict is None:
         return replace(row, verdict="for comparison only: what is sealed is an ONNX graph")
-    if row.kind != "onnx" or row.verdict is not None:
+    if not target.can_be_sealed or row.verdict is not None:
         return row
     if own > least:
         return replace(row, verdict=f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}")

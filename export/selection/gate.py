@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from ...errors import ConfigError, RunFailedError
+from ..benchmark import targets
 from ..benchmark.predictions import Answers, unpack_answers
 from ..benchmark.rows import RowMeasurement
 from ..config import ChooseConfig
@@ -91,7 +92,7 @@ def apply_gate(
             )
     return [
         _judge(row, seen, config, student, teacher)
-        if row.name in seen and (row.name == student or row.kind in ("onnx", "pytorch-int8"))
+        if row.name in seen and (row.name == student or targets.get(row.kind).is_gated)
         else row
         for row in rows
     ]

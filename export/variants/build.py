@@ -21,20 +21,18 @@ from ...storage.folders import new_folder
 from ...training.checkpoints.heads import label_names
 from ...training.checkpoints.load import load_model
 from ...training.models.families import family_names, find_family
-from ..config import ExportConfig, VariantName
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
+from . import kinds
+from .base import MODEL_FILE, Making, Quantized, Source, Variant
+from .config import VariantsConfig
 from .graph_record import GraphRecord, describe_graph
-from .parity import Parity, check_tolerance, measure_parity, onnx_logits, torch_logits
-from .recipes import Quantized, Rows, apply_recipe, split_name
-from .torch_int8 import TORCH_INT8_FILE, load_pytorch_int8, quantize_pytorch, save_pytorch_int8
+from .parity import Parity, check_tolerance, measure_parity, torch_logits
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE = "model.onnx", "tokenizer.json", "config.json"
-_TORCH_INT8: VariantName = "student-pytorch-int8"
-_FULL_PRECISION: tuple[VariantName, ...] = ("onnx", "onnx-fused")
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "config.json"
 _TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -42,7 +40,7 @@ _TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map
 class VariantFiles:
     """What was written for one variant, and how it compares with the student."""
 
-    name: VariantName
+    name: str
     directory: str
     file: str
     """Name of the weights or graph inside ``directory``."""
@@ -66,18 +64,18 @@ class VariantFiles:
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _Made:
     fused: dict[str, int] | None = None
     quantized: Quantized = field(default_factory=Quantized)
     record: GraphRecord | None = None
 
 
 def build_variant(
-    name: VariantName,
+    name: str,
     student_dir: Path,
     out_dir: Path,
     *,
-    config: ExportConfig,
+    config: VariantsConfig,
     max_length: int,
     out_of_scope_label: str | None = None,
     num_threads: int = 1,
@@ -88,51 +86,48 @@ def build_variant(
     """Make one variant of the checkpoint ``student_dir`` and compare its logits with the student's.
 
     Args:
-        name: which variant.
+        name: which registered variant.
         student_dir: a checkpoint with tokenizer.json.
         out_dir: the folder to make; it appears whole, and takes the place of an earlier one.
-        config: ``parity_tolerance``, ``opset``, ``static`` and ``sensitivity`` are read.
+        config: the section ``export``; the variants that it names, its thresholds and its choice are not read.
         max_length: most tokens of a text.
-        out_of_scope_label: kept in the variant's config.json.
+        out_of_scope_label: kept in the config.json of a variant that can be sealed.
         num_threads: intra-op threads that config.json asks the runtime for.
         base_onnx: the plain ONNX graph of this student, where it is there already; it saves an export.
             Fused variants make their own, with shapes.
-        training_texts: on which static quantization measures ranges, and sensitivity is measured.
-        calibration: texts on which an ONNX variant's out-of-scope threshold is chosen; none: it has no threshold.
+        training_texts: for the variants that need them, see ``Variant.takes_texts``.
+        calibration: texts on which the out-of-scope threshold is chosen of a variant that can be sealed; none: it has
+            no threshold.
 
     Returns:
-        The record of what was made. ``TextClassifier.load(out_dir)`` opens every ONNX variant.
+        The record of what was made. ``TextClassifier.load(out_dir)`` opens every variant that can be sealed.
 
     Raises:
+        ConfigError: there is no variant of this name.
         ModelError: ``student_dir`` cannot be read.
         ExportError: the variant cannot be made, or a 32-bit one differs by more than the tolerance.
     """
     start = time.perf_counter()
-    student_dir, out_dir = Path(student_dir), Path(out_dir)
+    variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
     model = _load_student(student_dir)
     with new_folder(out_dir) as folder:
-        made = _Graph()
-        if name == _TORCH_INT8:
-            save_pytorch_int8(quantize_pytorch(model), folder)
-            _copy_tokenizer(student_dir, folder)
-        else:
-            tokenizer = _write_tokenizer(student_dir, folder)
-            tokenizer.enable_truncation(max_length)
-            rows = [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(training_texts))]
-            made = _write_graph(name, model, folder, max_length, base_onnx, rows, config)
-            pad_token_id = _pad_token_id(model)
-            _write_config(model, folder, max_length, pad_token_id, out_of_scope_label, num_threads)
+        tokenizer = _write_tokenizer(variant, student_dir, folder)
+        rows = _token_ids(tokenizer, training_texts, max_length)
+        asked = config.sensitivity and variant.has_sensitivity
+        making = Making(rows, config, asked)
+        made = _write_file(variant, model, folder, max_length, base_onnx, making, config.opset)
+        if variant.can_be_sealed:
+            _write_config(model, folder, max_length, _pad_token_id(model), out_of_scope_label, num_threads)
             if calibration is not None:
                 calibrate(folder, calibration)
-        parity = _compare(name, model, folder, max_length)
-        if name in _FULL_PRECISION:
+        parity = _compare(variant, model, folder, max_length)
+        if variant.tolerance is None:
             check_tolerance(name, parity, config.parity_tolerance)
-    file = TORCH_INT8_FILE if name == _TORCH_INT8 else MODEL_FILE
     record = VariantFiles(
         name=name,
         directory=str(out_dir),
-        file=file,
-        size_mb=(out_dir / file).stat().st_size / 2**20,
+        file=variant.file,
+        size_mb=(out_dir / variant.file).stat().st_size / 2**20,
         max_abs_diff=parity.max_abs_diff,
         parity_shapes=parity.shapes,
         fused=made.fused,
@@ -144,36 +139,36 @@ def build_variant(
     return record
 
 
-def _write_graph(
-    name: VariantName,
+def _write_file(
+    variant: Variant,
     model: PreTrainedModel,
     folder: Path,
     max_length: int,
     base_onnx: Path | None,
-    rows: Rows,
-    config: ExportConfig,
-) -> _Graph:
-    target, (is_fused, recipe) = folder / MODEL_FILE, split_name(name)
+    making: Making,
+    opset: int,
+) -> _Made:
+    target = folder / variant.file
+    if variant.source is Source.CHECKPOINT:
+        return _Made(quantized=variant.make(model, target, making))
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
+    is_fused = variant.source is Source.FUSED_GRAPH
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
         if base is None or is_fused:
             base = Path(scratch) / MODEL_FILE
-            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused, opset=config.opset)
+            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused, opset=opset)
         if is_fused:
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
-            _check_fused(name, model, counts)
-        if not recipe:
-            shutil.copyfile(base, target)
-            quantized = Quantized()
-        else:
-            quantized = apply_recipe(name, base, target, rows, config)
-        return _Graph(counts, quantized, describe_graph(base, target, quantized))
+            _check_fused(variant.name, model, counts)
+        quantized = variant.make(base, target, making)
+        record = describe_graph(base, target, quantized) if variant.file == MODEL_FILE else None
+        return _Made(counts, quantized, record)
 
 
-def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, int]) -> None:
+def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> None:
     if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
             f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused "
@@ -181,14 +176,10 @@ def _check_fused(name: VariantName, model: PreTrainedModel, counts: dict[str, in
         )
 
 
-def _compare(name: VariantName, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
-    # The PyTorch int8 model is read back from its files: they are what is measured and delivered.
-    candidate = (
-        torch_logits(load_pytorch_int8(folder)) if name == _TORCH_INT8 else onnx_logits(folder / MODEL_FILE)
-    )
+def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
     return measure_parity(
         torch_logits(model),
-        candidate,
+        variant.open_logits(folder),  # from its files: they are what is measured and delivered
         vocab_size=model.config.vocab_size,
         pad_token_id=_pad_token_id(model),
         max_length=max_length,
@@ -205,23 +196,34 @@ def _pad_token_id(model: PreTrainedModel) -> int:
     return int(model.config.pad_token_id or 0)
 
 
-def _write_tokenizer(student_dir: Path, folder: Path) -> tokenizers.Tokenizer:
-    """tokenizer.json as the checkpoint has it, less the padding and truncation of whoever used it last."""
+def _write_tokenizer(variant: Variant, student_dir: Path, folder: Path) -> Path:
+    """Write the tokenizer's files that go with a variant; return the checkpoint's own tokenizer.json."""
     source = student_dir / TOKENIZER_FILE
+    if variant.can_be_sealed:  # without the padding and truncation that it was last used with
+        _read_tokenizer(source).save(str(folder / TOKENIZER_FILE))
+    else:
+        for file in (student_dir / name for name in _TOKENIZER_FILES):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    return source
+
+
+def _token_ids(tokenizer_file: Path, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    if not texts:
+        return []
+    tokenizer = _read_tokenizer(tokenizer_file)
+    tokenizer.enable_truncation(max_length)
+    return [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(texts))]
+
+
+def _read_tokenizer(source: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(source))
     except Exception as error:  # tokenizers raises bare Exception
         raise ModelError(f"{source}: no fast tokenizer there ({error}); save the student with one") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer.save(str(folder / TOKENIZER_FILE))
     return tokenizer
-
-
-def _copy_tokenizer(student_dir: Path, folder: Path) -> None:
-    for file in (student_dir / name for name in _TOKENIZER_FILES):
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
 
 
 def _write_config(

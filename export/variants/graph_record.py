@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..onnx.components import bytes_by_group, part_of, products_by_part
-from .recipes import Quantized
+from .base import Quantized
 from .sensitivity import PartError
 
 BINS_PER_STEP = 4

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....drawing import new_figure, save, tidy
+from ...benchmark import targets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,6 @@ _LARGEST_AREA = 2600.0  # points squared
 _LARGEST_OF_MANY = 350.0
 _SMALLEST_AREA = 30.0
 _LOG_SPAN = 20.0
-_COLORS = {"pytorch": "#4c78a8", "pytorch-int8": "#72b7b2", "onnx": "#f58518"}
 _LINE_COLOR = "#777777"
 _FRONT_COLOR = "#d62728"
 _TITLE = "Accuracy against latency; area by size on disk; dashed: chosen; red: Pareto front"
@@ -48,7 +48,8 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     """
     points = [row for row in variants if row.get("accuracy") is not None]
     lines = [row for row in variants if row.get("accuracy") is None]
-    closer = [row for row in points if row.get("kind") == "onnx"] if len(points) > _MOST_POINTS else []
+    sealed = [row for row in points if targets.get(row["kind"]).can_be_sealed]
+    closer = sealed if len(points) > _MOST_POINTS else []
     drawn = _Drawn(points, lines, chosen, largest_area=_LARGEST_OF_MANY if closer else _LARGEST_AREA)
     figure = new_figure(15.0, 6.0) if closer else new_figure(11.5, 5.5)
     panels = [(tidy(figure.add_subplot(1, 2 if closer else 1, 1)), points)]
@@ -224,4 +225,4 @@ def _described(row: dict[str, Any]) -> str:
 
 
 def _color(row: dict[str, Any]) -> str:
-    return _COLORS.get(row.get("kind", ""), _LINE_COLOR)
+    return targets.get(row["kind"]).color or _LINE_COLOR

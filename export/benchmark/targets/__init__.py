@@ -1,0 +1,27 @@
+"""The targets that there are, one file each; importing this registers them, and loads none of their runtimes."""
+
+from __future__ import annotations
+
+from ....errors import InputError, shown
+from . import onnx, pytorch, pytorch_int8, reference
+from .base import TARGETS, Target
+
+__all__ = ["get", "names", "onnx", "pytorch", "pytorch_int8", "reference"]
+
+
+def names() -> list[str]:
+    """Return the name of every registered target."""
+    return list(TARGETS)
+
+
+def get(name: str) -> Target:
+    """Return the target of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in TARGETS:
+        raise InputError(
+            f"kind of a row: {shown(name)} given, which is not a target; accepted: {', '.join(TARGETS)}"
+        )
+    return TARGETS[name]

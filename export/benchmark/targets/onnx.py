@@ -1,0 +1,30 @@
+"""ONNX graphs on the CPU, as they are delivered: through ``TextClassifier``."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .base import Opened, OpenOptions, Target, register
+
+
+def _open(options: OpenOptions) -> Opened:
+    from ...runtime.classifier import TextClassifier
+
+    classifier = TextClassifier.load(
+        options.directory, num_threads=options.num_threads, session=options.session
+    )
+    logits = partial(classifier.logits, batch_size=1)
+    return Opened(classifier, logits, classifier.labels, classifier.threshold)
+
+
+register(
+    Target(
+        "onnx",
+        "ONNX Runtime on the CPU, through TextClassifier",
+        _open,
+        is_gated=True,
+        can_be_sealed=True,
+        is_onnx=True,
+        color="#f58518",
+    )
+)

@@ -1,0 +1,61 @@
+"""Checkpoints in PyTorch on the CPU, through the transformers pipeline in inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .base import Opened, OpenOptions, Target, register
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def open_checkpoint(options: OpenOptions) -> Opened:
+    """Open a checkpoint of a classifier."""
+    from ....training.checkpoints.load import load_classifier
+    from ....training.data.tokenized import tokenize_split
+    from ....training.models.inference import compute_logits
+
+    set_threads(options.num_threads)
+    model, tokenizer = load_classifier(options.directory)
+
+    def logits(texts: Sequence[str]) -> np.ndarray:
+        split = tokenize_split(texts, [0] * len(texts), tokenizer, options.max_length)
+        pad_token_id = int(model.config.pad_token_id or 0)
+        return compute_logits(
+            model, split, pad_token_id=pad_token_id, num_threads=options.num_threads, use_gpu=False
+        )
+
+    return open_pipeline(model, tokenizer, logits, options)
+
+
+def set_threads(num_threads: int) -> None:
+    """Have PyTorch compute with this many threads in this process."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+    torch.set_num_interop_threads(1)
+
+
+def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions) -> Opened:
+    """Open the transformers pipeline over a model, in inference mode."""
+    import torch
+    from transformers import pipeline
+
+    from ....training.checkpoints.load import label_names
+
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+
+    def call(texts: Any, batch_size: int = 1) -> Any:
+        with torch.inference_mode():
+            return classify(texts, batch_size=batch_size, truncation=True, max_length=options.max_length)
+
+    return Opened(call, logits, label_names(model.config))
+
+
+register(
+    Target(
+        "pytorch", "PyTorch on the CPU, through the transformers pipeline", open_checkpoint, color="#4c78a8"
+    )
+)

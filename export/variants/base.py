@@ -1,0 +1,151 @@
+"""What an export variant declares: what it is made from, how, what it needs, and which target opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ...training.section import Section
+
+if TYPE_CHECKING:
+    from .parity import Logits
+    from .sensitivity import PartError
+
+MODEL_FILE = "model.onnx"
+Rows = Sequence[np.ndarray]
+"""Token ids [L] of texts."""
+_SectionT = TypeVar("_SectionT", bound=Section)
+
+
+class Source(Enum):
+    """What a variant is made from; ``make`` gets the student's model, or the path of the graph."""
+
+    CHECKPOINT = "the student's checkpoint"
+    PLAIN_GRAPH = "the ONNX graph of the student"
+    FUSED_GRAPH = "the ONNX graph with fused attention"
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a variant may be made with, beside its source.
+
+    Attributes:
+        rows: Token ids of training texts; empty unless the variant needs them.
+        config: The section ``export``.
+        measure_sensitivity: Whether to measure what each part of the graph loses to 8 bits.
+    """
+
+    rows: Rows
+    config: Section
+    measure_sensitivity: bool = False
+
+    def section(self, kind: type[_SectionT]) -> _SectionT:
+        """Return the part of ``config`` that is a ``kind``; where it has none, one with default values."""
+        return next((value for _, value in self.config if isinstance(value, kind)), kind())
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What is known of a variant that was made, beside the file.
+
+    Attributes:
+        reduce_range: Whether weights were held to 7 bits; None where there are no 8-bit products.
+        excluded: Parts of a statically quantized graph that were left in 32 bits.
+        sensitivity: What each part loses to 8 bits, the worst first; None where that was not measured.
+        logits_error: Of a statically quantized graph, on training texts; see ``sensitivity.logits_error``.
+    """
+
+    reduce_range: bool | None = None
+    excluded: list[PartError] | None = None
+    sensitivity: list[PartError] | None = None
+    logits_error: float | None = None
+
+
+def onnx_logits_of(folder: Path) -> Logits:
+    """Open the graph of a variant's folder in ONNX Runtime."""
+    from .parity import onnx_logits
+
+    return onnx_logits(folder / MODEL_FILE)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form in which a student can be exported.
+
+    Attributes:
+        name: As ``export.variants`` gives it.
+        description: What it is, in one phrase, for help and schema.
+        source: What it is made from.
+        make: Writes the file from the source; its arguments are the source (a path, or the model of a checkpoint), the
+            file to write, and :class:`Making`.
+        target: Name of the entry of ``benchmark.targets`` that opens and measures it.
+        can_be_sealed: Whether ``TextClassifier`` opens it, so that it can be chosen and sealed.
+        file: Name of its weights or graph.
+        open_logits: Opens a folder of it to compare its logits with the student's.
+        weight_bits: Of a weight in matrix products.
+        activation_bits: Of an activation in matrix products.
+        logits_depend_on_batch: Whether a text's logits depend on the texts beside it in a batch.
+        tolerance: Largest difference of its logits from the student's that is to be expected on training texts, as
+            a multiple of their standard deviation; None: it computes in 32 bits and is held to
+            ``export.parity_tolerance``.
+        min_opset: Version of ONNX's operators that its graph has at least, whatever ``export.opset`` says.
+        needs_texts: Whether it is made with training texts.
+        needs_gpu: Whether it is made on a GPU.
+        has_sensitivity: Whether ``export.sensitivity`` measures its parts, which takes training texts.
+    """
+
+    name: str
+    description: str
+    source: Source
+    make: Callable[[Any, Path, Making], Quantized]
+    target: str = "onnx"
+    can_be_sealed: bool = True
+    file: str = MODEL_FILE
+    open_logits: Callable[[Path], Logits] = field(default=onnx_logits_of, repr=False)
+    weight_bits: int = 32
+    activation_bits: int = 32
+    logits_depend_on_batch: bool = False
+    tolerance: float | None = None
+    min_opset: int | None = None
+    needs_texts: bool = False
+    needs_gpu: bool = False
+    has_sensitivity: bool = False
+
+    def takes_texts(self, *, sensitivity: bool) -> bool:
+        """Return whether it is made with training texts, given the value of ``export.sensitivity``."""
+        return self.needs_texts or (sensitivity and self.has_sensitivity)
+
+
+VARIANTS: dict[str, Variant] = {}
+"""Every registered variant by its name; :mod:`.kinds` fills it."""
+
+
+def register(*variants: Variant) -> None:
+    """Add variants to those that ``export.variants`` accepts.
+
+    Raises:
+        ValueError: There is one of that name already.
+    """
+    for variant in variants:
+        if variant.name in VARIANTS:
+            raise ValueError(f"variant {variant.name!r} is registered already; give it another name")
+        VARIANTS[variant.name] = variant
+
+
+def fused(variant: Variant, name: str) -> Variant:
+    """Return the same variant made from the graph with fused attention.
+
+    It has no sensitivity: parts are made up of nodes of the plain graph.
+    """
+    return replace(
+        variant,
+        name=name,
+        description=f"{variant.description}; attention fused",
+        source=Source.FUSED_GRAPH,
+        has_sensitivity=False,
+    )

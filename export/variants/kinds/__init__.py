@@ -1,0 +1,38 @@
+"""The variants that there are, one file a kind; importing this registers them, and loads neither torch nor onnx."""
+
+from __future__ import annotations
+
+import difflib
+
+from ....errors import ConfigError, shown
+from ..base import VARIANTS, Variant
+from . import dynamic, plain, static, torch_int8, weights
+
+__all__ = ["dynamic", "get", "names", "nearest", "plain", "static", "torch_int8", "variants", "weights"]
+
+
+def variants() -> list[Variant]:
+    """Return every registered variant."""
+    return list(VARIANTS.values())
+
+
+def names() -> list[str]:
+    """Return the name of every registered variant."""
+    return list(VARIANTS)
+
+
+def get(name: str) -> Variant:
+    """Return the variant of that name.
+
+    Raises:
+        ConfigError: There is none; the message has the nearest name.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f"export.variants: {shown(name)} given, which is not a variant; {nearest(name)}")
+    return VARIANTS[name]
+
+
+def nearest(name: str) -> str:
+    """Return what to write in place of a name that is not registered: the nearest one, or any."""
+    near = difflib.get_close_matches(name, VARIANTS, 1)
+    return f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(VARIANTS)}"

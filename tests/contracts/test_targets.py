@@ -1,0 +1,173 @@
+"""What every registered target keeps, and one that is registered from outside the package."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import tiny_classifier, tiny_data
+
+from distiltune.errors import InputError
+from distiltune.export.benchmark import rows, targets, worker
+from distiltune.export.benchmark.predictions import pack_answers
+from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.benchmark.targets import base
+from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
+from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
+from distiltune.export.report.plots.latency import draw_accuracy_latency
+from distiltune.export.selection.choose import choose
+from distiltune.export.variants import kinds
+from distiltune.export.variants.build import build_variant
+
+LABELS = [f"label_{n}" for n in range(4)]
+TEXTS = [text for text, _ in tiny_data()]
+NUMBERS = [LABELS.index(label) for _, label in tiny_data()]
+QUICK = {"num_warmups": 0, "num_runs": 2, "num_sample_texts": 2, "batch_sizes": [2], "num_threads": 1}
+# A target of variants opens one of them, any other a checkpoint.
+VARIANT_OF = {each.target: each.name for each in reversed(kinds.variants())}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("student") / "student", label_names=LABELS)
+
+
+@pytest.fixture(scope="module")
+def folders(student: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Target -> a folder that it opens."""
+    root, found = tmp_path_factory.mktemp("rows"), {}
+    for name in targets.names():
+        found[name] = student
+        if name in VARIANT_OF:
+            found[name] = root / name
+            build_variant(VARIANT_OF[name], student, root / name, config=ExportConfig(), max_length=16)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def threads_stay(monkeypatch) -> None:
+    """Keep what a target sets for a whole process from the other tests: it is opened in a process of its own."""
+    for module in (targets.pytorch, targets.pytorch_int8):
+        monkeypatch.setattr(module, "set_threads", lambda num_threads: None)
+
+
+def specification(name: str, directory: Path) -> dict[str, Any]:
+    """What the worker of a row is given."""
+    row = {"name": "a-row", "kind": name, "directory": str(directory), "max_length": 16}
+    columns = {
+        f"{split}_{kind}": value
+        for split in ("validation", "test")
+        for kind, value in (("texts", TEXTS), ("labels", NUMBERS))
+    }
+    return {
+        "row": {**row, "tokenizer_dir": None, "session": None},
+        "texts": {**columns, "label_names": LABELS, "out_of_scope_label": None},
+        "config": QUICK,
+        "query": TEXTS[0],
+        "compressed": False,
+        "goal": None,
+    }
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_it_opens_a_row_that_answers_each_text_alone(name, folders) -> None:
+    opened = targets.get(name).open(OpenOptions(str(folders[name]), 16, None, 1, None))
+    assert opened.labels == LABELS
+    logits = opened.logits(TEXTS)
+    assert logits.shape == (len(TEXTS), len(LABELS))
+    np.testing.assert_allclose(logits, np.concatenate([opened.logits([text]) for text in TEXTS]), atol=1e-6)
+    [one] = opened.pipeline([TEXTS[0]], batch_size=1)
+    assert one["label"] == LABELS[int(logits[0].argmax())]
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_its_rows_are_measured_as_it_says(name, folders) -> None:
+    target, measured = targets.get(name), worker.measure(specification(name, folders[name]))
+    assert measured["latency_ms"]["p50"] > 0
+    assert measured["size_mb"] > 0
+    assert set(measured["throughput"]) == {"2"}
+    assert ("accuracy" in measured) == target.has_accuracy
+    assert ("answers" in measured) == target.has_accuracy
+    assert target.has_accuracy or not target.is_gated
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_what_is_tuned_and_counted_is_an_onnx_graph(name, folders, monkeypatch) -> None:
+    called = []
+
+    def call(module: str, *_: Any, **__: Any) -> dict[str, Any]:
+        called.append(module)
+        return {"session": {"a": 1}, "num_threads": 1}
+
+    monkeypatch.setattr(rows, "call_in_process", call)
+    row, config = RowSpec("a-row", name, str(folders[name]), 16), BenchmarkConfig()
+    texts = BenchmarkTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
+    session, _ = rows._tuned(row, texts, config, TEXTS[0])
+    floor = rows._floor_ms(row, config, TEXTS[0])
+    assert (session is not None) == (floor is not None) == targets.get(name).is_onnx
+    assert called == (["benchmark.session_tuning", "benchmark.roofline"] if targets.get(name).is_onnx else [])
+
+
+def measurement(name: str, kind: str, p50: float = 1.0) -> RowMeasurement:
+    times = {"mean": p50, "std": 0.0, "p50": p50, "p90": p50, "p99": p50}
+    answers = {"without_threshold": pack_answers(np.zeros(9, int), np.zeros(9, int))}
+    common = {"size_mb": 1.0, "latency_ms": times, "sample_latency_ms": times, "throughput": {"1": 1.0}}
+    given = {"peak_memory_mb": 1.0, "num_threads": 1, "query": "q", "validation_accuracy": 1.0}
+    return RowMeasurement(name=name, kind=kind, **common, **given, accuracy=1.0, answers=answers)
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_its_rows_are_gated_chosen_and_drawn_as_it_says(name, tmp_path) -> None:
+    target, others = targets.get(name), [measurement("student-pytorch", "pytorch", 9.0)]
+    choice = choose([*others, measurement("a-row", name)], ChooseConfig(gate="point"))
+    [row] = [each for each in choice.rows if each.name == "a-row"]
+    assert (row.passed_gate is True) == target.is_gated
+    assert choice.chosen == ("a-row" if target.can_be_sealed else None)
+    picture = draw_accuracy_latency([each.to_json() for each in choice.rows], None, tmp_path / "x.png")
+    assert picture.stat().st_size > 0
+
+
+def test_an_unknown_kind_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"'abacus' given.*onnx.*pytorch-int8"):
+        targets.get("abacus")
+    with pytest.raises(ValueError, match="onnx"):
+        base.register(targets.get("onnx"))
+
+
+def test_every_variant_names_a_target_that_there_is() -> None:
+    assert {each.target for each in kinds.variants()} <= set(targets.names())
+
+
+def test_a_target_from_outside_is_prepared_opened_and_measured(
+    folders, tmp_path, monkeypatch, request
+) -> None:
+    """Its process is this one here: a worker knows the targets of the package."""
+    prepared = []
+
+    def prepare(given: Preparation) -> Prepared:
+        prepared.append((given.row, given.directory, given.num_labels, given.num_threads))
+        return Prepared(str(folders["onnx"]), 12.5)
+
+    def opened(options: OpenOptions) -> Opened:
+        return targets.get("onnx").open(options)
+
+    def run(module: str, arguments: list[str], **_: Any) -> None:
+        monkeypatch.setattr("sys.argv", [module, *arguments])
+        monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+        worker.main()
+
+    base.register(Target("abacus", "by hand", opened, prepare))
+    request.addfinalizer(lambda: base.TARGETS.pop("abacus"))
+    monkeypatch.setattr(rows, "run_module", run)
+    texts = BenchmarkTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
+    spec = RowSpec("by-hand", "abacus", str(tmp_path), 16)
+    [row] = measure_rows([spec], texts, BenchmarkConfig.model_validate(QUICK))
+    assert prepared == [("by-hand", str(tmp_path), 4, 1)]
+    assert (row.kind, row.size_mb, row.session, row.floor_ms) == ("abacus", 12.5, None, None)
+    [onnx] = measure_rows(
+        [replace(spec, kind="onnx", directory=str(folders["onnx"]))],
+        texts,
+        BenchmarkConfig.model_validate({**QUICK, "tune_session": False, "floors": False}),
+    )
+    assert row.accuracy == onnx.accuracy
