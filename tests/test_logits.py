@@ -229,7 +229,7 @@ def test_who_reads_an_entry_is_not_disturbed_by_who_made_the_same(tmp_path: Path
 
 
 def test_an_entry_that_another_made_meanwhile_is_kept(teacher: Path, tmp_path: Path, monkeypatch) -> None:
-    from distiltune.training.teacher.prepare import logits_cache as logits
+    from distiltune.training.teacher import logits_cache as logits
 
     split = split_of(teacher)
     other = ask(teacher, split, tmp_path / "other")

@@ -24,11 +24,11 @@ from distiltune.training.checkpoints.masked_lm import (
 from distiltune.training.data.tokenized import IGNORED_LABEL, TokenizedDataset, tokenize_split
 from distiltune.training.distillation.losses import pretraining_loss
 from distiltune.training.models.structured_pruning import KEPT_HEADS
+from distiltune.training.pretraining import loss as triple_loss
 from distiltune.training.pretraining.arguments import PretrainingArguments
 from distiltune.training.pretraining.config import PretrainingConfig
 from distiltune.training.pretraining.masking import Masking
 from distiltune.training.pretraining.trainer import PretrainingTrainer
-from distiltune.training.pretraining.trainer import loss as triple_loss
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import StudentConfig
 
@@ -402,7 +402,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
 @pytest.mark.slow
 def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch):
     """The student learns from a head that predicts words better than a new one, over the teacher's own states."""
-    from distiltune.training.pretraining.trainer import pretrain_student as warming
+    from distiltune.training.pretraining import pretrain_student as warming
 
     seen = {}
 

@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(starts):
     kept = private_ray.PrivateDirectory()
     code = (
         "import os, signal, subprocess, sys\n"
-        "from distiltune.cluster import private_ray\n"
+        "from distiltune.cluster.session import private_ray\n"
         f"private_ray._PREFIX = {private_ray._PREFIX!r}\n"
         "directory = private_ray.PrivateDirectory()\n"
         "directory._watchdog._process.kill()\n"  # as when both are killed at once

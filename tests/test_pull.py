@@ -13,7 +13,8 @@ import pytest
 from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export.artifact.seal import copy_artifact, copying, seal_artifact, verify_artifact
+from distiltune.export.artifact import copying
+from distiltune.export.artifact.seal import copy_artifact, seal_artifact, verify_artifact
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_files_that_the_manifest_does_not_list_are_not_spread(sealed: Path, tmp_
 
 KILLED = """
 import sys, time
-from distiltune.export.artifact.seal import copying
+from distiltune.export.artifact import copying
 from distiltune.export.artifact.seal import copy_artifact
 
 def stuck(source, target):

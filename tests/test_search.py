@@ -435,8 +435,8 @@ def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, input
 
 def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path, monkeypatch):
     """What a worker runs, in this process: its reports go to a list, and the third one ends the first try."""
+    from distiltune.search.trial import run as trial_module
     from distiltune.search.trial.inputs import TrialSettings
-    from distiltune.search.trial.run import run as trial_module
 
     reported = []
 

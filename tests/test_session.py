@@ -7,7 +7,7 @@ from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.artifact.seal import seal_artifact, verify_artifact
-from distiltune.export.benchmark.measurements import session_tuning as tuning
+from distiltune.export.benchmark import session_tuning as tuning
 from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
 from distiltune.export.benchmark.session_tuning import candidates, paired_gains, tune_session
 from distiltune.export.config import BenchmarkConfig

@@ -149,7 +149,7 @@ def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_pat
 
 def test_accuracies_are_those_of_the_saved_weights_in_32_bits(data, tmp_path, monkeypatch) -> None:
     from distiltune.training.distillation import arguments
-    from distiltune.training.teacher.prepare import logits_cache as logits
+    from distiltune.training.teacher import logits_cache as logits
 
     # At the boundary: a machine whose hardware multiplies bfloat16.
     monkeypatch.setattr(arguments, "hardware_has_bf16", lambda *, use_cpu: True)
@@ -213,7 +213,7 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
 
 
 def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
-    from distiltune.training.teacher.prepare import prepare as module
+    from distiltune.training.teacher import prepare as module
 
     config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._begin
 

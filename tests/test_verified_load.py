@@ -10,7 +10,8 @@ import pytest
 from artifacts import TEXTS, tiny_artifact
 
 from distiltune.errors import ArtifactError
-from distiltune.export.artifact.seal import contents, files, hash_cache, seal_artifact, verify_artifact
+from distiltune.export.artifact import contents, files, hash_cache
+from distiltune.export.artifact.seal import seal_artifact, verify_artifact
 from distiltune.export.runtime.classifier import TextClassifier
 
 SEALED = ["README.md", "config.json", "model.onnx", "tokenizer.json"]
