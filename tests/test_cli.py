@@ -83,7 +83,7 @@ def test_no_command_shows_the_help_and_version_its_number():
         (["run", "--set", "data.source=clinc_json", "--set", "data.path=missing.json"], ["missing.json"]),
         (["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"]),
         (["run", "--run-id", "a/b"], ["--run-id"]),
-        (["run", "--set", "student.from_teacher.layers=[0, 9]"], ["student.from_teacher.layers", "0 to 3"]),
+        (["run", "--set", "student.from_teacher.layers=[0, 9]"], ["student.from_teacher.layers", "0 to 5"]),
         (["run", "--set", "student.checkpoint=./nowhere"], ["./nowhere", "no such"]),
         (["run", "--set", "teacher.checkpoint=nobody/nothing"], ["nobody/nothing"]),
         (["run", "--set", "resources.trial.cpu=0"], ["resources.trial.cpu", "given 0"]),

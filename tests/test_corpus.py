@@ -1,4 +1,4 @@
-"""Checks the embedded intent corpus: enough text per intent, no text twice, every label in a domain."""
+"""Checks the embedded intent corpus: enough text per intent, no near-copies, every label in a domain."""
 
 import json
 from collections import Counter
@@ -41,7 +41,7 @@ def test_every_intent_has_enough_utterances(
     assert {label: n for label, n in counts.items() if n < minimum} == {}
 
 
-@pytest.mark.parametrize(("part", "minimum"), [("train", 80), ("val", 40), ("test", 60)])
+@pytest.mark.parametrize(("part", "minimum"), [("train", 200), ("val", 40), ("test", 60)])
 def test_out_of_scope_parts_hold_only_out_of_scope_rows(
     corpus: dict[str, Rows], part: str, minimum: int
 ) -> None:
@@ -53,6 +53,32 @@ def test_out_of_scope_parts_hold_only_out_of_scope_rows(
 def test_no_text_occurs_twice_within_or_across_splits(corpus: dict[str, Rows]) -> None:
     counts = Counter(text.strip().lower() for rows in corpus.values() for text, _ in rows)
     assert [text for text, n in counts.items() if n > 1] == []
+
+
+def test_no_evaluation_text_is_a_near_copy_of_a_training_text(corpus: dict[str, Rows]) -> None:
+    texts = {part: [frozenset(text.split()) for text, _ in rows] for part, rows in corpus.items()}
+    learnt = [*texts["train"], *texts["oos_train"]]
+    held_out = [words for part in ("val", "test", "oos_val", "oos_test") for words in texts[part]]
+    close = [(a, b) for a in held_out for b in learnt if len(a & b) >= 0.75 * len(a | b)]
+    assert close == []
+
+
+def test_training_texts_are_not_one_sentence_with_its_nouns_exchanged(corpus: dict[str, Rows]) -> None:
+    by_label: dict[str, list[frozenset[str]]] = {}
+    for text, label in corpus["train"]:
+        by_label.setdefault(label, []).append(frozenset(text.split()))
+    close = [
+        (a, b)
+        for texts in by_label.values()
+        for number, a in enumerate(texts)
+        for b in texts[:number]
+        if len(a & b) >= 0.8 * len(a | b)
+    ]
+    assert close == []
+
+
+def test_the_corpus_stays_small_enough_for_a_quickstart(corpus: dict[str, Rows]) -> None:
+    assert 1500 <= sum(map(len, corpus.values())) <= 2600
 
 
 def test_domains_cover_every_intent_once(domains: dict[str, list[str]]) -> None:

