@@ -79,7 +79,8 @@ TokenFileOption = Annotated[
 def open_storage(storage: str | None) -> Storage:
     """The storage named, or the default one, with little patience: a person waits."""
     from ..specification.config import StorageConfig
-    from ..store.runs import LOOK_S, Storage
+    from ..store.checks import LOOK_S
+    from ..store.runs import Storage
 
     return Storage(StorageConfig().path if storage is None else storage, retry_s=LOOK_S)
 

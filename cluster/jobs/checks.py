@@ -126,7 +126,8 @@ def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
     from ..pipeline.cluster_checks import check_cluster
     from ..pipeline.preflight import check_job
     from ..session.ray_session import ray_session
-    from ..store.runs import LOOK_S, Run, Storage, check_writable
+    from ..store.checks import LOOK_S, check_writable
+    from ..store.runs import Run, Storage
 
     storage = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S)
     store = storage.store

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import re
 import secrets
 import shlex
@@ -20,17 +19,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ...errors import (
-    ConfigError,
     DamagedRecordError,
     InputError,
     PermanentStorageError,
     RunNotFoundError,
-    StorageError,
     shown,
 )
 from ...storage.filesystems import with_endpoint
-from ...storage.retry import reason_of
 from ...storage.store import RETRY_S, Store
+from .checks import check_directory, check_writable
 from .lease import Lease, is_held, still_beats
 from .records import damaged, read_record
 
@@ -55,27 +52,7 @@ LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
 READERS = 16  # a look at a run is some requests to the store
-LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
-
-
-def _check_directory(path: Path) -> None:
-    """Refuse what is, or leads through, something else than a directory; nothing need stand there yet.
-
-    Raises:
-        ConfigError: It does.
-    """
-    try:
-        is_directory = path.is_dir() or not os.path.lexists(path)
-        path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError:  # a part of it is a file, or links go round in circles
-        is_directory = False
-    if not is_directory:
-        raise ConfigError(
-            f"storage.path: {shown(str(path))} given, which is not a directory; choose another with --storage DIR|URL"
-        )
 
 
 class Storage:
@@ -93,7 +70,7 @@ class Storage:
     def __init__(self, url: str, endpoint_override: str | None = None, retry_s: float = RETRY_S) -> None:
         self.store = Store(with_endpoint(url, endpoint_override), retry_s)
         if self.store.directory is not None:
-            _check_directory(self.store.directory)
+            check_directory(self.store.directory)
 
     def create(self, run_id: str) -> Run:
         """The run of that id, there or not yet, after a look whether the storage can be written.
@@ -365,25 +342,6 @@ def own_name() -> str:
         return "distiltune"
     path = own.absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def check_writable(store: Store, key: str) -> None:
-    """Write and delete something below a key, with little patience.
-
-    Raises:
-        ConfigError: It cannot be done.
-    """
-    probe = f"{key}/probe-{secrets.token_hex(4)}"
-    try:
-        quick = Store(store.url, min(store.retry_s, LOOK_S) if store.directory is None else 0)
-        quick.write(probe, b"")
-        quick.delete(probe)
-    except (StorageError, OSError) as error:
-        cause = error.__cause__ or error
-        reason = getattr(cause, "strerror", None) or reason_of(cause)
-        raise ConfigError(
-            f"storage.path: {store} cannot be written ({reason}); choose another with --storage DIR|URL"
-        ) from None
 
 
 def seconds_since(moment: str) -> float:
