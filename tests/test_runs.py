@@ -250,8 +250,8 @@ def test_an_id_that_cannot_name_a_directory_is_refused(run_id):
 def test_a_storage_path_that_is_a_file_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ConfigError, match=r"storage\.path.*cannot be written"):
-        Storage(str(file)).create("a")
+    with pytest.raises(ConfigError, match=r"storage\.path"):
+        Storage(str(file))
 
 
 def test_a_bucket_that_is_not_there_is_refused(s3_url):
