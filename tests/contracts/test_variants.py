@@ -163,7 +163,9 @@ def bits_of_products(graph: onnx.GraphProto) -> tuple[int, int]:
     return min(weights), min(activations)
 
 
-@pytest.mark.parametrize("variant", [each for each in kinds.variants() if each.needs_texts], ids=str)
+@pytest.mark.parametrize(
+    "variant", [each for each in kinds.variants() if each.needs_texts], ids=lambda variant: variant.name
+)
 def test_what_needs_texts_is_refused_without(variant, make, student, tmp_path) -> None:
     plain = make("onnx")[0] / "model.onnx"
     with pytest.raises(ExportError, match="no training text"):
