@@ -16,7 +16,9 @@ _MOST_READ = 4096  # characters of a value, for one message
 _MOST_LISTED = 30  # faults of one file
 
 # A secret may hold a slash, as those of S3 do; what follows a port is a path and may hold an @.
-_USERINFO = re.compile(r"://(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)")
+_USERINFO = re.compile(
+    r"(?:://|(?<=\bs3):/|(?<=\bgs):/|(?<=http):/|(?<=https):/)(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)"
+)
 
 
 class DistiltuneError(Exception):

@@ -167,10 +167,10 @@ def test_the_example_of_a_job_is_a_valid_specification(page, tmp_path):
 
 
 def test_the_example_texts_are_not_in_the_corpus_and_their_labels_are():
-    from distiltune.training.data.config import DataConfig
+    from distiltune.training.data.config import data_config
     from distiltune.training.data.text_data import load_data
 
-    data = load_data(DataConfig())
+    data = load_data(data_config())
     known = {text for split in data.splits.values() for text in split["text"][:]}
     answers = quickstart_answers()
     assert len(answers) == 3

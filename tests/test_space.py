@@ -74,7 +74,7 @@ def test_a_value_that_an_argument_refuses_is_told_before_any_trial():
     assert len(faults) == 3
     assert "search.space.alpha: 2.0" in faults[0]
     assert "search.space.temperature: 0" in faults[1]
-    assert faults[2] == "search.space.learning_rate: 'high' is refused: it needs a number"
+    assert faults[2].startswith("search.space.learning_rate: 'high' is refused: ")
 
 
 def test_an_argument_named_twice_is_told():

@@ -161,7 +161,8 @@ def test_a_whole_number_stands_for_a_float_and_an_exponent_is_a_float():
         "quickstart", ["training.temperature=2", "training.learning_rate=1e-4", "storage.retry_s=0"]
     )
     assert (config.training.temperature, config.training.learning_rate) == (2.0, 1e-4)
-    config = load_config("quickstart", ["data.train=2024-01-01", "data.test=010", "data.validation=1:30"])
+    files = ["data.source=files", "data.train=2024-01-01", "data.test=010", "data.validation=1:30"]
+    config = load_config("quickstart", files)
     assert (config.data.train, config.data.test, config.data.validation) == ("2024-01-01", "010", "1:30")
 
 

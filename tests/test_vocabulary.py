@@ -227,7 +227,7 @@ def test_rows_with_masks_are_spelled_anew(trimmed):
     _, tokenizer, _, left = trimmed
     split = tokenize_split(["zebra rain", TRAIN[0]], [3, 1], tokenizer, 16)
     split.input_ids[2] = tokenizer.mask_token_id
-    again = respelled(split, tokenizer, left)
+    again = respelled(split, tokenizer, left, 64)
     assert left.convert_ids_to_tokens(again.row(0)) == ["[CLS]", *left.tokenize("zebra"), "[MASK]", "[SEP]"]
     assert left.convert_ids_to_tokens(again.row(1)) == tokenizer.convert_ids_to_tokens(split.row(1))
     assert again.labels.tolist() == [3, 1]

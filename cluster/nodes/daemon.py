@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from ...errors import InputError, RunFailedError, shown
 from ...storage.folders import write_file
-from ...storage.safe_reading import read_json, read_regular
+from ...storage.safe_reading import read_regular
 from ...storage.temporary import short_temporary_directory
 
 MARK = "DISTILTUNE_DAEMON"
@@ -198,8 +198,7 @@ def _load(path: Path) -> Daemon | None:
     from pydantic import TypeAdapter
 
     try:
-        values = read_json(read_regular(path, _RECORD_BYTES).decode())
-        return TypeAdapter(Daemon).validate_python(values, strict=True)
+        return TypeAdapter(Daemon).validate_json(read_regular(path, _RECORD_BYTES), strict=True)
     except (OSError, ValueError):  # pydantic's is a ValueError
         return None
 

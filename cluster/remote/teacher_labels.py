@@ -137,5 +137,5 @@ def tokenize_for_student(
     tokens = {name: tokenize_split(*rows[name], tokenizer, length) for name in splits if name in rows}
     if "masked" in splits:
         teachers = load_tokenizer(task.store.fetch(teacher_key))
-        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer)
+        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer, length)
     return {name: SplitWithLogits(tokens[name], split.teacher_logits) for name, split in splits.items()}

@@ -97,8 +97,11 @@ def _write(specification: dict[str, Any]) -> None:
 
 
 def _cases() -> Iterator[Case]:
-    turn = itertools.cycle(COMMANDS)
+    turn, seen = itertools.cycle(COMMANDS), set()
     for field in fields():
+        if field.path in seen:  # a key that several kinds of a section have
+            continue
+        seen.add(field.path)
         for how, value in BY_KIND.get(field.kind, lambda _: iter(()))(field):
             if how in GOOD_AFTER_ALL.get((field.model, field.name), ()):
                 continue

@@ -110,7 +110,7 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
     )
 
 
-def respelled(split: TokenizedSplit, old: Any, new: Any) -> TokenizedSplit:
+def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> TokenizedSplit:
     """The same rows in the pieces that a trimmed tokenizer has left: a piece that is gone in shorter ones.
 
     For rows that are no text, such as those with masks; texts are tokenized again.
@@ -119,6 +119,7 @@ def respelled(split: TokenizedSplit, old: Any, new: Any) -> TokenizedSplit:
         split: Token ids of ``old``.
         old: The tokenizer before.
         new: What ``trim_vocabulary`` made of it.
+        max_length: Pieces after which a row is cut; its last one, which ends every text, stays.
     """
     model = _wordpiece(new)
     spelled = {
@@ -128,6 +129,7 @@ def respelled(split: TokenizedSplit, old: Any, new: Any) -> TokenizedSplit:
         np.array([part for piece in split.row(number) for part in spelled[piece]], dtype=np.int32)
         for number in range(len(split))
     ]
+    rows = [row if len(row) <= max_length else np.append(row[: max_length - 1], row[-1]) for row in rows]
     return from_rows(rows, split.labels.tolist())
 
 

@@ -30,7 +30,7 @@ classifier(asked["text"])
 labelled = time.perf_counter()
 for _ in range(asked["num_served"]):
     classifier(asked["text"])
-from {package}.export.memory import peak_memory_mb
+from {package}.export.benchmark.memory import peak_memory_mb
 print(json.dumps([[began, imported, loaded, labelled], peak_memory_mb()]))
 """
 
