@@ -97,6 +97,12 @@ def test_an_override_takes_the_place_of_a_presets_alternative(preset, override, 
     others = {"checkpoint", "fine_tune", "scratch", "from_teacher"} - {kind}
     assert getattr(getattr(config, section), kind) is not None
     assert {other for other in others if getattr(getattr(config, section), other, None) is not None} == set()
+    assert section != "student" or config.student.width is None
+
+
+def test_an_override_of_both_alternatives_is_refused():
+    with pytest.raises(ConfigError, match="checkpoint, fine_tune"):
+        load_config("quickstart", ["teacher.checkpoint=./teacher", "teacher.fine_tune.num_train_epochs=2"])
 
 
 def test_a_presets_alternative_stays_where_an_override_names_none():

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 # Preset -> the one that takes its place where its encoder is not installed.
 _WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
-# Keys of which a section has one: an override that names one takes the place of a preset's.
+# Keys of which a section has one: an override that names another than a preset's replaces its whole section.
 _ALTERNATIVES = {"teacher": ("checkpoint", "fine_tune", "scratch"), "student": ("checkpoint", "from_teacher")}
 
 
@@ -42,7 +42,7 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
 
 
 def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Remove from a preset's values the alternatives of what the overrides name."""
+    """Empty the sections of a preset for which the overrides name another alternative than the preset's own."""
     for section, kinds in _ALTERNATIVES.items():
         named: set[str] = set()
         for override in overrides:
@@ -50,10 +50,9 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
             keys = [key.strip() for key in path.split(".")]
             if keys[0] == section and value.strip() not in ("", "~", "null"):
                 named.update(keys[1:2])
-        if named & set(kinds) and isinstance(values.get(section), dict):
-            values[section] = {
-                key: value for key, value in values[section].items() if key not in kinds or key in named
-            }
+        asked, own = named & set(kinds), set(kinds) & set(values.get(section) or {})
+        if asked and not asked & own:
+            values[section] = {}
 
 
 def _encoder(values: dict[str, Any]) -> Any:
