@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, shown
 from .files import Identity, changed_meanwhile, hash_regular, identity, is_folder, open_regular, read_regular
 from .hash_cache import load_hashes, save_hashes
 from .manifest import MODEL_DATA_FILE, REQUIRED_FILES, has_manifest, read_manifest
@@ -31,7 +31,7 @@ class Contents:
         self.directory = directory
         self._seen: dict[str, Identity] = {}
         if not is_folder(directory):
-            raise ArtifactError(f"{str(directory)!r:.200}: no such folder; give the folder of an artifact")
+            raise ArtifactError(f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact")
         if verify and has_manifest(directory):
             files = read_manifest(directory).files
             if MODEL_DATA_FILE not in files and os.path.lexists(directory / MODEL_DATA_FILE):

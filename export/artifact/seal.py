@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, shown
 from ...storage.folders import new_folder
 from .card import model_card
 from .contents import check_hashes, not_listed
@@ -84,7 +84,7 @@ def verify_artifact(directory: str | Path) -> Manifest:
     """
     directory = Path(directory)
     if not is_folder(directory):
-        raise ArtifactError(f"{str(directory)!r:.200}: no such folder; give the folder of an artifact")
+        raise ArtifactError(f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact")
     manifest = read_manifest(directory)
     try:
         present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
