@@ -31,7 +31,9 @@ class Contents:
         self.directory = directory
         self._seen: dict[str, Identity] = {}
         if not is_folder(directory):
-            raise ArtifactError(f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact")
+            raise ArtifactError(
+                f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact"
+            )
         if verify and has_manifest(directory):
             files = read_manifest(directory).files
             if MODEL_DATA_FILE not in files and os.path.lexists(directory / MODEL_DATA_FILE):
