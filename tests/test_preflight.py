@@ -33,7 +33,7 @@ FAULTS = {
         r"export\.choose\.max_drop_from_student",
     ),
     "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
-    "texts": (["teacher={checkpoint: CHECKPOINT}"], r"teacher\.checkpoint"),
+    "texts": (["teacher={checkpoint: CHECKPOINT}", "student.width=null"], r"teacher\.checkpoint"),
 }
 
 
