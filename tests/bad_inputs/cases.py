@@ -21,13 +21,13 @@ from .case import Case
 
 # Of the cases of a module one in so many is among the fast ones, which `make test` runs; the others are slow.
 ONE_IN = {
-    commands: 3,
-    values: 7,
+    commands: 4,
+    values: 9,
     specifications: 2,
     paths: 7,
     data_files: 4,
     checkpoints: 6,
-    artifacts: 3,
+    artifacts: 4,
     run_records: 4,
     storages: 5,
     addresses: 3,
