@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from .commands import jobs as commands_jobs
 from .commands import run as commands_run
 from .commands import watch as commands_watch
 
+_LONG_WORD = re.compile(r"(\S{200})\S+")
 app = typer.Typer(
     name="distiltune",
     help="Turn a large text classifier into the smallest and fastest one that keeps its accuracy.",
@@ -114,7 +116,9 @@ def _is_of_stdout(error: OSError) -> bool:
 
 
 def _complain(message: str, status: int) -> int:
-    typer.echo(f"error: {'; '.join(message.splitlines())}", err=True)
+    """Print an error on one line, the end of overlong words cut off, and return the exit status."""
+    line = _LONG_WORD.sub(r"\1…", "; ".join(message.splitlines()))
+    typer.echo(f"error: {line}", err=True)
     return status
 
 

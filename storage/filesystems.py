@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl
 
 from ..errors import ConfigError, first_line, shown, user_path
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _USERINFO = re.compile(r"[^/?#]*@|[^/?#]*:(?!\d*(?:[/?#]|$)).*@")
 _USERINFO_OF_BUCKET = re.compile(r"[^/?#]*:.*@")  # a bucket has no port
 _SECRET_OPTION = re.compile(r"key|secret|token|passw|signature|credential(?!_kind)", re.IGNORECASE)
+_HOST_AND_PORT = re.compile(r"[\w.-]+(?::(?P<port>\d{1,5}))?", re.ASCII)
 _LONGEST_REASON = 120  # characters
 _HALF_URL = re.compile(r"(s3|gs|gcs|abfss?|az|hdfs|https?|ftp|file):", re.IGNORECASE)
 
@@ -95,34 +96,28 @@ def _elsewhere(scheme: str) -> str:
     return "give them as that service has it: in the environment, or in a file of its own"
 
 
-def with_endpoint(url: str, endpoint: str | None) -> str:
-    """Add ``endpoint_override``, ``http://host:port`` or ``host:port``, to an ``s3://`` URL.
+def check_endpoint(url: str) -> None:
+    """Refuse an ``s3://`` URL whose endpoint is not HOST or HOST:PORT, or whose scheme is not http or https.
+
+    pyarrow tries such an endpoint for a minute before it fails.
 
     Raises:
-        ConfigError: The URL is not of S3, or the endpoint has a path.
+        ConfigError: One of the two.
     """
-    if endpoint is not None:
-        if not all(each.isprintable() and each != " " for each in endpoint):
-            raise ConfigError(
-                f"storage.endpoint_override: {shown(endpoint)} given; give a host and port, for example "
-                "http://127.0.0.1:9000"
-            )
-        refuse_userinfo("storage.endpoint_override", endpoint if "://" in endpoint else f"https://{endpoint}")
-    refuse_userinfo("storage.path", url)
-    if endpoint is None or "endpoint_override=" in url:
-        return url
     if not url.startswith("s3://"):
+        return
+    options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    endpoint, scheme = options.get("endpoint_override"), options.get("scheme", "https")
+    found = None if endpoint is None else _HOST_AND_PORT.fullmatch(endpoint)
+    if endpoint is not None and (found is None or int(found["port"] or 1) not in range(1, 65536)):
         raise ConfigError(
-            f"storage.endpoint_override: {shown(endpoint)} given, and only s3:// has endpoints; "
-            f"storage.path is {shown(url)}"
+            f"storage.path: endpoint_override={shown(endpoint)} given in {shown(url)}; accepted: HOST or HOST:PORT, "
+            "for example s3://bucket/runs?endpoint_override=127.0.0.1:9000&scheme=http"
         )
-    parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-    if not parts.netloc or parts.path.strip("/"):
+    if scheme not in ("http", "https"):
         raise ConfigError(
-            f"storage.endpoint_override: {shown(endpoint)} given; give a host and port, for example http://127.0.0.1:9000"
+            f"storage.path: scheme={shown(scheme)} given in {shown(url)}; accepted: scheme=http or scheme=https"
         )
-    query = urlencode({"endpoint_override": parts.netloc, "scheme": parts.scheme}, safe=":")
-    return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
 def open_filesystem(url: str) -> tuple[FileSystem, str]:
@@ -139,6 +134,7 @@ def open_filesystem(url: str) -> tuple[FileSystem, str]:
     if directory is not None:
         return fs.LocalFileSystem(), str(directory)
     refuse_userinfo("storage.path", url)
+    check_endpoint(url)
     try:
         filesystem, root = fs.FileSystem.from_uri(url)
     except (pyarrow.ArrowInvalid, UnicodeEncodeError) as error:

@@ -37,6 +37,19 @@ def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, valu
     return value
 
 
+def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise InputError(f"{parameter.metavar}: {value!r} given; leave it out, or name a file or a preset")
+    return value
+
+
+def _directory(given: str) -> Path:
+    """Return the path of a directory; an empty one would mean the working directory."""
+    if not given.strip():
+        raise typer.BadParameter(f"{given!r} given; name a directory ('.' is this one)", param_hint="DIR")
+    return Path(given)
+
+
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the specification.")
 ]
@@ -56,12 +69,16 @@ JsonOption = Annotated[
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
 SourceArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[CONFIG|PRESET]", help="A YAML file or a preset; default: quickstart."),
+    typer.Argument(
+        metavar="[CONFIG|PRESET]", callback=_not_empty, help="A YAML file or a preset; default: quickstart."
+    ),
 ]
 RunIdOption = Annotated[
     str | None, typer.Option("--run-id", help="Name the run, or go on with the one of that name.")
 ]
-ArtifactArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact's directory.")]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", parser=_directory, help="An artifact's directory.")
+]
 AddressOption = Annotated[
     str | None,
     typer.Option(

@@ -107,6 +107,7 @@ def logs(
     """A run's log, kept with the run: it outlives job and cluster."""
     from ...storage.logs import read_log
     from ..watching.logs import follow_log, log_key
+    from ..watching.status import has_ended
 
     if keep_following and as_json:
         raise InputError(
@@ -126,8 +127,12 @@ def logs(
         echo_json({"run_id": run.id, "lines": text.splitlines()})
     elif text:
         typer.echo(text, nl=False)
+    elif key == run.log and has_ended(run):
+        raise DamagedRecordError(
+            f"{run.id}: its log ({key}) is missing or damaged; its records: distiltune show {run.id}"
+        )
     else:
-        typer.echo(f"run {run.id} is {run.state} and has no such log yet", err=True)
+        typer.echo(f"run {run.id} is {run.state} and has no such log", err=True)
 
 
 @app.command()

@@ -129,7 +129,7 @@ def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
     from ..store.checks import LOOK_S, check_writable
     from ..store.runs import Run, Storage
 
-    storage = Storage(config.storage.path, config.storage.endpoint_override, LOOK_S)
+    storage = Storage(config.storage.path, LOOK_S)
     store = storage.store
     if store.directory is not None and store.read(probe) is None:
         raise ConfigError(

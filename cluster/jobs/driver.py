@@ -63,7 +63,7 @@ def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None
 
     storage = JobConfig.model_validate(given["config"]).storage
     with suppress(StorageError):
-        store = Storage(storage.path, storage.endpoint_override, storage.retry_s).store
+        store = Storage(storage.path, storage.retry_s).store
         mark_ended(Run(store, given["run_id"]), given["name"], state, error)
 
 

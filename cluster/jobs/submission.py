@@ -81,7 +81,7 @@ def submit(
     """
     run_id = name_run(name, run_id)
     sender = _sender(address, token_file, tell)  # what is quickly said comes first
-    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    storage = Storage(config.storage.path, config.storage.retry_s)
     check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
     with answering(sender.cluster), _nothing_left(run):
@@ -163,10 +163,7 @@ def _sender(address: str | None, token_file: Path | None, tell: Tell) -> _Sender
 
 def _absolute(config: JobConfig, run: Run) -> JobConfig:
     """The same with its storage as every directory of this machine knows it."""
-    changes: dict[str, Any] = {"path": run.store.url}
-    if run.store.directory is None and "endpoint_override=" in run.store.url:
-        changes["endpoint_override"] = None
-    return config.model_copy(update={"storage": config.storage.model_copy(update=changes)})
+    return config.model_copy(update={"storage": config.storage.model_copy(update={"path": run.store.url})})
 
 
 def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:

@@ -198,9 +198,10 @@ def _load(path: Path) -> Daemon | None:
     from pydantic import TypeAdapter
 
     try:
-        return TypeAdapter(Daemon).validate_json(read_regular(path, _RECORD_BYTES), strict=True)
+        daemon = TypeAdapter(Daemon).validate_json(read_regular(path, _RECORD_BYTES), strict=True)
     except (OSError, ValueError):  # pydantic's is a ValueError
         return None
+    return daemon if daemon.pid > 0 else None
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -58,7 +58,7 @@ def run_job(
         RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
         KeyboardInterrupt: It was interrupted, or somebody asked for its end.
     """
-    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    storage = Storage(config.storage.path, config.storage.retry_s)
     run_id = name_run(name, run_id)
     job = check_job(config, storage, Run(storage.store, run_id))
     checked = time.monotonic()

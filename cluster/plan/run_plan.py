@@ -44,7 +44,7 @@ def run_plan(
     """
     plan = check_plan(config)
     plan_id = name_run(name, plan_id)
-    storage = Storage(config.storage.path, config.storage.endpoint_override, config.storage.retry_s)
+    storage = Storage(config.storage.path, config.storage.retry_s)
     _check(config, plan, storage, Run(storage.store, f"{plan_id}-0"))
     record: dict[str, Any] = {"plan_id": plan_id, "tried": [], "run_id": None, "job": None}
 

@@ -92,9 +92,6 @@ class StorageConfig(Section):
         default="distiltune-runs",
         description="Directory or URL (s3://, gs://, any that pyarrow or fsspec knows) of all runs and caches.",
     )
-    endpoint_override: Name | None = Field(
-        default=None, description="Host and port of an S3-compatible store, such as http://127.0.0.1:9000."
-    )
     retry_s: float = Field(
         default=60,
         ge=0,

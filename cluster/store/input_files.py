@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from ...errors import DataError, DistiltuneError, ModelError, user_path
-from ...storage.filesystems import is_url, refuse_userinfo, with_endpoint
+from ...storage.filesystems import is_url, refuse_userinfo
 from ...storage.folders import file_sha256, new_file, new_folder, write_file
 from ...storage.retry import reason_of
 from ...storage.store import Store
@@ -65,7 +65,7 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
         if name.startswith(REFERENCE):
             brought[key] = str(_fetch(key, name, store))
         elif key[0] == "data" and is_url(name):
-            brought[key] = str(_download(key, name, config.storage.endpoint_override))
+            brought[key] = str(_download(key, name))
     return _replaced(config, brought)
 
 
@@ -176,14 +176,14 @@ def _fetch(key: tuple[str, ...], name: str, store: Store) -> Path:
     return path
 
 
-def _download(key: tuple[str, ...], url: str, endpoint: str | None) -> Path:
+def _download(key: tuple[str, ...], url: str) -> Path:
     """The file of a URL on this machine, brought again only when it has changed there."""
     base, question, query = url.partition("?")
     parent, _, name = base.rpartition("/")
     address = f"{parent}{question}{query}"
     parameter = ".".join(key)
     try:
-        store = Store(with_endpoint(address, endpoint if url.startswith("s3://") else None), retry_s=5)
+        store = Store(address, retry_s=5)
         if store.directory is not None:
             return store.directory / name
         return _bring(store, name)

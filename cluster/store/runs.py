@@ -25,7 +25,6 @@ from ...errors import (
     RunNotFoundError,
     shown,
 )
-from ...storage.filesystems import with_endpoint
 from ...storage.store import RETRY_S, Store
 from .checks import check_directory, check_writable
 from .lease import Lease, is_held, still_beats
@@ -60,15 +59,14 @@ class Storage:
 
     Args:
         url: Directory or URL.
-        endpoint_override: Host and port of an S3-compatible store.
         retry_s: Seconds that an operation is tried again.
 
     Raises:
         ConfigError: It cannot be a storage.
     """
 
-    def __init__(self, url: str, endpoint_override: str | None = None, retry_s: float = RETRY_S) -> None:
-        self.store = Store(with_endpoint(url, endpoint_override), retry_s)
+    def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
+        self.store = Store(url, retry_s)
         if self.store.directory is not None:
             check_directory(self.store.directory)
 

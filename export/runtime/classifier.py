@@ -88,7 +88,10 @@ class TextClassifier:
         folder = contents.directory
         config = read_config(contents.read(CONFIG_FILE, MAX_JSON_BYTES), folder / CONFIG_FILE)
         tokenizer = Tokenizer(
-            contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES), config.max_length, folder / TOKENIZER_FILE
+            contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES),
+            config.max_length,
+            config.pad_token_id,
+            folder / TOKENIZER_FILE,
         )
         options = session_options(
             num_threads or config.num_threads or 1, config.session if session is None else session

@@ -22,13 +22,15 @@ class Tokenizer:
     Args:
         content: Of ``tokenizer.json``.
         max_length: Most tokens of a text.
+        pad_token_id: Id that short texts are filled up with.
         path: The file, for messages.
 
     Raises:
-        ArtifactError: It is not a tokenizer, or adds more than ``max_length`` tokens to every text.
+        ArtifactError: It is not a tokenizer, has no token of that id, or adds more than ``max_length`` tokens to
+            every text.
     """
 
-    def __init__(self, content: bytes, max_length: int, path: Path):
+    def __init__(self, content: bytes, max_length: int, pad_token_id: int, path: Path):
         self.path = path
         self._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * max_length)
         try:
@@ -42,6 +44,11 @@ class Tokenizer:
             raise ArtifactError(
                 f"{path}: not a tokenizer ({cause(error)}); pull the artifact again"
             ) from error
+        if self.tokenizer.id_to_token(pad_token_id) is None:
+            raise ArtifactError(
+                f"{path} has no token of the id {pad_token_id}, which is pad_token_id of config.json; pull the "
+                "artifact again"
+            )
         if added >= max_length:
             raise ArtifactError(
                 f"{path} adds {added} tokens to every text, max_length is {max_length}; pull the artifact again"

@@ -136,7 +136,6 @@ MANIFESTS: dict[str, tuple[str, Damage]] = {
     "name-long": (MANIFEST, lambda: _entry("x" * 5000, {"sha256": "0" * 64, "bytes": 1})),
     "name-newline": (MANIFEST, lambda: _entry("a\nb", {"sha256": "0" * 64, "bytes": 1})),
     "surplus-file": (OTHER, write(f"artifact/{OTHER}", "x")),
-    "surplus-folder": ("extra", folder("artifact/extra")),
 }
 
 

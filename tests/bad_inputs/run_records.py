@@ -180,8 +180,8 @@ def _working_on_it() -> Iterator[Case]:
     for name, (given, damage) in missing.items():
         yield Case(name, given, names=(given[1],), needs=(STORAGE,), damage=damage)
     logs: dict[str, Damage] = {
-        "folder": folder(f"{AT}/{RUN}/logs/run.log"),
-        "pipe": fifo(f"{AT}/{RUN}/logs/run.log"),
+        "emptied": folder(f"{AT}/{RUN}/logs/run"),
+        "pipe": fifo(f"{AT}/{RUN}/logs/run"),
         "a-file": write(f"{AT}/{RUN}/logs", "text"),
         "loop": link(f"{AT}/{RUN}/logs", "logs"),
     }

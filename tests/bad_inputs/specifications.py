@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
-from distiltune.cluster.specification.config import PlanConfig, PlanStep, StorageConfig, TrialResources
+from distiltune.cluster.specification.config import PlanConfig, PlanStep, TrialResources
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.search.config import SearchConfig
 from distiltune.training.compression.config import PruningConfig
@@ -78,7 +79,6 @@ NAMED = {
     "sexagesimal": ALPHA.path,
     "null-section": ALPHA.path,
     "timestamp": SECTION,
-    "set-tag": SECTION,
     "long-value": ALPHA.path,
     "newlines-in-value": ALPHA.path,
     "escape-codes": (SECTION, FILE),
@@ -188,10 +188,6 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         "accuracy",
     ),
     "variant-twice": ((f"{key(ExportConfig, 'variants')}=[onnx, onnx]",), key(ExportConfig, "variants")),
-    "endpoint-of-a-directory": (
-        (f"{key(StorageConfig, 'endpoint_override')}=http://127.0.0.1:9",),
-        key(StorageConfig, "endpoint_override"),
-    ),
     "objective-unknown": (
         (f"{key(SearchConfig, 'objectives')}=[{{metric: beauty, mode: max}}]",),
         "beauty",
@@ -277,7 +273,7 @@ PLANS: dict[str, tuple[str, str]] = {
     "unknown-key": ("{steps: [{key: no.such, values: [1]}]}", "no.such"),
     "section": ("{steps: [{key: training, values: [1]}]}", "training"),
     "bad-value": (f"{{steps: [{{key: {ALPHA.path}, values: [7]}}]}}", ALPHA.path),
-    "not-a-number": (f"{{steps: [{{key: {ALPHA.path}, values: [.nan]}}]}}", ALPHA.path),
+    "not-a-number": (f"{{steps: [{{key: {ALPHA.path}, values: [.nan]}}]}}", "plan.steps.0.values.0"),
     "no-values": (f"{{steps: [{{key: {ALPHA.path}, values: []}}]}}", key(PlanStep, "values")),
     "of-itself": ("{steps: [{key: plan.minimise, values: [size_mb]}]}", "plan"),
     "empty-key": ("{steps: [{key: '', values: [1]}]}", field(PlanConfig, "steps").path),
@@ -308,9 +304,7 @@ def _files() -> Iterator[Case]:
     for how, damage in ODD_FILES.items():
         yield Case(f"specification/is-{how}", (next(turn), FILE), names=(FILE,), damage=damage, light=True)
     for how, source in SOURCES.items():
-        named = (
-            "CONFIG" if how == "empty" else source[:20].split("\n")[0].split("\0")[0].split(SECRET)[0][:14]
-        )
+        named = re.split(r"[\n\0]", source.replace(f"user:{SECRET}@", ""))[0][:14] or "CONFIG"
         yield Case(
             f"specification/source-{how}",
             (next(turn), "--", source),
@@ -327,7 +321,7 @@ def _settings() -> Iterator[Case]:
         # Where a key above it is at fault, that one is named.
         named = (
             spelled,
-            *filter(None, (".".join(keys[:number]) for number in range(1, min(len(keys), 4) + 1))),
+            *filter(None, (".".join(keys[:number])[:40] for number in range(1, min(len(keys), 4) + 1))),
         )
         yield Case(f"set/{how}", (next(turn), f"{spelled}={item}"), names=(named,), light=True)
 

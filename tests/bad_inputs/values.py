@@ -50,7 +50,7 @@ def _numbers(field: Field) -> Iterator[tuple[str, Any]]:
     if field.kind == "integer":
         yield "fraction", 2.5
     if "minimum" in schema:
-        yield "below", schema["minimum"] - 1
+        yield "below", schema["minimum"] - max(1, abs(schema["minimum"]))
     elif "exclusiveMinimum" in schema:
         yield "below", schema["exclusiveMinimum"]
     elif field.name == "seed":

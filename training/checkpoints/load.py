@@ -16,9 +16,9 @@ from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
 from .config_file import CONFIG_FILE, read_config
 from .loading import loading
-from .model_weights import fill_model
+from .model_weights import fill_model, refuse_not_finite
 from .offline import OFFLINE_PREFIX, offline_directory
-from .weight_files import WEIGHTS_FILE, read_weights, weight_files, weight_shapes
+from .weight_files import WEIGHTS_FILE, finite_weights, read_weights, weight_files, weight_shapes
 from .word_pieces import check_pieces, check_table, check_tokenizer_files
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
@@ -106,7 +106,9 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
 
 
 def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTrainedConfig:
-    """Refuse, by the headers of its files, what :func:`load_model` and :func:`load_tokenizer` would refuse later.
+    """Refuse what :func:`load_model` and :func:`load_tokenizer` would refuse later, without building the model.
+
+    Shapes are compared by the headers of its files; then the weights are read once, for values that are not finite.
 
     Args:
         name: Directory or hub id.
@@ -116,8 +118,8 @@ def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTraine
         Its configuration.
 
     Raises:
-        ModelError: Its weights do not fit its configuration, its tokenizer does not fit its table, or one of its
-            files is missing or damaged.
+        ModelError: Its weights do not fit its configuration or are not finite, its tokenizer does not fit its table,
+            or one of its files is missing or damaged.
     """
     directory = local_directory(name)
     config = read_config(directory)
@@ -126,6 +128,7 @@ def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTraine
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
     check_table(load_tokenizer(name), config, name)
+    refuse_not_finite(finite_weights(directory), name)
     return config
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
 from .loading import loading
+from .weight_files import is_finite
 
 _NUM_SHOWN = 2
 
@@ -58,7 +59,7 @@ def fill_model(
     model, info = loaded
     _refuse_unfit(model, info, weights, name, complete=complete, head_fits=head_fits or complete)
     if not on_meta:
-        _refuse_not_finite(model, name)
+        refuse_not_finite({key: is_finite(value) for key, value in model.state_dict().items()}, name)
     return model.eval(), sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
 
 
@@ -120,15 +121,22 @@ def _of_other_layers(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
     return found
 
 
-def _refuse_not_finite(model: PreTrainedModel, name: str | Path) -> None:
-    for key, value in model.state_dict().items():
-        # The sum first, which is quick; it may overflow where all values are finite.
-        if torch.isfinite(value.sum()) or torch.isfinite(value).all():
-            continue
-        raise ModelError(
-            f"{name}: its weights are not finite: {key} has NaN or infinite values; train it again with a lower "
-            "learning rate, or give an earlier checkpoint of it"
-        )
+def refuse_not_finite(finite: Mapping[str, bool], name: str | Path) -> None:
+    """Refuse a checkpoint of which a tensor is not finite.
+
+    Args:
+        finite: By the tensor's name, whether it is.
+        name: Of the checkpoint, for the message.
+
+    Raises:
+        ModelError: One is not.
+    """
+    for key, value in finite.items():
+        if not value:
+            raise ModelError(
+                f"{name}: its weights are not finite: {key} has NaN or infinite values; train it again with a lower "
+                "learning rate, or give an earlier checkpoint of it"
+            )
 
 
 def _shape(sizes: Any) -> str:

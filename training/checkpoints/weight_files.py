@@ -60,6 +60,23 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     return _read(directory, lambda file, name: file.get_tensor(name))
 
 
+def finite_weights(directory: Path) -> dict[str, bool]:
+    """Return for each tensor of a checkpoint whether it is finite, with one of them in memory at a time.
+
+    Raises:
+        ModelError: As for :func:`weight_shapes`.
+    """
+    return _read(directory, lambda file, name: is_finite(file.get_tensor(name)))
+
+
+def is_finite(value: Tensor) -> bool:
+    """Return whether a tensor has neither NaN nor infinite values."""
+    import torch
+
+    # The sum first, which is quick; it may overflow where all values are finite.
+    return bool(torch.isfinite(value.sum()) or torch.isfinite(value).all())
+
+
 def _read(directory: Path, get: Any) -> dict[str, Any]:
     from safetensors import safe_open
 
