@@ -104,10 +104,12 @@ Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_name
 Text = Annotated[str, Field(min_length=1, max_length=_MOST_TEXT)]
 Plain = Annotated[Any, AfterValidator(plain)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
-LearningRate = Annotated[float, Field(gt=0, le=1000)]
-BatchSize = Annotated[int, Field(ge=1, le=2**20)]
-WarmupRatio = Annotated[float, Field(ge=0, lt=1)]
+Epochs = Annotated[int, Field(ge=1, le=100_000, description="Epochs.")]
+LearningRate = Annotated[float, Field(gt=0, le=1000, description="Peak learning rate of AdamW.")]
+BatchSize = Annotated[int, Field(ge=1, le=2**20, description="Texts a step.")]
+WarmupRatio = Annotated[
+    float, Field(ge=0, lt=1, description="Share of the steps over which the learning rate rises to its peak.")
+]
 Temperature = Annotated[float, Field(gt=0, le=10_000)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -123,3 +125,15 @@ Amount = Annotated[float, Field(ge=0, le=1e9)]
 PositiveAmount = Annotated[float, Field(gt=0, le=1e9)]
 Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
 Integer = Annotated[int, Field(ge=-_MOST_INTEGER, le=_MOST_INTEGER)]
+
+
+class OptimizationConfig(Section):
+    """What every training of a model has: the teacher's, the student's, and a pretraining.
+
+    A subclass gives its own defaults.
+    """
+
+    num_train_epochs: Epochs = 5
+    learning_rate: LearningRate = 5e-4
+    batch_size: BatchSize = 32
+    warmup_ratio: WarmupRatio = 0.1

@@ -10,28 +10,26 @@ from ..section import (
     Epochs,
     LearningRate,
     Name,
+    OptimizationConfig,
     Plain,
-    Section,
     Seed,
     Share,
     Temperature,
-    WarmupRatio,
     Weight,
 )
 
 
-class TrainingConfig(Section):
+class TrainingConfig(OptimizationConfig):
     """How a student is trained; a searched argument of the same name takes its place in each trial."""
 
     alpha: Share = Field(default=0.5, description="Weight of cross-entropy; 1 - alpha weighs distillation.")
     temperature: Temperature = Field(default=4.0, description="Softmax temperature of the distillation loss.")
-    num_train_epochs: Epochs = Field(default=8, description="Epochs.")
-    learning_rate: LearningRate = Field(default=6e-4, description="Peak learning rate.")
-    batch_size: BatchSize = Field(default=64, description="Texts a step (per_device_train_batch_size).")
+    num_train_epochs: Epochs = 8
+    learning_rate: LearningRate = 6e-4
+    batch_size: BatchSize = 64
     eval_batch_size: BatchSize = Field(
         default=256, description="Texts an evaluation step (per_device_eval_batch_size)."
     )
-    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
     weight_decay: Weight = Field(default=0.01, description="AdamW weight decay.")
     max_length: int = Field(
         default=64, ge=4, le=2**20, description="Tokens a text is cut to, special tokens included."

@@ -7,21 +7,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..section import (
-    BatchSize,
     Count,
     Epochs,
-    LearningRate,
     Name,
+    OptimizationConfig,
     Probability,
-    Section,
     Seed,
     Temperature,
-    WarmupRatio,
     Weight,
 )
 
 
-class PretrainingConfig(Section):
+class PretrainingConfig(OptimizationConfig):
     """Warm the student on texts without labels before it is distilled: alpha MLM + beta KD + gamma cosine."""
 
     checkpoint: Name | None = Field(
@@ -29,10 +26,7 @@ class PretrainingConfig(Section):
         description="Masked-language model to learn from: directory or hub id, with the student's word pieces. "
         "Default: the teacher.",
     )
-    num_train_epochs: Epochs = Field(default=3, description="Epochs.")
-    learning_rate: LearningRate = Field(default=5e-4, description="Peak learning rate.")
-    batch_size: BatchSize = Field(default=32, description="Texts a step.")
-    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    num_train_epochs: Epochs = 3
     alpha: Weight = Field(default=2.0, description="Weight of masked-language-model cross-entropy.")
     beta: Weight = Field(default=5.0, description="Weight of distillation over the vocabulary.")
     gamma: Weight = Field(default=1.0, description="Weight of 1 - cosine of the last hidden states.")

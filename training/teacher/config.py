@@ -8,19 +8,18 @@ from pydantic import Field, model_validator
 
 from ..section import (
     MOST_SEED,
-    BatchSize,
     Epochs,
     LearningRate,
     Name,
+    OptimizationConfig,
     Section,
     Seed,
     ShareBelowOne,
-    WarmupRatio,
     Width,
 )
 
 
-class FineTuneConfig(Section):
+class FineTuneConfig(OptimizationConfig):
     """Fine-tune a pretrained encoder into the teacher."""
 
     checkpoint: Name = Field(
@@ -30,13 +29,10 @@ class FineTuneConfig(Section):
     sha256: Name | None = Field(
         default=None, description="Required SHA-256 of the encoder's model.safetensors."
     )
-    num_train_epochs: Epochs = Field(default=5, description="Epochs.")
-    learning_rate: LearningRate = Field(default=2e-4, description="Peak learning rate.")
-    batch_size: BatchSize = Field(default=32, description="Texts a step.")
-    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    learning_rate: LearningRate = 2e-4
 
 
-class ScratchConfig(Section):
+class ScratchConfig(OptimizationConfig):
     """Train a small BERT from nothing, with a WordPiece tokenizer made from the training texts."""
 
     vocab_size: int = Field(default=2000, ge=100, le=10**7, description="Most word pieces in the tokenizer.")
@@ -45,10 +41,8 @@ class ScratchConfig(Section):
     num_attention_heads: Width = Field(default=4, description="Attention heads; must divide hidden_size.")
     intermediate_size: Width = Field(default=512, ge=8, description="Width of the feed-forward part.")
     dropout: ShareBelowOne = Field(default=0.1, description="Dropout after each layer (not of attention).")
-    num_train_epochs: Epochs = Field(default=15, description="Epochs.")
-    learning_rate: LearningRate = Field(default=1e-3, description="Peak learning rate.")
-    batch_size: BatchSize = Field(default=32, description="Texts a step.")
-    warmup_ratio: WarmupRatio = Field(default=0.1, description="Share of the steps in which the rate rises.")
+    num_train_epochs: Epochs = 15
+    learning_rate: LearningRate = 1e-3
 
     @model_validator(mode="after")
     def _divisible(self) -> ScratchConfig:
