@@ -92,9 +92,27 @@ class ExportConfig(VariantsConfig):
         return names
 
 
+# Effort -> the keys whose defaults it changes.
+_EFFORTS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "num_warmups": 3,
+        "num_runs": 30,
+        "num_sample_texts": 50,
+        "tune_session": False,
+        "floors": False,
+    },
+    "thorough": {},
+}
+
+
 class BenchmarkConfig(Section):
     """How the rows of the report are measured."""
 
+    effort: Literal["quick", "thorough"] = Field(
+        default="thorough",
+        description="quick: fewer runs, neither session options nor floors, some seconds a row; thorough: what a "
+        "decision needs. Sets the defaults of num_warmups, num_runs, num_sample_texts, tune_session and floors.",
+    )
     num_warmups: int = Field(default=10, ge=0, le=10**7, description="Runs before timing.")
     num_runs: int = Field(default=100, ge=1, le=10**7, description="Timed runs of one text.")
     num_sample_texts: int = Field(
@@ -128,3 +146,13 @@ class BenchmarkConfig(Section):
         default=None,
         description="bert-base: time that architecture too, with untrained weights, for latency and size only.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_effort(cls, values: Any) -> Any:
+        effort = values.get("effort", "thorough") if isinstance(values, dict) else None
+        return {**_EFFORTS[effort], **values} if isinstance(effort, str) and effort in _EFFORTS else values
+
+    def implied(self) -> BenchmarkConfig:
+        """Return the section that this effort alone stands for."""
+        return BenchmarkConfig(effort=self.effort)

@@ -79,7 +79,8 @@ class SearchConfig(Section):
     )
     mode: Literal["max", "min"] = Field(default="max", description="max: higher is better.")
     seed: Seed = Field(
-        default=42, description="Seed of the sampler: the same seed gives the same suggestions."
+        default=42,
+        description="Seed of the sampler, whose suggestions follow from it. Default: the job's `seed`.",
     )
     num_startup_trials: NumTrials = Field(default=10, description="Random trials before TPE begins to model.")
     max_concurrent_trials: NumTrials | None = Field(

@@ -111,6 +111,13 @@ class OneSection:
         self._bare_word = bare_word
         self._ignores_others = ignores_others
 
+    def selected(self, value: Any) -> type[BaseModel] | None:
+        """Return the section that a value selects, by its key or its bare word; None where it selects none."""
+        name = value if isinstance(value, str) else self._default
+        if isinstance(value, dict):
+            name = value.get(self.registry.attribute, self._default)
+        return self.registry[name] if isinstance(name, str) and name in self.registry else None
+
     def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
         """Return the section that a value describes; faults within it keep their own paths."""
         key = self.registry.attribute

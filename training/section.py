@@ -32,6 +32,10 @@ class Section(BaseModel):
         extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False
     )
 
+    def implied(self) -> Section | None:
+        """Return the section with the defaults that some of its own keys imply; None where no key does."""
+        return None
+
 
 def _name(text: str) -> str:
     if not text.strip():

@@ -103,17 +103,26 @@ def config(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of a specification.")
     ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Print what every key does, as Markdown.")
+    ] = False,
+    all_keys: Annotated[
+        bool, typer.Option("--all", help="Print every key, not only those that matter.")
+    ] = False,
 ) -> None:
-    """Print a specification as resolved, every key with its value; --schema for editors."""
+    """Print a job as YAML: the keys that differ from their defaults, and those that every job decides."""
     from ..specification.config import JobConfig, load_config
+    from ..specification.printing import as_yaml
 
+    if reference:
+        from ..specification.reference import as_markdown
+
+        typer.echo(as_markdown(), nl=False)
+        return
     if schema:
         echo_json(JobConfig.model_json_schema())
         return
-    import yaml
-
-    resolved = load_config(source, overrides or []).model_dump(mode="json")
-    typer.echo(yaml.safe_dump(resolved, sort_keys=False, width=110), nl=False)
+    typer.echo(as_yaml(load_config(source, overrides or []), all_keys=all_keys), nl=False)
 
 
 def interrupt(*_: Any) -> None:

@@ -15,11 +15,25 @@ from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
 from ...training.registry import OneSection
-from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
+from ...training.section import (
+    MOST_SEED,
+    Amount,
+    Name,
+    Plain,
+    PositiveAmount,
+    Section,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Threads,
+)
 from ...training.student.config import StudentConfig
 from ...training.teacher.config import TeacherConfig
 from .reading import unquoted
 from .resolve import read_with_overrides
+from .sections import SEED, with_seed
+
+_DEFAULT_SEED = 42
 
 
 class TaskResources(Section):
@@ -130,6 +144,9 @@ class PlanConfig(Section):
 class JobConfig(Section):
     """A whole job; every key has a default."""
 
+    seed: Seed = Field(
+        default=_DEFAULT_SEED, description="Seed of the job: of every section that gives none of its own."
+    )
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
@@ -146,6 +163,15 @@ class JobConfig(Section):
     plan: PlanConfig | None = Field(
         default=None, description="For `distiltune plan`; other commands leave it alone."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        seed = values.get(SEED, _DEFAULT_SEED)
+        is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # else the key's own check names the fault
+        return with_seed(cls, values, seed) if is_seed else values
 
     @model_validator(mode="after")
     def _somebody_learns_of_more_texts(self) -> JobConfig:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
 from .reading import apply_overrides, preset_names, read_specification
+from .relative import resolve_paths
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
     values = read_specification(source)
     if source in preset_names():
         _make_room(values, overrides)
+    else:
+        resolve_paths(values, Path(source).parent)
     faults = apply_overrides(values, overrides)
     fallback, encoder = _WITHOUT_ENCODER.get(source), _encoder(values)
     asked = any(override.strip().startswith(("teacher.fine_tune", "teacher=")) for override in overrides)

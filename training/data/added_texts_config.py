@@ -19,7 +19,7 @@ class UnlabelledConfig(Section):
     split: Name = Field(default="train", description="dataset: the split that is read.")
     text_column: Name = Field(default="text", description="Column that holds the text, but of a .txt file.")
     count: Count | None = Field(default=None, description="Use only this many, drawn by `seed`.")
-    seed: Seed = Field(default=0, description="Seed of that draw.")
+    seed: Seed = Field(default=0, description="Seed of that draw. Default: the job's `seed`.")
 
     @model_validator(mode="after")
     def _one_source(self) -> UnlabelledConfig:
@@ -32,7 +32,7 @@ class MadeTextsConfig(Section):
     """How many texts to make of the training texts."""
 
     count: Count = Field(description="How many to make.")
-    seed: Seed = Field(default=0, description="Seed of the draw.")
+    seed: Seed = Field(default=0, description="Seed of the draw. Default: the job's `seed`.")
 
 
 class DroppedConfig(MadeTextsConfig):

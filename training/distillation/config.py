@@ -34,7 +34,7 @@ class TrainingConfig(OptimizationConfig):
     max_length: int = Field(
         default=64, ge=4, le=2**20, description="Tokens a text is cut to, special tokens included."
     )
-    seed: Seed = Field(default=42, description="Seed of shuffling and dropout.")
+    seed: Seed = Field(default=42, description="Seed of shuffling and dropout. Default: the job's `seed`.")
     quantization_aware: QuantizationAwareConfig | None = Field(
         default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
     )

@@ -45,7 +45,10 @@ class PretrainingConfig(OptimizationConfig):
     max_texts: Count | None = Field(
         default=None, description="Use at most so many of train and data.unlabelled, drawn by `seed`."
     )
-    seed: Seed = Field(default=0, description="Seed of that draw, of shuffling, masks and dropout.")
+    seed: Seed = Field(
+        default=0,
+        description="Seed of that draw, shuffling, masks and dropout. Default: the job's `seed`.",
+    )
 
     @model_validator(mode="after")
     def _has_weight(self) -> PretrainingConfig:

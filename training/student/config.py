@@ -52,7 +52,9 @@ class StudentConfig(Section):
     from_teacher: FromTeacherConfig | None = Field(
         default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
     )
-    seed: Seed = Field(default=0, description="Seed of weights that are not copied.")
+    seed: Seed = Field(
+        default=0, description="Seed of weights that are not copied. Default: the job's `seed`."
+    )
     vocabulary: VocabularyConfig | None = Field(
         default=None,
         description="Trim the embedding table before training; no text becomes unknown.",

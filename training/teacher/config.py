@@ -61,7 +61,7 @@ class TeacherConfig(Section):
         default=None, description="An encoder to fine-tune on the training split."
     )
     scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
-    seed: Seed = Field(default=0, description="Seed of the fine-tuning.")
+    seed: Seed = Field(default=0, description="Seed of the fine-tuning. Default: the job's `seed`.")
     ensemble: int = Field(
         default=1,
         ge=1,

@@ -25,7 +25,7 @@ class DataConfig(Section):
         default=None,
         description="Use only this many training texts, drawn by `seed` so that every label keeps its share.",
     )
-    seed: Seed = Field(default=0, description="Seed of that draw.")
+    seed: Seed = Field(default=0, description="Seed of that draw. Default: the job's `seed`.")
     unlabelled: UnlabelledConfig | None = Field(
         default=None, description="More texts, which the student learns from the teacher's logits alone."
     )

@@ -1,0 +1,61 @@
+"""What `distiltune config` prints: the keys of a job as YAML, each below a comment that describes it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from .config import JobConfig
+from .sections import chosen_keys, described_keys, section_of
+
+_WIDTH = 110
+# What a job has to decide, shown whether it was given or not.
+_DECISIONS = (
+    "seed",
+    "data.source",
+    "search.num_trials",
+    "search.space",
+    "export.variants",
+    "storage.path",
+)
+
+
+def as_yaml(config: JobConfig, *, all_keys: bool = False) -> str:
+    """Return a job as a commented YAML file that reads back as the same job.
+
+    Args:
+        config: The job.
+        all_keys: Every key; else those that differ from their defaults, and those that every job decides.
+    """
+    values = config.model_dump(mode="json") if all_keys else chosen_keys(config, config.seed, _DECISIONS)
+    return "\n".join(_lines(JobConfig, values, "")) + "\n"
+
+
+def _lines(section: type[BaseModel], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for number, (name, value, field) in enumerate(described_keys(section, values)):
+        if not indent and number:
+            yield ""
+        comment = f"{indent}# "
+        yield from textwrap.wrap(
+            field.description or "", _WIDTH, initial_indent=comment, subsequent_indent=comment
+        )
+        below = section_of(field, value) if isinstance(value, dict) else None
+        if below is None or not value:
+            flow = (
+                None if isinstance(value, dict | list) else False
+            )  # innermost lists and mappings on one line
+            text = yaml.safe_dump(
+                {name: value},
+                sort_keys=False,
+                width=_WIDTH - len(indent),
+                allow_unicode=True,
+                default_flow_style=flow,
+            )
+            yield textwrap.indent(text.rstrip("\n"), indent)
+        else:
+            yield f"{indent}{name}:"
+            yield from _lines(below, value, f"{indent}  ")

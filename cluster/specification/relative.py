@@ -1,0 +1,60 @@
+"""Paths in a job's file are relative to that file: they are put behind its directory before anything reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...storage.filesystems import is_url
+from ...training.checkpoints.offline import OFFLINE_PREFIX
+from ...training.data.sources.base import DATA_SOURCES
+
+# Keys that name a file, and keys that name a directory or else a model of the hub.
+_FILES = (("data", "unlabelled", "path"),)
+_CHECKPOINTS = (
+    ("teacher", "checkpoint"),
+    ("teacher", "fine_tune", "checkpoint"),
+    ("student", "checkpoint"),
+    ("student", "pretraining", "checkpoint"),
+)
+
+
+def resolve_paths(values: dict[str, Any], directory: Path) -> None:
+    """Put every relative path in the values of a job's file behind the file's directory, in place.
+
+    ``storage.path`` stays as it is, since runs belong to where a person works; so do URLs, ``~``, and names of
+    checkpoints that are no directory there, which are the hub's.
+    """
+    if directory == Path():
+        return
+    for keys in (*_data_files(), *_FILES):
+        _replace(values, keys, lambda name: str(directory / name))
+    for keys in _CHECKPOINTS:
+        _replace(
+            values, keys, lambda name: str(directory / name) if _is_directory(directory / name) else name
+        )
+
+
+def _data_files() -> Iterator[tuple[str, ...]]:
+    for source in DATA_SOURCES:
+        yield from (("data", key) for key in source.local_files)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that nothing can have; its own check names it
+        return False
+
+
+def _replace(values: dict[str, Any], keys: tuple[str, ...], resolved: Any) -> None:
+    at: Any = values
+    for key in keys[:-1]:
+        at = at.get(key) if isinstance(at, dict) else None
+    name = at.get(keys[-1]) if isinstance(at, dict) else None
+    fixed = isinstance(name, str) and (
+        Path(name).is_absolute() or is_url(name) or name.startswith(("~", OFFLINE_PREFIX)) or not name.strip()
+    )
+    if isinstance(name, str) and not fixed:
+        at[keys[-1]] = resolved(name)

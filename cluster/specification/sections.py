@@ -1,0 +1,118 @@
+"""The tree of sections: which one a key takes, one seed for all, and the keys that differ from their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ...training.registry import OneSection
+from ...training.section import Section
+
+SEED = "seed"
+
+
+def section_of(field: FieldInfo, value: Any = None) -> type[BaseModel] | None:
+    """Return the section that a key takes.
+
+    Args:
+        field: The key's.
+        value: What stands there; of several kinds of sections it selects one.
+
+    Returns:
+        None where the key takes no section, or its value does not tell which.
+    """
+    kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
+    if kinds is not None:
+        return kinds.selected(value)
+    sections = (each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type))
+    return next((each for each in sections if issubclass(each, BaseModel)), None)
+
+
+def with_seed(section: type[BaseModel], values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return a section's values with ``seed`` in every place below it that has one and gives none of its own."""
+    seeded = dict(values)
+    for name, field in section.model_fields.items():
+        below = section_of(field, values.get(name))
+        if name == SEED:
+            seeded.setdefault(name, seed)
+        elif below is not None and (
+            isinstance(values.get(name), dict) or _is_always_there(field, name, values)
+        ):
+            inner = with_seed(below, values.get(name) or {}, seed)
+            if inner or name in values:
+                seeded[name] = inner
+    return seeded
+
+
+def _is_always_there(field: FieldInfo, name: str, values: Mapping[str, Any]) -> bool:
+    return name not in values and field.default_factory is not None
+
+
+def chosen_keys(
+    section: BaseModel,
+    seed: int,
+    always: Collection[str],
+    defaults: BaseModel | None = None,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Return the values of a section, as JSON has them, that differ from their defaults.
+
+    Args:
+        section: A valid section.
+        seed: Of the job: the default of every seed below.
+        always: Paths of keys that are in it whatever their value.
+        defaults: The section that stands there when none is given; default: one whose keys have their own defaults.
+        prefix: Path of the section.
+    """
+    found: dict[str, Any] = {}
+    implied = section.implied() if isinstance(section, Section) else None
+    for name, field in type(section).model_fields.items():
+        value, path = getattr(section, name), f"{prefix}{name}"
+        default = getattr(defaults, name) if type(defaults) is type(section) else _default(field)
+        if implied is not None and value == getattr(implied, name) and not _selects(field):
+            continue
+        if isinstance(value, BaseModel):
+            inner = chosen_keys(value, seed, always, default, f"{path}.")
+            if inner:
+                found[name] = inner
+            elif type(value) is not type(default):
+                found[name] = value.model_dump(mode="json")
+        elif path in always or value != (seed if name == SEED else default):
+            found[name] = _plain(value)
+    return found
+
+
+def _selects(field: FieldInfo) -> bool:
+    """Return whether a key selects among named alternatives."""
+    return get_origin(field.annotation) is Literal
+
+
+def _default(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; sections within it without what is as in their defaults, but with their kind."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        dumped = {name: getattr(value, name) for name in fields}
+        return {
+            name: _plain(each)
+            for name, each in dumped.items()
+            if each != _default(fields[name]) or _selects(fields[name])
+        }
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def described_keys(
+    section: type[BaseModel], values: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, FieldInfo]]:
+    """Yield name, value and declaration of each key that ``values`` has, in the section's order."""
+    for name, field in section.model_fields.items():
+        if name in values:
+            yield name, values[name], field
