@@ -11,6 +11,7 @@ from pathlib import Path
 from .case import SECRET, Case, Outcome
 
 TESTS = Path(__file__).parents[1]
+SUPPORT = TESTS / "support"
 _COMMANDS = (
     "typer._adapters",
     "typer._click.decorators",
@@ -66,7 +67,9 @@ class _Server:
         home.mkdir()
         environment = {
             "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TESTS), str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "LANG": "C.UTF-8",
             "HOME": str(home),
             "OMP_NUM_THREADS": "1",

@@ -10,8 +10,8 @@ from typing import Any
 
 from job import NUM_ROWS, NUM_VALIDATION, SEARCH
 from look import Sight, last_weights, look, optuna_trials, shown_run, trained_again, trials_below
-from test_search import accuracy_of, split
-from test_search_store import KEYS
+from searches import accuracy_of, split
+from stored_searches import KEYS
 
 from distiltune.search.trial.checkpoints import download_checkpoint
 from distiltune.storage.store import Store

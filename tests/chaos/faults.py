@@ -19,7 +19,7 @@ from job import SEARCH
 from look import Sight, look
 from processes import Cluster, Driver, Drivers, ended, make_environment
 from servers import free_port, make_bucket, s3_server
-from test_search_store import KEYS, eventually, proxy, small_disk
+from stored_searches import KEYS, eventually, proxy, small_disk
 
 from distiltune.search.trial.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
 from distiltune.storage.store import Store

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 import numpy as np
-from test_search import split
-from test_search_store import KEYS, publish_student
+from searches import split
+from stored_searches import KEYS, publish_student
 
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search

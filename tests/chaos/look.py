@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from job import JOURNAL
-from test_search_store import KEYS, LOGGED_EPOCH
+from stored_searches import KEYS, LOGGED_EPOCH
 
 from distiltune.search.trial.checkpoints import find_checkpoint, saved_epochs
 from distiltune.search.trial_record import is_trial_name

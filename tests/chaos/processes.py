@@ -19,13 +19,13 @@ from typing import Any
 
 import psutil
 from servers import S3_ENVIRONMENT
-from test_search_store import eventually, kill
+from stored_searches import eventually, kill
 
 from distiltune.search.driver.run_search import RAY_WORKER_ENV
 
 HERE = Path(__file__).parent
 NO_TRIAL = ("IDLE", "Agent")  # what Ray calls the others of its processes
-OURS = os.pathsep.join([str(HERE), str(HERE.parent)])
+OURS = os.pathsep.join([str(HERE), str(HERE.parent / "support")])
 
 
 def make_environment(cache: Path, **others: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from faults import Grounds
-from test_search_store import KEYS
+from stored_searches import KEYS
 
 from distiltune.search.trial.checkpoints import (
     RECORD_NAME,

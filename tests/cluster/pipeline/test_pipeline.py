@@ -1,0 +1,424 @@
+"""The main job from the command line: a real local Ray, real training, ONNX Runtime, TensorBoard; small but whole."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import psutil
+import pytest
+import yaml
+from datafiles import write
+from small_job import COMMAND, JOB, environment, eventually
+
+from distiltune.cluster.store.runs import STAGES
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.training.data.config import data_config
+from distiltune.training.data.text_data import load_data
+
+SEARCH_WITH_A_FAULT = {
+    "num_trials": 3,
+    "space": {
+        **JOB["search"]["space"],
+        "data.augmentation.spliced.count": {"type": "int", "low": 0, "high": 40},
+        "learning_rate": {"type": "choice", "values": [6e-4, 1e30]},
+    },
+    "points": [
+        {"num_train_epochs": 2, "learning_rate": 6e-4, "data.augmentation.spliced.count": 40},
+        {"num_train_epochs": 1, "learning_rate": 1e30, "data.augmentation.spliced.count": 0},
+        {"num_train_epochs": 1, "learning_rate": 6e-4},
+    ],
+}
+
+
+def distiltune(*arguments, cwd):
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        check=False,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A working directory with a job file and one finished run of it, one of whose trials failed."""
+    directory = tmp_path_factory.mktemp("home")
+    (directory / "more.txt").write_text("a text that nobody labelled\nand another one\n")
+    more = {
+        "unlabelled": {"path": "more.txt"},
+        "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
+    }
+    student = {**JOB["student"], "vocabulary": {"min_count": 2}}
+    job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
+    job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
+    (directory / "job.yaml").write_text(yaml.safe_dump(job))
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    (directory / "stdout.json").write_text(done.stdout)
+    (directory / "stderr.txt").write_text(done.stderr)
+    return directory
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def found(home):
+    return json.loads((home / "stdout.json").read_text())
+
+
+def test_run_prints_one_object_with_every_promised_field(found):
+    assert (found["run_id"], found["state"]) == ("first", "finished")
+    best = found["best"]
+    assert 0 <= best["alpha"] <= 1
+    assert best["temperature"] in range(2, 21)
+    assert best["num_train_epochs"] in (1, 2)
+    assert best["trial_id"] in {trial["trial_id"] for trial in found["trials"]}
+    assert [row["name"] for row in found["variants"]] == [
+        "teacher-pytorch",
+        "student-pytorch",
+        "onnx",
+        "onnx-int8",
+    ]
+    for row in found["variants"]:
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["in_scope_accuracy"] <= 1
+        assert 0 <= row["oos_recall"] <= 1
+        assert row["size_mb"] > 0
+        assert set(row["latency_ms"]) == {"mean", "std", "p50", "p90", "p99"}
+        assert row["num_threads"] == 1
+    assert found["variants"][2]["max_abs_diff"] < 1e-3
+
+
+def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, found):
+    stages = home / "distiltune-runs" / "runs" / "first" / "stages"
+    assert json.loads((stages / "logits.json").read_text())["result"]["texts"] == {
+        "train": 300,
+        "unlabelled": 2,
+        "spliced": 40,
+        "masked": 20,
+    }
+    counts = [trial["parameters"]["data.augmentation.spliced.count"] for trial in found["trials"]]
+    assert counts[:2] == [40, 0]
+    assert all(0 <= count <= 40 for count in counts)
+
+
+def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
+    run = home / "distiltune-runs" / "runs" / "first"
+    record = json.loads((run / "stages" / "student.json").read_text())
+    size, covered = record["result"]["num_embeddings"], record["result"]["vocabulary"]["covered_share"]
+    assert 0 < covered < 1
+    [parity] = record["result"]["parity"]
+    assert parity["step"] == "vocabulary" and parity["logits_rmse"] > 0  # min_count is 2
+    assert f"{size} word pieces, all that {covered:.0%} of the validation texts need" in record["text"]
+    assert f", vocabulary changes {parity['predictions_changed']:.1%} of the predictions" in record["text"]
+    assert 100 < size < JOB["teacher"]["scratch"]["vocab_size"]
+    shipped = json.loads((run / "artifact" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert sorted(shipped.values()) == list(range(size))
+
+
+def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):
+    finished = [trial for trial in found["trials"] if trial["state"] == "finished"]
+    assert len(finished) == 2
+    top = max(trial["metrics"]["validation_accuracy"] for trial in finished)
+    assert found["best"]["validation_accuracy"] == top
+
+
+def test_a_trial_that_diverged_is_shown_with_its_reason(home, found):
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "failed", "finished"]
+    reason = found["trials"][1]["reason"]
+    assert "learning_rate 1e+30" in reason
+    for command in ("show", "report"):
+        assert reason in " ".join(distiltune(command, "first", cwd=home).stdout.split()), command
+
+
+def test_the_exported_model_has_the_validation_accuracy_of_its_trial(found):
+    student = next(row for row in found["variants"] if row["name"] == "student-pytorch")
+    graph = next(row for row in found["variants"] if row["name"] == "onnx")
+    # Trials evaluate in bf16 where the hardware has it, the rows in 32 bits: some ties may fall differently.
+    assert student["validation_accuracy"] == pytest.approx(found["best"]["validation_accuracy"], abs=0.01)
+    assert graph["validation_accuracy"] == student["validation_accuracy"]
+
+
+def test_progress_goes_to_stderr_one_line_a_stage(home):
+    lines = (home / "stderr.txt").read_text().splitlines()
+    for stage in STAGES:
+        assert sum(line.startswith(f"✓ {stage}") for line in lines) == 1, lines
+    assert not [line for line in lines if "Warning" in line or "Traceback" in line]
+
+
+def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
+    chosen = {row["name"]: row for row in found["variants"]}[found["chosen"]]
+    assert chosen["kind"] == "onnx"
+    assert chosen["passed_gate"] is True
+    done = distiltune("pull", "first", "--to", "model", cwd=home)
+    assert done.returncode == 0, done.stderr
+    pulled = home / "model"
+    manifest = json.loads((pulled / "manifest.json").read_text())
+    assert {path.name for path in pulled.iterdir()} == {*manifest["files"], "manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert hashlib.sha256((pulled / name).read_bytes()).hexdigest() == entry["sha256"]
+    assert manifest["measurements"]["name"] == found["chosen"]
+    assert "answers" not in manifest["measurements"]
+    assert manifest["made_from"]["hyperparameters"]["alpha"] == found["best"]["alpha"]
+
+
+def test_each_variant_says_why_it_was_chosen_or_not(home, found):
+    rows = {row["name"]: row for row in found["variants"]}
+    for name in ("onnx", "onnx-int8"):
+        verdict, against = rows[name]["verdict"], rows[name]["against_student"]
+        assert verdict.startswith("chosen: ") == (name == found["chosen"])
+        difference = rows[name]["validation_accuracy"] - rows["student-pytorch"]["validation_accuracy"]
+        assert against["difference"] == pytest.approx(difference)
+        assert against["low"] < difference < against["high"]
+        assert verdict in distiltune("show", "first", cwd=home).stdout
+    # The student's own tokenizer and the runtime's give the same pieces, so the plain graph gives the same labels.
+    assert rows["onnx"]["predictions_changed"] == 0
+    assert rows["student-pytorch"]["predictions_changed"] is None
+
+
+def test_pull_refuses_a_directory_that_exists(home):
+    (home / "taken").mkdir()
+    (home / "taken" / "file").touch()
+    done = distiltune("pull", "first", "--to", "taken", cwd=home)
+    assert done.returncode == 2
+    assert "taken" in done.stderr
+
+
+def test_predict_answers_as_the_runtime_does(home, found):
+    texts = ["when does the library open", "my power is out"]
+    done = distiltune("predict", found["artifact"], *texts, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    expected = TextClassifier.load(found["artifact"])(texts)
+    assert [answer["label"] for answer in json.loads(done.stdout)] == [answer["label"] for answer in expected]
+
+
+def test_benchmark_measures_an_artifact(home, found):
+    done = distiltune("benchmark", found["artifact"], "--runs", "5", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["latency_ms"]["p50"] > 0
+    assert measured["machine"]["cpu"]
+
+
+def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, found):
+    rows = {row["name"]: row["session"] for row in found["variants"]}
+    assert rows["student-pytorch"] is None
+    artifact = home / found["artifact"]
+    assert rows[found["chosen"]] == json.loads((artifact / "config.json").read_text()).get("session", {})
+
+
+def test_show_report_and_runs_tell_of_the_run(home, found):
+    assert json.loads(distiltune("show", "latest", "--json", cwd=home).stdout) == found
+    shown = distiltune("show", "first", cwd=home).stdout
+    assert found["chosen"] in shown
+    assert "| **" in distiltune("report", "first", cwd=home).stdout
+    assert (
+        home / "distiltune-runs" / "runs" / "first" / "report" / "accuracy-latency.png"
+    ).stat().st_size > 10_000
+    rows = json.loads(distiltune("runs", "--json", cwd=home).stdout)
+    assert rows[-1]["run_id"] == "first"
+
+
+def test_nothing_that_a_person_pulls_is_a_pickle(home):
+    run = home / "distiltune-runs" / "runs" / "first"
+    for folder in ("artifact", "variants", "best", "report"):
+        for path in (run / folder).rglob("*"):
+            assert path.suffix not in {".bin", ".pt", ".pth", ".pkl"}, path
+            if path.is_file():
+                assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x04", b"\x80\x05"}, path
+
+
+def test_the_same_run_again_does_nothing_again(home):
+    # As an older run has it, that did not know of a key yet.
+    file = home / "distiltune-runs" / "runs" / "first" / "job.json"
+    held = json.loads(file.read_text())
+    del held["benchmark"]["max_threads"]
+    file.write_text(json.dumps(held))
+    began = time.monotonic()
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((home / "stdout.json").read_text())
+    assert time.monotonic() - began < 60
+
+
+def test_another_specification_under_the_same_id_is_refused(home):
+    done = distiltune("run", "job.yaml", "--run-id", "first", "--set", "training.seed=1", cwd=home)
+    assert done.returncode == 2
+    assert "training" in done.stderr
+
+
+def test_a_task_that_no_node_can_hold_is_refused_before_it_waits(home):
+    done = distiltune("run", "job.yaml", "--run-id", "large", "--set", "resources.export.cpu=999", cwd=home)
+    assert done.returncode == 2
+    assert "resources.export: 999 CPUs" in done.stderr
+
+
+def test_other_data_under_the_same_id_is_refused(home):
+    stage = home / "distiltune-runs" / "runs" / "first" / "stages" / "data.json"
+    before = stage.read_text()
+    try:
+        stage.write_text(before.replace(json.loads(before)["result"]["fingerprint"], "0" * 64))
+        done = distiltune("run", "job.yaml", "--run-id", "first", cwd=home)
+    finally:
+        stage.write_text(before)
+    assert done.returncode == 2
+    assert "other data" in done.stderr
+
+
+def test_train_is_one_trial_and_labels_no_text_again(home):
+    values = ["--set", "training.num_train_epochs=1", "--set", "export.variants=[onnx]"]
+    done = distiltune("train", "job.yaml", "--run-id", "second", "--json", *values, cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["trials"]) == 1
+    assert (found["best"]["alpha"], found["best"]["num_train_epochs"]) == (0.5, 1)
+    run = home / "distiltune-runs" / "runs" / "second"
+    assert json.loads((run / "stages" / "logits.json").read_text())["result"]["texts_computed"] == 0
+
+
+def test_tensorboard_serves_scalars_and_hparams(home, found, free_port):
+    process = subprocess.Popen(
+        [*COMMAND, "tensorboard", "first", "--port", str(free_port)],
+        cwd=home,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        base = f"http://127.0.0.1:{free_port}/data/plugin"
+        tags = eventually(lambda: get_json(f"{base}/scalars/tags"), lambda value: len(value) >= 2)
+        finished = {trial["trial_id"] for trial in found["trials"] if trial["state"] == "finished"}
+        assert finished <= set(tags)
+        best = found["best"]
+        scalars = get_json(f"{base}/scalars/scalars?run={best['trial_id']}&tag=validation/accuracy")
+        assert max(value for _, _, value in scalars) == pytest.approx(best["validation_accuracy"], abs=1e-6)
+        experiment = get_json(f"{base}/hparams/experiment", {"experimentName": ""})
+        assert {info["name"] for info in experiment["hparamInfos"]} >= {
+            "alpha",
+            "temperature",
+            "num_train_epochs",
+        }
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def get_json(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def _processes_that_name(text):
+    """Ids of other processes whose command line or working directory names ``text``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and text in " ".join([process.cwd(), *process.cmdline()]):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    command = [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--json"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run = tmp_path / "distiltune-runs" / "runs" / "killed"
+    eventually(lambda: list(run.glob("search/*/checkpoint_*")), lambda paths: len(paths) > 1, 200)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert json.loads(distiltune("show", "killed", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
+    done = distiltune("run", "job.yaml", "--run-id", "killed", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    command = [*COMMAND, "run", "job.yaml", "--run-id", "stopped"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    stages = tmp_path / "distiltune-runs" / "runs" / "stopped" / "stages"
+    eventually(lambda: (stages / "teacher.json").exists(), bool, 100)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: interrupted")
+    assert "distiltune resume stopped" in last
+    assert not _processes_that_name(str(tmp_path))
+    assert json.loads(distiltune("show", "stopped", "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
+    """As `timeout` and service managers send it; Ray's own processes must outlive the way out."""
+    (tmp_path / "job.yaml").write_text(
+        yaml.safe_dump({**JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
+    )
+    process = subprocess.Popen(
+        [*COMMAND, "run", "job.yaml", "--run-id", "ended", "--storage", "my runs"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run = tmp_path / "my runs" / "runs" / "ended"
+    eventually(lambda: list(run.glob("search/*/checkpoint_*")), bool, 200)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == (
+        "error: interrupted; go on with: distiltune resume ended --storage 'my runs'"
+    )
+    assert not _processes_that_name(str(tmp_path))
+    done = distiltune("resume", "ended", "--storage", "my runs", "--json", cwd=tmp_path)
+    assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["finished"]
+
+
+@pytest.mark.slow
+def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_threshold(home, tmp_path):
+    rows = {"train": [], "validation": [], "test": []}
+    embedded = load_data(data_config())
+    for split, texts in embedded.splits.items():
+        for text, number in zip(texts["text"], texts["label"], strict=True):
+            label = embedded.label_names[number]
+            if split != "train" or label != "oos":
+                rows[split].append((text, label))
+    for split, given in rows.items():
+        write(tmp_path / f"{split}.csv", given)
+    data = {"source": "files", "out_of_scope_label": "oos"} | {name: f"{name}.csv" for name in rows}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data}))
+    done = distiltune("run", "job.yaml", "--run-id", "untaught", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = next(row for row in json.loads(done.stdout)["variants"] if row["name"] == "onnx-int8")
+    assert row["oos_recall"] == 0.0
+    assert row["with_threshold"]["oos_recall"] > 0.3
+    artifact = TextClassifier.load(tmp_path / "distiltune-runs" / "runs" / "untaught" / "artifact")
+    assert "oos" not in artifact.labels
+    assert artifact.threshold.label == artifact.out_of_scope_label == "oos"

@@ -1,0 +1,75 @@
+"""The whole job with its storage on a real S3 protocol server, resume from there included."""
+
+import json
+import shutil
+import signal
+import subprocess
+
+import pytest
+import yaml
+from servers import S3_ENVIRONMENT
+from small_job import COMMAND, JOB, environment, eventually
+
+from distiltune.cluster.store.runs import Storage
+from distiltune.export.artifact.seal import verify_artifact
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    return tmp_path
+
+
+def on_s3(url, home, *arguments):
+    """Run a command as a machine with an own, empty cache would."""
+    return subprocess.run(
+        [*COMMAND, *arguments, "--storage", url],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**environment(), **S3_ENVIRONMENT, "DISTILTUNE_CACHE": str(home / "cache")},
+        check=False,
+        timeout=280,
+    )
+
+
+def test_the_whole_job_runs_with_its_storage_on_s3(home, s3_url):
+    done = on_s3(s3_url, home, "run", "job.yaml", "--run-id", "far", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
+    assert found["artifact"] == f"{s3_url.partition('?')[0]}/runs/far/artifact"
+    shutil.rmtree(home / "cache")
+    pulled = on_s3(s3_url, home, "pull", "far", "--to", "model")
+    assert pulled.returncode == 0, pulled.stderr
+    assert verify_artifact(home / "model").made_from["run_id"] == "far"
+    assert json.loads(on_s3(s3_url, home, "runs", "--json").stdout)[0]["state"] == "finished"
+    assert "| **" in on_s3(s3_url, home, "report", "far").stdout
+    again = on_s3(s3_url, home, "run", "job.yaml", "--run-id", "far", "--json")
+    assert json.loads(again.stdout) == found
+    assert not (home / "distiltune-runs").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_s3_is_resumed_by_a_machine_that_knows_nothing_of_it(home, s3_url):
+    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 4}}}
+    (home / "job.yaml").write_text(yaml.safe_dump(job))
+    process = subprocess.Popen(
+        [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--storage", s3_url],
+        cwd=home,
+        env={**environment(), **S3_ENVIRONMENT, "DISTILTUNE_CACHE": str(home / "first")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    run = Storage(s3_url).create("killed")
+    eventually(
+        lambda: [n for n in run.store.sizes(run.search) if "epoch.json" in n], lambda n: len(n) > 1, 240
+    )
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run.state == "interrupted"
+    done = on_s3(s3_url, home, "run", "job.yaml", "--run-id", "killed", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 4
+    assert sorted(trial["number"] for trial in found["trials"]) == [0, 1, 2, 3]

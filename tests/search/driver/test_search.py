@@ -1,0 +1,376 @@
+"""The search on a real local Ray: trials, their checkpoints, failures, and what TensorBoard shows of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+
+import pytest
+import torch
+from models import tiny_classifier, tiny_data
+from safetensors.torch import load_file
+from searches import (
+    NUM_LABELS,
+    TRAINING,
+    accuracy_of,
+    logits_of,
+    search,
+    search_config,
+)
+
+from distiltune.errors import ConfigError, RunFailedError, StorageError
+from distiltune.search.driver.run_search import TrialInputs
+from distiltune.search.trial.checkpoints import saved_epochs
+from distiltune.storage.logs import read_log
+from distiltune.storage.store import Store
+from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
+from distiltune.training.compression.config import PruningConfig
+from distiltune.training.data.tokenized import tokenize_split
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import StudentConfig
+
+
+@pytest.fixture(scope="module")
+def searched(ray_session, inputs, tmp_path_factory):
+    """A search of four trials: the directory, its outcome, and the progress that was told."""
+    directory = tmp_path_factory.mktemp("searched")
+    told = []
+    outcome = search(search_config(4), inputs, directory, on_progress=told.append)
+    return directory, outcome, told
+
+
+def finished(outcome) -> list:
+    return [trial for trial in outcome.trials if trial.state == "finished"]
+
+
+def test_every_trial_is_told_of(searched):
+    _, outcome, told = searched
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3]
+    names = {"alpha", "temperature", "num_train_epochs", "learning_rate", "weight_decay"}
+    assert all(set(trial.parameters) == names for trial in outcome.trials)
+    for trial in finished(outcome):
+        assert 1 <= trial.best_epoch <= trial.parameters["num_train_epochs"]
+        assert all(math.isfinite(value) for value in trial.metrics.values() if not isinstance(value, str))
+        assert trial.seconds > 0
+    best = max(trial.metrics["validation_accuracy"] for trial in finished(outcome))
+    assert outcome.best.metrics["validation_accuracy"] == best
+    assert best > 0.6
+    assert told[-1].done == told[-1].num_trials == 4
+    assert told[-1].running == 0
+    assert told[-1].best_value == best
+    assert told[-1].best_trial_id in {trial.trial_id for trial in finished(outcome)}
+    assert json.loads(json.dumps(outcome.to_json()))["best"]["trial_id"] == outcome.best.trial_id
+
+
+def test_a_trial_that_fails_tells_its_reason_and_the_others_finish(searched):
+    _, outcome, told = searched
+    ruined = [trial for trial in outcome.trials if trial.parameters["learning_rate"] > 1]
+    assert 1 <= len(ruined) <= 3
+    assert [trial for trial in outcome.trials if trial.state == "failed"] == ruined
+    assert all("learning_rate 1e+30" in trial.reason for trial in ruined)
+    assert told[-1].failed == len(ruined)
+
+
+def test_a_trial_takes_over_the_worker_of_one_before_it(searched):
+    directory, outcome, _ = searched
+    store = Store(str(directory))
+    logs = [read_log(store, f"logs/{trial.trial_id}")[0] for trial in outcome.trials]
+    processes = [re.findall(r", process (\d+)\)", text) for text in logs]
+    assert [len(found) for found in processes] == [1] * len(logs), logs
+    assert len({found[0] for found in processes}) < len(logs)
+
+
+def test_the_best_epochs_checkpoint_is_kept_and_holds_the_model_that_was_measured(searched, inputs):
+    directory, outcome, _ = searched
+    for trial in finished(outcome):
+        lines = (directory / "search" / trial.trial_id / "result.json").read_text().splitlines()
+        accuracies = {each["epoch"]: each["validation_accuracy"] for each in map(json.loads, lines)}
+        assert len(accuracies) == trial.parameters["num_train_epochs"]
+        assert accuracies[trial.best_epoch] == max(accuracies.values())
+        measured = accuracy_of(directory / trial.checkpoint, inputs.validation)
+        assert measured == pytest.approx(trial.metrics["validation_accuracy"], abs=1e-9)
+
+
+def test_only_the_best_and_the_last_checkpoint_stay(searched):
+    directory, outcome, _ = searched
+    for trial in finished(outcome):
+        kept = sorted((directory / "search" / trial.trial_id).glob("checkpoint_*"))
+        epochs = {json.loads((each / "epoch.json").read_text())["epoch"] for each in kept}
+        assert trial.parameters["num_train_epochs"] in epochs
+        assert trial.best_epoch in epochs
+        assert len(kept) <= 2
+        assert all((each / "model.safetensors").is_file() for each in kept)
+
+
+def test_ctrl_c_after_a_search_is_still_ctrl_c(searched):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_search_is_only_read(searched, inputs):
+    directory, outcome, _ = searched
+    again = search(search_config(4), inputs, directory)
+    assert again == outcome
+
+
+def test_a_seed_gives_the_same_suggestions(searched, inputs, tmp_path):
+    _, outcome, _ = searched
+    again = search(search_config(4), inputs, tmp_path)
+    assert [trial.parameters for trial in again.trials] == [trial.parameters for trial in outcome.trials]
+
+
+def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoint(
+    ray_session, inputs, tmp_path
+):
+    fixed = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
+    trial = search(search_config(1, **fixed), inputs, tmp_path).best
+    assert trial.checkpoint is not None
+    logits = logits_of(tmp_path / trial.checkpoint, inputs.validation)
+    labels = torch.from_numpy(inputs.validation.labels.copy())
+    loss = float(torch.nn.functional.cross_entropy(logits, labels))
+    assert trial.metrics["validation_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_teacher(tmp_path_factory) -> TrialInputs:
+    """A student made of two of four layers, and the teacher whose they are."""
+    root = tmp_path_factory.mktemp("distilled")
+    names = [f"label_{n}" for n in range(NUM_LABELS)]
+    teacher = tiny_classifier(root / "teacher", num_layers=4, hidden_size=16, label_names=names)
+    student = StudentConfig.model_validate({"from_teacher": {"layers": [0, 3]}})
+    build_student(student, teacher, names, root / "student", max_length=16)
+    tokenizer = load_tokenizer(teacher)
+    texts, labels = zip(*tiny_data(), strict=True)
+    texts = tokenize_split(texts, [names.index(label) for label in labels], tokenizer, 16)
+    logits = compute_logits(
+        load_classifier(teacher)[0], texts, pad_token_id=tokenizer.pad_token_id, num_threads=1, use_gpu=False
+    )
+    return TrialInputs(
+        student=str(root / "student"),
+        train=texts,
+        validation=texts,
+        train_logits=logits,
+        out_of_scope_id=None,
+        label_names=names,
+        teacher=str(teacher),
+    )
+
+
+def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tmp_path):
+    fixed = {"alpha": 0.0, "temperature": 2, "num_train_epochs": 20, "learning_rate": 3e-3}
+
+    def distance(directory: str) -> float:
+        """Mean square between the student's last hidden states and the teacher's."""
+        student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher))
+        ids = torch.tensor(with_teacher.train.row(0), dtype=torch.int64)[None]
+        with torch.no_grad():
+            own, other = (model(ids, output_hidden_states=True) for model in (student, teacher))
+        return float((own.hidden_states[-1] - other.hidden_states[-1]).square().mean())
+
+    reached = []
+    for weight in (0.0, 1.0):
+        config = search_config(1, **fixed, hidden_loss_weight=weight)
+        record = search(config, with_teacher, tmp_path / str(weight)).best
+        last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
+        load_tokenizer(with_teacher.student).save_pretrained(last)
+        reached.append(distance(str(last)))
+    assert reached[1] < min(reached[0], distance(with_teacher.student)) / 2
+
+
+def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
+    fixed = {"temperature": 2, "num_train_epochs": 1, "learning_rate": 5e-3, "hidden_loss_weight": 0.5}
+    config = search_config(1, alpha=0.0, **fixed)
+    other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
+    with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
+        search(config, replace(with_teacher, student=str(other)), tmp_path / "1")
+    with pytest.raises(RunFailedError, match="no teacher"):
+        search(config, replace(with_teacher, teacher=None), tmp_path / "2")
+
+
+def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(
+    ray_session, inputs, tmp_path
+):
+    fixed = {"alpha": 1.0, "temperature": 2, "num_train_epochs": 1, "learning_rate": 1e30}
+    with pytest.raises(RunFailedError, match=r"the only trial failed.*learning rate"):
+        search(search_config(5, **fixed), inputs, tmp_path)
+
+
+def test_what_no_trial_could_run_is_told_at_once(ray_session, inputs, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
+        search(search_config(2, temperatur=3), inputs, tmp_path)
+    with pytest.raises(ConfigError, match=r"resources\.trial: 64 CPUs and 0 GPUs given"):
+        search(search_config(2), inputs, tmp_path, cpus=64)
+
+
+@pytest.fixture(scope="module")
+def tensorboard(searched):
+    """A real TensorBoard server over the search's event files; a function that asks it."""
+    directory, _, _ = searched
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory / "tensorboard")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+
+        def ask(path: str, body: dict | None = None):
+            data = None if body is None else json.dumps(body).encode()
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/data/plugin/{path}", data, headers)
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    if len(ask("scalars/tags")) >= 4:
+                        break
+                except (urllib.error.URLError, ConnectionError):
+                    assert server.poll() is None
+                assert time.monotonic() < deadline, "TensorBoard did not load the trials"
+                time.sleep(0.2)
+            yield ask
+        finally:
+            server.terminate()
+
+
+def test_tensorboard_shows_every_trials_scalars(searched, tensorboard):
+    _, outcome, _ = searched
+    tags = tensorboard("scalars/tags")
+    assert set(tags) >= {trial.trial_id for trial in outcome.trials}
+    for trial in finished(outcome):
+        assert set(tags[trial.trial_id]) >= {
+            "loss/total",
+            "loss/cross_entropy",
+            "loss/distillation",
+            "learning_rate",
+            "validation/accuracy",
+            "validation/in_scope_accuracy",
+            "validation/oos_recall",
+            "validation/loss",
+            "examples_per_second",
+        }
+        points = tensorboard(f"scalars/scalars?run={trial.trial_id}&tag=validation/accuracy")
+        assert len(points) == trial.parameters["num_train_epochs"]
+        assert max(value for _, _, value in points) == pytest.approx(trial.metrics["validation_accuracy"])
+
+
+def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
+    _, outcome, _ = searched
+    experiment = tensorboard("hparams/experiment", {"experimentName": ""})
+    infos = {each["name"]: each for each in experiment["hparamInfos"]}
+    assert set(infos) == set(outcome.best.parameters)
+    assert infos["learning_rate"]["domainDiscrete"] == [5e-3, 1e30]
+    assert infos["temperature"]["domainInterval"] == {"minValue": 2.0, "maxValue": 20.0}
+    assert "best/accuracy" in {each["name"]["tag"] for each in experiment["metricInfos"]}
+    columns = [
+        {"hparam": "alpha"},
+        {"metric": {"tag": "best/accuracy", "group": ""}, "includeInResult": True},
+    ]
+    asked = {
+        "experimentName": "",
+        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
+        "colParams": columns,
+        "startIndex": 0,
+        "sliceSize": 100,
+    }
+    groups = {each["name"]: each for each in tensorboard("hparams/session_groups", asked)["sessionGroups"]}
+    assert set(groups) == {trial.trial_id for trial in outcome.trials}
+    for trial in outcome.trials:
+        group = groups[trial.trial_id]
+        assert group["hparams"]["alpha"] == pytest.approx(trial.parameters["alpha"])
+        status = "STATUS_SUCCESS" if trial in finished(outcome) else "STATUS_FAILURE"
+        assert [each["status"] for each in group["sessions"]] == [status]
+        if trial in finished(outcome):
+            values = {each["name"]["tag"]: each["value"] for each in group["metricValues"]}
+            assert values["best/accuracy"] == pytest.approx(trial.metrics["validation_accuracy"])
+
+
+def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, tmp_path):
+    """Tune calls them terminated; they go on where they were."""
+    wanted = search_config(2, num_train_epochs=40, learning_rate=5e-3)
+
+    def interrupt(progress):
+        if progress.best_value is not None and progress.running == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="the search was interrupted, and is saved"):
+        search(wanted, inputs, tmp_path / "s", on_progress=interrupt)
+    outcome = search(wanted, inputs, tmp_path / "s")
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    assert [trial.curve[-1][0] for trial in outcome.trials] == [1.0, 1.0]
+    assert all(len(trial.curve) == 40 for trial in outcome.trials)
+
+
+PRUNED = TRAINING.model_copy(
+    update={"pruning": PruningConfig(method="movement", sparsity=0.6, update_every=3, begin=0.0, end=0.6)}
+)
+
+
+def pruned_search(inputs, directory, **options):
+    """One trial of 48 steps, as sparse as it gets after its fifth epoch."""
+    wanted = search_config(1, num_train_epochs=8, learning_rate=5e-3)
+    return search(wanted, inputs, directory, training=PRUNED, **options)
+
+
+@pytest.mark.slow
+def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, inputs, tmp_path):
+    outcome = pruned_search(inputs, tmp_path / "s")
+    trial = outcome.best
+    assert trial.best_epoch >= 5
+    assert trial.metrics["sparsity"] == pytest.approx(0.6, abs=1e-3)
+    reported = [
+        json.loads(line) for line in (tmp_path / "s/search/0000/result.json").read_text().splitlines()
+    ]
+    assert [each["sparsity"] for each in reported] == sorted(each["sparsity"] for each in reported)
+    assert {each["counts_from"] for each in reported} == {27 / 48}
+    checkpoint = tmp_path / "s" / trial.checkpoint
+    assert (checkpoint / "pruning.state").is_file()
+    weights = load_file(checkpoint / "model.safetensors")
+    pruned = [each for name, each in weights.items() if "encoder" in name and each.dim() == 2]
+    assert [int((each == 0).sum()) for each in pruned] == [round(0.6 * each.numel()) for each in pruned]
+    assert ", sparsity 0.6" in read_log(Store(str(tmp_path / "s")), "logs/0000")[0]
+
+
+def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path, monkeypatch):
+    """What a worker runs, in this process: its reports go to a list, and the third one ends the first try."""
+    from distiltune.search.trial import run as trial_module
+    from distiltune.search.trial.inputs import TrialSettings
+
+    reported = []
+
+    def report(metrics):
+        reported.append(metrics)
+        if len(reported) == 3:
+            raise StorageError("cut off")
+
+    monkeypatch.setattr(trial_module.tune, "report", report)
+    monkeypatch.setattr(trial_module, "_where", lambda: "here")
+    store = Store(str(tmp_path))
+    (tmp_path / "student").symlink_to(inputs.student)
+    given = {"number": 0, "arguments": {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}}
+    weights = {}
+    for name in ("cut", "cut", "whole"):
+        folders = f"{name}/search", f"{name}/tensorboard", f"{name}/logs"
+        store.write(f"{name}/search/here", b"")  # the driver has made the folder
+        settings = TrialSettings(PRUNED, "validation_accuracy", "max", store, *folders, 1, use_gpu=False)
+        try:
+            trial_module.run_trial(given, replace(inputs, student="student"), settings)
+        except StorageError:
+            continue
+        last = max(saved_epochs(store, f"{name}/search/0000"), key=lambda each: each.epoch)
+        weights[name] = load_file(tmp_path / last.key / "model.safetensors")
+    assert "goes on after epoch 3" in read_log(store, "cut/logs/0000")[0]
+    assert reported[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert 0 < reported[2]["sparsity"] < 0.8
+    assert all(torch.equal(value, weights["whole"][name]) for name, value in weights["cut"].items())

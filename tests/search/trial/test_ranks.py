@@ -1,0 +1,326 @@
+"""Trials of several processes on a real local Ray: the same training as one process, and none that outlives it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from searches import split
+from transformers import BertConfig, BertForSequenceClassification
+
+from distiltune.cluster.specification.config import ResourcesConfig, load_config
+from distiltune.errors import ConfigError
+from distiltune.search.config import SearchConfig
+from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.batches import check_batches
+from distiltune.search.trial.checkpoints import saved_epochs
+from distiltune.storage.logs import read_log
+from distiltune.storage.store import Store
+from distiltune.training.distillation.config import TrainingConfig
+
+# What sums of float32 in another order may change, of losses near 1 and of weights after 21 steps of AdamW.
+LOSS_TOLERANCE = 1e-6
+WEIGHT_TOLERANCE = 1e-6
+LOSSES = ("train_loss", "train_cross_entropy", "train_distillation", "validation_loss")
+FIRST, FURTHER = "ray::ImplicitFunc", "ray::Rank"  # processes of a trial, as Ray names them
+
+
+def publish_student(store: Store, dropout: float) -> str:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = BertConfig(vocab_size=40, max_position_embeddings=16, num_labels=4, **shape, **rates)
+    BertForSequenceClassification(config).save_pretrained(store.local("student"))
+    store.publish("student")
+    return "student"
+
+
+def search(
+    store: Store, *, processes: int, num_rows: int = 96, num_epochs: int = 3, dropout: float = 0.0, **options
+):
+    """One trial."""
+    train = split(num_rows, 1)
+    inputs = TrialInputs(
+        student=publish_student(store, dropout),
+        train=train,
+        validation=split(32, 2),
+        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
+        out_of_scope_id=3,
+        label_names=["a", "b", "c", "oos"],
+    )
+    space = {"num_train_epochs": num_epochs, "alpha": 0.5, "temperature": 2, **options.pop("space", {})}
+    config = SearchConfig.model_validate({"space": space, "metric": "validation_loss", "mode": "min"})
+    # A gradient that is 0 but for rounding must not become a step as large as any, as it would by Adam's 1e-8.
+    arguments = {"bf16": False, "adam_epsilon": 1e-4, **options.pop("arguments", {})}
+    return run_search(
+        config,
+        TrainingConfig(learning_rate=5e-3, batch_size=16, arguments=arguments),
+        inputs,
+        store=store,
+        experiment="search",
+        tensorboard="tensorboard",
+        logs="logs",
+        cpus_per_trial=1,
+        gpus_per_trial=0,
+        processes_per_trial=processes,
+        **options,
+    )
+
+
+def reports(store: Store, trial_id: str) -> list[dict]:
+    """Everything that the trial reported, one an epoch."""
+    content = store.read(f"search/{trial_id}/result.json")
+    assert content is not None
+    return [json.loads(line) for line in content.decode().splitlines()]
+
+
+def last_weights(store: Store, trial_id: str) -> dict[str, torch.Tensor]:
+    assert store.directory is not None
+    last = max(saved_epochs(store, f"search/{trial_id}"), key=lambda each: each.epoch)
+    return load_file(store.directory / last.key / "model.safetensors")
+
+
+def processes_of_trials(name: str) -> list[psutil.Process]:
+    """Those that this process's Ray runs."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        try:
+            if any(name in part for part in each.cmdline()):
+                found.append(each)
+        except psutil.Error:
+            continue
+    return found
+
+
+def eventually(look, timeout_s: float = 20) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not look():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def none_is_left() -> bool:
+    return eventually(lambda: not processes_of_trials(FURTHER))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "arguments"),
+    [
+        # The last batch of an epoch has 5 texts: 5 for the first process, none for the second.
+        (101, {}),
+        # It has 11: 8 and 3; of two micro-batches a step.
+        pytest.param(107, {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
+        pytest.param(96, {"train_sampling_strategy": "random"}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_path):
+    curves, weights = [], []
+    for processes in (1, 2):
+        store = Store(str(tmp_path / str(processes)))
+        outcome = search(store, processes=processes, num_rows=num_rows, arguments=arguments)
+        trial = outcome.best
+        reported = reports(store, trial.trial_id)
+        assert [each["epoch"] for each in reported] == [1, 2, 3]
+        curves.append([each[name] for each in reported for name in LOSSES])
+        weights.append(last_weights(store, trial.trial_id))
+        assert reported[-1]["curve"] == [
+            [(n + 1) / 3, each["validation_loss"]] for n, each in enumerate(reported)
+        ]
+    assert curves[0][0] > curves[0][-4] + 0.1, "it learns"
+    assert curves[1] == pytest.approx(curves[0], abs=LOSS_TOLERANCE)
+    for name, one in weights[0].items():
+        assert (weights[1][name] - one).abs().max() < WEIGHT_TOLERANCE, name
+    assert none_is_left()
+
+
+def search_and_kill(store: Store, name: str):
+    """A trial of four epochs; a process of it is killed after the second."""
+    killed = []
+
+    def kill_one(progress):
+        if progress.best_trial_id is None or killed:
+            return
+        if max(each.epoch for each in saved_epochs(store, f"search/{progress.best_trial_id}")) >= 2:
+            (process,) = processes_of_trials(name)
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process)
+
+    trial = search(store, processes=2, num_epochs=4, dropout=0.1, on_progress=kill_one).best
+    assert len(killed) == 1
+    assert trial.state == "finished"
+    log, _ = read_log(store, f"logs/{trial.trial_id}")
+    assert "goes on after epoch 2" in log
+    assert none_is_left()
+    return trial, log
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(ray_session, tmp_path):
+    store = Store(str(tmp_path))
+    trial, log = search_and_kill(store, FURTHER)
+    reported = reports(store, trial.trial_id)
+    assert [each["epoch"] for each in reported] == [1, 2, 3, 4]
+    assert reported[-1]["curve"] == [
+        [(n + 1) / 4, each["validation_loss"]] for n, each in enumerate(reported)
+    ]
+    assert "process 1 of 2 failed" in log
+    assert "RankLostError: process 1 of the trial's 2 was lost" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [FIRST, FURTHER])
+def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, ray_session, tmp_path):
+    killed, whole = Store(str(tmp_path / "killed")), Store(str(tmp_path / "whole"))
+    trial, _ = search_and_kill(killed, name)
+    other = search(whole, processes=2, num_epochs=4, dropout=0.1).best
+    weights, expected = last_weights(killed, trial.trial_id), last_weights(whole, other.trial_id)
+    # Dropout included: every process goes on with its own random numbers.
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def tune_with_two_processes(directory: Path, trial, **options):
+    """What Tune makes of a trial of its own."""
+    from ray import tune
+
+    from distiltune.search.driver.experiment import signals_restored
+
+    resources = tune.PlacementGroupFactory([{"CPU": 1}] * 2)
+    tuner = tune.Tuner(
+        tune.with_resources(trial, resources),
+        run_config=tune.RunConfig(storage_path=str(directory), name="search", verbose=0, **options),
+    )
+    with signals_restored():
+        (result,) = tuner.fit()
+    return result
+
+
+def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path):
+    began = tmp_path / "began"
+
+    def trial(config):
+        from ray import tune
+
+        from distiltune.search.trial.ranks import several_processes
+
+        def waits_for_ever(work):
+            import torch.distributed as dist
+
+            began.touch()
+            dist.barrier()
+
+        with several_processes(2, waits_for_ever, (), use_gpu=False, num_threads=1, say=lambda line: None):
+            while not began.exists():
+                time.sleep(0.05)
+            tune.report({"epoch": 1})
+            raise AssertionError("it was stopped")
+
+    result = tune_with_two_processes(tmp_path, trial, stop={"epoch": 1})
+    assert result.error is None
+    assert began.exists()
+    assert none_is_left()
+
+
+@pytest.mark.slow
+def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_path):
+    folder = tmp_path / "folder"
+
+    def trial(config):
+        from distiltune.search.trial.ranks import several_processes
+
+        def refuses(work):
+            from distiltune.errors import InputError
+
+            folder.write_text(str(work))
+            raise InputError("the data does not fit")
+
+        with several_processes(2, refuses, (), use_gpu=False, num_threads=1, say=lambda line: None):
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    result = tune_with_two_processes(tmp_path, trial)
+    assert "InputError" in str(result.error)
+    assert "the data does not fit" in str(result.error)
+    assert none_is_left()
+    assert not Path(folder.read_text()).exists()
+
+
+@pytest.mark.slow
+def test_a_first_process_that_does_not_return_is_ended(ray_session, tmp_path):
+    def trial(config):
+        from distiltune.search.trial.run import ranks
+
+        ranks._STUCK_AFTER_S = 1.0
+
+        def dies(work):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with ranks.several_processes(2, dies, (), use_gpu=False, num_threads=1, say=lambda line: None):
+            time.sleep(3600)
+
+    result = tune_with_two_processes(tmp_path, trial)
+    assert "died" in str(result.error)
+    assert none_is_left()
+
+
+def config(**space) -> SearchConfig:
+    return SearchConfig.model_validate({"space": space})
+
+
+@pytest.mark.parametrize(
+    ("space", "training", "message"),
+    [
+        ({}, {"batch_size": 6}, "training.batch_size: 6 given, and resources.trial.processes is 4"),
+        ({}, {"arguments": {"batch_size": 10}}, "training.arguments.batch_size: 10 given"),
+        ({"batch_size": {"type": "choice", "values": [8, 18]}}, {}, "search.space.batch_size: 18 given"),
+        (
+            {"per_device_train_batch_size": {"type": "int", "low": 8, "high": 16}},
+            {},
+            r"per_device_train_batch_size: any number from 8 to 16 given.*a choice of multiples of 4",
+        ),
+        ({}, {"arguments": {"auto_find_batch_size": True}}, r"training\.arguments\.auto_find_batch_size"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_is_refused(space, training, message):
+    check_batches(config(**space), TrainingConfig(**training), 1)
+    with pytest.raises(ConfigError, match=message):
+        check_batches(config(**space), TrainingConfig(**training), 4)
+
+
+def test_a_batch_that_every_trial_overrides_is_not_looked_at():
+    check_batches(config(batch_size=8), TrainingConfig(batch_size=7), 4)
+
+
+def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
+    from distiltune.cluster.pipeline.cluster_checks import check_resources
+
+    def resources(**trial) -> ResourcesConfig:
+        return ResourcesConfig.model_validate({"trial": trial})
+
+    check_resources(resources(processes=2))
+    check_resources(resources(processes=4, cpu=0.5))
+    with pytest.raises(
+        ConfigError, match=r"resources\.trial: 3 processes of 1 CPUs and 0 GPUs each.*hold 2 of"
+    ):
+        check_resources(resources(processes=3))
+    with pytest.raises(ConfigError, match="no node has that many"):
+        check_resources(resources(cpu=3))
+    grows = {"trial": {"processes": 8, "cpu": 2}, "autoscaling": [{"cpu": 4}]}
+    check_resources(ResourcesConfig.model_validate(grows))
+
+
+def test_processes_do_not_share_a_gpu():
+    with pytest.raises(ConfigError, match=r"resources\.trial.*gpu 0\.5 given with processes 2"):
+        load_config("quickstart", ["resources.trial.gpu=0.5", "resources.trial.processes=2"])
+    assert math.isclose(load_config("quickstart", ["resources.trial.gpu=0.5"]).resources.trial.gpu or 0, 0.5)

@@ -1,0 +1,149 @@
+"""Searches whose state is in a store: their student, drivers of their own, and what may fail around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from searches import split
+from transformers import BertConfig, BertForSequenceClassification
+
+from distiltune.search.config import SearchConfig
+from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.storage.store import Store
+from distiltune.training.distillation.config import TrainingConfig
+
+KEYS = {"experiment": "runs/a/search", "tensorboard": "runs/a/tensorboard", "logs": "runs/a/logs/trials"}
+
+
+LOGGED_EPOCH = re.compile(r"^\S+ \S+ epoch (\d+):", re.MULTILINE)
+
+
+def publish_student(store: Store) -> str:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=40, max_position_embeddings=16, num_labels=4, **shape)
+    )
+    model.save_pretrained(store.local("runs/a/student"))
+    store.publish("runs/a/student")
+    return "runs/a/student"
+
+
+def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, **options):
+    train = split(num_rows, 1)
+    inputs = TrialInputs(
+        student=publish_student(store) if not store.has_folder("runs/a/student") else "runs/a/student",
+        train=train,
+        validation=split(32, 2),
+        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
+        out_of_scope_id=3,
+        label_names=["a", "b", "c", "oos"],
+    )
+    space = {"num_train_epochs": num_epochs, "weight_decay": 0.0}
+    config = SearchConfig.model_validate({"num_trials": num_trials, "seed": 4, "space": space})
+    return run_search(
+        config,
+        TrainingConfig(learning_rate=5e-3, batch_size=16),
+        inputs,
+        store=store,
+        **{**KEYS, "cpus_per_trial": 1, "gpus_per_trial": 0, **options},
+    )
+
+
+@contextmanager
+def proxy(url: str):
+    """A way to the S3 server that can be cut: its URL, and an event that cuts it while it is set."""
+    found = re.search(r"127\.0\.0\.1:(\d+)", url)
+    assert found
+    away = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+    opened: list[socket.socket] = []
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if away.is_set():
+                    break
+                target.sendall(data)
+        except OSError:
+            pass
+        for each in (source, target):
+            each.close()
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            if away.is_set():
+                client.close()
+                continue
+            upstream = socket.create_connection(("127.0.0.1", int(found[1])))
+            opened.extend((client, upstream))
+            for pair in ((client, upstream), (upstream, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield url.replace(found[0], f"127.0.0.1:{server.getsockname()[1]}"), away
+    finally:
+        server.close()
+        for each in opened:
+            each.close()
+
+
+def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: str) -> None:
+    """A driver of its own, with a Ray of its own."""
+    from distiltune.cluster.session.ray_session import ray_session
+    from distiltune.cluster.specification.config import ResourcesConfig
+
+    with ray_session(ResourcesConfig(num_cpus=2)):
+        outcome = search(Store(url, retry_s=10), num_trials, num_epochs, num_rows)
+    Path(result).write_text(json.dumps(outcome.to_json()))
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The whole machine at once: the driver, its Ray and its workers."""
+    import psutil
+
+    family = [process.pid]
+    with suppress(psutil.Error):
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def eventually(look, timeout_s: float = 120):
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def small_disk(path: Path, size: str):
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
