@@ -18,7 +18,8 @@ def refuse_untrusted(store: Store, experiment: str) -> None:
     ``error.pkl`` are unpickled, checkpoints are loaded by torch. So every file of the experiment, and every directory
     from there up to the store's root, must belong to this user or to root, must not be writable by others, and must be
     no link. The group may write where it is this user's private one, as with a umask of 002: of the user's name,
-    and without other members. Who may write an object store is not known here; it has to be trusted.
+    and without other members. A directory above the experiment may be open to others where it is sticky, as /tmp and a
+    new tmpfs are: they can add to it, and cannot replace what is in it. Who may write an object store is not known here; it has to be trusted.
 
     Args:
         store: The run store.
@@ -35,7 +36,9 @@ def refuse_untrusted(store: Store, experiment: str) -> None:
     private = _private_group()
     for directory in reversed(directories):
         if directory.exists():
-            _check(directory.resolve(), directory.resolve().stat(), private)
+            about = directory.resolve().stat()
+            sticky = bool(about.st_mode & stat.S_ISVTX)
+            _check(directory.resolve(), about, private, others_may_add=sticky)
     for path in _all_below(folder):
         _check(path, path.lstat(), private)
 
@@ -55,7 +58,9 @@ def _raise(error: OSError) -> None:
     ) from error
 
 
-def _check(path: Path, about: os.stat_result, private_group: int | None) -> None:
+def _check(
+    path: Path, about: os.stat_result, private_group: int | None, *, others_may_add: bool = False
+) -> None:
     user = os.geteuid()
     if stat.S_ISLNK(about.st_mode):
         raise _untrusted(path, "is a link", "put what it points to in its place")
@@ -66,7 +71,7 @@ def _check(path: Path, about: os.stat_result, private_group: int | None) -> None
             "resume the run as its owner, or take it over with `chown -R` when you trust all of it",
         )
     by_group = about.st_mode & stat.S_IWGRP and about.st_gid not in (0, private_group)
-    if about.st_mode & stat.S_IWOTH or by_group:
+    if (about.st_mode & stat.S_IWOTH or by_group) and not others_may_add:
         raise _untrusted(
             path,
             f"can be written by {'others' if about.st_mode & stat.S_IWOTH else 'its group'} "

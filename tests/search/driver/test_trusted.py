@@ -59,6 +59,18 @@ def test_a_directory_that_others_can_write_is_refused_up_to_the_store(store, key
     refused(store, r"can be written by others \(mode 757\)")
 
 
+@pytest.mark.parametrize("key", ["", "runs", "runs/a"])
+def test_others_may_add_to_a_sticky_directory_above_it(store, key):
+    (store.directory / key).chmod(0o1777)
+    refuse_untrusted(store, EXPERIMENT)
+
+
+@pytest.mark.parametrize("key", [EXPERIMENT, f"{EXPERIMENT}/0000"])
+def test_a_sticky_directory_of_the_search_is_refused(store, key):
+    (store.directory / key).chmod(0o1777)
+    refused(store, r"can be written by others \(mode 1777\)")
+
+
 @root_only
 @pytest.mark.parametrize("name", ["", *FILES])
 def test_a_file_of_another_user_is_refused(store, name):

@@ -259,7 +259,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
 @pytest.mark.slow
 def test_a_first_process_that_does_not_return_is_ended(ray_session, tmp_path):
     def trial(config):
-        from distiltune.search.trial.run import ranks
+        from distiltune.search.trial import ranks
 
         ranks._STUCK_AFTER_S = 1.0
 
