@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,35 @@ def daemons() -> list[Daemon]:
             path.unlink(missing_ok=True)
         elif daemon not in running:
             stop(daemon)
+    _remove_orphaned_directories()
     return running
+
+
+def _remove_orphaned_directories() -> None:
+    """Delete the directories of daemons that were killed before they were recorded, or whose record is gone."""
+    recorded = {daemon.directory for daemon in map(_load, _records()) if daemon}
+    for path in short_temporary_directory().glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            about = path.lstat()
+            is_recent = time.time() - about.st_mtime < _LOCK_TIMEOUT_S  # its daemon may be starting
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or is_recent:
+                continue
+            if str(path) not in recorded and not _is_in_use(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Return whether a process of this user belongs to the daemon of a directory, recorded here or elsewhere."""
+    for process in psutil.process_iter(["uids"]):
+        owner = process.info["uids"]
+        if owner is None or owner.real != os.getuid():
+            continue
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == str(directory) or f"{directory}/" in " ".join(
+                process.cmdline()
+            ):
+                return True
+    return False
 
 
 def running_daemons() -> list[Daemon]:

@@ -19,7 +19,8 @@ def refuse_untrusted(store: Store, experiment: str) -> None:
     from there up to the store's root, must belong to this user or to root, must not be writable by others, and must be
     no link. The group may write where it is this user's private one, as with a umask of 002: of the user's name,
     and without other members. A directory above the experiment may be open to others where it is sticky, as /tmp and a
-    new tmpfs are: they can add to it, and cannot replace what is in it. Who may write an object store is not known here; it has to be trusted.
+    new tmpfs are: they can add to it, and cannot replace what is in it. The permissions of an object store are not
+    known here; it has to be trusted.
 
     Args:
         store: The run store.

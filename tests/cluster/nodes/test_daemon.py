@@ -18,6 +18,8 @@ import psutil
 import pytest
 from commands import command_line, distiltune, environment, free_ports, one_line
 
+from distiltune.cluster.nodes import daemon
+
 HTTP_PATHS = ("/api/jobs/", "/api/version", "/nodes", "/nodes?view=summary", "/logs", "/api/v0/nodes")
 HTTP_PATHS += ("/api/v0/logs", "/api/cluster_status", "/api/packages/gcs/a.zip", "/events", "/metrics")
 AGENT_PATHS = ("/api/job_agent/jobs/", "/logs", "/metrics")
@@ -371,3 +373,23 @@ def test_two_at_once_start_one_head_and_ctrl_c_leaves_nothing(tmp_path):
     assert starting.wait(timeout=60) != 0
     assert gone(processes)
     assert [path.name for path in cluster.state.iterdir()] == ["lock"]
+
+
+def test_a_directory_that_no_daemon_uses_or_records_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(daemon, "short_temporary_directory", lambda: tmp_path)
+    monkeypatch.setenv("DISTILTUNE_STATE_DIR", str(tmp_path / "state"))
+    names = ("dtc-orphan", "dtc-used", "dtc-new", "dtc-file", "mine")
+    for name in names:
+        (tmp_path / name).touch() if name.endswith("file") else (tmp_path / name / "r").mkdir(parents=True)
+        if name != "dtc-new":
+            os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "dtc-link").symlink_to(tmp_path / "mine")
+    user = subprocess.Popen(["sleep", "60"], env={daemon.MARK: str(tmp_path / "dtc-used")})
+    try:
+        assert daemon.daemons() == []
+    finally:
+        user.kill()
+        user.wait()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"dtc-used", "dtc-new", "dtc-file", "dtc-link", "mine", "state"}
+    assert (tmp_path / "mine" / "r").is_dir()
