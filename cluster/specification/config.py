@@ -17,6 +17,8 @@ from ...training.distillation.config import TrainingConfig
 from ...training.registry import OneSection
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 from ...training.student.config import StudentConfig
+from ...training.tasks import TASKS
+from ...training.tasks.config import TaskName
 from ...training.teacher.config import TeacherConfig
 from .reading import unquoted
 from .resolve import read_with_overrides
@@ -133,6 +135,9 @@ class PlanConfig(Section):
 class JobConfig(Section):
     """A whole job; every key has a default."""
 
+    task: TaskName = Field(
+        default="single_label", description="What is learned: single_label, one label for each text."
+    )
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
@@ -149,6 +154,34 @@ class JobConfig(Section):
     plan: PlanConfig | None = Field(
         default=None, description="For `distiltune plan`; other commands leave it alone."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_threshold(cls, values: Any) -> Any:
+        """Leave out the default threshold where the task has no out-of-scope texts."""
+        if not isinstance(values, dict):
+            return values
+        name, export = values.get("task"), values.get("export", {})
+        if name not in TASKS.names or TASKS[name].out_of_scope is not None or not isinstance(export, dict):
+            return values
+        return {**values, "export": {"out_of_scope": None, **export}}
+
+    @model_validator(mode="after")
+    def _has_out_of_scope_texts(self) -> JobConfig:
+        if TASKS[self.task].out_of_scope is not None:
+            return self
+        given = {
+            "export.out_of_scope": self.export.out_of_scope,
+            "data.out_of_scope_label": self.data.out_of_scope_label,
+        }
+        named = [key for key, value in given.items() if value is not None]
+        if named:
+            able = ", ".join(task.name for task in TASKS if task.out_of_scope is not None)
+            raise ValueError(
+                f"{', '.join(named)}: the task {self.task} has no out-of-scope texts; set it to null, or task to one "
+                f"that has: {able}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _somebody_learns_of_more_texts(self) -> JobConfig:
