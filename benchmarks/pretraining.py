@@ -47,11 +47,11 @@ from distiltune.training.data.tokenized import (
 )
 from distiltune.training.distillation.arguments import arguments_from_config
 from distiltune.training.distillation.config import TrainingConfig
-from distiltune.training.distillation.metrics import classification_metrics
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import StudentConfig
+from distiltune.training.tasks import SINGLE_LABEL
 
 MAX_LENGTH = 64
 
@@ -85,7 +85,7 @@ class Texts:
         logits = {name: self.logits(model, self.splits[name]) for name in ("validation", "test")}
         outside = self.data.out_of_scope_id
         figures: dict[str, Any] = {
-            name: classification_metrics(each, self.splits[name].labels, outside)
+            name: SINGLE_LABEL.metrics(SINGLE_LABEL.predictions(each), self.splits[name].labels, outside)
             for name, each in logits.items()
         }
         num_outside = int((self.splits["validation"].labels == outside).sum())
@@ -93,10 +93,14 @@ class Texts:
         goal = scope_goal(OutOfScopeConfig(), label, self.data.label_names, num_outside)
         if goal is not None and outside is not None:
             threshold = choose_threshold(
-                logits["validation"], self.splits["validation"].labels, outside, goal
+                SINGLE_LABEL.out_of_scope,
+                logits["validation"],
+                self.splits["validation"].labels,
+                outside,
+                goal,
             )
             figures["test_with_threshold"] = measure_threshold(
-                threshold, logits["test"], self.splits["test"].labels, outside
+                SINGLE_LABEL.out_of_scope, threshold, logits["test"], self.splits["test"].labels, outside
             )
         return figures
 

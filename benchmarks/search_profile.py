@@ -81,6 +81,7 @@ def laps_of(module: Any) -> Laps:
     from transformers import TrainerCallback
 
     from distiltune.search.trial.run import reporter
+    from distiltune.training.tasks import SINGLE_LABEL
 
     module.laps = laps = Laps()
 
@@ -105,7 +106,7 @@ def laps_of(module: Any) -> Laps:
     laps.around(Accelerator, "backward", LOOP, BACKWARD)
     laps.around(reporter.EpochReporter, "on_log", LOOP, LOG)
     laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
-    laps.around(reporter, "classification_metrics", EVALUATE, EVALUATE)
+    laps.around(SINGLE_LABEL, "metrics", EVALUATE, EVALUATE)
     laps.around(reporter, "write_epoch", LOG, SAVE)
     laps.around(reporter, "send_epoch", SAVE, SAVE)
     laps.around(reporter.tune, "report", SAVE, REPORT)

@@ -25,6 +25,7 @@ FLOORS = {
         "models",
         "checkpoints",
         "compression",
+        "tasks",
         "distillation",
         "teacher pretraining",
         "student",

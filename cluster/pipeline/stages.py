@@ -51,11 +51,14 @@ class Stages:
 
     def teacher(self, tell: Tell) -> StageResult:
         """Load, fine-tune or train the teachers, once for all runs with the same data and settings."""
+        from ...training import tasks
         from ...training.teacher.prepare import teacher_key
 
+        task = tasks.get(self._config.task)
         local, wanted = self._local_config, self._whole(self._config.resources.teacher)
         keys = [
-            f"{TEACHERS}/{teacher_key(each, self._data, local.training)}" for each in local.teacher.members
+            f"{TEACHERS}/{teacher_key(each, self._data, local.training, task)}"
+            for each in local.teacher.members
         ]
         if len(keys) == 1:
             record = self._dispatcher.do(
@@ -166,6 +169,7 @@ class Stages:
                 for name, split in self._splits.items()
                 if name not in ("train", "validation")
             },
+            task=config.task,
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)

@@ -21,6 +21,7 @@ from ...search.space.students import searched_width
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
+from ...training import tasks as learning
 from ...training.data.text_data import TextData
 from ...training.student.build import build_student
 from ...training.student.config import FromTeacherConfig
@@ -110,6 +111,7 @@ def make_student(
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         tell=task.tell,
+        task=learning.get(config.task),
     )
     task.store.publish(key)
     return record
@@ -132,6 +134,7 @@ def make_variant(
         task.store.local(key),
         config=export,
         max_length=task.config.training.max_length,
+        task=task.config.task,
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
@@ -160,6 +163,7 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         test["label"][:],
         data.label_names,
         data.out_of_scope_label,
+        task.config.task,
     )
     machine = describe_machine()
     measured = measure_rows(

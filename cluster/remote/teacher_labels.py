@@ -9,11 +9,11 @@ import numpy as np
 
 from ...errors import ModelError
 from ...search.space.space import fixed_values
+from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.data.text_data import TextData
 from ...training.data.tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
 from ...training.data.transfer_set import extra_splits, extra_texts
-from ...training.distillation.metrics import classification_metrics
 from ...training.student.vocabulary import respelled
 from ...training.teacher.logits_cache import logits_key, teacher_logits
 from ...training.teacher.prepare import prepare_teacher, read_record
@@ -41,6 +41,7 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         max_length=config.training.max_length,
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
+        task=tasks.get(config.task),
         on_epoch=lambda epoch: task.tell(
             f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
         ),
@@ -65,10 +66,10 @@ def label_with_teachers(
         ModelError: The teachers have different word pieces.
     """
     config, first = task.local_config, task.store.fetch(teacher_keys[0])
+    learned = tasks.get(config.task)
     tokenizer, length = load_tokenizer(first), config.training.max_length
     tokens = {
-        name: tokenize_split(data.splits[name]["text"][:], data.splits[name]["label"][:], tokenizer, length)
-        for name in ("train", "validation")
+        name: learned.tokenize(data.splits[name], tokenizer, length) for name in ("train", "validation")
     }
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
     splits = {name: SplitWithLogits(each, None) for name, each in tokens.items()}
@@ -91,7 +92,7 @@ def label_with_teachers(
     if len(teacher_keys) > 1:
         validation = tokens["validation"]
         logits, _, _ = _mean_logits(task, teacher_keys, validation, "validation")
-        metrics = classification_metrics(logits, validation.labels, data.out_of_scope_id)
+        metrics = learned.metrics(learned.predictions(logits), validation.labels, data.out_of_scope_id)
         record["ensemble"] = {f"validation_{name}": value for name, value in metrics.items()}
     return splits, record
 
@@ -128,13 +129,14 @@ def tokenize_for_student(
 ) -> dict[str, SplitWithLogits]:
     """The same rows in the student's own word pieces, the logits unchanged."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
-    rows = {
-        name: (data.splits[name]["text"][:], data.splits[name]["label"][:])
-        for name in ("train", "validation")
+    learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
+    tokens = {
+        name: learned.tokenize(data.splits[name], tokenizer, length)
+        if name in data.splits
+        else tokenize_split(extra[name], [IGNORED_LABEL] * len(extra[name]), tokenizer, length)
+        for name in splits
+        if name in data.splits or name in extra
     }
-    for kind, texts in extra_texts(task.config.data, data).items():
-        rows[kind] = texts, [IGNORED_LABEL] * len(texts)
-    tokens = {name: tokenize_split(*rows[name], tokenizer, length) for name in splits if name in rows}
     if "masked" in splits:
         teachers = load_tokenizer(task.store.fetch(teacher_key))
         tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer, length)

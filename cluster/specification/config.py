@@ -28,6 +28,8 @@ from ...training.section import (
     Threads,
 )
 from ...training.student.config import StudentConfig
+from ...training.tasks import TASKS
+from ...training.tasks.config import TaskName
 from ...training.teacher.config import TeacherConfig
 from .reading import unquoted
 from .resolve import read_with_overrides
@@ -147,6 +149,9 @@ class JobConfig(Section):
     seed: Seed = Field(
         default=_DEFAULT_SEED, description="Seed of the job: of every section that gives none of its own."
     )
+    task: TaskName = Field(
+        default="single_label", description="What is learned: single_label, one label for each text."
+    )
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
@@ -172,6 +177,34 @@ class JobConfig(Section):
         seed = values.get(SEED, _DEFAULT_SEED)
         is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # else the key's own check names the fault
         return with_seed(cls, values, seed) if is_seed else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_threshold(cls, values: Any) -> Any:
+        """Leave out the default threshold where the task has no out-of-scope texts."""
+        if not isinstance(values, dict):
+            return values
+        name, export = values.get("task"), values.get("export", {})
+        if name not in TASKS.names or TASKS[name].out_of_scope is not None or not isinstance(export, dict):
+            return values
+        return {**values, "export": {"out_of_scope": None, **export}}
+
+    @model_validator(mode="after")
+    def _has_out_of_scope_texts(self) -> JobConfig:
+        if TASKS[self.task].out_of_scope is not None:
+            return self
+        given = {
+            "export.out_of_scope": self.export.out_of_scope,
+            "data.out_of_scope_label": self.data.out_of_scope_label,
+        }
+        named = [key for key, value in given.items() if value is not None]
+        if named:
+            able = ", ".join(task.name for task in TASKS if task.out_of_scope is not None)
+            raise ValueError(
+                f"{', '.join(named)}: the task {self.task} has no out-of-scope texts; set it to null, or task to one "
+                f"that has: {able}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _somebody_learns_of_more_texts(self) -> JobConfig:

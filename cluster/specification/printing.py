@@ -16,6 +16,7 @@ _WIDTH = 110
 # What a job has to decide, shown whether it was given or not.
 _DECISIONS = (
     "seed",
+    "task",
     "data.source",
     "search.num_trials",
     "search.space",

@@ -24,19 +24,19 @@ class Answers:
     right: np.ndarray
 
 
-def pack_answers(predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def pack_answers(predictions: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     """JSON values of N answers: as few bytes a text as the largest class needs, and a bit for whether it is right.
 
     Args:
         predictions: int[N], not negative.
-        labels: int[N].
+        right: bool[N], whether they are the texts' own.
     """
     kind = np.min_scalar_type(int(predictions.max(initial=0))).newbyteorder("<")
     return {
         "num_texts": len(predictions),
         "dtype": kind.str,
         "predictions": _encode(predictions.astype(kind)),
-        "right": _encode(np.packbits(predictions == labels)),
+        "right": _encode(np.packbits(right)),
     }
 
 

@@ -50,7 +50,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class BenchmarkTexts:
-    """The texts that every row sees, in the same order; labels count into ``label_names``."""
+    """The texts that every row sees, in the same order; labels count into ``label_names``, and are the task's."""
 
     validation_texts: Sequence[str]
     validation_labels: Sequence[int]
@@ -58,6 +58,7 @@ class BenchmarkTexts:
     test_labels: Sequence[int]
     label_names: Sequence[str]
     out_of_scope_label: str | None = None
+    task: str = "single_label"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...storage.folders import write_file
-from ...training.distillation.metrics import classification_metrics
 from ..out_of_scope.thresholds import (
     ScopeGoal,
     answers_with_threshold,
@@ -20,12 +19,16 @@ from ..out_of_scope.thresholds import (
     reliability,
     threshold_curves,
 )
+from ..runtime.scores import SCORES
 from . import targets
 from .measurements import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
+
+if TYPE_CHECKING:
+    from ...training.tasks import Task
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +77,10 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
     """Accuracies without a threshold, and with the variant's own; a row that ships none gets one here."""
+    # Here, for pydantic is no part of what an ONNX row is to hold in memory.
+    from ...training import tasks
+
+    task = tasks.get(texts["task"])
     names = _all_names(opened.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split in ("validation", "test"):
@@ -82,31 +89,47 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
         found[split] = logits, labels
     label = texts["out_of_scope_label"]
     outside = None if label is None else names.index(label)
-    reliable = reliability(*found["test"])
+    given = {split: task.predictions(logits) for split, (logits, _) in found.items()}
+    right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
+    reliable = reliability(SCORES["max_softmax"](found["test"][0]), right["test"])
     place = _places(names, texts["label_names"], goal)
-    given, wanted_labels = found["validation"][0].argmax(axis=-1), place[found["validation"][1]]
     measured: dict[str, Any] = {
-        **classification_metrics(*found["test"], outside),
-        "validation_accuracy": classification_metrics(*found["validation"], outside)["accuracy"],
+        **task.metrics(given["test"], found["test"][1], outside),
+        "validation_accuracy": task.metrics(given["validation"], found["validation"][1], outside)["accuracy"],
         "calibration_error": reliable["ece"],
         "curves": {"reliability": reliable["bins"]},
-        "answers": {"without_threshold": pack_answers(place[given], wanted_labels)},
+        "answers": {"without_threshold": pack_answers(place[given["validation"]], right["validation"])},
     }
-    if goal is not None:
-        # Here, for pydantic is no part of what an ONNX row is to hold in memory.
-        from ..out_of_scope.config import OutOfScopeConfig
-
-        number = names.index(goal["label"])
-        wanted = ScopeGoal(OutOfScopeConfig.model_validate(goal["config"]), goal["label"])
-        threshold = opened.threshold or choose_threshold(*found["validation"], number, wanted)
-        measured["with_threshold"] = {
-            **measure_threshold(threshold, *found["test"], number),
-            "validation_accuracy": measure_threshold(threshold, *found["validation"], number)["accuracy"],
-        }
-        measured["curves"] |= threshold_curves(threshold, *found["test"], number)
-        given = answers_with_threshold(threshold, found["validation"][0], number)
-        measured["answers"]["with_threshold"] = pack_answers(place[given], wanted_labels)
+    if goal is not None and task.out_of_scope is not None:
+        _judge_threshold(measured, opened, found, task, goal, names, place)
     return measured
+
+
+def _judge_threshold(
+    measured: dict[str, Any],
+    opened: Opened,
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+    task: Task,
+    goal: dict[str, Any],
+    names: list[str],
+    place: np.ndarray,
+) -> None:
+    """Add to what was measured of a row the same with its threshold."""
+    from ..out_of_scope.config import OutOfScopeConfig
+
+    scope, number = task.out_of_scope, names.index(goal["label"])
+    assert scope is not None
+    wanted = ScopeGoal(OutOfScopeConfig.model_validate(goal["config"]), goal["label"])
+    threshold = opened.threshold or choose_threshold(scope, *found["validation"], number, wanted)
+    validation = measure_threshold(scope, threshold, *found["validation"], number)
+    measured["with_threshold"] = {
+        **measure_threshold(scope, threshold, *found["test"], number),
+        "validation_accuracy": validation["accuracy"],
+    }
+    measured["curves"] |= threshold_curves(scope, threshold, *found["test"], number)
+    logits, labels = found["validation"]
+    given = answers_with_threshold(scope, threshold, logits, number)
+    measured["answers"]["with_threshold"] = pack_answers(place[given], task.correct(given, labels))
 
 
 def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) -> list[str]:

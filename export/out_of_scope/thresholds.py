@@ -14,6 +14,7 @@ from ...errors import ConfigError
 from ..runtime.scores import SCORES, Threshold
 
 if TYPE_CHECKING:
+    from ...training.tasks import OutOfScope
     from .config import OutOfScopeConfig
 
 # Of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
@@ -136,13 +137,14 @@ def threshold_curve(
 
 
 def choose_threshold(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int, goal: ScopeGoal
+    scope: OutOfScope, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int, goal: ScopeGoal
 ) -> Threshold:
     """The threshold that a goal asks for, on the validation split.
 
     Of thresholds that reach the goal equally the middle one is taken, which is the least a matter of single texts.
 
     Args:
+        scope: The task's.
         logits: float[N, C].
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
@@ -150,7 +152,7 @@ def choose_threshold(
             else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximised, w = ``in_scope_weight``.
     """
     config = goal.config
-    curve = threshold_curve(SCORES[config.score](logits), logits.argmax(axis=-1), labels, out_of_scope_id)
+    curve = threshold_curve(SCORES[config.score](logits), scope.predictions(logits), labels, out_of_scope_id)
     if config.max_in_scope_refused is not None:
         kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
         return Threshold(config.score, float(curve.values[kept[-1] if len(kept) else 0]), goal.label)
@@ -176,20 +178,18 @@ def area_under_roc(scores: np.ndarray, outside: np.ndarray) -> float | None:
     return float((below + up_to).mean() / (2 * len(low)))
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     """How far the probability of a prediction is from the share of right ones.
 
     Args:
-        logits: float[N, C].
-        labels: int[N].
+        confidence: float[N], the probability of each prediction.
+        right: bool[N], whether it is right.
 
     Returns:
         ``ece``: the expected calibration error, the mean of |accuracy - confidence| over bins of equal width,
         weighted by their texts (Guo et al., "On Calibration of Modern Neural Networks", 2017); ``bins``: of each
         that holds texts its ``confidence``, ``accuracy`` and ``count``.
     """
-    confidence = SCORES["max_softmax"](logits)
-    right = logits.argmax(axis=-1) == labels
     place = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     bins = [
         {
@@ -200,15 +200,16 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         for each in np.unique(place)
     ]
     gaps = [abs(each["accuracy"] - each["confidence"]) * each["count"] for each in bins]
-    return {"ece": sum(gaps) / len(labels), "bins": bins}
+    return {"ece": sum(gaps) / len(right), "bins": bins}
 
 
 def measure_threshold(
-    threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
+    scope: OutOfScope, threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> dict[str, Any]:
     """What a threshold and its score are worth on a split.
 
     Args:
+        scope: The task's.
         threshold: Chosen on another split.
         logits: float[N, C].
         labels: int[N].
@@ -218,8 +219,8 @@ def measure_threshold(
         The threshold's own fields; ``accuracy``, ``in_scope_accuracy``, ``oos_recall`` and ``in_scope_refused`` with
         it; ``auroc``, where a text whose largest logit says out of scope scores lowest of all.
     """
-    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
-    answers = answers_with_threshold(threshold, logits, out_of_scope_id)
+    scores, outside = _final_scores(scope, threshold, logits, out_of_scope_id), labels == out_of_scope_id
+    answers = answers_with_threshold(scope, threshold, logits, out_of_scope_id)
     right = answers == labels
     return {
         **threshold.to_json(),
@@ -231,25 +232,30 @@ def measure_threshold(
     }
 
 
-def answers_with_threshold(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+def answers_with_threshold(
+    scope: OutOfScope, threshold: Threshold, logits: np.ndarray, out_of_scope_id: int
+) -> np.ndarray:
     """int[N], the class that each text gets; arguments as for :func:`measure_threshold`."""
     refused = SCORES[threshold.score](logits) < threshold.value
-    return np.where(refused, out_of_scope_id, logits.argmax(axis=-1))
+    return np.where(refused, out_of_scope_id, scope.predictions(logits))
 
 
-def _final_scores(threshold: Threshold, logits: np.ndarray, out_of_scope_id: int) -> np.ndarray:
+def _final_scores(
+    scope: OutOfScope, threshold: Threshold, logits: np.ndarray, out_of_scope_id: int
+) -> np.ndarray:
     """float64[N]; what the largest logit tells to be out of scope is refused by every threshold."""
-    refused = logits.argmax(axis=-1) == out_of_scope_id
+    refused = scope.predictions(logits) == out_of_scope_id
     return np.where(refused, -np.inf, SCORES[threshold.score](logits))
 
 
 def threshold_curves(
-    threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
+    scope: OutOfScope, threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> dict[str, Any]:
     """What other thresholds would do on a split, for pictures.
 
     Args:
-        threshold: As for :func:`measure_threshold`, as are the others.
+        scope: As for :func:`measure_threshold`, as are the others.
+        threshold: As there.
         logits: float[N, C].
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
@@ -259,9 +265,9 @@ def threshold_curves(
         the share of in-scope texts that is refused, against ``recall``; ``chosen`` holds both at the threshold. None
         where all texts or none are out of scope. At most 200 points each.
     """
-    scores, outside = _final_scores(threshold, logits, out_of_scope_id), labels == out_of_scope_id
+    scores, outside = _final_scores(scope, threshold, logits, out_of_scope_id), labels == out_of_scope_id
     order, num = np.argsort(scores, kind="stable"), len(scores)
-    right = (logits.argmax(axis=-1) == labels)[order]
+    right = (scope.predictions(logits) == labels)[order]
     at = np.unique(np.linspace(0, num - 1, min(num, _MOST_POINTS)).astype(int))
     kept_right = right[::-1].cumsum()[::-1] / np.arange(num, 0, -1)
     curves: dict[str, Any] = {"refused": {"share": (at / num).tolist(), "accuracy": kept_right[at].tolist()}}

@@ -16,6 +16,7 @@ from ..artifact.manifest import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
 from .graph import Graph, open_graph
 from .session_options import MAX_THREADS, check_session, session_options
+from .tasks import DECODERS
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _PROBE_TEXT = "a"
@@ -27,6 +28,7 @@ class TextClassifier:
     Make one with :meth:`load`. Calling it is safe from several threads.
 
     Attributes:
+        task: What it was trained for; answers are this task's.
         labels: Names of the model's outputs, in their order.
         max_length: Tokens after which a text is cut.
         out_of_scope_label: The label of texts outside every intent; None where there is none.
@@ -37,11 +39,14 @@ class TextClassifier:
         self._graph = graph
         self._tokenizer = tokenizer
         self._pad_token_id = config.pad_token_id
+        self.task = config.task
+        self._decoder = DECODERS[config.task]
         self.labels = list(config.labels)
+        self._num_outputs = self._decoder.num_outputs(self.labels)
         self.max_length = config.max_length
         self.out_of_scope_label = config.out_of_scope_label
         self.threshold = config.threshold
-        if graph.num_outputs not in (None, len(self.labels)):
+        if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
                 f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
                 "pull the artifact again"
@@ -117,7 +122,7 @@ class TextClassifier:
         if "attention_mask" in feed:
             feed["attention_mask"].fill(1)
         try:
-            self._graph.run(feed, len(self.labels))
+            self._graph.run(feed, self._num_outputs)
         except ArtifactError as error:
             raise ArtifactError(
                 f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {CONFIG_FILE}"
@@ -150,23 +155,8 @@ class TextClassifier:
         """
         single = isinstance(texts, str)
         logits = self.logits([texts] if single else texts, batch_size=batch_size)
-        answers = self._answers(logits)
+        answers = self._decoder.decode(logits, self.labels, self.threshold)
         return answers[0] if single else answers
-
-    def _answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        best = probabilities.argmax(axis=-1)
-        answers = [
-            {"label": self.labels[i], "score": float(probabilities[row, i])} for row, i in enumerate(best)
-        ]
-        if self.threshold is None:
-            return answers
-        label = self.threshold.label
-        for row in np.flatnonzero(self.threshold.refuses(logits)):
-            if answers[row]["label"] != label:
-                answers[row] = {"label": label, "score": 1 - answers[row]["score"]}
-        return answers
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
@@ -177,7 +167,7 @@ class TextClassifier:
         encodings = self._encode(texts)
         if len(encodings) == 1:
             return self._run(encodings).astype(np.float32, copy=False)
-        outputs = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
+        outputs = np.empty((len(encodings), self._num_outputs), dtype=np.float32)
         # Texts of like length share a batch, so that little of it is padding.
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
         for start in range(0, len(order), batch_size):
@@ -217,4 +207,4 @@ class TextClassifier:
                 feed["attention_mask"][row, : len(ids)] = 1
             if "token_type_ids" in feed:
                 feed["token_type_ids"][row, : len(ids)] = encoding.type_ids
-        return self._graph.run(feed, len(self.labels))
+        return self._graph.run(feed, self._num_outputs)

@@ -1,4 +1,4 @@
-"""``config.json`` of a classifier: labels, lengths, threshold, and what it was measured with."""
+"""``config.json`` of a classifier: task, labels, lengths, threshold, and what it was measured with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
 from .scores import Threshold
 from .session_options import MAX_THREADS, check_session
+from .tasks import DECODERS
 
 _MAX_LENGTH = 2**20
 _MAX_TOKEN_ID = 2**31 - 1
@@ -21,6 +22,7 @@ class ClassifierConfig:
     """How a classifier turns texts into ids, and logits into answers.
 
     Attributes:
+        task: What it was trained for: the name of a decoder.
         labels: Names of the graph's outputs, in their order.
         max_length: Tokens after which a text is cut.
         pad_token_id: The id that fills a batch's shorter texts.
@@ -30,6 +32,7 @@ class ClassifierConfig:
         session: Session options that it was measured with.
     """
 
+    task: str
     labels: list[str]
     max_length: int
     pad_token_id: int
@@ -50,6 +53,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         ArtifactError: A value is missing or cannot be used; the message names it.
     """
     given = parse_object(content, path)
+    task = _checked_task(given.get("task"), path)
     _check_labels(given.get("labels"), path)
     for name, least, most in (("max_length", 1, _MAX_LENGTH), ("pad_token_id", 0, _MAX_TOKEN_ID)):
         _check_integer(name, given.get(name), least, most, path)
@@ -60,6 +64,10 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         raise ArtifactError(f"{path}: out_of_scope_label is {label!r:.60}; it must be null or a name")
     threshold = given.get("threshold")
     if threshold is not None:
+        if not DECODERS[task].has_threshold:
+            raise ArtifactError(
+                f"{path}: threshold is {threshold!r:.60}; it must be null for the task {task}"
+            )
         try:
             threshold = Threshold.from_json(threshold)
         except ValueError as error:
@@ -70,6 +78,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
     except ValueError as error:
         raise ArtifactError(f"{path}: session: {first_line(error)}; pull the artifact again") from None
     return ClassifierConfig(
+        task=task,
         labels=list(given["labels"]),
         max_length=given["max_length"],
         pad_token_id=given["pad_token_id"],
@@ -78,6 +87,12 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         num_threads=given.get("num_threads"),
         session=session or {},
     )
+
+
+def _checked_task(task: Any, path: Path) -> str:
+    if not isinstance(task, str) or task not in DECODERS:
+        raise ArtifactError(f"{path}: task is {task!r:.60}; it must be one of {', '.join(DECODERS)}")
+    return task
 
 
 def _check_labels(labels: Any, path: Path) -> None:

@@ -77,6 +77,7 @@ def build_variant(
     *,
     config: VariantsConfig,
     max_length: int,
+    task: str = "single_label",
     out_of_scope_label: str | None = None,
     num_threads: int = 1,
     base_onnx: Path | None = None,
@@ -91,6 +92,7 @@ def build_variant(
         out_dir: the folder to make; it appears whole, and takes the place of an earlier one.
         config: the section ``export``; the variants that it names, its thresholds and its choice are not read.
         max_length: most tokens of a text.
+        task: what the student was trained for; kept in the config.json of a variant that can be sealed.
         out_of_scope_label: kept in the config.json of a variant that can be sealed.
         num_threads: intra-op threads that config.json asks the runtime for.
         base_onnx: the plain ONNX graph of this student, where it is there already; it saves an export.
@@ -117,7 +119,7 @@ def build_variant(
         making = Making(rows, config, asked)
         made = _write_file(variant, model, folder, max_length, base_onnx, making, config.opset)
         if variant.can_be_sealed:
-            _write_config(model, folder, max_length, _pad_token_id(model), out_of_scope_label, num_threads)
+            _write_config(model, folder, task, max_length, out_of_scope_label, num_threads)
             if calibration is not None:
                 calibrate(folder, calibration)
         parity = _compare(variant, model, folder, max_length)
@@ -229,15 +231,16 @@ def _read_tokenizer(source: Path) -> tokenizers.Tokenizer:
 def _write_config(
     model: PreTrainedModel,
     folder: Path,
+    task: str,
     max_length: int,
-    pad_token_id: int,
     out_of_scope_label: str | None,
     num_threads: int,
 ) -> None:
     config = {
+        "task": task,
         "labels": label_names(model.config),
         "max_length": max_length,
-        "pad_token_id": pad_token_id,
+        "pad_token_id": _pad_token_id(model),
         "out_of_scope_label": out_of_scope_label,
         "threshold": None,
         "num_threads": num_threads,

@@ -33,6 +33,7 @@ class TrialInputs:
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
         students: Where the space names the student: each by its ``student_name``, in place of ``student``.
         more_texts: How many of the last rows of ``train`` are texts without labels, by kind, in their order.
+        task: Name of what is learned.
     """
 
     student: str
@@ -44,6 +45,7 @@ class TrialInputs:
     teacher: str | None = None
     students: dict[str, Student] = field(default_factory=dict)
     more_texts: dict[str, int] = field(default_factory=dict)
+    task: str = "single_label"
 
     def trained_on(self, arguments: Mapping[str, Any]) -> tuple[TokenizedSplit, np.ndarray | None]:
         """The texts that a trial with these arguments trains on, and the teacher's logits over them."""

@@ -20,10 +20,9 @@ from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import DistiltuneError, StorageError, first_line
-from ...training.data.collator import DistillationCollator
-from ...training.data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit
-from ...training.distillation.metrics import classification_metrics
-from ...training.models.runtime import without_mixed_precision
+from ...training import tasks
+from ...training.data.tokenized import TokenizedSplit
+from ...training.models.inference import logits_of_batches
 from ..space.space import METRICS
 from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
 from .events import TAGS, TrialEvents
@@ -44,7 +43,6 @@ class EpochReporter(TrainerCallback):
         trial: Key of the trial's folder.
         inputs: Texts that all trials share.
         settings: The same for every trial.
-        collator: Pads the validation batches.
         events: Where scalars are shown.
         say: Adds a line to the trial's log.
         saved: The trial's checkpoints; it goes on from the last.
@@ -55,7 +53,6 @@ class EpochReporter(TrainerCallback):
         trial: str,
         inputs: TrialInputs,
         settings: TrialSettings,
-        collator: DistillationCollator,
         events: TrialEvents,
         say: Callable[[str], None],
         saved: Sequence[SavedEpoch] = (),
@@ -63,7 +60,6 @@ class EpochReporter(TrainerCallback):
         self._trial = trial
         self._inputs = inputs
         self._settings = settings
-        self._collator = collator
         self._events = events
         self._say = say
         self._saved = list(saved)
@@ -205,16 +201,16 @@ class EpochReporter(TrainerCallback):
 
     def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:
         split = self._inputs.validation
-        logits = _predict(model, split, self._collator, args.per_device_eval_batch_size)
+        logits = _predict(model, split, args.per_device_eval_batch_size)
         if not np.isfinite(logits).all():
             raise TrialFailedError(
                 f"the student's logits are not finite after epoch {self.epoch} "
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
-        labels = torch.from_numpy(split.labels.copy())
-        labels[labels >= logits.shape[-1]] = IGNORED_LABEL  # out of scope, where only a threshold tells it
-        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels, ignore_index=IGNORED_LABEL)
-        found = classification_metrics(logits, split.labels, self._inputs.out_of_scope_id)
+        task = tasks.get(self._inputs.task)
+        labels = task.known_labels(split.labels, logits.shape[-1])
+        loss = task.hard_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+        found = task.metrics(task.predictions(logits), split.labels, self._inputs.out_of_scope_id)
         return {
             "validation_loss": float(loss),
             **{f"validation_{name}": float(value or 0.0) for name, value in found.items()},
@@ -230,21 +226,12 @@ def failure_metrics(error: Exception) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _predict(
-    model: PreTrainedModel, split: TokenizedSplit, collator: DistillationCollator, batch_size: int
-) -> np.ndarray:
+def _predict(model: PreTrainedModel, split: TokenizedSplit, batch_size: int) -> np.ndarray:
     """Logits float32[N, C] of a split in its own order; in 32 bits, as the checkpoint will be used."""
-    dataset = TokenizedDataset(split, None)
     order = np.argsort(split.lengths, kind="stable")
+    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
-    was_training = model.training
-    model.eval()
-    with without_mixed_precision(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = collator([dataset[int(row)] for row in rows])
-            batch.pop("labels", None)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            logits[rows] = model(**batch).logits.float().cpu().numpy()
-    model.train(was_training)
+    pad = int(model.config.pad_token_id or 0)
+    for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad):
+        logits[rows] = found.float().cpu().numpy()
     return logits

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from ...errors import InputError, StorageError
 from ...storage.store import Store
 from ...storage.temporary import temporary_directory
+from ...training import tasks
 from ...training.checkpoints.load import load_classifier, load_model, load_tokenizer
 from ...training.data.collator import DistillationCollator
 from ...training.data.tokenized import TokenizedDataset
@@ -103,8 +104,8 @@ def _run(
                 say=say,
             ):
                 inputs = opened(inputs)
-                trainer, collator = _trainer(arguments, inputs, settings, work)
-                trainer.add_callback(EpochReporter(trial, inputs, settings, collator, events, say, saved))
+                trainer = _trainer(arguments, inputs, settings, work)
+                trainer.add_callback(EpochReporter(trial, inputs, settings, events, say, saved))
                 _train(trainer, settings.store, key, work)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
@@ -126,7 +127,7 @@ def _train_along(
     work: Path,
 ) -> None:
     """A further process of the trial: the same steps on its part of each batch, and nothing else."""
-    trainer, _ = _trainer(arguments, opened(inputs), settings, work)
+    trainer = _trainer(arguments, opened(inputs), settings, work)
     _train(trainer, settings.store, key, work)
 
 
@@ -138,7 +139,7 @@ def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Pa
 
 def _trainer(
     arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
-) -> tuple[DistillationTrainer, DistillationCollator]:
+) -> DistillationTrainer:
     """What every process of a trial trains with; the batch is shared out among them."""
     if settings.use_gpu and settings.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
@@ -165,7 +166,6 @@ def _trainer(
         train_used_rows(model, train.input_ids)
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
-    collator = DistillationCollator(_pad_token_id(model))
     # In this order: the step's random states and masks are in the checkpoint before it is sent.
     callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
@@ -175,11 +175,12 @@ def _trainer(
         args=args,
         teacher_model=teacher,
         train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
-        data_collator=collator,
+        data_collator=DistillationCollator(_pad_token_id(model)),
         callbacks=callbacks,
+        task=tasks.get(inputs.task),
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer, collator
+    return trainer
 
 
 def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:

@@ -55,6 +55,13 @@ def tiny_artifact(directory: Path, **config) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(directory / "tokenizer.json"))
-    told = {"labels": LABELS, "max_length": MAX_LENGTH, "pad_token_id": 0, "num_threads": 1, **config}
+    told = {
+        "task": "single_label",
+        "labels": LABELS,
+        "max_length": MAX_LENGTH,
+        "pad_token_id": 0,
+        "num_threads": 1,
+        **config,
+    }
     (directory / "config.json").write_text(json.dumps(told))
     return directory

@@ -21,7 +21,8 @@ class DistillationCollator:
 
     Called with rows (dicts with ``input_ids[L]`` and, optionally, ``attention_mask[L]``,
     ``token_type_ids[L]``, a label, ``teacher_logits[C]``) it returns ``input_ids[B, L]``,
-    ``attention_mask[B, L]``, ``token_type_ids[B, L]`` where given, ``labels[B]`` (int64) and
+    ``attention_mask[B, L]``, ``token_type_ids[B, L]`` where given, ``labels[B]`` (int64, or float32
+    where they are fractions; a label of several numbers adds its shape) and
     ``teacher_logits[B, C]`` (float32).
     """
 
@@ -49,7 +50,10 @@ class DistillationCollator:
             batch["token_type_ids"] = _padded(rows, "token_type_ids", lengths, width, 0)
         label = next((name for name in _LABEL_NAMES if first.get(name) is not None), None)
         if label is not None:
-            batch["labels"] = torch.tensor([int(row[label]) for row in rows], dtype=torch.int64)
+            labels = np.stack([np.asarray(row[label]) for row in rows])
+            batch["labels"] = torch.from_numpy(
+                labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+            )
         if first.get("teacher_logits") is not None:
             stacked = np.stack([np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows])
             batch["teacher_logits"] = torch.from_numpy(stacked)

@@ -106,7 +106,7 @@ def example_id(row: np.ndarray) -> int:
 
 
 class TokenizedDataset(Dataset[dict[str, Any]]):
-    """A split for a data loader: ``input_ids`` int64[L], ``labels`` int, and ``teacher_logits`` float32[C].
+    """A split for a data loader: ``input_ids`` int64[L], ``labels`` as in the split, and ``teacher_logits`` float32[C].
 
     Args:
         split: The texts.
@@ -127,7 +127,7 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
         # Copies: the arrays may be read-only, and torch must not write into them.
         item: dict[str, Any] = {
             "input_ids": self.split.row(index).astype(np.int64),
-            "labels": int(self.split.labels[index]),
+            "labels": self.split.labels[index],
         }
         if self.teacher_logits is not None:
             item["teacher_logits"] = np.array(self.teacher_logits[index], dtype=np.float32)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.tokenized import IGNORED_LABEL
+from ..tasks import SINGLE_LABEL, Task
+from ..tasks.losses import cross_entropy, soft_target_loss
 
 
 @dataclass(frozen=True)
@@ -26,43 +27,6 @@ class LossParts:
     distillation: Tensor | None = None
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, *, num_items: Tensor | int | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """Cross-entropy of logits[B, C] and labels[B]; rows labelled -100 add nothing.
-
-    ``num_items``: divisor of the sum over rows; by default the number of labelled rows.
-    """
-    total = F.cross_entropy(
-        logits.float(),
-        labels.long(),
-        ignore_index=IGNORED_LABEL,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    if num_items is None:
-        num_items = (labels != IGNORED_LABEL).sum().clamp(min=1)
-    return total / num_items
-
-
-def soft_target_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float,
-    num_items: Tensor | int | None = None,
-) -> Tensor:
-    """T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, C], the KL averaged over the batch.
-
-    Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2: the factor T² keeps the gradient's size
-    independent of the temperature. No gradient flows into ``teacher_logits``.
-    """
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
-    return total * (temperature**2 / (len(student_logits) if num_items is None else num_items))
-
-
 def loss_parts(
     student_logits: Tensor,
     teacher_logits: Tensor | None,
@@ -72,11 +36,13 @@ def loss_parts(
     temperature: float,
     num_items: Tensor | int | None = None,
     label_smoothing: float = 0.0,
+    task: Task = SINGLE_LABEL,
 ) -> LossParts:
     """``distillation_loss`` together with its two parts.
 
-    ``teacher_logits`` may be ``None`` where alpha is 1, ``labels`` where alpha is 0. Both parts are divided
-    by ``num_items`` (default B), unlabelled rows included: a row's weight never depends on its neighbours.
+    Both parts are the losses of ``task``. ``teacher_logits`` may be ``None`` where alpha is 1, ``labels`` where
+    alpha is 0. Both parts are divided by ``num_items`` (default B), unlabelled rows included: a row's weight never
+    depends on its neighbours.
 
     Raises:
         ValueError: a part that has weight lacks its input, or the two logits differ in shape.
@@ -91,7 +57,7 @@ def loss_parts(
     if labels is not None:
         # With alpha 0 cross-entropy is only watched, so it stays out of the graph.
         with torch.set_grad_enabled(torch.is_grad_enabled() and alpha > 0):
-            hard = cross_entropy(student_logits, labels, num_items=divisor, label_smoothing=label_smoothing)
+            hard = task.hard_loss(student_logits, labels, num_items=divisor, label_smoothing=label_smoothing)
         loss = alpha * hard if alpha > 0 else None
     if alpha < 1 and teacher_logits is not None:
         if teacher_logits.shape != student_logits.shape:
@@ -99,7 +65,7 @@ def loss_parts(
                 f"teacher_logits have shape {tuple(teacher_logits.shape)}, "
                 f"the student's {tuple(student_logits.shape)}: both need the same examples and labels"
             )
-        soft = soft_target_loss(student_logits, teacher_logits, temperature=temperature, num_items=divisor)
+        soft = task.soft_loss(student_logits, teacher_logits, temperature=temperature, num_items=divisor)
         loss = (1 - alpha) * soft if loss is None else loss + (1 - alpha) * soft
     assert loss is not None
     return LossParts(loss, None if hard is None else hard.detach(), None if soft is None else soft.detach())

@@ -20,10 +20,10 @@ from ...errors import InputError
 from ..compression.pruning import PruningCallback
 from ..data.collator import DistillationCollator
 from ..data.sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
+from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
 from .dropout import set_dropout
-from .losses import cross_entropy, hidden_state_loss, loss_parts, soft_target_loss
-from .metrics import compute_metrics_for
+from .losses import hidden_state_loss, loss_parts
 from .teacher_targets import TEACHER_COLUMN, TeacherSignal
 
 _REPEATED = "repeated"
@@ -46,6 +46,7 @@ class DistillationTrainer(Trainer):
         args: its arguments.
         teacher_model: the teacher; put into evaluation mode, moved to the student's device when first needed,
             run without gradient in its own precision, never saved.
+        task: what is learned; its losses and metrics are used.
         **kwargs: everything else that ``transformers.Trainer`` takes, except ``compute_loss_func``.
 
     Raises:
@@ -62,6 +63,8 @@ class DistillationTrainer(Trainer):
         model: PreTrainedModel | nn.Module | None = None,
         args: DistillationTrainingArguments | None = None,
         teacher_model: PreTrainedModel | nn.Module | None = None,
+        *,
+        task: Task = SINGLE_LABEL,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("compute_loss_func") is not None:
@@ -69,7 +72,8 @@ class DistillationTrainer(Trainer):
                 "compute_loss_func is given, but the loss is DistillationTrainer's own; leave it out"
             )
         args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
-        kwargs.setdefault("compute_metrics", compute_metrics_for())
+        kwargs.setdefault("compute_metrics", task.compute_metrics)
+        self.task = task
         self._part_sums: dict[str, Tensor] = {}
         self._part_steps: float | Tensor = 0.0
         self._eval_sums: list[tuple[Tensor, int]] = []
@@ -180,6 +184,7 @@ class DistillationTrainer(Trainer):
                 temperature=args.temperature,
                 num_items=num_items,
                 label_smoothing=args.label_smoothing_factor,
+                task=self.task,
             )
         except ValueError as error:
             raise InputError(f"the training data does not fit the loss: {error}") from error
@@ -201,10 +206,10 @@ class DistillationTrainer(Trainer):
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         outputs = model(**self.signal.student_inputs(inputs))
         logits, labels = outputs["logits"], inputs.get("labels")
-        loss = logits.new_zeros(()) if labels is None else cross_entropy(logits, labels)
+        loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
             teacher_logits = self.signal.logits(inputs, self.args.device)
-            soft = soft_target_loss(logits, teacher_logits, temperature=self.args.temperature)
+            soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...errors import ModelError
@@ -46,27 +47,56 @@ def compute_logits(
         ModelError: Some logits are not finite.
     """
     first, rows_of = np.unique(split.example_ids, return_index=True, return_inverse=True)[1:]
-    device, was_training = evaluation_device(use_gpu), model.training
+    device = evaluation_device(use_gpu)
     network: Any = model
-    network = network.to(device).eval()
-    dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
+    network.to(device)
+    batches = (first[batch] for batch in _batches(split.lengths[first], batch_size))
     logits = np.empty((len(first), network.config.num_labels), dtype=np.float32)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    place = np.empty(len(split), dtype=np.int64)
+    place[first] = np.arange(len(first))
     with (
         intra_op_threads(num_threads),
         torch.inference_mode(),
-        without_mixed_precision(network),
         autocast,
         first_token_in_last_layer(model),
     ):
-        for batch in _batches(split.lengths[first], batch_size):
-            inputs = collate([dataset[int(row)] for row in first[batch]])
-            inputs = {name: inputs[name].to(device) for name in ("input_ids", "attention_mask")}
-            logits[batch] = network(**inputs).logits.float().cpu().numpy()
-    network.train(was_training)
+        for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
+            logits[place[rows]] = found.float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise ModelError("the model gives logits that are not finite; train it with a lower learning rate")
     return logits[rows_of]
+
+
+def logits_of_batches(
+    model: PreTrainedModel, split: TokenizedSplit, batches: Iterable[np.ndarray], *, pad_token_id: int
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Run a model on batches of a split, without dropout and mixed precision, one batch at a time.
+
+    Gradients are recorded where the caller records them. The model is in the mode that it was in afterwards.
+
+    Args:
+        model: A classifier; its device is used.
+        split: N texts tokenized with the model's tokenizer.
+        batches: Rows of the split that are run together.
+        pad_token_id: What batches are padded with.
+
+    Yields:
+        The rows int[B], their labels, and the logits [B, C], the latter two on the model's device.
+    """
+    dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
+    network: Any = model
+    was_training = model.training
+    network.eval()
+    try:
+        with without_mixed_precision(network):
+            for rows in batches:
+                batch = collate([dataset[int(row)] for row in rows])
+                inputs = {name: each.to(model.device) for name, each in batch.items()}
+                labels = inputs.pop("labels")
+                yield rows, labels, network(**inputs).logits
+    finally:
+        network.train(was_training)
 
 
 def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

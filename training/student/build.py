@@ -24,6 +24,7 @@ from ..models.families import family_of
 from ..models.structured_pruning import num_heads, num_rows
 from ..models.tied_embedding_rows import share_rows
 from ..pretraining.pretrain_student import Tell, warm_student
+from ..tasks import SINGLE_LABEL, Task
 from .config import StudentConfig, VocabularyConfig
 from .layers import student_from_layers
 from .logit_change import StepParity
@@ -44,6 +45,7 @@ def build_student(
     num_threads: int | None = None,
     use_gpu: bool | None = None,
     tell: Tell | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -63,6 +65,7 @@ def build_student(
         num_threads: Intra-op threads; None leaves them as they are.
         use_gpu: Whether a GPU may be used; None uses one where there is one.
         tell: Told how far the pretraining is.
+        task: What the student is to learn, and the teacher has learned.
 
     Returns:
         ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
@@ -97,11 +100,12 @@ def build_student(
         max_length=max_length or TrainingConfig().max_length,
         num_threads=num_threads,
         use_gpu=use_gpu,
+        task=task,
     )
     # A whole model tells better what is important than some of its layers that were never trained together.
     if config.width is not None:
         parity.before(source, tokenizer)
-        narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length)
+        narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length, task=task)
         parity.after("width", source, tokenizer)
     student = _with_chosen_layers(source, config)
     more = {}

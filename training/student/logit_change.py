@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenized import IGNORED_LABEL, tokenize_split
 from ..models.inference import compute_logits
+from ..tasks import SINGLE_LABEL, Task
 
 NUM_TEXTS = 512
 
@@ -23,15 +24,22 @@ class StepParity:
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads; None leaves them as they are.
         use_gpu: Whether a GPU may be used; None uses one where there is one.
+        task: What the classifier was trained for.
 
     Attributes:
         steps: Of each step ``step``, its name, ``logits_rmse``, the root mean squared difference of the logits over
-            their standard deviation before it, and ``predictions_changed``, the share of texts, 0 to 1, whose most
-            likely label is another; both None where nothing is compared.
+            their standard deviation before it, and ``predictions_changed``, the share of texts, 0 to 1, whose
+            prediction is another; both None where nothing is compared.
     """
 
     def __init__(
-        self, texts: Sequence[str], *, max_length: int, num_threads: int | None, use_gpu: bool | None
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int,
+        num_threads: int | None,
+        use_gpu: bool | None,
+        task: Task = SINGLE_LABEL,
     ) -> None:
         spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
         rows: list[int] = spread.round().astype(int).tolist()
@@ -39,6 +47,7 @@ class StepParity:
         self._max_length = max_length
         self._num_threads = num_threads
         self._use_gpu = use_gpu
+        self._task = task
         self._before: np.ndarray | None = None
         self.steps: list[dict[str, Any]] = []
 
@@ -51,7 +60,7 @@ class StepParity:
         after = self._logits(model, tokenizer)
         found: dict[str, Any] = {"logits_rmse": None, "predictions_changed": None}
         if self._before is not None and after is not None:
-            found = compare_logits(self._before, after)
+            found = compare_logits(self._before, after, self._task)
         self.steps.append({"step": step, **found})
 
     def _logits(self, model: PreTrainedModel, tokenizer: Any) -> np.ndarray | None:
@@ -71,11 +80,12 @@ class StepParity:
         return logits
 
 
-def compare_logits(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def compare_logits(before: np.ndarray, after: np.ndarray, task: Task = SINGLE_LABEL) -> dict[str, float]:
     """``logits_rmse`` and ``predictions_changed`` as :class:`StepParity` says, of float[N, C] each."""
     error = np.sqrt(np.mean(np.square(after.astype(float) - before)))
     spread = max(float(before.astype(float).std()), float(np.finfo(np.float32).tiny))
+    same = task.correct(task.predictions(after), task.predictions(before))
     return {
         "logits_rmse": float(error) / spread,
-        "predictions_changed": float((before.argmax(-1) != after.argmax(-1)).mean()),
+        "predictions_changed": float((~same).mean()),
     }

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
-from ..data.collator import DistillationCollator
-from ..data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit, tokenize_split
+from ..data.tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
 from ..models.families import family_of
+from ..models.inference import logits_of_batches
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
+from ..tasks import SINGLE_LABEL, Task
 from .config import WidthConfig
 
 NUM_TEXTS = 1000
@@ -55,6 +55,7 @@ def narrow(
     labels: Sequence[int] = (),
     *,
     max_length: int | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> None:
     """Leave every layer of a classifier the most important heads and rows, in their old order, in place.
 
@@ -65,6 +66,7 @@ def narrow(
         texts: Training texts; ``NUM_TEXTS`` of them, evenly spaced, tell what is important.
         labels: Of these texts; without them each text has the label that the model finds most likely.
         max_length: Tokens that texts are cut to.
+        task: What the classifier was trained for.
 
     Raises:
         ModelError: ``check_width`` refuses; or there are no texts.
@@ -80,25 +82,29 @@ def narrow(
         tokenizer,
         max_length or _MAX_LENGTH,
     )
-    head_scores, row_scores = importance(model, split)
+    head_scores, row_scores = importance(model, split, task)
     if width.num_attention_heads not in (None, num_heads(model.config)):
         keep_heads(model, _best(head_scores, width.num_attention_heads))
     if width.intermediate_size not in (None, num_rows(model.config)):
         keep_rows(model, _best(row_scores, width.intermediate_size))
 
 
-def importance(model: PreTrainedModel, split: TokenizedSplit) -> tuple[Tensor, Tensor]:
+def importance(
+    model: PreTrainedModel, split: TokenizedSplit, task: Task = SINGLE_LABEL
+) -> tuple[Tensor, Tensor]:
     """What leaving out a head or a feed-forward row would do to the loss, to first order.
 
     With a mask ``m`` on the heads' outputs, all ones, the importance of head h is ``E_x |dL(x) / dm_h|``, which is
     ``E_x |sum_s Att_h(x)_s . dL(x) / dAtt_h(x)_s|`` over a text's positions s (Michel, Levy and Neubig 2019,
     arXiv:1905.10650, section 4.1). That of row i is the same of its activation a, ``E_x |sum_s a_is dL / da_is|``
-    (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is cross-entropy; a text without a label has the one
-    that the model finds most likely. Compare within a layer: layers are not scaled to one another.
+    (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is the task's loss against the labels; a text
+    without a label has the one that the model finds most likely. Compare within a layer: layers are not scaled to one
+    another.
 
     Args:
         model: A classifier; it is run without dropout, and left in the mode that it was in.
         split: N texts in its tokens; label ``IGNORED_LABEL`` is no label.
+        task: What the classifier was trained for.
 
     Returns:
         float32[layers, heads] and float32[layers, rows].
@@ -112,32 +118,27 @@ def importance(model: PreTrainedModel, split: TokenizedSplit) -> tuple[Tensor, T
         for pair in readers(model)
         for reader in pair
     ]
-    dataset, collate = TokenizedDataset(split), DistillationCollator(int(model.config.pad_token_id or 0))
-    order, was_training = np.argsort(-split.lengths, kind="stable"), model.training
-    network: Any = model.eval()
+    order = np.argsort(-split.lengths, kind="stable")
+    batches = (order[start : start + _BATCH_SIZE] for start in range(0, len(order), _BATCH_SIZE))
+    pad = int(model.config.pad_token_id or 0)
     sums: list[Tensor] = []
     try:
         with torch.enable_grad():
-            for start in range(0, len(order), _BATCH_SIZE):
-                batch = collate([dataset[int(row)] for row in order[start : start + _BATCH_SIZE]])
-                batch = {name: each.to(model.device) for name, each in batch.items()}
+            for _, labels, logits in logits_of_batches(model, split, batches, pad_token_id=pad):
+                # Texts do not meet in a batch: the gradient of the summed loss is each text's own.
+                loss = task.hard_loss(logits, task.with_own_labels(labels, logits), num_items=1)
+                found = _per_text(loss, read, head_size(model.config))
                 read.clear()
-                logits = network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-                found = _per_text(logits, batch["labels"], read, head_size(model.config))
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was_training)
     means = [each.cpu() / len(split) for each in sums]
     return torch.stack(means[::2]), torch.stack(means[1::2])
 
 
-def _per_text(logits: Tensor, labels: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
+def _per_text(loss: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
     """Of what each reader read, heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn, the sums over B texts."""
-    labels = torch.where(labels == IGNORED_LABEL, logits.argmax(-1), labels)
-    # Texts do not meet in a batch: the gradient of the summed loss is each text's own.
-    loss = functional.cross_entropy(logits, labels, reduction="sum")
     found = []
     for number, (each, gradient) in enumerate(zip(read, torch.autograd.grad(loss, read), strict=True)):
         change = (each.detach() * gradient).sum(1)

@@ -31,15 +31,15 @@ from ..checkpoints.load import (
 from ..checkpoints.word_pieces import check_known, check_table
 from ..data.collator import DistillationCollator
 from ..data.text_data import TextData
-from ..data.tokenized import TokenizedDataset, TokenizedSplit, tokenize_split
+from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..distillation.arguments import DistillationTrainingArguments
 from ..distillation.config import TrainingConfig
-from ..distillation.metrics import classification_metrics
 from ..distillation.trainer import DistillationTrainer
 from ..models.first_token import first_token_in_last_layer
 from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.trainable_embedding_rows import train_used_rows
+from ..tasks import SINGLE_LABEL, Task
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 from .from_scratch import new_model, train_tokenizer
 
@@ -59,17 +59,20 @@ class _Begun:
     model: PreTrainedModel
     tokenizer: Any
     recipe: FineTuneConfig | ScratchConfig | None
+    task: Task
 
 
-def teacher_key(config: TeacherConfig, data: TextData, training: TrainingConfig) -> str:
-    """Hash of all that a prepared teacher depends on: its section, data, max length, and where it begins.
+def teacher_key(
+    config: TeacherConfig, data: TextData, training: TrainingConfig, task: Task = SINGLE_LABEL
+) -> str:
+    """Hash of all that a prepared teacher depends on: its section, data, max length, task, and where it begins.
 
     A local checkpoint counts by its content, wherever it lies; a hub id by its name.
 
     Raises:
         ModelError: The checkpoint that it begins from is not there.
     """
-    return _key(config, data, training.max_length)
+    return _key(config, data, training.max_length, task)
 
 
 def prepare_teacher(
@@ -81,6 +84,7 @@ def prepare_teacher(
     num_threads: int,
     on_epoch: OnEpoch | None = None,
     use_gpu: bool | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
     """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
 
@@ -93,6 +97,7 @@ def prepare_teacher(
         num_threads: Intra-op threads.
         on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
         use_gpu: Whether a GPU may be used; None uses one where there is one.
+        task: What it learns.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of
@@ -104,18 +109,16 @@ def prepare_teacher(
             texts' characters, texts may be longer than it takes, or training ended in weights that are not finite.
     """
     began = time.monotonic()
-    key = _key(config, data, max_length)
+    key = _key(config, data, max_length, task)
     record = _held(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
     replaced = out_dir.exists()  # another teacher, or a damaged one
     with intra_op_threads(num_threads), quiet():
         torch.manual_seed(config.seed)
-        begun = _begin(config, data, max_length)
+        begun = _begin(config, data, max_length, task)
         splits = {
-            name: tokenize_split(
-                data.splits[name]["text"][:], data.splits[name]["label"][:], begun.tokenizer, max_length
-            )
+            name: task.tokenize(data.splits[name], begun.tokenizer, max_length)
             for name in ("train", "validation")
         }
         measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
@@ -164,13 +167,13 @@ def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing
     return record
 
 
-def _key(config: TeacherConfig, data: TextData, max_length: int) -> str:
+def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    parts = [_FORMAT, settings, data.fingerprint, max_length]
+    parts = [_FORMAT, task.name, settings, data.fingerprint, max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -188,21 +191,21 @@ def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
     return None
 
 
-def _begin(config: TeacherConfig, data: TextData, max_length: int) -> _Begun:
+def _begin(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _Begun:
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name)
         match_labels(model, names)
-        begun = _Begun(model, tokenizer, None)
+        begun = _Begun(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune)
+        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
         check_table(begun.tokenizer, begun.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe)
+        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
     check_max_length(begun.model, max_length, "teacher")
     if not isinstance(begun.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
@@ -224,7 +227,7 @@ def _measure(
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return classification_metrics(logits, split.labels, out_of_scope_id)
+    return begun.task.metrics(begun.task.predictions(logits), split.labels, out_of_scope_id)
 
 
 def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
@@ -254,6 +257,7 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
             train_dataset=TokenizedDataset(train),
             data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
             callbacks=[best],
+            task=begun.task,
         )
         trainer.remove_callback(PrinterCallback)
         with first_token_in_last_layer(begun.model):

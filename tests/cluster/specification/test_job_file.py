@@ -85,7 +85,7 @@ def test_a_job_with_every_kind_of_section_reads_back(all_keys):
 
 def test_keys_with_their_defaults_are_left_out_and_every_key_has_its_comment():
     printed = as_yaml(JobConfig.model_validate({"search": {"num_startup_trials": 4}}))
-    assert list(yaml.safe_load(printed)) == ["seed", "data", "search", "export", "storage"]
+    assert list(yaml.safe_load(printed)) == ["seed", "task", "data", "search", "export", "storage"]
     assert "num_startup_trials: 4" in printed and "patience" not in printed
     lines = printed.splitlines()
     keys = [number for number, line in enumerate(lines) if line.strip() and line.strip()[0] not in "#-"]

@@ -27,10 +27,11 @@ from distiltune.export.machine import describe_machine
 from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
 from distiltune.export.out_of_scope.thresholds import ScopeGoal, choose_threshold, reliability
 from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.scores import SCORES
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.torch_int8 import load_pytorch_int8
 from distiltune.training.checkpoints.load import load_tokenizer
-from distiltune.training.distillation.metrics import classification_metrics
+from distiltune.training.tasks import SINGLE_LABEL
 
 LABELS = ["label_0", "label_1", "label_2", "label_3"]
 QUICK = BenchmarkConfig(
@@ -231,9 +232,8 @@ def test_rows_are_measured_with_their_own_threshold_too(
     assert onnx["accuracy"] == right.mean()
     validation = [answer["label"] for answer in classifier(texts.validation_texts)]
     assert onnx["validation_accuracy"] == (np.array(validation) == np.array(labels)).mean()
-    without = classification_metrics(
-        classifier.logits(texts.test_texts), np.asarray(texts.test_labels), LABELS.index("label_3")
-    )
+    predictions = SINGLE_LABEL.predictions(classifier.logits(texts.test_texts))
+    without = SINGLE_LABEL.metrics(predictions, np.asarray(texts.test_labels), LABELS.index("label_3"))
     (again,) = measure_rows(specs[1:], texts, QUICK)
     assert (again.accuracy, again.oos_recall) == (without["accuracy"], without["oos_recall"])
     assert again.with_threshold is None
@@ -267,11 +267,14 @@ def test_quantized_rows_are_judged_by_each_text_alone(
 
     def threshold(size: int) -> float:
         given = logits_in_batches(ask, texts.validation_texts, size)
-        return choose_threshold(given, np.asarray(texts.validation_labels), 3, goal).value
+        return choose_threshold(
+            SINGLE_LABEL.out_of_scope, given, np.asarray(texts.validation_labels), 3, goal
+        ).value
 
     def calibration_error(size: int) -> float:
         given = logits_in_batches(ask, texts.test_texts, size)
-        return reliability(given, np.asarray(texts.test_labels))["ece"]
+        right = given.argmax(axis=1) == np.asarray(texts.test_labels)
+        return reliability(SCORES["max_softmax"](given), right)["ece"]
 
     assert row.with_threshold is not None
     assert row.with_threshold["value"] == pytest.approx(threshold(1), abs=1e-6)

@@ -22,8 +22,10 @@ from distiltune.export.out_of_scope.thresholds import (
 )
 from distiltune.export.runtime.scores import SCORES, Threshold, log_sum_exp
 from distiltune.training.data.text_data import TextData
+from distiltune.training.tasks import SINGLE_LABEL
 
 OUTSIDE = 3
+SCOPE = SINGLE_LABEL.out_of_scope
 
 
 def drawn(num_texts=300, num_labels=4, seed=0):
@@ -72,7 +74,7 @@ def test_the_curve_is_what_each_threshold_does(score):
 def test_no_threshold_reaches_the_goal_better(weight):
     logits, labels = drawn()
     goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight), "oos")
-    chosen = choose_threshold(logits, labels, OUTSIDE, goal)
+    chosen = choose_threshold(SCOPE, logits, labels, OUTSIDE, goal)
     outside = labels == OUTSIDE
 
     def reached(value):
@@ -88,7 +90,7 @@ def test_as_many_are_refused_as_may_be_and_not_one_more():
     logits, labels = drawn()
     for share in (0.0, 0.02, 0.3):
         goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=share, score="max_logit"), "oos")
-        chosen = choose_threshold(logits, labels, OUTSIDE, goal)
+        chosen = choose_threshold(SCOPE, logits, labels, OUTSIDE, goal)
         inside = logits[labels != OUTSIDE]
         by_logits = (inside.argmax(axis=1) == OUTSIDE).mean()
         refused = (answers(inside, chosen.value, "max_logit") == OUTSIDE).mean()
@@ -102,18 +104,18 @@ def test_a_label_that_the_model_does_not_know_can_be_given():
     inside = labels != OUTSIDE
     logits, labels = logits[inside][:, :OUTSIDE], labels[inside]
     goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.1), "none of these")
-    chosen = choose_threshold(logits, labels, OUTSIDE, goal)
-    found = measure_threshold(chosen, logits, labels, OUTSIDE)
+    chosen = choose_threshold(SCOPE, logits, labels, OUTSIDE, goal)
+    found = measure_threshold(SCOPE, chosen, logits, labels, OUTSIDE)
     assert 0.09 < found["in_scope_refused"] <= 0.1
     assert found["oos_recall"] is found["auroc"] is None
-    assert threshold_curves(chosen, logits, labels, OUTSIDE)["roc"] is None
+    assert threshold_curves(SCOPE, chosen, logits, labels, OUTSIDE)["roc"] is None
     assert found["label"] == "none of these"
 
 
 def test_what_a_threshold_is_worth():
     logits, labels = drawn(2000)
     threshold = Threshold("energy", 3.0, "oos")
-    found = measure_threshold(threshold, logits, labels, OUTSIDE)
+    found = measure_threshold(SCOPE, threshold, logits, labels, OUTSIDE)
     right, outside = answers(logits, 3.0) == labels, labels == OUTSIDE
     assert found["accuracy"] == right.mean()
     assert found["in_scope_accuracy"] == right[~outside].mean()
@@ -123,7 +125,7 @@ def test_what_a_threshold_is_worth():
     scores = np.where(told, -1e9, SCORES["energy"](logits))
     pairs = np.sign(scores[~outside][:, None] - scores[outside][None])
     assert found["auroc"] == pytest.approx(((pairs + 1) / 2).mean())
-    curves = threshold_curves(threshold, logits, labels, OUTSIDE)
+    curves = threshold_curves(SCOPE, threshold, logits, labels, OUTSIDE)
     first, roc = curves["refused"], curves["roc"]
     assert (first["share"][0], first["accuracy"][0]) == (0, (logits.argmax(axis=1) == labels).mean())
     assert (roc["in_scope"][0], roc["recall"][0], roc["in_scope"][-1], roc["recall"][-1]) == (0, 0, 1, 1)
@@ -141,11 +143,16 @@ def test_area_under_roc_counts_ties_half():
 
 def test_calibration_error_is_the_mean_gap_of_the_bins():
     logits = np.log(np.array([[0.9, 0.1], [0.92, 0.08], [0.55, 0.45], [0.2, 0.8]]))
-    found = reliability(logits, np.array([0, 1, 1, 1]))
+    found = reliability(SCORES["max_softmax"](logits), logits.argmax(axis=1) == np.array([0, 1, 1, 1]))
     # Of 15 bins: [0.867, 0.933) holds 0.9 and 0.92, one right; 0.55 wrong; 0.8 right.
     assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.91) + 0.55 + 0.2) / 4)
     assert [each["count"] for each in found["bins"]] == [1, 1, 2]
-    assert reliability(np.array([[100.0, 0.0]]), np.array([0]))["bins"][0]["confidence"] == 1
+    assert (
+        reliability(SCORES["max_softmax"](np.array([[100.0, 0.0]])), np.array([True]))["bins"][0][
+            "confidence"
+        ]
+        == 1
+    )
 
 
 NAMES = ["balance", "oos", "transfer"]

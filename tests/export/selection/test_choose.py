@@ -21,7 +21,7 @@ def answers(lost: int = 0, gained: int = 0, changed: int = 0) -> dict[str, Any]:
     predictions[:lost] = 2
     predictions[900 : 900 + gained] = 0
     predictions[NUM_TEXTS - changed :] = 3
-    return pack_answers(predictions, labels)
+    return pack_answers(predictions, predictions == labels)
 
 
 def row(
@@ -217,7 +217,7 @@ def test_rows_that_lack_what_the_gate_needs_are_named() -> None:
         apply_gate([STUDENT], ChooseConfig(max_drop_from_teacher=0.1))
     with pytest.raises(RunFailedError, match=r"'onnx' or 'student-pytorch' has no answers.*gate: point"):
         apply_gate([STUDENT, replace(row("onnx"), answers=None)], ChooseConfig())
-    short = {"without_threshold": pack_answers(np.zeros(5, int), np.zeros(5, int))}
+    short = {"without_threshold": pack_answers(np.zeros(5, int), np.ones(5, bool))}
     with pytest.raises(RunFailedError, match="5 and 1000 validation texts"):
         apply_gate([STUDENT, replace(row("onnx"), answers=short)], ChooseConfig())
 

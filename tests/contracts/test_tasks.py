@@ -1,0 +1,294 @@
+"""What every registered task keeps, in training and in the runtime; and one that is added from outside."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from artifacts import LABELS, TEXTS, tiny_artifact
+from torch import nn
+
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.errors import ArtifactError, ConfigError, InputError
+from distiltune.export.out_of_scope.thresholds import answers_with_threshold
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.scores import SCORES, Threshold
+from distiltune.export.runtime.tasks import DECODERS, Decoder
+from distiltune.training import tasks
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.losses import loss_parts
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.tasks import SINGLE_LABEL, TASKS, OutOfScope, Task
+from distiltune.training.tasks.single_label import SingleLabel
+
+ROOT = Path(__file__).parents[2]
+NUM_TEXTS, TEMPERATURE = 60, 3.0
+# Calls of argmax outside the tasks' folders; none of them is on logits.
+NO_LOGITS = {
+    "training/data/sampling.py": "the group with the longest text",
+    "training/models/tied_embedding_rows.py": "the kept embedding row that is most similar",
+    "export/variants/sensitivity.py": "the embedding row with the largest value",
+}
+
+
+def drawn(task: Task, labels: list[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits of a student and of a teacher, and labels that are what the teacher predicts, four times in five."""
+    random = np.random.default_rng(seed)
+    student, teacher = random.normal(size=(2, NUM_TEXTS, task.num_outputs(labels))).astype(np.float32)
+    targets = task.predictions(teacher)
+    shuffled = random.permutation(targets)
+    is_own = (random.random(NUM_TEXTS) < 0.8).reshape(-1, *[1] * (targets.ndim - 1))
+    return student, teacher, np.where(is_own, targets, shuffled)
+
+
+@pytest.fixture(params=list(TASKS), ids=TASKS.names)
+def task(request: pytest.FixtureRequest) -> Task:
+    return request.param
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    wide = np.exp(logits.astype(np.longdouble))
+    return wide / wide.sum(axis=-1, keepdims=True)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Of single labels, in plain NumPy."""
+    return float(-np.log(softmax(logits)[np.arange(len(labels)), labels]).sum())
+
+
+def divergence(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    z_s, z_t = softmax(student / temperature), softmax(teacher / temperature)
+    return float(temperature**2 * (z_t * (np.log(z_t) - np.log(z_s))).sum())
+
+
+# Of each task: the sums over texts of its hard and its soft loss, and whether its predictions are right.
+REFERENCES: dict[str, Any] = {
+    "single_label": (
+        cross_entropy,
+        divergence,
+        lambda logits, labels: (
+            np.array([max(range(len(row)), key=row.__getitem__) for row in logits]) == labels
+        ),
+    )
+}
+
+
+def test_every_task_has_a_decoder_and_a_reference():
+    assert TASKS.names == list(DECODERS) == list(REFERENCES) == ["single_label"]
+
+
+def test_hard_loss(task):
+    student, _, labels = drawn(task, LABELS)
+    expected = REFERENCES[task.name][0](student, labels)
+    logits, targets = torch.from_numpy(student), torch.from_numpy(labels)
+    assert float(task.hard_loss(logits, targets, num_items=7)) == pytest.approx(expected / 7, rel=1e-6)
+    assert float(task.hard_loss(logits, targets)) == pytest.approx(expected / NUM_TEXTS, rel=1e-6)
+    half = task.hard_loss(logits.to(torch.bfloat16), targets)
+    assert half.dtype == torch.float32
+
+
+def test_soft_loss(task):
+    student, teacher, _ = drawn(task, LABELS)
+    given = torch.from_numpy(student), torch.from_numpy(teacher).requires_grad_()
+    loss = task.soft_loss(*given, temperature=TEMPERATURE, num_items=7)
+    expected = REFERENCES[task.name][1](student, teacher, TEMPERATURE)
+    assert float(loss.detach()) == pytest.approx(expected / 7, rel=1e-5)
+    mean = task.soft_loss(*given, temperature=TEMPERATURE)
+    assert float(mean.detach()) == pytest.approx(expected / NUM_TEXTS, rel=1e-5)
+    assert not mean.requires_grad
+    same = task.soft_loss(given[1], given[1], temperature=TEMPERATURE)
+    assert float(same.detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_loss_of_a_step_is_made_of_both(task):
+    student, teacher, labels = map(torch.from_numpy, drawn(task, LABELS))
+    parts = loss_parts(student, teacher, labels, alpha=0.25, temperature=TEMPERATURE, task=task)
+    hard, soft = task.hard_loss(student, labels), task.soft_loss(student, teacher, temperature=TEMPERATURE)
+    assert float(parts.loss) == pytest.approx(float(0.25 * hard + 0.75 * soft), rel=1e-6)
+
+
+def test_predictions_correctness_and_metrics(task):
+    student, teacher, labels = drawn(task, LABELS)
+    right = task.correct(task.predictions(student), labels)
+    assert (right.dtype, right.shape) == (bool, (NUM_TEXTS,))
+    np.testing.assert_array_equal(right, REFERENCES[task.name][2](student, labels))
+    assert task.correct(task.predictions(teacher), task.predictions(teacher)).all()
+    metrics = task.metrics(task.predictions(student), labels)
+    assert metrics["accuracy"] == right.mean()
+    evaluated = SimpleNamespace(predictions=student, label_ids=labels)
+    assert task.compute_metrics(evaluated) == {
+        name: value for name, value in metrics.items() if value is not None
+    }
+    with pytest.raises(ValueError, match="same length"):
+        task.metrics(task.predictions(student)[:0], labels[:0])
+
+
+def test_missing_labels_are_the_models_own(task):
+    student, _, labels = drawn(task, LABELS)
+    given = torch.from_numpy(labels.copy())
+    assert torch.equal(task.with_own_labels(given, torch.from_numpy(student)), given)
+    given[3:] = -100
+    found = task.with_own_labels(given, torch.from_numpy(student)).numpy()
+    np.testing.assert_array_equal(found[:3], labels[:3])
+    np.testing.assert_array_equal(found[3:], task.predictions(student)[3:])
+    known = task.known_labels(labels, student.shape[-1] - 1)
+    assert (known[labels == student.shape[-1] - 1] == -100).all()
+    assert (known[labels < student.shape[-1] - 1] == labels[labels < student.shape[-1] - 1]).all()
+
+
+def test_the_runtime_decodes_what_training_predicts(task):
+    decoder = DECODERS[task.name]
+    student, _, _ = drawn(task, LABELS)
+    assert decoder.num_outputs(LABELS) == task.num_outputs(LABELS)
+    names = np.array(LABELS)[task.predictions(student)].tolist()
+    answers = decoder.decode(student, LABELS, None)
+    assert [answer["label"] for answer in answers] == names
+    np.testing.assert_allclose(
+        [answer["score"] for answer in answers], softmax(student).max(axis=1), rtol=1e-5
+    )
+
+
+def test_both_sides_agree_on_texts_out_of_scope(task):
+    decoder = DECODERS[task.name]
+    assert decoder.has_threshold == (task.out_of_scope is not None)
+    if task.out_of_scope is None:
+        return
+    student, _, _ = drawn(task, LABELS)
+    for label in (*LABELS[:1], "none of these"):
+        names = list(dict.fromkeys([*LABELS, label]))
+        for score, of in SCORES.items():
+            threshold = Threshold(score, float(np.median(of(student))), label)
+            given = answers_with_threshold(task.out_of_scope, threshold, student, names.index(label))
+            decoded = [answer["label"] for answer in decoder.decode(student, LABELS, threshold)]
+            assert decoded == [names[number] for number in given]
+
+
+def test_a_task_is_in_the_schema_and_a_wrong_one_is_named(task):
+    schema = JobConfig.model_json_schema()["properties"]["task"]
+    assert task.name in schema["enum"]
+    assert task.name in schema["description"]
+    assert load_config("quickstart", [f"task={task.name}"]).task == task.name
+    with pytest.raises(ConfigError, match=rf"task: not a task; did you mean '{task.name}'"):
+        load_config("quickstart", [f"task={task.name[:-1]}"])
+    with pytest.raises(InputError, match=rf"'none'.*{task.name}"):
+        tasks.get("none")
+
+
+def test_an_artifact_is_decoded_as_the_task_that_it_records(tmp_path, task):
+    assert TextClassifier.load(tiny_artifact(tmp_path / "right", task=task.name)).task == task.name
+    with pytest.raises(ArtifactError, match=r"task is 'ranking'; .*single_label"):
+        TextClassifier.load(tiny_artifact(tmp_path / "wrong", task="ranking"))
+
+
+class LeastLabel(SingleLabel):
+    """All is the other way round: the class of the smallest logit; there are no out-of-scope texts."""
+
+    name = "least_label"
+    description = "the least likely label"
+
+    def __init__(self) -> None:
+        self.out_of_scope: OutOfScope | None = None
+
+    def hard_loss(self, logits, labels, **options):
+        return super().hard_loss(-logits, labels, **options)
+
+    def predictions(self, logits):
+        return (-logits).argmax(axis=-1)
+
+
+class LeastDecoder(Decoder):
+    name = "least_label"
+
+    def num_outputs(self, labels):
+        return len(labels)
+
+    def decode(self, logits, labels, threshold):
+        return [{"label": labels[number]} for number in logits.argmin(axis=-1)]
+
+
+class Linear(nn.Module):
+    """Token ids [B, L] to logits [B, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(12, 3)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return {"logits": self.table(input_ids).mean(dim=1)}
+
+
+def test_a_task_that_is_added_from_outside_is_trained_and_measured(tmp_path):
+    rows = [{"input_ids": [number, number], "labels": number % 3} for number in range(12)]
+    args = DistillationTrainingArguments(
+        output_dir=str(tmp_path), alpha=1.0, max_steps=60, learning_rate=0.3, report_to="none", use_cpu=True,
+        save_strategy="no", logging_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    with TASKS.temporarily(LeastLabel()) as task:
+        torch.manual_seed(0)
+        trainer = DistillationTrainer(Linear(), args, train_dataset=rows, eval_dataset=rows, task=task)
+        trainer.train()
+    assert trainer.evaluate()["eval_accuracy"] == 1
+    logits = torch.as_tensor(trainer.predict(rows).predictions)  # pyright: ignore[reportArgumentType]
+    assert (logits.argmin(dim=-1) == torch.arange(12) % 3).all()
+
+
+def test_an_artifact_of_a_task_from_outside(tmp_path, monkeypatch):
+    monkeypatch.setitem(DECODERS, "least_label", LeastDecoder())
+    artifact = TextClassifier.load(tiny_artifact(tmp_path / "model", task="least_label"))
+    expected = [LABELS[number] for number in artifact.logits(TEXTS).argmin(axis=-1)]
+    assert [answer["label"] for answer in artifact(TEXTS)] == expected
+    threshold = {"score": "energy", "value": 1.0, "label": "oos"}
+    with pytest.raises(ArtifactError, match=r"threshold.*least_label"):
+        TextClassifier.load(tiny_artifact(tmp_path / "refused", task="least_label", threshold=threshold))
+
+
+def test_a_task_without_out_of_scope_texts_refuses_a_threshold_for_them():
+    with TASKS.temporarily(LeastLabel()):
+        config = load_config("quickstart", ["task=least_label"])
+        assert config.export.out_of_scope is None
+        assert JobConfig.model_validate_json(config.model_dump_json()) == config
+        for given in ("export.out_of_scope={}", "data.out_of_scope_label=oos"):
+            with pytest.raises(ConfigError, match=rf"{given.split('=')[0]}: .*least_label.*single_label"):
+                load_config("quickstart", ["task=least_label", given])
+    with pytest.raises(ConfigError, match=r"task: not a task"):
+        load_config("quickstart", ["task=least_label"])
+
+
+def argmax_calls(path: Path) -> list[int]:
+    """Lines that call or name ``argmax``."""
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [
+        node.lineno
+        for node in tree
+        if (isinstance(node, ast.Attribute) and node.attr == "argmax")
+        or (isinstance(node, ast.Name) and node.id == "argmax")
+    ]
+
+
+def test_tasks_alone_take_the_largest_logit():
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("storage", "training", "search", "export", "cluster")
+        for path in (ROOT / folder).rglob("*.py")
+        if argmax_calls(path)
+    }
+    own = {path for path in found if path.startswith(("training/tasks/", "export/runtime/tasks/"))}
+    assert own
+    assert found - own == set(NO_LOGITS)
+
+
+def test_the_reader_of_calls_sees_them_all(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "a = logits.argmax(-1)\nb = np.argmax(logits)\nc = argmax(logits)\nd = largest(logits)\n"
+    )
+    assert argmax_calls(wrong) == [1, 2, 3]
+
+
+def test_the_default_of_the_library_is_a_registered_task():
+    assert TASKS[JobConfig.model_validate({}).task] is SINGLE_LABEL

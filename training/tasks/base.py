@@ -1,0 +1,156 @@
+"""What a task is: how texts, labels and logits belong together; and the registry of tasks.
+
+Shapes: N texts, B texts of a batch, C outputs of the model for a text. Importing this loads neither torch nor
+transformers: a specification is read by names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...errors import InputError, shown
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ..data.tokenized import TokenizedSplit
+
+
+@dataclass(frozen=True)
+class OutOfScope:
+    """What a threshold for out-of-scope texts needs of a task: that a text has one class.
+
+    Attributes:
+        predictions: The class of each text without a threshold, int[N] of logits[N, C].
+    """
+
+    predictions: Callable[[np.ndarray], np.ndarray]
+
+
+class Task(ABC):
+    """What is learned: how logits are trained, measured and turned into predictions.
+
+    Predictions and labels are arrays whose first axis is texts; what follows is the task's own. The entry of the same
+    name in ``export/runtime/tasks`` decodes logits where torch is not installed.
+
+    Attributes:
+        name: The value of the job's key ``task``.
+        description: One phrase, for the documentation.
+        text_columns: Columns of the data that the model reads.
+        label_column: Column of the data that holds the labels.
+        out_of_scope: None where texts cannot be told to be out of scope.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    text_columns: ClassVar[tuple[str, ...]] = ("text",)
+    label_column: ClassVar[str] = "label"
+    out_of_scope: OutOfScope | None = None
+
+    @abstractmethod
+    def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
+        """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
+
+    @abstractmethod
+    def num_outputs(self, label_names: list[str]) -> int:
+        """Return C, the outputs of the head for these labels."""
+
+    # ---- Losses -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def hard_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        num_items: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Compute the loss against the labels, a scalar in float32; a text without a label adds nothing.
+
+        Args:
+            logits: [B, C].
+            labels: Of the same texts.
+            num_items: Divisor of the sum over texts; by default the number of labelled ones.
+            label_smoothing: Weight of the even distribution, 0 to 1.
+        """
+
+    @abstractmethod
+    def soft_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        *,
+        temperature: float,
+        num_items: Tensor | int | None = None,
+    ) -> Tensor:
+        """Compute the loss against the teacher's logits, a scalar in float32, without gradient into them.
+
+        Args:
+            student_logits: [B, C].
+            teacher_logits: [B, C].
+            temperature: T, above 0.
+            num_items: Divisor of the sum over texts; default B.
+        """
+
+    @abstractmethod
+    def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the labels of B texts, the missing ones replaced by what logits[B, C] predict."""
+
+    @abstractmethod
+    def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
+        """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot give."""
+
+    # ---- Predictions ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        """Return the predictions of logits[N, C]."""
+
+    @abstractmethod
+    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return bool[N], whether each prediction is right; the gate compares two models by it."""
+
+    @abstractmethod
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
+    ) -> dict[str, float | None]:
+        """Measure predictions.
+
+        Args:
+            predictions: Of N texts.
+            labels: Of the same texts.
+            out_of_scope_id: Class of the texts outside every label; None where there is none.
+
+        Returns:
+            ``accuracy``, 0 to 1, and the task's other metrics by name; None where one is not defined on these texts.
+
+        Raises:
+            ValueError: There are no labels, or not as many predictions.
+        """
+
+    @abstractmethod
+    def compute_metrics(self, evaluated: Any) -> dict[str, float]:
+        """Measure a ``transformers.EvalPrediction``: the ``compute_metrics`` of a ``Trainer``."""
+
+
+TASKS: Registry[Task] = Registry()
+"""Every registered task by its name; the package fills it."""
+
+
+def get(name: str) -> Task:
+    """Return the task of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in TASKS:
+        raise InputError(f"task: {shown(name)} given; accepted: {', '.join(TASKS.names)}")
+    return TASKS[name]

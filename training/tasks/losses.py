@@ -1,0 +1,48 @@
+"""The losses that tasks share, as pure functions of logits over classes; computed in float32.
+
+Shapes: B examples, C classes. ``num_items`` is what a sum over examples is divided by.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.tokenized import IGNORED_LABEL
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, num_items: Tensor | int | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of logits[B, C] and labels[B]; rows labelled -100 add nothing.
+
+    ``num_items``: divisor of the sum over rows; by default the number of labelled rows.
+    """
+    total = F.cross_entropy(
+        logits.float(),
+        labels.long(),
+        ignore_index=IGNORED_LABEL,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    if num_items is None:
+        num_items = (labels != IGNORED_LABEL).sum().clamp(min=1)
+    return total / num_items
+
+
+def soft_target_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    num_items: Tensor | int | None = None,
+) -> Tensor:
+    """T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, C], the KL averaged over the batch.
+
+    Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2: the factor T² keeps the gradient's size
+    independent of the temperature. No gradient flows into ``teacher_logits``.
+    """
+    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
+    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total * (temperature**2 / (len(student_logits) if num_items is None else num_items))

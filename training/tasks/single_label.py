@@ -1,0 +1,121 @@
+"""One label for each text: cross-entropy and soft targets over the softmax of logits[N, C]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .base import TASKS, OutOfScope, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ..data.tokenized import TokenizedSplit
+
+
+class SingleLabel(Task):
+    """Labels and predictions are int[N], numbers of classes; a label of -100 is none."""
+
+    name: ClassVar[str] = "single_label"
+    description: ClassVar[str] = "one label for each text"
+
+    def __init__(self) -> None:
+        self.out_of_scope = OutOfScope(self.predictions)
+
+    def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
+        """Tokenize the texts of N rows."""
+        from ..data.tokenized import tokenize_split
+
+        (text,) = self.text_columns
+        return tokenize_split(rows[text][:], rows[self.label_column][:], tokenizer, max_length)
+
+    def num_outputs(self, label_names: list[str]) -> int:
+        """Return the number of labels: one logit for each."""
+        return len(label_names)
+
+    def hard_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        num_items: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Compute the cross-entropy of logits[B, C] and labels[B]."""
+        from .losses import cross_entropy
+
+        return cross_entropy(logits, labels, num_items=num_items, label_smoothing=label_smoothing)
+
+    def soft_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        *,
+        temperature: float,
+        num_items: Tensor | int | None = None,
+    ) -> Tensor:
+        """Compute T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, C]."""
+        from .losses import soft_target_loss
+
+        return soft_target_loss(student_logits, teacher_logits, temperature=temperature, num_items=num_items)
+
+    def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return labels[B], those of -100 replaced by the class of the largest logit."""
+        from ..data.tokenized import IGNORED_LABEL
+
+        return logits.argmax(-1).where(labels == IGNORED_LABEL, labels)
+
+    def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
+        """Return labels[N], -100 in place of an out-of-scope class that only a threshold gives."""
+        from ..data.tokenized import IGNORED_LABEL
+
+        return np.where(labels < num_outputs, labels, IGNORED_LABEL)
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        """Return int64[N], the class of the largest logit, of equal ones the first."""
+        return logits.argmax(axis=-1)
+
+    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return bool[N], whether each class is the label."""
+        return predictions == labels
+
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
+    ) -> dict[str, float | None]:
+        """Measure shares of right predictions, 0 to 1.
+
+        Returns:
+            ``accuracy`` over all texts; ``in_scope_accuracy`` over those whose label is an intent (equal to accuracy
+            without an out-of-scope class); ``oos_recall``, the share of out-of-scope texts recognised (None without
+            such a class or such a text).
+
+        Raises:
+            ValueError: There are no labels, or not as many predictions.
+        """
+        predictions, labels = np.asarray(predictions), np.asarray(labels)
+        if labels.size == 0 or len(predictions) != len(labels):
+            raise ValueError(
+                f"{len(predictions)} predictions for {labels.size} labels; they need the same length, above 0"
+            )
+        right = self.correct(predictions, labels)
+        accuracy = float(right.mean())
+        if out_of_scope_id is None:
+            return {"accuracy": accuracy, "in_scope_accuracy": accuracy, "oos_recall": None}
+        outside = labels == out_of_scope_id
+        return {
+            "accuracy": accuracy,
+            "in_scope_accuracy": accuracy if outside.all() else float(right[~outside].mean()),
+            "oos_recall": float(right[outside].mean()) if outside.any() else None,
+        }
+
+    def compute_metrics(self, evaluated: Any) -> dict[str, float]:
+        """Measure logits[N, C], or classes int[N] where ``preprocess_logits_for_metrics`` makes those of them."""
+        given = np.asarray(evaluated.predictions)
+        predictions = self.predictions(given) if given.ndim == 2 else given
+        found = self.metrics(predictions, evaluated.label_ids)
+        return {name: value for name, value in found.items() if value is not None}
+
+
+SINGLE_LABEL = TASKS.register(SingleLabel())
