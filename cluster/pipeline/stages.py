@@ -188,15 +188,14 @@ class Stages:
         )
         assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
         keep_best(self._run, inputs.student_of(outcome.best.parameters).key, outcome.best.checkpoint)
-        record = outcome.to_json()
-        best = best_of(config, record["best"])
-        counts = Counter(trial["state"] for trial in record["trials"])
-        parts = [f"{counts['finished']} of {len(record['trials'])} trials"]
+        best = best_of(config, outcome.best)
+        counts = Counter(trial.state for trial in outcome.trials)
+        parts = [f"{counts['finished']} of {len(outcome.trials)} trials"]
         parts += [f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state]]
-        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", record["choice"]]
+        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", outcome.choice]
         if outcome.ended_by is not None:
             parts.append(f"ended: {outcome.ended_by}")
-        return {**record, "best": best}, "; ".join(
+        return {**outcome.to_json(), "best": best}, "; ".join(
             filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
         )
 

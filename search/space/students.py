@@ -36,6 +36,12 @@ def student_name(arguments: Mapping[str, Any]) -> str | None:
     return "; ".join(named) or None
 
 
+def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]) -> dict[str, float]:
+    """Return what all trials with the student of these arguments share and is known before they train."""
+    name = student_name(arguments)
+    return {} if name is None else students[name].metrics
+
+
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
     """Every student that trials of this search may start from, by name, with the arguments that make it."""
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
