@@ -25,6 +25,7 @@ from distiltune.search.space.batches import check_batches
 from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 # What sums of float32 in another order may change, of losses near 1 and of weights after 21 steps of AdamW.
@@ -49,11 +50,11 @@ def search(
 ):
     """One trial."""
     train = split(num_rows, 1)
+    logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
     inputs = TrialInputs(
         student=publish_student(store, dropout),
-        train=train,
+        train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
-        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

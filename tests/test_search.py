@@ -30,7 +30,7 @@ from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
 from distiltune.training.compression.config import PruningConfig
-from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.data.tokenized import LabelledSplit, TokenizedSplit, tokenize_split
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
@@ -73,9 +73,8 @@ def inputs(tmp_path_factory) -> TrialInputs:
     np.save(logits_file, logits[train.labels])
     return TrialInputs(
         student=str(student),
-        train=train,
+        train={"train": LabelledSplit(train, np.load(logits_file, mmap_mode="r"))},
         validation=validation,
-        train_logits=np.load(logits_file, mmap_mode="r"),
         out_of_scope_id=OUT_OF_SCOPE,
         label_names=["a", "b", "c", "oos"],
     )
@@ -247,9 +246,8 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
     )
     return TrialInputs(
         student=str(root / "student"),
-        train=texts,
+        train={"train": LabelledSplit(texts, logits)},
         validation=texts,
-        train_logits=logits,
         out_of_scope_id=None,
         label_names=names,
         teacher=str(teacher),
@@ -262,7 +260,7 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
     def distance(directory: str) -> float:
         """Mean square between the student's last hidden states and the teacher's."""
         student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher))
-        ids = torch.tensor(with_teacher.train.row(0), dtype=torch.int64)[None]
+        ids = torch.tensor(with_teacher.validation.row(0), dtype=torch.int64)[None]
         with torch.no_grad():
             own, other = (model(ids, output_hidden_states=True) for model in (student, teacher))
         return float((own.hidden_states[-1] - other.hidden_states[-1]).square().mean())

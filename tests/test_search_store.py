@@ -41,6 +41,7 @@ from distiltune.search.trial.checkpoints import (
 from distiltune.search.trial_record import is_trial_name
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 # Ray's workers take it over when Ray starts, which another file's tests may make it do.
@@ -64,11 +65,11 @@ def publish_student(store: Store) -> str:
 
 def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, **options):
     train = split(num_rows, 1)
+    logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
     inputs = TrialInputs(
         student=publish_student(store) if not store.has_folder("runs/a/student") else "runs/a/student",
-        train=train,
+        train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
-        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...export.variants import kinds
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from ...search.driver.progress import SearchProgress
     from ...search.space.students import Student
     from ...training.data.text_data import TextData
+    from ...training.data.tokenized import LabelledSplit
 
 StageResult = tuple[dict[str, Any], str]
 
@@ -45,7 +44,7 @@ class Stages:
         self._local_config = local_config
         self._run = run
         self._data = data
-        self._splits: dict[str, labelling.SplitWithLogits] = {}
+        self._splits: dict[str, LabelledSplit] = {}
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
 
@@ -146,26 +145,16 @@ class Stages:
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""
         from ...search.driver.run_search import TrialInputs, run_search
-        from ...training.data.tokenized import joined
 
         config = self._config
-        validation = self._splits["validation"]
-        trained = [split for name, split in self._splits.items() if name != "validation"]
-        logits = [split.teacher_logits for split in trained if split.teacher_logits is not None]
         inputs = TrialInputs(
             student=self._run.student,
-            train=joined([split.tokens for split in trained]),
-            validation=validation.tokens,
-            train_logits=np.concatenate(logits) if logits else None,
+            train={kind: split for kind, split in self._splits.items() if kind != "validation"},
+            validation=self._splits["validation"].tokens,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),
             students=self._students,
-            more_texts={
-                name: len(split.tokens)
-                for name, split in self._splits.items()
-                if name not in ("train", "validation")
-            },
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)

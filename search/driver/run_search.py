@@ -172,8 +172,13 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     """Plain arrays in place of memory-mapped ones: only they are shared by the object store uncopied."""
     import numpy as np
 
-    logits = inputs.train_logits
-    return replace(inputs, train_logits=None if logits is None else np.asarray(logits))
+    train = {
+        kind: split
+        if split.teacher_logits is None
+        else replace(split, teacher_logits=np.asarray(split.teacher_logits))
+        for kind, split in inputs.train.items()
+    }
+    return replace(inputs, train=train)
 
 
 def placed(resources: dict[str, float]) -> dict[str, float]:

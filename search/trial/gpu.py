@@ -151,7 +151,7 @@ def measure_step(
     if settings.training.quantization_aware is not None:
         FakeQuantized(model, settings.training.quantization_aware)
     total = torch.cuda.get_device_properties(0).total_memory
-    length = int(np.max(inputs.train.lengths))
+    length = max(int(np.max(split.tokens.lengths)) for split in inputs.train.values())
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
     config = model.config
     shape = Shape(
