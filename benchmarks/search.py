@@ -309,6 +309,7 @@ def search_config(spec: Spec, early: bool) -> Any:
 def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
     """Token ids, and the teacher's logits over those that are trained on, as the stages of a job make them."""
     from distiltune.search.driver.run_search import TrialInputs
+    from distiltune.search.space.students import ONLY_STUDENT, Student
     from distiltune.training.checkpoints.load import load_tokenizer
     from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
     from distiltune.training.teacher.logits_cache import teacher_logits
@@ -331,7 +332,7 @@ def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
     assert logits.computed, "a search begins without logits"
     clock.part("logits_s")
     return TrialInputs(
-        student="student",
+        students={ONLY_STUDENT: Student("student")},
         train={"train": LabelledSplit(tokens["train"], logits.logits)},
         validation=tokens["validation"],
         out_of_scope_id=data.out_of_scope_id,

@@ -22,6 +22,7 @@ from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
 from distiltune.search.space.batches import check_batches
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
@@ -52,7 +53,7 @@ def search(
     train = split(num_rows, 1)
     logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
     inputs = TrialInputs(
-        student=publish_student(store, dropout),
+        students={ONLY_STUDENT: Student(publish_student(store, dropout))},
         train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
         out_of_scope_id=3,

@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from distiltune.errors import ConfigError, RunFailedError, StorageError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
@@ -72,7 +73,7 @@ def inputs(tmp_path_factory) -> TrialInputs:
     logits_file = student / "logits.npy"
     np.save(logits_file, logits[train.labels])
     return TrialInputs(
-        student=str(student),
+        students={ONLY_STUDENT: Student(str(student))},
         train={"train": LabelledSplit(train, np.load(logits_file, mmap_mode="r"))},
         validation=validation,
         out_of_scope_id=OUT_OF_SCOPE,
@@ -98,15 +99,14 @@ def search_config(num_trials: int, **space) -> SearchConfig:
 def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
     """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
     directory.mkdir(exist_ok=True)
-    keys = {}
-    for name, path in (("student", inputs.student), ("teacher", inputs.teacher)):
+    for name, path in (("student", inputs.students[ONLY_STUDENT].key), ("teacher", inputs.teacher)):
         if path is not None and not (directory / name).exists():
             (directory / name).symlink_to(path)
-        keys[name] = name if path is not None else None
+    students = {**inputs.students, ONLY_STUDENT: Student("student")}
     return run_search(
         config,
         options.pop("training", TRAINING),
-        replace(inputs, **keys),
+        replace(inputs, students=students, teacher=inputs.teacher and "teacher"),
         store=Store(str(directory)),
         experiment="search",
         tensorboard="tensorboard",
@@ -245,7 +245,7 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
         load_classifier(teacher)[0], texts, pad_token_id=tokenizer.pad_token_id, num_threads=1, use_gpu=False
     )
     return TrialInputs(
-        student=str(root / "student"),
+        students={ONLY_STUDENT: Student(str(root / "student"))},
         train={"train": LabelledSplit(texts, logits)},
         validation=texts,
         out_of_scope_id=None,
@@ -270,9 +270,9 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
         config = search_config(1, **fixed, hidden_loss_weight=weight)
         record = search(config, with_teacher, tmp_path / str(weight)).best
         last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
-        load_tokenizer(with_teacher.student).save_pretrained(last)
+        load_tokenizer(with_teacher.students[ONLY_STUDENT].key).save_pretrained(last)
         reached.append(distance(str(last)))
-    assert reached[1] < min(reached[0], distance(with_teacher.student)) / 2
+    assert reached[1] < min(reached[0], distance(with_teacher.students[ONLY_STUDENT].key)) / 2
 
 
 def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
@@ -280,7 +280,7 @@ def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tm
     config = search_config(1, alpha=0.0, **fixed)
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
     with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
-        search(config, replace(with_teacher, student=str(other)), tmp_path / "1")
+        search(config, replace(with_teacher, students={ONLY_STUDENT: Student(str(other))}), tmp_path / "1")
     with pytest.raises(RunFailedError, match="no teacher"):
         search(config, replace(with_teacher, teacher=None), tmp_path / "2")
 
@@ -446,7 +446,7 @@ def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tm
     monkeypatch.setattr(trial_module.tune, "report", report)
     monkeypatch.setattr(trial_module, "_where", lambda: "here")
     store = Store(str(tmp_path))
-    (tmp_path / "student").symlink_to(inputs.student)
+    (tmp_path / "student").symlink_to(inputs.students[ONLY_STUDENT].key)
     given = {"number": 0, "arguments": {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}}
     weights = {}
     for name in ("cut", "cut", "whole"):
@@ -454,7 +454,9 @@ def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tm
         store.write(f"{name}/search/here", b"")  # the driver has made the folder
         settings = TrialSettings(PRUNED, "validation_accuracy", "max", store, *folders, 1, use_gpu=False)
         try:
-            trial_module.run_trial(given, replace(inputs, student="student"), settings)
+            trial_module.run_trial(
+                given, replace(inputs, students={ONLY_STUDENT: Student("student")}), settings
+            )
         except StorageError:
             continue
         last = max(saved_epochs(store, f"{name}/search/0000"), key=lambda each: each.epoch)

@@ -29,6 +29,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from distiltune.errors import StorageError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.trial.checkpoints import (
     download_checkpoint,
     find_checkpoint,
@@ -66,8 +67,9 @@ def publish_student(store: Store) -> str:
 def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, **options):
     train = split(num_rows, 1)
     logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
+    student = "runs/a/student" if store.has_folder("runs/a/student") else publish_student(store)
     inputs = TrialInputs(
-        student=publish_student(store) if not store.has_folder("runs/a/student") else "runs/a/student",
+        students={ONLY_STUDENT: Student(student)},
         train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
         out_of_scope_id=3,

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ConfigError, DataError
 from distiltune.search.config import SearchConfig
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.space.validation import check_space
 from distiltune.search.trial.inputs import TrialInputs
 from distiltune.training.data.augmentation import drop_words, mask_pieces, normalised, splice
@@ -251,7 +252,7 @@ def test_a_trial_takes_the_first_texts_of_each_kind(tokenizer):
         kind: LabelledSplit(split, logits[slice(*bounds)])
         for (kind, bounds), split in zip(kinds.items(), splits, strict=True)
     }
-    inputs = TrialInputs("student", train, splits[0], None, ["a", "b"])
+    inputs = TrialInputs({ONLY_STUDENT: Student("student")}, train, splits[0], None, ["a", "b"])
     assert inputs.trained_on({"alpha": 0.5}) == list(train.values())
     found = JoinedDataset(
         inputs.trained_on({"data.unlabelled.count": 1, "data.augmentation.spliced.count": 2})

@@ -69,8 +69,8 @@ def choose_instead(run: Run, trial_id: str) -> None:
     with run.held():
         from ...search.space.students import student_name
 
-        name, made = student_name(trial.parameters), run.stage_record("student")["result"]
-        keep_best(run, run.student if name is None else made["students"][name]["key"], checkpoint)
+        students = run.stage_record("student")["result"]["students"]
+        keep_best(run, students[student_name(trial.parameters)]["key"], checkpoint)
         for stage in _AFTER_SEARCH:
             run.store.delete(run.key(f"stages/{stage}.json"))
         why = f"trial {found}, chosen by hand"

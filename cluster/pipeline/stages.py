@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ...export.variants import kinds
+from ...search.space.students import ONLY_STUDENT
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..session.ray_session import num_gpus, whole_node
@@ -123,11 +124,11 @@ class Stages:
                 TaskResources(cpu=1, gpu=0),
                 self._data,
                 self._teacher(),
-                record.get("key", self._run.student),
+                record["key"],
                 self._splits,
                 tell=tell,
             )
-        if self._students:
+        if ONLY_STUDENT not in self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
@@ -148,13 +149,12 @@ class Stages:
 
         config = self._config
         inputs = TrialInputs(
-            student=self._run.student,
+            students=self._students,
             train={kind: split for kind, split in self._splits.items() if kind != "validation"},
             validation=self._splits["validation"].tokens,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),
-            students=self._students,
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..space.space import SPARSITY, TEXT_COUNTS
@@ -21,23 +21,21 @@ class TrialInputs:
     """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
 
     Attributes:
-        student: Key of the published checkpoint that trials start from; they fetch it to their node.
+        students: The published checkpoints that trials start from, by ``student_name``; they fetch them to their node.
         train: What a student is trained on, by kind: ``train``, then the transfer set's kinds. Without logits when
             alpha is 1 in every trial.
         validation: Tokenized validation split, on which every choice is made.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
-        students: Where the space names the student: each by its ``student_name``, in place of ``student``.
     """
 
-    student: str
+    students: dict[str, Student]
     train: dict[str, LabelledSplit]
     validation: TokenizedSplit
     out_of_scope_id: int | None
     label_names: list[str]
     teacher: str | None = None
-    students: dict[str, Student] = field(default_factory=dict)
 
     def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
         """Return what a trial with these arguments trains on: of a kind with a searched count its first texts."""
@@ -45,9 +43,8 @@ class TrialInputs:
         return [split.first(counts[kind]) if kind in counts else split for kind, split in self.train.items()]
 
     def student_of(self, arguments: Mapping[str, Any]) -> Student:
-        """The student that a trial with these arguments starts from."""
-        name = student_name(arguments)
-        return Student(self.student) if name is None else self.students[name]
+        """Return the student that a trial with these arguments starts from."""
+        return self.students[student_name(arguments)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from test_search_store import KEYS, publish_student
 
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.storage.store import Store
 from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
@@ -39,7 +40,7 @@ def make_inputs(store: Store) -> TrialInputs:
     train = split(NUM_ROWS, 1)
     logits = (4 * np.eye(len(LABEL_NAMES), dtype=np.float32))[train.labels]
     return TrialInputs(
-        student=student,
+        students={ONLY_STUDENT: Student(student)},
         train={"train": LabelledSplit(train, logits)},
         validation=split(NUM_VALIDATION, 2),
         out_of_scope_id=3,
