@@ -42,7 +42,6 @@ from distiltune.training.data.tokenized import (
     IGNORED_LABEL,
     TokenizedDataset,
     TokenizedSplit,
-    joined,
     tokenize_split,
 )
 from distiltune.training.distillation.arguments import arguments_from_config
@@ -68,10 +67,9 @@ class Texts:
         }
         self.train = self.splits["train"]
         if given.distil_unlabelled:
-            more = data.unlabelled
-            self.train = joined(
-                [self.train, tokenize_split(more, [IGNORED_LABEL] * len(more), tokenizer, MAX_LENGTH)]
-            )
+            train, more = data.splits["train"], data.unlabelled
+            labels = [*train["label"], *[IGNORED_LABEL] * len(more)]
+            self.train = tokenize_split([*train["text"], *more], labels, tokenizer, MAX_LENGTH)
         self.pad_token_id = tokenizer.pad_token_id
         self.threads = given.threads
         self.teacher_logits = self.logits(teacher, self.train)

@@ -227,7 +227,9 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     from distiltune.cluster.specification.config import ResourcesConfig
     from distiltune.search.config import SearchConfig
     from distiltune.search.driver.run_search import TrialInputs, run_search
+    from distiltune.search.space.students import ONLY_STUDENT, Student
     from distiltune.storage.store import Store
+    from distiltune.training.data.tokenized import LabelledSplit
     from distiltune.training.distillation.config import TrainingConfig
 
     space: dict[str, Any] = {
@@ -237,7 +239,9 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     chosen = {} if given.scheduler == "none" else {"scheduler": given.scheduler}
     config = SearchConfig.model_validate({"num_trials": given.one, "space": space, **chosen})
     texts = cast(Any, range(1000))  # their number is all that is asked for
-    inputs = TrialInputs("student", texts, texts, None, None, None, ["a", "b"])
+    inputs = TrialInputs(
+        {ONLY_STUDENT: Student("student")}, {"train": LabelledSplit(texts)}, texts, None, ["a", "b"]
+    )
     parts, watch = Parts(), Watch()
     with (
         ray_session(ResourcesConfig(address=given.address)),

@@ -286,7 +286,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         "best_over_time": seen,
         "ended_by": outcome.ended_by,
     }
-    side = counted(trials, len(inputs.train), wall_s, clock.parts) | how
+    side = counted(trials, len(inputs.train["train"]), wall_s, clock.parts) | how
     return side | shares(side, records, spec.cpus, search_from, search_to) if profile else side
 
 
@@ -309,8 +309,9 @@ def search_config(spec: Spec, early: bool) -> Any:
 def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
     """Token ids, and the teacher's logits over those that are trained on, as the stages of a job make them."""
     from distiltune.search.driver.run_search import TrialInputs
+    from distiltune.search.space.students import ONLY_STUDENT, Student
     from distiltune.training.checkpoints.load import load_tokenizer
-    from distiltune.training.data.tokenized import tokenize_split
+    from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
     from distiltune.training.teacher.logits_cache import teacher_logits
 
     teacher = store.fetch("teacher")
@@ -331,10 +332,9 @@ def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
     assert logits.computed, "a search begins without logits"
     clock.part("logits_s")
     return TrialInputs(
-        student="student",
-        train=tokens["train"],
+        students={ONLY_STUDENT: Student("student")},
+        train={"train": LabelledSplit(tokens["train"], logits.logits)},
         validation=tokens["validation"],
-        train_logits=logits.logits,
         out_of_scope_id=data.out_of_scope_id,
         label_names=data.label_names,
         teacher="teacher",

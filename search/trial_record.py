@@ -1,11 +1,12 @@
-"""One record a trial: what it was asked to do, how it ended, and what its best epoch reported."""
+"""The record of a trial, from the driver to the report; names of trials; which epochs count."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -46,37 +47,45 @@ def counted(metrics: Mapping[str, Any]) -> list[float]:
     return [value for progress, value in metrics.get("curve", []) if progress >= start]
 
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial.
+class TrialRecord(BaseModel):
+    """One trial that has ended.
 
     Attributes:
         trial_id: Its name, ``trial_name(number)``.
         number: Its place in the order of suggestions, from 0.
         parameters: Searched and fixed arguments.
         state: ``finished``; ``pruned`` when it was stopped early; ``failed``.
-        metrics: Everything that its best epoch reported, and what its student's trials share.
-        best_epoch: That epoch, from 1; None when no epoch was finished.
+        metrics: Everything that its best epoch reported, and what its student's trials share. While the search
+            runs: its last epoch.
+        best_epoch: That epoch, from 1; None when no epoch was finished, and while the search runs.
         checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; it is no published
             folder.
         reason: Why it failed or was stopped.
         seconds: Wall time of its training, evaluation and saving.
         curve: ``[fraction of the schedule, value of the metric]`` of every epoch.
-        ended: When its last epoch was saved, in seconds since 1970; None when none was.
+        ended: When its last epoch was saved, in seconds since 1970; of a trial without one, when it reported its
+            failure; None when it reported nothing.
     """
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
     trial_id: str
     number: int
     parameters: dict[str, Any]
     state: State
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
     best_epoch: int | None = None
     checkpoint: str | None = None
     reason: str | None = None
     seconds: float = 0.0
-    curve: list[list[float]] = field(default_factory=list)
+    curve: list[list[float]] = Field(default_factory=list)
     ended: float | None = None
 
+    @property
+    def started(self) -> float | None:
+        """When its training began, in seconds since 1970; None where its end is unknown."""
+        return None if self.ended is None else self.ended - self.seconds
+
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        return asdict(self)
+        """Return the record as JSON values, which ``model_validate`` reads back."""
+        return self.model_dump()

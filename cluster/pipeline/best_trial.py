@@ -6,9 +6,10 @@ import shutil
 from typing import Any
 
 from ...errors import InputError
-from ...search.trial_record import find_trial
+from ...search.trial_record import TrialRecord, find_trial
 from ...storage.folders import new_folder
 from ..specification.config import JobConfig
+from ..store.records import trials_of
 from ..store.runs import Run
 
 _AFTER_SEARCH = ("export", "benchmark", "gate", "report", "artifact")
@@ -30,20 +31,20 @@ def keep_best(run: Run, student: str, checkpoint: str) -> None:
     run.store.publish(run.best)
 
 
-def best_of(config: JobConfig, trial: dict[str, Any]) -> dict[str, Any]:
-    """The best trial with the three values that every report names, searched or not."""
+def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
+    """Return the best trial with the three values that every report names, searched or not."""
     training = config.training
     values = {
-        name: trial["parameters"].get(name, getattr(training, name))
+        name: trial.parameters.get(name, getattr(training, name))
         for name in ("alpha", "temperature", "num_train_epochs")
     }
     return {
         **values,
-        "validation_accuracy": trial["metrics"]["validation_accuracy"],
-        "trial_id": trial["trial_id"],
-        "epoch": trial["best_epoch"],
-        "parameters": trial["parameters"],
-        "metrics": trial["metrics"],
+        "validation_accuracy": trial.metrics["validation_accuracy"],
+        "trial_id": trial.trial_id,
+        "epoch": trial.best_epoch,
+        "parameters": trial.parameters,
+        "metrics": trial.metrics,
     }
 
 
@@ -56,19 +57,20 @@ def choose_instead(run: Run, trial_id: str) -> None:
     record = run.stage_record("search")
     if record.get("state") != "finished":
         raise InputError(f"run {run.id}: its search is not finished; see `distiltune status {run.id}`")
-    trials = {trial["trial_id"]: trial for trial in record["result"]["trials"] if trial["checkpoint"]}
+    trials = {trial.trial_id: trial for trial in trials_of(record["result"]) if trial.checkpoint}
     found = find_trial(trial_id, trials)
     if found is None:
         raise InputError(
             f"run {run.id} has no trial {trial_id!r} with a checkpoint; it has: {', '.join(trials)}"
         )
-    trial = trials[found]
+    trial, checkpoint = trials[found], trials[found].checkpoint
+    assert checkpoint is not None, "only trials with a checkpoint were looked through"
     config = run.specification()
     with run.held():
         from ...search.space.students import student_name
 
-        name, made = student_name(trial["parameters"]), run.stage_record("student")["result"]
-        keep_best(run, run.student if name is None else made["students"][name]["key"], trial["checkpoint"])
+        students = run.stage_record("student")["result"]["students"]
+        keep_best(run, students[student_name(trial.parameters)]["key"], checkpoint)
         for stage in _AFTER_SEARCH:
             run.store.delete(run.key(f"stages/{stage}.json"))
         why = f"trial {found}, chosen by hand"

@@ -14,6 +14,7 @@ from ...export.report.report import build_report, write_report
 from ...export.selection.choose import choose
 from ...storage.temporary import temporary_directory
 from ..specification.config import JobConfig
+from ..store.records import trials_of
 from ..store.runs import STAGES, Run
 
 if TYPE_CHECKING:
@@ -115,19 +116,17 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Pictures of the search in ``folder``: their names, and why others were left out."""
-    from ...search.driver.mirroring import from_record
     from ...search.plots.study import draw_study
     from ...search.space.space import searched
-    from ...search.study.mirror import frozen_trial
-    from ...search.trial_record import TrialRecord
+    from ...search.study.frozen_trial import frozen_trial, reached_values
 
     parameters, objectives = searched(config.search), config.search.all_objectives
     if not parameters:
         return {"pictures": [], "left_out": {}}
-    trials = [TrialRecord(**trial) for trial in search["trials"]]
+    trials = trials_of(search)
     numbers = {trial.trial_id: trial.number for trial in trials}
     drawn = draw_study(
-        [frozen_trial(from_record(trial, config.search), parameters) for trial in trials],
+        [frozen_trial(trial, parameters, reached_values(trial, objectives)) for trial in trials],
         folder,
         metric_names=[each.metric for each in objectives],
         directions=[each.direction for each in objectives],

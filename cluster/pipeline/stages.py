@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...export.variants import kinds
+from ...search.space.students import ONLY_STUDENT
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..session.ray_session import num_gpus, whole_node
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ...search.driver.progress import SearchProgress
     from ...search.space.students import Student
     from ...training.data.text_data import TextData
+    from ...training.data.tokenized import LabelledSplit
 
 StageResult = tuple[dict[str, Any], str]
 
@@ -45,7 +45,7 @@ class Stages:
         self._local_config = local_config
         self._run = run
         self._data = data
-        self._splits: dict[str, labelling.SplitWithLogits] = {}
+        self._splits: dict[str, LabelledSplit] = {}
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
 
@@ -127,11 +127,11 @@ class Stages:
                 TaskResources(cpu=1, gpu=0),
                 self._data,
                 self._teacher(),
-                record.get("key", self._run.student),
+                record["key"],
                 self._splits,
                 tell=tell,
             )
-        if self._students:
+        if ONLY_STUDENT not in self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
@@ -149,26 +149,15 @@ class Stages:
     def search(self, tell: Tell) -> StageResult:
         """Run the trials, and keep the best epoch of the best one."""
         from ...search.driver.run_search import TrialInputs, run_search
-        from ...training.data.tokenized import joined
 
         config = self._config
-        validation = self._splits["validation"]
-        trained = [split for name, split in self._splits.items() if name != "validation"]
-        logits = [split.teacher_logits for split in trained if split.teacher_logits is not None]
         inputs = TrialInputs(
-            student=self._run.student,
-            train=joined([split.tokens for split in trained]),
-            validation=validation.tokens,
-            train_logits=np.concatenate(logits) if logits else None,
+            students=self._students,
+            train={kind: split for kind, split in self._splits.items() if kind != "validation"},
+            validation=self._splits["validation"].tokens,
             out_of_scope_id=self._data.out_of_scope_id,
             label_names=self._data.label_names,
             teacher=self._teacher(),
-            students=self._students,
-            more_texts={
-                name: len(split.tokens)
-                for name, split in self._splits.items()
-                if name not in ("train", "validation")
-            },
             task=config.task,
         )
         trial = config.resources.trial
@@ -192,15 +181,14 @@ class Stages:
         )
         assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
         keep_best(self._run, inputs.student_of(outcome.best.parameters).key, outcome.best.checkpoint)
-        record = outcome.to_json()
-        best = best_of(config, record["best"])
-        counts = Counter(trial["state"] for trial in record["trials"])
-        parts = [f"{counts['finished']} of {len(record['trials'])} trials"]
+        best = best_of(config, outcome.best)
+        counts = Counter(trial.state for trial in outcome.trials)
+        parts = [f"{counts['finished']} of {len(outcome.trials)} trials"]
         parts += [f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state]]
-        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", record["choice"]]
+        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", outcome.choice]
         if outcome.ended_by is not None:
             parts.append(f"ended: {outcome.ended_by}")
-        return {**record, "best": best}, "; ".join(
+        return {**outcome.to_json(), "best": best}, "; ".join(
             filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
         )
 

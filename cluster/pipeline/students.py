@@ -1,11 +1,11 @@
-"""The students that trials start from: one, or each that the search space names, measured where it is asked for."""
+"""The students that trials start from, one where the search space names none; measured where it is asked for."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from ...search.space.students import STUDENT_METRICS, Student, student_names
+from ...search.space.students import ONLY_STUDENT, STUDENT_METRICS, Student, student_names
 from ..remote import tasks
 from ..remote.latency import latency_of_student
 from ..specification.config import JobConfig, TaskResources
@@ -46,26 +46,25 @@ class Students:
             tell: Told how far it is.
 
         Returns:
-            The record of the first one, with all under ``students`` where the space names several; and those,
-            by name, empty where it names none.
+            The record of the first one, with all by name under ``students``; and those, by name.
         """
-        wanted = student_names(self._config.search)
-        if not wanted:
-            return self._make(teacher, self._run.student, {}, tell), {}
-        records = {}
+        wanted, records = student_names(self._config.search), {}
         for name, arguments in wanted.items():
-            tell(f"{name} ({len(records) + 1} of {len(wanted)})")
-            key = self._run.key(f"students/{re.sub(r'[^a-z0-9_]+', '-', name).strip('-')}")
+            if arguments:
+                tell(f"{name} ({len(records) + 1} of {len(wanted)})")
+            key = self._key(name)
             records[name] = {**self._make(teacher, key, arguments, tell), "key": key}
         if self._needs("latency_ms"):
             for name, record in records.items():
                 tell(f"latency of {name}")
                 record["latency_ms"] = self._measure(record["key"], teacher, tell)
-        students = {
-            name: Student(record["key"], {each: record[each] for each in STUDENT_METRICS if each in record})
-            for name, record in records.items()
-        }
+        students = {name: Student(record["key"], _shared(name, record)) for name, record in records.items()}
         return {**next(iter(records.values())), "students": records}, students
+
+    def _key(self, name: str) -> str:
+        if name == ONLY_STUDENT:
+            return self._run.student
+        return self._run.key(f"students/{re.sub(r'[^a-z0-9_]+', '-', name).strip('-')}")
 
     def _make(self, teacher: str, key: str, searched: dict[str, Any], tell: Tell) -> dict[str, Any]:
         arguments = (teacher, self._data, key, searched)
@@ -82,3 +81,10 @@ class Students:
         wanted = self._config.resources.benchmark
         arguments = (student, teacher, rows, self._data.label_names)
         return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, tell=tell)
+
+
+def _shared(name: str, record: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics by which the trials of a student differ from those of another."""
+    if name == ONLY_STUDENT:
+        return {}
+    return {each: record[each] for each in STUDENT_METRICS if each in record}

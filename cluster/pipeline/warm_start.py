@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import ConfigError, RunNotFoundError
+from ...search.trial_record import TrialRecord
 from ..specification.config import JobConfig
+from ..store.records import trials_of
 from ..store.runs import LATEST, Run, Storage
 
 _COPY = "former.json"  # in the run that learns: it goes on when the former one has been deleted
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
-
-def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[FrozenTrial]:
-    """The finished trials of the run that ``search.warm_start`` names; none where it names none.
+def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
+    """Return the finished trials of the run that ``search.warm_start`` names; none where it names none.
 
     Args:
         config: The job.
@@ -30,28 +29,30 @@ def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -
     if name is None:
         return []
     from ...search.space.space import fixed_values, searched
-    from ...search.study.warm_start import trials_from
+    from ...search.study.warm_start import check_fits, finished
 
     copy = run.read(_COPY) if run is not None else None
-    return trials_from(
-        _records(storage, name) if copy is None else copy["trials"],
+    records = trials_of(_stored(storage, name) if copy is None else copy)
+    check_fits(
+        records,
         searched(search),
-        [each.metric for each in search.all_objectives],
+        list(dict.fromkeys(each.metric for each in (*search.all_objectives, *search.constraints))),
         name,
         fixed=fixed_values(search),
         conditional=[each for each, parameter in search.space.items() if parameter.when],
-        constraints=search.constraints,
     )
+    return finished(records)
 
 
 def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
     """Copy the trials that a run learns from into it, once."""
     name = config.search.warm_start
     if name is not None and run.read(_COPY) is None:
-        run.write(_COPY, {"trials": _records(storage, name)})
+        run.write(_COPY, {"trials": _stored(storage, name)["trials"]})
 
 
-def _records(storage: Storage, name: str) -> list[dict[str, Any]]:
+def _stored(storage: Storage, name: str) -> dict[str, Any]:
+    """Return the result of a former run's search."""
     if name == LATEST:
         raise ConfigError(
             "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
@@ -64,4 +65,4 @@ def _records(storage: Storage, name: str) -> list[dict[str, Any]]:
         raise ConfigError(
             f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"
         )
-    return record["result"]["trials"]
+    return record["result"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.data.text_data import TextData
-from ...training.data.tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
+from ...training.data.tokenized import IGNORED_LABEL, LabelledSplit, TokenizedSplit, tokenize_split
 from ...training.data.transfer_set import extra_splits, extra_texts
 from ...training.student.vocabulary import respelled
 from ...training.teacher.logits_cache import logits_key, teacher_logits
@@ -21,14 +20,6 @@ from ..store.runs import LOGITS
 from .tasks import Task
 
 LOGITS_DTYPE = "float32"
-
-
-@dataclass(frozen=True)
-class SplitWithLogits:
-    """A split's token ids; where it is trained on, the teacher's logits over it, row by row the same texts."""
-
-    tokens: TokenizedSplit
-    teacher_logits: np.ndarray | None
 
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
@@ -52,14 +43,14 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
 
 def label_with_teachers(
     task: Task, data: TextData, teacher_keys: list[str]
-) -> tuple[dict[str, SplitWithLogits], dict[str, Any]]:
+) -> tuple[dict[str, LabelledSplit], dict[str, Any]]:
     """The splits' token ids, the teachers' mean logits over all that is trained on, from the cache where it has them.
 
     What is trained on is ``train`` and, by their kinds, the texts that only the teachers label. With alpha fixed to
     1 nothing listens to them, and they are not asked.
 
     Returns:
-        The splits by name, and a record; of several teachers it has ``ensemble``, what their mean logits are worth
+        The splits by kind, and a record; of several teachers it has ``ensemble``, what their mean logits are worth
         on the validation split.
 
     Raises:
@@ -72,7 +63,7 @@ def label_with_teachers(
         name: learned.tokenize(data.splits[name], tokenizer, length) for name in ("train", "validation")
     }
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
-    splits = {name: SplitWithLogits(each, None) for name, each in tokens.items()}
+    splits = {name: LabelledSplit(each) for name, each in tokens.items()}
     if fixed_values(config.search).get("alpha") == 1:
         return splits, record
     for key in teacher_keys[1:]:
@@ -85,7 +76,7 @@ def label_with_teachers(
         **extra_splits(config.data, data, tokenizer, length),
     }.items():
         logits, keys, computed = _mean_logits(task, teacher_keys, each, name)
-        splits[name] = SplitWithLogits(each, logits)
+        splits[name] = LabelledSplit(each, logits)
         record["texts_computed"] += len(each) if computed else 0
         record["keys"][name] = keys
         record["texts"][name] = len(each)
@@ -125,8 +116,8 @@ def _mean_logits(
 
 
 def tokenize_for_student(
-    task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, SplitWithLogits]
-) -> dict[str, SplitWithLogits]:
+    task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, LabelledSplit]
+) -> dict[str, LabelledSplit]:
     """The same rows in the student's own word pieces, the logits unchanged."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
     learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
@@ -140,4 +131,4 @@ def tokenize_for_student(
     if "masked" in splits:
         teachers = load_tokenizer(task.store.fetch(teacher_key))
         tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer, length)
-    return {name: SplitWithLogits(tokens[name], split.teacher_logits) for name, split in splits.items()}
+    return {name: LabelledSplit(tokens[name], split.teacher_logits) for name, split in splits.items()}

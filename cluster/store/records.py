@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import DamagedRecordError, cut, shown
+from ...search.trial_record import TrialRecord
 from ...storage.store import Store
 
 _BACKUP = "put that file back from a backup, or start the job anew under another --run-id"
@@ -100,7 +101,7 @@ class _ToldRecord(_Record):
 class _FormerRecord(_Record):
     """``former.json``."""
 
-    trials: list[dict[str, Any]]
+    trials: list[TrialRecord]
 
 
 class _StageRecord(_Record):
@@ -132,21 +133,15 @@ class _BestTrial(_Record):
     metrics: dict[str, Any]
 
 
-class _Trial(_Record):
-    trial_id: str
-    state: Literal["finished", "pruned", "failed"]
-    reason: str | None = None
-
-    @model_validator(mode="after")
-    def _failed_has_reason(self) -> _Trial:
-        if self.state == "failed" and self.reason is None:
-            raise ValueError("failed, and without a reason")
-        return self
+def _failed_has_reason(trial: TrialRecord) -> TrialRecord:
+    if trial.state == "failed" and trial.reason is None:
+        raise ValueError("failed, and without a reason")
+    return trial
 
 
 class _SearchResult(_Record):
     best: _BestTrial
-    trials: list[_Trial]
+    trials: list[Annotated[TrialRecord, AfterValidator(_failed_has_reason)]]
     front: list[str] = Field(default_factory=list)
     choice: str = ""
     ended_by: str | None = None
@@ -257,6 +252,11 @@ def read_record(store: Store, run_key: str, name: str) -> dict[str, Any] | None:
     except ValidationError as error:
         raise damaged(store.location(key), error, remedy) from None
     return record
+
+
+def trials_of(result: dict[str, Any]) -> list[TrialRecord]:
+    """Return the trials of a search's result, or of a copy of them, that ``read_record`` has validated."""
+    return [TrialRecord.model_validate(each) for each in result["trials"]]
 
 
 def damaged(location: str, error: ValidationError, remedy: str = _BACKUP) -> DamagedRecordError:

@@ -14,7 +14,7 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
 from ..study.searcher import restored_searchers
-from ..trial_record import counted, counts, name_of
+from ..trial_record import State, counted, counts, name_of
 from .budget import BudgetWatch
 from .progress import SearchProgress, watches
 
@@ -55,7 +55,7 @@ class ProgressCallback(Callback):
         self._budget = BudgetWatch(config)
         self._best: tuple[float, str, dict[str, Any]] | None = None
         self._running: set[str] = set()
-        self._ended: dict[str, str] = {}
+        self._ended: dict[str, State] = {}
         self._num_pruned = 0
         self._failures: dict[str, str] = {}
         self._idle_since: float | None = None
@@ -155,7 +155,7 @@ class ProgressCallback(Callback):
         self._failures[name_of(trial)] = describe_error(_error_of(trial))
         self._trial_ended(trial, "failed")
 
-    def _trial_ended(self, trial: Trial, state: str) -> None:
+    def _trial_ended(self, trial: Trial, state: State) -> None:
         self._running.discard(name_of(trial))
         self._end(trial, state)
         if state != "failed":
@@ -164,12 +164,12 @@ class ProgressCallback(Callback):
             watch.trial_ended(trial, state, self._failures.get(name_of(trial)))
         self._tell()
 
-    def _end(self, trial: Trial, state: str) -> None:
+    def _end(self, trial: Trial, state: State) -> None:
         before = self._ended.get(name_of(trial))
         self._ended[name_of(trial)] = state
         self._num_pruned += (state == "pruned") - (before == "pruned")
 
-    def _state_of(self, trial: Trial) -> str:
+    def _state_of(self, trial: Trial) -> State:
         last = trial.last_result or {}
         if last.get("failure") or trial.status == "ERROR":
             return "failed"

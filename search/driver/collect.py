@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError, StorageError
 from ..selection import choose_trial
-from ..space.students import student_name
+from ..space.students import shared_metrics
 from ..trial.checkpoints import SavedEpoch, find_checkpoint, saved_epochs
 from ..trial.integrity import model_is_intact
 from ..trial_record import State, TrialRecord
@@ -101,8 +101,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
     state, reason = _end_of(result, last, None if trial_id in ended.own_end else ended.ended_by)
     if epochs and not whole:
         state, reason = "failed", "its checkpoints are damaged"
-    name = student_name(given["arguments"])
-    shared = plan.students[name].metrics if name is not None else {}
+    shared = shared_metrics(given["arguments"], plan.students)
     return TrialRecord(
         trial_id=trial_id,
         number=given["number"],

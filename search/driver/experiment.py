@@ -19,11 +19,10 @@ from ..config import SearchConfig
 from ..space.space import fixed_values, searched
 from ..space.students import Student
 from ..trial.inputs import TrialSettings
-from ..trial_record import is_trial_name, name_of
+from ..trial_record import TrialRecord, is_trial_name, name_of
 from .trusted import refuse_untrusted
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
     from ray import tune
     from ray.tune.experiment import Trial
 
@@ -53,7 +52,7 @@ class Plan:
         num_trials: Trials in all.
         num_slots: How many the resources hold at a time.
         students: What trials with the same student share, by the student's name.
-        known: Trials of a former search to learn from.
+        known: Finished trials of a former search to learn from.
     """
 
     config: SearchConfig
@@ -61,7 +60,7 @@ class Plan:
     num_trials: int
     num_slots: int
     students: dict[str, Student] = field(default_factory=dict)
-    known: list[FrozenTrial] = field(default_factory=list)
+    known: list[TrialRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,7 @@ def _is_searched(config: SearchConfig) -> bool:
 def _searcher(plan: Plan) -> StudySearcher | None:
     """None when there is nothing to search."""
     from ..study.searcher import StudySearcher, side_by_side, window_of
+    from ..study.warm_start import known_trials
 
     config = plan.config
     if not _is_searched(config):
@@ -234,7 +234,7 @@ def _searcher(plan: Plan) -> StudySearcher | None:
         window=window_of(config.num_trials, num_side_by_side),
         max_concurrent=num_side_by_side,
         points=config.points,
-        known=plan.known,
+        known=known_trials(plan.known, config),
     )
 
 

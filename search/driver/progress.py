@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..trial_record import State
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
@@ -47,7 +49,7 @@ class SearchProgress:
 
 
 ProgressListener = Callable[[SearchProgress], None]
-TrialListener = Callable[["Trial", str, str | None], None]
+TrialListener = Callable[["Trial", State, str | None], None]
 
 
 class Watch:
@@ -89,7 +91,7 @@ class Watch:
         self.failure: str | None = None
         """The summary, when too many trials failed."""
 
-    def trial_ended(self, trial: Trial, state: str, reason: str | None) -> None:
+    def trial_ended(self, trial: Trial, state: State, reason: str | None) -> None:
         """A trial ended, ``finished``, ``pruned`` or ``failed`` with a reason."""
         if self._on_trial_ended is not None:
             self._on_trial_ended(trial, state, reason)

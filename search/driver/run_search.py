@@ -11,12 +11,10 @@ from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
 from ..config import SearchConfig
 from ..trial.inputs import TrialInputs, TrialSettings
-from ..trial_record import is_trial_name
+from ..trial_record import TrialRecord, is_trial_name
 from .nodes import RAY_WORKER_ENV, check_fits, num_places
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from .collect import SearchOutcome
     from .experiment import Ended, Plan
     from .progress import SearchProgress
@@ -37,7 +35,7 @@ def run_search(
     gpus_per_trial: float,
     custom_per_trial: dict[str, float] | None = None,
     processes_per_trial: int = 1,
-    known: list[FrozenTrial] | None = None,
+    known: list[TrialRecord] | None = None,
     journal: str | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
     check_resources: bool = True,
@@ -62,7 +60,7 @@ def run_search(
         gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
         custom_per_trial: Ray's custom resources of a trial, by name.
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
-        known: Trials of a former search to learn from, as ``warm_start.trials_from`` gives them.
+        known: Trials of a former search to learn from, which ``warm_start.check_fits`` has accepted.
         journal: Key of an Optuna journal that shows the trials that have ended; None writes none.
         on_progress: Called at each start, epoch and end of a trial, in this process.
         check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
@@ -77,7 +75,6 @@ def run_search(
     from ..space.space import searched
     from ..space.students import without_misfits
     from ..space.validation import check_space
-    from ..study.warm_start import refitted
     from ..trial.events import write_experiment
     from ..trial.gpu import fit_gpu
     from .experiment import Plan, run_trials
@@ -85,10 +82,7 @@ def run_search(
 
     check_space(config, training)
     check_batches(config, training, processes_per_trial)
-    narrowed = without_misfits(config, inputs.students)
-    if narrowed is not config and known:
-        known = refitted(known, searched(narrowed))
-    config = narrowed
+    config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
     if check_resources:
         asked = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
@@ -178,8 +172,13 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     """Plain arrays in place of memory-mapped ones: only they are shared by the object store uncopied."""
     import numpy as np
 
-    logits = inputs.train_logits
-    return replace(inputs, train_logits=None if logits is None else np.asarray(logits))
+    train = {
+        kind: split
+        if split.teacher_logits is None
+        else replace(split, teacher_logits=np.asarray(split.teacher_logits))
+        for kind, split in inputs.train.items()
+    }
+    return replace(inputs, train=train)
 
 
 def placed(resources: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,8 @@ from .space import STUDENT_ARGUMENTS, STUDENT_HEADS, STUDENT_ROWS
 
 # Metric that every trial with the same student has, known before it trains.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
+# Name of the student where the space names none.
+ONLY_STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -23,25 +25,31 @@ class Student:
 
     Attributes:
         key: Of the published folder.
-        metrics: What all its trials share and is known before they train, such as ``latency_ms``.
+        metrics: What all its trials share and is known before they train, such as ``latency_ms``; empty where all
+            trials of the search share it.
     """
 
     key: str
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def student_name(arguments: Mapping[str, Any]) -> str | None:
-    """Which student a trial starts from, such as ``student.layers=[0, 5]``; None where the space names none."""
+def student_name(arguments: Mapping[str, Any]) -> str:
+    """Name the student that a trial starts from, such as ``student.layers=[0, 5]``; ``student`` without a choice."""
     named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]
-    return "; ".join(named) or None
+    return "; ".join(named) or ONLY_STUDENT
+
+
+def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]) -> dict[str, float]:
+    """Return what all trials with the student of these arguments share and is known before they train."""
+    return students[student_name(arguments)].metrics
 
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
-    """Every student that trials of this search may start from, by name, with the arguments that make it."""
+    """Every student that trials of this search may start from, by name, with the searched arguments that make it."""
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
     every = itertools.product(*(config.space[name].all_values() for name in named))
     made = (dict(zip(named, values, strict=True)) for values in every)
-    return {name: each for each in made if (name := student_name(each)) is not None}
+    return {student_name(each): each for each in made}
 
 
 def searched_width(width: WidthConfig | None, arguments: Mapping[str, Any]) -> WidthConfig | None:
@@ -63,9 +71,9 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         ConfigError: All of them do.
     """
     bounds = [each for each in config.constraints if each.metric in STUDENT_METRICS]
-    names = student_names(config)
-    if not bounds or not names:
+    if not bounds:
         return config
+    names = student_names(config)
     misfits = {name: each for name in names for each in bounds if each.excess(students[name].metrics) > 0}
     kept = [arguments for name, arguments in names.items() if name not in misfits]
     if not kept:

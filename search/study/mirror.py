@@ -4,92 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal
 
-import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
 
 from ...storage.store import Store
-from ..parameters import NotAcceptedError, Parameter
+from ..config import Objective
+from ..parameters import Parameter
+from ..trial_record import TrialRecord
+from .frozen_trial import frozen_trial, reached_values
 from .journal import study_lines, trial_line, trials_in
 
 logger = logging.getLogger(__name__)
 
 _UPLOAD_PERIOD_S = 10.0
 _LOCK_PATIENCE_S = 3  # a lock that stands this long was left by a process that was killed
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-
-
-@dataclass(frozen=True)
-class MirroredTrial:
-    """A trial that has ended.
-
-    Attributes:
-        number: Its place in the order of suggestions, from 0.
-        trial_id: Its name.
-        parameters: Searched and fixed arguments.
-        state: How it ended.
-        values: One for each objective; of a pruned trial what it had reached or None, of a failed one None.
-        curve: ``[progress, value]`` of each epoch, progress in 0..1 of the trial's own schedule.
-        started: When its training began; None when it never did.
-        ended: When it ended.
-        reason: Why it failed.
-        attributes: More to show beside it, as JSON values.
-    """
-
-    number: int
-    trial_id: str
-    parameters: dict[str, Any]
-    state: Literal["finished", "pruned", "failed"]
-    values: list[float] | None = None
-    curve: Sequence[Sequence[float]] = ()
-    started: datetime | None = None
-    ended: datetime | None = None
-    reason: str | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-def frozen_trial(trial: MirroredTrial, space: Mapping[str, Parameter]) -> FrozenTrial:
-    """The trial as Optuna shows it.
-
-    Arguments that are not searched, and values outside of their range, become user attributes; so do
-    ``trial_id``, ``number`` (which a study counts anew) and ``reason``.
-
-    Args:
-        trial: The trial.
-        space: The searched arguments, by name; a conditional one may be missing in the trial.
-
-    Raises:
-        ValueError: The trial is finished and has no value, or one that is not a number.
-    """
-    searched, others = {}, {}
-    for name, value in trial.parameters.items():
-        try:
-            searched[name] = space[name].fit(value)
-        except (KeyError, NotAcceptedError):
-            others[name] = value
-    named = {"trial_id": trial.trial_id, "number": trial.number}
-    reason = {} if trial.reason is None else {"reason": trial.reason}
-    frozen = optuna.trial.create_trial(
-        state=_STATES[trial.state],
-        values=None if trial.values is None or trial.state == "failed" else [float(v) for v in trial.values],
-        params=searched,
-        distributions={name: space[name].distribution() for name in searched},
-        user_attrs={**others, **trial.attributes, **named, **reason},
-        intermediate_values={
-            round(100 * progress): float(value) for progress, value in trial.curve if math.isfinite(value)
-        },
-    )
-    frozen.number = trial.number
-    ended = trial.ended or trial.started or datetime.now(UTC)
-    frozen.datetime_start, frozen.datetime_complete = trial.started or ended, ended
-    return frozen
 
 
 class StudyMirror:
@@ -108,8 +38,7 @@ class StudyMirror:
         key: The file's.
         name: Of the study.
         space: The searched arguments, by name.
-        directions: ``maximize`` or ``minimize`` of each objective.
-        metric_names: Of the objectives.
+        objectives: What is optimised.
     """
 
     def __init__(
@@ -118,15 +47,15 @@ class StudyMirror:
         key: str,
         name: str,
         space: Mapping[str, Parameter],
-        directions: Sequence[str],
-        metric_names: Sequence[str],
+        objectives: Sequence[Objective],
     ) -> None:
         self._store = store
         self._key = key
         self._space = dict(space)
-        self._directions = list(directions)
+        self._objectives = list(objectives)
+        self._directions = [each.direction for each in objectives]
         self._name = name
-        self._head = study_lines(name, directions, metric_names)
+        self._head = study_lines(name, self._directions, [each.metric for each in objectives])
         self._lines: dict[str, bytes] = {}
         self._is_read = False  # whether the lines hold what stood there before
         self._num_changes = 0
@@ -137,7 +66,7 @@ class StudyMirror:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def rewrite(self, trials: Iterable[MirroredTrial]) -> None:
+    def rewrite(self, trials: Iterable[TrialRecord]) -> None:
         """Put a journal of these trials, and of no others, in place of what stands there; a reader sees it whole.
 
         Raises:
@@ -150,7 +79,7 @@ class StudyMirror:
             self._num_changes += 1
         self._send_whole(self._store)
 
-    def append(self, trial: MirroredTrial) -> None:
+    def append(self, trial: TrialRecord) -> None:
         """Add a trial that has ended; what the store does not take now it is given the next time."""
         line = self._line(trial)
         with self._changing:
@@ -172,8 +101,9 @@ class StudyMirror:
             self._thread.join()
         self._attempt()
 
-    def _line(self, trial: MirroredTrial) -> bytes:
-        return trial_line(frozen_trial(trial, self._space), self._directions)
+    def _line(self, trial: TrialRecord) -> bytes:
+        frozen = frozen_trial(trial, self._space, reached_values(trial, self._objectives))
+        return trial_line(frozen, self._directions)
 
     def _upload_often(self) -> None:
         while not self._ended.wait(_UPLOAD_PERIOD_S):
@@ -227,5 +157,5 @@ class StudyMirror:
         self._num_sent = self._num_changes
 
 
-def _by_end(trial: MirroredTrial) -> tuple[bool, float, int]:
-    return trial.ended is None, trial.ended.timestamp() if trial.ended else 0.0, trial.number
+def _by_end(trial: TrialRecord) -> tuple[bool, float, int]:
+    return trial.ended is None, trial.ended or 0.0, trial.number

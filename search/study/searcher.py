@@ -168,9 +168,7 @@ class StudySearcher(Searcher):
         rank = (counts(result), better * result[first.metric])
         if best is None or rank >= (best.get("counts", True), better * best[first.metric]):
             names = {each.metric for each in (*self._objectives, *self._constraints)}
-            shared = self._student_metrics.get(
-                student_name(self._arguments[self._numbers[trial_id]]) or "", {}
-            )
+            shared = self._student_metrics.get(student_name(self._arguments[self._numbers[trial_id]]), {})
             found = {name: result[name] for name in names - set(shared)} | dict(shared)
             self._reported[trial_id] = {**found, "counts": counts(result)}
         self._curves[trial_id] = result.get("curve", [])

@@ -7,89 +7,45 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ..config import SearchConfig
 from ..parameters import NotAcceptedError, Parameter, as_category
+from ..space.space import fixed_values, searched
+from ..trial_record import TrialRecord
+from .frozen_trial import frozen_trial
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from ..config import Constraint
-
 _NUM_SHOWN = 3  # values of one argument in a message
 
 
-def trials_from(
-    records: Sequence[Mapping[str, Any]],
-    space: Mapping[str, Parameter],
-    metric_names: Sequence[str],
-    run_id: str,
-    *,
-    fixed: Mapping[str, Any] | None = None,
-    conditional: Collection[str] = (),
-    constraints: Sequence[Constraint] = (),
-) -> list[FrozenTrial]:
-    """The finished trials of a former run, complete with the values that they reached.
+def known_trials(records: Iterable[TrialRecord], config: SearchConfig) -> list[FrozenTrial]:
+    """Convert the finished trials of a former run for ``study.add_trials``, in their order.
+
+    Trials outside of the space are left out: it may have become narrower since ``check_fits``.
 
     Args:
-        records: Of the former run's trials, as ``TrialRecord.to_json`` gives them.
-        space: The arguments that are searched now, by name.
-        metric_names: Of the objectives now.
-        run_id: The former run, for messages and the trials' user attribute ``run``.
-        fixed: Arguments that every trial has now; None compares only what either run searched.
-        conditional: Arguments of now that a trial may be without.
-        constraints: Bounds of now, which the former trials keep or not.
-
-    Returns:
-        Trials for ``study.add_trials``, in the former run's order; arguments that are not searched are left out.
-
-    Raises:
-        ConfigError: As ``check_fits``.
+        records: Trials with every metric of the search's objectives and constraints.
+        config: The search that learns from them.
     """
-    import optuna
-
-    needed = list(dict.fromkeys((*metric_names, *(each.metric for each in constraints))))
-    check_fits(records, space, needed, run_id, fixed=fixed, conditional=conditional)
+    space, fixed = searched(config), fixed_values(config)
     found = []
-    for record in _finished(records):
-        values = record["parameters"]
-        searched = {name: each.fit(values[name]) for name, each in space.items() if name in values}
-        found.append(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.COMPLETE,
-                values=[float(record["metrics"][name]) for name in metric_names],
-                params=searched,
-                distributions={name: space[name].distribution() for name in searched},
-                user_attrs={"trial_id": record["trial_id"], "run": run_id},
-                constraints={str(each): each.excess(record["metrics"]) for each in constraints},
-            )
+    for record in finished(records):
+        given = record.parameters
+        trial = frozen_trial(
+            record,
+            space,
+            [record.metrics[each.metric] for each in config.all_objectives],
+            {str(each): each.excess(record.metrics) for each in config.constraints},
         )
-    return found
-
-
-def refitted(known: Iterable[FrozenTrial], space: Mapping[str, Parameter]) -> list[FrozenTrial]:
-    """Former trials in a space that has become narrower since; without those that it no longer holds."""
-    import optuna
-
-    found = []
-    for trial in known:
-        try:
-            searched = {name: space[name].fit(value) for name, value in trial.params.items()}
-        except NotAcceptedError:
-            continue
-        found.append(
-            optuna.trial.create_trial(
-                state=trial.state,
-                values=trial.values,
-                params=searched,
-                distributions={name: space[name].distribution() for name in searched},
-                user_attrs=trial.user_attrs,
-                constraints=trial.constraints,
-            )
-        )
+        same = all(as_category(given[name]) == as_category(fixed[name]) for name in fixed if name in given)
+        if same and set(trial.params) == set(space) & set(given):
+            found.append(trial)
     return found
 
 
 def check_fits(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[TrialRecord],
     space: Mapping[str, Parameter],
     metric_names: Sequence[str],
     run_id: str,
@@ -100,44 +56,45 @@ def check_fits(
     """Refuse a former run whose trials the new study cannot learn from.
 
     Args:
-        records: See ``trials_from``, as all others.
-        space: The arguments that are searched now.
+        records: The former run's trials.
+        space: The arguments that are searched now, by name.
         metric_names: Of the objectives and constraints now.
-        run_id: The former run.
-        fixed: Arguments that every trial has now.
+        run_id: The former run, for messages.
+        fixed: Arguments that every trial has now; None compares only what either run searched.
         conditional: Arguments of now that a trial may be without.
 
     Raises:
         ConfigError: No trial of it is finished; it searched other arguments, or set others; a value is outside
             of its range now; it has not measured a metric. All faults in one message, with remedies.
     """
-    finished = _finished(records)
+    done = finished(records)
     where = f"search.warm_start: run {run_id!r}"
-    if not finished:
+    if not done:
         raise ConfigError(
             f"{where} has no finished trial among its {len(records)}; name a run whose search has finished ones"
         )
     given: dict[str, list[Any]] = {}
-    for record in finished:
-        for name, value in record["parameters"].items():
+    for record in done:
+        for name, value in record.parameters.items():
             given.setdefault(name, []).append(value)
     faults = [
         *(_searched_fault(name, each, given, name in conditional) for name, each in space.items()),
         *(
-            _other_fault(name, values, len(finished), fixed)
+            _other_fault(name, values, len(done), fixed)
             for name, values in given.items()
             if name not in space
         ),
         *(_missing_fault(name, value, given, name in conditional) for name, value in (fixed or {}).items()),
-        *(_metric_fault(name, finished) for name in metric_names),
+        *(_metric_fault(name, done) for name in metric_names),
     ]
     found = [f"{where}: {fault}" for fault in faults if fault]
     if found:
         raise ConfigError("\n".join(found))
 
 
-def _finished(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [record for record in records if record["state"] == "finished"]
+def finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that came to the end of their schedule, in their order."""
+    return [record for record in records if record.state == "finished"]
 
 
 def _searched_fault(
@@ -199,19 +156,19 @@ def _missing_fault(name: str, value: Any, given: Mapping[str, list[Any]], may_la
     )
 
 
-def _metric_fault(name: str, finished: Sequence[Mapping[str, Any]]) -> str | None:
-    def has(record: Mapping[str, Any]) -> bool:
-        value = record["metrics"].get(name)
+def _metric_fault(name: str, done: Sequence[TrialRecord]) -> str | None:
+    def has(record: TrialRecord) -> bool:
+        value = record.metrics.get(name)
         return isinstance(value, int | float) and math.isfinite(value)
 
-    lacking = [record for record in finished if not has(record)]
+    lacking = [record for record in done if not has(record)]
     if not lacking:
         return None
     first = lacking[0]
-    numbers = sorted(key for key, value in first["metrics"].items() if isinstance(value, int | float))
+    numbers = sorted(key for key, value in first.metrics.items() if isinstance(value, int | float))
     return (
-        f"{name} is asked for now, and {len(lacking)} of its {len(finished)} finished trials have no value of it "
-        f"(trial {first['trial_id']} has {', '.join(numbers) or 'none'}); choose another metric, or another run"
+        f"{name} is asked for now, and {len(lacking)} of its {len(done)} finished trials have no value of it "
+        f"(trial {first.trial_id} has {', '.join(numbers) or 'none'}); choose another metric, or another run"
     )
 
 

@@ -105,11 +105,10 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
     if ray.cluster_resources().get("GPU", 0) < 1:
         logger.warning("no GPU is there yet: whether %g trials fit one is not measured", 1 / asked)
         return asked
-    keys = [student.key for student in inputs.students.values()] or [inputs.student]
     probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
     fraction = asked
-    for key in keys:
-        found = ray.get(probe.remote(key, inputs, settings, batch_size))
+    for student in inputs.students.values():
+        found = ray.get(probe.remote(student.key, inputs, settings, batch_size))
         if found is None:
             logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
             return asked
@@ -151,7 +150,7 @@ def measure_step(
     if settings.training.quantization_aware is not None:
         FakeQuantized(model, settings.training.quantization_aware)
     total = torch.cuda.get_device_properties(0).total_memory
-    length = int(np.max(inputs.train.lengths))
+    length = max(int(np.max(split.tokens.lengths)) for split in inputs.train.values())
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
     config = model.config
     shape = Shape(

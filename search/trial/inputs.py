@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..space.space import SPARSITY, TEXT_COUNTS
 from ..space.students import Student, student_name
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ...storage.store import Store
     from ...training.compression.config import PruningConfig
-    from ...training.data.tokenized import TokenizedSplit
+    from ...training.data.tokenized import LabelledSplit, TokenizedSplit
     from ...training.distillation.config import TrainingConfig
 
 
@@ -23,49 +21,32 @@ class TrialInputs:
     """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
 
     Attributes:
-        student: Key of the published checkpoint that trials start from; they fetch it to their node.
-        train: Tokenized training split.
+        students: The published checkpoints that trials start from, by ``student_name``; they fetch them to their node.
+        train: What a student is trained on, by kind: ``train``, then the transfer set's kinds. Without logits when
+            alpha is 1 in every trial.
         validation: Tokenized validation split, on which every choice is made.
-        train_logits: The teacher's logits float32[num_train, num_labels]; None when alpha is 1 in every
-            trial.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
         label_names: Label names in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
-        students: Where the space names the student: each by its ``student_name``, in place of ``student``.
-        more_texts: How many of the last rows of ``train`` are texts without labels, by kind, in their order.
         task: Name of what is learned.
     """
 
-    student: str
-    train: TokenizedSplit
+    students: dict[str, Student]
+    train: dict[str, LabelledSplit]
     validation: TokenizedSplit
-    train_logits: np.ndarray | None
     out_of_scope_id: int | None
     label_names: list[str]
     teacher: str | None = None
-    students: dict[str, Student] = field(default_factory=dict)
-    more_texts: dict[str, int] = field(default_factory=dict)
     task: str = "single_label"
 
-    def trained_on(self, arguments: Mapping[str, Any]) -> tuple[TokenizedSplit, np.ndarray | None]:
-        """The texts that a trial with these arguments trains on, and the teacher's logits over them."""
-        from ...training.data.tokenized import selected
-
+    def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
+        """Return what a trial with these arguments trains on: of a kind with a searched count its first texts."""
         counts = {kind: arguments[name] for name, kind in TEXT_COUNTS.items() if name in arguments}
-        if not counts:
-            return self.train, self.train_logits
-        start = len(self.train) - sum(self.more_texts.values())
-        rows = list(range(start))
-        for kind, there in self.more_texts.items():
-            rows += range(start, start + min(counts.get(kind, there), there))
-            start += there
-        train = selected(self.train, rows)
-        return train, None if self.train_logits is None else self.train_logits[rows]
+        return [split.first(counts[kind]) if kind in counts else split for kind, split in self.train.items()]
 
     def student_of(self, arguments: Mapping[str, Any]) -> Student:
-        """The student that a trial with these arguments starts from."""
-        name = student_name(arguments)
-        return Student(self.student) if name is None else self.students[name]
+        """Return the student that a trial with these arguments starts from."""
+        return self.students[student_name(arguments)]
 
 
 @dataclass(frozen=True)

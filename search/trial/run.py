@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray import tune
@@ -23,7 +24,7 @@ from ...storage.temporary import temporary_directory
 from ...training import tasks
 from ...training.checkpoints.load import load_classifier, load_model, load_tokenizer
 from ...training.data.collator import DistillationCollator
-from ...training.data.tokenized import TokenizedDataset
+from ...training.data.tokenized import JoinedDataset
 from ...training.distillation.arguments import arguments_from_config
 from ...training.distillation.callbacks import callbacks_of
 from ...training.distillation.trainer import DistillationTrainer
@@ -155,15 +156,15 @@ def _trainer(
     }
     searched = {name: value for name, value in arguments.items() if name not in OTHER_ARGUMENTS}
     args = arguments_from_config(settings.training, str(work), **{**searched, **own})
-    train, train_logits = inputs.trained_on(arguments)
-    num_steps = len(train) / (args.train_batch_size * args.gradient_accumulation_steps)
+    train = inputs.trained_on(arguments)
+    num_steps = sum(map(len, train)) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
     model = load_model(student, complete=True)
     teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
     if not args.freeze_embeddings:
-        train_used_rows(model, train.input_ids)
+        train_used_rows(model, np.concatenate([split.tokens.input_ids for split in train]))
     if args.hidden_loss_weight == 0:
         first_token_in_last_layer(model)
     # In this order: the step's random states and masks are in the checkpoint before it is sent.
@@ -174,7 +175,7 @@ def _trainer(
         model=model,
         args=args,
         teacher_model=teacher,
-        train_dataset=TokenizedDataset(train, train_logits if args.alpha < 1 else None),
+        train_dataset=JoinedDataset(train, with_teacher=args.alpha < 1),
         data_collator=DistillationCollator(_pad_token_id(model)),
         callbacks=callbacks,
         task=tasks.get(inputs.task),

@@ -78,7 +78,7 @@ def _artifact(directory: Path) -> None:
 
 
 def _storage(directory: Path) -> None:
-    from runfiles import PARAMETERS, Writer
+    from runfiles import Writer
 
     from distiltune.cluster.specification.config import JobConfig
     from distiltune.cluster.store.runs import Storage
@@ -95,7 +95,6 @@ def _storage(directory: Path) -> None:
             {
                 **trial,
                 "checkpoint": f"runs/{run_id}/search/{trial['trial_id']}/checkpoint",
-                "parameters": PARAMETERS,
                 "metrics": {"validation_accuracy": 0.9},
                 "best_epoch": 3,
             }

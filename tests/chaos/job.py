@@ -11,7 +11,9 @@ from stored_searches import KEYS, publish_student
 
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.storage.store import Store
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 JOURNAL = "runs/a/study/optuna.journal"
@@ -36,11 +38,11 @@ def make_inputs(store: Store) -> TrialInputs:
     if not store.has_folder(student):
         publish_student(store)
     train = split(NUM_ROWS, 1)
+    logits = (4 * np.eye(len(LABEL_NAMES), dtype=np.float32))[train.labels]
     return TrialInputs(
-        student=student,
-        train=train,
+        students={ONLY_STUDENT: Student(student)},
+        train={"train": LabelledSplit(train, logits)},
         validation=split(NUM_VALIDATION, 2),
-        train_logits=(4 * np.eye(len(LABEL_NAMES), dtype=np.float32))[train.labels],
         out_of_scope_id=3,
         label_names=LABEL_NAMES,
     )

@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 
 from distiltune.cluster.store.runs import STAGES, now
+from distiltune.search.trial_record import TrialRecord
 
 PARAMETERS = {"alpha": 0.25, "temperature": 4, "num_train_epochs": 3}
 SEARCH = {"num_trials": 4, "done": 1, "running": 2, "failed": 1, "pruned": 0}
@@ -119,10 +120,16 @@ class Writer:
                 "metrics": {},
             }
             trials = [
-                {"trial_id": "0007", "state": "finished", "reason": None},
-                {"trial_id": "77aa0b02", "state": "failed", "reason": "the loss is [nan]"},
+                TrialRecord(trial_id="0007", number=7, parameters=PARAMETERS, state="finished"),
+                TrialRecord(
+                    trial_id="77aa0b02",
+                    number=2,
+                    parameters=PARAMETERS,
+                    state="failed",
+                    reason="the loss is [nan]",
+                ),
             ]
-            return {"best": best, "trials": trials}
+            return {"best": best, "trials": [trial.to_json() for trial in trials]}
         if stage == "gate":
             variants = [
                 row("teacher-pytorch", "pytorch", 400.0, 40.0),

@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.storage.store import Store
-from distiltune.training.data.tokenized import TokenizedSplit
+from distiltune.training.data.tokenized import LabelledSplit, TokenizedSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 NUM_LABELS = 4
@@ -54,10 +55,9 @@ def inputs(tmp_path_factory) -> TrialInputs:
     logits_file = student / "logits.npy"
     np.save(logits_file, logits[train.labels])
     return TrialInputs(
-        student=str(student),
-        train=train,
+        students={ONLY_STUDENT: Student(str(student))},
+        train={"train": LabelledSplit(train, np.load(logits_file, mmap_mode="r"))},
         validation=validation,
-        train_logits=np.load(logits_file, mmap_mode="r"),
         out_of_scope_id=OUT_OF_SCOPE,
         label_names=["a", "b", "c", "oos"],
     )
@@ -81,15 +81,14 @@ def search_config(num_trials: int, **space) -> SearchConfig:
 def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
     """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
     directory.mkdir(exist_ok=True)
-    keys = {}
-    for name, path in (("student", inputs.student), ("teacher", inputs.teacher)):
+    for name, path in (("student", inputs.students[ONLY_STUDENT].key), ("teacher", inputs.teacher)):
         if path is not None and not (directory / name).exists():
             (directory / name).symlink_to(path)
-        keys[name] = name if path is not None else None
+    students = {**inputs.students, ONLY_STUDENT: Student("student")}
     return run_search(
         config,
         options.pop("training", TRAINING),
-        replace(inputs, **keys),
+        replace(inputs, students=students, teacher=inputs.teacher and "teacher"),
         store=Store(str(directory)),
         experiment="search",
         tensorboard="tensorboard",

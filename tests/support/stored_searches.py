@@ -21,7 +21,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.storage.store import Store
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 KEYS = {"experiment": "runs/a/search", "tensorboard": "runs/a/tensorboard", "logs": "runs/a/logs/trials"}
@@ -43,11 +45,12 @@ def publish_student(store: Store) -> str:
 
 def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, **options):
     train = split(num_rows, 1)
+    logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
+    student = "runs/a/student" if store.has_folder("runs/a/student") else publish_student(store)
     inputs = TrialInputs(
-        student=publish_student(store) if not store.has_folder("runs/a/student") else "runs/a/student",
-        train=train,
+        students={ONLY_STUDENT: Student(student)},
+        train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
-        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +45,33 @@ class TokenizedSplit:
     def lengths(self) -> np.ndarray:
         """Tokens of each text, int64[N]."""
         return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """N texts of one kind (``train``, ``validation``, or one of the transfer set) and what the teacher makes of them.
+
+    Attributes:
+        tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
+        teacher_logits: float32[N, C], text by text; None where no teacher is needed.
+    """
+
+    tokens: TokenizedSplit
+    teacher_logits: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def first(self, count: int) -> LabelledSplit:
+        """Return the first ``count`` texts, or all where there are fewer; views, nothing is copied."""
+        tokens = self.tokens
+        start = TokenizedSplit(
+            input_ids=tokens.input_ids[: tokens.offsets[min(count, len(self))]],
+            offsets=tokens.offsets[: count + 1],
+            labels=tokens.labels[:count],
+            example_ids=tokens.example_ids[:count],
+        )
+        return LabelledSplit(start, None if self.teacher_logits is None else self.teacher_logits[:count])
 
 
 def tokenize_split(
@@ -87,18 +114,6 @@ def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
     )
 
 
-def joined(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
-    """The texts of several splits, one split after the other."""
-    ends = np.cumsum([0, *(len(split.input_ids) for split in splits)])
-    offsets = [split.offsets[:-1] + start for split, start in zip(splits, ends, strict=False)]
-    return TokenizedSplit(
-        input_ids=np.concatenate([split.input_ids for split in splits]),
-        offsets=np.concatenate([*offsets, ends[-1:]]),
-        labels=np.concatenate([split.labels for split in splits]),
-        example_ids=np.concatenate([split.example_ids for split in splits]),
-    )
-
-
 def example_id(row: np.ndarray) -> int:
     """A hash of a row's token ids, a signed number of 64 bits."""
     digest = hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest()
@@ -132,3 +147,19 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
         if self.teacher_logits is not None:
             item["teacher_logits"] = np.array(self.teacher_logits[index], dtype=np.float32)
         return item
+
+
+class JoinedDataset(ConcatDataset[dict[str, Any]]):
+    """Several splits for a data loader, one after the other; nothing is copied.
+
+    Args:
+        splits: The texts, at least one split.
+        with_teacher: Whether items have ``teacher_logits``, where there are any.
+    """
+
+    def __init__(self, splits: Iterable[LabelledSplit], *, with_teacher: bool = True) -> None:
+        parts = [
+            TokenizedDataset(each.tokens, each.teacher_logits if with_teacher else None) for each in splits
+        ]
+        super().__init__(parts)
+        self.lengths = np.concatenate([each.lengths for each in parts])

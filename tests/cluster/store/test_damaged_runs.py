@@ -97,6 +97,8 @@ DAMAGED = [
             ("result.trials", {}),
             ("result.trials.0.state", "well"),
             ("result.trials.1.reason", None),
+            ("result.trials.0.number", "7"),
+            ("result.trials.0.parameters", []),
             ("result.best.alpha", ...),
         )
     ],

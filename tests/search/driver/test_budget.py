@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections import Counter
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,7 +82,15 @@ def test_too_many_failures_are_summed_up():
 
 def record(number: int, accuracy: float, latency: float = 1.0, state="finished") -> TrialRecord:
     metrics = {"validation_accuracy": accuracy, "latency_ms": latency}
-    return TrialRecord(f"t{number}", number, {}, state, metrics, 1, f"c{number}")
+    return TrialRecord(
+        trial_id=f"t{number}",
+        number=number,
+        parameters={},
+        state=state,
+        metrics=metrics,
+        best_epoch=1,
+        checkpoint=f"c{number}",
+    )
 
 
 def test_one_metric_chooses_the_best_trial_and_the_earlier_of_equals():
@@ -96,7 +103,7 @@ def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
     trials = [
         record(0, 0.93),
         record(1, 0.951, state="pruned"),
-        replace(record(2, 0.99, state="pruned"), checkpoint=None),
+        record(2, 0.99, state="pruned").model_copy(update={"checkpoint": None}),
     ]
     assert choose_trial(trials, config()).best.trial_id == "t1"
 

@@ -29,12 +29,13 @@ from searches import (
 
 from distiltune.errors import ConfigError, RunFailedError, StorageError
 from distiltune.search.driver.run_search import TrialInputs
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
 from distiltune.training.compression.config import PruningConfig
-from distiltune.training.data.tokenized import tokenize_split
+from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import StudentConfig
@@ -155,10 +156,9 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
         load_classifier(teacher)[0], texts, pad_token_id=tokenizer.pad_token_id, num_threads=1, use_gpu=False
     )
     return TrialInputs(
-        student=str(root / "student"),
-        train=texts,
+        students={ONLY_STUDENT: Student(str(root / "student"))},
+        train={"train": LabelledSplit(texts, logits)},
         validation=texts,
-        train_logits=logits,
         out_of_scope_id=None,
         label_names=names,
         teacher=str(teacher),
@@ -357,7 +357,7 @@ def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tm
     monkeypatch.setattr(trial_module.tune, "report", report)
     monkeypatch.setattr(trial_module, "_where", lambda: "here")
     store = Store(str(tmp_path))
-    (tmp_path / "student").symlink_to(inputs.student)
+    (tmp_path / "student").symlink_to(inputs.students[ONLY_STUDENT].key)
     given = {"number": 0, "arguments": {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}}
     weights = {}
     for name in ("cut", "cut", "whole"):
@@ -365,7 +365,9 @@ def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tm
         store.write(f"{name}/search/here", b"")  # the driver has made the folder
         settings = TrialSettings(PRUNED, "validation_accuracy", "max", store, *folders, 1, use_gpu=False)
         try:
-            trial_module.run_trial(given, replace(inputs, student="student"), settings)
+            trial_module.run_trial(
+                given, replace(inputs, students={ONLY_STUDENT: Student("student")}), settings
+            )
         except StorageError:
             continue
         last = max(saved_epochs(store, f"{name}/search/0000"), key=lambda each: each.epoch)

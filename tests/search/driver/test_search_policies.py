@@ -131,7 +131,7 @@ def students(inputs, tmp_path):  # noqa: F811
     keys = {}
     for name, latency in (("student.layers=[0]", 0.4), ("student.layers=[1]", 1.6)):
         keys[name] = Student("student", {"latency_ms": latency, "num_parameters": 1.0})
-    return replace(inputs, students=keys)
+    return replace(inputs, students={**inputs.students, **keys})
 
 
 LAYERS = {"student.layers": {"type": "choice", "values": [[0], [1]]}, "learning_rate": GOOD_RATE}

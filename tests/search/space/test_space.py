@@ -183,6 +183,7 @@ def test_students_may_be_searched_by_their_layers():
     assert student_name(values) == "student.layers=[0, 2, 5]"
     counted = config({"student.num_layers": {"type": "int", "low": 1, "high": 3}})
     assert [each["student.num_layers"] for each in student_names(counted).values()] == [1, 2, 3]
+    assert student_names(config({})) == {student_name({"alpha": 0.5}): {}}
 
 
 FIRST = {"alpha": 0.5, "temperature": 4, "num_train_epochs": 5}

@@ -6,7 +6,6 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +17,12 @@ from optuna.trial import TrialState
 from servers import free_port, wait_for_http
 
 from distiltune.errors import StorageError
+from distiltune.search.config import Objective
 from distiltune.search.parameters import Choice, FloatRange, IntRange
 from distiltune.search.study import mirror as mirror_module
-from distiltune.search.study.mirror import MirroredTrial, StudyMirror, frozen_trial
+from distiltune.search.study.frozen_trial import frozen_trial, reached_values
+from distiltune.search.study.mirror import StudyMirror
+from distiltune.search.trial_record import TrialRecord
 from distiltune.storage.store import Store
 
 KEY = "runs/first/search/study.journal"
@@ -31,14 +33,20 @@ SPACE = {
     "momentum": FloatRange(low=0.1, high=1.0),  # only with sgd
     "student.layers": Choice(values=[[0, 5], [0, 2, 5]]),
 }
+ONE = [Objective(metric="validation_accuracy", mode="max")]
+TWO = [*ONE, Objective(metric="latency_ms", mode="min")]
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def at(seconds):
-    return BEGIN + timedelta(seconds=seconds)
+    return BEGIN.timestamp() + seconds
 
 
-FINISHED = MirroredTrial(
+def changed(trial, **changes):
+    return trial.model_copy(update=changes)
+
+
+FINISHED = TrialRecord(
     number=1,
     trial_id="aaaa0001",
     parameters={
@@ -50,23 +58,20 @@ FINISHED = MirroredTrial(
         "num_train_epochs": 3,
     },
     state="finished",
-    values=[0.9],
     curve=[[1 / 3, 0.7], [2 / 3, 0.8], [1.0, 0.9]],
-    started=at(0),
+    seconds=30,
     ended=at(30),
-    attributes={"best_epoch": 3},
 )
-PRUNED = MirroredTrial(
+PRUNED = TrialRecord(
     number=0,
     trial_id="aaaa0000",
     parameters={"alpha": 0.5, "temperature": 7, "optim": "adamw", "student.layers": [0, 5]},
     state="pruned",
-    values=[0.4],
     curve=[[0.25, 0.4]],
-    started=at(0),
+    seconds=40,
     ended=at(40),
 )
-FAILED = MirroredTrial(
+FAILED = TrialRecord(
     number=2,
     trial_id="aaaa0002",
     parameters={"alpha": 0.75, "temperature": 9, "optim": "adamw", "student.layers": [0, 5]},
@@ -87,8 +92,7 @@ def new_mirror(store, **changes):
     given = {
         "name": "first",
         "space": SPACE,
-        "directions": ["maximize"],
-        "metric_names": ["validation_accuracy"],
+        "objectives": ONE,
         **changes,
     }
     return StudyMirror(store, KEY, **given)
@@ -129,12 +133,11 @@ def test_what_optuna_reads(store, tmp_path):
     assert finished.intermediate_values == {33: 0.7, 67: 0.8, 100: 0.9}
     assert finished.user_attrs == {
         "num_train_epochs": 3,
-        "best_epoch": 3,
         "trial_id": "aaaa0001",
         "number": 1,
     }
     assert finished.duration == timedelta(seconds=30)
-    assert finished.datetime_start.astimezone(UTC) == at(0)
+    assert finished.datetime_start.astimezone(UTC) == BEGIN
     assert pruned.state == TrialState.PRUNED
     assert pruned.value == 0.4
     assert pruned.intermediate_values == {25: 0.4}
@@ -152,8 +155,8 @@ def test_a_journal_is_what_optuna_itself_writes(tmp_path):
     study = optuna.create_study(storage=storage, study_name="first", directions=["maximize"])
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         study.set_metric_names(["validation_accuracy"])
-    known = [replace(trial, ended=trial.ended or at(50)) for trial in TRIALS]
-    study.add_trials([frozen_trial(trial, SPACE) for trial in known])
+    known = [changed(trial, ended=trial.ended or at(50)) for trial in TRIALS]
+    study.add_trials([frozen_trial(trial, SPACE, reached_values(trial, ONE)) for trial in known])
 
     def logs(content):
         return [{**json.loads(line), "worker_id": ""} for line in content.splitlines()]
@@ -168,7 +171,7 @@ def test_a_journal_is_what_optuna_itself_writes(tmp_path):
 
 
 def test_one_by_one_and_all_at_once_are_the_same_file(store):
-    known = [FINISHED, PRUNED, replace(FAILED, ended=at(50))]
+    known = [FINISHED, PRUNED, changed(FAILED, ended=at(50))]
     one_by_one = mirrored(store, known)
     mirror = new_mirror(store)
     mirror.rewrite([known[2], known[0], known[1]])
@@ -182,14 +185,14 @@ def test_one_by_one_and_all_at_once_are_the_same_file(store):
 
 
 def test_an_interrupted_search_goes_on_with_its_journal(store, tmp_path):
-    last = replace(FAILED, ended=at(50))
+    last = changed(FAILED, ended=at(50))
     whole = mirrored(store, [FINISHED, PRUNED, last])
     store.write(KEY, whole[:-40])  # killed while it wrote the last one
     assert mirrored(store, [PRUNED, last]) == whole
     new_mirror(store).close()
     assert store.read(KEY) == whole
     # What ended before and was trained again.
-    repaired = replace(FINISHED, values=[0.95])
+    repaired = changed(FINISHED, curve=[[1.0, 0.95]])
     study = read_study(mirrored(store, [repaired]), tmp_path / "copy")
     assert ids(study) == ["aaaa0001", "aaaa0000", "aaaa0002"]
     assert study.trials[0].values == [0.95]
@@ -201,15 +204,14 @@ def test_an_interrupted_search_goes_on_with_its_journal(store, tmp_path):
     "other",
     [
         {"name": "second"},
-        {"directions": ["minimize"]},
-        {"directions": ["maximize", "minimize"], "metric_names": ["validation_accuracy", "latency_ms"]},
+        {"objectives": [Objective(metric="validation_accuracy", mode="min")]},
+        {"objectives": TWO},
     ],
     ids=["name", "direction", "objectives"],
 )
 def test_the_journal_of_another_study_is_replaced(tmp_path, other):
     store = Store(str(tmp_path / "store"))
-    count = len(other.get("directions", [0]))
-    mirrored(store, [replace(FINISHED, values=[0.9] * count)], **other)
+    mirrored(store, [changed(FINISHED, metrics={"latency_ms": 0.9})], **other)
     assert ids(read_study(mirrored(store, [PRUNED]), tmp_path / "copy")) == ["aaaa0000"]
 
 
@@ -228,7 +230,7 @@ def test_the_same_trial_is_there_once(store, tmp_path):
     mirror.close()
     assert store.read(KEY) == once
     # A trial that was lost and then finished after all.
-    repaired = replace(FAILED, state="finished", values=[0.8], reason=None, ended=at(60))
+    repaired = changed(FAILED, state="finished", curve=[[1.0, 0.8]], reason=None, ended=at(60))
     new_mirror(store).rewrite([])
     study = read_study(mirrored(store, [FAILED, FINISHED, repaired]), tmp_path / "copy")
     assert sorted(ids(study)) == ["aaaa0001", "aaaa0002"]
@@ -236,9 +238,8 @@ def test_the_same_trial_is_there_once(store, tmp_path):
 
 
 def test_several_objectives(store, tmp_path):
-    two = {"directions": ["maximize", "minimize"], "metric_names": ["validation_accuracy", "latency_ms"]}
-    trials = [replace(FINISHED, values=[0.9, 1.5]), replace(PRUNED, values=None), FAILED]
-    study = read_study(mirrored(store, trials, **two), tmp_path / "copy")
+    trials = [changed(FINISHED, metrics={"latency_ms": 1.5}), changed(PRUNED, curve=[]), FAILED]
+    study = read_study(mirrored(store, trials, objectives=TWO), tmp_path / "copy")
     assert study.metric_names == ["validation_accuracy", "latency_ms"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert [trial.values for trial in study.trials] == [[0.9, 1.5], None, None]
@@ -247,7 +248,7 @@ def test_several_objectives(store, tmp_path):
 
 def test_what_is_outside_of_the_space_is_an_attribute(store, tmp_path):
     odd = {"alpha": 1.5, "temperature": 4.5, "optim": "lion", "student.layers": [1]}
-    study = read_study(mirrored(store, [replace(FINISHED, parameters=odd)]), tmp_path / "copy")
+    study = read_study(mirrored(store, [changed(FINISHED, parameters=odd)]), tmp_path / "copy")
     (trial,) = study.trials
     assert trial.params == {}
     assert {name: trial.user_attrs[name] for name in odd} == odd
@@ -329,7 +330,7 @@ def test_a_remote_journal_is_sent_now_and_then(s3_url, tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "write", lambda *given: (writes.append(time.monotonic()), write(*given))[1])
     mirror = new_mirror(store)
     for number in range(20):
-        mirror.append(replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
+        mirror.append(changed(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
     deadline = time.monotonic() + 20
     while (store.read(KEY) or b"").count(b"trial_id") < 20:
         assert time.monotonic() < deadline
@@ -348,7 +349,7 @@ def test_appending_costs_the_same_after_many_trials(tmp_path):
     appended = []
     append = JournalFileBackend.append_logs
     mirror.rewrite(
-        replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)) for number in range(300)
+        changed(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)) for number in range(300)
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -358,7 +359,7 @@ def test_appending_costs_the_same_after_many_trials(tmp_path):
         )
         patch.setattr(Store, "write", lambda *_: sizes.append(1))
         for number in range(300, 310):
-            mirror.append(replace(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
+            mirror.append(changed(FINISHED, number=number, trial_id=f"{number:08x}", ended=at(number)))
     assert appended == [1] * 10
     assert sizes == []
     assert len(read_study(store.read(KEY), tmp_path / "copy").trials) == 310
@@ -414,14 +415,14 @@ def test_the_real_dashboard_shows_a_search_while_it_runs(tmp_path):
         (study,) = get(f"{url}/api/studies")["study_summaries"]
         assert (study["study_name"], study["directions"]) == ("first", ["maximize"])
         assert shown_trials(url, 0) == []
-        known = [FINISHED, PRUNED, replace(FAILED, ended=at(50))]
+        known = [FINISHED, PRUNED, changed(FAILED, ended=at(50))]
         mirror.append(known[0])
         assert len(shown_trials(url, 1)) == 1
         mirror.append(known[1])
         mirror.append(known[2])
         shown = shown_trials(url, 3)
         # The search's end puts a new file there, with the same trials.
-        last = replace(FINISHED, number=3, trial_id="aaaa0003", ended=at(60))
+        last = changed(FINISHED, number=3, trial_id="aaaa0003", ended=at(60))
         mirror.rewrite([*known, last])
         again = shown_trials(url, 4)
 

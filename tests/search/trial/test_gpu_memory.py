@@ -85,7 +85,7 @@ def test_the_largest_student_that_was_measured_decides(found, fraction, monkeypa
     monkeypatch.setattr(ray, "remote", lambda **_: lambda _: probe)
     monkeypatch.setattr(ray, "get", lambda answer: answer)
     students = {str(number): Student(str(number)) for number in range(len(found))}
-    inputs: Any = SimpleNamespace(students=students, student="")
+    inputs: Any = SimpleNamespace(students=students)
     settings: Any = None
     if isinstance(fraction, float):
         assert fit_gpu(0.25, inputs, settings, 64) == fraction

@@ -22,9 +22,11 @@ from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
 from distiltune.search.space.batches import check_batches
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
 # What sums of float32 in another order may change, of losses near 1 and of weights after 21 steps of AdamW.
@@ -49,11 +51,11 @@ def search(
 ):
     """One trial."""
     train = split(num_rows, 1)
+    logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
     inputs = TrialInputs(
-        student=publish_student(store, dropout),
-        train=train,
+        students={ONLY_STUDENT: Student(publish_student(store, dropout))},
+        train={"train": LabelledSplit(train, logits)},
         validation=split(32, 2),
-        train_logits=(4 * np.eye(4, dtype=np.float32))[train.labels],
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )

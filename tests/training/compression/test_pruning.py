@@ -430,7 +430,14 @@ def test_epochs_before_the_end_of_the_schedule_are_not_chosen():
     assert find_checkpoint([epoch(1, 0.99, 0.0), epoch(5, 0.9, 0.0)], "validation_accuracy").epoch == 1
 
     def trial(number, saved, state="finished"):
-        return TrialRecord(f"{number:04}", number, {}, state, saved.record["metrics"], checkpoint=saved.key)
+        return TrialRecord(
+            trial_id=f"{number:04}",
+            number=number,
+            parameters={},
+            state=state,
+            metrics=saved.record["metrics"],
+            checkpoint=saved.key,
+        )
 
     stopped, done = trial(0, epochs[0], "pruned"), trial(1, epochs[3])
     assert choose_trial([stopped, done], SearchConfig()).best is done

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ConfigError, DataError
 from distiltune.search.config import SearchConfig
+from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.space.validation import check_space
 from distiltune.search.trial.inputs import TrialInputs
 from distiltune.training.data.augmentation import drop_words, mask_pieces, normalised, splice
 from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
-from distiltune.training.data.tokenized import IGNORED_LABEL, joined, tokenize_split
+from distiltune.training.data.tokenized import IGNORED_LABEL, JoinedDataset, LabelledSplit, tokenize_split
 from distiltune.training.data.transfer_set import extra_splits, extra_texts
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.teacher.from_scratch import train_tokenizer
@@ -183,12 +184,12 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
         **{kind: len(each) for kind, each in texts.items()},
         "masked": 20,
     }
-    whole = joined(list(splits.values()))
-    assert set(whole.labels) == {IGNORED_LABEL}
+    assert {label for split in splits.values() for label in split.labels} == {IGNORED_LABEL}
     rows = [each.row(number) for each in splits.values() for number in range(len(each))]
+    whole = JoinedDataset(map(LabelledSplit, splits.values()))
     assert len(whole) == len(rows)
     for number, row in enumerate(rows):
-        np.testing.assert_array_equal(whole.row(number), row)
+        np.testing.assert_array_equal(whole[number]["input_ids"], row)
     assert list(extra_splits(*data(files), tokenizer, 32)) == []
 
 
@@ -245,21 +246,35 @@ def test_a_trial_takes_the_first_texts_of_each_kind(tokenizer):
         tokenize_split(texts, [0] * len(texts), tokenizer, 16)
         for texts in (TEXTS[:5], TEXTS[5:9], TEXTS[9:12])
     ]
-    whole = joined(splits)
     logits = np.arange(24, dtype=np.float32).reshape(12, 2)
-    inputs = TrialInputs(
-        "student", whole, splits[0], logits, None, ["a", "b"], more_texts={"unlabelled": 4, "spliced": 3}
+    kinds = {"train": (0, 5), "unlabelled": (5, 9), "spliced": (9, 12)}
+    train = {
+        kind: LabelledSplit(split, logits[slice(*bounds)])
+        for (kind, bounds), split in zip(kinds.items(), splits, strict=True)
+    }
+    inputs = TrialInputs({ONLY_STUDENT: Student("student")}, train, splits[0], None, ["a", "b"])
+    assert inputs.trained_on({"alpha": 0.5}) == list(train.values())
+    found = JoinedDataset(
+        inputs.trained_on({"data.unlabelled.count": 1, "data.augmentation.spliced.count": 2})
     )
-    assert inputs.trained_on({"alpha": 0.5}) == (whole, logits)
-    train, kept = inputs.trained_on({"data.unlabelled.count": 1, "data.augmentation.spliced.count": 2})
+    whole = JoinedDataset(train.values())
     rows = [0, 1, 2, 3, 4, 5, 9, 10]
-    np.testing.assert_array_equal(kept, logits[rows])
-    assert len(train) == len(rows)
+    assert len(found) == len(rows)
+    assert found.lengths.tolist() == whole.lengths[rows].tolist()
     for number, row in enumerate(rows):
-        np.testing.assert_array_equal(train.row(number), whole.row(row))
-    np.testing.assert_array_equal(train.example_ids, whole.example_ids[rows])
-    assert len(inputs.trained_on({"data.unlabelled.count": 100})[0]) == 12
-    assert len(inputs.trained_on({"data.augmentation.spliced.count": 0})[0]) == 9
+        assert found[number]["labels"] == whole[row]["labels"]
+        np.testing.assert_array_equal(found[number]["input_ids"], whole[row]["input_ids"])
+        np.testing.assert_array_equal(found[number]["teacher_logits"], logits[row])
+    assert "teacher_logits" not in JoinedDataset(train.values(), with_teacher=False)[0]
+
+    def num_texts(**counts):
+        return len(JoinedDataset(inputs.trained_on({f"data.{name}": n for name, n in counts.items()})))
+
+    assert num_texts(**{"unlabelled.count": 100}) == 12
+    assert num_texts(**{"augmentation.spliced.count": 0}) == 9
+    some = train["unlabelled"].first(2).tokens
+    assert some.input_ids.tolist() == [*some.row(0), *some.row(1)]
+    assert some.example_ids.tolist() == splits[1].example_ids[:2].tolist()
 
 
 def test_no_job_has_more_texts_unless_it_says_so():
