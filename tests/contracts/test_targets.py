@@ -62,7 +62,7 @@ def specification(name: str, directory: Path) -> dict[str, Any]:
     }
     return {
         "row": {**row, "tokenizer_dir": None, "session": None},
-        "texts": {**columns, "label_names": LABELS, "out_of_scope_label": None},
+        "texts": {**columns, "label_names": LABELS, "out_of_scope_label": None, "task": "single_label"},
         "config": QUICK,
         "query": TEXTS[0],
         "compressed": False,
