@@ -171,7 +171,7 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
     def distance(directory: str) -> float:
         """Mean square between the student's last hidden states and the teacher's."""
         student, teacher = (load_classifier(each)[0] for each in (directory, with_teacher.teacher))
-        ids = torch.tensor(with_teacher.train.row(0), dtype=torch.int64)[None]
+        ids = torch.tensor(with_teacher.validation.row(0), dtype=torch.int64)[None]
         with torch.no_grad():
             own, other = (model(ids, output_hidden_states=True) for model in (student, teacher))
         return float((own.hidden_states[-1] - other.hidden_states[-1]).square().mean())
@@ -181,9 +181,9 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
         config = search_config(1, **fixed, hidden_loss_weight=weight)
         record = search(config, with_teacher, tmp_path / str(weight)).best
         last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
-        load_tokenizer(with_teacher.student).save_pretrained(last)
+        load_tokenizer(with_teacher.students[ONLY_STUDENT].key).save_pretrained(last)
         reached.append(distance(str(last)))
-    assert reached[1] < min(reached[0], distance(with_teacher.student)) / 2
+    assert reached[1] < min(reached[0], distance(with_teacher.students[ONLY_STUDENT].key)) / 2
 
 
 def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
@@ -191,7 +191,7 @@ def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tm
     config = search_config(1, alpha=0.0, **fixed)
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
     with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
-        search(config, replace(with_teacher, student=str(other)), tmp_path / "1")
+        search(config, replace(with_teacher, students={ONLY_STUDENT: Student(str(other))}), tmp_path / "1")
     with pytest.raises(RunFailedError, match="no teacher"):
         search(config, replace(with_teacher, teacher=None), tmp_path / "2")
 
