@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -162,6 +162,52 @@ class OneSection:
     ) -> dict[str, Any]:
         sections = {name: self.registry[name].__pydantic_core_schema__ for name in self.registry.names}
         return handler(core_schema.tagged_union_schema(sections, self.registry.attribute))
+
+
+class SectionsByName:
+    """Pydantic metadata of a field that maps names of entries to their sections, each name at most once.
+
+    Args:
+        sections: Returns the sections that are accepted when a value is validated, by name.
+    """
+
+    def __init__(self, sections: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
+        self.sections = sections
+
+    def _validated(self, values: Any) -> dict[str, BaseModel]:
+        """Return the sections of a mapping; faults keep their own paths and come together."""
+        if not isinstance(values, dict):
+            raise PydanticKnownError("dict_type")
+        known = self.sections()
+        made: dict[str, BaseModel] = {}
+        faults: list[InitErrorDetails] = []
+        for name, value in values.items():
+            if name not in known:
+                expected = ", ".join(f"'{each}'" for each in known)
+                context = {"discriminator": "'name'", "tag": str(name), "expected_tags": expected}
+                faults.append(
+                    InitErrorDetails(type="union_tag_invalid", loc=(str(name),), input=value, ctx=context)
+                )
+                continue
+            try:
+                made[name] = known[name].model_validate(value)
+            except ValidationError as error:
+                faults += _details(error, name)
+        if faults:
+            raise ValidationError.from_exception_data("sections", faults)
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        fields = {
+            name: core_schema.typed_dict_field(section.__pydantic_core_schema__, required=False)
+            for name, section in self.sections().items()
+        }
+        return handler(core_schema.typed_dict_schema(fields, extra_behavior="forbid"))
 
 
 def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:

@@ -14,7 +14,8 @@ from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
-from ...training.registry import OneSection
+from ...training.distillation.losses.base import section_paths
+from ...training.registry import OneSection, SectionsByName
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 from ...training.student.config import StudentConfig
 from ...training.teacher.config import TeacherConfig
@@ -286,10 +287,19 @@ def _without_tag(keys: list[str]) -> list[str]:
 def _field_names(keys: list[str]) -> list[str]:
     """Names that the section at ``keys`` knows."""
     model: Any = JobConfig
+    by_name: SectionsByName | None = None
     for key in keys:
+        if by_name is not None:
+            model, by_name = by_name.sections().get(key), None
+            if model is None:
+                return []
+            continue
         field = model.model_fields.get(key)
         if field is None:
             return []
+        by_name = next((each for each in field.metadata if isinstance(each, SectionsByName)), None)
+        if by_name is not None:
+            continue
         kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
         if kinds is not None:
             return kinds.registry.all_keys()
@@ -301,7 +311,7 @@ def _field_names(keys: list[str]) -> list[str]:
         if not found:
             return []
         model = found[0]
-    return list(model.model_fields)
+    return list(model.model_fields if by_name is None else by_name.sections())
 
 
 def without_search(config: JobConfig) -> JobConfig:
@@ -318,7 +328,9 @@ def without_search(config: JobConfig) -> JobConfig:
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
-        elif name in (*TEXT_COUNTS, SPARSITY):  # the data section has their count, the training section this
+        elif (
+            name in (*TEXT_COUNTS, SPARSITY) or name in section_paths()
+        ):  # data and training have values of theirs
             continue
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}

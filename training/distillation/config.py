@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from ..compression.config import PruningConfig, QuantizationAwareConfig
+from ..registry import SectionsByName
 from ..section import (
     BatchSize,
     Epochs,
@@ -18,6 +21,8 @@ from ..section import (
     WarmupRatio,
     Weight,
 )
+from . import losses as _registered  # noqa: F401 - registers the terms
+from .losses.base import LossTerm, with_sections
 
 
 class TrainingConfig(Section):
@@ -42,6 +47,10 @@ class TrainingConfig(Section):
     )
     pruning: PruningConfig | None = Field(
         default=None, description="Prune the student while it is trained; by default it stays whole."
+    )
+    losses: Annotated[dict[str, LossTerm], SectionsByName(with_sections)] = Field(
+        default_factory=dict,
+        description="More terms of the loss by name, each with its keys: `cosine: {weight: 1.0}`.",
     )
     arguments: dict[Name, Plain] = Field(
         default_factory=dict,
