@@ -15,7 +15,7 @@ from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
 from ...training.distillation.losses.base import section_paths
-from ...training.registry import OneSection, SectionsByName
+from ...training.registry import OneSection, SectionRegistry, SectionsByName
 from ...training.section import Amount, Name, Plain, PositiveAmount, Section, Share, ShareBelowOne, Threads
 from ...training.student.config import StudentConfig
 from ...training.teacher.config import TeacherConfig
@@ -255,7 +255,11 @@ def described(error: ValidationError) -> list[str]:
 def _fault(item: Any, keys: list[str]) -> str:
     given, context = item.get("input"), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
-        names = _field_names(keys[:-1])
+        at = _section_at(keys[:-1])
+        if isinstance(at, SectionRegistry) and (owners := at.with_key(keys[-1])):
+            kind = at.attribute
+            return f"is a key of {kind} {', '.join(owners)} alone; take it out, or set {kind} to one of them"
+        names = _names_of(at)
         nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
         hint = f"known: {', '.join(names)}" if names else "leave it out"
         if nearest:
@@ -284,34 +288,36 @@ def _without_tag(keys: list[str]) -> list[str]:
     return keys[:3] + keys[4:] if keys[:2] == ["search", "space"] else keys
 
 
-def _field_names(keys: list[str]) -> list[str]:
-    """Names that the section at ``keys`` knows."""
-    model: Any = JobConfig
-    by_name: SectionsByName | None = None
+def _section_at(keys: list[str]) -> Any:
+    """Return what takes the keys at a path: a section's class, a registry of them, sections by name; None: nothing."""
+    at: Any = JobConfig
     for key in keys:
-        if by_name is not None:
-            model, by_name = by_name.sections().get(key), None
-            if model is None:
-                return []
+        if isinstance(at, SectionsByName):
+            at = at.sections().get(key)
             continue
-        field = model.model_fields.get(key)
+        field = at.model_fields.get(key) if at is not None else None
         if field is None:
-            return []
+            return None
+        for each in field.metadata:
+            if isinstance(each, OneSection):
+                return each.registry
         by_name = next((each for each in field.metadata if isinstance(each, SectionsByName)), None)
-        if by_name is not None:
-            continue
-        kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
-        if kinds is not None:
-            return kinds.registry.all_keys()
         found = [
             kind
             for kind in (field.annotation, *get_args(field.annotation))
             if isinstance(kind, type) and issubclass(kind, BaseModel)
         ]
-        if not found:
-            return []
-        model = found[0]
-    return list(model.model_fields if by_name is None else by_name.sections())
+        at = by_name or (found[0] if found else None)
+    return at
+
+
+def _names_of(at: Any) -> list[str]:
+    """Return the keys that a result of ``_section_at`` takes."""
+    if isinstance(at, SectionRegistry):
+        return at.all_keys()
+    if isinstance(at, SectionsByName):
+        return list(at.sections())
+    return [] if at is None else list(at.model_fields)
 
 
 def without_search(config: JobConfig) -> JobConfig:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..compression.config import PruningConfig, QuantizationAwareConfig
+from ..compression.pruning.base import PRUNING_RULES
 from ..registry import SectionsByName
 from ..section import (
     BatchSize,
@@ -21,7 +22,6 @@ from ..section import (
     WarmupRatio,
     Weight,
 )
-from . import losses as _registered  # noqa: F401 - registers the terms
 from .losses.base import LossTerm, with_sections
 
 
@@ -45,7 +45,7 @@ class TrainingConfig(Section):
     quantization_aware: QuantizationAwareConfig | None = Field(
         default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
     )
-    pruning: PruningConfig | None = Field(
+    pruning: Annotated[PruningConfig | None, PRUNING_RULES.field(default="magnitude")] = Field(
         default=None, description="Prune the student while it is trained; by default it stays whole."
     )
     losses: Annotated[dict[str, LossTerm], SectionsByName(with_sections)] = Field(

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
-from ..compression.pruning import PruningCallback
+from ..compression.pruning.callback import PruningCallback
 from ..data.collator import DistillationCollator
 from ..data.sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
 from .arguments import DistillationTrainingArguments
