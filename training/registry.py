@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
@@ -69,7 +70,7 @@ class SectionRegistry(Registry[type[Kind]]):
     """Configuration sections of one kind, told apart by the value of one of their keys.
 
     An entry is a section whose key ``attribute`` is declared as ``Literal["its name"] = "its name"``. A field that
-    takes any of them is annotated ``Annotated[Base, registry.field()]``.
+    takes any of them is annotated ``Annotated[Base, registry.field()]``, or ``Annotated[Base | None, …]``.
     """
 
     def name_of(self, entry: type[Kind]) -> str:
@@ -87,6 +88,10 @@ class SectionRegistry(Registry[type[Kind]]):
             ignores_others: Whether keys that only other sections have are checked and left out, not refused.
         """
         return OneSection(self, default, bare_word, ignores_others)
+
+    def with_key(self, key: str) -> list[str]:
+        """Return the names of the sections that have a key."""
+        return [name for name, section in self._entries.items() if key in section.model_fields]
 
     def all_keys(self) -> list[str]:
         """Return the keys of all sections, each once."""
@@ -162,13 +167,65 @@ class OneSection:
         return made
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(partial(self._validated, source))
+        kinds = [kind for kind in get_args(source) if kind is not NoneType]  # of ``Base | None``
+        if not kinds:
+            return core_schema.no_info_plain_validator_function(partial(self._validated, source))
+        return core_schema.nullable_schema(
+            core_schema.no_info_plain_validator_function(partial(self._validated, kinds[0]))
+        )
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         sections = {name: self.registry[name].__pydantic_core_schema__ for name in self.registry.names}
-        return handler(core_schema.tagged_union_schema(sections, self.registry.attribute))
+        union = core_schema.tagged_union_schema(sections, self.registry.attribute)
+        return handler(core_schema.nullable_schema(union) if schema["type"] == "nullable" else union)
+
+
+class SectionsByName:
+    """Pydantic metadata of a field that maps names of entries to their sections, each name at most once.
+
+    Args:
+        sections: Returns the sections that are accepted when a value is validated, by name.
+    """
+
+    def __init__(self, sections: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
+        self.sections = sections
+
+    def _validated(self, values: Any) -> dict[str, BaseModel]:
+        """Return the sections of a mapping; faults keep their own paths and come together."""
+        if not isinstance(values, dict):
+            raise PydanticKnownError("dict_type")
+        known = self.sections()
+        made: dict[str, BaseModel] = {}
+        faults: list[InitErrorDetails] = []
+        for name, value in values.items():
+            if name not in known:
+                expected = ", ".join(f"'{each}'" for each in known)
+                context = {"discriminator": "'name'", "tag": str(name), "expected_tags": expected}
+                faults.append(
+                    InitErrorDetails(type="union_tag_invalid", loc=(str(name),), input=value, ctx=context)
+                )
+                continue
+            try:
+                made[name] = known[name].model_validate(value)
+            except ValidationError as error:
+                faults += _details(error, name)
+        if faults:
+            raise ValidationError.from_exception_data("sections", faults)
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        fields = {
+            name: core_schema.typed_dict_field(section.__pydantic_core_schema__, required=False)
+            for name, section in self.sections().items()
+        }
+        return handler(core_schema.typed_dict_schema(fields, extra_behavior="forbid"))
 
 
 def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:

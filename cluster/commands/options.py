@@ -21,7 +21,8 @@ def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, valu
     """Return the storage named; refuse an empty one, which would mean the default or the working directory."""
     from pydantic import ValidationError
 
-    from ..specification.config import StorageConfig, described
+    from ..specification.config import StorageConfig
+    from ..specification.faults import described
 
     # An empty variable counts as none given for typer.
     given = os.environ.get(_STORAGE_VARIABLE) if value is None else value
@@ -32,7 +33,7 @@ def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, valu
     try:
         StorageConfig(path=given)
     except ValidationError as error:
-        fault = described(error)[0].partition(": ")[2]
+        fault = described(error, StorageConfig)[0].partition(": ")[2]
         raise InputError(f"{name}: {fault}") from None
     return value
 

@@ -12,7 +12,8 @@ from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.rows import RowMeasurement
 from ...export.config import ChooseConfig
 from ...export.selection.gate import apply_gate
-from ..specification.config import JobConfig, PlanConfig, PlanStep, described
+from ..specification.config import JobConfig, PlanConfig, PlanStep
+from ..specification.faults import described
 from ..store.runs import Run
 
 _BASE, _TRIED = "base", "tried"
@@ -111,7 +112,7 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(described(error))
+        faults = "; ".join(described(error, JobConfig))
         raise ConfigError(f"plan.steps: {key} {shown(value)}: {faults}") from None
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from ...errors import ConfigError, listed, shown
+from ...errors import ConfigError, listed
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
-from ...training.registry import OneSection
+from ...training.distillation.losses.base import section_paths
 from ...training.section import (
     MOST_SEED,
     Amount,
@@ -31,6 +30,7 @@ from ...training.student.config import StudentConfig
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName
 from ...training.teacher.config import TeacherConfig
+from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .sections import SEED, with_seed
@@ -258,7 +258,7 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
     try:
         config = JobConfig.model_validate(values)
     except ValidationError as error:
-        faults += described(error)
+        faults += described(error, JobConfig)
         faults += _search_faults(values, error.errors())
         raise ConfigError(f"{unquoted(source)}: {listed(faults)}") from None
     if faults:
@@ -297,69 +297,6 @@ def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
     return last
 
 
-def described(error: ValidationError) -> list[str]:
-    """Faults that pydantic found in our words: path, value given, what is accepted; one for each place."""
-    faults: dict[str, str] = {}
-    for item in error.errors(include_url=False):
-        keys = _without_tag([str(key) for key in item["loc"]])
-        path = ".".join(unquoted(key, 60) for key in keys) or "the specification"
-        faults.setdefault(path, f"{path}: {_fault(item, keys)}")
-    return list(faults.values())
-
-
-def _fault(item: Any, keys: list[str]) -> str:
-    given, context = item.get("input"), item.get("ctx", {})
-    if item["type"] == "extra_forbidden":
-        names = _field_names(keys[:-1])
-        nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
-        hint = f"known: {', '.join(names)}" if names else "leave it out"
-        if nearest:
-            hint = f"did you mean {nearest[0]!r}?"
-        return f"unknown key; {hint}"
-    if item["type"] in ("model_type", "model_attributes_type"):
-        return f"keys with values are needed (given {shown(given)})"
-    if item["type"] == "union_tag_invalid":
-        known = context["expected_tags"].replace("'", "")
-        return f"{shown(context['tag'])} is not known; accepted: {known}"
-    if item["type"] == "union_tag_not_found":
-        return "give `type`; `distiltune config --schema` lists them"
-    if item["type"] == "string_too_short":
-        return f"is empty; give one, or leave it out (given {shown(given)})"
-    if item["type"] == "too_short":
-        return f"at least {context['min_length']} needed, {context['actual_length']} given"
-    if item["type"] == "too_long":
-        return f"at most {context['max_length']} accepted, {context['actual_length']} given"
-    message = item["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {shown(given)})"
-    return f"{message[:1].lower()}{message[1:]}{value}"
-
-
-def _without_tag(keys: list[str]) -> list[str]:
-    """The path as the file has it: pydantic puts the kind of a parameter into it."""
-    return keys[:3] + keys[4:] if keys[:2] == ["search", "space"] else keys
-
-
-def _field_names(keys: list[str]) -> list[str]:
-    """Names that the section at ``keys`` knows."""
-    model: Any = JobConfig
-    for key in keys:
-        field = model.model_fields.get(key)
-        if field is None:
-            return []
-        kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
-        if kinds is not None:
-            return kinds.registry.all_keys()
-        found = [
-            kind
-            for kind in (field.annotation, *get_args(field.annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        if not found:
-            return []
-        model = found[0]
-    return list(model.model_fields)
-
-
 def without_search(config: JobConfig) -> JobConfig:
     """The same job as one trial: every searched argument takes the value of the ``training`` section.
 
@@ -374,7 +311,9 @@ def without_search(config: JobConfig) -> JobConfig:
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
-        elif name in (*TEXT_COUNTS, SPARSITY):  # the data section has their count, the training section this
+        elif (
+            name in (*TEXT_COUNTS, SPARSITY) or name in section_paths()
+        ):  # data and training have values of theirs
             continue
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}

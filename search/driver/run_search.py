@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
+from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL, LossTerm, section_paths
 from ..config import SearchConfig
 from ..trial.inputs import TrialInputs, TrialSettings
 from ..trial_record import TrialRecord, is_trial_name
@@ -144,11 +145,21 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 
 
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
-    """Whether a trial may ask for the teacher's hidden states, which are not cached."""
-    name = "hidden_loss_weight"
+    """Whether a term of the loss that needs the teacher itself, not its cached logits, may have weight in a trial."""
+    return any(_may_weigh(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL)
+
+
+def _may_weigh(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
+    name = term.path()
     values = config.space[name].end_values()[:] if name in config.space else []
     if not values or config.space[name].when:  # a trial that does not choose it takes the other
-        values.append(training.arguments.get(name, 0))
+        section = training.losses.get(term.name)
+        if term.argument is not None:
+            values.append(training.arguments.get(name, 0))
+        elif section is not None:
+            values.append(section.weight)
+        elif any(path in config.space for path, (owner, _) in section_paths().items() if owner == term.name):
+            values.append(term.model_fields["weight"].default)
     return any(value > 0 for value in values)
 
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ...errors import ConfigError, first_line, listed, shown
+from ...training.compression.pruning.base import PRUNING_RULES, has_sparsity
 from ...training.data.config import DataConfig
 from ...training.distillation.config import TrainingConfig
 from ...training.section import MOST_SEED
@@ -163,10 +164,13 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
         return [f"{where}: nothing is pruned; say how in training.pruning" for where in named]
     if SPARSITY not in config.space:
         return []
-    if training.pruning.method == "soft_movement":
+    if not has_sparsity(training.pruning):
+        able = ", ".join(
+            PRUNING_RULES.name_of(each) for each in PRUNING_RULES if "sparsity" in each.model_fields
+        )
         return [
-            f"search.space.{SPARSITY}: that of soft_movement comes of its threshold and regularization; take "
-            "training.pruning.method movement"
+            f"search.space.{SPARSITY}: the method {training.pruning.method} takes no sparsity; set "
+            f"training.pruning.method to one of {able}"
         ]
     return [
         f"search.space.{SPARSITY}: {shown(value)} is refused: it needs a number from 0 up to, and without, 1"

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from ...errors import DistiltuneError, StorageError, first_line
 from ...training import tasks
 from ...training.data.tokenized import TokenizedSplit
+from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ..space.space import METRICS
 from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
@@ -116,6 +117,7 @@ class EpochReporter(TrainerCallback):
         self._logged_step = state.global_step
         scalars = {**values, "learning_rate": float(logs.get("learning_rate", 0.0))}
         shown = {TAGS[name]: value for name, value in scalars.items()}
+        shown |= {f"loss/{name}": float(logs[name]) for name in with_sections() if name in logs}
         if "sparsity" in logs:
             self._sparsity = shown["sparsity"] = float(logs["sparsity"])
         self._events.scalars(shown, state.global_step)

@@ -27,6 +27,7 @@ from ...training.data.collator import DistillationCollator
 from ...training.data.tokenized import JoinedDataset
 from ...training.distillation.arguments import arguments_from_config
 from ...training.distillation.callbacks import callbacks_of
+from ...training.distillation.losses.base import NEED_TEACHER_MODEL, needs_of, terms_of
 from ...training.distillation.trainer import DistillationTrainer
 from ...training.models.first_token import first_token_in_last_layer
 from ...training.models.trainable_embedding_rows import train_used_rows
@@ -162,10 +163,15 @@ def _trainer(
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
     student = settings.store.fetch(inputs.student_of(arguments).key)
     model = load_model(student, complete=True)
-    teacher = _teacher(settings.store, inputs.teacher, student) if args.hidden_loss_weight > 0 else None
+    terms = terms_of(args)
+    needs = needs_of(terms)
+    runs_teacher = [each for each in terms if each.weight > 0 and each.needs & NEED_TEACHER_MODEL]
+    teacher = (
+        _teacher(settings.store, inputs.teacher, student, runs_teacher[0].path()) if runs_teacher else None
+    )
     if not args.freeze_embeddings:
         train_used_rows(model, np.concatenate([split.tokens.input_ids for split in train]))
-    if args.hidden_loss_weight == 0:
+    if not runs_teacher:
         first_token_in_last_layer(model)
     # In this order: the step's random states and masks are in the checkpoint before it is sent.
     callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
@@ -175,7 +181,7 @@ def _trainer(
         model=model,
         args=args,
         teacher_model=teacher,
-        train_dataset=JoinedDataset(train, with_teacher=args.alpha < 1),
+        train_dataset=JoinedDataset(train, with_teacher="teacher_logits" in needs),
         data_collator=DistillationCollator(_pad_token_id(model)),
         callbacks=callbacks,
         task=tasks.get(inputs.task),
@@ -184,15 +190,25 @@ def _trainer(
     return trainer
 
 
-def _teacher(store: Store, key: str | None, student: Path) -> PreTrainedModel:
-    """The teacher, for its hidden states: cached logits hold none."""
+def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTrainedModel:
+    """Return the teacher, for a loss term that needs more than its cached logits.
+
+    Args:
+        store: Holds the teacher.
+        key: Of the teacher's checkpoint; None: the search was given none.
+        student: Checkpoint of the student.
+        weight: Name of the argument that gives the term its weight.
+
+    Raises:
+        InputError: There is no teacher, or its tokenizer is not the student's.
+    """
     if key is None:
-        raise InputError("hidden_loss_weight is above 0, and the search was given no teacher")
+        raise InputError(f"{weight} is above 0, and the search was given no teacher")
     teacher, tokenizer = load_classifier(store.fetch(key))
     # It is run on the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            "hidden_loss_weight is above 0, and the student's tokenizer is not the teacher's, so their hidden "
+            f"{weight} is above 0, and the student's tokenizer is not the teacher's, so their hidden "
             "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
             "(student.from_teacher) with its whole vocabulary"
         )

@@ -10,6 +10,7 @@ from distiltune.cluster.specification.config import PlanConfig, PlanStep, TrialR
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.search.config import SearchConfig
 from distiltune.training.compression.config import PruningConfig
+from distiltune.training.compression.pruning.magnitude import Magnitude
 from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.data.config import DataConfig
 from distiltune.training.distillation.config import TrainingConfig
@@ -176,7 +177,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         "begin",
     ),
     "sparsity-falls": (
-        (f"{key(PruningConfig, 'sparsity')}=0.2", f"{key(PruningConfig, 'initial_sparsity')}=0.8"),
+        (f"{key(Magnitude, 'sparsity')}=0.2", f"{key(Magnitude, 'initial_sparsity')}=0.8"),
         "initial_sparsity",
     ),
     "fractional-gpus": (

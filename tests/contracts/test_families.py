@@ -26,7 +26,7 @@ from distiltune.export.variants.parity import onnx_logits
 from distiltune.training.checkpoints.heads import head_of, match_labels
 from distiltune.training.checkpoints.load import load_model, save_checkpoint
 from distiltune.training.checkpoints.masked_lm import language_head
-from distiltune.training.compression.pruned_matrices import encoder_matrices
+from distiltune.training.compression.pruning.state import encoder_matrices
 from distiltune.training.models.families import Family, base, families, family_of, find_family, register
 from distiltune.training.models.families.bert import BERT, after_attention
 from distiltune.training.models.first_token import first_token_in_last_layer, reads_first_token

@@ -21,7 +21,10 @@ from distiltune.export.runtime.scores import SCORES, Threshold
 from distiltune.export.runtime.tasks import DECODERS, Decoder
 from distiltune.training import tasks
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
-from distiltune.training.distillation.losses import loss_parts
+from distiltune.training.distillation.losses.base import LossInputs
+from distiltune.training.distillation.losses.hard_targets import HardTargets
+from distiltune.training.distillation.losses.soft_targets import SoftTargets
+from distiltune.training.distillation.losses.total import weighted_sum
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.tasks import SINGLE_LABEL, TASKS, OutOfScope, Task
 from distiltune.training.tasks.single_label import SingleLabel
@@ -107,9 +110,10 @@ def test_soft_loss(task):
 
 def test_the_loss_of_a_step_is_made_of_both(task):
     student, teacher, labels = map(torch.from_numpy, drawn(task, LABELS))
-    parts = loss_parts(student, teacher, labels, alpha=0.25, temperature=TEMPERATURE, task=task)
+    terms = (HardTargets(weight=0.25), SoftTargets(weight=0.75, temperature=TEMPERATURE))
+    loss, _ = weighted_sum(terms, LossInputs(student, NUM_TEXTS, labels, teacher, task=task))
     hard, soft = task.hard_loss(student, labels), task.soft_loss(student, teacher, temperature=TEMPERATURE)
-    assert float(parts.loss) == pytest.approx(float(0.25 * hard + 0.75 * soft), rel=1e-6)
+    assert float(loss) == pytest.approx(float(0.25 * hard + 0.75 * soft), rel=1e-6)
 
 
 def test_predictions_correctness_and_metrics(task):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter
 
-from ..section import LearningRate, Probability, Section, ShareBelowOne, Weight
+from ..section import Section
+from .pruning.base import PRUNING_RULES, PruningConfig
 
 
 class QuantizationAwareConfig(Section):
@@ -37,69 +38,14 @@ class QuantizationAwareConfig(Section):
     )
 
 
-class PruningConfig(Section):
-    """Weights that become zero while the student is trained: of the encoder's matrices, not the embeddings."""
+AnyPruningConfig = Annotated[PruningConfig, PRUNING_RULES.field(default="magnitude")]
+"""The section of any pruning rule; by default of magnitude pruning."""
 
-    method: Literal["magnitude", "movement", "soft_movement"] = Field(
-        default="magnitude",
-        description="What is masked: magnitude: the smallest weights; movement: those that training moves "
-        "towards zero the most; soft_movement: those whose score falls below a threshold.",
-    )
-    sparsity: ShareBelowOne | None = Field(
-        default=None,
-        description="magnitude, movement: share of each matrix that is zero in the end; default: 0.5. "
-        "soft_movement has none: it comes of `threshold` and `regularization`.",
-    )
-    initial_sparsity: ShareBelowOne = Field(
-        default=0.0, description="magnitude, movement: share that is zero from the first mask on."
-    )
-    begin: ShareBelowOne = Field(default=0.1, description="Share of the steps before the first mask.")
-    end: float = Field(
-        default=0.7, gt=0, le=1, description="Share of the steps after which the masks stay as they are."
-    )
-    update_every: int = Field(
-        default=20, ge=1, le=10**9, description="Steps between two updates of the masks."
-    )
-    threshold: Probability = Field(
-        default=0.1, description="soft_movement: of sigmoid(score), at the schedule's end."
-    )
-    regularization: Weight = Field(
-        default=100.0,
-        description="soft_movement: weight of mean(sigmoid(score)) in the loss, at its end.",
-    )
-    score_learning_rate: LearningRate = Field(
-        default=1e-2,
-        description="movement, soft_movement: Adam's rate for the scores, which begin at 0.",
-    )
 
-    @property
-    def final_sparsity(self) -> float:
-        """The sparsity that magnitude and movement reach."""
-        return 0.5 if self.sparsity is None else self.sparsity
+def pruning_config(**values: Any) -> PruningConfig:
+    """Return the section of the rule that ``method`` names, by default of magnitude pruning.
 
-    def mask_steps(self, num_steps: int) -> range:
-        """The steps of a training of ``num_steps`` after which masks are updated; the last is at most at ``end``.
-
-        A training too short for two updates ``update_every`` apart has them at ``begin`` and ``end``.
-        """
-        first = int(self.begin * num_steps)
-        last = max(first + 1, round(self.end * num_steps))
-        return range(first, last + 1, min(self.update_every, last - first))
-
-    @model_validator(mode="after")
-    def _possible(self) -> PruningConfig:
-        if self.sparsity is not None and self.method == "soft_movement":
-            raise ValueError(
-                f"sparsity {self.sparsity:g} and method soft_movement, which has none to reach; set threshold and "
-                "regularization, or take method movement"
-            )
-        if self.initial_sparsity and (
-            self.method == "soft_movement" or self.initial_sparsity > self.final_sparsity
-        ):
-            raise ValueError(
-                f"initial_sparsity {self.initial_sparsity:g} given; accepted: 0 up to sparsity, "
-                f"{self.final_sparsity:g}; 0 for soft_movement, which has none"
-            )
-        if self.begin >= self.end:
-            raise ValueError(f"begin {self.begin:g} must be below end {self.end:g}")
-        return self
+    Raises:
+        ValidationError: A key or a value is refused.
+    """
+    return TypeAdapter(AnyPruningConfig).validate_python(values)

@@ -6,14 +6,16 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ValidationError
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_xla_available
 
 from ...errors import ConfigError, InputError, shown
 from .config import TrainingConfig
+from .losses.base import section_paths, with_sections
 
 # Short names of the specification, and the argument each one stands for.
 _SHORT_NAMES = {
@@ -124,6 +126,12 @@ class DistillationTrainingArguments(FastTrainingArguments):
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Keep the student's embeddings as they are: faster, less memory."}
     )
+    losses: dict | str | None = field(
+        default=None,
+        metadata={"help": 'More terms of the loss by name, each with its keys: {"cosine": {"weight": 1.0}}.'},
+    )
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "losses"]
 
     def __post_init__(self) -> None:
         check_range("alpha", self.alpha, 0 <= self.alpha <= 1, "a number from 0 to 1")
@@ -134,6 +142,24 @@ class DistillationTrainingArguments(FastTrainingArguments):
         accepted = self.dropout is None or 0 <= self.dropout < 1
         check_range("dropout", self.dropout, accepted, "a number from 0 up to, and without, 1; or nothing")
         super().__post_init__()
+        _check_losses(self.losses)
+
+
+def _check_losses(losses: object) -> None:
+    """Raise ``InputError`` unless each is a registered term with a section, and its keys are those of the section."""
+    known = with_sections()
+    accepted = f"a mapping of loss terms ({', '.join(known)}), each to a mapping of its keys"
+    check_range("losses", losses, losses is None or isinstance(losses, dict), accepted)
+    for name, keys in losses.items() if isinstance(losses, dict) else ():
+        check_range("losses", losses, name in known, accepted)
+        try:
+            known[name].model_validate(keys)
+        except ValidationError as error:
+            [fault, *_] = error.errors(include_url=False)
+            path = ".".join(map(str, ("losses", name, *fault["loc"])))
+            raise InputError(
+                f"{path} is {shown(fault['input'])}: {fault['msg']}; keys: {', '.join(known[name].model_fields)}"
+            ) from None
 
 
 def hardware_has_bf16(*, use_cpu: bool) -> bool:
@@ -155,7 +181,7 @@ def argument_names() -> set[str]:
     searched = {
         name for name in names if name not in _NOT_SEARCHED and not name.startswith(_NOT_SEARCHED_PREFIXES)
     }
-    return searched | set(_SHORT_NAMES)
+    return (searched - {"losses"}) | set(_SHORT_NAMES) | set(section_paths())
 
 
 def arguments_from_config(
@@ -166,15 +192,17 @@ def arguments_from_config(
     Args:
         config: the ``training`` section; its ``arguments`` go before its other fields.
         output_dir: where checkpoints go.
-        **overrides: arguments or short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``); they go
-            before both.
+        **overrides: arguments, short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``) or keys of loss
+            terms (``training.losses.NAME.KEY``); they go before both.
 
     Raises:
         ConfigError: a name is unknown (the nearest valid one is given), or a value is refused.
     """
-    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning"})
+    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning", "losses"})
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
     values["disable_tqdm"] = True
+    values["losses"] = _losses(config, overrides)
+    overrides = {name: value for name, value in overrides.items() if name not in section_paths()}
     for where, given in (("training.arguments", config.arguments), ("overrides", overrides)):
         values.update(_known(given, where))
     try:
@@ -183,10 +211,19 @@ def arguments_from_config(
         raise ConfigError(f"training arguments are refused: {error}") from error
 
 
+def _losses(config: TrainingConfig, overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the terms of ``training.losses`` with the keys that the overrides name in place of their own."""
+    losses = {name: section.model_dump() for name, section in config.losses.items()}
+    for path, (name, key) in section_paths().items():
+        if path in overrides:
+            losses.setdefault(name, {})[key] = overrides[path]
+    return losses
+
+
 def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
     """``given`` under the arguments' own names, once each name is known to be one."""
     fields = {each.name: each for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
-    valid = (set(fields) | set(_SHORT_NAMES)) - {"output_dir"}
+    valid = (set(fields) | set(_SHORT_NAMES)) - {"output_dir", "losses"}
     known: dict[str, Any] = {}
     for name, value in given.items():
         if name not in valid:
@@ -194,6 +231,8 @@ def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             if name == "max_length":
                 hint = "; set training.max_length, one for all trials (logits are cached for it)"
+            if name == "losses":
+                hint = "; set training.losses"
             raise ConfigError(f"{where}: {name!r} is not an argument of DistillationTrainingArguments{hint}")
         own = _SHORT_NAMES.get(name, name)
         if own in known:

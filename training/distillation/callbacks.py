@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import TrainerCallback
 
-from ..compression.pruning import PruningCallback
+from ..compression.pruning.callback import PruningCallback
 from ..compression.quantization_aware import QuantizationAwareTraining
 from .config import TrainingConfig
 

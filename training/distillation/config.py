@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from ..compression.config import PruningConfig, QuantizationAwareConfig
+from ..compression.pruning.base import PRUNING_RULES
+from ..registry import SectionsByName
 from ..section import (
     BatchSize,
     Epochs,
@@ -17,6 +21,7 @@ from ..section import (
     Temperature,
     Weight,
 )
+from .losses.base import LossTerm, with_sections
 
 
 class TrainingConfig(OptimizationConfig):
@@ -38,8 +43,12 @@ class TrainingConfig(OptimizationConfig):
     quantization_aware: QuantizationAwareConfig | None = Field(
         default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
     )
-    pruning: PruningConfig | None = Field(
+    pruning: Annotated[PruningConfig | None, PRUNING_RULES.field(default="magnitude")] = Field(
         default=None, description="Prune the student while it is trained; by default it stays whole."
+    )
+    losses: Annotated[dict[str, LossTerm], SectionsByName(with_sections)] = Field(
+        default_factory=dict,
+        description="More terms of the loss by name, each with its keys: `cosine: {weight: 1.0}`.",
     )
     arguments: dict[Name, Plain] = Field(
         default_factory=dict,

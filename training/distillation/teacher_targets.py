@@ -1,4 +1,4 @@
-"""What the student listens to: cached logits, or a teacher that is run on the batch."""
+"""The teacher's part in the loss: cached logits, or a teacher that is run on the batch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from ...errors import InputError, ModelError
 from .arguments import DistillationTrainingArguments
+from .losses.base import NEED_TEACHER_MODEL, Need, needs_of, terms_of
 
 TEACHER_COLUMN = "teacher_logits"
 
@@ -25,7 +26,7 @@ class TeacherSignal:
         args: read at every batch, so that a search may change alpha afterwards.
 
     Raises:
-        InputError: ``hidden_loss_weight`` is above 0 and the teacher is missing or does not fit.
+        InputError: A term of the loss needs the teacher itself, and it is missing or does not fit.
         ModelError: teacher and student order the same labels differently.
     """
 
@@ -35,64 +36,68 @@ class TeacherSignal:
         self.student_columns = _forward_names(student)
         self.teacher_columns = _forward_names(teacher) if teacher is not None else set()
         self._configs = (getattr(student, "config", None), getattr(teacher, "config", None))
-        self._matched: list[int] | None = None
         self._placed = False
         self._check_labels()
-        if self.uses_hidden_states:
-            self._hidden_layers()
-
-    @property
-    def uses_hidden_states(self) -> bool:
-        """Whether matched layers have weight in the loss."""
-        return self.args.hidden_loss_weight > 0
+        self._check_terms()
 
     def check_dataset(self, dataset: Any) -> None:
-        """Say before the first step that nothing can play the teacher; raises ``InputError``."""
-        if self.args.alpha >= 1 or self.teacher is not None or dataset is None:
+        """Raise ``InputError`` before the first step where a term needs teacher logits and nothing provides them."""
+        if (
+            "teacher_logits" not in needs_of(terms_of(self.args))
+            or self.teacher is not None
+            or dataset is None
+        ):
             return
         names = getattr(dataset, "column_names", None)
         if names is None and not isinstance(dataset, IterableDataset) and len(dataset):
             first = dataset[0]
             names = list(first) if isinstance(first, Mapping) else None
         if names is not None and TEACHER_COLUMN not in names:
-            raise self._nothing_to_listen_to()
+            raise self._nothing_to_learn_from()
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What the student's forward is given: never the labels, or it would compute a loss of its own."""
         return _inputs_for(self.student_columns, self.teacher_columns, inputs)
 
-    def of_batch(self, inputs: Mapping[str, Any], device: torch.device) -> tuple[Tensor | None, list[Tensor]]:
-        """Teacher logits[B, C] (``None``: no weight) and the matched hidden states, each [B, L, D]."""
+    def of_batch(
+        self, inputs: Mapping[str, Any], device: torch.device, needs: frozenset[Need]
+    ) -> tuple[Tensor | None, Mapping[str, Any] | None]:
+        """Return what the terms of the loss need: teacher logits[B, C] and all outputs; None for what none needs."""
         cached = inputs.get(TEACHER_COLUMN)
-        if self.uses_hidden_states:
-            outputs = self._run(inputs, device)
-            states = [outputs["hidden_states"][index] for index in self._hidden_layers()]
-            return (outputs["logits"] if cached is None else cached), states
-        return (None if self.args.alpha >= 1 else self.logits(inputs, device)), []
+        if needs & NEED_TEACHER_MODEL:
+            outputs = self._run(inputs, device, with_states="hidden_states" in needs)
+            return (outputs["logits"] if cached is None else cached), outputs
+        return (self.logits(inputs, device) if "teacher_logits" in needs else None), None
 
     def logits(self, inputs: Mapping[str, Any], device: torch.device) -> Tensor:
         """Teacher logits[B, C]: those in the batch, else those of the teacher, run on it."""
         cached = inputs.get(TEACHER_COLUMN)
         return self._run(inputs, device)["logits"] if cached is None else cached
 
-    def _run(self, inputs: Mapping[str, Any], device: torch.device) -> Any:
+    def _run(self, inputs: Mapping[str, Any], device: torch.device, *, with_states: bool = False) -> Any:
         if self.teacher is None:
-            raise self._nothing_to_listen_to()
+            raise self._nothing_to_learn_from()
         if not self._placed:
             self.teacher.to(device)
             self._placed = True
         self.teacher.eval()
         features = _inputs_for(self.teacher_columns, self.student_columns, inputs)
-        if self.uses_hidden_states:
+        if with_states:
             features["output_hidden_states"] = True
         # Not under the student's autocast: online logits must equal the cached ones.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.teacher(**features)
 
-    def _nothing_to_listen_to(self) -> InputError:
+    def _nothing_to_learn_from(self) -> InputError:
+        needs = [each for each in terms_of(self.args) if each.weight > 0 and "teacher_logits" in each.needs]
+        setting, remedy = (
+            (needs[0].setting(self.args), needs[0].remedy())
+            if needs
+            else ("eval_with_teacher is true", "set eval_with_teacher to false")
+        )
         return InputError(
-            f"alpha is {self.args.alpha}, so the teacher has weight, and there is neither a teacher_model "
-            f"nor a {TEACHER_COLUMN!r} column in the data; pass one of them, or set alpha to 1"
+            f"{setting}, so the teacher has weight, and there is neither a teacher_model "
+            f"nor a {TEACHER_COLUMN!r} column in the data; pass one of them, or {remedy}"
         )
 
     def _check_labels(self) -> None:
@@ -104,46 +109,17 @@ class TeacherSignal:
                 "reorder the rows of one head to the other's order"
             )
 
-    def _hidden_layers(self) -> list[int]:
-        """Index into the teacher's hidden_states for each layer of the student."""
-        if self._matched is None:
-            if self.teacher is None:
+    def _check_terms(self) -> None:
+        student, teacher = self._configs
+        for term in terms_of(self.args):
+            if term.weight == 0:
+                continue
+            if self.teacher is None and term.needs & NEED_TEACHER_MODEL:
                 raise InputError(
-                    f"hidden_loss_weight is {self.args.hidden_loss_weight} and there is no teacher_model: "
-                    "cached logits hold no hidden states; pass teacher_model, or set hidden_loss_weight to 0"
+                    f"{term.setting(self.args)} and there is no teacher_model: cached logits hold no hidden states; "
+                    f"pass teacher_model, or {term.remedy()}"
                 )
-            # hidden_states[0] is the embeddings' output.
-            layers = matched_layers(*self._configs, self.args.hidden_layers)
-            self._matched = [layer + 1 for layer in layers]
-        return self._matched
-
-
-def matched_layers(student_config: Any, teacher_config: Any, layers: list[int] | None) -> list[int]:
-    """The teacher's layer (from 0) for each layer of the student.
-
-    Args:
-        student_config: transformers configuration of the student.
-        teacher_config: the same of the teacher.
-        layers: the choice of the person; ``None`` spaces them evenly, the last matched with the last.
-
-    Raises:
-        InputError: widths differ, or ``layers`` does not name one existing layer for each of the student's.
-    """
-    own, others = student_config.num_hidden_layers, teacher_config.num_hidden_layers
-    if student_config.hidden_size != teacher_config.hidden_size:
-        raise InputError(
-            f"hidden_loss_weight needs equal widths: the student's is {student_config.hidden_size}, the "
-            f"teacher's {teacher_config.hidden_size}; set hidden_loss_weight to 0, or make the student from "
-            "the teacher's layers"
-        )
-    if layers is None:
-        return [max(0, (index + 1) * others // own - 1) for index in range(own)]
-    if len(layers) != own or not all(0 <= layer < others for layer in layers):
-        raise InputError(
-            f"hidden_layers is {layers}; accepted: {own} numbers, one for each student layer, "
-            f"each from 0 to {others - 1}"
-        )
-    return layers
+            term.check(student, teacher)
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
-from ..compression.pruning import PruningCallback
+from ..compression.pruning.callback import PruningCallback
 from ..data.collator import DistillationCollator
 from ..data.sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
 from .dropout import set_dropout
-from .losses import hidden_state_loss, loss_parts
+from .losses.base import LossInputs, needs_of, terms_of
+from .losses.total import weighted_sum
 from .teacher_targets import TEACHER_COLUMN, TeacherSignal
 
 _REPEATED = "repeated"
@@ -32,14 +33,15 @@ _REPEATED = "repeated"
 class DistillationTrainer(Trainer):
     """Trains ``model`` on labels and on a teacher: ``teacher_model``, or a ``teacher_logits`` column.
 
-    Where the rows have the column, it is used and the teacher rests (unless ``hidden_loss_weight`` needs its
-    hidden states). With alpha 1 and no hidden-state loss no teacher is needed nor run. The loss of a step is
-    the mean over all examples of the step, however many micro-batches and devices they came in.
+    The loss is the weighted sum of the registered terms (``losses``). Where the rows have the column, it is used and
+    the teacher is not run, unless a term with weight needs more than its logits, as ``hidden_loss_weight`` does. With
+    alpha 1 and no such term no teacher is needed nor run. The loss of a step is the mean over all examples of the
+    step, however many micro-batches and devices they came in.
 
     Evaluation reports cross-entropy as ``eval_loss``, and accuracy unless ``compute_metrics`` says otherwise;
     with ``args.eval_with_teacher`` also ``eval_distillation``. Predictions come in the dataset's order.
-    Training logs ``cross_entropy`` and ``distillation`` (and ``hidden_loss``) beside ``loss``, and ``sparsity``
-    where one of the callbacks is a ``PruningCallback``.
+    Training logs each term beside ``loss``, as ``cross_entropy`` and ``distillation``, and ``sparsity`` where one of
+    the callbacks is a ``PruningCallback``.
 
     Args:
         model: the student.
@@ -170,34 +172,30 @@ class DistillationTrainer(Trainer):
             return self._evaluation_loss(model, inputs, return_outputs)
         repeated = inputs.pop(_REPEATED, False)
         args, features = self.args, self.signal.student_inputs(inputs)
-        if self.signal.uses_hidden_states:
+        terms = terms_of(args)
+        needs = needs_of(terms)
+        if "hidden_states" in needs:
             features["output_hidden_states"] = True
         outputs = model(**features)
         num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
-        teacher_logits, teacher_states = self.signal.of_batch(inputs, args.device)
+        teacher_logits, teacher_outputs = self.signal.of_batch(inputs, args.device, needs)
+        read = LossInputs(
+            logits=outputs["logits"],
+            num_items=num_items,
+            labels=inputs.get("labels"),
+            teacher_logits=teacher_logits,
+            attention_mask=inputs.get("attention_mask"),
+            outputs=outputs,
+            teacher_outputs=teacher_outputs,
+            task=self.task,
+        )
         try:
-            parts = loss_parts(
-                outputs["logits"],
-                teacher_logits,
-                inputs.get("labels"),
-                alpha=args.alpha,
-                temperature=args.temperature,
-                num_items=num_items,
-                label_smoothing=args.label_smoothing_factor,
-                task=self.task,
-            )
+            loss, values = weighted_sum(terms, read)
         except ValueError as error:
             raise InputError(f"the training data does not fit the loss: {error}") from error
-        loss, hidden = parts.loss, None
-        if teacher_states:
-            states, mask = outputs["hidden_states"][1:], inputs.get("attention_mask")
-            hidden = hidden_state_loss(states, teacher_states, mask, num_items=num_items)
-            loss = loss + args.hidden_loss_weight * hidden
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
-        self._watch(
-            _num_rows(inputs) / num_items * scale, scale, parts.cross_entropy, parts.distillation, hidden
-        )
+        self._watch(_num_rows(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
 
@@ -243,11 +241,10 @@ class DistillationTrainer(Trainer):
 
     # ---- Logging ----------------------------------------------------------------------------------------
 
-    def _watch(self, share: float | Tensor, scale: int, *parts: Tensor | None) -> None:
-        """Add a micro-batch's parts; it is ``share`` of an optimizer step. Nothing waits for the device."""
-        for name, value in zip(("cross_entropy", "distillation", "hidden_loss"), parts, strict=True):
-            if value is not None:
-                self._part_sums[name] = self._part_sums.get(name, 0) + value.detach() * scale
+    def _watch(self, share: float | Tensor, scale: int, values: dict[str, Tensor]) -> None:
+        """Add the terms of a micro-batch, ``share`` of an optimizer step. Nothing waits for the device."""
+        for name, value in values.items():
+            self._part_sums[name] = self._part_sums.get(name, 0) + value * scale
         self._part_steps = self._part_steps + share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -22,8 +22,44 @@ PARTS = ("masked_lm", "distillation", "cosine")
 LOGITS_AT_ONCE = 2**25
 
 
+def pretraining_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    student_states: Tensor,
+    teacher_states: Tensor,
+    attention_mask: Tensor,
+    *,
+    alpha: float = 2.0,
+    beta: float = 5.0,
+    gamma: float = 1.0,
+    temperature: float = 2.0,
+) -> Tensor:
+    """Return DistilBERT's triple loss: alpha · MLM + beta · KD + gamma · (1 - cos(h_s, h_t)), a scalar.
+
+    Sanh et al. 2019 (arXiv 1910.01108), section 3; the default weights are those of its published training
+    script. MLM is averaged over masked tokens, KD and the cosine over the tokens that are not padding.
+
+    Args:
+        student_logits: [B, L, V].
+        teacher_logits: [B, L, V].
+        labels: [B, L], -100 where the token was not masked.
+        student_states: last hidden states [B, L, D].
+        teacher_states: last hidden states [B, L, D].
+        attention_mask: [B, L], 1 for a token, 0 for padding.
+        alpha: weight of masked-language-model cross-entropy.
+        beta: weight of the soft-target loss.
+        gamma: weight of the cosine loss.
+        temperature: T of the soft-target loss.
+    """
+    keep = attention_mask.bool()
+    masked = cross_entropy(student_logits.flatten(0, 1), labels.flatten())
+    soft = soft_target_loss(student_logits[keep], teacher_logits[keep], temperature=temperature)
+    return alpha * masked + beta * soft + gamma * cosine_loss(student_states, teacher_states, attention_mask)
+
+
 class TripleLoss:
-    """``pretraining_loss`` of ``training.losses``, part by part, from models in place of their outputs.
+    """``pretraining_loss``, part by part, from models in place of their outputs.
 
     Args:
         student: A masked-language model of a known family, without wrappers.

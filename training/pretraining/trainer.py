@@ -29,7 +29,7 @@ _TRAINING, _EVALUATION = range(2)
 class PretrainingTrainer(Trainer):
     """Trains a masked-language model on masked texts, to a teacher's predictions and hidden states.
 
-    The loss of a step is ``pretraining_loss`` of ``training.losses`` over all its texts, however many micro-batches
+    The loss of a step is ``pretraining_loss`` over all its texts, however many micro-batches
     and devices they came in. Masks are drawn anew for every step, by the seed and the step alone. Logits over the
     vocabulary are computed only where the loss reads them, and not more at once than fit in about a gigabyte.
 

@@ -5,20 +5,24 @@ Shapes: B examples, C classes. ``num_items`` is what a sum over examples is divi
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ..data.tokenized import IGNORED_LABEL
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, num_items: Tensor | int | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of logits[B, C] and labels[B]; rows labelled -100 add nothing.
+    """Return the cross-entropy of logits[B, C] and labels[B]; rows labelled -100 add nothing.
 
     ``num_items``: divisor of the sum over rows; by default the number of labelled rows.
     """
-    total = F.cross_entropy(
+    from torch.nn import functional
+
+    from ..data.tokenized import IGNORED_LABEL
+
+    total = functional.cross_entropy(
         logits.float(),
         labels.long(),
         ignore_index=IGNORED_LABEL,
@@ -37,12 +41,16 @@ def soft_target_loss(
     temperature: float,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
-    """T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, C], the KL averaged over the batch.
+    """Return T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, C], the KL averaged over the batch.
 
     Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2: the factor T² keeps the gradient's size
     independent of the temperature. No gradient flows into ``teacher_logits``.
+
+    ``num_items``: divisor of the sum over rows; by default their number.
     """
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    from torch.nn import functional
+
+    student = functional.log_softmax(student_logits.float() / temperature, dim=-1)
+    teacher = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
+    total = functional.kl_div(student, teacher, reduction="sum", log_target=True)
     return total * (temperature**2 / (len(student_logits) if num_items is None else num_items))

@@ -34,7 +34,7 @@ from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
-from distiltune.training.compression.config import PruningConfig
+from distiltune.training.compression.config import pruning_config
 from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
@@ -313,7 +313,7 @@ def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, t
 
 
 PRUNED = TRAINING.model_copy(
-    update={"pruning": PruningConfig(method="movement", sparsity=0.6, update_every=3, begin=0.0, end=0.6)}
+    update={"pruning": pruning_config(method="movement", sparsity=0.6, update_every=3, begin=0.0, end=0.6)}
 )
 
 

@@ -7,10 +7,13 @@ from distiltune.training.distillation.losses import (
     cross_entropy,
     distillation_loss,
     hidden_state_loss,
-    loss_parts,
-    pretraining_loss,
     soft_target_loss,
 )
+from distiltune.training.distillation.losses.base import LossInputs
+from distiltune.training.distillation.losses.hard_targets import HardTargets
+from distiltune.training.distillation.losses.soft_targets import SoftTargets
+from distiltune.training.distillation.losses.total import weighted_sum
+from distiltune.training.pretraining.loss import pretraining_loss
 
 B, C = 7, 5
 
@@ -135,11 +138,11 @@ def test_unlabelled_rows_add_distillation_only(batch):
     student, teacher, labels = (torch.from_numpy(np.asarray(part)) for part in batch)
     labels = labels.clone()
     labels[2:] = -100
-    parts = loss_parts(student, teacher, labels, alpha=0.5, temperature=2)
+    terms = (HardTargets(weight=0.5), SoftTargets(weight=0.5, temperature=2))
+    _, values = weighted_sum(terms, LossInputs(student, B, labels, teacher))
     expected = torch.nn.functional.cross_entropy(student[:2].float(), labels[:2], reduction="sum") / B
-    assert parts.cross_entropy is not None and parts.distillation is not None
-    assert float(parts.cross_entropy) == pytest.approx(float(expected), rel=1e-6)
-    assert float(parts.distillation) == float(soft_target_loss(student, teacher, temperature=2))
+    assert float(values["cross_entropy"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(values["distillation"]) == float(soft_target_loss(student, teacher, temperature=2))
     # Alone, cross-entropy is the mean over the labelled.
     assert float(cross_entropy(student, labels)) == pytest.approx(float(expected) * B / 2, rel=1e-6)
     assert float(cross_entropy(student, torch.full((B,), -100))) == 0

@@ -22,11 +22,11 @@ from distiltune.training.checkpoints.masked_lm import (
     masked_lm_around,
 )
 from distiltune.training.data.tokenized import IGNORED_LABEL, TokenizedDataset, tokenize_split
-from distiltune.training.distillation.losses import pretraining_loss
 from distiltune.training.models.structured_pruning import KEPT_HEADS
 from distiltune.training.pretraining import loss as triple_loss
 from distiltune.training.pretraining.arguments import PretrainingArguments
 from distiltune.training.pretraining.config import PretrainingConfig
+from distiltune.training.pretraining.loss import pretraining_loss
 from distiltune.training.pretraining.masking import Masking
 from distiltune.training.pretraining.trainer import PretrainingTrainer
 from distiltune.training.student.build import build_student

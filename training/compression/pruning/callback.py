@@ -6,25 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...errors import InputError
-from .config import PruningConfig
-from .pruned_matrices import PrunedMatrix, encoder_matrices, load_state, save_state
-from .sparsity import cubic_sparsity, mean_sigmoid, soft_mask, top_mask
+from ....errors import InputError
+from .base import PruningConfig, ScoresRule
+from .masks import cubic_sparsity
+from .state import PrunedMatrix, encoder_matrices, load_state, save_state
 
 
 class PruningCallback(TrainerCallback):
     """Prunes the matrices of the encoder's layers, each to the same sparsity; embeddings and head stay whole.
 
-    With ``magnitude`` (Zhu and Gupta, arXiv 1710.01878, 2017) the smallest ``|W|`` of each matrix are masked. With
-    ``movement`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020) it is the lowest scores ``S``, whose gradient is
-    ``dL/dW' * W`` with ``W' = W * M``: a straight-through gradient, so the scores of masked weights go on too.
-    ``soft_movement`` masks where ``sigmoid(S)`` is not above a threshold, whatever the matrix; its scores also follow
-    ``lambda * mean(sigmoid(S))``, and the sparsity is what comes of it. Scores are stepped by Adam, as in that paper's
-    experiments: a plain sum of their gradients ranks by the size of the weights, and takes large ones first.
-    Threshold and lambda rise by the same cubic curve as the sparsity of the others.
+    The rule computes each mask from the weights, or from scores ``S`` whose gradient is ``dL/dW' * W`` with
+    ``W' = W * M`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020): a straight-through gradient, so the scores of masked
+    weights are updated too. Scores are stepped by Adam, as in that paper's experiments: a plain sum of their gradients
+    ranks by the size of the weights, and takes large ones first. Sparsity, threshold and penalty rise by the same cubic
+    curve (Zhu and Gupta, arXiv 1710.01878, 2017).
 
     Masks change every ``update_every`` optimizer steps until the schedule ends, and never after. As in both papers a
     masked weight has no gradient; it is not updated at all, and has its old value when a later mask takes it back.
@@ -37,7 +34,7 @@ class PruningCallback(TrainerCallback):
     The scores take the gradient of the whole step, over all its micro-batches and processes, and as clipped.
 
     Args:
-        config: method, sparsity and schedule.
+        config: The rule with its keys and its schedule.
     """
 
     def __init__(self, config: PruningConfig) -> None:
@@ -68,17 +65,18 @@ class PruningCallback(TrainerCallback):
             ModelError: The model's family is not known.
         """
         assert model is not None
-        has_scores = self.config.method != "magnitude"
+        rule = self.config
+        has_scores = isinstance(rule, ScoresRule)
         if has_scores and args.fp16:
             raise InputError(
-                f"pruning method {self.config.method!r} and fp16, which scales the gradients that the scores are "
+                f"pruning method {rule.method!r} and fp16, which scales the gradients that the scores are "
                 "made of; take bf16 or neither, or method magnitude"
             )
         self._matrices = {
             name: PrunedMatrix.of(weight, scored=has_scores)
             for name, weight in encoder_matrices(model).items()
         }
-        self._score_optimizer = self._optimizer_of_scores() if has_scores else None
+        self._score_optimizer = self._optimizer_of_scores(rule) if isinstance(rule, ScoresRule) else None
         self._steps = self.config.mask_steps(state.max_steps)
         if state.global_step > 0:
             folder = self._checkpoint or _folder(args, state)
@@ -86,9 +84,11 @@ class PruningCallback(TrainerCallback):
         self._checkpoint = None
         self._count()
 
-    def _optimizer_of_scores(self) -> torch.optim.Optimizer:
-        scores = [each.scores for each in self._matrices.values() if each.scores is not None]
-        return torch.optim.Adam(scores, lr=self.config.score_learning_rate)
+    def _scores(self) -> list[torch.Tensor]:
+        return [each.scores for each in self._matrices.values() if each.scores is not None]
+
+    def _optimizer_of_scores(self, rule: ScoresRule) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self._scores(), lr=rule.score_learning_rate)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,10 +103,10 @@ class PruningCallback(TrainerCallback):
                 each.scores.grad = (gradient * each.values).to(each.scores.dtype)
             gradient.masked_fill_(~each.mask, 0)
         if learns and self._score_optimizer is not None:
-            if self.config.method == "soft_movement":
-                scores = [each.scores for each in self._matrices.values() if each.scores is not None]
-                weight = self.config.regularization * self._risen(state.global_step)
-                (weight * mean_sigmoid(scores)).backward()
+            assert isinstance(self.config, ScoresRule)
+            penalty = self.config.penalty(self._scores(), self._risen(state.global_step))
+            if penalty is not None:
+                penalty.backward()
             self._score_optimizer.step()
             self._score_optimizer.zero_grad()
 
@@ -117,7 +117,7 @@ class PruningCallback(TrainerCallback):
         step = state.global_step + 1  # counted only after this
         if step in self._steps:
             for each in self._matrices.values():
-                each.put(self._mask(each, self._risen(step)))
+                each.put(self.config.mask(each, self._risen(step)))
             self._count()
             return
         for each in self._matrices.values():
@@ -133,15 +133,6 @@ class PruningCallback(TrainerCallback):
             num_updates=len(self._steps) - 1,
             update_every=self._steps.step,
         )
-
-    def _mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
-        if self.config.method != "soft_movement":
-            final = self.config.final_sparsity
-            first = min(self.config.initial_sparsity, final)  # a searched sparsity may be less
-            values = matrix.values.abs() if matrix.scores is None else matrix.scores
-            return top_mask(values, first + (final - first) * risen)
-        assert matrix.scores is not None, "soft movement pruning has scores"
-        return soft_mask(matrix.scores, self.config.threshold * risen)
 
     def _count(self) -> None:
         masks = [each.mask for each in self._matrices.values()]

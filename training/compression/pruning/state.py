@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ...errors import InputError, first_line
-from ..models.families import family_of
+from ....errors import InputError, first_line
+from ...models.families import family_of
 
 # Safetensors in a checkpoint's folder, but by its name none of the model's weights.
 STATE_FILE = "pruning.state"

@@ -1,0 +1,92 @@
+"""What is wrong with a specification, in this project's words: path, value given, what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ...errors import shown
+from ...training.registry import OneSection, SectionRegistry, SectionsByName
+from .reading import unquoted
+from .sections import section_of
+
+
+def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Return the faults that pydantic found: path, value given, what is accepted; one for each place.
+
+    Args:
+        error: Of validating a section.
+        root: That section.
+    """
+    faults: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        keys = _without_tag([str(key) for key in item["loc"]])
+        path = ".".join(unquoted(key, 60) for key in keys) or "the specification"
+        faults.setdefault(path, f"{path}: {_fault(item, keys, root)}")
+    return list(faults.values())
+
+
+def _fault(item: Any, keys: list[str], root: type[BaseModel]) -> str:
+    """Return what is wrong at a path, and what is accepted there."""
+    given, context = item.get("input"), item.get("ctx", {})
+    if item["type"] == "extra_forbidden":
+        at = _section_at(keys[:-1], root)
+        if isinstance(at, SectionRegistry) and (owners := at.with_key(keys[-1])):
+            kind = at.attribute
+            return f"is a key of {kind} {', '.join(owners)} alone; take it out, or set {kind} to one of them"
+        names = _names_of(at)
+        nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
+        hint = f"known: {', '.join(names)}" if names else "leave it out"
+        if nearest:
+            hint = f"did you mean {nearest[0]!r}?"
+        return f"unknown key; {hint}"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"keys with values are needed (given {shown(given)})"
+    if item["type"] == "union_tag_invalid":
+        known = context["expected_tags"].replace("'", "")
+        return f"{shown(context['tag'])} is not known; accepted: {known}"
+    if item["type"] == "union_tag_not_found":
+        return "give `type`; `distiltune config --schema` lists them"
+    if item["type"] == "string_too_short":
+        return f"is empty; give one, or leave it out (given {shown(given)})"
+    if item["type"] == "too_short":
+        return f"at least {context['min_length']} needed, {context['actual_length']} given"
+    if item["type"] == "too_long":
+        return f"at most {context['max_length']} accepted, {context['actual_length']} given"
+    message = item["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(given, dict) or item["type"] == "missing" else f" (given {shown(given)})"
+    return f"{message[:1].lower()}{message[1:]}{value}"
+
+
+def _without_tag(keys: list[str]) -> list[str]:
+    """The path as the file has it: pydantic puts the kind of a parameter into it."""
+    return keys[:3] + keys[4:] if keys[:2] == ["search", "space"] else keys
+
+
+def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
+    """Return what takes the keys at a path: a section's class, a registry of them, sections by name; None: nothing."""
+    at: Any = root
+    for key in keys:
+        if isinstance(at, SectionRegistry):  # a key below a key: of the first kind of section that has it
+            at = next((kind for kind in at if key in kind.model_fields), None)
+        if isinstance(at, SectionsByName):
+            at = at.sections().get(key)
+            continue
+        field = at.model_fields.get(key) if at is not None else None
+        if field is None:
+            return None
+        kinds = (each for each in field.metadata if isinstance(each, OneSection | SectionsByName))
+        of_kinds = next(kinds, None)
+        at = of_kinds.registry if isinstance(of_kinds, OneSection) else of_kinds or section_of(field)
+    return at
+
+
+def _names_of(at: Any) -> list[str]:
+    """Return the keys that a result of ``_section_at`` takes."""
+    if isinstance(at, SectionRegistry):
+        return at.all_keys()
+    if isinstance(at, SectionsByName):
+        return list(at.sections())
+    return [] if at is None else list(at.model_fields)

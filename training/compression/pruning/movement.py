@@ -1,0 +1,30 @@
+"""Movement pruning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from .base import PRUNING_RULES, ScoresRule, SparsityRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .state import PrunedMatrix
+
+
+@PRUNING_RULES.register
+class Movement(SparsityRule, ScoresRule):
+    """Mask the lowest scores of each matrix (Sanh, Wolf and Rush, arXiv 2005.07683, 2020)."""
+
+    method: Literal["movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="movement", description="The weights that training moves towards zero the most are masked."
+    )
+
+    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+        """Return the mask of the highest scores."""
+        from .masks import top_mask
+
+        assert matrix.scores is not None
+        return top_mask(matrix.scores, self.sparsity_at(risen))

@@ -1,0 +1,46 @@
+"""Soft movement pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from ...section import Probability, Weight
+from .base import PRUNING_RULES, ScoresRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .state import PrunedMatrix
+
+
+@PRUNING_RULES.register
+class SoftMovement(ScoresRule):
+    """Mask scores below a threshold, whatever the matrix (Sanh, Wolf and Rush, arXiv 2005.07683, 2020, table 1).
+
+    The sparsity is what comes of ``threshold`` and ``regularization``.
+    """
+
+    method: Literal["soft_movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="soft_movement", description="The weights whose score is below a threshold are masked."
+    )
+    threshold: Probability = Field(default=0.1, description="Of sigmoid(score), at the schedule's end.")
+    regularization: Weight = Field(
+        default=100.0, description="Weight of mean(sigmoid(score)) in the loss, at the schedule's end."
+    )
+
+    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+        """Return the mask of the scores above the threshold, which rises with the schedule."""
+        from .masks import soft_mask
+
+        assert matrix.scores is not None
+        return soft_mask(matrix.scores, self.threshold * risen)
+
+    def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:
+        """Return the mean of sigmoid(score), whose weight rises with the schedule."""
+        from .masks import mean_sigmoid
+
+        weight = self.regularization * risen
+        return weight * mean_sigmoid(scores)

@@ -1,0 +1,35 @@
+"""The hard targets: the task's loss against the labels, weighted by alpha."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from ...section import ShareBelowOne
+from .base import LOSS_TERMS, LossInputs, LossTerm, Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@LOSS_TERMS.register
+class HardTargets(LossTerm):
+    """alpha · CE(z_s, y); logged also where alpha is 0."""
+
+    label_smoothing: ShareBelowOne = 0.0
+
+    name: ClassVar[str] = "cross_entropy"
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels"})
+    argument: ClassVar[str | None] = "alpha"
+    always_logged: ClassVar[bool] = True
+
+    @classmethod
+    def of_arguments(cls, args: Any) -> Self:
+        """Return the term as the arguments configure it."""
+        return cls.model_construct(weight=args.alpha, label_smoothing=args.label_smoothing_factor)
+
+    def value(self, inputs: LossInputs) -> Tensor:
+        """Return the cross-entropy, unlabelled rows counted: a row's weight does not depend on the others."""
+        assert inputs.labels is not None
+        return inputs.task.hard_loss(
+            inputs.logits, inputs.labels, num_items=inputs.num_items, label_smoothing=self.label_smoothing
+        )
