@@ -76,7 +76,8 @@ def test_a_job_over_three_nodes_survives_the_loss_of_one(cluster, s3_endpoint, t
         text=True,
     )
     deadline = time.monotonic() + 240
-    while not (saved := trials_with_checkpoints(run)):
+    # A trial's log is in the store some seconds after the line was written, its checkpoint at once.
+    while not (saved := [trial for trial in trials_with_checkpoints(run) if nodes_of_trials(run).get(trial)]):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
@@ -99,11 +98,12 @@ def test_another_trial_may_be_chosen(home, found):
 
 @pytest.mark.usefixtures("found")
 def test_a_search_learns_from_a_former_run_that_fits(home):
+    runs = home / "distiltune-runs" / "runs"
+    before = {path.name for path in runs.iterdir()}
     job = {**JOB, "search": {**SEARCH, "num_trials": 1, "points": [], "warm_start": "both"}}
     (home / "more.yaml").write_text(yaml.safe_dump(job))
     more = spoken(distiltune("run", "more.yaml", "--run-id", "more", "--json", cwd=home))
     assert len(more["trials"]) == 1
-    runs = home / "distiltune-runs" / "runs"
     (runs / "both").rename(runs / "elsewhere")
     again = distiltune("resume", "more", cwd=home)
     assert again.returncode == 0, "the former run may be gone when this one goes on"
@@ -116,4 +116,4 @@ def test_a_search_learns_from_a_former_run_that_fits(home):
     missing = distiltune("run", "more.yaml", "--set", "search.warm_start=nothing", cwd=home)
     assert missing.returncode != 0
     assert "no run 'nothing'" in missing.stderr
-    assert {path.name for path in Path(home / "distiltune-runs/runs").iterdir()} == {"both", "more"}
+    assert {path.name for path in runs.iterdir()} == before | {"more"}
