@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -34,9 +33,8 @@ def split(num_rows: int, seed: int) -> TokenizedSplit:
     return TokenizedSplit(input_ids, offsets, labels.astype(np.int64), np.arange(num_rows, dtype=np.int64))
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> TrialInputs:
-    student = tmp_path_factory.mktemp("student")
+def trial_inputs(student: Path) -> TrialInputs:
+    """What every trial reads; the student's checkpoint and the logits are written to a directory."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(
         BertConfig(

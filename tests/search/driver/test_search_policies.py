@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from searches import TRAINING, inputs, search, search_config  # noqa: F401 (a fixture)
+from searches import search
 
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
@@ -54,7 +54,7 @@ def ended_well(directory) -> bool:
     return metadata.parse_session_end_info_plugin_data(content).status == api.Status.STATUS_SUCCESS
 
 
-def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):  # noqa: F811
+def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):
     told = []
     outcome = search(
         config(**rates(GOOD_RATE, SLOW_RATE, GOOD_RATE), scheduler="asha"),
@@ -83,7 +83,7 @@ def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):  # n
     assert study.best_value == outcome.best.metrics["validation_accuracy"]
 
 
-def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_path):  # noqa: F811
+def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_path):
     wanted = config(**rates(*[GOOD_RATE] * 6), budget={"target_value": 0.3})
     outcome = search(wanted, inputs, tmp_path / "s")
     assert outcome.ended_by is not None
@@ -101,7 +101,7 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
         ({"wall_time_s": 1e-3}, "its 0.001 s are over", None),
     ],
 )
-def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):  # noqa: F811
+def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):
     """One that failed does not count for the patience."""
     wanted = config(**rates(SLOW_RATE, RUINOUS_RATE, SLOW_RATE, SLOW_RATE, GOOD_RATE), budget=budget)
     if num_trials is None:
@@ -114,7 +114,7 @@ def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_
     assert ended == ["finished", "failed", "finished", "finished"][:num_trials]
 
 
-def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):  # noqa: F811
+def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):
     wanted = config(**rates(GOOD_RATE, *[RUINOUS_RATE] * 6), max_failed_trials=1)
     with pytest.raises(
         RunFailedError, match=r"2 trials failed, search\.max_failed_trials allows 1: "
@@ -126,7 +126,7 @@ def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):
 
 
 @pytest.fixture
-def students(inputs, tmp_path):  # noqa: F811
+def students(inputs, tmp_path):
     """Two students of one layer each, of which one is said to be slow."""
     keys = {}
     for name, latency in (("student.layers=[0]", 0.4), ("student.layers=[1]", 1.6)):
