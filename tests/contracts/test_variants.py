@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 
 from distiltune.cluster.pipeline.stages import resources_for
 from distiltune.cluster.remote.latency import timed_variant
-from distiltune.cluster.specification.config import JobConfig, TaskResources, described
+from distiltune.cluster.specification.config import JobConfig, TaskResources
+from distiltune.cluster.specification.faults import described
 from distiltune.errors import ConfigError, ExportError
 from distiltune.export.benchmark import targets
 from distiltune.export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
@@ -190,7 +191,7 @@ def test_the_configuration_knows_it(name) -> None:
 def test_an_unknown_name_is_refused_with_the_nearest(given, said) -> None:
     with pytest.raises(ValidationError) as raised:
         JobConfig.model_validate({"export": {"variants": ["onnx", given]}})
-    [fault] = described(raised.value)
+    [fault] = described(raised.value, JobConfig)
     assert fault.startswith("export.variants.1: ")
     assert said in fault
     assert given in fault

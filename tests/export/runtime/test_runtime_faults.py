@@ -393,7 +393,7 @@ CONFIGS = [
     ({"max_length": "24"}, "max_length is '24'"),
     ({"pad_token_id": -1}, "pad_token_id is -1"),
     ({"pad_token_id": 2**64}, "pad_token_id is 18446744073709551616"),
-    ({"pad_token_id": len(PIECES)}, rf"idx={len(PIECES)} .*config\.json"),
+    ({"pad_token_id": len(PIECES)}, rf"tokenizer\.json .*{len(PIECES)}, .*pad_token_id"),
     ({"pad_token_id": False}, "pad_token_id is False"),
     ({"num_threads": 10**6}, "num_threads is 1000000"),
     ({"num_threads": 0}, "num_threads is 0"),
