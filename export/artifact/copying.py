@@ -49,7 +49,7 @@ def copy_folder(
         ``target``, with ``~`` replaced.
 
     Raises:
-        InputError: ``target`` already exists, is not outside ``source``, or cannot be written.
+        InputError: ``target`` exists and is not empty, is not outside ``source``, or cannot be written.
     """
     target = folder_to_make(target)
     try:
@@ -93,7 +93,7 @@ def _free_place(source: Path, target: Path) -> Path:
     """Resolve ``target``, and check that it can be created.
 
     Raises:
-        InputError: It exists already, or is the source, inside it, or contains it.
+        InputError: It exists and is not an empty folder, or is the source, inside it, or contains it.
     """
     place, origin = target.resolve(), source.resolve()
     if place == origin or origin in place.parents or place in origin.parents:

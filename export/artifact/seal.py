@@ -112,7 +112,7 @@ def copy_artifact(source: str | Path, target: str | Path) -> Path:
 
     Raises:
         ArtifactError: The artifact or its copy does not match its manifest.
-        InputError: ``target`` already exists, is not outside the artifact, or cannot be written.
+        InputError: ``target`` exists and is not empty, is not outside the artifact, or cannot be written.
     """
     source = Path(source)
     manifest = verify_artifact(source)
