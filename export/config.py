@@ -92,7 +92,7 @@ class ExportConfig(VariantsConfig):
         return names
 
 
-# Effort -> the keys whose defaults it changes.
+# Effort -> the defaults that it overrides.
 _EFFORTS: dict[str, dict[str, Any]] = {
     "quick": {
         "num_warmups": 3,
@@ -154,5 +154,5 @@ class BenchmarkConfig(Section):
         return {**_EFFORTS[effort], **values} if isinstance(effort, str) and effort in _EFFORTS else values
 
     def implied(self) -> BenchmarkConfig:
-        """Return the section that this effort alone stands for."""
+        """Return the section with this effort and the defaults that it implies."""
         return BenchmarkConfig(effort=self.effort)

@@ -1,4 +1,4 @@
-"""What a measurement was taken on: processor, instruction sets, system, versions."""
+"""Describe the machine of a measurement: processor, instruction sets, operating system, versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Those that decide which matrix kernels ONNX Runtime and oneDNN choose; x86 names first, then Arm's.
+# Instruction sets by which ONNX Runtime and oneDNN select matrix kernels: x86 names first, then Arm's.
 _INSTRUCTION_SETS = (
     "avx",
     "avx2",
@@ -45,12 +45,12 @@ _LIBRARIES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """Describe this machine and what is installed on it.
+    """Describe this machine and the libraries installed on it.
 
     Returns:
-        ``cpu`` (model name), ``num_cores`` (that the system has), ``num_usable_cores`` (that this process may
-        use), ``memory_gib``, ``instruction_sets``, ``os``, ``python``, ``versions`` (library → version) and
-        ``load_average`` of the last minute, by which a reader sees whether the machine was busy.
+        ``cpu`` (model name), ``num_cores`` (of the system), ``num_usable_cores`` (available to this process),
+        ``memory_gib``, ``instruction_sets``, ``os``, ``python``, ``versions`` (library → version) and
+        ``load_average`` over the last minute, which shows whether the machine was busy.
     """
     model, flags = _processor()
     return {
@@ -67,7 +67,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _processor() -> tuple[str, set[str]]:
-    """Model name and feature flags, from ``/proc/cpuinfo`` where the system has it."""
+    """Return the model name and feature flags, from ``/proc/cpuinfo`` where it exists."""
     fields: dict[str, str] = {}
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -79,7 +79,7 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def num_usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Markdown from templates: what comes from data is escaped, so that it can neither break a table nor become a link."""
+"""Render Markdown from templates; values are escaped, so that they cannot break a table or become a link."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 NONE = "–"  # noqa: RUF001
 _LINE_BREAKS = re.compile(r"[\r\n]+")
-# Escaped: what opens code, emphasis, a link, HTML, mathematics or an entity, or ends a table's cell; what makes a bare
-# address a link. An underscore within a word opens nothing.
+# Characters to escape: those that open code, emphasis, a link, HTML, mathematics or an entity, that end a
+# table cell, or that turn a bare address into a link. An underscore within a word opens nothing.
 _SPECIAL = re.compile(r"[\\`*\[<|~$&@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=[wW]{3})\.")
 
 
 class Markdown(str):
-    """Text that is Markdown already and must not be escaped."""
+    """Text that is already Markdown and must not be escaped."""
 
     __slots__ = ()
 
 
 def escape(value: object) -> Markdown:
-    """Return a value as Markdown that shows its text on one line; :class:`Markdown` as it is.
+    """Escape a value to Markdown that shows its text on one line; return :class:`Markdown` unchanged.
 
-    It must not stand at the beginning of a line, where ``-`` or ``#`` have a meaning.
+    Do not put the result at the beginning of a line, where ``-`` and ``#`` are syntax.
     """
     if isinstance(value, Markdown):
         return value
@@ -30,7 +30,7 @@ def escape(value: object) -> Markdown:
 
 
 def code(value: object) -> Markdown:
-    """Return a code span that shows a value, whatever backticks are in it; not for cells of a table."""
+    """Return a value as a code span, whatever backticks it contains; not for table cells."""
     text = _on_one_line(value)
     if not text.strip():
         text = f'"{text}"'  # a code span cannot be empty
@@ -45,24 +45,24 @@ def bold(value: object) -> Markdown:
 
 
 def number(value: Any, digits: int = 4) -> Any:
-    """Return a float with that many significant digits, and anything else as it is."""
+    """Format a float with ``digits`` significant digits; return anything else unchanged."""
     return f"{value:.{digits}g}" if isinstance(value, float) else value
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """Return a number with that many decimals, and a dash for None."""
+    """Format a number with ``digits`` decimals, and None as a dash."""
     return NONE if value is None else f"{value:.{digits}f}"
 
 
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, left: Collection[int] = (0,)
 ) -> Markdown:
-    """Return a table.
+    """Return a Markdown table.
 
     Args:
-        headers: Of the columns.
+        headers: Column headers.
         rows: One cell for each column; escaped.
-        left: Columns that are aligned to the left; the others hold numbers.
+        left: Indices of left-aligned columns; the others are right-aligned.
     """
     rule = ["---" if i in left else "---:" for i in range(len(headers))]
     lines = [[escape(header) for header in headers], rule, *([escape(cell) for cell in row] for row in rows)]
@@ -77,13 +77,13 @@ def render(
 ) -> str:
     """Render a template as Markdown.
 
-    Each ``{{ value }}`` is escaped by :func:`escape`, unless a filter made :class:`Markdown` of it.
+    Each ``{{ value }}`` is escaped by :func:`escape`, unless a filter returned it as :class:`Markdown`.
 
     Args:
-        module: Dotted name; the template is in the folder ``templates`` beside it.
-        name: Of the template.
-        values: Its variables; one that is not there is an error.
-        filters: More of them, beside those of Jinja and ``number``, ``fixed``, ``code``, ``bold`` and ``table``.
+        module: Dotted module name; the template is in the folder ``templates`` beside that module.
+        name: File name of the template.
+        values: Template variables; a missing one is an error.
+        filters: Filters in addition to Jinja's and ``number``, ``fixed``, ``code``, ``bold`` and ``table``.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -1,1 +1,1 @@
-"""The sealed artifact: its manifest, its hashes, its copies."""
+"""The sealed artifact: manifest, hashes and copies."""

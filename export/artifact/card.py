@@ -1,4 +1,4 @@
-"""The model card of an artifact: its ``README.md``, with the metadata that a model hub reads."""
+"""Write the model card of an artifact: its ``README.md``, with the metadata that a model hub reads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     """Return the text of a model card.
 
     Args:
-        labels: Of the classifier.
-        made_from: What it was made from; JSON values.
-        measurements: What was measured on it; JSON values.
+        labels: Labels of the classifier.
+        made_from: Data, teacher, hyperparameters and versions of the classifier; JSON values.
+        measurements: Measurements of the classifier; JSON values.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -32,7 +32,7 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted name and value of what is not None."""
+    """Yield the dotted name and value of everything that is not None."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}.")

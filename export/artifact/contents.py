@@ -1,4 +1,4 @@
-"""The files of a folder that a classifier is loaded from, held against its manifest before they are used."""
+"""Verify the files of a classifier's folder against its manifest before they are used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .manifest import MODEL_DATA_FILE, REQUIRED_FILES, has_manifest, read_manife
 
 
 class Contents:
-    """A folder whose files were checked, and that notices when one of them changes before it is used.
+    """A folder whose files are verified, and that detects a file changed between verification and use.
 
-    A file is hashed where it is, not as bytes in memory, so that ONNX Runtime can read the model by its path: that
-    takes a model's size less memory. ``check_unchanged`` then shows that what was opened is what was hashed.
+    Files are hashed on disk, not as bytes in memory, so that ONNX Runtime can read the model by its path, which saves
+    memory of the model's size. ``check_unchanged`` then verifies that the opened files are those that were hashed.
 
     Args:
         directory: An artifact, or an exported ONNX variant, which has no manifest.
-        verify: Hold the files against the manifest, where there is one.
+        verify: Whether to verify the files against the manifest, where there is one.
 
     Raises:
-        ArtifactError: A file is missing, is not a regular file, or is not what the manifest says.
+        ArtifactError: A file is missing, is not a regular file, or does not match the manifest.
     """
 
     def __init__(self, directory: Path, *, verify: bool = True):
@@ -42,13 +42,13 @@ class Contents:
         for name in REQUIRED_FILES:
             if name not in self._seen:
                 with open_regular(directory / name):
-                    pass  # a pipe must not be waited for where ONNX Runtime opens it by its path
+                    pass  # rejects a pipe, on which ONNX Runtime would block when it opens the path
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """Return a file's content.
 
         Raises:
-            ArtifactError: It is larger, cannot be read, or changed since it was checked.
+            ArtifactError: The file is larger than ``max_bytes``, cannot be read, or changed since it was verified.
         """
         content, seen = read_regular(self.directory / name, max_bytes)
         if seen != self._seen.get(name, seen):
@@ -56,10 +56,10 @@ class Contents:
         return content
 
     def check_unchanged(self) -> None:
-        """Refuse a folder whose files are no longer those that were held against the manifest.
+        """Check that no file changed since it was verified against the manifest.
 
         Raises:
-            ArtifactError: One was replaced or written to.
+            ArtifactError: A file was replaced or modified.
         """
         for name, seen in self._seen.items():
             path = self.directory / name
@@ -74,18 +74,18 @@ class Contents:
 def check_hashes(
     directory: Path, files: Mapping[str, Mapping[str, Any]], *, use_cache: bool = True
 ) -> dict[str, Identity]:
-    """Hold every file of a manifest against its SHA-256 and size.
+    """Verify the SHA-256 and size of every file in a manifest.
 
     Args:
         directory: The artifact.
         files: A manifest's ``files``.
-        use_cache: Take the SHA-256 of an unchanged file from the user's cache, instead of reading the file.
+        use_cache: Whether to take the SHA-256 of an unchanged file from the user's cache instead of reading the file.
 
     Returns:
-        The identity of each file while it was checked.
+        The identity of each file while it was verified.
 
     Raises:
-        ArtifactError: One is missing, cannot be read, or differs.
+        ArtifactError: A file is missing, cannot be read, or differs.
     """
     seen, new = {}, {}
     known = load_hashes()
@@ -107,7 +107,7 @@ def check_hashes(
 
 
 def not_listed(directory: Path, name: str) -> ArtifactError:
-    """Return the error for a file that the manifest does not have."""
+    """Return the error for a file that is not in the manifest."""
     return ArtifactError(
         f"{directory}: {name!r:.60} is not in the manifest; remove it or pull the artifact again"
     )

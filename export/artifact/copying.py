@@ -1,4 +1,4 @@
-"""A folder copied to where a person asks for it: whole or not at all, and never into itself."""
+"""Copy a folder to a location that the user names: completely or not at all, and never into itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import InputError
 
-# Younger ones may belong to a copy that has not locked its folder yet.
+# Younger folders may belong to a copy that has not locked its folder yet.
 _LEFT_BEHIND_S = 60.0
 _REMEDIES = {
     errno.ENOSPC: "free space there, or give another folder",
@@ -34,22 +34,22 @@ _REMEDIES = {
 def copy_folder(
     source: Path, target: str | Path, names: Sequence[str], *, check: Callable[[Path], Any]
 ) -> Path:
-    """Copy files of a folder into a new one.
+    """Copy files of a folder into a new folder, atomically.
 
-    The copy is made under a hidden temporary name beside ``target``. What a killed copy to the same ``target`` left
-    there is removed.
+    The copy is made under a hidden temporary name beside ``target``. Leftovers of a killed copy to the same ``target``
+    are removed.
 
     Args:
-        source: The folder.
-        target: The folder to make: absent or empty, outside ``source``; ``~`` is the user's home.
-        names: Of the files in ``source``.
-        check: Called with the copy before it takes its name; what it raises ends the copy.
+        source: The folder to copy from.
+        target: The folder to create: absent or empty, outside ``source``; ``~`` is the user's home.
+        names: Names of the files in ``source``.
+        check: Called with the copy before it is renamed to ``target``; an exception aborts the copy.
 
     Returns:
         ``target``, with ``~`` replaced.
 
     Raises:
-        InputError: ``target`` cannot be taken or written.
+        InputError: ``target`` exists and is not empty, is not outside ``source``, or cannot be written.
     """
     target = folder_to_make(target)
     try:
@@ -72,10 +72,10 @@ def copy_folder(
 
 
 def folder_to_make(given: str | Path) -> Path:
-    """Return the folder that a person names, ``~`` replaced by a home.
+    """Return the folder that the user names, with ``~`` expanded.
 
     Raises:
-        InputError: It is empty, has a NUL, or names the home of an unknown user.
+        InputError: The name is empty, contains a NUL, or refers to the home of an unknown user.
     """
     if not str(given).strip():
         raise InputError(f"--to is {str(given)!r}; give the folder to make")
@@ -90,10 +90,10 @@ def folder_to_make(given: str | Path) -> Path:
 
 
 def _free_place(source: Path, target: Path) -> Path:
-    """Return where ``target`` is, links and ``..`` followed.
+    """Resolve ``target``, and check that it can be created.
 
     Raises:
-        InputError: It is taken, or is the source, inside it, or around it.
+        InputError: It exists and is not an empty folder, or is the source, inside it, or contains it.
     """
     place, origin = target.resolve(), source.resolve()
     if place == origin or origin in place.parents or place in origin.parents:
@@ -112,7 +112,7 @@ def _free_place(source: Path, target: Path) -> Path:
 
 @contextmanager
 def _new_parents(parent: Path) -> Iterator[None]:
-    """Make a folder and those above it; where the block fails, remove the ones made."""
+    """Create a folder and its parents; if the block fails, remove those that were created."""
     missing = [each for each in (parent, *parent.parents) if not os.path.lexists(each)]
     try:
         if os.path.lexists(parent) and not parent.is_dir():
@@ -128,10 +128,10 @@ def _new_parents(parent: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_folder_beside(place: Path) -> Iterator[Path]:
-    """Make a temporary folder on the same file system, so that a rename can put it in place.
+    """Create a temporary folder on the same file system, so that a rename can move it into place.
 
-    The lock on it ends with this process, however it ends: by that the next copy to the same place sees that nobody
-    works on it any more.
+    Its lock is released when this process ends, however it ends, so that the next copy to the same place can tell that
+    the folder is abandoned.
     """
     prefix = f".pull-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]}-"
     _remove_left_behind(place.parent, prefix)
@@ -139,7 +139,7 @@ def _locked_folder_beside(place: Path) -> Iterator[Path]:
     lock = None
     try:
         lock = _lock(folder)
-        folder.chmod(0o755)  # mkdtemp's 0700 would stay on the copy
+        folder.chmod(0o755)  # else the copy would keep mkdtemp's 0700
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -160,7 +160,7 @@ def _remove_left_behind(parent: Path, prefix: str) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Return a descriptor that locks a folder; None where another process has it, or where folders have no locks."""
+    """Lock a folder and return its descriptor; None where another process holds the lock, or locks are unsupported."""
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

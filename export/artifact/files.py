@@ -1,4 +1,4 @@
-"""Reading the files of an artifact: regular ones of bounded size, JSON that means one thing, SHA-256."""
+"""Read the files of an artifact safely: regular files of bounded size, unambiguous JSON, SHA-256."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_JSON_BYTES = 16 * 2**20
 
 
 class Identity(NamedTuple):
-    """What tells one state of a file from every other: a change of its content changes ``ctime_ns``."""
+    """Identifies one state of a file: a change of its content changes ``ctime_ns``."""
 
     device: int
     inode: int
@@ -27,12 +27,12 @@ class Identity(NamedTuple):
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Return the identity in a file's status."""
+    """Return the identity of a file from its status."""
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a path leads to a folder; no where it cannot be one, such as for a name that is too long."""
+    """Return whether a path leads to a folder; False for an invalid path, such as a name that is too long."""
     try:
         return path.is_dir()
     except OSError:
@@ -41,10 +41,10 @@ def is_folder(path: Path) -> bool:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file for reading; a pipe or a device is refused without waiting for it.
+    """Open a regular file for reading; reject a pipe or a device without blocking.
 
     Raises:
-        ArtifactError: It is missing, is something else, or cannot be read.
+        ArtifactError: The file is missing, not a regular file, or cannot be read.
     """
     try:
         file = safe_reading.open_regular(path)
@@ -62,7 +62,7 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, Identity]:
     """Return a regular file's content, and the identity that it had while it was read.
 
     Raises:
-        ArtifactError: It cannot be opened or read, has more than ``max_bytes``, or changed meanwhile.
+        ArtifactError: The file cannot be opened or read, has more than ``max_bytes``, or changed meanwhile.
     """
     with open_regular(path) as file:
         before = identity(os.fstat(file.fileno()))
@@ -83,7 +83,7 @@ def hash_regular(file: BufferedReader, path: Path) -> str:
     """Return the SHA-256, in hexadecimal, of a file from ``open_regular``.
 
     Raises:
-        ArtifactError: It cannot be read, or changed meanwhile.
+        ArtifactError: The file cannot be read, or changed meanwhile.
     """
     before = identity(os.fstat(file.fileno()))
     try:
@@ -101,10 +101,10 @@ def changed_meanwhile(path: Path) -> ArtifactError:
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds: each key once, every number finite.
+    """Parse a JSON file that contains an object with unique keys and finite numbers.
 
     Raises:
-        ArtifactError: It holds something else.
+        ArtifactError: The content is anything else.
     """
     try:
         value = safe_reading.read_json(content.decode("utf-8"))

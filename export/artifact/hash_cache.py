@@ -1,4 +1,4 @@
-"""A private cache of SHA-256 by file identity, so that a file that has not changed is hashed once."""
+"""A private cache of SHA-256 by file identity, so that an unchanged file is hashed once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .files import Identity
 _FILE = "hashes-1"
 _MAX_ENTRIES = 512
 _MAX_BYTES = 128 * 2**10
-# A file that changes twice within one tick of its file system's clock keeps its ctime, so only a ctime of some age
+# A file that changes twice within one tick of its file system's clock keeps its ctime, so only an older ctime
 # proves that the content is the one that was hashed (git's "racily clean" entries).
 _SETTLED_NS = 2 * 10**9
 
 
 def cache_folder() -> Path | None:
-    """Return the user's cache folder of distiltune, by the XDG base directory specification; None without a home."""
+    """Return distiltune's cache folder by the XDG base directory specification; None without a home directory."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
         return given / "distiltune"
@@ -31,7 +31,7 @@ def cache_folder() -> Path | None:
 
 
 def load_hashes() -> dict[Identity, str]:
-    """Return what the cache holds; nothing where it cannot be trusted: a link, another user's, open to others."""
+    """Load the cache; it is empty if it cannot be trusted: a link, owned by another user, or writable by others."""
     folder = cache_folder()
     if folder is None or not hasattr(os, "geteuid"):
         return {}
@@ -49,7 +49,7 @@ def load_hashes() -> dict[Identity, str]:
 
 
 def save_hashes(known: Mapping[Identity, str], new: Mapping[Identity, str]) -> None:
-    """Add ``new`` to the cache that held ``known``; a cache that cannot be written stays as it is."""
+    """Add ``new`` to the cache that contained ``known``; a cache that cannot be written is left unchanged."""
     settled = time.time_ns() - _SETTLED_NS
     new = {each: digest for each, digest in new.items() if each.ctime_ns < settled}
     folder = cache_folder()
@@ -67,7 +67,7 @@ def save_hashes(known: Mapping[Identity, str], new: Mapping[Identity, str]) -> N
 
 
 def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    """Return whether it is of that kind, is this user's, and can be written by nobody else."""
+    """Return whether a file is of the given kind, owned by this user, and writable by nobody else."""
     return is_kind(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 

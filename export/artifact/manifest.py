@@ -1,4 +1,4 @@
-"""The manifest of a sealed artifact: which files it has, their SHA-256, what made it, what was measured."""
+"""The manifest of a sealed artifact: its files with their SHA-256, its origin, and its measurements."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a sealed artifact holds, and what made it.
+    """Contents, origin and measurements of a sealed artifact.
 
     Attributes:
-        format_version: Of the folder's layout.
-        files: Name → ``{"sha256": hex, "bytes": int}`` of every file but the manifest.
-        made_from: Data hash, teacher, hyperparameters, versions; free of form.
+        format_version: Version of the folder's layout.
+        files: Name → ``{"sha256": hex, "bytes": int}`` of every file except the manifest.
+        made_from: Data hash, teacher, hyperparameters, versions; without a fixed schema.
         measurements: The chosen variant's row of the report.
     """
 
@@ -46,7 +46,7 @@ class Manifest:
 
 
 def has_manifest(directory: Path) -> bool:
-    """Return whether a folder has anything named as a manifest, readable or not.
+    """Return whether a folder contains an entry with the manifest's name, readable or not.
 
     Raises:
         ArtifactError: The folder cannot be read.
@@ -66,7 +66,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check a folder's manifest.
 
     Raises:
-        ArtifactError: There is none, or it is not a manifest that this version reads.
+        ArtifactError: It is missing, or is not a manifest that this version can read.
     """
     path = directory / MANIFEST_FILE
     if not has_manifest(directory):
@@ -106,7 +106,7 @@ def _check_files(path: Path, files: dict[str, Any]) -> None:
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether a name stands in the folder itself: one with a directory could make a copy write elsewhere."""
+    """Return whether a name is a plain file name: one with a directory could make a copy write elsewhere."""
     if name in ("", ".", "..", MANIFEST_FILE) or not name.isprintable() or set(name) & set("/\\:"):
         return False
     return len(name.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES

@@ -1,4 +1,4 @@
-"""The sealed artifact: a plain folder whose manifest holds the SHA-256 of every file in it."""
+"""Seal, verify and copy artifacts: plain folders whose manifest contains the SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def seal_artifact(
 ) -> Path:
     """Seal an exported ONNX variant into ``out_dir``, with a manifest and a model card.
 
-    An artifact that stands in ``out_dir`` is replaced, so that a stage that was cut off can be repeated.
+    An existing artifact in ``out_dir`` is replaced, so that an interrupted stage can be repeated.
 
     Args:
-        source_dir: a variant: ``model.onnx``, ``tokenizer.json``, ``config.json``; other files stay behind.
-        out_dir: the artifact's folder; it appears complete or not at all.
-        made_from: what made it; JSON values.
-        measurements: what was measured on it; JSON values.
+        source_dir: a variant: ``model.onnx``, ``tokenizer.json``, ``config.json``; other files are not copied.
+        out_dir: the artifact's folder, written atomically.
+        made_from: data, teacher, hyperparameters and versions of the variant; JSON values.
+        measurements: measurements of the variant; JSON values.
         session: session options that it was measured with, for its ``config.json``.
-        num_threads: intra-op threads that it was measured with, likewise.
+        num_threads: intra-op threads that it was measured with, for its ``config.json``.
 
     Returns:
         ``out_dir``.
@@ -77,7 +77,7 @@ def seal_artifact(
 
 
 def verify_artifact(directory: str | Path) -> Manifest:
-    """Read every file of the artifact and hold it against the manifest.
+    """Verify every file of an artifact against its manifest.
 
     Raises:
         ArtifactError: a file is missing, is not listed, or differs; the message names it.
@@ -101,7 +101,7 @@ def verify_artifact(directory: str | Path) -> Manifest:
 
 
 def copy_artifact(source: str | Path, target: str | Path) -> Path:
-    """Copy a sealed artifact; it appears under ``target`` only after every hash was verified.
+    """Copy a sealed artifact to ``target``, where it appears only after every hash was verified.
 
     Args:
         source: The artifact.
@@ -112,7 +112,7 @@ def copy_artifact(source: str | Path, target: str | Path) -> Path:
 
     Raises:
         ArtifactError: The artifact or its copy does not match its manifest.
-        InputError: ``target`` cannot be taken or written.
+        InputError: ``target`` exists and is not empty, is not outside the artifact, or cannot be written.
     """
     source = Path(source)
     manifest = verify_artifact(source)

@@ -1,4 +1,4 @@
-"""``PerformanceBenchmark``: accuracy, size, latency, throughput and memory of one classifying pipeline."""
+"""``PerformanceBenchmark``: measure accuracy, size, latency, throughput and memory of a classification pipeline."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ _LEAST_SECONDS_OF_THROUGHPUT = 0.5
 
 
 class PerformanceBenchmark:
-    """Measures a pipeline: text in, label out.
+    """Measure a classification pipeline.
 
-    Grown from the class of the same name in "Natural Language Processing with Transformers", chapter 8.
+    Based on the class of the same name in "Natural Language Processing with Transformers", chapter 8.
 
     Args:
         pipeline: called as ``pipeline(text)`` → ``{"label": name, …}`` or a list of one of those, and as
             ``pipeline(texts, batch_size=n)`` → a list of them: a transformers text-classification pipeline or
             a :class:`~distiltune.export.runtime.classifier.TextClassifier`.
-        texts: texts of the test split, ``N`` of them.
-        labels: their labels: names, or numbers that count into ``label_names``.
-        label_names: every label; default: the names that ``labels`` holds.
+        texts: the ``N`` texts of the test split.
+        labels: their labels: names, or indices into ``label_names``.
+        label_names: all labels; default: the names in ``labels``.
         out_of_scope_label: name of the label for texts outside every intent, if there is one.
-        name: what the row is called.
-        model_path: file, or folder whose weights or graph files, are counted as the size on disk.
+        name: name of the row.
+        model_path: file, or folder of weights or graph files, whose size on disk is measured.
         num_warmups: runs before each timing.
         num_runs: timed runs of the query.
-        num_sample_texts: texts drawn from ``texts`` (always the same ones), timed once each.
-        batch_sizes: for throughput.
-        query: the one text that is timed; default: the text of ``texts`` with median length in characters.
+        num_sample_texts: number of texts sampled from ``texts`` (always the same ones), timed once each.
+        batch_sizes: batch sizes for throughput.
+        query: the single text that is timed; default: the text of ``texts`` with median length in characters.
 
     Raises:
-        InputError: no texts, not as many labels as texts, a label that ``label_names`` lacks, or a count below 1.
+        InputError: there are no texts, the number of labels differs, ``label_names`` lacks a label, or a count is too
+            small.
     """
 
     def __init__(
@@ -89,14 +90,14 @@ class PerformanceBenchmark:
     def compute_accuracy(
         self, texts: Sequence[str] | None = None, labels: Sequence[str] | Sequence[int] | None = None
     ) -> dict[str, float | None]:
-        """``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the texts given."""
-        from ...training.tasks import SINGLE_LABEL  # here: it is no part of what a row is to hold in memory
+        """Compute ``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the given texts."""
+        from ...training.tasks import SINGLE_LABEL  # here: it must not count towards a row's memory
 
         if texts is None or labels is None:
             texts, numbers = self.texts, self.labels
         else:
             numbers = self._numbers(texts, labels)
-        # Sorted by length, else a transformers pipeline spends most of a batch on padding.
+        # Sorted by length, else most of a transformers pipeline's batch is padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         answers = self.pipeline([texts[i] for i in order], batch_size=ACCURACY_BATCH_SIZE)
         predictions = np.empty(len(texts), dtype=np.int64)
@@ -107,22 +108,22 @@ class PerformanceBenchmark:
         return dict(SINGLE_LABEL.metrics(predictions, numbers, out_of_scope_id))
 
     def compute_size(self) -> dict[str, float | None]:
-        """``size_mb``: bytes / 2**20 of the weights or graph on disk, without tokenizer and configuration."""
+        """Compute ``size_mb``: bytes / 2**20 of the weights or graph on disk, without tokenizer and configuration."""
         return {"size_mb": None if self.model_path is None else model_bytes(self.model_path) / 2**20}
 
     def time_pipeline(self, query: str | None = None) -> dict[str, float]:
-        """Latency of one text in ms, ``num_runs`` times after ``num_warmups``: mean, std, p50, p90, p99."""
+        """Time one text ``num_runs`` times after ``num_warmups`` runs: mean, std, p50, p90, p99 in ms."""
         text = self.query if query is None else query
         self._warm_up(text)
         return summary_ms([self._seconds(text) for _ in range(self.num_runs)])
 
     def time_sample(self) -> dict[str, float]:
-        """The same over the sample of test texts, each once, at its own length."""
+        """Time each text of the test sample once, at its own length: mean, std, p50, p90, p99 in ms."""
         self._warm_up(self.query)
         return summary_ms([self._seconds(text) for text in self.sample])
 
     def compute_throughput(self) -> dict[str, float]:
-        """Texts a second by batch size: the sample in its own order, over and over for half a second at least."""
+        """Measure texts per second by batch size: the sample in order, in a cycle for at least half a second."""
         return {str(size): self._throughput(size) for size in self.batch_sizes}
 
     def run_benchmark(self) -> dict[str, dict[str, Any]]:
@@ -156,7 +157,7 @@ class PerformanceBenchmark:
                 return num_texts / seconds
 
     def _numbers(self, texts: Sequence[Any], labels: Sequence[str] | Sequence[int]) -> np.ndarray:
-        """``labels`` as int64 ``[N]``, counted into ``label_names``."""
+        """Return ``labels`` as indices into ``label_names``, int64 ``[N]``."""
         if len(labels) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(labels)} labels; give one label a text")
         index = {name: i for i, name in enumerate(self.label_names)}
@@ -170,12 +171,12 @@ class PerformanceBenchmark:
 
 
 def median_text(texts: Sequence[str]) -> str:
-    """The text of median length in characters; of equally long ones, the first stands first."""
+    """Return the text of median length in characters; texts of equal length keep their order."""
     return sorted(texts, key=len)[len(texts) // 2]
 
 
 def model_bytes(path: Path) -> int:
-    """Bytes of a file, or of the ``.safetensors``, ``.onnx`` and ``.onnx.data`` files of a folder.
+    """Return the bytes of a file, or of the ``.safetensors``, ``.onnx`` and ``.onnx.data`` files of a folder.
 
     Raises:
         InputError: there is no such file.
@@ -184,7 +185,7 @@ def model_bytes(path: Path) -> int:
 
 
 def compressed_bytes(path: Path) -> int:
-    """Bytes of the same files, each compressed by zlib at level 9: what zeros are worth where it is sent or stored.
+    """Return the bytes of the same files compressed by zlib at level 9, which shows what zeroed weights save.
 
     Raises:
         InputError: there is no such file.
@@ -215,7 +216,7 @@ def _label(answer: Any) -> str:
 
 
 def summary_ms(seconds: list[float]) -> dict[str, float]:
-    """Mean, population std (as NumPy's default, and the book's), p50, p90 and p99 of ``seconds``, in ms."""
+    """Summarize ``seconds`` in ms: mean, population std (NumPy's default, as in the book), p50, p90 and p99."""
     times = np.asarray(seconds) * 1000
     p50, p90, p99 = np.percentile(times, [50, 90, 99])
     figures = {"mean": times.mean(), "std": times.std(), "p50": p50, "p90": p90, "p99": p99}

@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""Measure the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held, in bytes / 2**20.
+    """Return the peak memory of this process, in bytes / 2**20.
 
-    ``getrusage`` alone would also count what the *parent* held when it started this process (Linux carries
-    the figure over ``exec``), so the process's own high-water mark is read where there is one.
+    ``getrusage`` alone would include the *parent's* memory when it started this process, because Linux keeps
+    the value across ``exec``; the process's own high-water mark is read where available.
     """
     status = Path("/proc/self/status")
     if status.is_file():

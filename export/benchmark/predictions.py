@@ -1,4 +1,4 @@
-"""What a row answered to each text of a split, packed into a few bytes of JSON."""
+"""Pack a row's predictions on a split compactly into JSON, and unpack them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...errors import InputError
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to N texts.
+    """Predictions on N texts.
 
     Attributes:
-        predictions: int[N], the classes that the texts got, counted alike for all rows.
-        right: bool[N], whether they are the texts' own.
+        predictions: int[N], the predicted classes, numbered identically for all rows.
+        right: bool[N], whether they are correct.
     """
 
     predictions: np.ndarray
@@ -25,11 +25,11 @@ class Answers:
 
 
 def pack_answers(predictions: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """JSON values of N answers: as few bytes a text as the largest class needs, and a bit for whether it is right.
+    """Pack N predictions into JSON values: the bytes per text that the largest class needs, and a bit if correct.
 
     Args:
         predictions: int[N], not negative.
-        right: bool[N], whether they are the texts' own.
+        right: bool[N], whether they are correct.
     """
     kind = np.min_scalar_type(int(predictions.max(initial=0))).newbyteorder("<")
     return {
@@ -41,10 +41,10 @@ def pack_answers(predictions: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def unpack_answers(values: dict[str, Any]) -> Answers:
-    """What :func:`pack_answers` packed.
+    """Unpack predictions packed by :func:`pack_answers`.
 
     Raises:
-        InputError: The values do not hold so many answers.
+        InputError: The values are malformed or do not match ``num_texts``.
     """
     try:
         num = int(values["num_texts"])

@@ -1,4 +1,4 @@
-"""Fresh Python processes for measurements: their environment, and one function of this package called in one."""
+"""Run measurements in fresh Python processes: set their environment, and call a function of this package in one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 from ...errors import RunFailedError
 from ...storage.temporary import temporary_directory
 
-PACKAGE = (__package__ or "distiltune").split(".")[0]  # also where this module runs as a program
+PACKAGE = (__package__ or "distiltune").split(".")[0]  # also when this module runs as a program
 _PACKAGE_DIR = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger(__name__)
 
 
 def environment(num_threads: int) -> dict[str, str]:
-    """A process's environment: one thread count for every library, no network, and this same package."""
+    """Return a process's environment: one thread count for every library, no network, and this same package."""
     count = str(num_threads)
     path = [entry for entry in sys.path if entry]
     if _PACKAGE_DIR.name == PACKAGE and str(_PACKAGE_DIR.parent) not in path:
@@ -39,13 +39,13 @@ def environment(num_threads: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONPATH": os.pathsep.join(path),
-        # The folder that a person works in must not lend its own modules to the process.
+        # Modules in the current directory must not shadow those of the process.
         "PYTHONSAFEPATH": "1",
     }
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, however that ends; on Linux alone."""
+    """Have the kernel kill this process when its parent ends, however that ends; only on Linux."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -54,10 +54,10 @@ def end_with_parent() -> None:
 
 
 def run_module(module: str, arguments: list[str], *, what: str, num_threads: int) -> None:
-    """Run ``export.<module>`` as a program, and wait for its end.
+    """Run ``export.<module>`` as a program, and wait for it to end.
 
     Raises:
-        RunFailedError: it failed; the message has ``what`` and the process's last words.
+        RunFailedError: it failed; the message contains ``what`` and the last line of the process's stderr.
     """
     command = [sys.executable, "-m", f"{PACKAGE}.export.{module}", *arguments]
     done = subprocess.run(
@@ -75,7 +75,7 @@ def run_module(module: str, arguments: list[str], *, what: str, num_threads: int
 
 
 def failure(what: str, status: int, stderr: str) -> RunFailedError:
-    """The error for a process that ended badly, with its last words."""
+    """Return the error for a failed process, with the last line of its stderr."""
     _log.debug("%s: %s", what, stderr)
     last = (stderr.strip().splitlines() or ["no message"])[-1]
     return RunFailedError(f"benchmark of {what} failed with status {status}: {last}")
@@ -84,14 +84,14 @@ def failure(what: str, status: int, stderr: str) -> RunFailedError:
 def call_in_process(
     module: str, function: str, arguments: dict[str, Any], *, what: str, num_threads: int
 ) -> Any:
-    """What ``export.<module>.<function>(**arguments)`` returns, called in a fresh process.
+    """Return the result of ``export.<module>.<function>(**arguments)``, called in a fresh process.
 
     Args:
         module: a module of ``export``.
-        function: a function of it.
-        arguments: its arguments, of JSON values; it returns JSON values too.
-        what: is measured; for the error.
-        num_threads: of every library in that process.
+        function: a function of that module.
+        arguments: its arguments, JSON values like its result.
+        what: the thing measured, for the error.
+        num_threads: number of threads of every library in that process.
 
     Raises:
         RunFailedError: the process failed.
@@ -105,7 +105,7 @@ def call_in_process(
 
 
 def main() -> None:
-    """Call the one function that SPEC names, and leave in OUT what it returns."""
+    """Call the function that SPEC names, and write its result to OUT."""
     end_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("spec", type=Path)

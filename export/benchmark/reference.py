@@ -1,4 +1,4 @@
-"""The untrained reference: the architecture of ``bert-base-uncased``, for latency and size only."""
+"""Write the untrained reference: the architecture of ``bert-base-uncased``, for latency and size only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIZE_FILE = "reference.json"
 def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_labels: int) -> int:
     """Write a checkpoint of BERT-base's published shape, with random weights and a given tokenizer.
 
-    The shape is ``transformers.BertConfig()``: 12 layers, hidden size 768, 12 heads, 30,522 pieces. Where the
-    tokenizer has more pieces than that, the table is enlarged *after* its size was taken, so that every token
-    id can be looked up: neither the size reported nor the latency changes by it.
+    The shape is ``transformers.BertConfig()``: 12 layers, hidden size 768, 12 heads, 30,522 tokens. If the
+    tokenizer has more tokens, the embedding table is enlarged *after* the size was measured, so that every token
+    id can be looked up; neither the reported size nor the latency is affected.
 
     Args:
-        tokenizer_dir: checkpoint whose tokenizer is used, so that all rows see the same number of tokens.
-        out_dir: where it is written; the size in bytes at the published shape stands in ``reference.json``.
-        num_labels: outputs of the classification head.
+        tokenizer_dir: checkpoint whose tokenizer is used, so that all rows get the same number of tokens.
+        out_dir: output folder; ``reference.json`` in it contains the size in bytes at the published shape.
+        num_labels: number of outputs of the classification head.
 
     Returns:
         Bytes of the saved safetensors file at the published shape.
@@ -45,7 +45,7 @@ def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_label
 
 
 def main() -> None:
-    """Write the reference from the command line; a process of its own, so that its memory is given back."""
+    """Write the reference from the command line, in a separate process that frees its memory on exit."""
     end_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("tokenizer_dir")

@@ -1,6 +1,6 @@
-"""The time that this machine needs at least for one inference: bytes over bandwidth, operations over rate.
+"""Compute a lower bound on the time of one inference on this machine: bytes over bandwidth, operations over rate.
 
-After the roofline model (Williams, Waterman and Patterson 2009): a kernel takes at least the longer of the two.
+Follows the roofline model (Williams, Waterman and Patterson 2009): a kernel takes at least the longer of the two.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .serving.texts_of_length import num_tokens
 
 _OPSET = 18
 _IR_VERSION = 9
-_SIZE = 1024  # columns of the products whose rate is measured
+_SIZE = 1024  # columns of the timed products
 _NUM_ROWS = 256
 _LEAST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class MachineRates:
-    """What one thread of this machine reaches at best.
+    """Best rates that one thread of this machine reaches.
 
     Attributes:
-        bytes_per_s: read again and again from as much memory as the model's weights take; whichever cache holds them.
+        bytes_per_s: repeated reads of as many bytes as the model's weights, from whichever cache they fit in.
         int8_operations_per_s: ONNX Runtime's product of 8-bit integers, 256 rows by 1024 by 1024.
         float_operations_per_s: the same in 32-bit floats.
     """
@@ -48,19 +48,19 @@ class MachineRates:
 def measured_floors(
     directory: str | Path, shapes: Sequence[tuple[int, int]], *, seconds: float = 0.5
 ) -> dict[str, Any]:
-    """Measure this machine's rates on one thread, in a fresh process, and the floor of each shape.
+    """Measure this machine's rates on one thread, in a fresh process, and compute the floor of each shape.
 
     Args:
         directory: an artifact or ONNX variant.
         shapes: ``(batch_size, num_tokens)`` of padded batches.
-        seconds: that each of the three rates is measured.
+        seconds: duration of the measurement of each of the three rates.
 
     Returns:
-        ``rates`` (``MachineRates``), ``working_set_mb``, and ``shapes``: of each ``batch_size``, ``num_tokens``, its
-        ``GraphCounts`` and ``floor_ms`` as :func:`floor_ms` gives it.
+        ``rates`` (``MachineRates``), ``working_set_mb``, and ``shapes``: for each ``batch_size``, ``num_tokens``, the
+        ``GraphCounts`` and ``floor_ms``, the result of :func:`floor_ms`.
 
     Raises:
-        InputError: no shapes, or one with a number below 1.
+        InputError: there are no shapes, or one has a number below 1.
         RunFailedError: the process failed, or the graph has a node whose products cannot be counted.
     """
     if not shapes or any(min(shape) < 1 for shape in shapes):
@@ -70,19 +70,19 @@ def measured_floors(
 
 
 def floor_of_text(directory: str, text: str, seconds: float) -> dict[str, float]:
-    """What :func:`floor_ms` says of one text alone, measured in this process.
+    """Compute :func:`floor_ms` of a single text, with rates measured in this process.
 
     Args:
         directory: an artifact or ONNX variant.
-        text: any.
-        seconds: that each of the three rates is measured.
+        text: any text.
+        seconds: duration of the measurement of each of the three rates.
     """
     counts = count_graph(Path(directory) / MODEL_FILE, batch_size=1, num_tokens=num_tokens(directory, text))
     return floor_ms(counts, measure_rates(counts.weight_bytes, seconds))
 
 
 def floors(directory: str, shapes: list[list[int]], seconds: float) -> dict[str, Any]:
-    """What :func:`measured_floors` returns, measured in this process."""
+    """Compute the result of :func:`measured_floors` in this process."""
     path = Path(directory) / MODEL_FILE
     counts = [count_graph(path, batch_size=batch, num_tokens=tokens) for batch, tokens in shapes]
     working_set = counts[0].weight_bytes
@@ -103,9 +103,9 @@ def floors(directory: str, shapes: list[list[int]], seconds: float) -> dict[str,
 
 
 def floor_ms(counts: GraphCounts, rates: MachineRates) -> dict[str, float]:
-    """``bytes``, ``operations`` and the larger of them, ``floor``, in ms on one thread.
+    """Compute ``bytes``, ``operations`` and the larger of them, ``floor``, in ms on one thread.
 
-    Tokenizing, and all that is not a product or a lookup, is not in it.
+    Tokenization, and everything other than products and lookups, is not included.
     """
     by_bytes = (counts.weight_bytes + counts.embedding_bytes) / rates.bytes_per_s
     by_operations = (
@@ -120,10 +120,10 @@ def floor_ms(counts: GraphCounts, rates: MachineRates) -> dict[str, float]:
 
 
 def measure_rates(working_set_bytes: int, seconds: float = 0.5) -> MachineRates:
-    """The best of many runs each, ``seconds`` long, on the threads that this process's libraries use."""
+    """Measure each rate as the best of many runs in ``seconds``, on the threads that this process's libraries use."""
     size = max(_LEAST_BYTES, working_set_bytes)
     floats, integers = np.ones(size // 4, np.float32), np.zeros(size, np.int8)
-    # Two ways to read: which one is not held up by its arithmetic depends on NumPy's kernels.
+    # Two ways to read: which one is not limited by its arithmetic depends on NumPy's kernels.
     reading = min(
         _best_seconds(lambda: np.dot(floats, floats), seconds / 2),
         _best_seconds(integers.max, seconds / 2),
@@ -137,7 +137,7 @@ def measure_rates(working_set_bytes: int, seconds: float = 0.5) -> MachineRates:
 
 
 def _product(*, is_int8: bool) -> Callable[[], Any]:
-    """One large matrix product with constant weights, run by ONNX Runtime on one thread."""
+    """Return a call that runs one large matrix product with constant weights in ONNX Runtime, on one thread."""
     kind, inner = (np.uint8, np.int8) if is_int8 else (np.float32, np.float32)
     rng = np.random.default_rng(0)
     given = rng.integers(0, 100, (_NUM_ROWS, _SIZE)).astype(kind)

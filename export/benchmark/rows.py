@@ -1,4 +1,4 @@
-"""The rows of the report: each measured in a fresh process of its own, one after another."""
+"""Measure the rows of the report, one after another, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..out_of_scope.thresholds import ScopeGoal
 
 _log = logging.getLogger(__name__)
-SECONDS_OF_RATE = 0.2  # that each of the three rates of a floor is measured
-NUM_COMPARED_TEXTS = 32  # whose logits show whether a session option changes them
+SECONDS_OF_RATE = 0.2  # of measurement, for each of the three rates of a floor
+NUM_COMPARED_TEXTS = 32  # whose logits are compared to detect session options that change them
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class RowSpec:
     """One row to measure.
 
     Attributes:
-        name: of the row in the report, as ``student-pytorch``.
-        kind: name of the registered target that it is measured in, see :mod:`.targets`.
+        name: name of the row in the report, such as ``student-pytorch``.
+        kind: name of the registered target that measures it, see :mod:`.targets`.
         directory: the checkpoint or variant.
-        max_length: tokens after which a text is cut.
-        tokenizer_dir: where the tokenizer is, if not in ``directory``; PyTorch variants alone read it.
-        max_abs_diff: largest difference of logits from the parity step, carried into the measurement.
-        fused: fused nodes of the graph, counted by kind, carried likewise.
+        max_length: maximum number of tokens; longer texts are truncated.
+        tokenizer_dir: folder of the tokenizer, if not ``directory``; used only by PyTorch variants.
+        max_abs_diff: largest difference of logits from the parity step, copied into the measurement.
+        fused: number of fused nodes by type, copied into the measurement.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class BenchmarkTexts:
-    """The texts that every row sees, in the same order; labels count into ``label_names``, and are the task's."""
+    """Texts on which every row is measured, in the same order; labels are the task's, indices into ``label_names``."""
 
     validation_texts: Sequence[str]
     validation_labels: Sequence[int]
@@ -63,33 +63,33 @@ class BenchmarkTexts:
 
 @dataclass(frozen=True)
 class RowMeasurement:
-    """What was measured of one row; times in ms, sizes and memory in bytes / 2**20.
+    """Measurements of one row; times in ms, sizes and memory in bytes / 2**20.
 
     Attributes:
-        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, never chosen by.
-        validation_accuracy: what the gate reads, without a threshold.
-        with_threshold: what ``thresholds.measure_threshold`` says of the row's threshold on the test split, and its
-            ``validation_accuracy``; the threshold is the variant's own, or chosen likewise for a row without one.
-        calibration_error: the expected calibration error on the test split, without a threshold.
-        session: session options that the row ran with, measured to be faster; none: they were not looked for.
-        curves: what ``thresholds.threshold_curves`` and, as ``reliability``, the bins of ``thresholds.reliability``
-            say on the test split; for pictures.
+        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select.
+        validation_accuracy: used by the gate, without a threshold.
+        with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
+            threshold is the variant's own, or selected in the same way for a row without one.
+        calibration_error: expected calibration error on the test split, without a threshold.
+        session: session options of the row, measured to be faster; None: they were not tuned.
+        curves: result of ``thresholds.threshold_curves`` and, as ``reliability``, the bins of
+            ``thresholds.reliability`` on the test split; for plots.
         size_mb: weights or graph file on disk.
-        compressed_size_mb: the same compressed, where that was asked for.
+        compressed_size_mb: the same compressed, where requested.
         latency_ms: mean, std, p50, p90, p99 of the query.
-        floor_ms: what the machine needs at least for the query on one thread, as ``floors.floor_ms`` says it: its
-            weights' ``bytes`` over bandwidth, its ``operations`` over rate, and the larger of them, ``floor``. None for
-            rows that are not ONNX or have more threads, and where something in the graph cannot be counted.
+        floor_ms: lower bound for the query on one thread, see ``roofline.floor_ms``: ``bytes`` of weights over
+            bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for rows that are not ONNX or
+            use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
-        throughput: batch size → texts a second.
-        peak_memory_mb: most memory of the process that classified single texts and batches.
-        num_threads: intra-op threads: those of the section ``benchmark``, or where it has ``max_threads`` the fastest.
-        query: the text behind ``latency_ms``.
-        answers: what each text of the validation split got, ``without_threshold`` and, where there is one,
-            ``with_threshold``, packed by ``answers.pack_answers``; for paired tests.
-        predictions_changed: share of the validation texts whose label is not the student's.
-        against_student, against_teacher: what ``paired.compare_paired`` says of the validation split.
-        passed_gate: whether it keeps the limits on accuracy; ``None`` where the gate does not apply.
+        throughput: batch size → texts per second.
+        peak_memory_mb: peak memory of the process that classified single texts and batches.
+        num_threads: intra-op threads: those of the section ``benchmark``, or the fastest number up to ``max_threads``.
+        query: the text timed for ``latency_ms``.
+        answers: predictions on the validation split, ``without_threshold`` and, where there is one,
+            ``with_threshold``, packed by ``predictions.pack_answers``; for paired tests.
+        predictions_changed: share of the validation texts whose prediction differs from the student's.
+        against_student, against_teacher: result of ``paired_test.compare_paired`` on the validation split.
+        passed_gate: whether it is within the limits on accuracy; ``None`` where the gate does not apply.
         verdict: why it was chosen, or why not.
     """
 
@@ -122,12 +122,12 @@ class RowMeasurement:
     floor_ms: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The measurement as JSON values."""
+        """Return the measurement as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RowMeasurement:
-        """Read what :meth:`to_json` gave; keys of other versions are left out."""
+        """Read a measurement written by :meth:`to_json`; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
@@ -143,19 +143,19 @@ def measure_rows(
 ) -> list[RowMeasurement]:
     """Measure every row, one after another, each in a fresh process with the same number of threads.
 
-    The caller sees to it that nothing else runs on this machine meanwhile.
+    The caller must ensure that nothing else runs on this machine meanwhile.
 
     Args:
-        rows: what to measure.
+        rows: rows to measure.
         texts: validation and test split.
         config: the ``benchmark`` section.
-        goal: what out-of-scope thresholds are chosen for; none: nothing is measured with a threshold.
-        compressed: also measure the size after compression, which takes a while.
-        on_row: told of each row as soon as it is measured.
+        goal: goal of the threshold selection; None: nothing is measured with a threshold.
+        compressed: also measure the size after compression, which is slow.
+        on_row: called with each row as soon as it is measured.
 
     Raises:
         InputError: a split is empty.
-        RunFailedError: a row's process failed; the message names the row and gives its last words.
+        RunFailedError: a row's process failed; the message contains the row and the last line of stderr.
     """
     if not texts.validation_texts or not texts.test_texts:
         raise InputError("validation and test texts must hold at least one text each")
@@ -182,7 +182,7 @@ def _measure_row(
     compressed: bool,
 ) -> RowMeasurement:
     prepared = _prepare(row, len(texts.label_names), config.num_threads, scratch)
-    # In a process of its own: the sessions that it compares would count as the row's memory.
+    # In a separate process, because the compared sessions would count towards the row's memory.
     session, num_threads = _tuned(row, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
     directory = row.directory if prepared is None else prepared.directory
@@ -215,7 +215,7 @@ def _measure_row(
 
 
 def _prepare(row: RowSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
-    """Make what is measured, for a target that does not open the row's own directory."""
+    """Create the folder to measure, for a target that does not open the row's own folder."""
     prepare = targets.get(row.kind).prepare
     if prepare is None:
         return None
@@ -225,7 +225,7 @@ def _prepare(row: RowSpec, num_labels: int, num_threads: int, scratch: Path) -> 
 def _tuned(
     row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
 ) -> tuple[dict[str, Any] | None, int]:
-    """Session options and threads that a row is to be measured with."""
+    """Return the session options and number of threads to measure a row with."""
     if not targets.get(row.kind).is_onnx or not config.tune_session:
         return None, config.num_threads
     arguments = {
@@ -250,13 +250,13 @@ def _floor_ms(row: RowSpec, config: BenchmarkConfig, query: str) -> dict[str, fl
         return call_in_process(
             "benchmark.roofline", "floor_of_text", arguments, what="the floor", num_threads=1
         )
-    except RunFailedError as error:  # the row is worth having without
+    except RunFailedError as error:  # the row is useful without it
         _log.warning("%s: no floor: %s", row.name, error)
         return None
 
 
 def _plain(value: Any) -> Any:
-    """A column of texts or labels as a list; NumPy's integers as Python's."""
+    """Return a column of texts or labels as a list, with NumPy's integers converted to Python's."""
     if value is None or isinstance(value, str):
         return value
     return [item if isinstance(item, str) else int(item) for item in value]

@@ -1,4 +1,4 @@
-"""Which session options make an artifact faster on this machine, told from noise by interleaved timings."""
+"""Find session options that make an artifact faster on this machine, by interleaved timings that expose noise."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..runtime.classifier import TextClassifier
 Classify = Callable[[str], Any]
 
 NUM_PAIRS = 15
-_PAIRS_TO_WIN = 13  # of 15: by chance once in 270 (sign test)
+_PAIRS_TO_WIN = 13  # of 15: happens by chance once in 270 (sign test)
 _LEAST_GAIN = 0.01
 _SAME_LOGITS = (
-    1e-5  # more than the order of 32-bit additions can change; one flipped int8 rounding is far above
+    1e-5  # above what reordering 32-bit additions can change; one flipped int8 rounding is far above it
 )
 _OPTIONS: tuple[dict[str, Any], ...] = (
     {"enable_cpu_mem_arena": False},
@@ -32,7 +32,7 @@ _OPTIONS_OF_SEVERAL_THREADS: tuple[dict[str, Any], ...] = (
 
 
 def candidates(num_threads: int) -> list[dict[str, Any]]:
-    """Options that are tried, one each; with one thread nothing can spin or run side by side."""
+    """Return the options to try, one at a time; those for several threads are left out with one thread."""
     return [*_OPTIONS, *(_OPTIONS_OF_SEVERAL_THREADS if num_threads > 1 else ())]
 
 
@@ -47,26 +47,26 @@ def tune_session(
 ) -> dict[str, Any]:
     """Measure each option against the default, and combine those that are better by more than the noise.
 
-    The two of a comparison take turns, A B B A …, so that whatever else the machine does hits both. An option counts
-    as better where it wins 13 of 15 pairs, and its median gain is over 1 % and over what a second session with the
-    default's own options shows against the first. The better ones are joined from the best on, each kept if it is
-    better than those before it; what results must win once more, in newly opened sessions, or nothing is chosen. An
-    option that changes the logits of ``texts`` is never chosen.
+    The two sessions of a comparison alternate, A B B A …, so that other load on the machine affects both. An option is
+    better if it wins 13 of 15 pairs, and its median gain exceeds both 1 % and the noise, measured between two sessions
+    with default options. The better options are combined, starting from the best, each kept only if it improves on
+    those before it; the combination must win once more in newly opened sessions, or nothing is selected. An option
+    that changes the logits of ``texts`` is never selected.
 
     Args:
         directory: an artifact or ONNX variant.
         query: the text that is timed.
-        texts: those whose logits are compared.
+        texts: texts whose logits are compared.
         num_threads: intra-op threads.
-        max_threads: also measure other numbers of threads, 1, 2, 4 and so on up to this, with the options that were
-            chosen, and of several threads also without spinning; None: no others.
-        seconds: that one comparison takes, or 30 runs where those take longer.
+        max_threads: also measure 1, 2, 4, … threads up to this number with the selected options, and each number above
+            1 also without spinning; None: no others.
+        seconds: duration of one comparison, or 30 runs where those take longer.
 
     Returns:
         ``session`` (the options to use, {} for the default), ``num_threads`` to use, ``noise`` (relative), ``gain`` of
-        ``session`` (relative, 0 for the default), ``options``: of each its name, value, gain, pairs won, largest
-        difference of logits, and whether it is better, and ``threads``: the same of other numbers of threads, against
-        the best before them.
+        ``session`` (relative, 0 for the default), ``options``: name, value, gain, pairs won, largest difference of
+        logits, and whether it is better, for each option, and ``threads``: the same for other numbers of threads,
+        against the best before them.
     """
 
     def opened(session: Mapping[str, Any], threads: int = num_threads) -> TextClassifier:
@@ -116,7 +116,7 @@ def tune_session(
 
 
 def other_threads(num_threads: int, max_threads: int | None) -> list[tuple[int, dict[str, Any]]]:
-    """Numbers of threads that are tried besides ``num_threads``, rising, each with an option beside the chosen ones."""
+    """Return further numbers of threads to try, ascending, each with an option to add to the selected ones."""
     doubled = [2**power for power in range((max_threads or 0).bit_length())]
     counts = sorted({each for each in (*doubled, max_threads or 0) if each not in (0, num_threads)})
     return [
@@ -135,7 +135,7 @@ def _combined(
     seconds: float,
     least: float,
 ) -> dict[str, Any]:
-    """The best option, and each next that makes the ones before it still faster."""
+    """Combine the best option with each next one that makes the combination faster."""
     session: dict[str, Any] = {}
     current = default
     for _, option in sorted(kept, key=lambda each: -each[0]):
@@ -149,10 +149,10 @@ def _combined(
 
 
 def paired_gains(first: Classify, second: Classify, text: str, seconds: float) -> np.ndarray:
-    """Share of the time that ``second`` saves against ``first``, of ``NUM_PAIRS`` pairs, float64 ``[NUM_PAIRS]``.
+    """Measure the share of time that ``second`` saves against ``first`` in each pair, float64 ``[NUM_PAIRS]``.
 
-    Each pair times both, the one that begins changing from pair to pair; a time is the median of some runs. Fewer
-    pairs come back where the machine is so busy that they take three times as long as they should.
+    Each pair times both, in alternating order; a time is the median of several runs. Fewer pairs are returned if the
+    machine is so busy that they take three times as long as planned.
     """
     once = _median_seconds(first, text, 3)
     num_runs = int(np.clip(seconds / (2 * NUM_PAIRS * max(once, 1e-9)), 1, 50))
@@ -169,7 +169,7 @@ def paired_gains(first: Classify, second: Classify, text: str, seconds: float) -
 
 
 def is_better(gains: np.ndarray, least: float) -> bool:
-    """Whether pairs with these ``gains`` show more than chance, and a median gain over ``least``."""
+    """Return whether ``gains`` are more than chance, with a median above ``least``."""
     return bool((gains > 0).sum() >= _PAIRS_TO_WIN and np.median(gains) > least)
 
 

@@ -1,4 +1,4 @@
-"""The process that measures one row: SPEC.json in, OUT.json out, importing only what its row needs."""
+"""Measure one row in a separate process: SPEC.json in, OUT.json out, importing only what the row needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Measure the row that ``spec`` describes (``rows.measure_rows`` writes it).
+    """Measure the row described by ``spec``, which ``rows.measure_rows`` writes.
 
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
@@ -76,8 +76,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
-    """Accuracies without a threshold, and with the variant's own; a row that ships none gets one here."""
-    # Here, for pydantic is no part of what an ONNX row is to hold in memory.
+    """Measure accuracy without a threshold and with the variant's own; select one for a row that has none."""
+    # Imported here because pydantic must not count towards an ONNX row's memory.
     from ...training import tasks
 
     task = tasks.get(texts["task"])
@@ -114,7 +114,7 @@ def _judge_threshold(
     names: list[str],
     place: np.ndarray,
 ) -> None:
-    """Add to what was measured of a row the same with its threshold."""
+    """Add the measurements with a threshold to those of a row."""
     from ..out_of_scope.config import OutOfScopeConfig
 
     scope, number = task.out_of_scope, names.index(goal["label"])
@@ -133,7 +133,7 @@ def _judge_threshold(
 
 
 def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) -> list[str]:
-    """The model's labels in their order, then what only texts or the threshold can have.
+    """Return the model's labels in order, followed by labels that only the data or the threshold have.
 
     Raises:
         InputError: The model has a label that the data lack.
@@ -147,7 +147,7 @@ def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) 
 
 
 def _places(names: list[str], of_data: list[str], goal: dict[str, Any] | None) -> np.ndarray:
-    """Number of each of a model's ``names`` in an order that all models share: the data's, then the threshold's."""
+    """Map a model's ``names`` to an order that all models share: the data's labels, then the threshold's label."""
     shared = list(dict.fromkeys([*of_data, *([] if goal is None else [goal["label"]])]))
     return np.array([shared.index(name) for name in names])
 

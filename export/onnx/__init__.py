@@ -1,1 +1,1 @@
-"""ONNX graphs: made, fused and looked into."""
+"""ONNX graphs: conversion, fusion and inspection."""

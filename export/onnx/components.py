@@ -1,4 +1,4 @@
-"""Which part of a classifier the parameters and nodes of its ONNX graph belong to, told by their names."""
+"""Map the parameters and nodes of a classifier's ONNX graph to parts of the model, by their names."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _PROJECTIONS, _ATTENTION_OUTPUT = ("query, key, value", ATTENTION), ("attention output", ATTENTION)
 _FEED_FORWARD_IN, _FEED_FORWARD_OUT = ("feed-forward in", FEED_FORWARD), ("feed-forward out", FEED_FORWARD)
 _POOLER, _CLASSIFIER = ("pooler", HEAD), ("classifier", HEAD)
-# A plain graph is made of families that are not registered too, and its names are all that is known then: by the
-# words of a parameter's path inside a layer, the first that fits, and behind the layers.
+# Plain graphs are also exported for unregistered families, of which only names are known: match the words of
+# a parameter's path inside a layer; the first match counts.
 _IN_A_LAYER = (
     (r"\b(q|k|v|query|key|value|in)(_lin|_proj)?\b", *_PROJECTIONS),
     (r"\b(attention|attn|self_attn|sa_layer_norm|out_lin|o_proj)\b", *_ATTENTION_OUTPUT),
@@ -36,9 +36,9 @@ class Part:
     """A part of a classifier.
 
     Attributes:
-        name: As ``feed-forward in``.
+        name: Name within the layer or model, such as ``feed-forward in``.
         group: One of ``GROUPS``.
-        layer: Of the encoder, from 0; None outside of it.
+        layer: Encoder layer, from 0; None outside the encoder.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Part:
 
 
 def part_of(name: str) -> Part | None:
-    """The part that a parameter belongs to, its quantized values and scales too; None for any other tensor."""
+    """Return the part of a parameter, or of its quantized values and scales; None for any other tensor."""
     for family in families():
         for path, (part, group) in _parts_of(family):
             if found := path.search(name):
@@ -60,7 +60,7 @@ def part_of(name: str) -> Part | None:
 
 @cache
 def _parts_of(family: Family) -> list[tuple[re.Pattern[str], tuple[str, str]]]:
-    """What the names of a family's parameters hold, and the name and group of the part."""
+    """Return patterns of a family's parameter names, each with the name and group of its part."""
     attention, feed_forward = family.attention, family.feed_forward
     inside: list[tuple[str, tuple[str, str]]] = []
     if attention is not None:
@@ -72,7 +72,7 @@ def _parts_of(family: Family) -> list[tuple[re.Pattern[str], tuple[str, str]]]:
     outside = [(family.word_embeddings, (WORD_EMBEDDINGS, WORD_EMBEDDINGS))]
     if family.pooler is not None:
         outside.append((family.pooler, _POOLER))
-    # The last layer, for the first token alone, is one module further down.
+    # The last layer, if it computes only the first token, is nested one module deeper.
     return [
         (
             re.compile(rf"\b{re.escape(family.layers or '')}\.(?P<layer>\d+)\.(layer\.)?{re.escape(name)}\."),
@@ -99,10 +99,10 @@ def _part_by_words(path: str) -> Part | None:
 
 
 def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
-    """Names of the matrix products of a plain graph, by part, in the graph's order.
+    """Return the names of a plain graph's matrix products by part, in the graph's order.
 
-    A product of two activations counts as ``attention products`` of the layer that it follows. A product of which
-    nothing is known is a part of its own, named after its node.
+    A product of two activations counts as ``attention products`` of the layer that it follows. An unknown product is a
+    part of its own, named after its node.
     """
     found: dict[Part, list[str]] = {}
     layer = None
@@ -120,7 +120,7 @@ def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
 
 
 def tables_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
-    """Names of the nodes of a plain graph that look rows of a float table up, by part."""
+    """Return the names of a plain graph's nodes that look up rows of a float table, by part."""
     tables = {each.name for each in graph.initializer if len(each.dims) == 2 and each.data_type in _FLOATS}
     found: dict[Part, list[str]] = {}
     for node in graph.node:
@@ -130,17 +130,17 @@ def tables_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
 
 
 def bytes_by_group(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes of all constants of a graph, quantized or not, by the part of the model that they belong to.
+    """Compute the bytes of a graph's constants, quantized or not, by group of model parts.
 
     Returns:
-        By ``GROUPS``, all of them; ``other`` holds shapes, scales of activations and whatever else has no name.
+        Bytes for each of ``GROUPS``; ``other`` contains shapes, scales of activations and everything unnamed.
     """
     totals: dict[str, int] = dict.fromkeys(GROUPS, 0)
     users = {name: node for node in model.graph.node for name in node.input}
     for tensor, name in _constants(model.graph):
         part, user = part_of(name), users.get(name)
         group = part.group if part else OTHER
-        # Fused attention joins the biases of its projections to one constant without a name.
+        # Fused attention joins the biases of its projections into one unnamed constant.
         if part is None and user is not None and user.op_type in _ATTENTION_NODES:
             group = ATTENTION
         totals[group] += len(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).nbytes

@@ -1,4 +1,4 @@
-"""A PyTorch classifier turned into a plain ONNX graph: input_ids and attention_mask in, logits out."""
+"""Convert a PyTorch classifier to a plain ONNX graph: input_ids and attention_mask in, logits out."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .inference_form import inference_form
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes which modules a node came from
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata in which the exporter records a node's modules
 _MAX_BATCH = 1 << 16
 _FEW_ROWS = 0.95  # of the token embedding: where fewer of its rows differ, equal ones are stored once
 _MAX_PROTOBUF_BYTES = 2**31 - 1
 
 
 class _Classifier(nn.Module):
-    """What is traced: the padding mask made additive once, and token types folded into a constant.
+    """The traced module: computes the additive padding mask once, and folds token types into a constant.
 
-    Left to itself the model builds its mask from ranges, gathers and comparisons, and gathers token types
-    that are always zero; both then run for every text.
+    By default the model builds its mask from ranges, gathers and comparisons, and looks up token types that are
+    always zero; both would then run for every text.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -47,14 +47,14 @@ class _Classifier(nn.Module):
         if not self.known_family:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
         padding = 1.0 - attention_mask[:, None, None, :].to(torch.float32)
-        # [B, 1, S, S] rather than [B, 1, 1, S]: the form in which the fused Attention takes it.
+        # [B, 1, S, S] rather than [B, 1, 1, S]: the shape that the fused Attention requires.
         mask = (padding * torch.finfo(torch.float32).min).expand(-1, -1, input_ids.shape[1], -1)
         extra = {"token_type_ids": torch.zeros(1, 1, dtype=torch.long)} if self.has_token_types else {}
         return self.model(input_ids=input_ids, attention_mask=mask, **extra).logits
 
 
 def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, its token embedding replaced where that makes the graph smaller."""
+    """Replace the token embedding of a model, in place, where storing equal rows once makes the graph smaller."""
     table = model.get_input_embeddings()
     if type(table) is nn.Embedding:
         shared = SharedRows(table)
@@ -68,23 +68,23 @@ def export_onnx(
 ) -> None:
     """Write ``model`` as one ONNX file (32-bit, no external data).
 
-    Of the known families the graph holds the positions that a text of ``max_length`` reaches and no more: it fails
-    on longer ones. Weights have the names that they have in ``model``, behind ``model.``.
+    For the known families the graph contains only the positions of ``max_length`` tokens, and fails on longer texts.
+    Weights keep their names in ``model``, with the prefix ``model.``.
 
     Args:
-        model: a sequence classifier; it gets the first-token last layer where its head reads that token alone.
-        path: the file to write; it appears whole or not at all.
-        max_length: most tokens of a text; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
+        model: a sequence classifier; its last layer computes only the first token where the head reads no other.
+        path: the file, written atomically.
+        max_length: maximum number of tokens; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
         keep_shapes: as in :func:`save_onnx`.
-        opset: version of ONNX's operators.
+        opset: ONNX opset version.
 
     Raises:
-        ExportError: the exporter fails, ``max_length`` is more than the model has positions for, or the
-            model is larger than one ONNX file can hold (2 GiB).
+        ExportError: the exporter fails, ``max_length`` exceeds the model's positions, or the model is too large for
+            one ONNX file (2 GiB).
     """
     _check_max_length(model, max_length)
     length = min(9, max_length)
-    # Two texts, one of them padded: a batch or a sequence of 1 would be taken for a constant.
+    # Two texts, one of them padded: the exporter would treat a batch or sequence of 1 as a constant.
     input_ids = torch.full((2, length), 5, dtype=torch.long)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 2 + 1 :] = 0
@@ -116,7 +116,7 @@ def export_onnx(
 
 
 def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
-    """Drop the positions that no text of ``max_length`` tokens has, in place, in the known families."""
+    """Drop the positions beyond ``max_length`` tokens, in place, in the known families."""
     family = find_family(model)
     if family is None:
         return model
@@ -133,7 +133,7 @@ def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
 
 
 def _name_weights(graph: onnx.GraphProto) -> None:
-    """Name a product's weight, which the exporter has transposed and given a number, after its module."""
+    """Name each product's weight, which the exporter transposes and numbers, after its module."""
     taken = {each.name for each in graph.initializer}
     names: dict[str, str] = {}
     for node in graph.node:
@@ -151,19 +151,19 @@ def _name_weights(graph: onnx.GraphProto) -> None:
 
 
 def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) -> None:
-    """Check ``graph``, strip what the exporter noted on its nodes, and write it to ``path`` atomically.
+    """Check ``graph``, strip the exporter's metadata from its nodes, and write it to ``path`` atomically.
 
-    The notes are source lines and paths of the exporting machine: no one else's business, and 0.3 MB.
+    The metadata contains source lines and private paths of the exporting machine, and takes 0.3 MB.
 
     Args:
         graph: changed in place.
         path: the file to write.
-        keep_shapes: keep the shapes of inner values. Fusing needs them. A graph to be run is faster without:
-            given them, ONNX Runtime fuses Add and LayerNormalization into a kernel that is slower on CPUs
+        keep_shapes: keep the shapes of inner values. Fusion needs them. Inference is faster without:
+            with them, ONNX Runtime fuses Add and LayerNormalization into a kernel that is slower on CPUs
             (measured with 1.31: 0.435 against 0.390 ms for a 3-layer int8 graph).
 
     Raises:
-        ExportError: the checker refuses the graph, or it is over 2 GiB.
+        ExportError: the checker rejects the graph, or it is over 2 GiB.
     """
     strip_notes(graph)
     if not keep_shapes:
@@ -200,7 +200,7 @@ def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Drop what the exporter says on every run and that no user can act on; anything else passes."""
+    """Suppress the exporter's messages that appear on every run and that no user can act on."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # "torchvision is not installed"

@@ -1,4 +1,4 @@
-"""Fusing the attention, normalisation and activation of an exported graph into ONNX Runtime's own nodes."""
+"""Fuse the attention, normalization and activation of an exported graph into ONNX Runtime's own nodes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ORT_DOMAIN = "com.microsoft"
 def fuse_onnx(source: Path, target: Path) -> dict[str, int]:
     """Write a fused copy of the graph ``source`` to ``target``.
 
-    The last layer's attention, whose query is one token while keys and values are all, is a
-    ``MultiHeadAttention``; the others are ``Attention``.
+    The last layer's attention, with one token as query and all tokens as keys and values, becomes a
+    ``MultiHeadAttention``; the others become ``Attention``.
 
     Args:
-        source: a graph exported with ``keep_shapes=True``: without its shapes no attention is fused.
+        source: a graph exported with ``keep_shapes=True``: without shapes no attention is fused.
         target: the file to write.
 
     Returns:
-        How many nodes of each fused kind the written graph has; the kinds that matter are always there, so
-        that nothing fused reads ``{"Attention": 0, …}``. A warning is logged when no attention was fused.
+        The number of fused nodes by type in the written graph; the main types are always present, with 0 where none
+        was fused. A warning is logged when no attention was fused.
 
     Raises:
         ExportError: the fused graph is not valid.
@@ -46,6 +46,6 @@ def fuse_onnx(source: Path, target: Path) -> dict[str, int]:
 
 
 def count_fused(graph: onnx.ModelProto) -> dict[str, int]:
-    """Nodes of ONNX Runtime's own domain in ``graph``, by kind."""
+    """Count the nodes of ONNX Runtime's own domain in ``graph``, by type."""
     found = Counter(node.op_type for node in graph.graph.node if node.domain == _ORT_DOMAIN)
     return {**dict.fromkeys(_REPORTED_OPS, 0), **dict(sorted(found.items()))}

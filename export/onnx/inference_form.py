@@ -1,4 +1,4 @@
-"""A classifier rewritten for its exported graph, same logits: fewer operations, of kinds that the runtime fuses."""
+"""Rewrite a classifier for export, with the same logits but fewer operations, which the runtime can fuse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...training.models.first_token import attend_in_products, first_token_forwa
 
 
 def inference_form(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy with eager attention and, where its head reads the first token alone, such a last layer."""
+    """Copy a model with eager attention and, where its head reads only the first token, a first-token last layer."""
     model = copy.deepcopy(model).eval()
     model.set_attn_implementation("eager")
     for module in list(model.modules()):
@@ -34,7 +34,7 @@ def inference_form(model: PreTrainedModel) -> PreTrainedModel:
 class FirstTokenLayer(nn.Module):
     """A transformer layer that returns the first token's state only: ``[B, S, H]`` in, ``[B, 1, H]`` out.
 
-    A module around the layer, for the graph's weights then show by their names which layer it is.
+    It wraps the layer as a submodule, so that the names of the graph's weights still identify the layer.
     """
 
     def __init__(self, layer: Any, forward: Callable[..., Tensor]):
@@ -43,13 +43,13 @@ class FirstTokenLayer(nn.Module):
         self._forward = forward
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor, *_: object, **__: object) -> Tensor:
-        """``attention_mask`` is additive, ``[B, 1, S, S]``; its first row is the first token's."""
+        """Run the layer; ``attention_mask`` is additive, ``[B, 1, S, S]``, and its first row is the first token's."""
         return self._forward(self.layer, hidden_states, attention_mask)
 
 
 class FusibleGelu(nn.Module):
-    """Exact GELU in the order of operations that ONNX Runtime knows and runs as one kernel."""
+    """Exact GELU in the order of operations that ONNX Runtime recognizes and runs as one kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x * (1 + erf(x / sqrt(2))) * 0.5``, elementwise."""
+        """Compute ``x * (1 + erf(x / sqrt(2))) * 0.5`` elementwise."""
         return x * (torch.erf(x / math.sqrt(2.0)) + 1.0) * 0.5

@@ -1,4 +1,4 @@
-"""What one inference of an ONNX graph must read and multiply: bytes of weights, operations by kind of number."""
+"""Count the work of one inference of an ONNX graph: bytes of weights, and operations by number type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from ...errors import ExportError
 
-# Where each kind of node has its weights.
+# Index of each node type's weight input.
 _WEIGHTS = {
     "MatMul": 1,
     "FusedMatMul": 1,
@@ -41,7 +41,7 @@ _INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
 _TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
 _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
 _CONTRIB = "com.microsoft"
-# Of ONNX Runtime's own kinds those without products; of ONNX's those with products, or graphs, that are not counted.
+# ONNX Runtime's own node types without products; ONNX's types with products or subgraphs, not counted.
 _NO_PRODUCT = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"}
 _UNCOUNTED = {"Attention", "Conv", "ConvInteger", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 _BITS: dict[int, int] = {
@@ -63,14 +63,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class GraphCounts:
-    """What one run needs at least; a multiplication and an addition are two operations.
+    """Lower bounds on the work of one run; a multiplication and an addition count as two operations.
 
     Attributes:
-        weight_bytes: of the constant matrices that are multiplied with, each once, as the graph holds them; scales of
-            blocks included.
-        embedding_bytes: rows looked up in tables.
+        weight_bytes: bytes of the constant matrices in products, each counted once, as stored in the graph, including
+            scales of blocks.
+        embedding_bytes: bytes of the rows looked up in tables.
         int8_operations: products of 8-bit integers.
-        float_operations: all other matrix products, attention's between activations included.
+        float_operations: all other matrix products, including those between activations in attention.
     """
 
     weight_bytes: int
@@ -80,9 +80,9 @@ class GraphCounts:
 
 
 def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphCounts:
-    """Count what one run over ``batch_size`` texts of ``num_tokens`` tokens needs.
+    """Count the work of one run over ``batch_size`` texts of ``num_tokens`` tokens.
 
-    The shapes are those of a real run, so a last layer that sees only each text's first token is counted so.
+    The shapes are those of a real run, so a last layer that computes only the first token is counted as such.
 
     Raises:
         ExportError: a node's products or weights cannot be counted.
@@ -140,16 +140,16 @@ def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
 
 
 def _fed(model: onnx.ModelProto) -> set[str]:
-    """The values that depend on what the graph is given."""
+    """Return the names of the values that depend on the graph's inputs."""
     fed = {each.name for each in model.graph.input}
-    for node in model.graph.node:  # in their order
+    for node in model.graph.node:  # in topological order
         if fed & set(node.input):
             fed |= set(node.output)
     return fed
 
 
 def _is_product(node: onnx.NodeProto) -> bool:
-    # Attention of ONNX itself takes projected queries; the one with weights is ONNX Runtime's.
+    # ONNX's own Attention takes projected queries; the one with weights is ONNX Runtime's.
     if node.op_type in ("Attention", "MultiHeadAttention"):
         return node.domain == _CONTRIB
     return node.op_type in _WEIGHTS
@@ -176,7 +176,7 @@ def _is_int8(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> bool:
             each.name == "accuracy_level" and each.i == _INT8_ACCURACY_LEVEL for each in node.attribute
         )
     if node.op_type in ("MatMul", "Gemm"):
-        # Between two of these ONNX Runtime computes with the integers themselves.
+        # With two dequantized inputs, ONNX Runtime computes on the integers directly.
         sources = [made_by.get(name) for name in node.input[:2]]
         return all(each is not None and each.op_type == "DequantizeLinear" for each in sources)
     return node.op_type in _INT8
@@ -195,7 +195,7 @@ def _weight_tensors(
 def _tables(
     node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], made_by: dict[str, onnx.NodeProto]
 ) -> list[onnx.TensorProto]:
-    """What a lookup takes rows of; empty where it picks from a shape or an activation."""
+    """Return the tables that a lookup reads rows from; empty where it reads from a shape or an activation."""
     found = _constants(node, _TABLES[node.op_type], constants, made_by)
     axis = next((each.i for each in node.attribute if each.name in ("axis", "gather_axis")), 0)
     return [each for each in found if len(each.dims) == 2] if axis == 0 else []
@@ -207,7 +207,7 @@ def _constants(
     constants: dict[str, onnx.TensorProto],
     made_by: dict[str, onnx.NodeProto],
 ) -> list[onnx.TensorProto]:
-    """The constants behind some inputs of a node, seen through nodes that only change their form or join them."""
+    """Return the constants behind some inputs of a node, through nodes that only reshape, convert or join them."""
     found = []
     for place in places:
         name = node.input[place] if place < len(node.input) else ""
@@ -231,7 +231,7 @@ def _rows_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _shapes(model: onnx.ModelProto, names: list[str], batch_size: int, num_tokens: int) -> Shapes:
-    """The shapes of inner values, from a run that gives them out."""
+    """Return the shapes of inner values, from a run that outputs them."""
     declared = {each.name for each in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
     options = ort.SessionOptions()

@@ -1,4 +1,4 @@
-"""Which versions of ONNX's operators the installed packages know."""
+"""Determine which ONNX opset versions the installed packages support."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from .convert import OPSET
 
 
 def accepted_opsets() -> range:
-    """From what the exporter writes by itself to the newest that both onnx and ONNX Runtime take.
+    """Return the opsets from the exporter's default to the newest that both onnx and ONNX Runtime support.
 
-    ONNX Runtime has no list to ask: it is given graphs of one node.
+    ONNX Runtime has no list of them, so each is probed with a graph of one node.
     """
     import onnx
 
@@ -20,10 +20,10 @@ def accepted_opsets() -> range:
 
 
 def check_opset(opset: int) -> None:
-    """Refuse an opset that cannot be written or run.
+    """Check that an opset can be written and run.
 
     Raises:
-        ConfigError: Which ones can.
+        ConfigError: The opset is not supported; the message names those that are.
     """
     import onnxruntime
 
@@ -45,7 +45,7 @@ def _is_loaded(opset: int) -> bool:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the refusal is expected
+    options.log_severity_level = 4  # a failure is expected
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # its errors share no base class but Exception

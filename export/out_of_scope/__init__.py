@@ -1,1 +1,1 @@
-"""Thresholds for texts outside of every intent."""
+"""Thresholds for texts outside every intent."""

@@ -1,4 +1,4 @@
-"""An exported variant's own out-of-scope threshold, chosen on what that very graph says of the validation texts."""
+"""Select an exported variant's out-of-scope threshold on its own logits of the validation texts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CalibrationTexts:
     """Labelled texts of the validation split.
 
     Attributes:
-        texts: N of them.
-        labels: Their labels, by name.
-        goal: What the threshold is chosen for.
+        texts: N texts.
+        labels: Label names, N.
+        goal: Goal of the threshold selection.
     """
 
     texts: Sequence[str]
@@ -32,10 +32,10 @@ class CalibrationTexts:
 
 
 def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
-    """Choose a variant's threshold, on the logits of one text at a time, and write it into its config.json.
+    """Select a variant's threshold on the logits of one text at a time, and write it to its config.json.
 
     Raises:
-        ExportError: There is no text to choose it on, or the variant's task has no out-of-scope texts.
+        ExportError: There are no texts to select it on, or the variant's task has no out-of-scope texts.
     """
     if not calibration.texts:
         raise ExportError(
@@ -48,9 +48,9 @@ def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
         raise ExportError(
             f"export.out_of_scope: the task {classifier.task} has no out-of-scope texts; set it to null"
         )
-    # A label that the model does not know gets a number that no prediction has.
+    # A label that the model lacks gets a number that is never predicted.
     names = list(dict.fromkeys([*classifier.labels, calibration.goal.label]))
-    # As a text is asked: in a dynamically quantized graph the logits depend on the texts beside it.
+    # One text at a time, as in serving: in a dynamically quantized graph, logits depend on the batch.
     logits = classifier.logits(calibration.texts, batch_size=1)
     labels = np.array([names.index(label) for label in calibration.labels])
     outside = names.index(calibration.goal.label)

@@ -1,4 +1,4 @@
-"""Choosing an out-of-scope threshold, and what it and its score are worth.
+"""Select an out-of-scope threshold, and measure the quality of the threshold and its score.
 
 Shapes: N texts, C classes, K thresholds. Shares are 0 to 1.
 """
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ...training.tasks import OutOfScope
     from .config import OutOfScopeConfig
 
-# Of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
+# Bins of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
 NUM_BINS = 15
-_MOST_POINTS = 200  # of a curve that a report holds
+_MOST_POINTS = 200  # per curve in a report
 
 
 @dataclass(frozen=True)
 class ScopeGoal:
-    """What a threshold is chosen for.
+    """The goal of a threshold selection.
 
     Attributes:
         config: Score and goal.
-        label: What refused texts are called.
+        label: The label for rejected texts.
     """
 
     config: OutOfScopeConfig
@@ -38,16 +38,16 @@ class ScopeGoal:
 def scope_goal(
     config: OutOfScopeConfig | None, data_label: str | None, label_names: list[str], num_outside: int
 ) -> ScopeGoal | None:
-    """What the thresholds of a job are chosen for; None where it has none.
+    """Return the goal of a job's threshold selection; None where the job has no threshold.
 
     Args:
         config: The section ``export.out_of_scope``.
-        data_label: The data's out-of-scope label, if it has one.
+        data_label: The data's out-of-scope label, if there is one.
         label_names: All labels of the data.
-        num_outside: Out-of-scope texts in the validation split.
+        num_outside: Number of out-of-scope texts in the validation split.
 
     Raises:
-        ConfigError: A label is asked for that cannot be given, or a goal that the validation split cannot judge.
+        ConfigError: The label contradicts the data, or the goal cannot be evaluated on the validation split.
     """
     if config is None:
         return None
@@ -76,14 +76,14 @@ def scope_goal(
 
 @dataclass(frozen=True)
 class Curve:
-    """What every threshold does to N texts, from none refused to all.
+    """The effect of every threshold on N texts, from rejecting none to rejecting all.
 
     Attributes:
-        values: float64[K], thresholds in rising order; the first refuses nothing, the last everything.
-        in_scope_accuracy: float64[K], share of in-scope texts that get their label.
+        values: float64[K], thresholds in ascending order; the first rejects nothing, the last everything.
+        in_scope_accuracy: float64[K], share of in-scope texts that get their own label.
         in_scope_refused: float64[K], share of in-scope texts that get the out-of-scope label.
-        recall: float64[K], share of out-of-scope texts that get it; NaN where there is no such text.
-        accuracy: float64[K], share of all texts that get their label.
+        recall: float64[K], share of out-of-scope texts that get the out-of-scope label; NaN without such texts.
+        accuracy: float64[K], share of all texts that get their own label.
     """
 
     values: np.ndarray
@@ -96,18 +96,18 @@ class Curve:
 def threshold_curve(
     scores: np.ndarray, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> Curve:
-    """The curve of N texts.
+    """Compute the effect of every threshold on N texts.
 
     Args:
         scores: float[N].
         predictions: int[N], the classes with the largest logits; out of scope may be one of them.
         labels: int[N].
-        out_of_scope_id: Class of the texts outside every label; need not be one that the model knows.
+        out_of_scope_id: Class of out-of-scope texts; it need not be one of the model's.
     """
     order = np.argsort(scores, kind="stable")
     ranked, outside = scores[order], labels[order] == out_of_scope_id
     right, refused = (predictions == labels)[order], (predictions == out_of_scope_id)[order]
-    # Thresholds lie between neighbours that differ; the first below all of them, the last above.
+    # Thresholds lie between adjacent scores that differ; the first is below all scores, the last above.
     cuts = np.concatenate([[0], np.flatnonzero(np.diff(ranked) > 0) + 1, [len(ranked)]])
     values = np.concatenate(
         [
@@ -118,7 +118,7 @@ def threshold_curve(
     )
 
     def left(flags: np.ndarray) -> np.ndarray:
-        """How many of the texts that a threshold leaves alone are so."""
+        """Count the flagged texts that each threshold accepts."""
         return (flags.sum() - np.concatenate([[0], np.cumsum(flags)]))[cuts]
 
     def taken(flags: np.ndarray) -> np.ndarray:
@@ -139,17 +139,17 @@ def threshold_curve(
 def choose_threshold(
     scope: OutOfScope, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int, goal: ScopeGoal
 ) -> Threshold:
-    """The threshold that a goal asks for, on the validation split.
+    """Select the threshold that best meets a goal on the validation split.
 
-    Of thresholds that reach the goal equally the middle one is taken, which is the least a matter of single texts.
+    Ties are resolved by the middle threshold, which depends least on single texts.
 
     Args:
-        scope: The task's.
+        scope: Out-of-scope handling of the task.
         logits: float[N, C].
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
-        goal: ``max_in_scope_refused``: the highest threshold that refuses no larger share of the in-scope texts;
-            else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximised, w = ``in_scope_weight``.
+        goal: With ``max_in_scope_refused``: the highest threshold that rejects no larger share of the in-scope texts;
+            else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximized, w = ``in_scope_weight``.
     """
     config = goal.config
     curve = threshold_curve(SCORES[config.score](logits), scope.predictions(logits), labels, out_of_scope_id)
@@ -162,13 +162,13 @@ def choose_threshold(
 
 
 def area_under_roc(scores: np.ndarray, outside: np.ndarray) -> float | None:
-    """Probability that an in-scope text scores higher than an out-of-scope one, ties counted half.
+    """Compute the probability that an in-scope text scores higher than an out-of-scope one, ties counted half.
 
-    The Mann-Whitney statistic. None where one of the two kinds is missing.
+    This is the normalized Mann-Whitney statistic. None where one of the two kinds is missing.
 
     Args:
         scores: float[N].
-        outside: bool[N].
+        outside: bool[N], whether each text is out of scope.
     """
     if outside.all() or not outside.any():
         return None
@@ -179,16 +179,16 @@ def area_under_roc(scores: np.ndarray, outside: np.ndarray) -> float | None:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """How far the probability of a prediction is from the share of right ones.
+    """Measure the gap between the probability of predictions and the share of correct ones.
 
     Args:
         confidence: float[N], the probability of each prediction.
-        right: bool[N], whether it is right.
+        right: bool[N], whether each prediction is correct.
 
     Returns:
         ``ece``: the expected calibration error, the mean of |accuracy - confidence| over bins of equal width,
-        weighted by their texts (Guo et al., "On Calibration of Modern Neural Networks", 2017); ``bins``: of each
-        that holds texts its ``confidence``, ``accuracy`` and ``count``.
+        weighted by their number of texts (Guo et al., "On Calibration of Modern Neural Networks", 2017); ``bins``:
+        ``confidence``, ``accuracy`` and ``count`` of each non-empty bin.
     """
     place = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     bins = [
@@ -206,18 +206,18 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 def measure_threshold(
     scope: OutOfScope, threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> dict[str, Any]:
-    """What a threshold and its score are worth on a split.
+    """Measure the quality of a threshold and its score on a split.
 
     Args:
-        scope: The task's.
-        threshold: Chosen on another split.
+        scope: Out-of-scope handling of the task.
+        threshold: A threshold, selected on another split.
         logits: float[N, C].
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
 
     Returns:
         The threshold's own fields; ``accuracy``, ``in_scope_accuracy``, ``oos_recall`` and ``in_scope_refused`` with
-        it; ``auroc``, where a text whose largest logit says out of scope scores lowest of all.
+        the threshold; ``auroc``, for which texts predicted out of scope by their largest logit rank lowest.
     """
     scores, outside = _final_scores(scope, threshold, logits, out_of_scope_id), labels == out_of_scope_id
     answers = answers_with_threshold(scope, threshold, logits, out_of_scope_id)
@@ -235,7 +235,7 @@ def measure_threshold(
 def answers_with_threshold(
     scope: OutOfScope, threshold: Threshold, logits: np.ndarray, out_of_scope_id: int
 ) -> np.ndarray:
-    """int[N], the class that each text gets; arguments as for :func:`measure_threshold`."""
+    """Return the class predicted for each text, int[N]; arguments as for :func:`measure_threshold`."""
     refused = SCORES[threshold.score](logits) < threshold.value
     return np.where(refused, out_of_scope_id, scope.predictions(logits))
 
@@ -243,7 +243,7 @@ def answers_with_threshold(
 def _final_scores(
     scope: OutOfScope, threshold: Threshold, logits: np.ndarray, out_of_scope_id: int
 ) -> np.ndarray:
-    """float64[N]; what the largest logit tells to be out of scope is refused by every threshold."""
+    """Return scores, float64[N]; texts predicted out of scope by their largest logit get -inf."""
     refused = scope.predictions(logits) == out_of_scope_id
     return np.where(refused, -np.inf, SCORES[threshold.score](logits))
 
@@ -251,19 +251,19 @@ def _final_scores(
 def threshold_curves(
     scope: OutOfScope, threshold: Threshold, logits: np.ndarray, labels: np.ndarray, out_of_scope_id: int
 ) -> dict[str, Any]:
-    """What other thresholds would do on a split, for pictures.
+    """Compute the effect of other thresholds on a split, for plots.
 
     Args:
-        scope: As for :func:`measure_threshold`, as are the others.
-        threshold: As there.
+        scope: As for :func:`measure_threshold`.
+        threshold: As for :func:`measure_threshold`.
         logits: float[N, C].
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
 
     Returns:
-        ``refused``: ``share`` of all texts that is refused against ``accuracy`` of the others. ``roc``: ``in_scope``,
-        the share of in-scope texts that is refused, against ``recall``; ``chosen`` holds both at the threshold. None
-        where all texts or none are out of scope. At most 200 points each.
+        ``refused``: ``share`` of all texts that is rejected against ``accuracy`` of the others. ``roc``: ``in_scope``,
+        the share of in-scope texts that is rejected, against ``recall``; ``chosen`` holds both at the threshold;
+        ``roc`` is None where all texts or none are out of scope. At most 200 points each.
     """
     scores, outside = _final_scores(scope, threshold, logits, out_of_scope_id), labels == out_of_scope_id
     order, num = np.argsort(scores, kind="stable"), len(scores)

@@ -1,4 +1,4 @@
-"""The report of a run: ``report.json``, ``report.md``, and ratios between rows."""
+"""Build and write the report of a run: ``report.json``, ``report.md``, and ratios between rows."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def build_report(
     machine: dict[str, Any],
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Put the report together.
+    """Build the report of a run.
 
     Args:
-        run_id: of the run.
-        state: of the run, as ``finished``.
+        run_id: id of the run.
+        state: state of the run, such as ``finished``.
         best: the best trial: alpha, temperature, num_train_epochs, validation_accuracy, trial_id.
         rows: measured and gated rows, in the order of the table.
         chosen: name of the chosen row.
         artifact: path of the sealed artifact.
-        machine: what ``describe_machine`` gave.
-        extra: further keys, as the stages' times.
+        machine: the result of ``describe_machine``.
+        extra: further keys, such as the stages' times.
 
     Returns:
-        The object of ``report.json``: run_id, state, best, variants, chosen, artifact; then ratios (of every row
+        The content of ``report.json``: run_id, state, best, variants, chosen, artifact; then ratios (of every row
         to teacher, student and reference: how many times faster by p50 of the query, how many times smaller),
         machine, and ``extra``.
     """
@@ -72,7 +72,7 @@ def build_report(
 
 
 def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, float]]]:
-    """Row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
+    """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
     by_name = {row.name: row for row in rows}
     baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
     return {
@@ -89,7 +89,7 @@ def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, floa
 
 
 def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]:
-    """Write ``report.json``, ``report.md`` and the pictures, each whole or not at all.
+    """Write ``report.json``, ``report.md`` and the plots, each atomically.
 
     Returns:
         ``{"json": path, "markdown": path, "picture": path}``, and ``confidence`` where that was measured.
@@ -114,7 +114,7 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
 
 
 def markdown_report(report: dict[str, Any]) -> str:
-    """Return ``report.md``: the variants, the choice and what a reader must know of it, pictures, trials, machine."""
+    """Return ``report.md``: variants, the selection and its explanation, plots, trials and machine."""
     best = {name: value for name, value in (report.get("best") or {}).items() if not isinstance(value, dict)}
     variants, search = report["variants"], report.get("search") or {}
     values = {
@@ -134,7 +134,7 @@ def markdown_report(report: dict[str, Any]) -> str:
 
 
 def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the picture of confidence: the chosen one, the student, the teacher."""
+    """Return the rows of the confidence plot: the chosen one, the student, the teacher."""
     by_name = {row["name"]: row for row in report["variants"] if row.get("curves")}
     wanted = dict.fromkeys([report["chosen"] or STUDENT, STUDENT, TEACHER])
     return [by_name[name] for name in wanted if name in by_name]

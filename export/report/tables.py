@@ -1,4 +1,4 @@
-"""The tables of a report: in Markdown, and one for the terminal."""
+"""Tables of a report: in Markdown, and one for the terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEADERS = (
     "changed",
     "gate",
 )
-# Header in the terminal by header of the whole table: those that fit 80 columns.
+# Header in the full table -> header in the terminal, for the columns that fit a width of 80.
 _TERMINAL_HEADERS = {
     "variant": "variant",
     "accuracy": "accuracy",
@@ -45,7 +45,7 @@ _TERMINAL_HEADERS = {
 
 
 def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """The table of ``report["variants"]`` in Markdown, the chosen row bold."""
+    """Return the table of ``report["variants"]`` in Markdown, with the chosen row in bold."""
     shown = {_COMPRESSED: has_any(variants, "compressed_size_mb"), _FLOOR: has_any(variants, "floor_ms")}
     hidden = {_HEADERS.index(name) for name, is_shown in shown.items() if not is_shown}
     headers = [name for i, name in enumerate(_HEADERS) if i not in hidden]
@@ -58,9 +58,9 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
 
 
 def choice_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """In Markdown: each variant's validation accuracy against the student's, and why it was chosen or not.
+    """Return a Markdown table of each variant's validation accuracy against the student's, with its verdict.
 
-    And against the teacher's, with its limits, where one was compared with it.
+    It includes the difference from the teacher, with limits, where that was compared.
     """
     has_teacher = has_any(variants, "against_teacher")
     headers = ["variant", "against student", "limits", "only it right", "only student right", "p"]
@@ -89,12 +89,12 @@ def _limits(found: dict[str, Any]) -> str:
 
 
 def verdicts(variants: Sequence[dict[str, Any]]) -> list[str]:
-    """Why each variant was chosen or not, one line each."""
+    """Return why each variant was chosen or not, one line each."""
     return [f"{row['name']}: {row['verdict']}" for row in variants if row.get("verdict")]
 
 
 def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """In Markdown: each row's confidence, and what its out-of-scope threshold does on the test split."""
+    """Return a Markdown table of each row's calibration error and the effect of its threshold on the test split."""
     shown = [row for row in variants if row.get("curves")]
     headers = ["variant", "calibration error"]
     if any(row.get("with_threshold") for row in shown):
@@ -113,7 +113,7 @@ def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markd
 
 
 def trials_table(trials: Sequence[dict[str, Any]]) -> Markdown:
-    """In Markdown: every trial's arguments and its best epoch; a failed one with its reason."""
+    """Return a Markdown table of every trial's parameters and best epoch; a failed trial shows its reason."""
     names = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
     headers = ["trial", *names, "validation accuracy", "best epoch", "seconds", "state"]
     rows = []
@@ -131,7 +131,7 @@ def _name(row: dict[str, Any], chosen: str | None) -> str:
 
 
 def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Table:
-    """The table of variants for ``rich``, with the columns that fit a terminal."""
+    """Return the ``rich`` table of variants, with the columns that fit a terminal."""
     from rich import box
     from rich.table import Table
 
@@ -146,7 +146,7 @@ def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ta
 
 
 def has_any(variants: Sequence[dict[str, Any]], key: str) -> bool:
-    """Whether that was measured of any row."""
+    """Return whether any row has a value for ``key``."""
     return any(row.get(key) is not None for row in variants)
 
 

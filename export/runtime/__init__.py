@@ -1,1 +1,1 @@
-"""The torch-free classifier: onnxruntime, tokenizers and numpy alone."""
+"""The torch-free classifier, which needs only onnxruntime, tokenizers and numpy."""

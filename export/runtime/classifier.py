@@ -1,4 +1,4 @@
-"""The torch-free classifier that a sealed artifact runs on: onnxruntime, tokenizers and numpy alone."""
+"""The torch-free classifier that runs a sealed artifact, with only onnxruntime, tokenizers and numpy."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _PROBE_TEXT = "a"
 
 
 class TextClassifier:
-    """Classifies texts as the ``transformers`` text-classification pipeline does, without torch.
+    """Classify texts as the ``transformers`` text-classification pipeline does, without torch.
 
-    Make one with :meth:`load`. Calling it is safe from several threads.
+    Create one with :meth:`load`. Calls are thread-safe.
 
     Attributes:
-        task: What it was trained for; answers are this task's.
-        labels: Names of the model's outputs, in their order.
-        max_length: Tokens after which a text is cut.
-        out_of_scope_label: The label of texts outside every intent; None where there is none.
-        threshold: Decides which texts get that label besides those whose largest logit says so; None: no others.
+        task: The task it was trained for, which determines the form of its predictions.
+        labels: Names of the model's outputs, in order.
+        max_length: Maximum number of tokens; longer texts are truncated.
+        out_of_scope_label: Label of texts outside every intent; None where there is none.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit; None: no
+            others.
     """
 
     def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
@@ -65,21 +66,21 @@ class TextClassifier:
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
 
-        The files of a sealed artifact are held against the SHA-256 of its manifest; those of an exported variant,
-        which has no manifest, are used as they are. A file that has not changed since it was last hashed is not read
-        again for that: a cache in ``$XDG_CACHE_HOME/distiltune`` remembers it. The model is run once.
+        The files of a sealed artifact are verified against the SHA-256 of its manifest; those of an exported variant,
+        which has no manifest, are used unverified. A file that has not changed since it was last hashed is not hashed
+        again: its SHA-256 is cached in ``$XDG_CACHE_HOME/distiltune``. The model is run once as a check.
 
         Args:
             directory: an artifact, or an exported ONNX variant.
             num_threads: intra-op threads; default: ``num_threads`` of ``config.json``, else 1.
             providers: ONNX Runtime execution providers; default: the CPU.
-            session: session options as :mod:`~distiltune.export.runtime.session_options` names them; default:
-                ``session`` of ``config.json``, the ones that were measured to be faster. ``{}``: none of them.
-            verify: False: do not look at the manifest.
+            session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
+                ``session`` of ``config.json``, the options measured to be faster. ``{}``: none of them.
+            verify: whether to verify the files against the manifest.
 
         Raises:
-            ArtifactError: a file is missing, is not what its name says or not what the manifest says, or the model
-                does not run.
+            ArtifactError: a file is missing, has the wrong format or does not match the manifest, or the model does
+                not run.
             InputError: ``num_threads`` is not from 1 to 1024, a session option is unknown, or a provider is not in
                 this build of ONNX Runtime.
         """
@@ -108,10 +109,10 @@ class TextClassifier:
         return cls(graph, tokenizer, config)
 
     def _probe(self) -> None:
-        """Run the model once: a tokenizer, table, padding or weight that does not fit shows here, not in a request.
+        """Run the model once, so that a tokenizer, table, padding or weight that does not fit fails here, not later.
 
         Raises:
-            ArtifactError: It does not run, or its logits are not finite.
+            ArtifactError: The model does not run, or its logits are not finite.
         """
         ids = self._tokenizer.encode([_PROBE_TEXT])[0].ids or [self._pad_token_id]
         last = self._tokenizer.last_id()
@@ -138,20 +139,20 @@ class TextClassifier:
     def __call__(
         self, texts: str | Sequence[str], batch_size: int = 32
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Classify one text, or many.
+        """Classify one text or several.
 
         Args:
-            texts: a text, or a sequence of texts. A text longer than ``max_length`` tokens is cut.
-            batch_size: most texts in one run of the model.
+            texts: a text, or a sequence of texts. Texts longer than ``max_length`` tokens are truncated.
+            batch_size: maximum number of texts in one run of the model.
 
         Returns:
             ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
-            the score is the softmax probability of the label. A text that the threshold refuses gets the
-            threshold's label, and as its score what no other label has: 1 - their largest probability.
+            the score is the softmax probability of the label. A text that the threshold rejects gets the
+            threshold's label, with the score 1 - the largest probability of the other labels.
 
         Raises:
             InputError: a text is empty or not a string, or ``batch_size`` is below 1.
-            ArtifactError: the tokenizer or the model fails, or gives logits that are not finite.
+            ArtifactError: the tokenizer or the model fails, or the logits are not finite.
         """
         single = isinstance(texts, str)
         logits = self.logits([texts] if single else texts, batch_size=batch_size)
@@ -159,7 +160,7 @@ class TextClassifier:
         return answers[0] if single else answers
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises as a call does."""
+        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``."""
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
@@ -168,7 +169,7 @@ class TextClassifier:
         if len(encodings) == 1:
             return self._run(encodings).astype(np.float32, copy=False)
         outputs = np.empty((len(encodings), self._num_outputs), dtype=np.float32)
-        # Texts of like length share a batch, so that little of it is padding.
+        # Batch texts of similar length together to minimize padding.
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]

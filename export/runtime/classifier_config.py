@@ -1,4 +1,4 @@
-"""``config.json`` of a classifier: task, labels, lengths, threshold, and what it was measured with."""
+"""Read ``config.json`` of a classifier: task, labels, lengths, threshold, and session options."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier turns texts into ids, and logits into answers.
+    """How a classifier turns texts into ids, and logits into predictions.
 
     Attributes:
-        task: What it was trained for: the name of a decoder.
-        labels: Names of the graph's outputs, in their order.
-        max_length: Tokens after which a text is cut.
-        pad_token_id: The id that fills a batch's shorter texts.
-        out_of_scope_label: The label of texts outside every intent; None where there is none.
-        threshold: Decides which texts get that label besides those whose largest logit says so.
+        task: The task it was trained for, which is the name of a decoder.
+        labels: Names of the graph's outputs, in order.
+        max_length: Maximum number of tokens; longer texts are truncated.
+        pad_token_id: Id that pads the shorter texts of a batch.
+        out_of_scope_label: Label of texts outside every intent; None where there is none.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
     """
@@ -43,14 +43,14 @@ class ClassifierConfig:
 
 
 def read_config(content: bytes, path: Path) -> ClassifierConfig:
-    """Read and check ``config.json``; keys that are not the runtime's are left alone.
+    """Read and check ``config.json``; keys that the runtime does not use are ignored.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         path: The file, for messages.
 
     Raises:
-        ArtifactError: A value is missing or cannot be used; the message names it.
+        ArtifactError: A value is missing or invalid; the message names it.
     """
     given = parse_object(content, path)
     task = _checked_task(given.get("task"), path)
@@ -107,7 +107,7 @@ def _check_labels(labels: Any, path: Path) -> None:
 
 
 def _is_label(name: Any) -> bool:
-    """Return whether it is a text that is not blank and can be written as UTF-8."""
+    """Return whether a value is a string that is not blank and can be encoded as UTF-8."""
     return (
         isinstance(name, str)
         and bool(name.strip())

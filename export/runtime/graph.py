@@ -1,4 +1,4 @@
-"""The ONNX graph of a classifier: opened and checked, run on token ids, its faults put in this package's words."""
+"""Open, check and run a classifier's ONNX graph, and raise its failures as this package's errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAYS_NO_MORE = re.compile(
 
 
 class Graph:
-    """An ONNX Runtime session from token ids to logits. Calling ``run`` is safe from several threads.
+    """An ONNX Runtime session that maps token ids to logits; ``run`` is thread-safe.
 
     Args:
         session: The opened graph.
@@ -33,10 +33,10 @@ class Graph:
     Attributes:
         session: The opened graph.
         input_types: NumPy type of each input that the graph declares; only those are fed.
-        num_outputs: Logits of a text, C; None where the graph leaves it open.
+        num_outputs: C, the logits of a text; None where the graph does not fix it.
 
     Raises:
-        ArtifactError: Its inputs or outputs are not a text classifier's.
+        ArtifactError: Its inputs or outputs are not those of a text classifier.
     """
 
     def __init__(self, session: ort.InferenceSession, path: Path):
@@ -53,7 +53,7 @@ class Graph:
                     f"{self.path} has the input {node.name!r:.60} of type {node.type}; this runtime feeds integer "
                     f"{', '.join(_INPUTS)}; {_AGAIN}"
                 )
-            # An undeclared shape reads as [], as a scalar's does; the probe run tells them apart.
+            # An undeclared shape reads as [], like that of a scalar; the probe run distinguishes them.
             if node.shape and (len(node.shape) != 2 or any(isinstance(size, int) for size in node.shape)):
                 raise ArtifactError(
                     f"{self.path}: input {node.name!r} has the shape {node.shape!r:.60}; it must be of open batch and "
@@ -81,14 +81,14 @@ class Graph:
         return size if isinstance(size, int) else None
 
     def run(self, feed: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-        """Return the logits ``[B, C]``, checked to be so many and finite.
+        """Run the graph and return the logits ``[B, C]``, whose shape and finiteness are checked.
 
         Args:
-            feed: ``[B, L]`` of each of ``input_types``.
+            feed: An array ``[B, L]`` for each of ``input_types``.
             num_classes: C.
 
         Raises:
-            ArtifactError: ONNX Runtime fails, or the logits are something else.
+            ArtifactError: ONNX Runtime fails, or the logits have another shape or are not finite.
         """
         ids = feed["input_ids"]
         try:
@@ -104,7 +104,7 @@ class Graph:
                 f"{self.path} gives logits of shape {list(logits.shape)} for {len(ids)} texts of {num_classes} "
                 "labels; pull the artifact again"
             )
-        # One pass at 0.5 µs where isfinite().all() takes 2; squares that overflow are looked at again.
+        # vdot takes 0.5 µs where isfinite().all() takes 2; the second check covers squares that overflow.
         if not isfinite(np.vdot(logits, logits)) and not np.isfinite(logits).all():
             raise ArtifactError(
                 f"{self.path} gives logits that are not finite: its weights are damaged; pull the artifact again, or "
@@ -117,8 +117,8 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
     """Open a model file.
 
     Args:
-        path: The file; ONNX Runtime itself reads it and its external data, which it takes from the same folder alone.
-        options: Of the session.
+        path: The file; ONNX Runtime itself reads it and its external data, which must be in the same folder.
+        options: Session options.
         providers: Names of execution providers, or pairs of name and options.
 
     Raises:
@@ -127,7 +127,7 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
     """
     names = _provider_names(providers)
     try:
-        # ONNX Runtime would print an error and go on with the CPU.
+        # Without this, ONNX Runtime would print an error and fall back to the CPU.
         session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -165,6 +165,6 @@ def _provider_names(providers: Any) -> list[str]:
 
 
 def cause(error: BaseException) -> str:
-    """Return what ONNX Runtime or tokenizers says, on one line, without places in their sources."""
+    """Return the error message of ONNX Runtime or tokenizers on one line, without their source locations."""
     said = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
     return said if len(said) <= 160 else f"{said[:159]}…"

@@ -1,7 +1,7 @@
-"""Out of scope by a threshold: a text is outside every label where a score of its logits is below a value.
+"""Detect out-of-scope texts: those for which a score of the logits is below a threshold.
 
-NumPy alone: the runtime uses it. A score is the higher the more a text looks like one of the labels. Shapes: N
-texts, C classes.
+Needs NumPy alone, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
+N texts, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ScoreName = Literal["energy", "max_logit", "max_softmax"]
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """float64[N] of logits[N, C]."""
+    """Compute log(sum(exp(logits))) of each text: float64[N] from logits[N, C]."""
     z = np.asarray(logits, dtype=np.float64)
     largest = z.max(axis=-1)
     return largest + np.log(np.exp(z - largest[:, None]).sum(axis=-1))
@@ -40,12 +40,12 @@ SCORES: dict[ScoreName, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Threshold:
-    """Texts whose score is below ``value`` get ``label``.
+    """A threshold for out-of-scope texts: those whose score is below ``value`` get ``label``.
 
     Attributes:
         score: One of ``SCORES``.
         value: The threshold.
-        label: The label that is given; it need not be one that the model knows.
+        label: The label for rejected texts; it need not be one of the model's.
     """
 
     score: ScoreName
@@ -53,19 +53,19 @@ class Threshold:
     label: str
 
     def refuses(self, logits: np.ndarray) -> np.ndarray:
-        """bool[N] of logits[N, C]."""
+        """Return which texts are rejected: bool[N] from logits[N, C]."""
         return SCORES[self.score](logits) < self.value
 
     def to_json(self) -> dict[str, Any]:
-        """As an artifact's config.json holds it."""
+        """Return the threshold as it is stored in an artifact's config.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, given: Any) -> Threshold:
-        """Read what ``to_json`` gave.
+        """Read a threshold written by ``to_json``.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The value is not a threshold.
         """
         if not isinstance(given, dict) or set(given) != {"score", "value", "label"}:
             raise ValueError("it must be null, or an object of score, value and label")

@@ -1,4 +1,4 @@
-"""The ONNX Runtime session options that an artifact may carry: their names, values, and what they set."""
+"""ONNX Runtime session options that an artifact may contain: names, accepted values, and their effect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 
 MAX_THREADS = 1024
-"""ONNX Runtime makes as many as it is asked for."""
+"""Upper bound on threads, because ONNX Runtime creates as many as requested."""
 
 _LOG_FATAL_ONLY = 4  # errors are raised as well
 _LEVELS = {
@@ -22,8 +22,8 @@ _MODES = {
     "sequential": ort.ExecutionMode.ORT_SEQUENTIAL,
     "parallel": ort.ExecutionMode.ORT_PARALLEL,
 }
-# session.set_denormal_as_zero is not among them: ONNX Runtime heeds it in the first session of a process alone,
-# and then for all arithmetic of the thread that opened it, NumPy's included.
+# session.set_denormal_as_zero is left out: ONNX Runtime applies it only in the first session of a process, and
+# then to all arithmetic of the thread that opened it, NumPy's included.
 VALUES: dict[str, tuple[Any, ...]] = {
     "enable_cpu_mem_arena": (True, False),
     "enable_mem_pattern": (True, False),
@@ -32,32 +32,32 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "graph_optimization_level": tuple(_LEVELS),
     "execution_mode": tuple(_MODES),
 }
-"""The values of each option, named as ONNX Runtime names it. What is left out is as without any of them."""
+"""Accepted values by option, under ONNX Runtime's names. Options that are not given keep their defaults."""
 
 
 def check_session(chosen: Any) -> None:
-    """Refuse what is not an object of known options.
+    """Check that ``chosen`` is an object of known session options.
 
     Raises:
-        ValueError: which option, the value given, the values it takes.
+        ValueError: an option is unknown or has a wrong value; the message names it and the accepted values.
     """
     if not isinstance(chosen, Mapping):
         raise ValueError(f"it is {chosen!r:.60}, and must be an object of session options")
     for name, value in chosen.items():
         if name not in VALUES:
             raise ValueError(f"unknown option {name!r:.60}; it may hold {', '.join(VALUES)}")
-        # 1 == True, but a number is not what was asked for.
+        # 1 == True, but a number is not a valid boolean here.
         if type(value) is not type(VALUES[name][0]) or value not in VALUES[name]:
             allowed = ", ".join(str(each).lower() for each in VALUES[name])
             raise ValueError(f"{name} is {value!r:.60}; it must be one of {allowed}")
 
 
 def session_options(num_threads: int, chosen: Mapping[str, Any]) -> ort.SessionOptions:
-    """ONNX Runtime's options for a session with ``num_threads`` intra-op threads.
+    """Return ONNX Runtime's options for a session with ``num_threads`` intra-op threads.
 
     Args:
-        num_threads: 1 or more; for ``execution_mode: parallel`` also the inter-op threads.
-        chosen: options that ``check_session`` lets pass.
+        num_threads: 1 or more; with ``execution_mode: parallel`` also the number of inter-op threads.
+        chosen: options that pass ``check_session``.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads

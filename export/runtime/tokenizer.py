@@ -1,4 +1,4 @@
-"""The tokenizer of a classifier: opened and run, its faults put in this package's words."""
+"""Load and run a classifier's tokenizer, and raise its failures as this package's errors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ...errors import ArtifactError, InputError
 from .graph import cause
 
 MAX_TOKENIZER_BYTES = 2**29
-# Tokens after max_length are cut, but only after all of a text was tokenized: a second per megabyte.
+# Truncation to max_length happens only after the whole text is tokenized, which takes a second per megabyte.
 _LONG_TEXT = 2**16
 _CHARACTERS_PER_TOKEN = 32
 
 
 class Tokenizer:
-    """A ``tokenizers.Tokenizer`` that cuts after ``max_length`` tokens and raises this package's errors alone.
+    """A ``tokenizers.Tokenizer`` that truncates to ``max_length`` tokens and raises only this package's errors.
 
     Args:
-        content: Of ``tokenizer.json``.
-        max_length: Most tokens of a text.
-        pad_token_id: Id that short texts are filled up with.
+        content: Content of ``tokenizer.json``.
+        max_length: Maximum number of tokens of a text.
+        pad_token_id: Id of the padding token.
         path: The file, for messages.
 
     Raises:
-        ArtifactError: It is not a tokenizer, has no token of that id, or adds more than ``max_length`` tokens to
-            every text.
+        ArtifactError: The content is not a tokenizer, has no token of that id, or its special tokens leave no room
+            within ``max_length``.
     """
 
     def __init__(self, content: bytes, max_length: int, pad_token_id: int, path: Path):
@@ -55,15 +55,15 @@ class Tokenizer:
             )
 
     def last_id(self) -> int | None:
-        """Return the largest token id; None where the ids are not 0, 1, 2 …, which cannot be told quickly."""
+        """Return the largest token id; None where the ids are not contiguous from 0."""
         last = self.tokenizer.get_vocab_size(with_added_tokens=True) - 1
         return last if last >= 0 and self.tokenizer.id_to_token(last) is not None else None
 
     def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        """Encode texts that are strings.
+        """Tokenize strings.
 
         Raises:
-            InputError: A text has lone surrogates.
+            InputError: A text contains lone surrogates.
             ArtifactError: The tokenizer fails on a text.
         """
         try:
@@ -87,11 +87,11 @@ class Tokenizer:
             ) from error
 
     def _shortened(self, text: str) -> str:
-        """Return the beginning of a very long text, where that alone is cut after ``max_length`` tokens."""
+        """Return the beginning of a very long text if that already exceeds ``max_length`` tokens, else the text."""
         start = text[: self._long]
         return start if len(start) < len(text) and self.tokenizer.encode(start).overflowing else text
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether ``tokenizers`` failed; its panics derive from BaseException, as Ctrl-C does."""
+    """Return whether an error is a failure of ``tokenizers``; its panics derive from BaseException, as Ctrl-C does."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

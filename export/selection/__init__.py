@@ -1,1 +1,1 @@
-"""The gate, and the choice among the variants."""
+"""The gate, and the selection among the variants."""

@@ -1,4 +1,4 @@
-"""The choice among variants: the least of one measurement among those that keep every limit, and why."""
+"""Select among variants: the smallest value of one measurement among those within every limit, with reasons."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UNITS = {"latency_ms": "ms", "size_mb": "MB", "peak_memory_mb": "MB"}
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """Result of the selection among variants.
 
     Attributes:
-        rows: the measured rows in their order, each variant with ``passed_gate`` and ``verdict``.
-        chosen: name of the chosen row; none where no ONNX variant keeps every limit.
-        reason: why none was chosen, with the reasons of each; empty where one was.
+        rows: the measured rows in order, each variant with ``passed_gate`` and ``verdict``.
+        chosen: name of the chosen row; None where no ONNX variant is within every limit.
+        reason: why no row was chosen, with the reason for each; empty where one was.
     """
 
     rows: list[RowMeasurement]
@@ -36,18 +36,18 @@ def choose(
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> Choice:
-    """Choose the ONNX row with the least ``config.minimise`` among those that keep every limit of ``config``.
+    """Select the ONNX row with the smallest ``config.minimise`` among those within every limit of ``config``.
 
-    Of equals in it the faster is taken, then the smaller, then the first. The test split decides nothing.
+    Ties go to the faster row, then the smaller, then the first. The test split is not used.
 
     Args:
-        rows: every measured row, the student's among them.
+        rows: every measured row, including the student's.
         config: the section ``export.choose``.
         student: name of the student's row.
         teacher: name of the teacher's row.
 
     Raises:
-        RunFailedError: the rows lack what the gate needs (:func:`~distiltune.export.selection.gate.apply_gate`).
+        RunFailedError: the rows lack values that :func:`~distiltune.export.selection.gate.apply_gate` needs.
     """
     gated = [_bounded(row, config) for row in apply_gate(rows, config, student=student, teacher=teacher)]
     variants = [row for row in gated if targets.get(row.kind).can_be_sealed]
@@ -60,7 +60,7 @@ def choose(
 
 
 def _bounded(row: RowMeasurement, config: ChooseConfig) -> RowMeasurement:
-    """The row with every limit that it is over in its verdict; only what can be chosen has limits."""
+    """Add every exceeded limit to a row's verdict; limits apply only to rows that can be chosen."""
     if not targets.get(row.kind).can_be_sealed:
         return row
     faults = [row.verdict] if row.verdict else []
@@ -76,7 +76,7 @@ def _bounded(row: RowMeasurement, config: ChooseConfig) -> RowMeasurement:
 def _compared(
     row: RowMeasurement, best: RowMeasurement, num_kept: int, config: ChooseConfig
 ) -> RowMeasurement:
-    """The row with its verdict against the chosen one."""
+    """Return a row with a verdict that compares it with the chosen one."""
     name = config.minimise
     least, own = _value(best, name), _value(row, name)
     if row.name == best.name:

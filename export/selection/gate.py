@@ -1,4 +1,4 @@
-"""The gate: whether each row keeps the limits on validation accuracy."""
+"""The gate: check each row against the limits on validation accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class _Seen:
-    """A row as the gate sees it."""
+    """The values of a row that the gate uses."""
 
     name: str
     accuracy: float
@@ -29,15 +29,15 @@ class _Seen:
 
 
 def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> None:
-    """Refuse a gate that no variant can pass, or that has nothing to go by; before anything is trained.
+    """Reject, before training, a gate that no variant can pass or that lacks the data to be applied.
 
     Args:
         config: The section ``export.choose``.
-        num_texts: Texts of the validation split.
+        num_texts: Number of texts in the validation split.
         has_threshold: Whether the variants get an out-of-scope threshold.
 
     Raises:
-        ConfigError: What to set instead.
+        ConfigError: The gate cannot be used; the message names what to set instead.
     """
     if config.accuracy == "with_threshold" and not has_threshold:
         raise ConfigError(
@@ -48,7 +48,7 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
         return
     allowed = config.max_drop_from_student
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
-    least = z2 / (num_texts + z2)  # the limit of a variant that changes no answer: see paired.score_limits
+    least = z2 / (num_texts + z2)  # limit of a variant that changes no prediction: paired_test.score_limits
     if allowed is not None and allowed < least:
         more = f", give {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
         raise ConfigError(
@@ -65,24 +65,24 @@ def apply_gate(
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> list[RowMeasurement]:
-    """Compare each row made from the student with student and teacher, like with like, on the validation split.
+    """Compare each row made from the student with the student and the teacher on the validation split.
 
-    A drop is kept under ``non_inferior`` when the lower confidence limit of the difference, variant less student on
-    the same texts, is no lower than minus the drop; under ``point`` when the difference is no lower.
+    A row is within an allowed drop under ``non_inferior`` when the lower confidence limit of the difference, variant
+    minus student on the same texts, is at least minus the drop; under ``point`` when the difference itself is.
 
     Args:
-        rows: every measured row, in any order, the student's among them.
+        rows: every measured row, in any order, including the student's.
         config: the section ``export.choose``.
         student: name of the student's row.
         teacher: name of the teacher's row.
 
     Returns:
-        The rows in their order. Student and variants have ``passed_gate``, where that is False ``verdict`` with every
-        reason, and as far as the rows have answers ``against_student``, ``against_teacher`` and
-        ``predictions_changed``. Teacher and reference, which the gate is not for, are as they were.
+        The rows in the same order. Student and variants get ``passed_gate``, a ``verdict`` with every reason where that
+        is False, and, where the rows have predictions, ``against_student``, ``against_teacher`` and
+        ``predictions_changed``. The gate does not apply to teacher and reference, which are returned unchanged.
 
     Raises:
-        RunFailedError: a row that is needed, its validation accuracy, or its answers are missing.
+        RunFailedError: a required row, its validation accuracy, or its predictions are missing.
     """
     seen = {row.name: found for row in rows if (found := _see(row, config)) is not None}
     for name in (student, *([teacher] if config.max_drop_from_teacher is not None else [])):

@@ -1,4 +1,4 @@
-"""Two classifiers on the same texts: the difference of their accuracies, with its confidence limits."""
+"""Compare two classifiers on the same texts: the difference of their accuracies, with confidence limits."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-_STEPS = 60  # of bisection: 2 / 2**60 is below what a float can tell apart
+_STEPS = 60  # of bisection: 2 / 2**60 is below the resolution of a float
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more accurate the first of two classifiers is on N texts that both saw.
+    """Difference in accuracy of two classifiers on the same N texts.
 
     Attributes:
-        difference: accuracy of the first less that of the second, a fraction.
-        low, high: its lower and its upper limit; each holds with ``confidence`` by itself.
+        difference: accuracy of the first minus that of the second, a fraction.
+        low, high: lower and upper limit of the difference; each holds by itself with ``confidence``.
         confidence: one-sided, a fraction.
-        only_first, only_second: texts that only this one got right.
+        only_first, only_second: number of texts that only this classifier got right.
         num_texts: N.
-        p_value: of McNemar's exact test that both are right equally often, two-sided.
+        p_value: two-sided, of McNemar's exact test that both are right equally often.
     """
 
     difference: float
@@ -35,16 +35,16 @@ class PairedDifference:
     p_value: float
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
+        """Return the comparison as JSON values."""
         return asdict(self)
 
 
 def compare_paired(first: np.ndarray, second: np.ndarray, *, confidence: float) -> PairedDifference:
-    """Compare two classifiers.
+    """Compare the accuracies of two classifiers on the same texts.
 
     Args:
         first: bool[N], which texts the first got right.
-        second: bool[N], the same of the second.
+        second: bool[N], which texts the second got right.
         confidence: one-sided, of each limit; above 0.5, below 1.
     """
     b, c, n = int((first & ~second).sum()), int((~first & second).sum()), len(first)
@@ -53,18 +53,17 @@ def compare_paired(first: np.ndarray, second: np.ndarray, *, confidence: float) 
 
 
 def score_limits(b: int, c: int, n: int, *, confidence: float) -> tuple[float, float]:
-    """Limits of p_b - p_c, where b and c of n pairs are discordant one way and the other.
+    """Compute confidence limits of p_b - p_c, where b and c of n pairs are discordant one way and the other.
 
     Tango's asymptotic score limits: the differences d at which |T(d)| is the normal quantile z, with
-    T(d) = (b - c - n·d) / sqrt(n·(2·q + d·(1 - d))) and q the likeliest p_c under d (Tango, "Equivalence test and
-    confidence interval for the difference in proportions for the paired-sample design", Statistics in Medicine 17,
-    1998). Fit for a non-inferiority test, and neither empty nor of no width where b = c = 0:
-    there they are ±z² / (n + z²).
+    T(d) = (b - c - n·d) / sqrt(n·(2·q + d·(1 - d))) and q the maximum-likelihood p_c under d (Tango, "Equivalence test
+    and confidence interval for the difference in proportions for the paired-sample design", Statistics in Medicine 17,
+    1998). They suit a non-inferiority test, and are not degenerate where b = c = 0: there they are ±z² / (n + z²).
 
     Args:
-        b: pairs discordant one way.
-        c: pairs discordant the other way.
-        n: all pairs, at least one.
+        b: number of pairs discordant one way.
+        c: number of pairs discordant the other way.
+        n: number of all pairs, at least one.
         confidence: one-sided, of each limit; above 0.5, below 1.
     """
     z = NormalDist().inv_cdf(confidence)
@@ -72,7 +71,7 @@ def score_limits(b: int, c: int, n: int, *, confidence: float) -> tuple[float, f
 
 
 def mcnemar_p_value(b: int, c: int) -> float:
-    """Two-sided p of McNemar's exact test: how likely b and c differ so much, or more, by a fair coin."""
+    """Compute the two-sided p value of McNemar's exact test: the probability of at least this difference by chance."""
     ways, tail = 1, 1
     for k in range(min(b, c)):
         ways = ways * (b + c - k) // (k + 1)
@@ -81,7 +80,7 @@ def mcnemar_p_value(b: int, c: int) -> float:
 
 
 def _upper_limit(b: int, c: int, n: int, z: float) -> float:
-    """The d above (b - c) / n at which T(d) = -z; T falls as d grows."""
+    """Find the d above (b - c) / n at which T(d) = -z, by bisection; T decreases with d."""
     low, high = (b - c) / n, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -1,1 +1,1 @@
-"""The variants of a model: quantized and exported."""
+"""Exported and quantized variants of a model."""

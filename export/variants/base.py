@@ -1,4 +1,4 @@
-"""What an export variant declares: what it is made from, how, what it needs, and which target opens it."""
+"""Export variants: their source, how they are made, what they need, and the target that opens them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 Rows = Sequence[np.ndarray]
-"""Token ids [L] of texts."""
+"""Token ids [L] of each text."""
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
 class Source(Enum):
-    """What a variant is made from; ``make`` gets the student's model, or the path of the graph."""
+    """The source of a variant; ``make`` receives the student's model, or the path of the graph."""
 
     CHECKPOINT = "the student's checkpoint"
     PLAIN_GRAPH = "the ONNX graph of the student"
@@ -32,12 +32,12 @@ class Source(Enum):
 
 @dataclass(frozen=True)
 class Making:
-    """What a variant may be made with, beside its source.
+    """Inputs for making a variant, besides its source.
 
     Attributes:
         rows: Token ids of training texts; empty unless the variant needs them.
         config: The section ``export``.
-        measure_sensitivity: Whether to measure what each part of the graph loses to 8 bits.
+        measure_sensitivity: Whether to measure the error from quantizing each part of the graph to 8 bits.
     """
 
     rows: Rows
@@ -45,19 +45,19 @@ class Making:
     measure_sensitivity: bool = False
 
     def section(self, kind: type[_SectionT]) -> _SectionT:
-        """Return the part of ``config`` that is a ``kind``; where it has none, one with default values."""
+        """Return the subsection of ``config`` of type ``kind``, or one with default values."""
         return next((value for _, value in self.config if isinstance(value, kind)), kind())
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What is known of a variant that was made, beside the file.
+    """Information about a variant that was made, besides its file.
 
     Attributes:
-        reduce_range: Whether weights were held to 7 bits; None where there are no 8-bit products.
+        reduce_range: Whether weights were limited to 7 bits; None where there are no 8-bit products.
         excluded: Parts of a statically quantized graph that were left in 32 bits.
-        sensitivity: What each part loses to 8 bits, the worst first; None where that was not measured.
-        logits_error: Of a statically quantized graph, on training texts; see ``sensitivity.logits_error``.
+        sensitivity: Error from quantizing each part to 8 bits, largest first; None where that was not measured.
+        logits_error: Error of a statically quantized graph on training texts; see ``sensitivity.logits_error``.
     """
 
     reduce_range: bool | None = None
@@ -67,7 +67,7 @@ class Quantized:
 
 
 def onnx_logits_of(folder: Path) -> Logits:
-    """Open the graph of a variant's folder in ONNX Runtime."""
+    """Open the graph in a variant's folder with ONNX Runtime."""
     from .parity import onnx_logits
 
     return onnx_logits(folder / MODEL_FILE)
@@ -78,25 +78,24 @@ class Variant:
     """One form in which a student can be exported.
 
     Attributes:
-        name: As ``export.variants`` gives it.
-        description: What it is, in one phrase, for help and schema.
+        name: Name in ``export.variants``.
+        description: One phrase for help and schema.
         source: What it is made from.
         make: Writes the file from the source; its arguments are the source (a path, or the model of a checkpoint), the
             file to write, and :class:`Making`.
-        target: Name of the entry of ``benchmark.targets`` that opens and measures it.
-        can_be_sealed: Whether ``TextClassifier`` opens it, so that it can be chosen and sealed.
-        file: Name of its weights or graph.
-        open_logits: Opens a folder of it to compare its logits with the student's.
-        weight_bits: Of a weight in matrix products.
-        activation_bits: Of an activation in matrix products.
-        logits_depend_on_batch: Whether a text's logits depend on the texts beside it in a batch.
-        tolerance: Largest difference of its logits from the student's that is to be expected on training texts, as
-            a multiple of their standard deviation; None: it computes in 32 bits and is held to
-            ``export.parity_tolerance``.
-        min_opset: Version of ONNX's operators that its graph has at least, whatever ``export.opset`` says.
-        needs_texts: Whether it is made with training texts.
-        needs_gpu: Whether it is made on a GPU.
-        has_sensitivity: Whether ``export.sensitivity`` measures its parts, which takes training texts.
+        target: Name of the entry in ``benchmark.targets`` that opens and measures it.
+        can_be_sealed: Whether ``TextClassifier`` can open it, so that it can be chosen and sealed.
+        file: File name of its weights or graph.
+        open_logits: Opens its folder, to compare its logits with the student's.
+        weight_bits: Bits of a weight in matrix products.
+        activation_bits: Bits of an activation in matrix products.
+        logits_depend_on_batch: Whether a text's logits depend on the other texts in its batch.
+        tolerance: Largest expected difference of its logits from the student's on training texts, as a multiple of
+            their standard deviation; None: it computes in 32 bits and must meet ``export.parity_tolerance``.
+        min_opset: Lowest ONNX opset version of its graph, regardless of ``export.opset``.
+        needs_texts: Whether making it requires training texts.
+        needs_gpu: Whether making it requires a GPU.
+        has_sensitivity: Whether ``export.sensitivity`` measures its parts, which requires training texts.
     """
 
     name: str
@@ -117,19 +116,19 @@ class Variant:
     has_sensitivity: bool = False
 
     def takes_texts(self, *, sensitivity: bool) -> bool:
-        """Return whether it is made with training texts, given the value of ``export.sensitivity``."""
+        """Return whether making it requires training texts, given the value of ``export.sensitivity``."""
         return self.needs_texts or (sensitivity and self.has_sensitivity)
 
 
 VARIANTS: dict[str, Variant] = {}
-"""Every registered variant by its name; :mod:`.kinds` fills it."""
+"""Every registered variant by its name; filled by :mod:`.kinds`."""
 
 
 def register(*variants: Variant) -> None:
-    """Add variants to those that ``export.variants`` accepts.
+    """Register variants, whose names ``export.variants`` then accepts.
 
     Raises:
-        ValueError: There is one of that name already.
+        ValueError: A variant of that name is already registered.
     """
     for variant in variants:
         if variant.name in VARIANTS:
@@ -140,7 +139,7 @@ def register(*variants: Variant) -> None:
 def fused(variant: Variant, name: str) -> Variant:
     """Return the same variant made from the graph with fused attention.
 
-    It has no sensitivity: parts are made up of nodes of the plain graph.
+    It has no sensitivity, because parts consist of nodes of the plain graph.
     """
     return replace(
         variant,

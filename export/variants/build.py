@@ -1,4 +1,4 @@
-"""The variants of a student that a job exports: each one folder, and the record of its making."""
+"""Build the variants of a student that a job exports: a folder and a record for each."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ _TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map
 
 @dataclass(frozen=True)
 class VariantFiles:
-    """What was written for one variant, and how it compares with the student."""
+    """The files of one variant, and how it compares with the student."""
 
     name: str
     directory: str
     file: str
     """Name of the weights or graph inside ``directory``."""
     size_mb: float
-    """Of ``file`` alone, in units of 2**20 bytes."""
+    """Size of ``file`` alone, in units of 2**20 bytes."""
     max_abs_diff: float
-    """Largest absolute difference of logits to the 32-bit student."""
+    """Largest absolute difference of logits from the 32-bit student."""
     parity_shapes: list[tuple[int, int]]
     """``[batch, length]`` of the padded batches that were compared."""
     fused: dict[str, int] | None
-    """Fused nodes by kind; ``None`` where no fusing was asked for."""
+    """Number of fused nodes by type; ``None`` for variants without fusion."""
     reduce_range: bool | None
-    """Whether int8 weights of an ONNX graph were held to 7 bits; ``None`` for other variants."""
+    """Whether int8 weights of an ONNX graph were limited to 7 bits; ``None`` for other variants."""
     seconds: float
     graph: GraphRecord | None = None
-    """What is inside of an ONNX graph; ``None`` for other variants."""
+    """Contents of an ONNX graph; ``None`` for other variants."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON's own types."""
+        """Return the record as JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -84,25 +84,25 @@ def build_variant(
     calibration: CalibrationTexts | None = None,
     training_texts: Sequence[str] = (),
 ) -> VariantFiles:
-    """Make one variant of the checkpoint ``student_dir`` and compare its logits with the student's.
+    """Build one variant of the checkpoint ``student_dir``, and compare its logits with the student's.
 
     Args:
-        name: which registered variant.
+        name: name of the registered variant.
         student_dir: a checkpoint with tokenizer.json.
-        out_dir: the folder to make; it appears whole, and takes the place of an earlier one.
-        config: the section ``export``; the variants that it names, its thresholds and its choice are not read.
-        max_length: most tokens of a text.
-        task: what the student was trained for; kept in the config.json of a variant that can be sealed.
-        out_of_scope_label: kept in the config.json of a variant that can be sealed.
-        num_threads: intra-op threads that config.json asks the runtime for.
-        base_onnx: the plain ONNX graph of this student, where it is there already; it saves an export.
-            Fused variants make their own, with shapes.
+        out_dir: the output folder, written atomically; an existing one is replaced.
+        config: the section ``export``; its list of variants, ``out_of_scope`` and ``choose`` are not used.
+        max_length: maximum number of tokens of a text.
+        task: the task that the student was trained for; stored in the config.json of a variant that can be sealed.
+        out_of_scope_label: stored in the config.json of a variant that can be sealed.
+        num_threads: intra-op threads; stored in the same config.json for the runtime.
+        base_onnx: the plain ONNX graph of this student if it already exists, which saves an export.
+            Fused variants export their own, with shapes.
         training_texts: for the variants that need them, see ``Variant.takes_texts``.
-        calibration: texts on which the out-of-scope threshold is chosen of a variant that can be sealed; none: it has
-            no threshold.
+        calibration: texts for selecting the out-of-scope threshold of a variant that can be sealed; None: it gets no
+            threshold.
 
     Returns:
-        The record of what was made. ``TextClassifier.load(out_dir)`` opens every variant that can be sealed.
+        The record of the variant. ``TextClassifier.load(out_dir)`` opens every variant that can be sealed.
 
     Raises:
         ConfigError: there is no variant of this name.
@@ -181,7 +181,7 @@ def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> N
 def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
     return measure_parity(
         torch_logits(model),
-        variant.open_logits(folder),  # from its files: they are what is measured and delivered
+        variant.open_logits(folder),  # from its files, which are what is measured and shipped
         vocab_size=model.config.vocab_size,
         pad_token_id=_pad_token_id(model),
         max_length=max_length,
@@ -199,9 +199,9 @@ def _pad_token_id(model: PreTrainedModel) -> int:
 
 
 def _write_tokenizer(variant: Variant, student_dir: Path, folder: Path) -> Path:
-    """Write the tokenizer's files that go with a variant; return the checkpoint's own tokenizer.json."""
+    """Write a variant's tokenizer files, and return the path of the checkpoint's own tokenizer.json."""
     source = student_dir / TOKENIZER_FILE
-    if variant.can_be_sealed:  # without the padding and truncation that it was last used with
+    if variant.can_be_sealed:  # without the padding and truncation of its last use
         _read_tokenizer(source).save(str(folder / TOKENIZER_FILE))
     else:
         for file in (student_dir / name for name in _TOKENIZER_FILES):

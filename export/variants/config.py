@@ -1,4 +1,4 @@
-"""The part of the section ``export`` that is read where variants are made."""
+"""The keys of the section ``export`` that configure how variants are made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .kinds.static import StaticConfig
 
 
 class _Registered:
-    """Of an annotated text: the name of a registered variant."""
+    """Pydantic annotation of a string: the name of a registered variant."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return core_schema.no_info_after_validator_function(_known, handler(source))

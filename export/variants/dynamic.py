@@ -1,4 +1,4 @@
-"""ONNX graphs with narrower numbers, by ONNX Runtime's tools: 8-bit products, 4- and 8-bit weights, 16-bit floats."""
+"""Reduce the precision of ONNX graphs with ONNX Runtime's tools: 8-bit products, 4-/8-bit weights, 16-bit floats."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ...errors import ExportError
 from ..machine import describe_machine
 from ..onnx.convert import save_onnx
 
-BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels take 16 or more
+BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels need 16 or more
 EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
-_INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized as they come, which is faster
-_INT4_OPSET = 21  # the first that has 4-bit integers
+_INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized dynamically, which is faster
+_INT4_OPSET = 21  # the first with 4-bit integers
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
@@ -40,20 +40,20 @@ def quantize_onnx(
 ) -> bool:
     """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
 
-    Matrix multiplications with constant weights get int8 weights, and activations quantized as they come;
-    embedding tables are kept in 8 bits too, which is where most of the size is. In a fused graph the attention's
-    projections stay in 32 bits.
+    Matrix multiplications with constant weights get int8 weights and dynamically quantized activations; embedding
+    tables, which take most of the size, are also stored in 8 bits. In a fused graph the attention's projections stay
+    in 32 bits.
 
     Args:
         source: a graph of :func:`~distiltune.export.onnx.convert.export_onnx`, or made from one.
-        target: the file to write; it appears whole or not at all.
-        per_channel: one scale per column of a weight in place of one per weight.
-        reduce_range: hold weights to 7 bits; default: where this machine's 8-bit products may overflow.
-        operators: kinds of nodes to quantize; default: all that can be.
+        target: the file, written atomically.
+        per_channel: use one scale per column of a weight instead of one per weight.
+        reduce_range: limit weights to 7 bits; default: if this machine's 8-bit products may overflow.
+        operators: node types to quantize; default: all that are supported.
         nodes: names of the only nodes to quantize; default: all.
 
     Returns:
-        Whether weights were held to 7 bits.
+        Whether weights were limited to 7 bits.
     """
     reduce_range = int8_products_saturate() if reduce_range is None else reduce_range
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
@@ -62,7 +62,7 @@ def quantize_onnx(
             prepared(source),
             raw,
             op_types_to_quantize=None if operators is None else list(operators),
-            # A Gemm becomes a MatMul of this name, and an Add, before it is quantized.
+            # Before quantization, a Gemm becomes a MatMul with this name, and an Add.
             nodes_to_quantize=[each for name in nodes for each in (name, f"{name}_MatMul")],
             per_channel=per_channel,
             reduce_range=reduce_range,
@@ -74,27 +74,27 @@ def quantize_onnx(
 
 
 def prepared(source: Path) -> onnx.ModelProto:
-    """The graph ``source`` as ONNX Runtime's quantizers take it."""
+    """Load the graph ``source`` in the form that ONNX Runtime's quantizers expect."""
     graph = onnx.load(str(source))
-    del graph.graph.value_info[:]  # one stale shape stops the quantizer
-    # Says that there is nothing left to simplify; without it the quantizer warns through the root logger.
+    del graph.graph.value_info[:]  # a single stale shape makes the quantizer fail
+    # Marks the graph as preprocessed; without it the quantizer warns through the root logger.
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return graph
 
 
 def int8_products_saturate() -> bool:
-    """Whether this is an x86 processor without VNNI, which adds 8-bit products in 16 bits."""
+    """Return whether this is an x86 processor without VNNI, which adds 8-bit products in 16 bits."""
     instruction_sets = set(describe_machine()["instruction_sets"])
     return platform.machine().lower() in _X86 and not instruction_sets & _VNNI
 
 
 def quantize_weights(source: Path, target: Path, *, bits: int) -> None:
-    """Write a copy of the graph ``source`` whose weight matrices lie in 4 or 8 bits, in blocks with scales.
+    """Write a copy of the graph ``source`` whose weight matrices have 4 or 8 bits, in blocks with scales.
 
     Args:
         source: as for :func:`quantize_onnx`.
         target: as for :func:`quantize_onnx`.
-        bits: of a weight; each ``BLOCK_SIZE`` of them along the input share a scale.
+        bits: bits per weight; each block of ``BLOCK_SIZE`` weights along the input shares a scale.
 
     Raises:
         ExportError: no matrix could be quantized.
@@ -103,20 +103,20 @@ def quantize_weights(source: Path, target: Path, *, bits: int) -> None:
 
 
 def quantize_embeddings(source: Path, target: Path) -> None:
-    """Write a copy of the graph ``source`` whose largest embedding table lies in 4 bits.
+    """Write a copy of the graph ``source`` whose largest embedding table has 4 bits.
 
     Args:
         source: as for :func:`quantize_onnx`.
         target: as for :func:`quantize_onnx`.
 
     Raises:
-        ExportError: there is no table.
+        ExportError: there is no such table.
     """
     _quantize_blocks(source, target, bits=4, operator="Gather", made="GatherBlockQuantized")
 
 
 def to_half(source: Path, target: Path) -> None:
-    """Write a copy of the graph ``source`` in 16-bit floats, logits in 32: half the size; a CPU computes in 32 bits.
+    """Write a copy of the graph ``source`` in 16-bit floats, half the size; logits and CPU arithmetic stay in 32 bits.
 
     Args:
         source: as for :func:`quantize_onnx`.
@@ -138,7 +138,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
     }
     largest = max(nodes, key=lambda name: nodes[name], default=None)
     with quiet():
-        # Here, for it sets the root logger up when it is first loaded.
+        # Imported here, because it configures the root logger on first import.
         from onnxruntime.quantization.matmul_nbits_quantizer import (
             DefaultWeightOnlyQuantConfig,
             MatMulNBitsQuantizer,
@@ -170,9 +170,9 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's quantizer from talking on stdout and through the root logger, and from setting it up."""
+    """Keep ONNX Runtime's quantizer from writing to stdout and the root logger, and from configuring that logger."""
     root = logging.getLogger()
-    silent = logging.NullHandler()  # without any handler, logging.info() would install one for good
+    silent = logging.NullHandler()  # without any handler, logging.info() would install one permanently
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
         return "quantization" not in Path(record.pathname).parts
@@ -180,7 +180,7 @@ def quiet() -> Iterator[None]:
     root.addHandler(silent)
     root.addFilter(from_elsewhere)
     try:
-        # A block of zeros is divided by its scale of zero, and comes out as zeros all the same.
+        # A block of zeros is divided by its scale of zero, and still results in zeros.
         with contextlib.redirect_stdout(io.StringIO()), np.errstate(invalid="ignore", divide="ignore"):
             yield
     finally:

@@ -1,4 +1,4 @@
-"""The record of what an exported graph consists of: bytes by part, parts left in 32 bits, one matrix's values."""
+"""Record the contents of an exported graph: bytes by part, parts left in 32 bits, one matrix's values."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class WeightHistogram:
     """A weight matrix before and after quantization.
 
     Attributes:
-        name: Of the matrix.
-        part: As ``layer 0 feed-forward in``.
-        step: Distance of two quantized values.
-        lowest: Where the first bin of ``before`` begins, and the first level lies half a step above.
-        before: How many 32-bit weights lie in each bin, ``BINS_PER_STEP`` bins a step.
-        after: How many quantized weights have each value, from the lowest level on.
+        name: Name of the matrix.
+        part: Part of the model, such as ``layer 0 feed-forward in``.
+        step: Distance between adjacent quantized values.
+        lowest: Lower edge of the first bin of ``before``; the lowest level is half a step above.
+        before: Number of 32-bit weights in each bin, with ``BINS_PER_STEP`` bins per step.
+        after: Number of quantized weights at each level, from the lowest.
     """
 
     name: str
@@ -40,16 +40,16 @@ class WeightHistogram:
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """What a graph consists of.
+    """Contents of an exported graph.
 
     Attributes:
-        bytes_by_part: Of its constants, by ``parts.GROUPS``, and ``structure``: the rest of the file.
+        bytes_by_part: Bytes of its constants, by ``components.GROUPS``, and ``structure``: the rest of the file.
         excluded: Parts left in 32 bits by static quantization.
-        excluded_nodes: Their nodes.
-        logits_error: Of a statically quantized graph, on training texts; see ``sensitivity.logits_error``.
-        sensitivity: What each part loses to 8 bits, the worst first.
-        weights: One matrix before and after: the most sensitive, or the first into a feed-forward part. None where
-            weights do not share one scale.
+        excluded_nodes: Nodes of those parts.
+        logits_error: Error of a statically quantized graph on training texts; see ``sensitivity.logits_error``.
+        sensitivity: Error from quantizing each part to 8 bits, largest first.
+        weights: One matrix before and after quantization: that of the most sensitive part, or of the first
+            ``feed-forward in``. None where its weights do not share one scale.
     """
 
     bytes_by_part: dict[str, int]
@@ -61,7 +61,7 @@ class GraphRecord:
 
 
 def describe_graph(plain: Path, path: Path, quantized: Quantized) -> GraphRecord:
-    """The record of the graph ``path``, made from ``plain``."""
+    """Record the contents of the graph ``path``, which was made from ``plain``."""
     model = onnx.load(str(path))
     sizes = bytes_by_group(model)
     excluded = quantized.excluded or []
@@ -76,7 +76,7 @@ def describe_graph(plain: Path, path: Path, quantized: Quantized) -> GraphRecord
 
 
 def _one_matrix(plain: Path, made: onnx.GraphProto, ranking: Sequence[PartError]) -> WeightHistogram | None:
-    """Of the most sensitive part that has one, of the first feed-forward part otherwise."""
+    """Return the histogram of the most sensitive part with a matrix, or else of the first feed-forward part."""
     tensors = {each.name: each for each in made.initializer}
     names = [name.removesuffix("_quantized") for name in tensors if name.endswith(".weight_quantized")]
     if not names:

@@ -1,4 +1,4 @@
-"""How far the logits of an exported model are from those of the model that it was made from."""
+"""Measure how far the logits of an exported model are from those of the original."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG_ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest absolute difference of logits, over the shapes ``[batch, length]`` that were compared."""
+    """Largest absolute difference of logits over the compared shapes ``[batch, length]``."""
 
     max_abs_diff: float
     shapes: list[tuple[int, int]]
@@ -30,12 +30,12 @@ class Parity:
 def measure_parity(
     reference: Logits, candidate: Logits, *, vocab_size: int, pad_token_id: int, max_length: int
 ) -> Parity:
-    """Compare two models on random token ids: one short text, one of full length, and padded batches.
+    """Compare two models on random token ids: single texts from one token to full length, and padded batches.
 
-    In every batch of more than one text the lengths run from 1 up to the full length, the rest is padding.
+    In every batch of more than one text, lengths range from 1 to the full length, and the rest is padding.
 
     Raises:
-        ExportError: ``candidate`` fails on a shape, or gives logits that are not finite or of another shape.
+        ExportError: ``candidate`` fails on a shape, or returns logits that are not finite or have another shape.
     """
     generator = np.random.default_rng(0)
     shapes = list(
@@ -63,7 +63,11 @@ def measure_parity(
 
 
 def check_tolerance(name: str, parity: Parity, tolerance: float) -> None:
-    """Raise ExportError when a 32-bit variant is further from its original than ``tolerance``."""
+    """Check that a 32-bit variant's logits are within ``tolerance`` of the original's.
+
+    Raises:
+        ExportError: They differ by more.
+    """
     if parity.max_abs_diff > tolerance:
         raise ExportError(
             f"{name}: logits differ from the student's by up to {parity.max_abs_diff:.3g}, more than "
@@ -73,7 +77,7 @@ def check_tolerance(name: str, parity: Parity, tolerance: float) -> None:
 
 
 def torch_logits(model: PreTrainedModel) -> Logits:
-    """``model`` as a function of NumPy arrays."""
+    """Wrap ``model`` as a function of NumPy arrays."""
 
     def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -84,7 +88,7 @@ def torch_logits(model: PreTrainedModel) -> Logits:
 
 
 def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
-    """The graph at ``path``, on the CPU, as a function of NumPy arrays."""
+    """Open the graph at ``path`` on the CPU, as a function of NumPy arrays."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = _LOG_ERRORS_ONLY
@@ -104,7 +108,7 @@ def _ragged_batch(
     generator: np.random.Generator, shape: tuple[int, int], vocab_size: int, pad_token_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
     batch, length = shape
-    # The padding id never stands inside a text: roberta counts positions by it.
+    # The padding id must not occur inside a text: roberta counts positions by it.
     input_ids = generator.integers(0, vocab_size - 1, size=shape, dtype=np.int64)
     input_ids[input_ids >= pad_token_id] += 1
     lengths = np.linspace(length, 1, batch).astype(np.int64)

@@ -1,4 +1,4 @@
-"""How much the logits move when just one part of a graph is quantized."""
+"""Measure the error of the logits when only one part of a graph is quantized."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .parity import Logits, onnx_logits
 NUM_PROBES = 64
 _FIRST_WORDS = 8
 QuantizeNodes = Callable[[Path, Path, list[str]], object]
-"""Writes a copy of a graph, to the second path, in which only the named nodes are quantized."""
+"""Writes a copy of the graph at the first path to the second path, in which only the named nodes are quantized."""
 
 
 @dataclass(frozen=True)
 class PartError:
-    """What quantizing one part alone does.
+    """The error from quantizing one part alone.
 
     Attributes:
-        part: As ``layer 0 feed-forward out``.
+        part: Name of the part, such as ``layer 0 feed-forward out``.
         group: As in :class:`~distiltune.export.onnx.components.Part`.
-        layer: As there.
-        nodes: Their names in the plain graph.
-        error: What :func:`logits_error` says.
-        is_product: Whether it holds matrix products; a table of embeddings does not.
+        layer: As in :class:`~distiltune.export.onnx.components.Part`.
+        nodes: Names of its nodes in the plain graph.
+        error: Result of :func:`logits_error`.
+        is_product: Whether it contains matrix products, unlike an embedding table.
     """
 
     part: str
@@ -45,23 +45,23 @@ class PartError:
 
 
 def logits_error(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Mean squared difference of logits[N, C] over the variance of the expected ones.
+    """Compute the mean squared difference of logits[N, C] over the variance of the expected ones.
 
-    The inverse of the signal-to-quantization-noise ratio. Errors of parts quantized alone nearly add up to the error
-    of them together.
+    This is the inverse of the signal-to-quantization-noise ratio. The errors of parts quantized alone nearly add up to
+    the error of quantizing them together.
     """
     return float(np.mean((actual - expected) ** 2) / max(float(np.var(expected)), np.finfo(np.float32).tiny))
 
 
 class Probe:
-    """The logits of a 32-bit graph on a few texts, to hold those of quantized ones against.
+    """Logits of a 32-bit graph on a few texts, as the reference for quantized graphs.
 
     Args:
         source: The graph.
-        rows: Token ids [L] of texts; ``NUM_PROBES`` of them are taken, spread evenly.
+        rows: Token ids [L] of texts; at most ``NUM_PROBES``, evenly spaced, are used.
 
     Raises:
-        ExportError: There is no text.
+        ExportError: There are no texts.
     """
 
     def __init__(self, source: Path, rows: Sequence[np.ndarray]) -> None:
@@ -73,17 +73,17 @@ class Probe:
         self._expected = self._logits(onnx_logits(source))
 
     def error_of(self, path: Path) -> float:
-        """What :func:`logits_error` says of the graph at ``path``."""
+        """Compute the :func:`logits_error` of the graph at ``path``."""
         return logits_error(self._expected, self._logits(onnx_logits(path)))
 
     def _logits(self, run: Logits) -> np.ndarray:
-        # One text at a time, as a text is answered: the range of a dynamically quantized input is the batch's.
+        # One text at a time, as in serving: a dynamically quantized input has the range of its batch.
         texts = [np.asarray(row, dtype=np.int64)[None] for row in self._rows]
         return np.concatenate([run(ids, np.ones_like(ids)) for ids in texts])
 
 
 def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """At most ``count`` of the rows, at even distances: texts often stand sorted by label."""
+    """Return at most ``count`` rows, evenly spaced, because texts are often sorted by label."""
     places = np.linspace(0, len(rows) - 1, min(count, len(rows)))
     return [rows[int(place)] for place in places]
 
@@ -91,16 +91,16 @@ def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
 def rank_parts(
     source: Path, rows: Sequence[np.ndarray], quantize: QuantizeNodes, *, products: bool
 ) -> list[PartError]:
-    """Quantize each part of the plain graph ``source`` alone; the one that moves the logits most comes first.
+    """Quantize each part of the plain graph ``source`` alone, and rank the parts by the error, largest first.
 
     Args:
         source: A graph of :func:`~distiltune.export.onnx.convert.export_onnx`.
         rows: As for :class:`Probe`.
-        quantize: How.
-        products: Whether products of two activations are quantized this way too.
+        quantize: Quantizes the nodes of one part.
+        products: Whether ``quantize`` also applies to products of two activations.
 
     Raises:
-        ExportError: There is no text.
+        ExportError: There are no texts.
     """
     ranked = []
     with temporary_directory("sensitivity") as folder:
@@ -120,15 +120,15 @@ def rank_parts(
 def dynamic_sensitivity(
     source: Path, rows: Sequence[np.ndarray], *, per_channel: bool = False
 ) -> list[PartError]:
-    """What each part of the plain graph ``source`` loses to dynamic 8-bit quantization, the worst first.
+    """Measure the error from dynamic 8-bit quantization of each part of the plain graph ``source``, largest first.
 
     Args:
         source: As for :func:`rank_parts`.
-        rows: As for :class:`Probe`; of training texts.
+        rows: As for :class:`Probe`; from training texts.
         per_channel: As for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
 
     Raises:
-        ExportError: There is no text.
+        ExportError: There are no texts.
     """
 
     def quantize(source: Path, target: Path, nodes: list[str]) -> None:
@@ -140,9 +140,9 @@ def dynamic_sensitivity(
 def _with_used_words(
     model: onnx.ModelProto, rows: Sequence[np.ndarray]
 ) -> tuple[onnx.ModelProto, list[np.ndarray]]:
-    """The graph without the words that no row has, and the rows in its numbers: the same logits from a small file.
+    """Drop unused rows of the word embeddings and renumber the token ids: the same logits from a smaller file.
 
-    The words that set the range of the table stay, so that it is quantized as the whole one is.
+    The rows that determine the table's range are kept, so that it is quantized like the whole table.
     """
     names = [
         node.input[0]
@@ -154,7 +154,7 @@ def _with_used_words(
         return model, list(rows)
     table = numpy_helper.to_array(tables[0])
     extremes = [place // table.shape[1] for place in (int(table.argmin()), int(table.argmax()))]
-    # The first keep their numbers, for roberta counts positions by that of its padding.
+    # The first ids stay the same, because roberta counts positions from its padding id.
     kept = np.unique(np.concatenate([np.arange(min(_FIRST_WORDS, len(table))), extremes, *rows]))
     tables[0].CopyFrom(numpy_helper.from_array(table[kept], tables[0].name))
     return model, [np.searchsorted(kept, row) for row in rows]

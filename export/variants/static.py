@@ -1,4 +1,4 @@
-"""Static 8-bit quantization: the ranges of activations are measured beforehand, on training texts."""
+"""Static 8-bit quantization, with the ranges of activations calibrated on training texts."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-# What leaves a product is added to its bias in 32 bits: rounding it before that costs time and doubles the error.
+# A product's output is added to its bias in 32 bits: rounding it first costs time and doubles the error.
 _OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
 _OPERATORS = ["MatMul", "Gemm", "Gather"]
-# Of the histogram, and levels of a range. quantize_static takes 128 of both, and then the whole range is the only one
-# that its search looks at.
+# Bins of the histogram, and levels of a range. quantize_static uses 128 for both, which leaves the whole range
+# as its only candidate.
 _ENTROPY = {"num_bins": 512, "num_quantized_bins": 128}
-_LEAST_GAIN = 0.2  # of the error; what leaving a part in 32 bits must bring, for it costs size and time
+_LEAST_GAIN = 0.2  # share of the error that leaving a part in 32 bits must save, as it costs size and time
 
 
 @dataclass(frozen=True)
 class StaticQuantization:
-    """How a graph was quantized.
+    """Result of the static quantization of a graph.
 
     Attributes:
-        reduce_range: Whether weights were held to 7 bits.
-        error: What :func:`~distiltune.export.variants.sensitivity.logits_error` says of it on training texts.
-        excluded: The parts whose products were left in 32 bits, in the order of their choice.
-        ranking: All parts by their sensitivity; None where that was not measured.
+        reduce_range: Whether weights were limited to 7 bits.
+        error: Its :func:`~distiltune.export.variants.sensitivity.logits_error` on training texts.
+        excluded: Parts whose products were left in 32 bits, in the order of selection.
+        ranking: All parts by sensitivity; None where that was not measured.
     """
 
     reduce_range: bool
@@ -60,13 +60,13 @@ class StaticQuantization:
 
 
 class _Rows(CalibrationDataReader):
-    """One text at a time, without padding."""
+    """Calibration data: one text at a time, without padding."""
 
     def __init__(self, rows: Sequence[np.ndarray]) -> None:
         self._rows = iter(rows)
 
     def get_next(self) -> Any:
-        """The next text's inputs; None after the last."""
+        """Return the inputs of the next text; None after the last."""
         row = next(self._rows, None)
         if row is None:
             return None
@@ -75,7 +75,7 @@ class _Rows(CalibrationDataReader):
 
 
 class _Quantizer:
-    """Quantizes all or some nodes of one graph with the same ranges, measured once and kept in ``folder``."""
+    """Quantize all or some nodes of one graph with the same ranges, calibrated once and cached in ``folder``."""
 
     def __init__(self, source: Path, rows: Sequence[np.ndarray], method: RangeMethod, folder: Path) -> None:
         self.reduce_range = int8_products_saturate()
@@ -83,11 +83,11 @@ class _Quantizer:
         self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
 
     def without(self, nodes: Sequence[str], target: Path) -> None:
-        """Quantize all nodes but these."""
+        """Quantize all nodes except ``nodes``."""
         self._quantize(self._source, target, excluded=nodes)
 
     def only(self, source: Path, target: Path, nodes: list[str]) -> None:
-        """Quantize these nodes of the graph, or of one with the same values in it; :meth:`without` came before."""
+        """Quantize only ``nodes`` of the graph, or of one with the same inner values; call :meth:`without` first."""
         self._quantize(source, target, nodes)
 
     def _quantize(
@@ -140,23 +140,23 @@ def quantize_static_onnx(
 ) -> StaticQuantization:
     """Write a copy of the graph ``source`` with 8-bit matrix products whose activations have fixed scales.
 
-    The graph says so in pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which ONNX Runtime turns into
-    integer kernels. Embedding tables are kept in 8 bits. Where the logits move too much, the parts that are most
-    sensitive stay in 32 bits, as long as each lowers the error by a fifth.
+    The graph contains pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which ONNX Runtime turns into
+    integer kernels. Embedding tables are stored in 8 bits. If the error of the logits is too large, the most
+    sensitive parts stay in 32 bits, as long as each lowers the error by a fifth.
 
     Args:
         source: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
         target: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
-        rows: token ids [L] of texts; ranges are measured on those of the most frequent length, for ONNX Runtime stacks
-            what it measures, and padding would be measured too.
+        rows: token ids [L] of texts; ranges are calibrated on texts of the most frequent length, because ONNX Runtime
+            stacks the values it collects, and would include padding.
         method: minmax: the whole range; percentile: without the 0.001 % farthest out; entropy: the range that
             changes the distribution least.
-        max_error: of the logits on training texts, as a share of their variance; above it parts are left out.
-        max_excluded: most parts that are left out.
-        rank: measure every part's sensitivity in any case.
+        max_error: error of the logits on training texts, as a share of their variance, above which parts are left out.
+        max_excluded: maximum number of parts that are left out.
+        rank: whether to measure every part's sensitivity in any case.
 
     Raises:
-        ExportError: there is no text.
+        ExportError: there are no texts.
     """
     if not rows:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""PyTorch models with 8-bit Linear layers, kept without pickles."""
+"""Quantize PyTorch models to 8-bit Linear layers, and save and load them without pickle."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _WEIGHT, _SCALE, _ZERO_POINT, _BIAS = ".int8_weight", ".int8_scale", ".int8_zero
 
 
 def quantize_pytorch(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of ``model`` whose Linear layers have int8 weights and quantize their input as it comes.
+    """Return a copy of ``model`` whose Linear layers have int8 weights and quantize their input dynamically.
 
-    The one place that calls ``torch.ao.quantization``, which PyTorch means to remove.
+    This is the only caller of ``torch.ao.quantization``, which PyTorch plans to remove.
     """
     with _quiet_quantization():
         return torch_quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
 
 def save_pytorch_int8(model: PreTrainedModel, directory: Path) -> None:
-    """Write a model of :func:`quantize_pytorch` to ``directory``: config.json and one safetensors file.
+    """Save a model of :func:`quantize_pytorch` to ``directory``: config.json and one safetensors file.
 
     Per quantized layer: ``.int8_weight`` int8[out, in], ``.int8_scale`` float64[], ``.int8_zero_point``
     int64[], ``.bias``; everything else as in the 32-bit model.
@@ -59,10 +59,10 @@ def save_pytorch_int8(model: PreTrainedModel, directory: Path) -> None:
 
 
 def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
-    """Load what :func:`save_pytorch_int8` wrote; the logits are bit for bit those of the model saved.
+    """Load a model saved by :func:`save_pytorch_int8`; its logits are bit-identical to those of the saved model.
 
     Raises:
-        ModelError: ``directory`` does not hold such a model.
+        ModelError: ``directory`` does not contain such a model.
     """
     directory = Path(directory)
     try:
@@ -72,7 +72,7 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
         raise ModelError(
             f"{directory}: not a PyTorch int8 variant ({error}); make it again with `distiltune run`"
         ) from error
-    with torch.random.fork_rng(devices=[]):  # weights that are about to be replaced should cost no one's seed
+    with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, must not advance the global RNG
         model = new_classifier(config).eval()
     layers = {key.removesuffix(_WEIGHT) for key in tensors if key.endswith(_WEIGHT)}
     rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
@@ -107,7 +107,7 @@ def _int8_linear(name: str, tensors: dict[str, Tensor]) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet_quantization() -> Iterator[None]:
-    """Drop the two warnings that PyTorch's quantization is to be removed."""
+    """Suppress the two warnings that PyTorch's quantization is deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
         warnings.filterwarnings(

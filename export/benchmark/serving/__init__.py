@@ -1,1 +1,1 @@
-"""Measurements of an artifact that serves: sweeps, load, start-up."""
+"""Measurements of an artifact in serving: sweeps, load, startup."""

@@ -1,4 +1,4 @@
-"""An artifact under concurrent load: several clients, in threads that share a classifier or in processes."""
+"""Measure an artifact under concurrent load: clients in threads that share a classifier, or in processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..processes import PACKAGE, call_in_process, environment, failure
 
 NUM_CLIENTS = (1, 2, 4, 8)
 _WARM_UP_RUNS = 10
-_LEAD_S = 0.1  # from the word to begin until all begin
+_LEAD_S = 0.1  # from sending the start time until that time
 
 
 def measure_load(
@@ -32,22 +32,22 @@ def measure_load(
     num_threads: int = 1,
     seconds: float = 2.0,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Texts a second and latency while several clients ask at once, each for the next text as it has its answer.
+    """Measure throughput and latency with several concurrent clients, each sending texts back to back.
 
     Args:
         directory: an artifact or ONNX variant.
-        texts: that are asked for, one a call, over and over; every client begins at another one.
-        num_clients: how many at once, one measurement each.
+        texts: texts to classify, one per call, in a cycle; every client starts at a different one.
+        num_clients: numbers of concurrent clients, with one measurement for each.
         num_threads: intra-op threads of every session.
-        seconds: of each measurement; all clients begin and end together.
+        seconds: duration of each measurement; all clients start and stop together.
 
     Returns:
-        ``threads`` (threads of one process call one classifier) and ``processes`` (each with a classifier of its
-        own): lists with ``num_clients``, ``num_threads``, ``num_texts`` answered in time, ``throughput`` (texts a
+        ``threads`` (threads of one process share one classifier) and ``processes`` (each with its own classifier):
+        lists with ``num_clients``, ``num_threads``, ``num_texts`` classified in time, ``throughput`` (texts per
         second), ``latency_ms`` (mean, std, p50, p90, p99) and ``peak_memory_mb`` (of all processes).
 
     Raises:
-        InputError: no texts, or a number that is not positive.
+        InputError: there are no texts, or a number is not positive.
         RunFailedError: a process failed.
     """
     if not texts or not num_clients or min(num_clients) < 1 or num_threads < 1 or seconds <= 0:
@@ -80,7 +80,7 @@ def measure_load(
 def load_in_threads(
     directory: str, *, texts: Sequence[str], num_clients: int, num_threads: int, seconds: float
 ) -> dict[str, Any]:
-    """The load of ``num_clients`` threads on one classifier of this process."""
+    """Measure the load of ``num_clients`` threads on one classifier in this process."""
     classifier = _warm(directory, texts, num_threads)
     begin = 0.0
 
@@ -102,7 +102,7 @@ def load_in_threads(
 def load_in_processes(
     directory: str | Path, *, texts: Sequence[str], num_clients: int, num_threads: int, seconds: float
 ) -> dict[str, Any]:
-    """The load of ``num_clients`` processes, which have all ended when this returns or raises."""
+    """Measure the load of ``num_clients`` processes, which have all ended when this returns or raises."""
     with ExitStack() as stack:
         clients = [stack.enter_context(_process(num_threads)) for _ in range(num_clients)]
         for number, client in enumerate(clients):
@@ -115,7 +115,7 @@ def load_in_processes(
             _tell(client, {**asked, "seconds": seconds})
         for client in clients:
             _hear(client)
-        # The clock of perf_counter is the whole machine's, so all begin at the same moment.
+        # perf_counter is a machine-wide clock, so all clients start at the same moment.
         begin = time.perf_counter() + _LEAD_S
         for client in clients:
             _tell(client, begin)
@@ -138,7 +138,7 @@ def _warm(directory: str, texts: Sequence[str], num_threads: int) -> TextClassif
 def _ask(
     classifier: TextClassifier, texts: Sequence[str], number: int, begin: float, end: float
 ) -> list[float]:
-    """Seconds of each call that was answered between ``begin`` and ``end``."""
+    """Classify texts from ``begin`` to ``end``, and return the seconds of each call that completed in time."""
     times, asked = [], number
     time.sleep(max(0.0, begin - time.perf_counter()))
     while True:
@@ -169,7 +169,7 @@ def _figures(
 
 @contextmanager
 def _process(num_threads: int) -> Iterator[subprocess.Popen[str]]:
-    """A client in a process, which is gone afterwards; it also ends by itself when this process does."""
+    """Start a client process and kill it on exit; it also ends by itself when this process does."""
     client = subprocess.Popen(
         [sys.executable, "-m", f"{PACKAGE}.export.benchmark.serving.concurrency"],
         env=environment(num_threads),
@@ -192,7 +192,7 @@ def _tell(client: subprocess.Popen[str], value: Any) -> None:
         client.stdin.write(json.dumps(value) + "\n")
         client.stdin.flush()
     except BrokenPipeError:
-        _hear(client)  # its last words
+        _hear(client)  # raises with its stderr
 
 
 def _hear(client: subprocess.Popen[str]) -> Any:
@@ -206,13 +206,13 @@ def _hear(client: subprocess.Popen[str]) -> Any:
 
 
 def main() -> None:
-    """Be one client: what to ask for comes on stdin, then when to begin; the times go to stdout."""
+    """Run one client: read the texts and then the start time from stdin, and write the times to stdout."""
     asked = json.loads(sys.stdin.readline())
     classifier = _warm(asked["directory"], asked["texts"], asked["num_threads"])
     sys.stdout.write("true\n")
     sys.stdout.flush()
     told = sys.stdin.readline()
-    if not told:  # who asked is gone
+    if not told:  # the parent process has ended
         return
     begin = json.loads(told)
     times = _ask(classifier, asked["texts"], asked["number"], begin, begin + asked["seconds"])

@@ -1,4 +1,4 @@
-"""An artifact measured as its server would: one text, batches, memory, and on request how it behaves under change."""
+"""Measure an artifact as in serving: single texts, batches and memory, and optionally sweeps, load and startup."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extras:
-    """What is measured besides latency, throughput, size and memory.
+    """Optional measurements besides latency, throughput, size and memory.
 
     Attributes:
-        sweep: threads, batch sizes, lengths.
-        load: clients at once, in threads and in processes.
-        startup: from a process's start to its first label.
-        session: session options, each against the artifact's without any.
-        floors: what the machine needs at least.
-        seconds: of each measurement under load, and at most of each point of a sweep.
+        sweep: sweeps over threads, batch sizes and lengths.
+        load: concurrent clients, in threads and in processes.
+        startup: time from a process's start to its first prediction.
+        session: each session option against the default.
+        floors: lower bounds on latency on this machine.
+        seconds: duration of each measurement under load, and maximum duration of each point of a sweep.
     """
 
     sweep: bool = False
@@ -56,19 +56,19 @@ def measure_serving(
 
     Args:
         directory: an artifact or ONNX variant.
-        texts: to classify; the one of median length is timed by itself.
-        num_runs: timed runs of it.
+        texts: texts to classify; the one of median length, the query, is also timed by itself.
+        num_runs: timed runs of the query.
         num_warmups: runs before timing.
         num_threads: intra-op threads.
-        extras: what to measure besides.
+        extras: optional measurements.
 
     Returns:
         ``query``, ``num_threads``, ``latency_ms``, ``sample_latency_ms`` (None for one text), ``throughput``,
-        ``peak_memory_mb``, ``size_mb``, and for each of ``extras`` what its module returns; no ``floors`` where they
-        cannot be measured.
+        ``peak_memory_mb``, ``size_mb``, and the result of each of ``extras``; ``floors`` is missing where they cannot
+        be measured.
 
     Raises:
-        InputError: a text or number cannot be used.
+        InputError: a text or number is invalid.
         RunFailedError: a process failed.
     """
     extras = extras or Extras()
@@ -99,12 +99,12 @@ def measure_serving(
 def time_artifact(
     directory: str, texts: list[str], *, num_runs: int, num_warmups: int, num_threads: int
 ) -> dict[str, Any]:
-    """Latency, throughput, memory and size, measured in this process."""
+    """Measure latency, throughput, memory and size in this process."""
     classifier = TextClassifier.load(directory, num_threads=num_threads)
     benchmark = PerformanceBenchmark(
         classifier,
         texts,
-        [0] * len(texts),  # accuracy is not asked for
+        [0] * len(texts),  # accuracy is not measured
         label_names=classifier.labels,
         model_path=directory,
         num_runs=num_runs,
@@ -125,7 +125,7 @@ def time_artifact(
 def _compare_sessions(
     directory: str | Path, texts: Sequence[str], query: str, num_threads: int
 ) -> dict[str, Any]:
-    """What the tuning says, and start-up and memory of a server with each option."""
+    """Tune session options, and measure load time and memory of a server with each option."""
     arguments = {
         "directory": str(directory),
         "query": query,
@@ -147,7 +147,7 @@ def _compare_sessions(
 
 
 def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float) -> None:
-    """Floors of the query and, beside each time of a sweep on one thread, of its shape."""
+    """Add the floor of the query and, for each point of a sweep on one thread, the floor of its shape."""
     from ..roofline import measured_floors  # the only part that needs onnx
 
     tokens = num_tokens(directory, measured["query"])

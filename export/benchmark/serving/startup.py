@@ -1,4 +1,4 @@
-"""How long a process needs from its start to its first label, and the memory of one that only serves."""
+"""Measure the time from a process's start to its first prediction, and the memory of a process that only serves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....errors import InputError
 from ..processes import PACKAGE, environment, failure
 
 _NUM_SERVED = 20
-# What a server does, and no import besides; perf_counter is the clock of the whole machine.
+# A minimal server without other imports; perf_counter is a machine-wide clock.
 _SERVER = """
 import time
 began = time.perf_counter()
@@ -43,19 +43,19 @@ def measure_startup(
     num_runs: int = 5,
     session: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Start a process, import the runtime, load the artifact, label one text; several times, each anew.
+    """Time a new process that imports the runtime, loads the artifact and classifies one text, several times.
 
     Args:
-        directory: an artifact or ONNX variant; its files are in the page cache from the second time on.
-        text: to label.
+        directory: an artifact or ONNX variant; its files are in the page cache from the second run on.
+        text: text to classify.
         num_threads: intra-op threads.
-        num_runs: processes started, one after another.
+        num_runs: number of processes, started one after another.
         session: session options; default: the artifact's.
 
     Returns:
         Medians: ``python_ms`` (until the interpreter runs its first line), ``import_ms``, ``load_ms``,
-        ``first_call_ms``, ``total_ms`` (until the first label), and ``peak_memory_mb`` after some more texts, one
-        at a time.
+        ``first_call_ms``, ``total_ms`` (until the first prediction), and ``peak_memory_mb`` after 20 more calls with
+        the text.
 
     Raises:
         InputError: ``num_runs`` is below 1.
@@ -76,7 +76,7 @@ def measure_startup(
 
 
 def _serve(asked: dict[str, Any]) -> list[float]:
-    """Milliseconds of the four parts and of all, and the peak memory."""
+    """Run one process, and return the milliseconds of its four phases and in total, and its peak memory."""
     command = [sys.executable, "-c", _SERVER.format(package=PACKAGE), json.dumps(asked)]
     started = time.perf_counter()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Sweeps of one artifact: latency and throughput by threads, by batch size and by length of the text."""
+"""Sweep an artifact's latency and throughput over threads, batch size and text length."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LEAST_RUNS = 5
 
 
 def default_threads() -> list[int]:
-    """1, 2, 4, … and the number of cores that this process may use."""
+    """Return 1, 2, 4, … and the number of cores that this process may use."""
     cores = num_usable_cores()
     return sorted({*(2**n for n in range(cores.bit_length()) if 2**n <= cores), cores})
 
 
 def default_lengths(max_length: int) -> list[int]:
-    """8, 16, 32, … and ``max_length`` tokens."""
+    """Return 8, 16, 32, … and ``max_length`` tokens."""
     return [*(length for length in _LENGTHS if length < max_length), max_length]
 
 
@@ -43,24 +43,24 @@ def sweep(
     num_warmups: int = 10,
     seconds: float = 2.0,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Change one thing at a time, in fresh processes: intra-op threads, batch size, tokens of a text.
+    """Vary one parameter at a time, in fresh processes: intra-op threads, batch size, tokens of a text.
 
     Args:
         directory: an artifact or ONNX variant.
-        texts: what batches and long texts are made of.
-        query: the text of the sweep of threads.
-        num_threads: intra-op threads of the other two sweeps.
-        threads: default: 1, 2, 4, … up to the cores.
-        batch_sizes: texts of a call.
-        lengths: tokens, special ones included; default: 8, 16, 32, … up to the artifact's ``max_length``.
-        num_runs: timed calls of a point, or as many as fit into ``seconds``, 5 at least.
-        num_warmups: calls before them.
-        seconds: that a point takes at most.
+        texts: texts of which batches and long texts are composed.
+        query: the text for the sweep over threads.
+        num_threads: intra-op threads for the other two sweeps.
+        threads: numbers of intra-op threads; default: 1, 2, 4, … up to the number of cores.
+        batch_sizes: texts per call.
+        lengths: tokens, including special ones; default: 8, 16, 32, … up to the artifact's ``max_length``.
+        num_runs: timed calls per point, or as many as fit into ``seconds``, at least 5.
+        num_warmups: untimed calls before those.
+        seconds: maximum duration of a point.
 
     Returns:
         ``threads``, ``batch_size`` and ``length``, each a list of points: ``num_threads``, ``batch_size``,
         ``num_tokens`` (of the longest text), ``num_runs``, ``latency_ms`` of a call (mean, std, p50, p90, p99) and
-        ``throughput`` (texts a second).
+        ``throughput`` (texts per second).
 
     Raises:
         InputError: a count is below 1, or a length is over ``max_length``.
@@ -99,7 +99,7 @@ def time_batches(
     num_warmups: int,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """Time calls with each of ``batches``, in this process."""
+    """Time calls with each of ``batches`` in this process."""
     classifier = TextClassifier.load(directory, num_threads=num_threads)
     return [
         {

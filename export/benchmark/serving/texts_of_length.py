@@ -1,4 +1,4 @@
-"""How many tokens long a text is, and texts that are so many tokens long, made of the words of others."""
+"""Count the tokens of a text, and compose texts of a given number of tokens from the words of others."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ...runtime.classifier import CONFIG_FILE, TOKENIZER_FILE
 
 
 def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
-    """The artifact's tokenizer, which neither pads nor cuts."""
+    """Load the artifact's tokenizer, which neither pads nor truncates."""
     return tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
 
 
 def num_tokens(directory: str | Path, text: str) -> int:
-    """How many tokens of a text an artifact reads, special ones included."""
+    """Return how many tokens of a text an artifact processes, including special ones."""
     config = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
     return min(len(untruncated(directory).encode(text)), config["max_length"])
 
 
 def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_tokens: int) -> str:
-    """The words of ``texts`` in their order, over and over, as many as fit into ``num_tokens``.
+    """Join words of ``texts``, in order and in a cycle, into a text of at most ``num_tokens`` tokens.
 
     Args:
-        tokenizer: without truncation.
-        texts: with one word at least.
-        num_tokens: special tokens included. The text is shorter where no word fits what remains.
+        tokenizer: a tokenizer without truncation.
+        texts: texts with at least one word.
+        num_tokens: length including special tokens. The text is shorter if no word fits into the remainder.
 
     Raises:
-        InputError: not one word fits.
+        InputError: no word fits.
     """
     words = " ".join(texts).split()
     encoded = tokenizer.encode_batch_fast([f" {word}" for word in words], add_special_tokens=False)
@@ -49,7 +49,7 @@ def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_to
             remaining, skipped = remaining - size, 0
         else:
             skipped += 1
-    # A tokenizer may see words together in another way than each alone.
+    # A tokenizer may split words differently when they are joined.
     while taken and len(tokenizer.encode(" ".join(taken))) > num_tokens:
         taken.pop()
     if not taken:
@@ -58,5 +58,5 @@ def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_to
 
 
 def batch_of(texts: Sequence[str], size: int) -> list[str]:
-    """``size`` texts: these in their order, over and over."""
+    """Return ``size`` texts: the given ones in order, in a cycle."""
     return list(islice(cycle(texts), size))

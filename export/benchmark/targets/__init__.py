@@ -1,4 +1,4 @@
-"""The targets that there are, one file each; importing this registers them, and loads none of their runtimes."""
+"""All targets, one file each; importing this package registers them without loading their runtimes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Target:
-    """Return the target of that name.
+    """Return the target with the given name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such target.
     """
     if name not in TARGETS:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a target declares: how rows of a kind are opened, measured and judged."""
+"""Targets: how rows of each kind are opened, measured and evaluated; and their registry."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A row's model.
+    """The opened model of a row.
 
-    Where activations are quantized as they come, a text's logits depend on the texts beside it; ``logits`` are those of
-    each text alone, as it is timed and asked.
+    With dynamically quantized activations, a text's logits depend on the rest of its batch; ``logits`` are those of
+    each text alone, as in timing and serving.
 
     Attributes:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
-        logits: Texts in, logits[N, C] out; the columns are named by ``labels``.
-        labels: C of them.
-        threshold: The out-of-scope threshold that it ships.
+        logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
+        labels: Names of the C labels.
+        threshold: Out-of-scope threshold that is shipped with the model.
     """
 
     pipeline: Callable[..., Any]
@@ -35,14 +35,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """What a row is opened with.
+    """Options for opening a row.
 
     Attributes:
         directory: The checkpoint or variant.
-        max_length: Tokens after which a text is cut.
-        tokenizer_dir: Where the tokenizer is, if not in ``directory``.
+        max_length: Maximum number of tokens; longer texts are truncated.
+        tokenizer_dir: Folder of the tokenizer, if not ``directory``.
         num_threads: Intra-op threads.
-        session: Session options that were found to be faster.
+        session: Session options that were measured to be faster.
     """
 
     directory: str
@@ -54,14 +54,14 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a target prepares a row from.
+    """Inputs to a target's preparation of a row.
 
     Attributes:
-        row: The row's name.
-        directory: The row's own.
-        num_labels: Of the data.
-        num_threads: To compute with.
-        scratch: A folder for what is made; it goes when the row is measured.
+        row: Name of the row.
+        directory: The row's own folder.
+        num_labels: Number of labels in the data.
+        num_threads: Number of threads to use.
+        scratch: Folder for temporary files, removed after the row is measured.
     """
 
     row: str
@@ -73,11 +73,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a target made before a row is measured.
+    """Result of a target's preparation of a row.
 
     Attributes:
-        directory: What is opened in place of the row's own.
-        size_mb: What the row reports as its size.
+        directory: Folder to open instead of the row's own.
+        size_mb: Size to report for the row.
     """
 
     directory: str
@@ -86,18 +86,18 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime that rows of one kind are measured in.
+    """A runtime in which rows of one kind are measured.
 
     Attributes:
         name: The ``kind`` of its rows.
         description: How it classifies, in one phrase.
-        open: Opens a row in the process that measures it; it imports there what that process needs, and no more.
-        prepare: Makes what is opened, in a process of its own; None: the row's own directory is opened.
-        has_accuracy: Whether its predictions mean something; otherwise latency and size alone are measured.
-        is_gated: Whether its rows are variants of the student, which have to keep the limits on accuracy.
+        open: Opens a row in the measuring process, where it imports only what that process needs.
+        prepare: Creates the folder to open, in a separate process; None: the row's own folder is opened.
+        has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
+        is_gated: Whether its rows are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its rows can be chosen and sealed.
-        is_onnx: Whether a row is an ONNX graph whose session is tuned and whose operations are counted.
-        color: Of its points in pictures.
+        is_onnx: Whether its rows are ONNX graphs, whose sessions are tuned and whose operations are counted.
+        color: Color of its points in plots.
     """
 
     name: str
@@ -112,14 +112,14 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {}
-"""Every registered target by its name; the package fills it."""
+"""Every registered target by its name; filled when the package is imported."""
 
 
 def register(target: Target) -> None:
-    """Add a target to those that rows can have as their kind.
+    """Register a target, whose name becomes a valid ``kind`` of rows.
 
     Raises:
-        ValueError: There is one of that name already.
+        ValueError: A target of that name is already registered.
     """
     if target.name in TARGETS:
         raise ValueError(f"target {target.name!r} is registered already; give it another name")

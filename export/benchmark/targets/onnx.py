@@ -1,4 +1,4 @@
-"""ONNX graphs on the CPU, as they are delivered: through ``TextClassifier``."""
+"""Target of ONNX graphs on the CPU, run as in deployment: through ``TextClassifier``."""
 
 from __future__ import annotations
 

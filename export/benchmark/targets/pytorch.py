@@ -1,4 +1,4 @@
-"""Checkpoints in PyTorch on the CPU, through the transformers pipeline in inference mode."""
+"""Target of PyTorch checkpoints on the CPU, through the transformers pipeline in inference mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_checkpoint(options: OpenOptions) -> Opened:
-    """Open a checkpoint of a classifier."""
+    """Open a classifier's checkpoint."""
     from ....training.checkpoints.load import load_classifier
     from ....training.data.tokenized import tokenize_split
     from ....training.models.inference import compute_logits
@@ -31,7 +31,7 @@ def open_checkpoint(options: OpenOptions) -> Opened:
 
 
 def set_threads(num_threads: int) -> None:
-    """Have PyTorch compute with this many threads in this process."""
+    """Set the number of threads that PyTorch uses in this process."""
     import torch
 
     torch.set_num_threads(num_threads)
@@ -39,7 +39,7 @@ def set_threads(num_threads: int) -> None:
 
 
 def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions) -> Opened:
-    """Open the transformers pipeline over a model, in inference mode."""
+    """Wrap a model in the transformers pipeline, in inference mode."""
     import torch
     from transformers import pipeline
 

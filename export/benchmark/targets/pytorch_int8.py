@@ -1,4 +1,4 @@
-"""PyTorch's own dynamic int8 on the CPU, through the transformers pipeline in inference mode."""
+"""Target of PyTorch's dynamic int8 on the CPU, through the transformers pipeline in inference mode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _open(options: OpenOptions) -> Opened:
 
     def logits(texts: Sequence[str]) -> np.ndarray:
         split = tokenize_split(texts, [0] * len(texts), tokenizer, options.max_length)
-        # Also not by the first token alone in the last layer, as compute_logits does: it has another range.
+        # Unlike compute_logits, run the whole last layer: the first token alone has another range.
         ids = [torch.from_numpy(split.row(i)).long()[None] for i in range(len(split))]
         with torch.inference_mode():
             return torch.cat([model(input_ids=each).logits for each in ids]).numpy()

@@ -1,4 +1,4 @@
-"""An untrained BERT-base with the tokenizer of a row's checkpoint, for latency and size only."""
+"""Target of an untrained BERT-base with the tokenizer of a row's checkpoint, for latency and size only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Pictures of the report."""
+"""Plots of the report."""

@@ -1,4 +1,4 @@
-"""The picture of a row's confidence: texts refused by it, texts out of scope found by it, right as often as it says."""
+"""Plot the confidence of rows: accuracy against rejected share, ROC of out-of-scope detection, reliability."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLORS = ("#f58518", "#4c78a8", "#9a9a9a")
 
 
 def draw_scope(rows: Sequence[dict[str, Any]], path: str | Path) -> Path:
-    """Draw up to three panels: accuracy against refused share, ROC of the score, reliability diagram.
+    """Draw up to three panels: accuracy against rejected share, ROC of the score, reliability diagram.
 
     Args:
-        rows: Of ``report["variants"]``, the one in question first, then those to compare it with, three at most.
-        path: The PNG; written whole or not at all.
+        rows: Rows of ``report["variants"]``: the main one first, then those to compare it with, at most three in all.
+        path: The PNG, written atomically.
 
     Returns:
         ``path``.

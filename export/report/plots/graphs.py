@@ -1,4 +1,4 @@
-"""Pictures of what is inside of the exported graphs: size by part, sensitivity by part, weights before and after."""
+"""Plot the contents of exported graphs: size by part, sensitivity by part, weights before and after quantization."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _IN_A_LAYER = (
 
 
 def draw_graphs(records: dict[str, dict[str, Any]], chosen: str | None, folder: Path) -> list[Path]:
-    """Draw into ``folder`` whatever the records have the figures for.
+    """Draw every plot that the records contain data for.
 
     Args:
-        records: Variant -> what its ``graph_record.GraphRecord`` says, as JSON.
-        chosen: Name of the chosen variant; it is shown first where not all are.
-        folder: Made where it is not there.
+        records: Variant -> its ``graph_record.GraphRecord`` as JSON.
+        chosen: Name of the chosen variant, which has priority where not all variants are shown.
+        folder: Output folder, created if missing.
 
     Returns:
-        The PNGs, each written whole or not at all.
+        The PNGs, each written atomically.
     """
     names = sorted(records, key=lambda name: name != chosen)
     paths = []
@@ -61,12 +61,12 @@ def draw_graphs(records: dict[str, dict[str, Any]], chosen: str | None, folder: 
 
 
 def draw_sizes(sizes: dict[str, dict[str, int]], path: Path, *, chosen: str | None = None) -> Path:
-    """Draw a bar for each variant, the smallest on top, stacked from what its parts take in bytes.
+    """Draw a bar for each variant, the smallest on top, stacked from the sizes of its parts.
 
     Args:
         sizes: Variant -> part, as in ``GraphRecord.bytes_by_part`` -> bytes.
         path: The PNG.
-        chosen: Name of the variant that is marked.
+        chosen: Name of the variant to mark.
     """
     names = sorted(sizes, key=lambda name: sum(sizes[name].values()), reverse=True)
     figure = new_figure(9.0, 1.6 + 0.3 * len(names))
@@ -90,10 +90,10 @@ def draw_sizes(sizes: dict[str, dict[str, int]], path: Path, *, chosen: str | No
 
 
 def draw_sensitivity(rankings: dict[str, Sequence[dict[str, Any]]], path: Path) -> Path:
-    """Draw what each part loses to 8 bits when it alone is quantized, by layer; a panel for each of three variants.
+    """Draw the error when each part alone is quantized to 8 bits, by layer; a panel for each of up to three variants.
 
     Args:
-        rankings: Variant -> what ``sensitivity.rank_parts`` found, as JSON.
+        rankings: Variant -> the result of ``sensitivity.rank_parts``, as JSON.
         path: The PNG.
     """
     shown = dict(list(rankings.items())[:_MOST_PANELS])
@@ -117,7 +117,7 @@ def draw_sensitivity(rankings: dict[str, Sequence[dict[str, Any]]], path: Path) 
 
 
 def _draw_errors(axes: Axes, errors: dict[str, dict[str, Any]], order: Sequence[str]) -> None:
-    """A bar for each part, its value beside it, a line between layers."""
+    """Draw a bar for each part with its value, and a line between layers."""
     most = max(each["error"] for each in errors.values()) * 100
     for place, part in enumerate(order):
         each = errors.get(part)
@@ -136,18 +136,18 @@ def _draw_errors(axes: Axes, errors: dict[str, dict[str, Any]], order: Sequence[
 
 
 def draw_weights(weights: dict[str, Any], variant: str, path: Path) -> Path:
-    """Draw how often each value stands in a matrix before and after quantization, and a few steps of it closer.
+    """Draw histograms of a matrix's weights before and after quantization, with an inset of a few steps.
 
     Args:
-        weights: What ``graph_record.WeightHistogram`` says, as JSON.
-        variant: Where it was quantized.
+        weights: A ``graph_record.WeightHistogram`` as JSON.
+        variant: Name of the variant with the quantized matrix.
         path: The PNG.
     """
     step, lowest = weights["step"], weights["lowest"]
     bins = len(weights["before"]) // len(weights["after"])
     edges = [lowest + step / bins * i for i in range(len(weights["before"]) + 1)]
     levels = [lowest + step * (i + 0.5) for i in range(len(weights["after"]))]
-    per_step = [count * bins for count in weights["before"]]  # as many as a whole step would hold
+    per_step = [count * bins for count in weights["before"]]  # scaled to the width of a whole step
     figure = new_figure()
     axes = tidy(figure.add_subplot())
     before, after = _COLORS["word embeddings"], _COLORS["attention"]
@@ -190,7 +190,7 @@ def _megabytes(parts: dict[str, int], part: str) -> float:
 
 
 def _place(each: dict[str, Any]) -> tuple[int, int, int]:
-    """Embeddings first, then layer by layer from input to output, then the rest."""
+    """Return the sort key of a part: embeddings first, then the layers from input to output, then the rest."""
     if each["layer"] is None:
         return (0 if "embeddings" in each["group"] else 2), 0, 0
     name = next((name for name in _IN_A_LAYER if each["part"].endswith(name)), "")

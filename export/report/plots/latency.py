@@ -1,4 +1,4 @@
-"""The picture of the report: accuracy against latency, circle area by size, the chosen one dashed, the Pareto front."""
+"""Plot accuracy against latency: circle area by size on disk, the chosen row dashed, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _NUMBER_SIZE = 9.0  # points
 
 
 def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None, path: str | Path) -> Path:
-    """Draw test accuracy (%) against p50 latency of one text (ms) into a PNG.
+    """Plot test accuracy (%) against p50 latency of one text (ms) as a PNG.
 
-    A circle's area grows with the row's size on disk, the chosen row has a dashed outline, a row without accuracy
+    A circle's area grows with the row's size on disk; the chosen row has a dashed outline; a row without accuracy
     (the untrained reference) is a vertical line. A stepped line joins the rows of the Pareto front. The latency axis
-    is logarithmic when it spans over 20x. Circles have numbers, which the key beside the picture explains. With more
-    than ten points a second panel shows the ONNX ones closer.
+    is logarithmic when it spans more than 20x. Circles have numbers, which a key beside the plot explains. With more
+    than ten points, a second panel zooms in on the ONNX rows.
 
     Args:
         variants: ``report["variants"]``.
         chosen: name of the chosen row.
-        path: the PNG; written whole or not at all.
+        path: the PNG, written atomically.
 
     Returns:
         ``path``.
@@ -66,14 +66,14 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     panels[0][0].set_ylabel("test accuracy (%)")
     figure.draw_without_rendering()
     for axes, shown in panels:
-        # Each point has its number in one panel.
+        # Each point is numbered in only one panel.
         _draw_numbers(axes, drawn, shown if shown is closer else [row for row in shown if row not in closer])
     return save(figure, Path(path))
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is in the picture, and how large it is drawn."""
+    """The rows in the plot, and the size of their circles."""
 
     points: list[dict[str, Any]]
     lines: list[dict[str, Any]]
@@ -81,7 +81,7 @@ class _Drawn:
     largest_area: float
 
     def number(self, row: dict[str, Any]) -> int:
-        """Of a row's circle: 1 is the fastest."""
+        """Return the number of a row's circle: 1 is the fastest."""
         return sorted(self.points, key=_latency).index(row) + 1
 
     def label(self, group: Sequence[dict[str, Any]]) -> str:
@@ -89,12 +89,12 @@ class _Drawn:
         return ", ".join(str(number) for number in sorted(map(self.number, group)))
 
     def area(self, row: dict[str, Any]) -> float:
-        """In points squared, in proportion to size, but never too small to be seen."""
+        """Return a circle's area in points squared, proportional to size, with a visible minimum."""
         largest = max(each["size_mb"] for each in self.points)
         return max(_SMALLEST_AREA, self.largest_area * row["size_mb"] / largest)
 
     def radius(self, row: dict[str, Any]) -> float:
-        """In points."""
+        """Return a circle's radius in points."""
         return math.sqrt(self.area(row) / math.pi)
 
 
@@ -123,7 +123,7 @@ def _draw_rows(axes: Axes, drawn: _Drawn) -> None:
 def _scale(
     axes: Axes, rows: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], *, log_span: float
 ) -> None:
-    """Limits with room for circles and labels."""
+    """Set axis limits with room for circles and labels."""
     latencies = [_latency(row) for row in rows] or [1.0]
     low, high = min(latencies), max(latencies)
     if high / low > log_span:
@@ -144,7 +144,7 @@ def _scale(
 
 
 def front_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that no other is faster than and as accurate as, or more accurate than and as fast; fastest first."""
+    """Return the Pareto-optimal rows in latency and accuracy, fastest first."""
     front: list[dict[str, Any]] = []
     for row in sorted(points, key=lambda row: (_latency(row), -row["accuracy"])):
         if not front or row["accuracy"] > front[-1]["accuracy"]:
@@ -153,14 +153,14 @@ def front_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _corners(points: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Of the stepped line that joins the front: latency in ms, accuracy in percent."""
+    """Return the corners of the stepped line along the front: latency in ms, accuracy in percent."""
     front = [(_latency(row), row["accuracy"] * 100) for row in front_of(points)]
     turns = [(after[0], before[1]) for before, after in itertools.pairwise(front)]
     return [corner for pair in itertools.zip_longest(front, turns) for corner in pair if corner is not None]
 
 
 def _draw_numbers(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> None:
-    """Each circle's number at its upper right; numbers that would cover each other stand in one label."""
+    """Draw each circle's number at its upper right; numbers that would overlap share one label."""
     from matplotlib.patheffects import withStroke
 
     for group in _group_labels(axes, drawn, rows):
@@ -178,7 +178,7 @@ def _draw_numbers(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> 
 
 
 def _group_labels(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Put rows together until no label covers another."""
+    """Group rows until no two labels overlap."""
     groups = [[row] for row in sorted(rows, key=_latency)]
     while True:
         boxes = [_label_box(axes, drawn, group) for group in groups]
@@ -190,7 +190,7 @@ def _group_labels(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> 
 
 
 def _label_box(axes: Axes, drawn: _Drawn, group: Sequence[dict[str, Any]]) -> Bbox:
-    """In pixels; a character is at most 0.7 of its size wide."""
+    """Return a label's bounding box in pixels; a character is at most 0.7 of the font size wide."""
     from matplotlib.transforms import Bbox
 
     outer, offset = _anchor(drawn, group)
@@ -201,13 +201,13 @@ def _label_box(axes: Axes, drawn: _Drawn, group: Sequence[dict[str, Any]]) -> Bb
 
 
 def _anchor(drawn: _Drawn, group: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], float]:
-    """Return the row with the largest circle, and how far its label is right of and above the center, in points."""
+    """Return the row with the largest circle, and its label's offset to the upper right of the center, in points."""
     outer = max(group, key=drawn.radius)
     return outer, drawn.radius(outer) / math.sqrt(2) + 1
 
 
 def _draw_key(figure: Figure, drawn: _Drawn) -> None:
-    """What the numbers and the line stand for, beside the picture."""
+    """Draw the key to the numbers and lines, beside the plot."""
     from matplotlib.lines import Line2D
 
     rows = sorted(drawn.points, key=_latency)

@@ -1,4 +1,4 @@
-"""Decoders: a file for each task, in NumPy alone. Importing this registers them."""
+"""Decoders, one file for each task, in NumPy alone; importing this package registers them."""
 
 from . import single_label as single_label
 from .base import DECODERS as DECODERS

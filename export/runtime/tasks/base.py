@@ -1,4 +1,4 @@
-"""What the runtime does with logits: one decoder a task, in NumPy alone; and their registry."""
+"""Base class and registry of decoders, which turn logits into predictions for each task, in NumPy alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..scores import Threshold
 
 
 class Decoder(ABC):
-    """Turns logits into answers, as the task of the same name in ``training/tasks`` means them.
+    """Turn logits into predictions, as defined by the task of the same name in ``training/tasks``.
 
     Attributes:
-        name: The task, as an artifact's ``config.json`` records it.
-        has_threshold: Whether a threshold can tell texts to be out of scope.
+        name: The task's name in an artifact's ``config.json``.
+        has_threshold: Whether a threshold can mark texts as out of scope.
     """
 
     name: ClassVar[str]
@@ -24,30 +24,30 @@ class Decoder(ABC):
 
     @abstractmethod
     def num_outputs(self, labels: Sequence[str]) -> int:
-        """Return C, the outputs that a graph has for a text."""
+        """Return C, the number of a graph's outputs for one text."""
 
     @abstractmethod
     def decode(
         self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None
     ) -> list[dict[str, Any]]:
-        """Return the answer of each of N texts.
+        """Return a prediction for each of N texts.
 
         Args:
             logits: [N, C].
-            labels: Names of the labels, in the order of the outputs.
-            threshold: For out-of-scope texts; None: there is none.
+            labels: Label names, in the order of the outputs.
+            threshold: Threshold for out-of-scope texts, if there is one.
         """
 
 
 DECODERS: dict[str, Decoder] = {}
-"""Every registered decoder by its task's name; the package fills it."""
+"""Every registered decoder by its task's name; filled when the package is imported."""
 
 
 def register(decoder: Decoder) -> Decoder:
-    """Add a task's decoder, and return it.
+    """Register a task's decoder and return it.
 
     Raises:
-        ValueError: The task has one already.
+        ValueError: The task already has one.
     """
     if decoder.name in DECODERS:
         raise ValueError(f"task {decoder.name!r} has a decoder already; give it another name")

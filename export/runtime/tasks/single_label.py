@@ -1,4 +1,4 @@
-"""One label for each text: the most probable by the softmax, or the one that a threshold gives."""
+"""Decode one label for each text: the most probable by softmax, or the threshold's label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import Decoder, register
 
 
 class SingleLabel(Decoder):
-    """An answer is ``{"label": str, "score": float}``."""
+    """Decoder whose predictions are ``{"label": str, "score": float}``."""
 
     name: ClassVar[str] = "single_label"
     has_threshold: ClassVar[bool] = True
@@ -24,10 +24,10 @@ class SingleLabel(Decoder):
     def decode(
         self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None
     ) -> list[dict[str, Any]]:
-        """Return label and softmax probability of each text.
+        """Return the label and softmax probability of each text.
 
-        A text that the threshold refuses gets the threshold's label, and as its score what no other label has: 1 -
-        their largest probability.
+        A text that the threshold rejects gets the threshold's label, with the score 1 - the largest probability of
+        the other labels.
         """
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)

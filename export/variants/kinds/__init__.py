@@ -1,4 +1,4 @@
-"""The variants that there are, one file a kind; importing this registers them, and loads neither torch nor onnx."""
+"""All variants, one file for each kind; importing this package registers them without loading torch or onnx."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Variant:
-    """Return the variant of that name.
+    """Return the variant with the given name.
 
     Raises:
-        ConfigError: There is none; the message has the nearest name.
+        ConfigError: There is no such variant; the message suggests the nearest name.
     """
     if name not in VARIANTS:
         raise ConfigError(f"export.variants: {shown(name)} given, which is not a variant; {nearest(name)}")
@@ -33,6 +33,6 @@ def get(name: str) -> Variant:
 
 
 def nearest(name: str) -> str:
-    """Return what to write in place of a name that is not registered: the nearest one, or any."""
+    """Return a hint for a name that is not registered: the nearest name, or all accepted names."""
     near = difflib.get_close_matches(name, VARIANTS, 1)
     return f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(VARIANTS)}"

@@ -1,4 +1,4 @@
-"""Dynamic 8-bit quantization: int8 weights, and activations quantized by the range that each batch has."""
+"""Dynamic 8-bit quantization: int8 weights, and activations quantized by the range of each batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base import Making, Quantized, Source, Variant, fused, register
 
-_INT4_OPSET = 21  # the first that has 4-bit integers
+_INT4_OPSET = 21  # the first with 4-bit integers
 
 
 def _int8(

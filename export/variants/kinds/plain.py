@@ -1,4 +1,4 @@
-"""The student's graph as it is, in 32- and in 16-bit floats."""
+"""Variants without quantization: the student's graph in 32- and in 16-bit floats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Static 8-bit quantization: int8 weights, and activations by ranges that were measured on training texts."""
+"""Static 8-bit quantization: int8 weights, and activations with ranges calibrated on training texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's own dynamic int8, measured for comparison."""
+"""PyTorch's dynamic int8, measured for comparison."""
 
 from __future__ import annotations
 

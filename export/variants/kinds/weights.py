@@ -1,4 +1,4 @@
-"""Weights alone in 4 or 8 bits, in blocks with scales; products take floats."""
+"""Weight-only quantization to 4 or 8 bits, in blocks with scales; products take floats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..base import Making, Quantized, Source, Variant, fused, register
 
-_INT4_OPSET = 21  # the first that has 4-bit integers
+_INT4_OPSET = 21  # the first with 4-bit integers
 
 
 def _weights_8bit(source: Path, target: Path, _: Making) -> Quantized:
