@@ -1,1 +1,1 @@
-"""Data, teacher, student, losses and the ``DistillationTrainer``; knows nothing of Ray, Optuna or ONNX."""
+"""Data, teacher, student, losses and the ``DistillationTrainer``; independent of Ray, Optuna and ONNX."""

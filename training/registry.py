@@ -1,4 +1,4 @@
-"""Registries: the entries of what comes in kinds, by name, and the configuration fields that hold one of them."""
+"""Registries of named entries, and the configuration fields that hold one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Registry(Generic[Entry]):
-    """Entries of one kind by name, in the order of their registration.
+    """Entries of one kind by name, in registration order.
 
     Args:
         attribute: Attribute of an entry that holds its name.
@@ -45,10 +45,10 @@ class Registry(Generic[Entry]):
         return getattr(entry, self.attribute)
 
     def register(self, entry: Entry) -> Entry:
-        """Add an entry and return it, so that this may decorate a class.
+        """Add an entry and return it; usable as a class decorator.
 
         Raises:
-            ValueError: The name is taken.
+            ValueError: The name is already registered.
         """
         name = self.name_of(entry)
         if name in self._entries:
@@ -67,7 +67,7 @@ class Registry(Generic[Entry]):
 
 
 class SectionRegistry(Registry[type[Kind]]):
-    """Configuration sections of one kind, told apart by the value of one of their keys.
+    """Configuration sections of one kind, distinguished by the value of one of their keys.
 
     An entry is a section whose key ``attribute`` is declared as ``Literal["its name"] = "its name"``. A field that
     takes any of them is annotated ``Annotated[Base, registry.field()]``, or ``Annotated[Base | None, …]``.
@@ -80,12 +80,12 @@ class SectionRegistry(Registry[type[Kind]]):
     def field(
         self, *, default: str | None = None, bare_word: bool = False, ignores_others: bool = False
     ) -> OneSection:
-        """Return what makes a field accept every section that is registered when a value is validated.
+        """Return the metadata that makes a field accept every section registered at validation time.
 
         Args:
-            default: Entry that a mapping without the key means; None: the key is needed.
-            bare_word: Whether an entry's name alone stands for its section with its default values.
-            ignores_others: Whether keys that only other sections have are checked and left out, not refused.
+            default: Entry that a mapping without the key selects; None: the key is required.
+            bare_word: Whether an entry's name alone stands for its section with default values.
+            ignores_others: Whether keys that only other sections have are validated and dropped, not rejected.
         """
         return OneSection(self, default, bare_word, ignores_others)
 
@@ -99,7 +99,7 @@ class SectionRegistry(Registry[type[Kind]]):
 
 
 class OneSection:
-    """Pydantic metadata of a field that holds one section of a registry: a discriminated union that may grow.
+    """Pydantic metadata of a field that holds one section of a registry: an extensible discriminated union.
 
     Args:
         registry: The sections.
@@ -117,14 +117,14 @@ class OneSection:
         self._ignores_others = ignores_others
 
     def selected(self, value: Any) -> type[BaseModel] | None:
-        """Return the section that a value selects, by its key or its bare word; None where it selects none."""
+        """Return the section that a value selects by its key or as a bare word, or None."""
         name = value if isinstance(value, str) else self._default
         if isinstance(value, dict):
             name = value.get(self.registry.attribute, self._default)
         return self.registry[name] if isinstance(name, str) and name in self.registry else None
 
     def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
-        """Return the section that a value describes; faults within it keep their own paths."""
+        """Return the section that a value describes; errors within it keep their own paths."""
         key = self.registry.attribute
         if isinstance(value, base):
             return value
@@ -183,17 +183,17 @@ class OneSection:
 
 
 class SectionsByName:
-    """Pydantic metadata of a field that maps names of entries to their sections, each name at most once.
+    """Pydantic metadata of a field that maps entry names to their sections, each name at most once.
 
     Args:
-        sections: Returns the sections that are accepted when a value is validated, by name.
+        sections: Called at validation time to get the accepted sections by name.
     """
 
     def __init__(self, sections: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
         self.sections = sections
 
     def _validated(self, values: Any) -> dict[str, BaseModel]:
-        """Return the sections of a mapping; faults keep their own paths and come together."""
+        """Return the sections of a mapping; errors keep their own paths and are raised together."""
         if not isinstance(values, dict):
             raise PydanticKnownError("dict_type")
         known = self.sections()
@@ -229,7 +229,7 @@ class SectionsByName:
 
 
 def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:
-    """Return what is wrong with the value of one key of a section."""
+    """Return the validation errors of one key's value in a section."""
     kind: Any = section.model_fields[key].rebuild_annotation()
     try:
         TypeAdapter(kind, config=section.model_config).validate_python(value)

@@ -1,4 +1,4 @@
-"""The base class of every section of a job's specification, and the types of its numbers, names and free values."""
+"""The base class of every section of a job's specification, and the types of its numbers, names and plain values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..errors import shown, without_userinfo
 
 MOST_DEPTH = 40
-"""Lists and mappings that a specification may hold inside one another."""
+"""Maximum nesting depth of lists and mappings in a specification."""
 
 MOST_SEED = 2**32 - 1
-"""What NumPy takes."""
+"""Largest seed that NumPy accepts."""
 
 _MOST_VALUES = 100_000
 _MOST_INTEGER = 2**63 - 1
@@ -24,8 +24,8 @@ _MOST_FLOAT = 1e30
 class Section(BaseModel):
     """A part of the specification.
 
-    Unknown keys are refused, values cannot be changed afterwards, and a value has its own type: text is no number,
-    true is no 1, 1.5 is no whole number; a whole number may stand for a float. NaN and infinity are refused.
+    Unknown keys are rejected, instances are frozen, and types are strict: text is not a number, true is not 1, and
+    1.5 is not an integer, but an integer is accepted for a float. NaN and infinity are rejected.
     """
 
     model_config = ConfigDict(
@@ -33,7 +33,7 @@ class Section(BaseModel):
     )
 
     def implied(self) -> Section | None:
-        """Return the section with the defaults that some of its own keys imply; None where no key does."""
+        """Return the section with the defaults that its own keys imply, or None where no key implies any."""
         return None
 
 
@@ -51,11 +51,11 @@ def _name(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that has no type of its own in the specification, once each part of it is one of JSON's.
+    """Return an untyped value of the specification after checking that it consists of JSON types only.
 
     Raises:
-        ValueError: NaN, infinity, a number or text beyond what anything takes, something that JSON has not, or too
-            many values in one another.
+        ValueError: It has NaN, infinity, a number or text beyond the limits, a type that JSON lacks, too many
+            values, or too deep a nesting.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
@@ -91,7 +91,7 @@ def _scalar_fault(value: Any) -> str | None:
 
 
 def scalar(value: Any) -> Any:
-    """Return a text, a number, true or false as it is.
+    """Return a string, a number or a Boolean unchanged.
 
     Raises:
         ValueError: It is something else, or not finite.
@@ -103,7 +103,7 @@ def scalar(value: Any) -> Any:
 
 _MOST_TEXT = 100_000
 
-# What a number may be at most: far above what anyone uses, and low enough that a slip of the keyboard is caught.
+# Upper limits: far above what anyone uses, yet low enough to catch a typing error.
 Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1, max_length=_MOST_TEXT)]
 Plain = Annotated[Any, AfterValidator(plain)]
@@ -132,9 +132,9 @@ Integer = Annotated[int, Field(ge=-_MOST_INTEGER, le=_MOST_INTEGER)]
 
 
 class OptimizationConfig(Section):
-    """What every training of a model has: the teacher's, the student's, and a pretraining.
+    """Optimization keys common to teacher training, student training and pretraining.
 
-    A subclass gives its own defaults.
+    Subclasses override the defaults.
     """
 
     num_train_epochs: Epochs = 5

@@ -1,1 +1,1 @@
-"""Checkpoints: found, checked against their configuration, loaded and saved."""
+"""Find checkpoints, check them against their configuration, load them and save them."""

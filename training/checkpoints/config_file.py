@@ -1,4 +1,4 @@
-"""A checkpoint's ``config.json``: read, checked, and without what would have transformers load something else."""
+"""Read and check a checkpoint's ``config.json``, without the keys that would make transformers load something else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_BYTES = 16 << 20
 _MOST_LAYERS = 10_000
 _MOST_LABELS = 1_000_000
 _LARGEST = 2**31 - 1
-# Nothing of these is followed: code and kernels to fetch, and forms of weights and outputs that are others here.
+# These keys are ignored: code and kernels to download, and weight and output formats that are fixed here.
 _IGNORED = (
     "attn_implementation",
     "_attn_implementation",
@@ -36,7 +36,7 @@ _IGNORED = (
     "return_dict",
     "torchscript",
 )
-# Weights that are other than those of the family, or lie elsewhere.
+# Keys of weights that differ from the family's, or that are stored elsewhere.
 _REFUSED = {
     "quantization_config": "save it in full precision (dequantize) with save_pretrained",
     "compression_config": "save it in full precision with save_pretrained",
@@ -61,8 +61,8 @@ def read_config(directory: Path) -> PreTrainedConfig:
     """Return the configuration of a checkpoint's directory.
 
     Raises:
-        ModelError: It is missing or damaged, its family is not known, it asks for what is not read (quantized
-            weights), or its sizes or labels cannot be.
+        ModelError: It is missing or damaged, its family is unknown, it requires an unsupported feature (such as
+            quantized weights), or its sizes or labels are impossible.
     """
     path = directory / CONFIG_FILE
     values = _values(path)
@@ -183,5 +183,5 @@ def _check_counts(path: Path, config: PreTrainedConfig) -> None:
 
 
 def _own_name(config: PreTrainedConfig, key: str) -> str:
-    """Name that a field has in the family's own config.json, such as ``n_heads``."""
+    """Return a field's name in the family's own config.json, such as ``n_heads``."""
     return config.attribute_map.get(key, key)

@@ -1,4 +1,4 @@
-"""The classification head: which row of it is which label."""
+"""The classification head, and the mapping of its rows to labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..models.families import family_names, find_family
 from .load import label_names, load_config, load_model
 
 _NUM_SHOWN = 10
-# Where the linear layer of a head lies in most of transformers' encoders; tried where the family is not registered.
+# Usual module paths of the head's linear layer in transformers; tried where the family is not registered.
 _USUAL_PLACES = ("classifier.out_proj", "classifier")
 
 
 def label_maps(names: Sequence[str]) -> dict[str, Any]:
-    """The fields ``id2label`` and ``label2id`` of a configuration for labels in this order."""
+    """Return the configuration fields ``id2label`` and ``label2id`` for labels in this order."""
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
@@ -28,12 +28,12 @@ def label_maps(names: Sequence[str]) -> dict[str, Any]:
 
 
 def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teacher") -> None:
-    """Put the rows of a classifier's head into the order of ``names``, matched by name.
+    """Reorder the rows of a classifier's head to the order of ``names``, matching labels by name.
 
-    Afterwards ``logits[:, i]`` is the score of ``names[i]``, and the configuration says so.
+    Afterwards ``logits[:, i]`` is the score of ``names[i]``, and the configuration is updated accordingly.
 
     Raises:
-        ModelError: The model and ``names`` have different labels, or the model's are only numbered.
+        ModelError: The labels of the model and ``names`` differ, or the model's have only numbers.
     """
     own = label_names(model)
     check_labels(own, names, what)
@@ -48,10 +48,10 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
 
 
 def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher") -> None:
-    """Refuse a classifier's labels that are not ``names``, in whatever order.
+    """Check that a classifier's labels are ``names``, in any order.
 
     Raises:
-        ModelError: The two are different, or the classifier's are only numbered.
+        ModelError: The labels differ, or the classifier's have only numbers.
     """
     if len(own) == 1:
         raise ModelError(
@@ -73,13 +73,13 @@ def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher"
 
 
 def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
-    """A checkpoint as a classifier of ``names`` in this order; seed torch before.
+    """Load a checkpoint as a classifier of ``names`` in this order; seed torch first.
 
-    A head for the same labels is kept, its rows matched by name. A head for others is replaced by a new one,
-    also when it has as many rows.
+    A head for the same labels is kept, its rows matched by name. A head for other labels is replaced by a new one,
+    even if it has the same number of rows.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: The checkpoint cannot be loaded.
     """
     if has_labels(name, names):
         model = load_model(name)
@@ -94,7 +94,7 @@ def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
 
 
 def has_labels(name: str | Path, names: Sequence[str]) -> bool:
-    """Whether a checkpoint has just these labels, in whatever order."""
+    """Return whether a checkpoint has exactly these labels, in any order."""
     return sorted(label_names(load_config(name))) == sorted(names)
 
 
@@ -103,10 +103,10 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
 
     Args:
         model: A sequence classifier.
-        key: The parameter that names it, for the error.
+        key: The parameter that names the model, for the error message.
 
     Raises:
-        ModelError: Its head has another form.
+        ModelError: The structure of its head is not supported.
     """
     family, modules = find_family(model), dict(model.named_modules())
     for place in _USUAL_PLACES if family is None else (family.classifier,):

@@ -1,4 +1,4 @@
-"""Checkpoints: finding one by directory, hub id or package; loading it; hashing what is in it."""
+"""Find a checkpoint by directory, hub id or package; load it, save it and hash its contents."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _HUB_FILES = [
 
 
 def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
-    """A directory that transformers can load, or a hub id.
+    """Resolve a checkpoint's name to a directory that transformers can load, or to a hub id.
 
     Args:
         name: A directory, a hub id, or ``offline:NAME`` for a model that the extra ``offline`` installs.
-        sha256: What ``model.safetensors`` must hash to; for ``offline:`` models theirs is always checked.
+        sha256: Expected hash of ``model.safetensors``; an ``offline:`` model is always checked against its own.
 
     Raises:
-        ModelError: There is no such directory or package, it is no checkpoint, or its weights are others.
+        ModelError: There is no such directory or package, it is not a checkpoint, or its weights' hash differs.
     """
     if name.startswith(OFFLINE_PREFIX):
         directory, expected = offline_directory(name.removeprefix(OFFLINE_PREFIX))
@@ -64,11 +64,11 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
 
 
 def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
-    """A trained sequence classifier in 32 bits and evaluation mode, and its tokenizer.
+    """Load a trained sequence classifier, in 32 bits and evaluation mode, and its tokenizer.
 
     Raises:
-        ModelError: It cannot be loaded, has weights missing (such as its classification head) or of other shapes
-            than its configuration's, or fewer embeddings than token ids.
+        ModelError: It cannot be loaded, weights (such as its classification head) are missing or do not match its
+            configuration's shapes, or it has fewer embeddings than token ids.
     """
     model, tokenizer = load_model(directory, complete=True), load_tokenizer(directory)
     check_table(tokenizer, model.config, directory)
@@ -76,24 +76,24 @@ def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """A checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
+    """Load a checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
     return read_config(local_directory(name))
 
 
 def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
-    """A sequence classifier in 32 bits and evaluation mode; a head that is missing is made anew.
+    """Load a sequence classifier in 32 bits and evaluation mode; a missing head is newly initialized.
 
-    The one way to load a student: transformers alone refuses one with fewer attention heads.
+    Always load students with this function: transformers alone rejects a model with pruned attention heads.
 
     Args:
         name: Directory or hub id.
-        complete: Refuse a checkpoint that lacks a head.
-        **config: Fields of the model's configuration to set, for example ``id2label``; a head of another shape is
-            then made anew.
+        complete: Reject a checkpoint that lacks a head.
+        **config: Fields of the model's configuration to set, for example ``id2label``; a head whose shape no longer
+            fits is then newly initialized.
 
     Raises:
-        ModelError: It cannot be loaded, its weights are not finite, or those of the encoder are missing or have other
-            shapes than the configuration's.
+        ModelError: It cannot be loaded, its weights are not finite, or encoder weights are missing or do not match
+            the configuration's shapes.
     """
     directory = local_directory(name)
     own = read_config(directory)
@@ -106,20 +106,20 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
 
 
 def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTrainedConfig:
-    """Refuse what :func:`load_model` and :func:`load_tokenizer` would refuse later, without building the model.
+    """Reject what :func:`load_model` and :func:`load_tokenizer` would reject later, without building the model.
 
-    Shapes are compared by the headers of its files; then the weights are read once, for values that are not finite.
+    Shapes are read from the file headers; then the weights are read once to check that they are finite.
 
     Args:
         name: Directory or hub id.
-        complete: Refuse a checkpoint that lacks a head.
+        complete: Reject a checkpoint that lacks a head.
 
     Returns:
         Its configuration.
 
     Raises:
-        ModelError: Its weights do not fit its configuration or are not finite, its tokenizer does not fit its table,
-            or one of its files is missing or damaged.
+        ModelError: Its weights do not fit its configuration or are not finite, its tokenizer does not fit its
+            embedding table, or one of its files is missing or damaged.
     """
     directory = local_directory(name)
     config = read_config(directory)
@@ -133,25 +133,25 @@ def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTraine
 
 
 def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
-    """Whether a checkpoint says that its head is that of such a model; what of the same name is not may differ."""
+    """Return whether a checkpoint's configuration names this model class, so that its head must fit."""
     named = config.architectures
     return isinstance(named, list) and kind.__name__ in named
 
 
 def new_classifier(config: PreTrainedConfig) -> PreTrainedModel:
-    """An untrained sequence classifier of these shapes; seed torch before."""
+    """Build an untrained sequence classifier of these shapes; seed torch first."""
     return classifier_class(config)(config)
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The fast tokenizer of a checkpoint.
+    """Load the fast tokenizer of a checkpoint.
 
     Raises:
-        ModelError: It cannot be loaded, is not there or empty, is not a fast one, or cannot pad.
+        ModelError: It is missing or empty, cannot be loaded, is not a fast tokenizer, or cannot pad.
     """
     directory = local_directory(name)
     check_tokenizer_files(directory)
-    # transformers alone reads config.json as it stands to choose the tokenizer's class.
+    # Without it, transformers would read the unchecked config.json to choose the tokenizer's class.
     config = read_config(directory) if (directory / CONFIG_FILE).is_file() else None
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -167,7 +167,7 @@ def load_tokenizer(name: str | Path) -> Any:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Any, directory: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer."""
-    # What the tokenizer was last used for would be saved with it, and change its hash.
+    # Truncation and padding settings of its last use would be saved too, and change its hash.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     with quiet():
@@ -176,14 +176,14 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: Any, directory: Path) -> 
 
 
 def label_names(model: PreTrainedModel | PreTrainedConfig) -> list[str]:
-    """Label names of a classifier, or of its configuration, in the order of its logits."""
+    """Return the label names of a classifier, or of its configuration, in the order of its logits."""
     config: Any = getattr(model, "config", model)
     names: dict[Any, str] = config.id2label or {}
     return [str(names[index]) for index in sorted(names)]
 
 
 def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None:
-    """Raise ``ModelError`` when texts of ``max_length`` tokens do not fit the model's positions."""
+    """Raise ``ModelError`` when ``max_length`` tokens exceed the model's positions."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None:
         return
@@ -196,7 +196,7 @@ def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None
 
 
 def checkpoint_fingerprint(directory: str | Path) -> str:
-    """SHA-256 over a checkpoint's weights, configuration and tokenizer files, wherever it lies."""
+    """Return a SHA-256 over a checkpoint's weights, configuration and tokenizer files, independent of its path."""
     directory = Path(directory)
     weights = sorted(path.name for path in directory.glob("*.safetensors"))
     digest = hashlib.sha256()
@@ -225,10 +225,10 @@ def _check_directory(directory: Path) -> None:
 
 
 def local_directory(name: str | Path) -> Path:
-    """The directory that holds a checkpoint: itself, or the hub's cache, where a hub id is downloaded to once.
+    """Return a checkpoint's local directory, downloading a hub id to the hub's cache once.
 
     Raises:
-        ModelError: There is no such directory, and the hub has none or cannot be reached.
+        ModelError: There is no such directory, and the hub has no such model or cannot be reached.
     """
     return Path(name) if Path(name).is_dir() else Path(_download(str(name)))
 

@@ -1,4 +1,4 @@
-"""Loading at the border of transformers and the hub: quiet, and whatever goes wrong is one ``ModelError``."""
+"""Quiet loading through transformers and the hub, with every failure turned into one ``ModelError``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MOST_SHOWN = 240  # characters of another library's reason
 
 @contextmanager
 def loading(name: str | Path) -> Iterator[None]:
-    """Load quietly; turn whatever goes wrong into one ``ModelError``."""
+    """Silence logging and turn any failure into one ``ModelError``."""
     try:
         with quiet():
-            # What it logs as an error, a whole configuration among it, it raises as well.
+            # The errors that it logs, some with a whole configuration, are raised as well.
             transformers_logging.set_verbosity(logging.CRITICAL)
             yield
     except DistiltuneError:
         raise
-    except Exception as error:  # strict configurations and tokenizers raise what they like
+    except Exception as error:  # strict configurations and tokenizers raise many types
         raise ModelError(_reason(str(name), error)) from error
     except BaseException as error:
-        # A panic of tokenizers or safetensors is no Exception, and its class cannot be imported.
+        # A panic in tokenizers or safetensors is not an Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
         raise ModelError(_reason(str(name), error)) from error

@@ -1,4 +1,4 @@
-"""Masked-language models: loading one, its head, and one made around a student's encoder."""
+"""Masked-language models: load one, access its head, and build one around a student's encoder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .weight_files import read_weights
 
 
 def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
-    """A masked-language model in 32 bits and evaluation mode; seed torch before.
+    """Load a masked-language model in 32 bits and evaluation mode; seed torch first.
 
     Args:
-        name: Directory or hub id; a checkpoint without masked-language head, such as a classifier, gets a new one.
+        name: Directory or hub id; a checkpoint without a masked-language head, such as a classifier, gets a new one.
 
     Returns:
         The model, and whether the checkpoint has a trained head.
 
     Raises:
-        ModelError: It cannot be loaded, its family's head is not known, or its encoder lacks weights or has
-            others than its configuration says.
+        ModelError: It cannot be loaded, its family's head is unknown, or its encoder's weights are incomplete or do
+            not match its configuration.
     """
     directory = local_directory(name)
     config, weights = read_config(directory), read_weights(directory)
@@ -40,12 +40,12 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
 
 
 def check_head(config: Any) -> Family:
-    """Return the configuration's family; raise ``ModelError`` unless its masked-language head is known."""
+    """Return the configuration's family; raise ``ModelError`` if its masked-language head is unknown."""
     return family_of(config, "student.pretraining", "masked_lm")
 
 
 def language_head(model: Any) -> Callable[[Tensor], Tensor]:
-    """From last hidden states[N, D] to logits[N, V]; raises ``ModelError`` where the family's head is not known."""
+    """Return the function from last hidden states[N, D] to logits[N, V]; raise ``ModelError`` as `check_head` does."""
     parts = [model.get_submodule(name) for name in check_head(model.config).masked_lm_head]
 
     def head(states: Tensor) -> Tensor:
@@ -57,16 +57,16 @@ def language_head(model: Any) -> Callable[[Tensor], Tensor]:
 
 
 def masked_lm_around(encoder: PreTrainedModel, like: PreTrainedModel | None) -> PreTrainedModel:
-    """A masked-language model with a copy of a model's encoder; seed torch before.
+    """Build a masked-language model around a copy of a model's encoder; seed torch first.
 
     Args:
         encoder: A model of a known family, with any head or none.
-        like: Its masked-language head is copied where family and width are the same; else the head is new. The
-            decoder is the encoder's own embedding table wherever the two are tied.
+        like: Its masked-language head is copied where family, width and vocabulary size match; else the head is new.
+            Where decoder and embeddings are tied, the decoder is the encoder's own embedding table.
     """
     check_head(encoder.config)
     model: Any = AutoModelForMaskedLM.from_config(encoder.config, dtype=torch.float32)
-    # The encoder as it is: one that was narrowed has shapes that its configuration alone does not give.
+    # The encoder itself is copied: a narrowed one has shapes that do not follow from its configuration.
     setattr(model, model.base_model_prefix, copy.deepcopy(encoder.base_model).float())
     model.tie_weights()
     if like is not None and _form(like) == _form(model):
@@ -78,9 +78,9 @@ def masked_lm_around(encoder: PreTrainedModel, like: PreTrainedModel | None) -> 
 
 
 def copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    """Write the weights of one model's encoder into another's of the same form.
+    """Copy the weights of one model's encoder into another of the same shapes.
 
-    A pooler that only one of them has is left out of it, and so are the heads.
+    Heads are not copied, nor is a pooler that only one of the two has.
     """
     weights, own = source.base_model.state_dict(), target.base_model.state_dict()
     shared = {name: weights[name] for name in own if name in weights}
@@ -90,7 +90,7 @@ def copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
-    """The masked-language head's parameters by name, without an embedding table that it shares."""
+    """Return the masked-language head's parameters by name, without a tied embedding table."""
     prefix = f"{model.base_model_prefix}."
     return [(name, each) for name, each in model.named_parameters() if not name.startswith(prefix)]
 

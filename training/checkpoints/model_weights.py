@@ -1,4 +1,4 @@
-"""Weights put into a model of a configuration's shapes; those that do not fit are refused."""
+"""Build a model from a configuration and weights, rejecting weights that do not fit."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ def fill_model(
     complete: bool = False,
     head_fits: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a model in 32 bits and evaluation mode that has these weights, and the names of those made anew.
+    """Return a model in 32 bits and evaluation mode with these weights, and the names of newly initialized ones.
 
-    transformers matches their names, older and unprefixed ones included. Weights on the meta device make a model
-    there, in a moment: that is how a checkpoint is checked by its header alone. Seed torch before.
+    transformers matches the names, including older and unprefixed ones. Weights on the meta device give a model
+    there almost instantly, so that a checkpoint can be checked by its headers alone. Seed torch first.
 
     Args:
-        model_class: Of transformers' models, with any head.
-        config: Of the checkpoint; it is copied.
+        model_class: A model class of transformers, with any head.
+        config: The checkpoint's configuration; it is copied.
         weights: Tensors by name.
-        name: Of the checkpoint, for messages.
-        complete: Refuse it without a head as well.
-        head_fits: Refuse a head of another shape; else it is replaced by a new one.
+        name: The checkpoint's name, for messages.
+        complete: Also reject a checkpoint without a head.
+        head_fits: Reject a head of another shape; else it is replaced by a new one.
 
     Raises:
-        ModelError: The model cannot be built, or weights of its encoder are missing or have another shape.
+        ModelError: The model cannot be built, its weights are not finite, or encoder weights are missing or have
+            another shape.
     """
     check_num_layers(config, weights, name)
     on_meta = any(each.is_meta for each in weights.values())
     with loading(f"{name}: config.json"):
         loaded: Any = model_class.from_pretrained(
-            None,  # neither an adapter, nor another index, nor code beside the weights is looked for
+            None,  # do not look for an adapter, another index or code beside the weights
             config=config,
             state_dict=dict(weights),
             attn_implementation=None,  # sdpa where the family has it, else eager, whatever config.json names
@@ -64,7 +65,7 @@ def fill_model(
 
 
 def check_num_layers(config: PreTrainedConfig, weights: Mapping[str, Any], name: str | Path) -> None:
-    """Refuse more layers than there are tensors, before a model of a million layers is built."""
+    """Reject more layers than there are tensors, before a model of a million layers is built."""
     layers = getattr(config, "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > len(weights):
         raise ModelError(
@@ -85,7 +86,7 @@ def _refuse_unfit(
     prefix = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     encoder = [key for key in missing if key.startswith(prefix)]
-    # A classifier reads the pooler of its encoder, and a masked-language model is saved without one.
+    # A complete classifier needs its encoder's pooler; a masked-language model is saved without one.
     gone = [key for key in encoder if complete or not key.startswith(f"{prefix}pooler.")]
     faults = [f"{key} is missing" for key in gone]
     faults += [
@@ -110,7 +111,7 @@ def _refuse_unfit(
 
 
 def _of_other_layers(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
-    """Names of weights that lie in a list of layers of the model, behind its end."""
+    """Return the names of weights that belong to layers beyond the model's last one."""
     places = {place for place, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
     found = []
     for key in sorted(info["unexpected_keys"]):
@@ -122,14 +123,14 @@ def _of_other_layers(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
 
 
 def refuse_not_finite(finite: Mapping[str, bool], name: str | Path) -> None:
-    """Refuse a checkpoint of which a tensor is not finite.
+    """Reject a checkpoint that has a tensor with NaN or infinite values.
 
     Args:
-        finite: By the tensor's name, whether it is.
-        name: Of the checkpoint, for the message.
+        finite: Whether each tensor is finite, by name.
+        name: The checkpoint's name, for the message.
 
     Raises:
-        ModelError: One is not.
+        ModelError: A tensor is not finite.
     """
     for key, value in finite.items():
         if not value:

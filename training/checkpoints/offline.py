@@ -1,4 +1,4 @@
-"""Encoders that the extra ``offline`` installs as packages; light, so that a specification can ask for them."""
+"""Encoders that the extra ``offline`` installs as packages; cheap to import when a specification is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OFFLINE_MODELS = {
 
 
 def is_missing(checkpoint: object) -> bool:
-    """Return whether a checkpoint is an ``offline:`` model whose package is not installed; imports nothing."""
+    """Return whether a checkpoint is an ``offline:`` model whose package is not installed, without importing it."""
     if not isinstance(checkpoint, str) or not checkpoint.startswith(OFFLINE_PREFIX):
         return False
     package, _ = OFFLINE_MODELS.get(checkpoint.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -36,7 +36,7 @@ def offline_directory(name: str) -> tuple[Path, str]:
     """Return the directory of a packaged model, and the SHA-256 that its weights must have.
 
     Args:
-        name: Without the prefix ``offline:``.
+        name: The model's name without the prefix ``offline:``.
 
     Raises:
         ModelError: There is no such model, or its package is not installed.

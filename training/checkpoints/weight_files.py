@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint's directory: which they are, and the shapes that their headers give."""
+"""Find and read the weight files of a checkpoint's directory, whole or only their headers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def weight_files(directory: Path) -> list[Path]:
     """Return the files that hold a checkpoint's weights: ``model.safetensors``, or the shards of its index.
 
     Raises:
-        ModelError: There are none, they are an adapter's or a pickle, or the index names something that is no
-            safetensors file of this directory.
+        ModelError: There are none, they are an adapter or a pickle, or the index names something other than a
+            safetensors file in this directory.
     """
     if (directory / _ADAPTER_FILE).exists():
         raise ModelError(
@@ -47,21 +47,21 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of each tensor in a checkpoint's weight files, of which only the headers are read.
+    """Return the shape of each tensor in a checkpoint's weight files by name, reading only their headers.
 
     Raises:
-        ModelError: As for :func:`weight_files`, or a file is cut off or damaged.
+        ModelError: As for :func:`weight_files`, or a file is truncated or damaged.
     """
     return _read(directory, lambda file, name: tuple(file.get_slice(name).get_shape()))
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return each tensor of a checkpoint's weight files; raises ``ModelError`` as :func:`weight_shapes` does."""
+    """Return each tensor of a checkpoint's weight files by name; raises ``ModelError`` as :func:`weight_shapes` does."""
     return _read(directory, lambda file, name: file.get_tensor(name))
 
 
 def finite_weights(directory: Path) -> dict[str, bool]:
-    """Return for each tensor of a checkpoint whether it is finite, with one of them in memory at a time.
+    """Return whether each tensor of a checkpoint is finite, holding one tensor in memory at a time.
 
     Raises:
         ModelError: As for :func:`weight_shapes`.
@@ -73,7 +73,7 @@ def is_finite(value: Tensor) -> bool:
     """Return whether a tensor has neither NaN nor infinite values."""
     import torch
 
-    # The sum first, which is quick; it may overflow where all values are finite.
+    # The sum is quick, but may overflow although all values are finite.
     return bool(torch.isfinite(value.sum()) or torch.isfinite(value).all())
 
 

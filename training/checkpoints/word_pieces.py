@@ -1,4 +1,4 @@
-"""Word pieces of a checkpoint: that its tokenizer has some, that its table has rows for them, that they are known."""
+"""Checks of a checkpoint's word pieces: they exist, fit its embedding table, and cover the training texts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..models.runtime import quiet
 
 TOKENIZER_FILE = "tokenizer.json"
 MOST_UNKNOWN = 0.5
-"""Share of the texts' characters: above it, most of what a model is to read is not there for it."""
+"""Largest accepted share of the texts' characters that become the unknown piece."""
 _NUM_MEASURED = 2000  # texts
-_MOST_PIECES = 512  # of each
+_MOST_PIECES = 512  # per text
 
 
 def check_tokenizer_files(directory: Path) -> None:
-    """Refuse a directory that has no tokenizer: transformers makes an empty one without a word.
+    """Reject a directory without a tokenizer, for which transformers would silently make an empty one.
 
     Raises:
-        ModelError: The files that are accepted.
+        ModelError: There is none; lists the accepted files.
     """
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return
@@ -33,10 +33,10 @@ def check_tokenizer_files(directory: Path) -> None:
 
 
 def check_pieces(tokenizer: Any, directory: Path) -> None:
-    """Refuse a tokenizer that knows only its special tokens, or whose own files are not those of the directory.
+    """Reject a tokenizer that has only special tokens, or whose files are missing from the directory.
 
     Raises:
-        ModelError: The files that it needs.
+        ModelError: It is rejected; lists the files that it needs.
     """
     names = type(tokenizer).vocab_files_names
     others = [name for key, name in names.items() if key != "tokenizer_file"]
@@ -51,10 +51,10 @@ def check_pieces(tokenizer: Any, directory: Path) -> None:
 
 
 def check_table(tokenizer: Any, config: PreTrainedConfig, name: str | Path) -> None:
-    """Refuse a tokenizer whose ids reach beyond the rows of the embedding table.
+    """Reject a tokenizer whose ids exceed the rows of the embedding table.
 
     Raises:
-        ModelError: The largest id, and the rows.
+        ModelError: It is rejected; gives the largest id and the number of rows.
     """
     largest, rows = max(tokenizer.get_vocab().values()), config.vocab_size
     if largest >= rows:
@@ -66,18 +66,18 @@ def check_table(tokenizer: Any, config: PreTrainedConfig, name: str | Path) -> N
 
 
 def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
-    """Refuse a checkpoint whose tokenizer does not know what the texts are written in.
+    """Reject a checkpoint whose tokenizer does not cover the script of the texts.
 
     Args:
-        tokenizer: Of the checkpoint.
-        texts: The training texts; up to 2,000, evenly spaced, are looked at.
+        tokenizer: The checkpoint's tokenizer.
+        texts: The training texts; up to 2,000 of them, evenly spaced, are measured.
         parameter: Full name of the parameter that names the checkpoint.
 
     Returns:
-        The share of the texts' characters, 0 to 1, that become the unknown piece; 0 for a tokenizer that has none.
+        The share of the texts' characters, 0 to 1, that become the unknown piece; 0 for a tokenizer without one.
 
     Raises:
-        ModelError: It is above ``MOST_UNKNOWN``.
+        ModelError: The share is above ``MOST_UNKNOWN``.
     """
     share = unknown_share(tokenizer, texts)
     if share > MOST_UNKNOWN:
@@ -92,7 +92,7 @@ def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
 def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
     """Return the share of characters, 0 to 1, that become the unknown piece.
 
-    Of characters, not of pieces: a sentence of a script without spaces is one piece.
+    Characters are counted, not pieces, because a sentence in a script without spaces is one piece.
     """
     unknown = tokenizer.unk_token_id
     if unknown is None or not len(texts):

@@ -1,1 +1,1 @@
-"""What makes a student smaller or quantizable while it is trained."""
+"""Pruning and quantization-aware training of a student."""

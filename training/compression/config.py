@@ -11,7 +11,7 @@ from .pruning.base import PRUNING_RULES, PruningConfig
 
 
 class QuantizationAwareConfig(Section):
-    """Last epochs in which the student computes with the numbers that its quantized graph will have."""
+    """Fake quantization in the last epochs, with the numerics of the quantized graph."""
 
     num_epochs: float = Field(
         default=2,
@@ -39,13 +39,13 @@ class QuantizationAwareConfig(Section):
 
 
 AnyPruningConfig = Annotated[PruningConfig, PRUNING_RULES.field(default="magnitude")]
-"""The section of any pruning rule; by default of magnitude pruning."""
+"""The section of any pruning rule; magnitude pruning by default."""
 
 
 def pruning_config(**values: Any) -> PruningConfig:
-    """Return the section of the rule that ``method`` names, by default of magnitude pruning.
+    """Return the section of the rule named by ``method``, magnitude pruning by default.
 
     Raises:
-        ValidationError: A key or a value is refused.
+        ValidationError: A key or a value is rejected.
     """
     return TypeAdapter(AnyPruningConfig).validate_python(values)

@@ -1,11 +1,11 @@
-"""Fake quantization: the numbers of ONNX Runtime's 8- and 4-bit graphs, in floats that have a gradient.
+"""Fake quantization: the numerics of ONNX Runtime's 8- and 4-bit graphs in differentiable floats.
 
 A float ``x`` is quantized to ``round(x / scale) + zero_point``, half to even, and read back as
-``(quantized - zero_point) * scale``. Functions here give ``steps = quantized - zero_point``, which are whole
-numbers, and ``scale``. They divide as the runtime does, where ``torch.fake_quantize_per_tensor_affine`` multiplies
-by ``1 / scale`` and now and then rounds to the other side.
+``(quantized - zero_point) * scale``. Functions here return the integers ``steps = quantized - zero_point`` and
+``scale``. They divide as the runtime does; ``torch.fake_quantize_per_tensor_affine`` multiplies by ``1 / scale``
+and occasionally rounds the other way.
 
-The gradient is that of ``x / scale``, as if nothing were rounded (the straight-through estimator: Bengio et al.
+The gradient is that of ``x / scale``, ignoring the rounding (the straight-through estimator: Bengio et al.
 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877, section 3), and 0 where ``x`` is clipped. Scales are
 constants.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK_SIZE = 32
-"""Numbers of a table's row that share a scale in 4 bits."""
+"""Number of values in a table row that share a 4-bit scale."""
 
 
 class _Rounded(torch.autograd.Function):
@@ -43,11 +43,11 @@ def _rounded(x: Tensor, scale: Tensor, low: Any, high: Any, *, clips: bool = Fal
 
 
 def symmetric_steps(weight: Tensor, *, per_channel: bool = False, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """A weight as ``quantize_dynamic`` keeps it: signed, symmetric, from its largest magnitude.
+    """Quantize a weight as ``quantize_dynamic`` does: signed and symmetric, scaled by its largest magnitude.
 
     Args:
         weight: ``[O, I]``; outputs are its channels.
-        per_channel: a scale for each output in place of one for all.
+        per_channel: one scale for each output instead of one for all.
         bits: 8: steps from -127 to 127; 7 (``reduce_range``): -64 to 64.
 
     Returns:
@@ -61,15 +61,15 @@ def symmetric_steps(weight: Tensor, *, per_channel: bool = False, bits: int = 8)
 
 
 def asymmetric_steps(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` in 8 bits without a sign: ``DynamicQuantizeLinear`` of ONNX, and embedding tables of ``quantize_dynamic``.
+    """Quantize ``x`` to unsigned 8 bits, as ONNX's ``DynamicQuantizeLinear`` and ``quantize_dynamic``'s tables do.
 
-    The range is widened to hold 0. No number within it is clipped, but for a half step that rounding of the zero
-    point may take off at an end; its gradient is that of all others.
+    The range is widened to include 0. No value within it is clipped, except for up to half a step at one end, where
+    the zero point is rounded; the gradient of such a value is not masked.
 
     Args:
         x: any shape.
-        low: the least number of the range, float32 or (as tables have it) float64 ``[]``.
-        high: the largest.
+        low: lower end of the range, float32 or (for tables) float64 ``[]``.
+        high: upper end of the range.
 
     Returns:
         Steps float32 as ``x``, from ``-zero_point`` to ``255 - zero_point``, and the scale float32 ``[]``.
@@ -84,17 +84,17 @@ def asymmetric_steps(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tens
 
 
 def block_steps(x: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Tensor]:
-    """``x`` in 4 bits as ``GatherBlockQuantized`` reads it: signed, a scale for each block of the last dimension.
+    """Quantize ``x`` to signed 4 bits for ``GatherBlockQuantized``, with one scale per block of the last dimension.
 
-    The number of the largest magnitude becomes -8, so scales have its sign turned round. One as large on the other
-    side would be 8, and is clipped to 7.
+    The value of the largest magnitude becomes -8, so the scale has the opposite sign. A value equally large on the
+    other side would be 8 and is clipped to 7.
 
     Args:
         x: ``[..., D]``, rows of a table; the last block of a row may be shorter.
-        block_size: numbers that share a scale.
+        block_size: number of values that share a scale.
 
     Returns:
-        Steps float32 ``[..., N, block_size]`` for the N blocks, zeros behind the end, and scales float32
+        Steps float32 ``[..., N, block_size]`` for the N blocks, padded with zeros, and scales float32
         ``[..., N, 1]``.
     """
     blocks = functional.pad(x.float(), (0, -x.shape[-1] % block_size)).unflatten(-1, (-1, block_size))
@@ -104,13 +104,13 @@ def block_steps(x: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Ten
 
 
 def read_back_8_bits(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """``x`` after 8 bits of a table that goes from ``low`` to ``high``; see :func:`asymmetric_steps`."""
+    """Quantize and dequantize ``x`` in 8 bits of the range ``low`` to ``high``; see :func:`asymmetric_steps`."""
     steps, scale = asymmetric_steps(x, low.double(), high.double())
     return (steps * scale).to(x.dtype)
 
 
 def read_back_4_bits(x: Tensor, *, block_size: int = BLOCK_SIZE) -> Tensor:
-    """``x[..., D]`` after 4 bits; see :func:`block_steps`."""
+    """Quantize and dequantize ``x[..., D]`` in 4 bits; see :func:`block_steps`."""
     steps, scale = block_steps(x, block_size=block_size)
     return (steps * scale).flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 
@@ -124,13 +124,13 @@ def quantized_linear(
     bits: int = 8,
     dynamic: bool = True,
 ) -> Tensor:
-    """``x @ weight.T + bias`` as ``DynamicQuantizeLinear`` and ``MatMulInteger`` compute it.
+    """Compute ``x @ weight.T + bias`` as ``DynamicQuantizeLinear`` and ``MatMulInteger`` do.
 
-    The product is one of whole numbers up to 255, which bfloat16 holds exactly: under autocast it is the runtime's too,
-    up to the rounding of its result. In float16 its sums would overflow; there it is done in float32.
+    The factors are integers up to 255, which bfloat16 represents exactly, so the product equals the runtime's under
+    autocast too, up to the rounding of its result. In float16 the sums would overflow; float32 is used instead.
 
     Args:
-        x: ``[..., I]``; its range is that of all of it, whatever it is a batch of, padding included.
+        x: ``[..., I]``; its range is taken over the whole tensor, padding included.
         weight: ``[O, I]``.
         bias: ``[O]``, in 32 bits.
         per_channel: as in :func:`symmetric_steps`.
@@ -138,7 +138,7 @@ def quantized_linear(
         dynamic: quantize ``x`` too.
 
     Returns:
-        ``[..., O]``, of the type that the plain product would have.
+        ``[..., O]``, of the dtype that the plain product would have.
     """
     steps, scale = symmetric_steps(weight, per_channel=per_channel, bits=bits)
     left, scales = x, scale.reshape(-1)
@@ -155,5 +155,5 @@ def quantized_linear(
 
 
 def _usable(scale: Tensor) -> Tensor:
-    """Scales, with 1 in place of those of nothing but zeros."""
+    """Replace the scales of all-zero weights by 1."""
     return scale.masked_fill(scale < torch.finfo(torch.float32).tiny, 1.0)

@@ -1,4 +1,4 @@
-"""The trainer callback that quantizes the student's layers in the last epochs, as its exported graph will be."""
+"""The trainer callback that fake-quantizes the student's layers in the last epochs, matching the exported graph."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..models.trainable_embedding_rows import table_range
 from .config import QuantizationAwareConfig
 from .fake_quantization import quantized_linear, read_back_4_bits, read_back_8_bits
 
-# The exporter folds them into a constant, which stays in 32 bits.
+# The exporter folds token types into a constant, which stays in 32 bits.
 _TOKEN_TYPES = "token_type_embeddings"
 _POSITIONS = "position_embeddings"
 
 
 class FakeQuantized(ExitStack):
-    """A model whose linear layers and embedding tables compute with quantized numbers, until it is closed.
+    """Fake-quantize a model's linear layers and embedding tables until closed.
 
     Only ``forward`` of these layers is replaced: weights, their names and the state dict are those of the plain
-    model, in 32 bits. What is quantized is what ``quantize_dynamic`` finds in the exported graph: products with a
-    constant matrix (encoder, pooler and head), and tables that are looked up, but for token types. Products of two
-    activations are left alone, as there.
+    model, in 32 bits. The same operations are quantized as by ``quantize_dynamic`` in the exported graph: products
+    with a constant matrix (encoder, pooler and head), and embedding lookups except of token types. Products of two
+    activations are not quantized.
 
     Args:
-        model: a classifier; it may have been given ``train_used_rows`` or ``first_token_in_last_layer`` before.
+        model: a classifier; ``train_used_rows`` or ``first_token_in_last_layer`` may already be applied to it.
         config: what is quantized, and how.
-        max_length: most tokens of a text; the exported graph holds no further positions. None: all of them.
+        max_length: most tokens of a text; the exported graph has no further positions. None: all positions.
 
     Attributes:
-        in_training: whether layers in training mode compute so; those in evaluation mode always do.
+        in_training: whether layers in training mode are quantized; those in evaluation mode always are.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FakeQuantized(ExitStack):
     def _table(
         self, table: nn.Embedding, *, in_4_bits: bool, num_rows: int | None
     ) -> Callable[[Tensor], Tensor]:
-        # Rows are quantized once they are looked up: the same numbers, without going through the whole table.
+        # Rows are quantized after the lookup: the same values without quantizing the whole table.
         plain = table.forward
         if in_4_bits:
             return lambda ids: read_back_4_bits(plain(ids))
@@ -94,18 +94,18 @@ class FakeQuantized(ExitStack):
 
 
 class QuantizationAwareTraining(TrainerCallback):
-    """Trains the last epochs with fake quantization; the learning rate goes on as scheduled.
+    """Train the last epochs with fake quantization, without changing the learning rate schedule.
 
-    Checkpoints hold the plain weights at every epoch. Evaluation during the training is of the quantized model in
-    all epochs, before those too: what an epoch is chosen by is what its export will do. After the training the model
-    computes as before.
+    Checkpoints hold the plain weights at every epoch. Evaluation during training uses the quantized model in all
+    epochs, including the earlier ones, so that the best epoch is selected by the exported model's quality. After
+    training the model computes as before.
 
     Args:
         config: how many epochs, what is quantized, and how.
         max_length: most tokens of a text, as for the export; None: as many as the model has positions.
 
     Raises:
-        InputError: when the training begins: it has fewer epochs.
+        InputError: at the start of training, if it has fewer epochs.
     """
 
     def __init__(self, config: QuantizationAwareConfig, *, max_length: int | None = None) -> None:
@@ -117,8 +117,8 @@ class QuantizationAwareTraining(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Replace ``forward`` of the layers; from which step on they compute so in training is known now."""
-        self._close()  # of a training that was cut short
+        """Replace ``forward`` of the layers, and compute the first step of quantized training."""
+        self._close()  # left over from an interrupted training
         num_batches = len(kwargs["train_dataloader"])
         steps_per_epoch = -(-num_batches // args.gradient_accumulation_steps)
         self._first_step = first_step(self._config.num_epochs, state.max_steps, steps_per_epoch)
@@ -128,14 +128,14 @@ class QuantizationAwareTraining(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin where it is time, also in a training that is resumed beyond it."""
+        """Switch quantization on from its first step, also in a training resumed after it."""
         if self._quantized is not None:
             self._quantized.in_training = state.global_step >= self._first_step
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the layers their own ``forward`` back."""
+        """Restore the layers' original ``forward``."""
         self._close()
 
     def _close(self) -> None:
@@ -145,10 +145,10 @@ class QuantizationAwareTraining(TrainerCallback):
 
 
 def first_step(num_epochs: float, max_steps: int, steps_per_epoch: int) -> int:
-    """The step, from 0, at which the last ``num_epochs`` begin; below 1 it is a share of all ``max_steps``.
+    """Return the step, from 0, at which the last ``num_epochs`` begin; below 1 it is a share of all ``max_steps``.
 
     Raises:
-        InputError: there are fewer.
+        InputError: the training has fewer epochs.
     """
     num_steps = max(1, round(num_epochs * (max_steps if num_epochs < 1 else steps_per_epoch)))
     if num_steps > max_steps:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class PruningConfig(Section):
-    """Weights that become zero while the student is trained: of the encoder's matrices, not the embeddings.
+    """Pruning of the encoder's weight matrices while the student is trained; embeddings are not pruned.
 
-    A rule is a subclass: it adds ``method``, a literal with its name, its own keys, and ``mask``.
+    A rule is a subclass that adds ``method`` (a literal with its name), its own keys, and ``mask``.
     """
 
     method: str = Field(default="magnitude", description="How the weights that are masked are selected.")
@@ -32,9 +32,9 @@ class PruningConfig(Section):
     )
 
     def mask_steps(self, num_steps: int) -> range:
-        """Return the steps of a training of ``num_steps`` after which masks are updated, up to ``end``.
+        """Return the steps, of ``num_steps`` in all, after which masks are updated.
 
-        A training too short for two updates ``update_every`` apart has them at ``begin`` and ``end``.
+        A training too short for two updates ``update_every`` apart updates them at ``begin`` and ``end``.
         """
         first = int(self.begin * num_steps)
         last = max(first + 1, round(self.end * num_steps))
@@ -44,8 +44,8 @@ class PruningConfig(Section):
         """Return the next mask bool[out, in] of a matrix, False where a weight becomes zero.
 
         Args:
-            matrix: Weights, present mask and, for a rule with scores, the scores.
-            risen: How far the schedule has risen, from 0 at the first mask to 1 at the last.
+            matrix: Weights, current mask and, for a rule with scores, the scores.
+            risen: Progress of the schedule, from 0 at the first mask to 1 at the last.
         """
         raise NotImplementedError
 
@@ -72,9 +72,9 @@ class SparsityRule(PruningConfig):
         return 0.5 if self.sparsity is None else self.sparsity
 
     def sparsity_at(self, risen: float) -> float:
-        """Return the share that is zero where the schedule has risen so far, 0 to 1."""
+        """Return the share of zeros at a progress of the schedule, 0 to 1."""
         final = self.final_sparsity
-        first = min(self.initial_sparsity, final)  # a searched sparsity may be less
+        first = min(self.initial_sparsity, final)  # a searched sparsity may be lower
         return first + (final - first) * risen
 
     @model_validator(mode="after")
@@ -88,14 +88,14 @@ class SparsityRule(PruningConfig):
 
 
 class ScoresRule(PruningConfig):
-    """A rule that learns a score for each weight, from the gradient ``dL/dW' * W``, by Adam."""
+    """A rule that trains a score for each weight with Adam, from the gradient ``dL/dW' * W``."""
 
     score_learning_rate: LearningRate = Field(
         default=1e-2, description="Adam's rate for the scores, which begin at 0."
     )
 
     def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:
-        """Return what the scores, each float[out, in], minimize beside the loss, a scalar; None: nothing.
+        """Return the scalar penalty on the scores, each float[out, in], that is added to the loss, or None.
 
         ``risen``: as in :meth:`mask`.
         """
@@ -106,5 +106,5 @@ PRUNING_RULES: SectionRegistry[PruningConfig] = SectionRegistry("method")
 
 
 def has_sparsity(config: Any) -> bool:
-    """Return whether a rule takes a sparsity, so that it may be searched."""
+    """Return whether a rule has a ``sparsity`` key, which a search can then tune."""
     return "sparsity" in type(config).model_fields

@@ -1,4 +1,4 @@
-"""``PruningCallback``: weights that become zero while a model is trained, by their magnitude or movement."""
+"""``PruningCallback``: prune a model's weights by magnitude or movement while it is trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .state import PrunedMatrix, encoder_matrices, load_state, save_state
 
 
 class PruningCallback(TrainerCallback):
-    """Prunes the matrices of the encoder's layers, each to the same sparsity; embeddings and head stay whole.
+    """Prune the matrices of the encoder's layers while training; embeddings and head are not pruned.
 
     The rule computes each mask from the weights, or from scores ``S`` whose gradient is ``dL/dW' * W`` with
     ``W' = W * M`` (Sanh, Wolf and Rush, arXiv 2005.07683, 2020): a straight-through gradient, so the scores of masked
@@ -24,14 +24,14 @@ class PruningCallback(TrainerCallback):
     curve (Zhu and Gupta, arXiv 1710.01878, 2017).
 
     Masks change every ``update_every`` optimizer steps until the schedule ends, and never after. As in both papers a
-    masked weight has no gradient; it is not updated at all, and has its old value when a later mask takes it back.
+    masked weight has no gradient; it is not updated at all, and regains its old value if a later mask keeps it.
 
-    The model's parameters hold the pruned weights at all times, so evaluation, checkpoints and exports see them. What
-    else is needed to go on lies in the checkpoint's ``pruning.state``. A ``DistillationTrainer`` tells where that is;
-    with another trainer the checkpoint must be in ``args.output_dir``. Choose no checkpoint from before the schedule's
-    end as the best one: its sparsity is lower.
+    The model's parameters hold the pruned weights at all times, so evaluation, checkpoints and exports see them. The
+    rest of the state needed to resume is stored in the checkpoint's ``pruning.state``. A ``DistillationTrainer`` passes
+    the checkpoint's path; with another trainer the checkpoint must be in ``args.output_dir``. Do not select a
+    checkpoint from before the schedule's end as the best one: its sparsity is lower.
 
-    The scores take the gradient of the whole step, over all its micro-batches and processes, and as clipped.
+    The scores use the clipped gradient of the whole step, over all its micro-batches and processes.
 
     Args:
         config: The rule with its keys and its schedule.
@@ -47,7 +47,7 @@ class PruningCallback(TrainerCallback):
         self._checkpoint: Path | None = None
 
     def resume_from(self, checkpoint: Path) -> None:
-        """Say which checkpoint the next training goes on from."""
+        """Set the checkpoint from which the next training is resumed."""
         self._checkpoint = checkpoint
 
     def on_train_begin(
@@ -58,11 +58,11 @@ class PruningCallback(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """Find the matrices; of a training that goes on, their masks, weights and scores.
+        """Find the matrices; when training is resumed, load their masks, weights and scores.
 
         Raises:
-            InputError: Scores and fp16, whose gradients are scaled; or no such state is in the checkpoint.
-            ModelError: The model's family is not known.
+            InputError: The rule has scores and fp16 scales the gradients, or the checkpoint has no matching state.
+            ModelError: The model's family is unknown.
         """
         assert model is not None
         rule = self.config
@@ -93,7 +93,7 @@ class PruningCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Step the scores, then take the gradient from what is masked."""
+        """Update the scores, then zero the gradients of masked weights."""
         learns = self._score_optimizer is not None and state.global_step < self._steps[-1]
         for each in self._matrices.values():
             gradient = each.weight.grad
@@ -113,8 +113,8 @@ class PruningCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Undo what momentum did to masked weights; where it is time, update the masks."""
-        step = state.global_step + 1  # counted only after this
+        """Zero masked weights again, which momentum may have changed; at an update step, update the masks."""
+        step = state.global_step + 1  # the trainer increments it after this callback
         if step in self._steps:
             for each in self._matrices.values():
                 each.put(self.config.mask(each, self._risen(step)))
@@ -124,7 +124,7 @@ class PruningCallback(TrainerCallback):
             each.weight.data.masked_fill_(~each.mask, 0)
 
     def _risen(self, step: int) -> float:
-        """How much of the way from nothing to the end the schedule has gone, 0 to 1."""
+        """Return the progress of the schedule, 0 to 1."""
         return cubic_sparsity(
             step,
             initial=0.0,
@@ -142,7 +142,7 @@ class PruningCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put into the checkpoint what its model does not hold."""
+        """Save the pruning state, which the model's weights do not include, to the checkpoint."""
         folder = _folder(args, state)
         if state.is_world_process_zero and not args.save_only_model and folder.is_dir():
             save_state(folder, self._matrices, self._score_optimizer)

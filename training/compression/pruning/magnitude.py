@@ -23,7 +23,7 @@ class Magnitude(SparsityRule):
     )
 
     def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
-        """Return the mask of the largest ``|W|``."""
+        """Return the mask that keeps the largest ``|W|``."""
         from .masks import top_mask
 
         return top_mask(matrix.values.abs(), self.sparsity_at(risen))

@@ -1,4 +1,4 @@
-"""Which weights of a matrix are zero: the schedule of a sparsity, and the masks that reach it."""
+"""The sparsity schedule, and the masks that select which weights of a matrix are zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def cubic_sparsity(
     step: int, *, initial: float, final: float, begin: int, num_updates: int, update_every: int
 ) -> float:
-    """The sparsity after ``step`` optimizer steps: fast at first, while many weights can be spared.
+    """Return the sparsity after ``step`` optimizer steps, which rises fast while many weights are redundant.
 
     ``s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (N dt))^3`` between ``t_0`` and ``t_0 + N dt``, ``s_i`` before and
     ``s_f`` after (Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878, 2017, equation 1).
@@ -29,9 +29,9 @@ def cubic_sparsity(
 
 
 def top_mask(values: Tensor, sparsity: float) -> Tensor:
-    """True where the largest values of a matrix stand, so that ``sparsity`` of it, rounded to one, is False.
+    """Return a mask that is True for the largest values of a matrix and False for a share ``sparsity`` of it.
 
-    Of equal values at the border those that come first, row by row, are kept.
+    The number of False values is rounded. Of equal values at the border, the first in row-major order are kept.
 
     Args:
         values: float[...]; ``|W|`` for magnitude pruning, the scores ``S`` for movement pruning (Sanh, Wolf and
@@ -53,12 +53,12 @@ def top_mask(values: Tensor, sparsity: float) -> Tensor:
 
 
 def soft_mask(scores: Tensor, threshold: float) -> Tensor:
-    """True where ``sigmoid(S) > threshold`` (soft movement pruning, arXiv 2005.07683, table 1)."""
+    """Return the mask ``sigmoid(S) > threshold`` (soft movement pruning, arXiv 2005.07683, table 1)."""
     return torch.sigmoid(scores.detach()) > threshold
 
 
 def mean_sigmoid(scores: Sequence[Tensor]) -> Tensor:
-    """The mean of ``sigmoid(S)`` over all scores of all matrices, which soft movement pruning adds to the loss."""
+    """Return the mean of ``sigmoid(S)`` over all matrices, which soft movement pruning adds to the loss."""
     return torch.stack([torch.sigmoid(each).sum() for each in scores]).sum() / sum(
         each.numel() for each in scores
     )

@@ -23,7 +23,7 @@ class Movement(SparsityRule, ScoresRule):
     )
 
     def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
-        """Return the mask of the highest scores."""
+        """Return the mask that keeps the highest scores."""
         from .masks import top_mask
 
         assert matrix.scores is not None

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @PRUNING_RULES.register
 class SoftMovement(ScoresRule):
-    """Mask scores below a threshold, whatever the matrix (Sanh, Wolf and Rush, arXiv 2005.07683, 2020, table 1).
+    """Mask scores below one threshold for all matrices (Sanh, Wolf and Rush, arXiv 2005.07683, 2020, table 1).
 
-    The sparsity is what comes of ``threshold`` and ``regularization``.
+    The sparsity results from ``threshold`` and ``regularization``.
     """
 
     method: Literal["soft_movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -32,14 +32,14 @@ class SoftMovement(ScoresRule):
     )
 
     def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
-        """Return the mask of the scores above the threshold, which rises with the schedule."""
+        """Return the mask that keeps scores above the threshold, which rises with the schedule."""
         from .masks import soft_mask
 
         assert matrix.scores is not None
         return soft_mask(matrix.scores, self.threshold * risen)
 
     def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:
-        """Return the mean of sigmoid(score), whose weight rises with the schedule."""
+        """Return the weighted mean of sigmoid(score); the weight rises with the schedule."""
         from .masks import mean_sigmoid
 
         weight = self.regularization * risen

@@ -1,4 +1,4 @@
-"""The matrices of an encoder that are pruned: weights, masks and scores, in memory and in a checkpoint."""
+"""Weights, masks and scores of an encoder's pruned matrices, in memory and in a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ....errors import InputError, first_line
 from ...models.families import family_of
 
-# Safetensors in a checkpoint's folder, but by its name none of the model's weights.
+# A safetensors file, named so that it is not taken for the model's weights.
 STATE_FILE = "pruning.state"
 
 
@@ -27,7 +27,7 @@ class PrunedMatrix:
         weight: the model's parameter, which holds W * M whenever the model is run, measured or saved.
         mask: M, bool[out, in].
         dense: W where M is False; elsewhere as it was when the mask was last updated.
-        scores: S, float[out, in]; None where magnitude decides.
+        scores: S, float[out, in]; None for magnitude pruning.
     """
 
     weight: nn.Parameter
@@ -37,8 +37,8 @@ class PrunedMatrix:
 
     @classmethod
     def of(cls, weight: nn.Parameter, *, scored: bool) -> PrunedMatrix:
-        """One of which nothing is masked yet; its scores are 0."""
-        # Sums of many small numbers: in 32 bits at least.
+        """Create the state of an unmasked matrix; its scores are 0."""
+        # Scores are sums of many small numbers: keep them in 32 bits at least.
         precision = torch.promote_types(weight.dtype, torch.float32)
         scores = torch.zeros_like(weight, dtype=precision, requires_grad=True) if scored else None
         mask = torch.ones_like(weight, dtype=torch.bool)
@@ -46,20 +46,20 @@ class PrunedMatrix:
 
     @property
     def values(self) -> Tensor:
-        """W."""
+        """The unmasked matrix W[out, in]."""
         return torch.where(self.mask, self.weight.detach(), self.dense)
 
     def put(self, mask: Tensor) -> None:
-        """Let another mask be in force."""
+        """Apply a new mask."""
         self.dense, self.mask = self.values, mask
         self.weight.data.copy_(self.dense.masked_fill(~mask, 0))
 
 
 def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The weight matrices float[out, in] of the encoder's layers, by name.
+    """Return the weight matrices float[out, in] of the encoder's layers by name.
 
     Raises:
-        ModelError: The model's family is not known.
+        ModelError: The model's family is unknown.
     """
     place = f"{model.base_model_prefix}.{family_of(model, 'training.pruning', 'layers').layers}"
     layers = model.get_submodule(place).named_modules()
@@ -68,16 +68,16 @@ def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 
 def save_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optimizer | None) -> None:
-    """Put into a checkpoint's folder what its model does not hold; ``optimizer`` is that of the scores."""
+    """Save the pruning state to a checkpoint's folder; ``optimizer`` is that of the scores."""
     tensors = _tensors(matrices, optimizer)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
 
 
 def load_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optimizer | None) -> None:
-    """Take up what ``save_state`` wrote; the model's weights are those of the checkpoint already.
+    """Load what ``save_state`` wrote; the model must already have the checkpoint's weights.
 
     Raises:
-        InputError: There is none, or that of another model or method.
+        InputError: There is no state, or it belongs to another model or method.
     """
     try:
         saved = load_file(folder / STATE_FILE)
