@@ -275,12 +275,12 @@ class DistillationTrainer(Trainer):
     # ---- Cost of a step ---------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As in ``Trainer``, after the embeddings are frozen where that is asked for."""
+        """Create the optimizer as ``Trainer`` does, after freezing the embeddings if requested."""
         if self.args.freeze_embeddings:
             bare = self._bare_model()
             embeddings = getattr(getattr(bare, "base_model", bare), "embeddings", None)
             (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
-        # A new training starts here: parts of an earlier one that was cut short are not this one's.
+        # A new training starts here: drop the sums of an earlier, interrupted one.
         self._part_sums, self._part_steps = {}, 0.0
         return super().create_optimizer(model)
 
