@@ -99,7 +99,7 @@ class TeacherConfig(Section):
 
     @property
     def members(self) -> list[TeacherConfig]:
-        """Return each teacher of an ensemble as its own section."""
+        """Each teacher of an ensemble as its own section."""
         return [
             self.model_copy(update={"seed": self.seed + number, "ensemble": 1})
             for number in range(self.ensemble)
