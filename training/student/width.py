@@ -137,7 +137,7 @@ def importance(
 
 
 def _per_text(loss: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
-    """Return the sums over B texts for each reader's input, alternately heads ``[B, S, A * d]`` and rows ``[B, S, I]``."""
+    """Return the sums over B texts for each reader's input: heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn."""
     found = []
     for number, (each, gradient) in enumerate(zip(read, torch.autograd.grad(loss, read), strict=True)):
         change = (each.detach() * gradient).sum(1)
