@@ -15,7 +15,7 @@ _Made = TypeVar("_Made")
 
 
 class _Missing:
-    """Marks a field that a row lacks; None stands for a null in the file."""
+    """Marker for a field that a row lacks; None stands for a null in the file."""
 
 
 MISSING: Final = _Missing()

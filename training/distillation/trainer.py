@@ -108,7 +108,7 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             own = list(self._signature_columns or [])
-            # The teacher may use columns that the student does not (token_type_ids with a distilbert student).
+            # The teacher may use columns that the student does not (token_type_ids beside a distilbert).
             extra = {TEACHER_COLUMN, *self.signal.teacher_columns} - set(own)
             self._signature_columns = [*own, *sorted(extra)]
 

@@ -17,8 +17,8 @@ from ..distillation.losses import cosine_loss, cross_entropy, soft_target_loss
 from .arguments import PretrainingArguments
 
 PARTS = ("masked_lm", "distillation", "cosine")
-# Maximum number of logits of one model: 128 MB per tensor in 32 bits, of which a few exist at once. Larger numbers are
-# computed in chunks, and recomputed in the backward pass.
+# Maximum number of logits of one model: 128 MB per tensor in 32 bits, of which a few exist at once. Larger
+# numbers are computed in chunks, and recomputed in the backward pass.
 LOGITS_AT_ONCE = 2**25
 
 

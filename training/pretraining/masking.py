@@ -54,7 +54,7 @@ class Masking:
         kept = batch.get("attention_mask")
         kept = torch.ones_like(ids) if kept is None else kept.cpu()
         number = np.random.SeedSequence([self._seed, *place]).generate_state(1, np.uint64)[0]
-        # The CPU's generator takes any 64-bit number, but manual_seed also interprets signed ones.
+        # 63 bits: the CPU's generator takes any 64-bit number, but manual_seed accepts signed ones as well.
         self._collator.generator = torch.Generator().manual_seed(int(number >> np.uint64(1)))
         never = torch.isin(ids, self._special) | (kept == 0)
         masked, labels = self._collator.torch_mask_tokens(ids.clone(), special_tokens_mask=never)
