@@ -56,7 +56,7 @@ def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return each tensor of a checkpoint's weight files by name; raise ``ModelError`` as :func:`weight_shapes` does."""
+    """Return each tensor of a checkpoint by its name; raises ``ModelError`` as :func:`weight_shapes` does."""
     return _read(directory, lambda file, name: file.get_tensor(name))
 
 
