@@ -45,7 +45,7 @@ def check_head(config: Any) -> Family:
 
 
 def language_head(model: Any) -> Callable[[Tensor], Tensor]:
-    """Return the function from last hidden states[N, D] to logits[N, V]; raise ``ModelError`` as `check_head` does."""
+    """Return the function from last hidden states[N, D] to logits[N, V]; raise ``ModelError`` for an unknown head."""
     parts = [model.get_submodule(name) for name in check_head(model.config).masked_lm_head]
 
     def head(states: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The texts: where they come from, their checks, and their token ids."""
+"""Load texts from their sources, check them and tokenize them."""

@@ -1,4 +1,4 @@
-"""The sections of ``data`` that add texts without labels: more texts of the person's, and texts made of train."""
+"""The sections of ``data`` that add unlabelled texts: the user's own, and augmentations of the training texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..section import Count, Name, Probability, Section, Seed
 
 
 class UnlabelledConfig(Section):
-    """Texts without labels, for the teacher to label: a file, or a dataset of the hub."""
+    """Unlabelled texts that the teacher labels: a file, or a dataset of the hub."""
 
     path: Name | None = Field(
         default=None,
@@ -29,26 +29,26 @@ class UnlabelledConfig(Section):
 
 
 class MadeTextsConfig(Section):
-    """How many texts to make of the training texts."""
+    """How many texts to generate from the training texts."""
 
     count: Count = Field(description="How many to make.")
     seed: Seed = Field(default=0, description="Seed of the draw. Default: the job's `seed`.")
 
 
 class DroppedConfig(MadeTextsConfig):
-    """Training texts that lack some of their words."""
+    """Training texts with some of their words dropped."""
 
     share: Probability = Field(default=0.2, description="Probability that a word is dropped.")
 
 
 class MaskedConfig(MadeTextsConfig):
-    """Training texts some of whose word pieces are masked."""
+    """Training texts with some of their word pieces masked."""
 
     share: Probability = Field(default=0.15, description="Probability that a word piece is masked.")
 
 
 class AugmentationConfig(Section):
-    """Texts made of the training texts, which the student learns from the teacher's logits alone."""
+    """Texts generated from the training texts, labelled only by the teacher's logits."""
 
     spliced: MadeTextsConfig | None = Field(
         default=None, description="The beginning of one text and the end of another."

@@ -1,7 +1,7 @@
-"""Texts made of training texts, for the teacher to label: splices, dropped words, masked word pieces.
+"""Texts generated from training texts for the teacher to label: splices, dropped words, masked word pieces.
 
-Every text is drawn by a generator of its own, from seed, kind and number: the same seed gives the same texts, and
-fewer of them are the first of more. What stands in a split that is measured is never made.
+Every text has its own generator, seeded by seed, kind and number: the same seed gives the same texts, and a smaller
+count gives a prefix of a larger one. Texts of the validation and test splits are never generated.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 
 from .tokenized import TokenizedSplit, example_id, from_rows
 
-_TRIES = 20  # at a text that is not there already
+_TRIES = 20  # attempts to generate a new text
 _SPLICED, _DROPPED, _MASKED = range(3)
 _Made = TypeVar("_Made")
 
 
 def normalised(text: str) -> str:
-    """What two texts share that are the same to a reader: words, whatever their case and spaces."""
+    """Normalise case and white space, so that texts with the same words compare equal."""
     return " ".join(text.casefold().split())
 
 
 def splice(texts: Sequence[str], count: int, *, seed: int, known: set[str]) -> list[str]:
-    """The beginning of one text and the end of another, each cut between two words or kept whole.
+    """Join the beginning of one text and the end of another, each cut between two words or kept whole.
 
     Args:
         texts: Training texts.
-        count: How many to make.
-        seed: Of the draw.
-        known: Texts, ``normalised``, that are not to be made: all that are there already.
+        count: How many to generate.
+        seed: Seed of the draw.
+        known: All existing texts, ``normalised``, which are not generated again.
 
     Returns:
-        ``count`` texts that differ from each other and from those; fewer where there are no more.
+        ``count`` texts that differ from each other and from ``known``; fewer where no more are found.
     """
     words = [text.split() for text in texts]
 
@@ -47,14 +47,17 @@ def splice(texts: Sequence[str], count: int, *, seed: int, known: set[str]) -> l
 
 
 def drop_words(texts: Sequence[str], count: int, *, share: float, seed: int, known: set[str]) -> list[str]:
-    """Texts that lack some of their words, as ``splice`` gives them.
+    """Drop some words of training texts.
 
     Args:
-        texts: Training texts; those of one word are passed over.
-        count: How many to make.
-        share: Probability that a word is dropped; one at least goes and one at least stays.
-        seed: Of the draw.
+        texts: Training texts; those of one word are skipped.
+        count: How many to generate.
+        share: Probability that a word is dropped; at least one is dropped and at least one is kept.
+        seed: Seed of the draw.
         known: As for ``splice``.
+
+    Returns:
+        As for ``splice``.
     """
     words = [split for text in texts if len(split := text.split()) > 1]
     if not words:
@@ -63,7 +66,7 @@ def drop_words(texts: Sequence[str], count: int, *, share: float, seed: int, kno
     def make(random: np.random.Generator) -> str:
         chosen = words[random.integers(len(words))]
         kept = random.random(len(chosen)) >= share
-        for all_alike in (True, False):  # one at least goes and one at least stays
+        for all_alike in (True, False):  # drop at least one and keep at least one
             if (kept == all_alike).all():
                 kept[random.integers(len(chosen))] = not all_alike
         return " ".join(word for word, stays in zip(chosen, kept, strict=True) if stays)
@@ -81,16 +84,16 @@ def mask_pieces(
     special_ids: Sequence[int],
     known: set[int],
 ) -> TokenizedSplit:
-    """Token ids of texts some of whose word pieces are masked; their labels are ``IGNORED_LABEL``.
+    """Mask some word pieces of tokenized texts; the labels become ``IGNORED_LABEL``.
 
     Args:
         split: Tokenized training texts.
-        count: How many to make.
-        share: Probability that a word piece is masked; one at least is.
-        seed: Of the draw.
-        mask_token_id: What stands in place of a piece.
+        count: How many to generate.
+        share: Probability that a word piece is masked; at least one is.
+        seed: Seed of the draw.
+        mask_token_id: Token id that replaces a masked piece.
         special_ids: Token ids that are never masked.
-        known: Ids of examples that are not to be made.
+        known: Ids of existing examples, which are not generated again.
     """
 
     def make(random: np.random.Generator) -> np.ndarray:
@@ -112,7 +115,7 @@ def _distinct(
     key: Callable[[_Made], str | int],
     known: set[str] | set[int],
 ) -> Iterator[_Made]:
-    """Up to ``count`` different things; where all tries of a number gave what is there already, it has none."""
+    """Yield up to ``count`` distinct items; a number whose attempts all give known items is skipped."""
     taken: set[str | int] = set(known)
     for number in range(count):
         random = np.random.default_rng((*seed, number))

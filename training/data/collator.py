@@ -1,4 +1,4 @@
-"""Rows of token ids, labels and teacher logits into one padded batch of tensors."""
+"""Collate rows of token ids, labels and teacher logits into one padded batch of tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABEL_NAMES = ("labels", "label", "label_ids")
 
 @dataclass(frozen=True)
 class DistillationCollator:
-    """Pads to the longest row of the batch (or a multiple above it); columns it does not know are left out.
+    """Collate rows, padding to the batch's longest row (or the next multiple); unknown columns are dropped.
 
     Called with rows (dicts with ``input_ids[L]`` and, optionally, ``attention_mask[L]``,
     ``token_type_ids[L]``, a label, ``teacher_logits[C]``) it returns ``input_ids[B, L]``,

@@ -15,9 +15,9 @@ AnyDataConfig = Annotated[DataConfig, DATA_SOURCES.field(default="embedded", ign
 
 
 def data_config(**values: Any) -> DataConfig:
-    """Return the section of the source that ``values`` name, by default of the embedded corpus.
+    """Return the section of the source that ``values`` name, the embedded corpus by default.
 
     Raises:
-        ValidationError: A key or a value is refused.
+        ValidationError: A key or a value is rejected.
     """
     return TypeAdapter(AnyDataConfig).validate_python(values)

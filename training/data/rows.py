@@ -1,4 +1,4 @@
-"""Rows as read from a source, their check for text and label, and the way their faults are worded."""
+"""Rows as read from a source, the check of their texts and labels, and the wording of their errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Made = TypeVar("_Made")
 
 
 class _Missing:
-    """Stands where a row has no such field at all; None would be a null that the file holds."""
+    """Marker for a field that a row lacks; None stands for a null in the file."""
 
 
 MISSING: Final = _Missing()
@@ -23,14 +23,14 @@ MISSING: Final = _Missing()
 
 @dataclass(frozen=True)
 class RawSplit:
-    """One split as its source holds it, nothing checked.
+    """One split as read from its source, unchecked.
 
     Attributes:
         name: ``train``, ``validation`` or ``test``.
-        origin: File or dataset, as the person named it.
-        texts: One value a row; anything that a file can hold.
-        labels: One value a row, parallel to ``texts``.
-        place: Where a row (counted from 0) stands in the origin, such as ``line 7``.
+        origin: File or dataset, as the user named it.
+        texts: One value per row; anything that a file can hold.
+        labels: One value per row, parallel to ``texts``.
+        place: Location of a row (counted from 0) in the origin, such as ``line 7``.
     """
 
     name: str
@@ -42,7 +42,7 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Split:
-    """One split whose texts are text and whose labels are names; ``place`` as in RawSplit."""
+    """One checked split: texts are strings and labels are names; ``place`` as in RawSplit."""
 
     name: str
     origin: str
@@ -52,10 +52,10 @@ class Split:
 
 
 def checked(raw: RawSplit) -> Split:
-    """The split with every text a non-blank string and every label a name (whole numbers become names).
+    """Check that every text is a non-blank string and every label a name (integers become names).
 
     Raises:
-        DataError: No row at all, or rows that hold something else; names the first rows and counts all.
+        DataError: There is no row, or some are invalid; names the first rows and counts all.
     """
     if not len(raw.texts):
         raise DataError(f"{raw.origin}: the {raw.name} split has no row; give it at least one text and label")
@@ -73,20 +73,20 @@ def checked(raw: RawSplit) -> Split:
 
 
 class FaultList:
-    """Counts the faults of one file and words the first few."""
+    """Count the faults of one file and describe the first few."""
 
     def __init__(self) -> None:
         self.num_faults = 0
         self._shown: list[str] = []
 
     def add(self, describe: Callable[[], str]) -> None:
-        """Count one more; ``describe`` is called only while it will be shown."""
+        """Add a fault; ``describe`` is called only if it will be shown."""
         self.num_faults += 1
         if len(self._shown) < NUM_SHOWN:
             self._shown.append(describe())
 
     def raise_if_any(self, origin: str, remedy: str) -> None:
-        """Raise one DataError, on one line, that names the origin, the first faults and the remedy."""
+        """Raise a one-line DataError that names the origin, the first faults and the remedy."""
         if self.num_faults:
             rest = self.num_faults - len(self._shown)
             more = f"; and {rest:,} more" if rest else ""
@@ -95,7 +95,7 @@ class FaultList:
 
 
 def collect(makers: Iterable[Callable[[], _Made]]) -> list[_Made]:
-    """Call each; all DataErrors are raised together as one, a line each."""
+    """Call each maker; their DataErrors are raised together as one, with a line each."""
     made: list[_Made] = []
     errors: list[DataError] = []
     for make in makers:
@@ -111,20 +111,20 @@ def collect(makers: Iterable[Callable[[], _Made]]) -> list[_Made]:
 
 
 def quoted(names: Iterable[object], limit: int = 20) -> str:
-    """Names for a message: quoted, comma between, cut after ``limit``."""
+    """Quote names for a message, separated by commas and cut after ``limit``."""
     given = list(names)
     rest = f" and {len(given) - limit:,} more" if len(given) > limit else ""
     return (", ".join(shown(name) for name in given[:limit]) or "none") + rest
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint with the closest of ``names``, or nothing."""
+    """Return a hint with the closest of ``names``, or an empty string."""
     close = difflib.get_close_matches(name, list(names), 3, 0.6)
     return f"; nearest: {quoted(close)}" if close else ""
 
 
 def column_error(origin: str, role: str, column: str, columns: Iterable[object]) -> DataError:
-    """The error for a column that is not there; ``role`` is ``text`` or ``label``."""
+    """Return the error for a missing column; ``role`` is ``text`` or ``label``."""
     there = [str(name) for name in columns]
     return DataError(
         f"{origin}: no column {shown(column)} (data.{role}_column); it has {quoted(there)}"

@@ -1,8 +1,8 @@
-"""The order in which texts are visited: grouped by length, so that batches hold little padding.
+"""Samplers that group texts by length, so that batches have little padding.
 
-transformers' own grouped sampler draws from the global generator, so a run resumed inside an epoch sees
-another order than the uninterrupted one; it reads every row of the dataset to learn the lengths; and it
-leaves the rows of ``predict`` in sorted order. These samplers do none of that.
+transformers' own grouped sampler draws from the global generator, so a run resumed inside an epoch has a
+different order from the uninterrupted one; it reads every row of the dataset to get the lengths; and it
+leaves the rows of ``predict`` in sorted order. These samplers avoid all three.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _GROUPS_PER_WINDOW = 50
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Random order in which each ``group_size`` consecutive texts are of similar length.
+    """Sample in a random order in which every ``group_size`` consecutive texts have similar lengths.
 
     Texts are shuffled, cut into windows of 50 groups, sorted by length inside a window, cut into groups, and
     the groups are shuffled; the longest comes first, so that memory runs out at once or never. The order
-    depends on ``seed`` and the epoch alone.
+    depends only on ``seed`` and the epoch.
     """
 
     def __init__(self, lengths: np.ndarray, group_size: int, seed: int) -> None:
@@ -31,7 +31,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch (called by accelerate's data loader)."""
+        """Set the epoch, which determines the order (called by accelerate's data loader)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
-        # At least four windows, as in transformers: or a small set would be sorted as a whole every epoch.
+        # At least four windows, as in transformers; else a small set would be fully sorted every epoch.
         groups_per_window = max(1, min(len(order) // (self.group_size * 4), _GROUPS_PER_WINDOW))
         window = self.group_size * groups_per_window
         parts = [order[start : start + window] for start in range(0, len(order), window)]
@@ -56,7 +56,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class LengthSortedSampler(Sampler[int]):
-    """Longest text first; ``order[i]`` is the dataset's row that comes i-th."""
+    """Sample the longest text first; ``order[i]`` is the i-th sampled row of the dataset."""
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.order = np.argsort(-np.asarray(lengths), kind="stable")
@@ -69,7 +69,7 @@ class LengthSortedSampler(Sampler[int]):
 
 
 def dataset_lengths(dataset: Any, column: str = "length") -> np.ndarray:
-    """Number of tokens of each row[N]: ``dataset.lengths``, else ``column``, else ``input_ids`` counted."""
+    """Return the tokens per row, int64[N]: ``dataset.lengths``, else ``column``, else the count of ``input_ids``."""
     lengths = getattr(dataset, "lengths", None)
     if lengths is not None:
         return np.asarray(lengths, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The labelled texts of a job: three splits, label names in one order, and what they are identified by."""
+"""The labelled texts of a job: three splits, ordered label names, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextData:
-    """Texts and labels that were checked.
+    """Checked texts and labels of a job.
 
     Attributes:
         splits: ``train``, ``validation``, ``test``; columns ``text`` (string) and ``label`` (ClassLabel, the
             same names in the same order in each).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
-        unlabelled: Texts without a label, each once and in none of the splits; drawn, so that the first of them are
-            a draw of fewer.
+        unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
+            smaller draw.
     """
 
     splits: datasets.DatasetDict
@@ -37,15 +37,15 @@ class TextData:
 
     @property
     def label_names(self) -> list[str]:
-        """Names of the labels, sorted; a label's number is its place in this list.
+        """Sorted names of the labels; a label's number is its index in this list.
 
-        An out-of-scope label that no training text has stands last.
+        An out-of-scope label that no training text has comes last.
         """
         return list(self.splits["train"].features["label"].names)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Names of a model's classes: the labels, less an out-of-scope label that no training text has."""
+        """Names of a model's classes: the labels without an out-of-scope label that no training text has."""
         taught = set(self.splits["train"]["label"][:])
         return [name for number, name in enumerate(self.label_names) if number in taught]
 
@@ -80,10 +80,10 @@ class TextData:
 def load_data(config: DataConfig) -> TextData:
     """Read and check the three splits that ``config`` names.
 
-    Texts that stand in more than one split are counted in a logged warning and kept.
+    Texts that occur in more than one split are kept, and counted in a logged warning.
 
     Raises:
-        DataError: What is wrong, by file and row, with its remedy.
+        DataError: The data is invalid; gives file, row and remedy.
     """
     splits = collect([lambda raw=raw: checked(raw) for raw in config.read()])
     out_of_scope = _out_of_scope_label(config, sorted({label for split in splits for label in split.labels}))
@@ -91,7 +91,7 @@ def load_data(config: DataConfig) -> TextData:
     _warn_of_duplicates(splits)
     names = sorted(set(splits[0].labels))
     if out_of_scope is not None and out_of_scope not in names:
-        names.append(out_of_scope)  # last, so that the classes of a model are numbered as the labels are
+        names.append(out_of_scope)  # last, so that a model's class ids equal the label ids
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
     )
@@ -111,9 +111,9 @@ def load_data(config: DataConfig) -> TextData:
 
 
 def _check_labels(splits: list[Split], out_of_scope: str | None) -> None:
-    """Every label must be in train and in another split, or it can be neither taught nor judged.
+    """Check that every label is in train and in another split, so that it can be trained and evaluated.
 
-    The out-of-scope label need not be taught: a threshold can give it.
+    The out-of-scope label need not be in train: a threshold can predict it.
     """
     have = {split.name: set(split.labels) for split in splits}
     wrong = [
@@ -186,10 +186,10 @@ def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
 
 
 def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
-    """Indices, rising, of ``num_examples`` rows; every label keeps its share and at least one row.
+    """Return ascending indices of ``num_examples`` rows; every label keeps its share and at least one row.
 
     Rows are ordered by a hash of seed and content, so the draw depends on neither file order nor process,
-    and a smaller draw is part of a larger one.
+    and a smaller draw is a subset of a larger one.
     """
     counts = Counter(split.labels)
     if num_examples < len(counts):
@@ -204,7 +204,7 @@ def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for index in sorted(range(len(split.texts)), key=lambda i: (hashed(split.labels[i], split.texts[i]), i)):
         rows[split.labels[index]].append(index)
-    # Place of each row in its label's order, as a share; taking the lowest gives each label its share.
+    # Relative rank of each row within its label; taking the lowest keeps each label's share.
     ranked = [
         ((place + 0.5) / counts[label] if place else -1.0, hashed(label), index)
         for label, indices in rows.items()

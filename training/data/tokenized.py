@@ -1,4 +1,4 @@
-"""Token ids of a split as flat NumPy arrays, which Ray shares between processes without a copy."""
+"""Token ids of a split as flat NumPy arrays, which Ray shares between processes without copying."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
-"""Label of a text that has none; cross-entropy leaves it out, as PyTorch's does by default."""
+"""Label of an unlabelled text; cross-entropy ignores it, as PyTorch's does by default."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class TokenizedSplit:
     """N tokenized texts. The arrays may be read-only or memory-mapped.
 
     Attributes:
-        input_ids: int32[total]; the rows one after the other, special tokens included.
+        input_ids: int32[total]; the concatenated rows, special tokens included.
         offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         labels: int64[N].
-        example_ids: int64[N]; a hash of the row's token ids. Equal rows have equal ids, and a row that changed
-            has another, so what is joined by it is never another row's.
+        example_ids: int64[N]; a hash of the row's token ids. Equal rows have equal ids and a changed row has
+            another id, so a join by id never mixes up rows.
     """
 
     input_ids: np.ndarray
@@ -38,22 +38,22 @@ class TokenizedSplit:
         return len(self.labels)
 
     def row(self, index: int) -> np.ndarray:
-        """Token ids of one text, int32[L]."""
+        """Return the token ids of one text, int32[L]."""
         return self.input_ids[self.offsets[index] : self.offsets[index + 1]]
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, int64[N]."""
+        """Number of tokens of each text, int64[N]."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """N texts of one kind (``train``, ``validation``, or one of the transfer set) and what the teacher makes of them.
+    """N texts of one kind (``train``, ``validation``, or one of the transfer set) with the teacher's logits.
 
     Attributes:
         tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
-        teacher_logits: float32[N, C], text by text; None where no teacher is needed.
+        teacher_logits: float32[N, C], aligned with the texts; None where no teacher is needed.
     """
 
     tokens: TokenizedSplit
@@ -63,7 +63,7 @@ class LabelledSplit:
         return len(self.tokens)
 
     def first(self, count: int) -> LabelledSplit:
-        """Return the first ``count`` texts, or all where there are fewer; views, nothing is copied."""
+        """Return views of the first ``count`` texts, or of all where there are fewer."""
         tokens = self.tokens
         start = TokenizedSplit(
             input_ids=tokens.input_ids[: tokens.offsets[min(count, len(self))]],
@@ -93,7 +93,7 @@ def tokenize_split(
 
 
 def from_rows(rows: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> TokenizedSplit:
-    """A split of rows int32[L] of token ids, special tokens included; without labels each is ``IGNORED_LABEL``."""
+    """Build a split from rows int32[L] of token ids with special tokens; ``labels`` default to ``IGNORED_LABEL``."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(
@@ -105,7 +105,7 @@ def from_rows(rows: Sequence[np.ndarray], labels: Sequence[int] | None = None) -
 
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
-    """Some of the texts, in the order of ``rows``."""
+    """Return a split of the given rows, in that order."""
     return TokenizedSplit(
         input_ids=np.concatenate([split.row(row) for row in rows]),
         offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
@@ -115,7 +115,7 @@ def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
 
 
 def example_id(row: np.ndarray) -> int:
-    """A hash of a row's token ids, a signed number of 64 bits."""
+    """Return a hash of a row's token ids, a signed 64-bit integer."""
     digest = hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -125,7 +125,7 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
 
     Args:
         split: The texts.
-        teacher_logits: float32[N, C], row by row of the split; None trains without a teacher.
+        teacher_logits: float32[N, C], aligned with the split's rows; None trains without a teacher.
     """
 
     def __init__(self, split: TokenizedSplit, teacher_logits: np.ndarray | None = None) -> None:
@@ -150,11 +150,11 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
 
 
 class JoinedDataset(ConcatDataset[dict[str, Any]]):
-    """Several splits for a data loader, one after the other; nothing is copied.
+    """Several splits, concatenated for a data loader without copying.
 
     Args:
         splits: The texts, at least one split.
-        with_teacher: Whether items have ``teacher_logits``, where there are any.
+        with_teacher: Whether items include ``teacher_logits`` where available.
     """
 
     def __init__(self, splits: Iterable[LabelledSplit], *, with_teacher: bool = True) -> None:

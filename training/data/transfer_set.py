@@ -1,4 +1,4 @@
-"""The transfer set: all texts that the teacher labels besides the training texts."""
+"""The transfer set: all texts besides the training texts that the teacher labels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[str]]:
-    """Texts for the teacher to label besides the training texts, by kind; none of validation or test.
+    """Return the texts of the transfer set by kind; none is in validation or test.
 
-    The same for every tokenizer. ``masked`` is no text and not among them.
+    They do not depend on the tokenizer. ``masked`` exists only as token ids and is not included.
     """
     made, train = config.augmentation, data.splits["train"]["text"][:]
     known = {normalised(text) for split in data.splits.values() for text in split["text"][:]}
@@ -39,16 +39,16 @@ def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[str]]:
 def extra_splits(
     config: DataConfig, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, TokenizedSplit]:
-    """Token ids of ``extra_texts``, and of masked texts; all labels are ``IGNORED_LABEL``.
+    """Return the token ids of ``extra_texts`` and of masked texts; all labels are ``IGNORED_LABEL``.
 
     Args:
         config: The ``data`` section.
-        data: What it was read to.
-        tokenizer: Of the model that reads them.
+        data: The data loaded from it.
+        tokenizer: Tokenizer of the model that reads them.
         max_length: Tokens that texts are cut to.
 
     Raises:
-        DataError: Word pieces are to be masked, and the tokenizer has no mask token.
+        DataError: Masked texts are requested, and the tokenizer has no mask token.
     """
     made = {
         kind: tokenize_split(texts, [IGNORED_LABEL] * len(texts), tokenizer, max_length)

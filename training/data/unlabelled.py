@@ -1,4 +1,4 @@
-"""Texts without labels that a person gives, for the teacher to label."""
+"""User-provided texts without labels, for the teacher to label."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNLABELLED = "unlabelled"
 
 
 def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> list[str]:
-    """The texts of the section ``data.unlabelled``, in an order that its seed draws.
+    """Read the texts of the section ``data.unlabelled``, in a random order given by its seed.
 
-    What stands in one of the splits, up to case and spaces, is left out, and so is a text's second occurrence.
+    Duplicates and texts that occur in one of the splits, ignoring case and white space, are dropped.
 
     Raises:
-        DataError: They cannot be read, or none is left.
+        DataError: The texts cannot be read, or none is left.
     """
     texts = _read(config)
     known = {normalised(text) for split in splits.values() for text in split["text"][:]}

@@ -1,4 +1,4 @@
-"""``DistillationTrainingArguments``, and how a job's specification becomes one."""
+"""``DistillationTrainingArguments``, and their construction from a job's specification."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ...errors import ConfigError, InputError, shown
 from .config import TrainingConfig
 from .losses.base import section_paths, with_sections
 
-# Short names of the specification, and the argument each one stands for.
+# Short names in the specification -> the arguments that they set.
 _SHORT_NAMES = {
     "batch_size": "per_device_train_batch_size",
     "eval_batch_size": "per_device_eval_batch_size",
-    # transformers 5: a number of warm-up steps below 1 is a share of all steps.
+    # In transformers 5, warm-up steps below 1 are a share of all steps.
     "warmup_ratio": "warmup_steps",
 }
-# Arguments that say where a trial runs, logs and saves: the search sets them itself.
+# Arguments for where a trial runs, logs and saves, which the search sets itself.
 _NOT_SEARCHED_PREFIXES = (
     "hub_",
     "push_to_hub",
@@ -46,10 +46,10 @@ _NOT_SEARCHED = {
 
 @dataclass
 class FastTrainingArguments(TrainingArguments):
-    """``TrainingArguments`` with defaults that are fast.
+    """``TrainingArguments`` with fast defaults.
 
-    Against transformers' defaults: batches are grouped by length, bf16 where the hardware has it, AdamW
-    fused, a loss that is not a number is shown instead of filtered, and checkpoints come once an epoch.
+    Differences from transformers' defaults: batches are grouped by length, bf16 is used where the hardware supports
+    it, AdamW is fused, a NaN loss is logged instead of filtered, and checkpoints are saved once per epoch.
     """
 
     bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -76,7 +76,7 @@ class FastTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available() and not is_torch_xla_available():
-            # Without this transformers refuses bf16 on a CPU, and the data loader warns of pinned memory.
+            # Without this, transformers rejects bf16 on a CPU, and the data loader warns about pinned memory.
             self.use_cpu = True
         if self.bf16 is None:
             resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
@@ -86,7 +86,7 @@ class FastTrainingArguments(TrainingArguments):
 
 @dataclass
 class DistillationTrainingArguments(FastTrainingArguments):
-    """``FastTrainingArguments`` with what distillation needs.
+    """``FastTrainingArguments`` with the arguments of distillation.
 
     Raises:
         InputError: a value is out of its range.
@@ -146,7 +146,7 @@ class DistillationTrainingArguments(FastTrainingArguments):
 
 
 def _check_losses(losses: object) -> None:
-    """Raise ``InputError`` unless each is a registered term with a section, and its keys are those of the section."""
+    """Raise ``InputError`` unless each is a registered term with a section and has only that section's keys."""
     known = with_sections()
     accepted = f"a mapping of loss terms ({', '.join(known)}), each to a mapping of its keys"
     check_range("losses", losses, losses is None or isinstance(losses, dict), accepted)
@@ -163,11 +163,11 @@ def _check_losses(losses: object) -> None:
 
 
 def hardware_has_bf16(*, use_cpu: bool) -> bool:
-    """Whether bfloat16 is multiplied by the hardware: CUDA of compute capability 8 up, AVX512-BF16, AMX."""
+    """Return whether the hardware multiplies bfloat16: CUDA compute capability 8 or higher, AVX512-BF16, AMX."""
     if not use_cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        # x86 names them in "flags", ARM in "Features" ("bf16").
+        # x86 lists them in "flags", ARM in "Features" ("bf16").
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
@@ -176,7 +176,7 @@ def hardware_has_bf16(*, use_cpu: bool) -> bool:
 
 
 def argument_names() -> set[str]:
-    """Names that a search space may hold: fields of the arguments, and the specification's short names."""
+    """Return the names allowed in a search space: the arguments' fields and the specification's short names."""
     names = {each.name for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
     searched = {
         name for name in names if name not in _NOT_SEARCHED and not name.startswith(_NOT_SEARCHED_PREFIXES)
@@ -187,16 +187,16 @@ def argument_names() -> set[str]:
 def arguments_from_config(
     config: TrainingConfig, output_dir: str, **overrides: Any
 ) -> DistillationTrainingArguments:
-    """Arguments of one training.
+    """Build the arguments of one training.
 
     Args:
-        config: the ``training`` section; its ``arguments`` go before its other fields.
-        output_dir: where checkpoints go.
+        config: the ``training`` section; its ``arguments`` take precedence over its other fields.
+        output_dir: directory for checkpoints.
         **overrides: arguments, short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``) or keys of loss
-            terms (``training.losses.NAME.KEY``); they go before both.
+            terms (``training.losses.NAME.KEY``); they take precedence over both.
 
     Raises:
-        ConfigError: a name is unknown (the nearest valid one is given), or a value is refused.
+        ConfigError: a name is unknown (the nearest valid one is given), or a value is rejected.
     """
     values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning", "losses"})
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
@@ -212,7 +212,7 @@ def arguments_from_config(
 
 
 def _losses(config: TrainingConfig, overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the terms of ``training.losses`` with the keys that the overrides name in place of their own."""
+    """Return the terms of ``training.losses`` with the overrides applied to their keys."""
     losses = {name: section.model_dump() for name, section in config.losses.items()}
     for path, (name, key) in section_paths().items():
         if path in overrides:
@@ -221,7 +221,7 @@ def _losses(config: TrainingConfig, overrides: dict[str, Any]) -> dict[str, dict
 
 
 def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """``given`` under the arguments' own names, once each name is known to be one."""
+    """Return ``given`` under the arguments' own names after checking each name."""
     fields = {each.name: each for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
     valid = (set(fields) | set(_SHORT_NAMES)) - {"output_dir", "losses"}
     known: dict[str, Any] = {}
@@ -244,7 +244,7 @@ def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _expected(default: object, value: object) -> str | None:
-    """What an argument with a default takes, where ``value`` is of another kind; transformers does not look."""
+    """Return the type that an argument accepts if ``value`` has another one; transformers does not check it."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -253,6 +253,6 @@ def _expected(default: object, value: object) -> str | None:
 
 
 def check_range(name: str, value: object, accepted: bool, range_text: str) -> None:
-    """Raise ``InputError`` unless ``accepted``."""
+    """Raise ``InputError``, naming the accepted range, unless ``accepted``."""
     if not accepted:
         raise InputError(f"{name} is {value!r}; accepted: {range_text}")

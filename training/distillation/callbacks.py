@@ -1,4 +1,4 @@
-"""The trainer callbacks that the ``training`` section of a specification asks for."""
+"""The trainer callbacks required by the ``training`` section of a specification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .config import TrainingConfig
 
 
 def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
-    """New callbacks for one training, in the order in which they are to be called."""
+    """Create the callbacks for one training, in the order in which they must be called."""
     callbacks: list[TrainerCallback] = []
     if config.pruning is not None:
         callbacks.append(PruningCallback(config.pruning))

@@ -25,7 +25,7 @@ from .losses.base import LossTerm, with_sections
 
 
 class TrainingConfig(OptimizationConfig):
-    """How a student is trained; a searched argument of the same name takes its place in each trial."""
+    """Training of a student; a searched argument of the same name overrides a key in each trial."""
 
     alpha: Share = Field(default=0.5, description="Weight of cross-entropy; 1 - alpha weighs distillation.")
     temperature: Temperature = Field(default=4.0, description="Softmax temperature of the distillation loss.")

@@ -1,4 +1,4 @@
-"""A student's dropout, set for its training alone."""
+"""Set a student's dropout for training only."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import nn
 
 
 def set_dropout(model: nn.Module, probability: float, *, on_cpu: bool) -> None:
-    """Give every dropout of a model this probability, in place; its configuration stays as it is.
+    """Set the probability of all dropout modules of a model, in place; its configuration is not changed.
 
-    Without dropout torch's attention on a CPU takes its flash kernel, which is slow for texts of some ten tokens:
-    there attention is then worked out in single steps (``eager``), where the model can.
+    Without dropout, torch's attention on a CPU uses its flash kernel, which is slow for texts of about ten tokens;
+    attention is then switched to ``eager`` where the model supports it.
 
     Args:
         model: Its ``nn.Dropout`` modules are changed.
-        probability: 0 up to, and without, 1.
+        probability: 0 or more, below 1.
         on_cpu: Whether the model is trained on a CPU.
     """
     for module in model.modules():

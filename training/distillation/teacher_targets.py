@@ -1,4 +1,4 @@
-"""The teacher's part in the loss: cached logits, or a teacher that is run on the batch."""
+"""The teacher's outputs for the loss: cached logits, or a teacher that is run on the batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ TEACHER_COLUMN = "teacher_logits"
 
 
 class TeacherSignal:
-    """The teacher's part in a batch's loss, checked against the student when it is made.
+    """Provide the teacher's outputs for a batch's loss; the constructor checks that they fit the student.
 
     Args:
         student: the student without wrappers.
-        teacher: the teacher, or ``None`` where only a ``teacher_logits`` column can speak for it.
-        args: read at every batch, so that a search may change alpha afterwards.
+        teacher: the teacher, or ``None`` if only a ``teacher_logits`` column is available.
+        args: read at every batch, so that a search may change alpha later.
 
     Raises:
         InputError: A term of the loss needs the teacher itself, and it is missing or does not fit.
-        ModelError: teacher and student order the same labels differently.
+        ModelError: teacher and student have the same labels in different orders.
     """
 
     def __init__(self, student: Any, teacher: Any, args: DistillationTrainingArguments) -> None:
@@ -56,13 +56,13 @@ class TeacherSignal:
             raise self._nothing_to_learn_from()
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the student's forward is given: never the labels, or it would compute a loss of its own."""
+        """Return the inputs of the student's forward, without labels, for which it would compute its own loss."""
         return _inputs_for(self.student_columns, self.teacher_columns, inputs)
 
     def of_batch(
         self, inputs: Mapping[str, Any], device: torch.device, needs: frozenset[Need]
     ) -> tuple[Tensor | None, Mapping[str, Any] | None]:
-        """Return what the terms of the loss need: teacher logits[B, C] and all outputs; None for what none needs."""
+        """Return the teacher's logits[B, C] and all its outputs, each None where no term of the loss needs it."""
         cached = inputs.get(TEACHER_COLUMN)
         if needs & NEED_TEACHER_MODEL:
             outputs = self._run(inputs, device, with_states="hidden_states" in needs)
@@ -70,7 +70,7 @@ class TeacherSignal:
         return (self.logits(inputs, device) if "teacher_logits" in needs else None), None
 
     def logits(self, inputs: Mapping[str, Any], device: torch.device) -> Tensor:
-        """Teacher logits[B, C]: those in the batch, else those of the teacher, run on it."""
+        """Return the teacher's logits[B, C] from the batch, or by running the teacher on it."""
         cached = inputs.get(TEACHER_COLUMN)
         return self._run(inputs, device)["logits"] if cached is None else cached
 
@@ -102,7 +102,7 @@ class TeacherSignal:
 
     def _check_labels(self) -> None:
         student, teacher = (_label_names(config) for config in self._configs)
-        # The same names in another order would silently teach the wrong classes.
+        # The same names in another order would silently train the wrong classes.
         if student and teacher and student != teacher and sorted(student) == sorted(teacher):
             raise ModelError(
                 "teacher and student have the same labels in different order (id2label of their configs); "
@@ -128,7 +128,7 @@ def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str,
 
 
 def _forward_names(model: Any) -> set[str]:
-    # accelerate keeps the forward that it wrapped for mixed precision.
+    # accelerate stores the forward that it wrapped for mixed precision.
     forward = getattr(model, "_original_forward", None) or model.forward
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = inspect.signature(forward).parameters.values()
@@ -136,7 +136,7 @@ def _forward_names(model: Any) -> set[str]:
 
 
 def _label_names(config: Any) -> list[str]:
-    """Label names in order of their ids; empty where they are only the default ones."""
+    """Return the label names in the order of their ids, or an empty list for default names."""
     names = getattr(config, "id2label", None) or {}
     ordered = [str(names[index]) for index in sorted(names)]
     return [] if all(name.startswith("LABEL_") for name in ordered) else ordered

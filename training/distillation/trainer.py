@@ -1,4 +1,4 @@
-"""``DistillationTrainer``: a ``transformers.Trainer`` whose loss listens to a teacher."""
+"""``DistillationTrainer``: a ``transformers.Trainer`` that adds a distillation loss."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ _REPEATED = "repeated"
 
 
 class DistillationTrainer(Trainer):
-    """Trains ``model`` on labels and on a teacher: ``teacher_model``, or a ``teacher_logits`` column.
+    """Train ``model`` on labels and on a teacher: ``teacher_model``, or a ``teacher_logits`` column.
 
     The loss is the weighted sum of the registered terms (``losses``). Where the rows have the column, it is used and
     the teacher is not run, unless a term with weight needs more than its logits, as ``hidden_loss_weight`` does. With
-    alpha 1 and no such term no teacher is needed nor run. The loss of a step is the mean over all examples of the
-    step, however many micro-batches and devices they came in.
+    alpha 1 and no such term, no teacher is needed or run. The loss of a step is the mean over all its examples,
+    regardless of the number of micro-batches and devices.
 
-    Evaluation reports cross-entropy as ``eval_loss``, and accuracy unless ``compute_metrics`` says otherwise;
-    with ``args.eval_with_teacher`` also ``eval_distillation``. Predictions come in the dataset's order.
-    Training logs each term beside ``loss``, as ``cross_entropy`` and ``distillation``, and ``sparsity`` where one of
-    the callbacks is a ``PruningCallback``.
+    Evaluation reports cross-entropy as ``eval_loss``, accuracy unless ``compute_metrics`` is given, and, with
+    ``args.eval_with_teacher``, ``eval_distillation``. Predictions are returned in the dataset's order.
+    Training logs each term beside ``loss``, as ``cross_entropy`` and ``distillation``, and ``sparsity`` if one of the
+    callbacks is a ``PruningCallback``.
 
     Args:
         model: the student.
-        args: its arguments.
-        teacher_model: the teacher; put into evaluation mode, moved to the student's device when first needed,
+        args: the training arguments.
+        teacher_model: the teacher; set to evaluation mode, moved to the student's device when first needed,
             run without gradient in its own precision, never saved.
-        task: what is learned; its losses and metrics are used.
-        **kwargs: everything else that ``transformers.Trainer`` takes, except ``compute_loss_func``.
+        task: the task, which provides losses and metrics.
+        **kwargs: all other arguments of ``transformers.Trainer``, except ``compute_loss_func``.
 
     Raises:
-        InputError: the teacher's signal is missing where it has weight, or does not fit the student.
-        ModelError: teacher and student order the same labels differently.
+        InputError: the teacher's outputs are missing although they have weight, or do not fit the student.
+        ModelError: teacher and student have the same labels in different orders.
     """
 
     args: DistillationTrainingArguments
@@ -81,7 +81,7 @@ class DistillationTrainer(Trainer):
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
         super().__init__(model=model, args=args, **kwargs)
-        # Transformers before 5.20 divide the loss by the micro-batches where this is False.
+        # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:
             self.data_collator = DistillationCollator(self._pad_token_id())
@@ -108,7 +108,7 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             own = list(self._signature_columns or [])
-            # The teacher may read columns that the student does not (token_type_ids beside a distilbert).
+            # The teacher may use columns that the student does not (token_type_ids beside a distilbert).
             extra = {TEACHER_COLUMN, *self.signal.teacher_columns} - set(own)
             self._signature_columns = [*own, *sorted(extra)]
 
@@ -116,7 +116,7 @@ class DistillationTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        # One group is one optimizer step, so that the step's texts do not depend on how it is accumulated.
+        # One group is one optimizer step, so that its texts do not depend on gradient accumulation.
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(dataset_lengths(dataset, self.args.length_column_name), group, seed)
@@ -129,7 +129,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """The micro-batches of one optimizer step, and how many examples they hold on all processes."""
+        """Return the micro-batches of one optimizer step, and the number of their examples on all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         if self.args.world_size > 1 and batches:
             batches[-1] = self._without_repeated_rows(batches[-1])
@@ -140,10 +140,10 @@ class DistillationTrainer(Trainer):
         return batches, num_items
 
     def _without_repeated_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A process's part of the epoch's last batch, as one process would see it.
+        """Return a process's share of the epoch's last batch without the rows that accelerate repeated.
 
-        accelerate fills that batch up with the epoch's first rows, so that all processes have equally many. One
-        that has none but those keeps the first of them, marked, since every process must take every step.
+        accelerate pads that batch with the epoch's first rows, so that all processes have the same number. A process
+        with repeated rows only keeps the first of them, marked, since every process must take every step.
         """
         state = self.accelerator.gradient_state
         sampler = getattr(state.active_dataloader, "batch_sampler", None)
@@ -164,9 +164,9 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Distillation loss of a training batch; cross-entropy of an evaluation batch.
+        """Compute the distillation loss of a training batch, or the cross-entropy of an evaluation batch.
 
-        ``num_items_in_batch``: examples of the whole optimizer step; by default those of ``inputs``.
+        ``num_items_in_batch``: number of examples of the whole optimizer step; by default that of ``inputs``.
         """
         if not model.training:
             return self._evaluation_loss(model, inputs, return_outputs)
@@ -218,13 +218,13 @@ class DistillationTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As in ``Trainer``; rows without labels are predicted too."""
+        """Predict as ``Trainer`` does, including rows without labels."""
         if inputs.get("labels") is None:
             inputs = self.signal.student_inputs(inputs)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in ``Trainer``; predictions and labels come in the dataset's order."""
+        """Evaluate as ``Trainer`` does, with predictions and labels in the dataset's order."""
         self._eval_sums = []
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if self._eval_sums and output.metrics is not None:
@@ -242,13 +242,13 @@ class DistillationTrainer(Trainer):
     # ---- Logging ----------------------------------------------------------------------------------------
 
     def _watch(self, share: float | Tensor, scale: int, values: dict[str, Tensor]) -> None:
-        """Add the terms of a micro-batch, ``share`` of an optimizer step. Nothing waits for the device."""
+        """Add the terms of a micro-batch, ``share`` of an optimizer step, without synchronizing with the device."""
         for name, value in values.items():
             self._part_sums[name] = self._part_sums.get(name, 0) + value * scale
         self._part_steps = self._part_steps + share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and with a training loss its parts, averaged over the same steps."""
+        """Log; add to a training loss its terms, averaged over the same steps."""
         if "loss" in logs and self._part_sums:
             names = list(self._part_sums)
             steps = torch.as_tensor(self._part_steps, dtype=torch.float32, device=self.args.device)
@@ -267,7 +267,7 @@ class DistillationTrainer(Trainer):
         return [each for each in self.callback_handler.callbacks if isinstance(each, PruningCallback)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """As in ``Trainer``, which does not tell callbacks where a training goes on from."""
+        """Load as ``Trainer`` does, and pass the checkpoint's path to the pruning callbacks."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         for each in self._pruning():
             each.resume_from(Path(resume_from_checkpoint))
@@ -275,17 +275,17 @@ class DistillationTrainer(Trainer):
     # ---- Cost of a step ---------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As in ``Trainer``, after the embeddings are frozen where that is asked for."""
+        """Create the optimizer as ``Trainer`` does, after freezing the embeddings if requested."""
         if self.args.freeze_embeddings:
             bare = self._bare_model()
             embeddings = getattr(getattr(bare, "base_model", bare), "embeddings", None)
             (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
-        # A new training starts here: parts of an earlier one that was cut short are not this one's.
+        # A new training starts here: drop the sums of an earlier, interrupted one.
         self._part_sums, self._part_steps = {}, 0.0
         return super().create_optimizer(model)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """As in ``Trainer``, which walks through all modules at every step to count the parameters."""
+        """Count as ``Trainer`` does, without walking through all modules at every step."""
         if "input_ids" not in inputs or not hasattr(self.model, "num_parameters"):
             return 0
         if self._num_matmul_parameters is None:
@@ -293,17 +293,17 @@ class DistillationTrainer(Trainer):
         return 6 * inputs["input_ids"].numel() * int(self._num_matmul_parameters or 0)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """As in ``Trainer``; on one CPU, gradients under the limit are not rewritten (multiplied by 1)."""
+        """Clip as ``Trainer`` does, but on one CPU do not rewrite (multiply by 1) gradients under the limit."""
         if self.args.device.type != "cpu" or self.args.world_size > 1:
             return super()._clip_grad_norm(model)
         parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        if not norm <= self.args.max_grad_norm:  # a norm that is not a number goes the usual way too
+        if not norm <= self.args.max_grad_norm:  # also true for a NaN norm
             nn.utils.clip_grads_with_norm_(parameters, self.args.max_grad_norm, norm)
         return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """As in ``Trainer``, which computes a norm even where ``max_grad_norm`` is 0."""
+        """Return the norm as ``Trainer`` does, which computes one even if ``max_grad_norm`` is 0."""
         return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
 
 

@@ -1,1 +1,1 @@
-"""What is known of a model's parts, and how one is computed with."""
+"""Model families and their parts, changes to models, and inference."""

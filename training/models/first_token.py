@@ -1,8 +1,8 @@
-"""A last layer that is computed for the first token alone: in training, in evaluation and in the exported graph.
+"""Compute the last layer for the first token only: in training, in evaluation and in the exported graph.
 
-The first token attends to all of them, so keys and values are computed for every token; query, attention output and
-feed-forward part for one. Logits and gradients are the same (dropout draws other numbers). A layer of width H, with a
-feed-forward part of 4 H, on texts of L tokens takes ``2 + 10 / L`` instead of ``12 H^2`` multiplications a token.
+The first token attends to all tokens, so keys and values are computed for every token, but query, attention output
+and feed-forward part for one. Logits and gradients are the same (dropout draws other numbers). A layer of width H with
+a feed-forward part of 4 H takes ``(2 + 10 / L) H^2`` instead of ``12 H^2`` multiplications per token of a text of L.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Attend = Callable[[Any, Projections, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def reads_first_token(model: PreTrainedModel) -> bool:
-    """Return whether a model's head reads the first token's last state and nothing else of the last layer.
+    """Return whether a model's head reads only the first token's state of the last layer.
 
-    That is known of a family's own sequence classifiers; a class derived from one may read more, and another task's
-    head does.
+    This is known only for a family's own sequence classifiers; a derived class may read more, and another task's head
+    does.
     """
     family = find_family(model)
     if family is None or not family.supports("first_token"):
@@ -37,15 +37,15 @@ def reads_first_token(model: PreTrainedModel) -> bool:
 
 
 def first_token_in_last_layer(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Compute the last layer for the first token alone where the head reads that token alone.
+    """Compute the last layer for the first token only, if the head reads no other.
 
-    The last of the model's ``hidden_states`` is then ``[B, 1, H]``: not for code that reads those.
+    The last of the model's ``hidden_states`` is then ``[B, 1, H]``, so do not use this where those are read.
 
     Args:
-        model: any classifier; one whose head may read more, chunked or with another attention is left alone.
+        model: any classifier; it is not changed if its head may read more, or it is chunked or has another attention.
 
     Returns:
-        Leaving it as a context ends the saving; who never enters it keeps the saving.
+        A context manager that restores the model on exit; if it is never entered, the change is permanent.
     """
     family, chunked = find_family(model), getattr(model.config, "chunk_size_feed_forward", 0)
     if family is None or not reads_first_token(model):
@@ -62,10 +62,10 @@ def first_token_in_last_layer(model: PreTrainedModel) -> AbstractContextManager[
 
 
 def first_token_forward(family: Family, attend: Attend) -> Callable[..., Tensor]:
-    """Return the ``forward`` of a layer for the first token alone: ``[B, S, H]`` in, ``[B, 1, H]`` out.
+    """Return the ``forward`` of a layer for the first token only: ``[B, S, H]`` in, ``[B, 1, H]`` out.
 
     Args:
-        family: One that supports ``first_token``.
+        family: A family that supports ``first_token``.
         attend: ``attend_fused`` or ``attend_in_products``.
 
     Returns:
@@ -88,7 +88,7 @@ def first_token_forward(family: Family, attend: Attend) -> Callable[..., Tensor]
 def attend_fused(
     core: Any, projections: Projections, first: Tensor, every: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Attention of ``first[B, 1, H]`` over ``every[B, S, H]`` -> ``[B, 1, A * d]``, by PyTorch's fused kernel.
+    """Attend from ``first[B, 1, H]`` to ``every[B, S, H]``, giving ``[B, 1, A * d]``, by PyTorch's fused kernel.
 
     ``mask`` is ``[B, 1, S or 1, S]``, boolean or additive; its first row is the first token's.
     """
@@ -97,7 +97,7 @@ def attend_fused(
         return projected.unflatten(-1, (-1, core.attention_head_size)).transpose(1, 2)
 
     query, key, value = projections
-    # ``first`` itself would do, but then the gradients of ``every`` are summed in another order, to other last bits.
+    # ``first`` would do, but would sum the gradients of ``every`` in another order, changing their last bits.
     first = every[:, :1]
     context = functional.scaled_dot_product_attention(
         heads(query(first)),
@@ -113,9 +113,9 @@ def attend_fused(
 def attend_in_products(
     core: Any, projections: Projections, first: Tensor, every: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """As ``attend_fused``, in the fewest plain products; the mask is additive, and nothing is dropped out.
+    """Attend as ``attend_fused`` does, with the fewest plain products, an additive mask and no dropout.
 
-    An exported graph is made of products anyway, and those of the fused kernel transpose and scale more.
+    An exported graph consists of products anyway, and the fused kernel's export transposes and scales more.
     """
 
     def heads(projected: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def attend_in_products(
     assert mask is not None, "an exported classifier is always given its mask"
     mask = mask[:, :, :1]
     query, key, value = projections
-    # With one query, splitting into heads and joining them moves nothing in memory: no transpose.
+    # With one query, splitting into heads and joining them needs no transpose.
     one = query(first).view(first.shape[0], -1, 1, core.attention_head_size)
     scores = torch.matmul(one, heads(key(every)).transpose(2, 3)) * core.scaling
     weights = torch.softmax(scores + mask, dim=-1)

@@ -1,4 +1,4 @@
-"""Batched prediction: a model's logits over a split, each distinct text once."""
+"""Batched inference: a model's logits over a split, computing each distinct text once."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def compute_logits(
     dtype: str = "float32",
     use_gpu: bool | None = None,
 ) -> np.ndarray:
-    """Logits float32[N, C] of a model over a split; each distinct text runs once.
+    """Compute a model's logits float32[N, C] over a split; each distinct text is run once.
 
-    The model may be in training, in mixed precision too: it is left in the mode that it was in.
+    The model may be in training, also in mixed precision; its mode is restored.
 
     Args:
         model: A sequence classifier; it is moved to the device that is used.
         split: Texts tokenized with the model's tokenizer.
-        pad_token_id: What batches are padded with.
+        pad_token_id: Token id for padding.
         num_threads: Intra-op threads.
-        batch_size: Most texts a batch.
-        dtype: What to multiply in, one of ``DTYPES``.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
+        batch_size: Maximum number of texts per batch.
+        dtype: Type of the multiplications, one of ``DTYPES``.
+        use_gpu: Whether a GPU may be used; None uses one if available.
 
     Raises:
         ModelError: Some logits are not finite.
@@ -73,13 +73,13 @@ def logits_of_batches(
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Run a model on batches of a split, without dropout and mixed precision, one batch at a time.
 
-    Gradients are recorded where the caller records them. The model is in the mode that it was in afterwards.
+    Gradients are recorded if the caller enables them. The model's mode is restored.
 
     Args:
         model: A classifier; its device is used.
         split: N texts tokenized with the model's tokenizer.
-        batches: Rows of the split that are run together.
-        pad_token_id: What batches are padded with.
+        batches: Rows of the split that form each batch.
+        pad_token_id: Token id for padding.
 
     Yields:
         The rows int[B], their labels, and the logits [B, C], the latter two on the model's device.
@@ -100,7 +100,7 @@ def logits_of_batches(
 
 
 def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Indices into ``lengths``, longest first, at most ``batch_size`` texts and ``_MAX_TOKENS`` tokens each."""
+    """Yield batches of indices into ``lengths``, longest first, of at most ``batch_size`` texts and ``_MAX_TOKENS``."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -1,4 +1,4 @@
-"""What surrounds a model while it computes: threads, device, precision, and silence of the libraries below."""
+"""Runtime settings of a model: threads, device, precision, and the libraries' logging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, both libraries log errors only and draw no bars; their settings come back afterwards."""
+    """Make both libraries log only errors and show no progress bars; restore their settings on exit."""
     hub_level, level = hub_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     hub_logging.set_verbosity_error()
@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def intra_op_threads(num_threads: int) -> Iterator[None]:
-    """Compute with ``num_threads`` inside, and with as many as before afterwards."""
+    """Compute with ``num_threads`` threads; restore the previous number on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -41,10 +41,10 @@ def intra_op_threads(num_threads: int) -> Iterator[None]:
 
 @contextmanager
 def without_mixed_precision(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` inside as it is saved, and as it was before afterwards.
+    """Run ``model`` without autocast, as it will be loaded from its checkpoint; restore autocast on exit.
 
-    Training in mixed precision puts autocast round the model's own forward (accelerate's ``prepare_model``)
-    and leaves it there. What is measured through it is not what a reader of the checkpoint gets.
+    Training in mixed precision wraps the model's own forward in autocast (accelerate's ``prepare_model``)
+    permanently, so measurements through it would differ from those of the loaded checkpoint.
     """
     wrapped, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
     if wrapped is None or own is None:
@@ -58,6 +58,6 @@ def without_mixed_precision(model: nn.Module) -> Iterator[None]:
 
 
 def evaluation_device(use_gpu: bool | None) -> torch.device:
-    """CUDA if ``use_gpu`` and there is one, else the CPU; ``None`` means wherever there is one."""
+    """Return CUDA if available and ``use_gpu`` is not False, else the CPU."""
     wanted = use_gpu is None or use_gpu
     return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Encoders whose layers have fewer attention heads or feed-forward rows: cutting them, and loading them again."""
+"""Structured pruning of an encoder's attention heads and feed-forward rows, and loading of pruned encoders."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ...errors import ModelError
 from .families import Attention, FeedForward, family_names, family_of
 
 KEPT_HEADS = "kept_attention_heads"
-"""Field of config.json: heads in each layer, where they are fewer than ``num_attention_heads``.
+"""Field of config.json: heads in each layer, if fewer than ``num_attention_heads``.
 
-``num_attention_heads`` then says no more than how large a head is (``hidden_size / num_attention_heads``), and
-transformers alone refuses the weights, whose shapes are others. Fewer rows are the family's own field.
+``num_attention_heads`` then only determines the size of a head (``hidden_size / num_attention_heads``), and
+transformers alone rejects the weights because of their shapes. Fewer rows are set in the family's own field.
 """
 
 
 def num_heads(config: PreTrainedConfig) -> int:
-    """Attention heads in each layer."""
+    """Return the number of attention heads in each layer."""
     return getattr(config, KEPT_HEADS, config.num_attention_heads)
 
 
 def head_size(config: PreTrainedConfig) -> int:
-    """Columns of a head."""
+    """Return the number of columns of a head."""
     return config.hidden_size // config.num_attention_heads
 
 
 def num_rows(config: PreTrainedConfig) -> int:
-    """Feed-forward rows in each layer; raises ``ModelError`` for an unknown family."""
+    """Return the number of feed-forward rows in each layer; raises ``ModelError`` for an unknown family."""
     return getattr(config, family_of(config).intermediate_size)
 
 
 def readers(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
-    """Of each layer what reads its heads ``[B, S, A * d]``, and what reads its feed-forward rows ``[B, S, I]``.
+    """Return each layer's modules that read its heads ``[B, S, A * d]`` and its feed-forward rows ``[B, S, I]``.
 
     Raises:
         ModelError: The family is not known.
@@ -50,13 +50,13 @@ def readers(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
 
 
 def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
-    """Leave each layer only some of its attention heads, in place.
+    """Prune each layer's attention heads to those given, in place.
 
     Query, key and value become ``[A' * d, D]``, the output ``[D, A' * d]``.
 
     Args:
         model: Of a known family.
-        kept: For each layer its heads, counted from 0; every layer keeps as many.
+        kept: Heads to keep in each layer, counted from 0; the same number in every layer.
 
     Raises:
         ModelError: The family is not known.
@@ -77,13 +77,13 @@ def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
 
 
 def keep_rows(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
-    """Leave each layer only some rows of its feed-forward part, in place.
+    """Prune each layer's feed-forward rows to those given, in place.
 
     The first matrix becomes ``[I', D]``, the second ``[D, I']``.
 
     Args:
         model: Of a known family.
-        kept: For each layer its rows, counted from 0; every layer keeps as many.
+        kept: Rows to keep in each layer, counted from 0; the same number in every layer.
 
     Raises:
         ModelError: The family is not known.
@@ -96,10 +96,10 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
 
 
 def classifier_class(config: PreTrainedConfig) -> Any:
-    """The class of sequence classifiers that has this configuration's shapes; it has ``from_pretrained``.
+    """Return the sequence classifier class, with ``from_pretrained``, that builds this configuration's shapes.
 
     Raises:
-        ModelError: There is none, or heads are kept in a family that is not known.
+        ModelError: There is none, or heads were pruned in an unknown family.
     """
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if stock is None:
@@ -110,7 +110,7 @@ def classifier_class(config: PreTrainedConfig) -> Any:
 
 
 def classifier_classes(config: PreTrainedConfig) -> tuple[Any, ...]:
-    """Return the family's own class of sequence classifiers, and that of those with fewer heads; empty for none."""
+    """Return the family's sequence classifier class and its variant with fewer heads, or an empty tuple."""
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     return () if stock is None else (stock, _narrowed(stock))
 
@@ -119,10 +119,10 @@ def classifier_classes(config: PreTrainedConfig) -> tuple[Any, ...]:
 def _narrowed(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     def init(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
-        # Whatever heads: weights come after.
+        # Which heads does not matter: weights are loaded later.
         keep_heads(self, [range(getattr(config, KEPT_HEADS))] * config.num_hidden_layers)
 
-    # The name goes into config.json, and says whose forward pass it is.
+    # The name is saved in config.json, where it identifies the forward pass.
     return type(stock.__name__, (stock,), {"__init__": init, "__module__": __name__})
 
 
@@ -133,6 +133,6 @@ def _parts(model: PreTrainedModel) -> tuple[nn.ModuleList, Attention, FeedForwar
 
 
 def _cut(parent: nn.Module, name: str, kept: torch.Tensor, dim: int) -> None:
-    """Leave a Linear below ``parent`` only these of its rows (``dim`` 0) or columns (1)."""
+    """Keep only these rows (``dim`` 0) or columns (1) of a Linear below ``parent``."""
     linear: Any = parent.get_submodule(name)
     parent.set_submodule(name, prune_linear_layer(linear, kept, dim))  # pyright: ignore[reportArgumentType]

@@ -1,8 +1,8 @@
-"""Word pieces that share a row of the token embedding: rows that are equal, and stay so.
+"""Tied rows of the token embedding: word pieces share a row, and training keeps it shared.
 
-A table in which few rows differ is stored as those, and for each piece the number of its own; the tokenizer stays as
-it is. Nothing else says which pieces share a row, so that the checkpoint is an ordinary one. Shapes: V word pieces,
-D width, K rows that differ.
+A table with few distinct rows can be stored as those rows and an index per piece; the tokenizer is unchanged. Tied
+rows are recognised only by their equality, so that the checkpoint is an ordinary one. Shapes: V word pieces, D width,
+K distinct rows.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-_CHUNK = 2048  # rows that are compared with all that stay, at a time
+_CHUNK = 2048  # rows compared with all kept rows at a time
 
 
 def first_equal_rows(table: Tensor) -> Tensor:
-    """int64[V]: for each row of table[V, D] the number of the first that equals it, bit by bit."""
+    """Return for each row of table[V, D] the index of the first bitwise equal row, int64[V]."""
     first: dict[bytes, int] = {}
     rows = table.detach().cpu().contiguous().numpy()
     return torch.tensor([first.setdefault(row.tobytes(), number) for number, row in enumerate(rows)])
 
 
 def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
-    """Give each piece that is not among ``kept`` the row of the most similar one that is, in place.
+    """Replace the row of each piece not in ``kept`` by that of the most similar kept piece, in place.
 
-    Similar is what has the largest cosine of the angle between the rows: "pictures" gets the row of "picture".
+    Similarity is the cosine between the rows: "pictures" gets the row of "picture".
 
     Args:
-        model: Its token embedding is changed, but for the rows of ``kept``.
-        kept: Numbers of the pieces whose rows stay.
+        model: Its token embedding is changed, except for the rows of ``kept``.
+        kept: Ids of the pieces whose rows are kept.
 
     Returns:
-        How many rows differ now.
+        The number of distinct rows.
     """
     embedding: nn.Embedding = model.get_input_embeddings()  # pyright: ignore[reportAssignmentType]
     table, own = embedding.weight.detach(), torch.tensor(sorted(kept))
@@ -62,10 +62,10 @@ class SharedRows(nn.Module):
         self.place = nn.Buffer(place.to(torch.int32))
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """float[B, L, D] of int64[B, L]."""
+        """Look up int64[B, L] as float[B, L, D]."""
         return functional.embedding(self.place[input_ids], self.weight)
 
     @property
     def num_rows(self) -> int:
-        """K."""
+        """Number of distinct rows, K."""
         return len(self.weight)

@@ -1,4 +1,4 @@
-"""Train only those rows of the token embedding that the training texts read."""
+"""Train only those rows of the token embedding that the training texts use."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .tied_embedding_rows import first_equal_rows
 def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     """Make the rows of ``token_ids`` the only parameters of the model's token embedding, in place.
 
-    A step gives gradient to the rows of its own tokens alone, but the gradient of a whole table is dense: it is
-    zeroed, written, measured and stepped for all rows. Of BERT's 30,522, CLINC150's training texts read 5,400.
-    Losses and trained rows are those of the whole table; the other rows stay as they are, where weight decay
-    would shrink them. Rows that are equal are one and stay equal. The state dict is that of the model as it was.
+    A step has gradients only for the rows of its own tokens, but the gradient of a whole table is dense: it is
+    zeroed, written, measured and stepped for all rows. CLINC150's training texts use 5,400 of BERT's 30,522 rows.
+    Losses and trained rows are the same as with the whole table; the other rows are not changed, whereas weight decay
+    would shrink them. Equal rows are trained as one and stay equal. The state dict's format does not change.
 
     Args:
-        model: any model; one whose token embedding is not a plain table, or is frozen, is left alone.
-        token_ids: int[N], every token id of the training texts; repeats are welcome. A row that is not among
-            them (as padding's, which has no gradient) can be read too.
+        model: any model; it is not changed if its token embedding is not a plain table, or is frozen.
+        token_ids: int[N], every token id of the training texts, possibly repeated. Other rows (such as that of
+            padding, which has no gradient) can still be looked up.
     """
     table = model.get_input_embeddings()
     if type(table) is not nn.Embedding or table.max_norm is not None or not table.weight.requires_grad:
@@ -37,11 +37,11 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
 
 
 def table_range(table: nn.Embedding, num_rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """The least and the largest number of a table, or 0 where that is further out.
+    """Return the smallest and largest value of a table, extended to include 0.
 
     Args:
-        table: any, also one of which only some rows are trained.
-        num_rows: of a table that is trained whole: look at its first rows alone.
+        table: any embedding, including one of which only some rows are trained.
+        num_rows: use only this many first rows, if the whole table is trained.
     """
     low, high = torch.aminmax(table.weight.detach()[:num_rows])
     if isinstance(table, _UsedRows):
@@ -51,13 +51,13 @@ def table_range(table: nn.Embedding, num_rows: int | None = None) -> tuple[Tenso
 
 
 class _UsedRows(nn.Embedding):
-    """``weight`` is float[R, D], the R rows that are trained; the whole table float[V, D] is kept beside it."""
+    """An embedding whose ``weight`` float[R, D] has the R trainable rows; the table float[V, D] is kept separately."""
 
     def __init__(self, table: nn.Embedding, rows: Tensor, first: Tensor) -> None:
         weight = table.weight.detach()
         super().__init__(len(rows), table.embedding_dim, _weight=weight[rows].clone())
         self.num_embeddings = table.num_embeddings
-        # No buffers: several processes of a trial would send each other the buffers at every step.
+        # Not buffers: the processes of a trial would broadcast them at every step.
         self._table = weight
         self._rows = rows
         self._first = first
@@ -74,14 +74,14 @@ class _UsedRows(nn.Embedding):
         return torch.where((place >= 0).unsqueeze(-1), trained, kept)
 
     def kept_range(self) -> tuple[Tensor, Tensor]:
-        """The least and the largest number of the rows that are not trained, and of 0."""
+        """Return the smallest and largest value of the rows that are not trained and of 0."""
         if self._kept_range is None:
             low, high = torch.aminmax(self._table.masked_fill((self._place >= 0).unsqueeze(-1), 0.0))
             self._kept_range = (low, high)
         return self._kept_range
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # Where the parameters go (to another device, into another precision), the rest goes too.
+        # Move the other tensors with the parameters (to another device or precision).
         self._table, self._rows, self._place = fn(self._table), fn(self._rows), fn(self._place)
         self._first = fn(self._first)
         self._kept_range = None

@@ -11,7 +11,7 @@ _POSITIONS = ("all", "masked")
 
 @dataclass
 class PretrainingArguments(FastTrainingArguments):
-    """``FastTrainingArguments`` with the weights of DistilBERT's loss; those of its published script by default.
+    """``FastTrainingArguments`` with the weights of DistilBERT's loss, by default those of its published script.
 
     Raises:
         InputError: a value is out of its range.

@@ -19,7 +19,7 @@ from ..section import (
 
 
 class PretrainingConfig(OptimizationConfig):
-    """Warm the student on texts without labels before it is distilled: alpha MLM + beta KD + gamma cosine."""
+    """Pretrain the student on unlabelled texts before distillation: alpha MLM + beta KD + gamma cosine."""
 
     checkpoint: Name | None = Field(
         default=None,

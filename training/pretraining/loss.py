@@ -1,4 +1,4 @@
-"""DistilBERT's loss of two models on a masked batch, with logits only where the loss reads them."""
+"""DistilBERT's loss of two models on a masked batch, computing only the logits that the loss needs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..distillation.losses import cosine_loss, cross_entropy, soft_target_loss
 from .arguments import PretrainingArguments
 
 PARTS = ("masked_lm", "distillation", "cosine")
-# Of one model: 128 MB a tensor in 32 bits, of which a handful live at once. Where there are more they are computed in
-# pieces, and once again in the backward pass.
+# Maximum number of logits of one model: 128 MB per tensor in 32 bits, of which a few exist at once. Larger
+# numbers are computed in chunks, and recomputed in the backward pass.
 LOGITS_AT_ONCE = 2**25
 
 
@@ -59,17 +59,17 @@ def pretraining_loss(
 
 
 class TripleLoss:
-    """``pretraining_loss``, part by part, from models in place of their outputs.
+    """Compute the parts of ``pretraining_loss`` from models instead of their outputs.
 
     Args:
         student: A masked-language model of a known family, without wrappers.
-        teacher: Another with the same vocabulary; needed, and run, only where beta or gamma has weight.
-        args: The weights, the temperature, and where to distil.
-        autocast: The precision in which teacher and heads are computed, as a context.
+        teacher: Another one with the same vocabulary; required, and run, only if beta or gamma is not 0.
+        args: The weights, the temperature, and the tokens to distil.
+        autocast: Context manager for the precision of teacher and heads.
 
     Raises:
         InputError: The teacher is missing, or does not fit the student.
-        ModelError: The masked-language head of a family is not known.
+        ModelError: The masked-language head of a family is unknown.
     """
 
     def __init__(
@@ -90,18 +90,18 @@ class TripleLoss:
             language_head(student)
 
     def counts(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """How many tokens of a batch each part reads, int64[3]: the masked, the distilled, all but padding."""
+        """Count the tokens of a batch for each part, int64[3]: masked, distilled, all except padding."""
         masked = (batch["labels"] != IGNORED_LABEL).sum()
         tokens = batch["attention_mask"].sum()
         return torch.stack([masked, tokens if self._args.distil_positions == "all" else masked, tokens])
 
     def parts(self, model: nn.Module, batch: Mapping[str, Tensor], counts: Tensor) -> Tensor:
-        """The ``PARTS`` of a batch, float32[3]: sums over its tokens, each divided by its count.
+        """Compute the ``PARTS`` of a batch, float32[3]: sums over its tokens, each divided by its count.
 
         Args:
-            model: The student in its wrappers.
+            model: The student with its wrappers.
             batch: ``input_ids``, ``attention_mask`` and ``labels``, each [B, L].
-            counts: What ``counts`` says, of the whole optimizer step.
+            counts: Result of the method ``counts`` for the whole optimizer step.
         """
         args, labels, mask = self._args, batch["labels"], batch["attention_mask"]
         features = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -124,18 +124,18 @@ class TripleLoss:
         return parts
 
     def weighted(self, parts: Tensor | Sequence[float]) -> Any:
-        """Alpha · MLM + beta · KD + gamma · cosine."""
+        """Return alpha · MLM + beta · KD + gamma · cosine."""
         return self._args.alpha * parts[0] + self._args.beta * parts[1] + self._args.gamma * parts[2]
 
     def named(self, parts: Sequence[float]) -> dict[str, float]:
-        """The parts that have weight, by name."""
+        """Return the parts that have weight, by name."""
         weights = (self._args.alpha, self._args.beta, self._args.gamma)
         return {name: part for name, part, weight in zip(PARTS, parts, weights, strict=True) if weight}
 
     def _head_parts(
         self, states: Tensor, teacher_states: Tensor | None, labels: Tensor, counts: Tensor
     ) -> Tensor:
-        """The parts that need logits, of states[N, D] and labels[N]; the third is 0."""
+        """Compute the parts that need logits from states[N, D] and labels[N]; the third is 0."""
         rows = max(1, LOGITS_AT_ONCE // self._student.config.vocab_size)
         if len(states) <= rows:
             return self._of_rows(states, teacher_states, labels, counts)
@@ -166,9 +166,9 @@ class TripleLoss:
 
 @contextmanager
 def _last_states(model: Any) -> Iterator[list[Tensor]]:
-    """Keep the encoder's last hidden states[B, L, D] of the forwards inside; the head gets a single token's.
+    """Collect the encoder's last hidden states[B, L, D] of forward passes in the block; the head gets one token only.
 
-    The whole model must be called, for it may be wrapped (mixed precision, several processes), and its head would
+    The whole model must be called, because it may be wrapped (mixed precision, several processes), but its head would
     compute logits for every token, padding included.
     """
     found: list[Tensor] = []

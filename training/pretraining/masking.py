@@ -1,4 +1,4 @@
-"""Masking the word pieces of a batch for a masked-language model, the same ones at every run of a step."""
+"""Mask word pieces of a batch for a masked-language model, reproducibly for every step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...errors import InputError
 
 
 class Masking:
-    """Chooses word pieces of a batch; of those 80 % become the mask token, 10 % another piece, 10 % stay.
+    """Select word pieces of a batch; 80 % of them become the mask token, 10 % another piece, 10 % are unchanged.
 
-    Devlin et al. 2018 (arXiv 1810.04805), section 3.1. Special tokens and padding are never chosen. What is chosen
-    depends on the seed, the place in the training that it is told and the batch, and on no former batch: a resumed
-    training masks what the uninterrupted one does.
+    Devlin et al. 2018 (arXiv 1810.04805), section 3.1. Special tokens and padding are never selected. The selection
+    depends on the seed, the given position in the training and the batch, not on earlier batches: a resumed training
+    masks the same pieces as an uninterrupted one.
 
     Args:
-        tokenizer: It has a mask token.
-        probability: That a piece is chosen.
-        seed: Of the draw.
+        tokenizer: A tokenizer with a mask token.
+        probability: Probability that a piece is selected.
+        seed: Seed of the draw.
 
     Raises:
         InputError: There is no tokenizer, or it has no mask token.
@@ -34,7 +34,7 @@ class Masking:
                 "pretraining masks word pieces, and there is no tokenizer with a mask token; give one "
                 "(processing_class), or a student and teacher that have it"
             )
-        # The collator only masks here: its own generator goes on from batch to batch, which resuming forgets.
+        # Used for masking only: its own generator's state advances with each batch and is lost on resuming.
         self._collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
         self._seed = seed
@@ -44,17 +44,17 @@ class Masking:
 
         Args:
             batch: ``input_ids[B, L]`` and, with padding, ``attention_mask[B, L]``.
-            place: Where in the training it is: numbers that no other batch has.
+            place: Position in the training: numbers unique to this batch.
 
         Returns:
-            ``input_ids[B, L]`` with masks, ``attention_mask[B, L]`` and ``labels[B, L]``: the piece that stood there
-            where one was chosen, else -100.
+            ``input_ids[B, L]`` with masks, ``attention_mask[B, L]`` and ``labels[B, L]``: the original piece where
+            one was selected, else -100.
         """
         device, ids = batch["input_ids"].device, batch["input_ids"].cpu()
         kept = batch.get("attention_mask")
         kept = torch.ones_like(ids) if kept is None else kept.cpu()
         number = np.random.SeedSequence([self._seed, *place]).generate_state(1, np.uint64)[0]
-        # Any number of 64 bits would do for the CPU's generator, but manual_seed takes signed ones as well.
+        # 63 bits: the CPU's generator takes any 64-bit number, but manual_seed accepts signed ones as well.
         self._collator.generator = torch.Generator().manual_seed(int(number >> np.uint64(1)))
         never = torch.isin(ids, self._special) | (kept == 0)
         masked, labels = self._collator.torch_mask_tokens(ids.clone(), special_tokens_mask=never)

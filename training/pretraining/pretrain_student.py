@@ -1,4 +1,4 @@
-"""Warming a student: the section ``student.pretraining`` carried out on a classifier's encoder."""
+"""Pretrain the encoder of a student, as configured by the section ``student.pretraining``."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ def warm_student(
     use_gpu: bool | None = None,
     tell: Tell | None = None,
 ) -> dict[str, Any]:
-    """Pretrain a student's encoder in place; its pooler and its classification head stay as they are.
+    """Pretrain a student's encoder in place; its pooler and its classification head are not changed.
 
     Args:
         student: A classifier of a known family.
-        tokenizer: Of the student.
-        teacher_dir: Learnt from, unless the section names a ``checkpoint``.
-        texts: What it is trained on.
+        tokenizer: The student's tokenizer.
+        teacher_dir: Used as the teacher, unless the section names a ``checkpoint``.
+        texts: Training texts.
         config: The ``student.pretraining`` section.
         max_length: Tokens that texts are cut to.
-        num_threads: Intra-op threads; None leaves them as they are.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
-        tell: Told how far it is.
+        num_threads: Intra-op threads; None does not change them.
+        use_gpu: Whether a GPU may be used; None uses one if available.
+        tell: Called with the progress.
 
     Returns:
-        ``num_texts``, ``steps``, ``head`` (where the teacher's masked-language head is from: ``checkpoint``,
-        ``trained``, or ``none`` where it has none and none is needed), ``losses``: the loss and the parts that have
-        weight, over up to 512 of the texts, without dropout and under the same masks at ``start`` and ``end``; and
-        ``seconds``, all included.
+        ``num_texts``, ``steps``, ``head`` (source of the teacher's masked-language head: ``checkpoint``, ``trained``,
+        or ``none`` if it has none and none is needed), ``losses``: the loss and its parts that have weight, over up to
+        512 of the texts, without dropout and with the same masks at ``start`` and ``end``; and ``seconds``, the total
+        time.
 
     Raises:
-        ModelError: There are no texts; teacher and student do not fit; the teacher has no masked-language head
-            and ``head_epochs`` is 0; or the training ended in weights that are not finite.
+        ModelError: There are no texts; teacher and student do not match; the teacher has no masked-language head
+            and ``head_epochs`` is 0; or the training ended with weights that are not finite.
     """
     began = time.monotonic()
     if not texts:
@@ -100,15 +100,15 @@ def warm_student(
 
 
 def check_pretraining(config: PretrainingConfig, student: str | None, teacher: str | None) -> None:
-    """Refuse, before anything has begun, what ``warm_student`` would refuse of models.
+    """Reject, before the job starts, models that ``warm_student`` would reject.
 
     Args:
         config: The section ``student.pretraining``.
-        student: The checkpoint that becomes the student; None for one made of the teacher's layers.
-        teacher: The checkpoint that becomes the teacher; None where it is not there yet.
+        student: The student's checkpoint; None for a student built from the teacher's layers.
+        teacher: The teacher's checkpoint; None if it does not exist yet.
 
     Raises:
-        ModelError: Which two do not fit, and why.
+        ModelError: Two models do not match; names them and the reason.
     """
     learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else teacher
     own = teacher if student is None else resolve_checkpoint(student)
@@ -125,7 +125,7 @@ def check_pretraining(config: PretrainingConfig, student: str | None, teacher: s
 def check_pair(
     config: PretrainingConfig, student: Any, tokenizer: Any, teacher: Any, teachers_tokenizer: Any
 ) -> None:
-    """Raise ``ModelError`` unless one model can learn from another: their configurations and tokenizers."""
+    """Raise ``ModelError`` unless the configurations and tokenizers of student and teacher match."""
     for each in (student, teacher):
         check_head(each)
     if hasattr(teacher, KEPT_HEADS):
@@ -158,7 +158,7 @@ def _tokenized(
 
 
 class _Run:
-    """Trains masked-language models on the texts of one section."""
+    """Train masked-language models as configured by one section."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class _Run:
     def train(
         self, model: Any, teacher: Any, weights: PretrainingConfig, epochs: int, name: str
     ) -> tuple[dict[str, dict[str, float]], int]:
-        """Train in place; the losses at start and end, and the number of steps."""
+        """Train in place; return the losses at start and end, and the number of steps."""
         config = self.config
         with temporary_directory("pretraining") as work:
             trainer = PretrainingTrainer(
@@ -192,7 +192,7 @@ class _Run:
                     num_train_epochs=epochs,
                     learning_rate=config.learning_rate,
                     per_device_train_batch_size=config.batch_size,
-                    warmup_steps=config.warmup_ratio,  # below 1 it is a share of all steps
+                    warmup_steps=config.warmup_ratio,  # below 1: a share of all steps
                     weight_decay=_WEIGHT_DECAY,
                     eval_strategy="no",
                     save_strategy="no",
@@ -225,7 +225,7 @@ class _Run:
 
 
 def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
-    """The model that is learnt from, where beta or gamma asks for one, and where its head is from."""
+    """Return the teacher, if beta or gamma needs one, and the source of its head."""
     config = run.config
     if not config.beta and not config.gamma:
         return None, "none"
@@ -247,7 +247,7 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
         parameter.requires_grad_(True)
     for module in teacher.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # the head is to read what it will read afterwards
+            module.p = 0.0  # train the head on the same inputs that it gets afterwards
     masked = config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
     run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head")
     return teacher, "trained"
@@ -259,7 +259,7 @@ class _Progress(TrainerCallback):
         self._tell = tell
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by the trainer with the losses of the last steps."""
+        """Report the losses of the last steps."""
         if self._tell is not None and logs and "loss" in logs:
             self._tell(
                 f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"

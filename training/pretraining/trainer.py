@@ -27,27 +27,27 @@ _TRAINING, _EVALUATION = range(2)
 
 
 class PretrainingTrainer(Trainer):
-    """Trains a masked-language model on masked texts, to a teacher's predictions and hidden states.
+    """Train a masked-language model on masked texts and on a teacher's predictions and hidden states.
 
-    The loss of a step is ``pretraining_loss`` over all its texts, however many micro-batches
-    and devices they came in. Masks are drawn anew for every step, by the seed and the step alone. Logits over the
-    vocabulary are computed only where the loss reads them, and not more at once than fit in about a gigabyte.
+    The loss of a step is ``pretraining_loss`` over all its texts, regardless of the number of micro-batches
+    and devices. Masks are drawn for every step, from the seed and the step only. Logits over the vocabulary
+    are computed only where the loss needs them, in chunks that fit in about a gigabyte.
 
-    Training logs ``masked_lm``, ``distillation`` and ``cosine``, those that have weight, beside ``loss``; evaluation
-    reports them after ``eval_``, over masks that are the same at every evaluation. There are no predictions.
+    Training logs ``masked_lm``, ``distillation`` and ``cosine``, if they have weight, beside ``loss``; evaluation
+    reports them with the prefix ``eval_``, using the same masks at every evaluation. There are no predictions.
 
     Args:
         model: the student, an ``AutoModelForMaskedLM`` of a known family (bert, distilbert, roberta).
-        args: its arguments.
-        teacher_model: another, with the same vocabulary; needed unless beta and gamma are 0. Put into evaluation
+        args: the training arguments.
+        teacher_model: another one, with the same vocabulary; required unless beta and gamma are 0. Set to evaluation
             mode, moved to the student's device, run without gradient in the student's precision, never saved.
-        **kwargs: everything else that ``transformers.Trainer`` takes, except ``compute_loss_func``;
+        **kwargs: all other arguments of ``transformers.Trainer``, except ``compute_loss_func``;
             ``processing_class`` is the tokenizer and must have a mask token. Rows need ``input_ids``; their labels
-            are not read.
+            are ignored.
 
     Raises:
         InputError: the teacher or the mask token is missing, or the teacher does not fit the student.
-        ModelError: the masked-language head of a family is not known.
+        ModelError: the masked-language head of a family is unknown.
     """
 
     args: PretrainingArguments
@@ -68,9 +68,9 @@ class PretrainingTrainer(Trainer):
         args = args if args is not None else PretrainingArguments(output_dir="tmp_trainer")
         if args.n_gpu > 1:
             logger.warning("one of %d GPUs is used; start a process for each (accelerate launch)", args.n_gpu)
-            args._n_gpu = 1  # DataParallel's copies would keep their hidden states to themselves
+            args._n_gpu = 1  # hidden states of DataParallel's replicas would not be accessible
         super().__init__(model=model, args=args, **kwargs)
-        # Transformers before 5.20 divide the loss by the micro-batches where this is False.
+        # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
         self.masking = Masking(self.processing_class, args.mlm_probability, self._data_seed())
         if kwargs.get("data_collator") is None:
@@ -99,9 +99,9 @@ class PretrainingTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """The micro-batches of one optimizer step, masked, and how many tokens each part of the loss reads there.
+        """Return the masked micro-batches of one optimizer step, and the token count of each part of the loss.
 
-        Those of all processes, int64[3] as ``TripleLoss.counts`` has them.
+        The counts, int64[3] as in ``TripleLoss.counts``, are those of all processes.
         """
         place = (_TRAINING, self.state.global_step, self.args.process_index)
         batches = [
@@ -125,9 +125,9 @@ class PretrainingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """DistilBERT's loss of a masked batch.
+        """Compute DistilBERT's loss of a masked batch.
 
-        ``num_items_in_batch``: what ``get_batch_samples`` counted; by default what ``inputs`` holds.
+        ``num_items_in_batch``: the counts from ``get_batch_samples``; by default those of ``inputs``.
         """
         given = isinstance(num_items_in_batch, Tensor)
         counts = num_items_in_batch if given else self.triple_loss.counts(inputs)
@@ -147,7 +147,7 @@ class PretrainingTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """The loss of a batch; no predictions."""
+        """Compute the loss of a batch, without predictions."""
         place = (_EVALUATION, self._num_evaluated, self.args.process_index)
         batch = self.masking(self._prepare_inputs(inputs), *place)
         self._num_evaluated += 1
@@ -158,7 +158,7 @@ class PretrainingTrainer(Trainer):
         return self.triple_loss.weighted(parts), None, None
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in ``Trainer``; the loss and its parts are means over tokens, as in training."""
+        """Evaluate as ``Trainer`` does, with the loss and its parts as means over tokens, as in training."""
         self._num_evaluated, self._eval_sums = 0, torch.zeros_like(self._eval_sums)
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if self._num_evaluated and output.metrics is not None:
@@ -172,7 +172,7 @@ class PretrainingTrainer(Trainer):
     # ---- Logging ----------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and with a training loss its parts, averaged over the same steps."""
+        """Log; add to a training loss its parts, averaged over the same steps."""
         if "loss" in logs:
             *parts, num_steps = self._over_processes(self._part_sums).tolist()
             if num_steps:
@@ -185,7 +185,7 @@ class PretrainingTrainer(Trainer):
         return gathered.sum(dim=0)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As in ``Trainer``."""
-        # A new training starts here: parts of an earlier one that was cut short are not this one's.
+        """Create the optimizer as ``Trainer`` does, and reset the sums of the loss's parts."""
+        # A new training starts here: drop the sums of an earlier, interrupted one.
         self._part_sums = torch.zeros_like(self._part_sums)
         return super().create_optimizer(model)

@@ -1,1 +1,1 @@
-"""The student that every trial starts from."""
+"""Build the student that every trial starts from."""

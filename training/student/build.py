@@ -1,4 +1,4 @@
-"""The student that every trial starts from: a checkpoint, or chosen layers of the teacher."""
+"""Build the student that every trial starts from: a checkpoint, or selected layers of the teacher."""
 
 from __future__ import annotations
 
@@ -49,36 +49,36 @@ def build_student(
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
-    A student from a checkpoint has a tokenizer of its own, so its token ids, and the example ids made from
-    them, are not the teacher's. Tokenize the same texts in the same order for it and carry the teacher's
-    logits over row by row; join by example id only inside the logits cache.
+    A student from a checkpoint has its own tokenizer, so its token ids, and the example ids computed from
+    them, differ from the teacher's. Tokenize the same texts in the same order for it and transfer the teacher's
+    logits row by row; join by example id only inside the logits cache.
 
     Args:
         config: The ``student`` section.
         teacher_dir: The prepared teacher.
         label_names: Labels in the data's order; the student's head has this order.
-        out_dir: Replaced when it exists.
-        max_length: Tokens that texts are cut to; None leaves unchecked whether the student takes as many.
-        texts: Training texts and others, for ``pretraining`` and ``vocabulary``; ``width`` reads the first.
-        labels: Of the training texts, for ``width``.
-        validation_texts: On which the record says how many texts a trimmed vocabulary covers.
-        num_threads: Intra-op threads; None leaves them as they are.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
-        tell: Told how far the pretraining is.
-        task: What the student is to learn, and the teacher has learned.
+        out_dir: Replaced if it exists.
+        max_length: Tokens that texts are cut to; None skips the check of the student's positions.
+        texts: Training texts and others, for ``pretraining`` and ``vocabulary``; ``width`` uses the training texts.
+        labels: Labels of the training texts, for ``width``.
+        validation_texts: Texts on which the coverage of a trimmed vocabulary is measured.
+        num_threads: Intra-op threads; None does not change them.
+        use_gpu: Whether a GPU may be used; None uses one if available.
+        tell: Called with the progress of the pretraining.
+        task: The task of student and teacher.
 
     Returns:
         ``family``, ``num_parameters``, ``num_layers``, ``layers`` (the teacher's; None from a checkpoint),
-        ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the rows of the token
-        embedding that differ, ``parity``, what ``width`` and ``vocabulary`` did to the logits, each a step as
-        :class:`StepParity` has it (nothing is compared where the head is new, or without training texts), and where
-        there was one ``pretraining``, what ``warm_student`` says of it, and ``vocabulary``, whose ``covered_share``
-        is the share of validation texts, 0 to 1, all of whose pieces stay as they are (None without such texts).
+        ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the number of distinct
+        rows of the token embedding, ``parity``, the change of the logits by ``width`` and ``vocabulary``, each a step
+        of :class:`StepParity` (nothing is compared if the head is new, or without training texts), and, if configured,
+        ``pretraining``, the result of ``warm_student``, and ``vocabulary``, whose ``covered_share`` is the share of
+        validation texts, 0 to 1, all of whose pieces are kept (None without such texts).
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its family is not known, a layer does not exist, texts
-            may be longer than it takes or in characters that its tokenizer does not know, it cannot be pretrained, or
-            it is to keep more than it has.
+        ModelError: The checkpoint cannot be loaded, its family is unknown, a layer does not exist, texts may exceed
+            its positions or have characters that its tokenizer does not cover, it cannot be pretrained, or more heads
+            or rows are to be kept than it has.
     """
     torch.manual_seed(config.seed)
     if config.from_teacher is not None:
@@ -102,14 +102,14 @@ def build_student(
         use_gpu=use_gpu,
         task=task,
     )
-    # A whole model tells better what is important than some of its layers that were never trained together.
+    # Importance is more accurate in the whole model than in selected layers that were never trained together.
     if config.width is not None:
         parity.before(source, tokenizer)
         narrow(source, tokenizer, config.width, texts[0], labels, max_length=max_length, task=task)
         parity.after("width", source, tokenizer)
     student = _with_chosen_layers(source, config)
     more = {}
-    if config.pretraining is not None:  # before trimming: the teacher has all the pieces
+    if config.pretraining is not None:  # before trimming, since the teacher has all the pieces
         more["pretraining"] = warm_student(
             student,
             tokenizer,
@@ -163,7 +163,7 @@ def _kept_pieces(
 def _with_fewer_rows(
     student: PreTrainedModel, tokenizer: Any, kept: list[int], config: VocabularyConfig
 ) -> tuple[Any, int]:
-    """The student's tokenizer, and how many rows its token embedding, changed in place, has now."""
+    """Reduce the token embedding in place; return the student's tokenizer and the number of distinct rows."""
     if config.others == "nearest":
         return tokenizer, share_rows(student, kept)
     return trim_vocabulary(student, tokenizer, kept), len(kept)

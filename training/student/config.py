@@ -11,7 +11,7 @@ from ..section import Count, Layers, Name, Section, Seed, Width
 
 
 class FromTeacherConfig(Section):
-    """A student made of some of the teacher's layers."""
+    """A student built from some of the teacher's layers."""
 
     layers: Layers = Field(
         description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
@@ -19,7 +19,7 @@ class FromTeacherConfig(Section):
 
 
 class VocabularyConfig(Section):
-    """Which word pieces a student keeps: those of train and ``data.unlabelled``, and what spells the others."""
+    """The word pieces that a student keeps: those of train and ``data.unlabelled``, and those that spell the others."""
 
     min_count: Count = Field(default=1, description="Keep pieces that occur there at least so often.")
     size: Count | None = Field(
@@ -33,7 +33,7 @@ class VocabularyConfig(Section):
 
 
 class WidthConfig(Section):
-    """How much of each layer a student keeps; the same count in every layer."""
+    """How many heads and feed-forward rows a student keeps, the same in every layer."""
 
     intermediate_size: Width | None = Field(
         default=None, description="Rows of the feed-forward part. Default: all."
@@ -42,7 +42,7 @@ class WidthConfig(Section):
 
 
 class StudentConfig(Section):
-    """The model to train: exactly one of checkpoint and from_teacher."""
+    """The student to train: exactly one of checkpoint and from_teacher."""
 
     checkpoint: Name | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
     layers: Layers | None = Field(
@@ -70,7 +70,7 @@ class StudentConfig(Section):
 
     @property
     def has_own_pieces(self) -> bool:
-        """Whether its word pieces are others than the teacher's."""
+        """Whether its word pieces differ from the teacher's."""
         trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
         return self.checkpoint is not None or trimmed
 

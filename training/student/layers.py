@@ -1,4 +1,4 @@
-"""Some of a model's layers as a model of their own."""
+"""Build a model from some of another model's layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..models.families import family_of
 
 
 def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
-    """So many of the teacher's layers, evenly spaced from its first to its last.
+    """Return ``num_layers`` of the teacher's layers, evenly spaced from its first to its last.
 
     Raises:
-        ModelError: The teacher has fewer.
+        ModelError: The teacher has fewer layers.
     """
     have = load_config(teacher_dir).num_hidden_layers
     if not 1 <= num_layers <= have:
@@ -27,10 +27,10 @@ def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
 
 
 def check_layers(layers: list[int], num_layers: int, key: str, owner: str) -> None:
-    """Refuse layers that are not some of ``num_layers``, each once, in rising order.
+    """Check that layers are among ``num_layers``, distinct and in ascending order.
 
     Raises:
-        ModelError: They are not; it names the ``key`` of the specification and whose layers they are.
+        ModelError: They are not; names the ``key`` of the specification and the layers' ``owner``.
     """
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
         raise ModelError(
@@ -45,16 +45,16 @@ def student_from_layers(
     key: str = "student.from_teacher.layers",
     owner: str = "the teacher",
 ) -> PreTrainedModel:
-    """A new model with the teacher's embeddings, the layers named, its pooler and its head.
+    """Build a new model from the teacher's embeddings, the given layers, its pooler and its head.
 
     Args:
         teacher: A sequence classifier of a known family.
-        layers: Its layers from 0, rising.
-        key: Of the specification, for the error.
-        owner: Likewise.
+        layers: Layers to keep, from 0, ascending.
+        key: Key of the specification, for the error message.
+        owner: Name of the layers' owner, for the error message.
 
     Raises:
-        ModelError: The family is not known; a layer does not exist, is named twice or out of order.
+        ModelError: The family is unknown, or a layer does not exist, is given twice or out of order.
     """
     place = f"{teacher.base_model_prefix}.{family_of(teacher, key, 'layers').layers}"
     num_layers = teacher.config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""What a step that makes a model smaller does to its logits, before any training heals it."""
+"""Measure how a step that makes a model smaller changes its logits, before any training recovers them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NUM_TEXTS = 512
 
 
 class StepParity:
-    """Compares a classifier with itself before a step, on ``NUM_TEXTS`` texts at most.
+    """Compare a classifier's logits before and after a step, on at most ``NUM_TEXTS`` texts.
 
     Args:
-        texts: Training texts; those that are used are evenly spaced. Without any nothing is compared.
+        texts: Training texts, of which evenly spaced ones are used; without any, nothing is compared.
         max_length: Tokens that texts are cut to.
-        num_threads: Intra-op threads; None leaves them as they are.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
-        task: What the classifier was trained for.
+        num_threads: Intra-op threads; None does not change them.
+        use_gpu: Whether a GPU may be used; None uses one if available.
+        task: The classifier's task.
 
     Attributes:
-        steps: Of each step ``step``, its name, ``logits_rmse``, the root mean squared difference of the logits over
-            their standard deviation before it, and ``predictions_changed``, the share of texts, 0 to 1, whose
-            prediction is another; both None where nothing is compared.
+        steps: For each step its name ``step``, ``logits_rmse``, the root mean squared difference of the logits divided
+            by their standard deviation before the step, and ``predictions_changed``, the share of texts, 0 to 1, whose
+            prediction changed; both None if nothing is compared.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class StepParity:
         self.steps: list[dict[str, Any]] = []
 
     def before(self, model: PreTrainedModel, tokenizer: Any) -> None:
-        """Remember what the model says."""
+        """Record the model's logits before a step."""
         self._before = self._logits(model, tokenizer)
 
     def after(self, step: str, model: PreTrainedModel, tokenizer: Any) -> None:
-        """Compare what it says now, with the tokenizer that it has now."""
+        """Compare the logits after a step, computed with the present tokenizer."""
         after = self._logits(model, tokenizer)
         found: dict[str, Any] = {"logits_rmse": None, "predictions_changed": None}
         if self._before is not None and after is not None:
@@ -64,7 +64,7 @@ class StepParity:
         self.steps.append({"step": step, **found})
 
     def _logits(self, model: PreTrainedModel, tokenizer: Any) -> np.ndarray | None:
-        """float32[N, C]; the model is on the CPU afterwards."""
+        """Return the logits float32[N, C], and move the model to the CPU."""
         if not self._texts:
             return None
         split = tokenize_split(self._texts, [IGNORED_LABEL] * len(self._texts), tokenizer, self._max_length)
@@ -81,7 +81,7 @@ class StepParity:
 
 
 def compare_logits(before: np.ndarray, after: np.ndarray, task: Task = SINGLE_LABEL) -> dict[str, float]:
-    """``logits_rmse`` and ``predictions_changed`` as :class:`StepParity` says, of float[N, C] each."""
+    """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`."""
     error = np.sqrt(np.mean(np.square(after.astype(float) - before)))
     spread = max(float(before.astype(float).std()), float(np.finfo(np.float32).tiny))
     same = task.correct(task.predictions(after), task.predictions(before))

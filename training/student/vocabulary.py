@@ -1,7 +1,7 @@
-"""Trimming a WordPiece vocabulary to the pieces that texts use, tokenizer and embedding together.
+"""Trim a WordPiece vocabulary, in tokenizer and embedding, to the pieces that texts use.
 
-What is left spells every text that could be spelled before: every single character that stands in some piece stays,
-at the beginning of a word and inside it, so that a longer piece that is gone falls into shorter ones.
+The remaining pieces spell every text that could be spelled before: every single character of any piece is kept, at the
+beginning of a word and inside it, so that a removed piece is split into shorter ones.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def pieces_to_keep(
     size: int | None = None,
     others_spelled: bool = True,
 ) -> list[int]:
-    """Ids of the pieces that a trimmed vocabulary holds, rising.
+    """Return the ids of the pieces that a trimmed vocabulary keeps, ascending.
 
     Args:
-        tokenizer: A fast tokenizer, with a WordPiece model where the other pieces are to be spelled.
-        texts: Texts to be spelled with few pieces.
-        others: Further texts, whose pieces come after those.
-        min_count: Keep pieces that occur at least so often in both together.
-        size: Keep at most so many pieces: those of ``texts`` first, the frequent before the rare.
-        others_spelled: Whether single characters stay, so that they spell the pieces that go.
+        tokenizer: A fast tokenizer, with a WordPiece model if the other pieces are to be spelled.
+        texts: Texts whose pieces have priority.
+        others: Further texts, whose pieces come after those of ``texts``.
+        min_count: Keep pieces that occur at least this often in both together.
+        size: Keep at most this many pieces: those of ``texts`` first, frequent ones before rare ones.
+        others_spelled: Whether single characters are kept, so that they spell the removed pieces.
 
     Raises:
-        ModelError: The tokenizer has another model; ``size`` is less than what every text needs.
+        ModelError: The tokenizer has another model, or ``size`` is less than the pieces that every text needs.
     """
     needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     if others_spelled:
@@ -63,12 +63,12 @@ def pieces_to_keep(
 
 
 def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[str]) -> float | None:
-    """Share of texts, 0 to 1, all of whose pieces are kept: a trimmed tokenizer spells them with the same ones.
+    """Return the share of texts, 0 to 1, all of whose pieces are kept, so that their tokenization does not change.
 
     Args:
-        tokenizer: The one before.
-        kept: Ids that ``pieces_to_keep`` gave.
-        texts: Others than the ids were chosen by; without any the share is None.
+        tokenizer: The tokenizer before trimming.
+        kept: Ids returned by ``pieces_to_keep``.
+        texts: Texts other than those that selected the ids; without any, the share is None.
     """
     if not texts:
         return None
@@ -78,15 +78,15 @@ def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[str]) -> 
 
 
 def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int]) -> PreTrainedTokenizerFast:
-    """Leave a model and its tokenizer only some of the word pieces, which get new ids in their old order.
+    """Remove all but some word pieces from a model and its tokenizer; the rest get new ids in their old order.
 
     Args:
         model: Its input embedding loses the other rows.
-        tokenizer: Of that model; it stays as it is.
-        kept: Ids that ``pieces_to_keep`` gave.
+        tokenizer: The model's tokenizer; it is not changed.
+        kept: Ids returned by ``pieces_to_keep``.
 
     Returns:
-        The tokenizer with the pieces that are left.
+        The tokenizer with the remaining pieces.
     """
     new_id = {old: new for new, old in enumerate(kept)}
     embedding: Any = model.get_input_embeddings()
@@ -111,15 +111,15 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
 
 
 def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> TokenizedSplit:
-    """The same rows in the pieces that a trimmed tokenizer has left: a piece that is gone in shorter ones.
+    """Return the same rows in the pieces of a trimmed tokenizer, splitting removed pieces into shorter ones.
 
-    For rows that are no text, such as those with masks; texts are tokenized again.
+    Use this for rows that are not plain text, such as masked ones; tokenize texts again instead.
 
     Args:
         split: Token ids of ``old``.
         old: The tokenizer before.
-        new: What ``trim_vocabulary`` made of it.
-        max_length: Pieces after which a row is cut; its last one, which ends every text, stays.
+        new: The tokenizer returned by ``trim_vocabulary``.
+        max_length: Pieces after which a row is cut; its last one, which ends every text, is kept.
     """
     model = _wordpiece(new)
     spelled = {
@@ -134,7 +134,7 @@ def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> Tok
 
 
 def _spell(piece: str, model: dict[str, Any]) -> list[int]:
-    """Ids of a piece's longest parts from its beginning on, as WordPiece finds them."""
+    """Split a piece into the ids of its longest parts from the left, as WordPiece does."""
     vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
     if piece in vocabulary:
         return [vocabulary[piece]]
@@ -152,7 +152,7 @@ def _spell(piece: str, model: dict[str, Any]) -> list[int]:
 
 
 def _spelling(model: dict[str, Any]) -> set[int]:
-    """Ids of single characters; and of pieces that hold one where it has no piece of its own."""
+    """Return the ids of single characters, and of pieces that contain a character without its own piece."""
     vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
     special = {token["content"] for token in model["added_tokens"]}
 
@@ -171,7 +171,7 @@ def _spelling(model: dict[str, Any]) -> set[int]:
 
 
 def _unused(piece: str) -> bool:
-    """Whether it is one of the places that BERT's vocabularies hold free."""
+    """Return whether a piece is one of the unused entries of BERT's vocabularies."""
     return piece.startswith("[unused") and piece.endswith("]")
 
 
@@ -181,7 +181,7 @@ def _pieces(tokenizer: Any, texts: Sequence[str]) -> list[int]:
 
 
 def _wordpiece(tokenizer: Any) -> dict[str, Any]:
-    """The tokenizer's model as its file holds it, and beside it its ``added_tokens``."""
+    """Return the tokenizer's model as in its file, together with its ``added_tokens``."""
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = whole["model"].get("type")
     if kind != "WordPiece":

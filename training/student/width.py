@@ -1,4 +1,4 @@
-"""Which attention heads and feed-forward rows of each layer a student keeps: the most important ones."""
+"""Select the most important attention heads and feed-forward rows of each layer, which a student keeps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .config import WidthConfig
 
 NUM_TEXTS = 1000
 _BATCH_SIZE = 32
-_MAX_LENGTH = 128  # where nothing says what texts are cut to
+_MAX_LENGTH = 128  # default number of tokens that texts are cut to
 
 
 def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "student.width") -> None:
-    """Refuse to keep more than there is.
+    """Check that no more heads or rows are to be kept than the model has.
 
     Args:
         width: The section ``student.width``.
-        config: Of the model that is to be narrowed.
-        where: The section's name.
+        config: Configuration of the model to be narrowed.
+        where: The section's name, for the error message.
 
     Raises:
-        ModelError: Which key, what was given, what the model has; or its family is not known.
+        ModelError: A key exceeds what the model has (names key, given value and maximum), or its family is unknown.
     """
     family_of(config, where, "width")
     rows, heads = num_rows(config), num_heads(config)
@@ -57,19 +57,19 @@ def narrow(
     max_length: int | None = None,
     task: Task = SINGLE_LABEL,
 ) -> None:
-    """Leave every layer of a classifier the most important heads and rows, in their old order, in place.
+    """Prune every layer of a classifier to its most important heads and rows, in their old order, in place.
 
     Args:
         model: The classifier.
-        tokenizer: Of that model.
-        width: How many are left.
-        texts: Training texts; ``NUM_TEXTS`` of them, evenly spaced, tell what is important.
-        labels: Of these texts; without them each text has the label that the model finds most likely.
+        tokenizer: The classifier's tokenizer.
+        width: How many to keep.
+        texts: Training texts; importance is measured on ``NUM_TEXTS`` of them, evenly spaced.
+        labels: Labels of these texts; without them the model's own predictions are used.
         max_length: Tokens that texts are cut to.
-        task: What the classifier was trained for.
+        task: The classifier's task.
 
     Raises:
-        ModelError: ``check_width`` refuses; or there are no texts.
+        ModelError: ``check_width`` fails, or there are no texts.
     """
     check_width(width, model.config)
     if not texts:
@@ -92,19 +92,18 @@ def narrow(
 def importance(
     model: PreTrainedModel, split: TokenizedSplit, task: Task = SINGLE_LABEL
 ) -> tuple[Tensor, Tensor]:
-    """What leaving out a head or a feed-forward row would do to the loss, to first order.
+    """Estimate, to first order, how removing a head or a feed-forward row would change the loss.
 
-    With a mask ``m`` on the heads' outputs, all ones, the importance of head h is ``E_x |dL(x) / dm_h|``, which is
+    With an all-ones mask ``m`` on the heads' outputs, the importance of head h is ``E_x |dL(x) / dm_h|``, which is
     ``E_x |sum_s Att_h(x)_s . dL(x) / dAtt_h(x)_s|`` over a text's positions s (Michel, Levy and Neubig 2019,
-    arXiv:1905.10650, section 4.1). That of row i is the same of its activation a, ``E_x |sum_s a_is dL / da_is|``
-    (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is the task's loss against the labels; a text
-    without a label has the one that the model finds most likely. Compare within a layer: layers are not scaled to one
-    another.
+    arXiv:1905.10650, section 4.1). That of row i is the same for its activation a, ``E_x |sum_s a_is dL / da_is|``
+    (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is the task's loss against the labels; for a text
+    without a label the model's prediction is used. Values are comparable only within a layer.
 
     Args:
-        model: A classifier; it is run without dropout, and left in the mode that it was in.
-        split: N texts in its tokens; label ``IGNORED_LABEL`` is no label.
-        task: What the classifier was trained for.
+        model: A classifier; it is run without dropout, and its mode is restored.
+        split: N texts in its tokens; ``IGNORED_LABEL`` means no label.
+        task: The classifier's task.
 
     Returns:
         float32[layers, heads] and float32[layers, rows].
@@ -125,7 +124,7 @@ def importance(
     try:
         with torch.enable_grad():
             for _, labels, logits in logits_of_batches(model, split, batches, pad_token_id=pad):
-                # Texts do not meet in a batch: the gradient of the summed loss is each text's own.
+                # Texts in a batch are independent, so the gradient of the summed loss is that of each text.
                 loss = task.hard_loss(logits, task.with_own_labels(labels, logits), num_items=1)
                 found = _per_text(loss, read, head_size(model.config))
                 read.clear()
@@ -138,7 +137,7 @@ def importance(
 
 
 def _per_text(loss: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
-    """Of what each reader read, heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn, the sums over B texts."""
+    """Return the sums over B texts for each reader's input: heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn."""
     found = []
     for number, (each, gradient) in enumerate(zip(read, torch.autograd.grad(loss, read), strict=True)):
         change = (each.detach() * gradient).sum(1)
@@ -149,6 +148,6 @@ def _per_text(loss: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
 
 
 def _best(scores: Tensor, count: int | None) -> list[list[int]]:
-    """Of each layer the places of the ``count`` highest scores, rising; of equal ones the first."""
+    """Return for each layer the ascending indices of the ``count`` highest scores; on ties, the first."""
     best = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
     return best.sort(dim=1).values.tolist()

@@ -1,4 +1,4 @@
-"""Tasks: a file for each. Importing this registers them, and loads neither torch nor transformers."""
+"""Tasks, one per module. Importing this registers them, and loads neither torch nor transformers."""
 
 from .base import TASKS as TASKS
 from .base import OutOfScope as OutOfScope

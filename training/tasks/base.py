@@ -1,4 +1,4 @@
-"""What a task is: how texts, labels and logits belong together; and the registry of tasks.
+"""The base class of tasks, which relate texts, labels and logits, and the registry of tasks.
 
 Shapes: N texts, B texts of a batch, C outputs of the model for a text. Importing this loads neither torch nor
 transformers: a specification is read by names.
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutOfScope:
-    """What a threshold for out-of-scope texts needs of a task: that a text has one class.
+    """Support for a threshold for out-of-scope texts, in tasks where a text has one class.
 
     Attributes:
-        predictions: The class of each text without a threshold, int[N] of logits[N, C].
+        predictions: Function from logits[N, C] to the class of each text without a threshold, int[N].
     """
 
     predictions: Callable[[np.ndarray], np.ndarray]
 
 
 class Task(ABC):
-    """What is learned: how logits are trained, measured and turned into predictions.
+    """The training losses, metrics and decoding of a model's logits.
 
-    Predictions and labels are arrays whose first axis is texts; what follows is the task's own. The entry of the same
+    Predictions and labels are arrays whose first axis is texts; further axes depend on the task. The entry of the same
     name in ``export/runtime/tasks`` decodes logits where torch is not installed.
 
     Attributes:
@@ -45,7 +45,7 @@ class Task(ABC):
         description: One phrase, for the documentation.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
-        out_of_scope: None where texts cannot be told to be out of scope.
+        out_of_scope: None if the task cannot predict out-of-scope texts.
     """
 
     name: ClassVar[str]
@@ -60,7 +60,7 @@ class Task(ABC):
 
     @abstractmethod
     def num_outputs(self, label_names: list[str]) -> int:
-        """Return C, the outputs of the head for these labels."""
+        """Return C, the number of the head's outputs for these labels."""
 
     # ---- Losses -----------------------------------------------------------------------------------------
 
@@ -73,13 +73,13 @@ class Task(ABC):
         num_items: Tensor | int | None = None,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Compute the loss against the labels, a scalar in float32; a text without a label adds nothing.
+        """Compute the loss against the labels, a scalar in float32; texts without a label are ignored.
 
         Args:
             logits: [B, C].
-            labels: Of the same texts.
+            labels: Labels of the same texts.
             num_items: Divisor of the sum over texts; by default the number of labelled ones.
-            label_smoothing: Weight of the even distribution, 0 to 1.
+            label_smoothing: Weight of the uniform distribution, 0 to 1.
         """
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Task(ABC):
         temperature: float,
         num_items: Tensor | int | None = None,
     ) -> Tensor:
-        """Compute the loss against the teacher's logits, a scalar in float32, without gradient into them.
+        """Compute the loss against the teacher's logits, a scalar in float32, without gradient to the teacher.
 
         Args:
             student_logits: [B, C].
@@ -102,11 +102,11 @@ class Task(ABC):
 
     @abstractmethod
     def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the labels of B texts, the missing ones replaced by what logits[B, C] predict."""
+        """Return the labels of B texts, missing ones replaced by the predictions of logits[B, C]."""
 
     @abstractmethod
     def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot give."""
+        """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot predict."""
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Task(ABC):
 
     @abstractmethod
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return bool[N], whether each prediction is right; the gate compares two models by it."""
+        """Return whether each prediction is correct, bool[N]; the gate compares two models by it."""
 
     @abstractmethod
     def metrics(
@@ -125,28 +125,28 @@ class Task(ABC):
         """Measure predictions.
 
         Args:
-            predictions: Of N texts.
-            labels: Of the same texts.
+            predictions: Predictions for N texts.
+            labels: Labels of the same texts.
             out_of_scope_id: Class of the texts outside every label; None where there is none.
 
         Returns:
-            ``accuracy``, 0 to 1, and the task's other metrics by name; None where one is not defined on these texts.
+            ``accuracy``, 0 to 1, and the task's other metrics by name; None for one that is undefined on these texts.
 
         Raises:
-            ValueError: There are no labels, or not as many predictions.
+            ValueError: There are no labels, or their number differs from that of the predictions.
         """
 
     @abstractmethod
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
-        """Measure a ``transformers.EvalPrediction``: the ``compute_metrics`` of a ``Trainer``."""
+        """Compute the metrics of a ``transformers.EvalPrediction``, as a ``Trainer``'s ``compute_metrics``."""
 
 
 TASKS: Registry[Task] = Registry()
-"""Every registered task by its name; the package fills it."""
+"""Registered tasks by name; importing the package registers them."""
 
 
 def get(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task with this name.
 
     Raises:
         InputError: There is none.

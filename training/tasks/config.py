@@ -12,7 +12,7 @@ from . import TASKS
 
 
 class _Registered:
-    """Metadata of a text that is the name of a task."""
+    """Pydantic metadata of a string that is the name of a registered task."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return core_schema.no_info_after_validator_function(_known, handler(source))

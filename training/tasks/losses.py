@@ -1,6 +1,6 @@
-"""The losses that tasks share, as pure functions of logits over classes; computed in float32.
+"""Losses shared by tasks, as pure functions of logits over classes; computed in float32.
 
-Shapes: B examples, C classes. ``num_items`` is what a sum over examples is divided by.
+Shapes: B examples, C classes. ``num_items`` is the divisor of a sum over examples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, num_items: Tensor | int | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the cross-entropy of logits[B, C] and labels[B]; rows labelled -100 add nothing.
+    """Return the cross-entropy of logits[B, C] and labels[B]; rows labelled -100 are ignored.
 
     ``num_items``: divisor of the sum over rows; by default the number of labelled rows.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SingleLabel(Task):
-    """Labels and predictions are int[N], numbers of classes; a label of -100 is none."""
+    """Classify texts with one label each; labels and predictions are class numbers int[N], -100 for no label."""
 
     name: ClassVar[str] = "single_label"
     description: ClassVar[str] = "one label for each text"
@@ -32,7 +32,7 @@ class SingleLabel(Task):
         return tokenize_split(rows[text][:], rows[self.label_column][:], tokenizer, max_length)
 
     def num_outputs(self, label_names: list[str]) -> int:
-        """Return the number of labels: one logit for each."""
+        """Return the number of labels; each has one logit."""
         return len(label_names)
 
     def hard_loss(
@@ -62,29 +62,29 @@ class SingleLabel(Task):
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature, num_items=num_items)
 
     def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return labels[B], those of -100 replaced by the class of the largest logit."""
+        """Return labels[B] with -100 replaced by the class of the largest logit."""
         from ..data.tokenized import IGNORED_LABEL
 
         return logits.argmax(-1).where(labels == IGNORED_LABEL, labels)
 
     def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return labels[N], -100 in place of an out-of-scope class that only a threshold gives."""
+        """Return labels[N] with -100 for an out-of-scope class that only a threshold predicts."""
         from ..data.tokenized import IGNORED_LABEL
 
         return np.where(labels < num_outputs, labels, IGNORED_LABEL)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """Return int64[N], the class of the largest logit, of equal ones the first."""
+        """Return the class of the largest logit, int64[N]; of equal ones, the first."""
         return logits.argmax(axis=-1)
 
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return bool[N], whether each class is the label."""
+        """Return whether each predicted class is the label, bool[N]."""
         return predictions == labels
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
     ) -> dict[str, float | None]:
-        """Measure shares of right predictions, 0 to 1.
+        """Compute shares of correct predictions, 0 to 1.
 
         Returns:
             ``accuracy`` over all texts; ``in_scope_accuracy`` over those whose label is an intent (equal to accuracy
@@ -92,7 +92,7 @@ class SingleLabel(Task):
             such a class or such a text).
 
         Raises:
-            ValueError: There are no labels, or not as many predictions.
+            ValueError: There are no labels, or their number differs from that of the predictions.
         """
         predictions, labels = np.asarray(predictions), np.asarray(labels)
         if labels.size == 0 or len(predictions) != len(labels):
@@ -111,7 +111,7 @@ class SingleLabel(Task):
         }
 
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
-        """Measure logits[N, C], or classes int[N] where ``preprocess_logits_for_metrics`` makes those of them."""
+        """Compute the metrics of logits[N, C], or of classes int[N] from ``preprocess_logits_for_metrics``."""
         given = np.asarray(evaluated.predictions)
         predictions = self.predictions(given) if given.ndim == 2 else given
         found = self.metrics(predictions, evaluated.label_ids)

@@ -33,7 +33,7 @@ class FineTuneConfig(OptimizationConfig):
 
 
 class ScratchConfig(OptimizationConfig):
-    """Train a small BERT from nothing, with a WordPiece tokenizer made from the training texts."""
+    """Train a small BERT from scratch, with a WordPiece tokenizer trained on the training texts."""
 
     vocab_size: int = Field(default=2000, ge=100, le=10**7, description="Most word pieces in the tokenizer.")
     hidden_size: int = Field(default=128, ge=8, le=2**17, description="Width.")
@@ -99,7 +99,7 @@ class TeacherConfig(Section):
 
     @property
     def members(self) -> list[TeacherConfig]:
-        """Each teacher as a section of its own."""
+        """Each teacher of an ensemble as its own section."""
         return [
             self.model_copy(update={"seed": self.seed + number, "ensemble": 1})
             for number in range(self.ensemble)

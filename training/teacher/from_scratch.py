@@ -1,4 +1,4 @@
-"""A small BERT from nothing: a WordPiece tokenizer made from texts, and a model from a configuration."""
+"""A small BERT from scratch: a WordPiece tokenizer trained on texts, and a model built from a configuration."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SPECIAL = {
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
-    """A lower-casing WordPiece tokenizer with at most ``vocab_size`` pieces, learned from ``texts``.
+    """Train a lower-casing WordPiece tokenizer with at most ``vocab_size`` pieces on ``texts``.
 
-    Texts become ``[CLS] text [SEP]``; the same texts give the same pieces with the same numbers.
+    Texts become ``[CLS] text [SEP]``; the same texts give the same pieces with the same ids.
     """
     special = list(_SPECIAL.values())
     learner = BertWordPieceTokenizer(lowercase=True)
@@ -35,7 +35,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
         special_tokens=[*special, *_continuations(learner, texts)],
     )
     vocabulary = learner.get_vocab()
-    # A new one around the pieces: for the learner the continuations are special, which they are not.
+    # Build a new tokenizer from the pieces: the trained one treats the continuations as special tokens.
     tokenizer = BertWordPieceTokenizer(vocabulary, lowercase=True)
     assert tokenizer.num_special_tokens_to_add(False) == 2, "[CLS] and [SEP]"
     return PreTrainedTokenizerFast(
@@ -46,9 +46,9 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
 
 
 def _continuations(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> list[str]:
-    """Every ``##c`` that the texts need, sorted.
+    """Return every ``##c`` that the texts need, sorted.
 
-    Left to itself training numbers them in the order of a hash table, different in each process, and breaks
+    By default training numbers them in the order of a hash table, which differs between processes, and breaks
     ties between pieces by these numbers.
     """
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
@@ -60,7 +60,7 @@ def _continuations(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> l
 def new_model(
     config: ScratchConfig, tokenizer: Any, label_names: list[str], max_length: int
 ) -> BertForSequenceClassification:
-    """An untrained BERT classifier that fits the tokenizer and the labels; seed torch before."""
+    """Build an untrained BERT classifier for the tokenizer and the labels; seed torch first."""
     return BertForSequenceClassification(
         scratch_shapes(
             config,
@@ -73,7 +73,7 @@ def new_model(
 
 
 def scratch_shapes(config: ScratchConfig, **others: Any) -> BertConfig:
-    """The configuration of ``new_model``, as far as it does not hang on tokenizer and labels."""
+    """Return the configuration of ``new_model``, without what depends on tokenizer and labels."""
     return BertConfig(
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,

@@ -1,4 +1,4 @@
-"""The teacher's logits over a split: computed once, kept by content, joined by example id."""
+"""A content-addressed cache of the teacher's logits over a split, joined by example id."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class LogitsResult:
     """Logits of a split.
 
     Attributes:
-        logits: float32[N, C], read-only, row by row of the split; memory-mapped when the cache has this order.
-        computed: Whether the teacher had to run.
+        logits: float32[N, C], read-only, in the split's order; memory-mapped if the cache has the same order.
+        computed: Whether the teacher had to be run.
         key: Name of the entry in the cache.
-        seconds: Time it took, hashing and reading included.
+        seconds: Elapsed time, including hashing and reading.
     """
 
     logits: np.ndarray
@@ -41,10 +41,9 @@ class LogitsResult:
 
 
 def logits_key(model_dir: str | Path, split: TokenizedSplit, max_length: int, dtype: str) -> str:
-    """Hash of all that the logits depend on: token ids, teacher's weights and tokenizer, length, dtype.
+    """Return a hash of all that the logits depend on: token ids, teacher's weights and tokenizer, length, dtype.
 
-    The order of the rows does not enter: the same texts in another order have the same key. Only files are
-    read, no model is loaded.
+    The key does not depend on the order of the rows. Only files are read; no model is loaded.
     """
     digest = hashlib.sha256(f"{_FORMAT}:{checkpoint_fingerprint(model_dir)}:{max_length}:{dtype}\n".encode())
     digest.update(np.sort(split.example_ids).astype("<i8").tobytes())
@@ -62,21 +61,21 @@ def teacher_logits(
     batch_size: int = 256,
     use_gpu: bool | None = None,
 ) -> LogitsResult:
-    """Logits of the teacher over a split, from the cache where it holds them.
+    """Return the teacher's logits over a split, from the cache or by running the teacher.
 
-    A row is found by the hash of its token ids. An entry that lacks a row, is damaged, or is not what its name
-    says counts as a miss and is computed again: never is a text given another text's logits.
+    Rows are looked up by the hash of their token ids. An entry that lacks a row, is damaged, or does not match its
+    name counts as a miss and is recomputed, so a text never gets another text's logits.
 
     Args:
         model_dir: The teacher's checkpoint.
         split: Texts tokenized with the teacher's tokenizer.
         max_length: Tokens that texts were cut to.
-        cache_dir: Holds ``<key>/logits.npy`` float32[N, C], ``<key>/example_ids.npy`` int64[N] and
-            ``<key>/meta.json``; may be shared by writers.
-        dtype: ``float32``, or ``bfloat16`` to multiply in that (the logits are float32 all the same).
+        cache_dir: Contains ``<key>/logits.npy`` float32[N, C], ``<key>/example_ids.npy`` int64[N] and
+            ``<key>/meta.json``; safe for concurrent writers.
+        dtype: ``float32``, or ``bfloat16`` for the multiplications (the logits are float32 in both cases).
         num_threads: Intra-op threads while computing.
-        batch_size: Most texts a batch; batches are made of texts of like length.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
+        batch_size: Maximum number of texts per batch; batches have texts of similar length.
+        use_gpu: Whether a GPU may be used; None uses one if available.
 
     Raises:
         InputError: ``dtype`` is unknown.
@@ -99,7 +98,7 @@ def teacher_logits(
             dtype=dtype,
             use_gpu=use_gpu,
         )
-        # What appeared meanwhile is another's same entry, and may be in use; what was damaged is replaced.
+        # An entry written concurrently is equal and may be in use, so keep it; replace a damaged one.
         for keep_existing in (not damaged, False):
             _write(cache_dir / key, key, split, values, keep_existing=keep_existing)
             held = _read(cache_dir / key, key, split)
@@ -110,7 +109,7 @@ def teacher_logits(
 
 
 def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None:
-    """The entry's logits float32[N, C] in the split's order, read-only; None when anything does not fit."""
+    """Return the entry's logits float32[N, C] in the split's order, read-only, or None if anything does not match."""
     if not directory.exists():
         return None
     try:

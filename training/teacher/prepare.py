@@ -1,4 +1,4 @@
-"""The teacher: loaded, fine-tuned or trained from nothing, and saved with its labels in the data's order."""
+"""Load, fine-tune or train a teacher from scratch, and save it with its labels in the data's order."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OnEpoch = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class _Begun:
-    """A teacher before its training; without a recipe it needs none."""
+    """A teacher before its training; it needs none if it has no recipe."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -65,12 +65,12 @@ class _Begun:
 def teacher_key(
     config: TeacherConfig, data: TextData, training: TrainingConfig, task: Task = SINGLE_LABEL
 ) -> str:
-    """Hash of all that a prepared teacher depends on: its section, data, max length, task, and where it begins.
+    """Return a hash of all that a prepared teacher depends on: section, data, max length, task, initial checkpoint.
 
-    A local checkpoint counts by its content, wherever it lies; a hub id by its name.
+    A local checkpoint is hashed by its content, independent of its path; a hub id by its name.
 
     Raises:
-        ModelError: The checkpoint that it begins from is not there.
+        ModelError: The initial checkpoint does not exist.
     """
     return _key(config, data, training.max_length, task)
 
@@ -86,27 +86,27 @@ def prepare_teacher(
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
-    """Write the teacher's checkpoint to ``out_dir``, unless the same one is there already.
+    """Write the teacher's checkpoint to ``out_dir``, unless it already exists there.
 
     Args:
         config: The ``teacher`` section; one of its ``members`` where it has several.
-        data: Trained on its training split; the best epoch is chosen on its validation split.
-        out_dir: Appears whole or not at all: safetensors, configuration with the labels in the data's order,
-            tokenizer, and ``teacher.json``, the record. The same teacher, when it is there, is left alone.
+        data: The teacher is trained on its training split; the best epoch is selected on its validation split.
+        out_dir: Written atomically: safetensors, configuration with the labels in the data's order, tokenizer, and
+            ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        on_epoch: Told ``epoch`` and ``validation_accuracy`` after each epoch.
-        use_gpu: Whether a GPU may be used; None uses one where there is one.
-        task: What it learns.
+        on_epoch: Called with ``epoch`` and ``validation_accuracy`` after each epoch.
+        use_gpu: Whether a GPU may be used; None uses one if available.
+        task: The task that it is trained for.
 
     Returns:
-        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of
-        what was saved, ``num_parameters``, ``num_layers``, ``epochs`` (what ``on_epoch`` was told),
+        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
+        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``on_epoch``),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
-        ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not know the
-            texts' characters, texts may be longer than it takes, or training ended in weights that are not finite.
+        ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not cover the
+            texts' characters, texts may exceed its positions, or training ended with weights that are not finite.
     """
     began = time.monotonic()
     key = _key(config, data, max_length, task)
@@ -140,7 +140,7 @@ def prepare_teacher(
         "seconds": round(time.monotonic() - began, 3),
         "key": key,
     }
-    # Who made the same teacher meanwhile, and was first, may have it in use: that one stays.
+    # If another process wrote the same teacher first, it may be in use: keep it.
     for keep_existing in (not replaced, False):
         saved = _save(begun, record, out_dir, keep_existing=keep_existing)
         held = _held(out_dir, key)
@@ -150,7 +150,7 @@ def prepare_teacher(
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """What ``prepare_teacher`` recorded of the teacher in a directory.
+    """Read the record that ``prepare_teacher`` wrote to a directory.
 
     Raises:
         FileNotFoundError: There is none.
@@ -159,7 +159,7 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
-    """Write the checkpoint and its record; the record with the checkpoint's fingerprint."""
+    """Write the checkpoint and its record; return the record with the checkpoint's fingerprint."""
     with new_folder(out_dir, keep_existing=keep_existing) as folder:
         save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
         record = {**record, "fingerprint": checkpoint_fingerprint(folder)}
@@ -178,7 +178,7 @@ def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> 
 
 
 def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
-    """The record of the teacher that lies in ``out_dir``; None unless it is the one that ``key`` names."""
+    """Return the record of the teacher in ``out_dir`` if its key is ``key``, else None."""
     try:
         record = read_record(out_dir)
     except FileNotFoundError:
@@ -231,7 +231,7 @@ def _measure(
 
 
 def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
-    """Train in place and leave the best epoch's weights."""
+    """Train in place and restore the best epoch's weights."""
     recipe = begun.recipe
     assert recipe is not None
     train_used_rows(begun.model, train.input_ids)
@@ -245,7 +245,7 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
                 num_train_epochs=recipe.num_train_epochs,
                 learning_rate=recipe.learning_rate,
                 per_device_train_batch_size=recipe.batch_size,
-                warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
+                warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
                 weight_decay=_WEIGHT_DECAY,
                 eval_strategy="no",
                 save_strategy="no",
@@ -266,20 +266,20 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
 
 
 class _BestEpoch(TrainerCallback):
-    """Remembers the weights of the epoch with the best validation accuracy; of equals, the first."""
+    """Keep the weights of the epoch with the best validation accuracy; on ties, the first."""
 
     def __init__(
         self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
     ) -> None:
         self._model = model
-        self._measure = measure  # not the trainer's evaluation, which is in the precision of the training
+        self._measure = measure  # not the trainer's evaluation, which uses the training precision
         self._on_epoch = on_epoch
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after each epoch."""
+        """Measure after each epoch, and keep the weights if they are the best so far."""
         accuracy = self._measure()["accuracy"]
         epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
         if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
@@ -290,5 +290,5 @@ class _BestEpoch(TrainerCallback):
             self._on_epoch(epoch)
 
     def restore(self) -> None:
-        """Put the best epoch's weights back."""
+        """Restore the best epoch's weights."""
         self._model.load_state_dict(self._weights)

@@ -1,3 +1,3 @@
-"""Sources of labelled texts: a file for each, its keys beside its reader. Importing this registers them."""
+"""Sources of labelled texts, each with its keys and reader in one module. Importing this registers them."""
 
 from . import clinc, hub, table  # noqa: F401

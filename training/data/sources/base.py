@@ -13,7 +13,7 @@ from ..rows import RawSplit
 
 
 class DataConfig(Section):
-    """Where the labelled texts come from: a source, its own keys, and those that every source has."""
+    """The source of the labelled texts, with the keys that all sources share."""
 
     source: str = Field(default="embedded", description="Where the labelled texts come from.")
     out_of_scope_label: Name | None = Field(
@@ -34,20 +34,20 @@ class DataConfig(Section):
     )
 
     local_files: ClassVar[tuple[str, ...]] = ()
-    """Keys that name a file; a submitted job takes those files along. All of them are needed."""
+    """Required keys that name a file; these files are uploaded with a submitted job."""
     is_remote: ClassVar[bool] = False
     """Whether reading may need a network."""
 
     @property
     def default_out_of_scope_label(self) -> str | None:
-        """The out-of-scope label where the section names none and the data has it."""
+        """Out-of-scope label that is used if the section names none and the data has it."""
         return None
 
     def read(self) -> list[RawSplit]:
-        """Return train, validation and test, in that order, as the source holds them.
+        """Return the unchecked train, validation and test splits, in that order.
 
         Raises:
-            DataError: What is wrong, by file and row, with its remedy; the faults of several files come together.
+            DataError: The data cannot be read; gives file, row and remedy, for all files together.
         """
         raise NotImplementedError
 

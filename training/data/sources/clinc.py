@@ -1,4 +1,4 @@
-"""CLINC150's own JSON format: a file of it, and the embedded corpus."""
+"""CLINC150's own JSON format: user files in it, and the embedded corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS: Final = {"train": "train", "validation": "val", "test": "test"}
 
 @DATA_SOURCES.register
 class EmbeddedData(DataConfig):
-    """The corpus in the package."""
+    """The corpus that is included in the package."""
 
     source: Literal["embedded"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="embedded", description="The corpus in the package."
@@ -29,7 +29,7 @@ class EmbeddedData(DataConfig):
 
     @property
     def default_out_of_scope_label(self) -> str | None:
-        """The corpus's own."""
+        """The corpus's out-of-scope label."""
         return "oos"
 
     def read(self) -> list[RawSplit]:
@@ -50,7 +50,7 @@ class ClincJsonData(DataConfig):
 
     @property
     def default_out_of_scope_label(self) -> str | None:
-        """The format's own."""
+        """The format's out-of-scope label."""
         return "oos"
 
     def read(self) -> list[RawSplit]:
@@ -59,27 +59,27 @@ class ClincJsonData(DataConfig):
 
 
 def read_clinc_json(name: str) -> list[RawSplit]:
-    """Train, validation and test of a file such as ``data_oos_plus.json``; in- and out-of-scope rows joined.
+    """Read train, validation and test, each with its out-of-scope rows, from a file such as ``data_oos_plus.json``.
 
     Args:
         name: Path of one JSON object ``{"train": [[text, label], …], "val": …, "test": …}``, with
             ``oos_train``, ``oos_val``, ``oos_test`` optional.
 
     Raises:
-        DataError: No such file, not JSON, or another structure.
+        DataError: The file does not exist, is not JSON, or has another structure.
     """
     path = existing_file(name, "data.path")
     return parse_clinc(read_bytes(path), str(path))
 
 
 def read_embedded() -> list[RawSplit]:
-    """Train, validation and test of the corpus in the package."""
+    """Read train, validation and test of the corpus in the package."""
     corpus = files("distiltune.training.data") / "corpus" / "embedded.json"
     return parse_clinc(corpus.read_bytes(), "embedded.json")
 
 
 def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
-    """As read_clinc_json, from the file's bytes."""
+    """Parse the bytes of a file as ``read_clinc_json`` does."""
     text = decode(content, origin, "JSON")
     try:
         document = read_json(text)

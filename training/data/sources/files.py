@@ -1,4 +1,4 @@
-"""Opening of a data file: that it is there, is a file, and holds the kind of content its reader expects."""
+"""Open data files, checking that they exist and hold the kind of content that their reader expects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ....storage.safe_reading import read_regular
 from ..rows import quoted
 
 MOST_BYTES = 8 * 2**30
-"""What a data file may have; texts of more are not held in memory."""
+"""Largest accepted data file, in bytes, since texts are held in memory."""
 
 _KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -28,14 +28,15 @@ _KINDS = (
 
 
 def existing_file(name: str, parameter: str) -> Path:
-    """The path, when a regular file stands there.
+    """Return the path of an existing, readable regular file.
 
     Args:
-        name: Path as the person gave it; ``~`` is expanded.
+        name: Path as given by the user; ``~`` is expanded.
         parameter: Full name of the parameter that holds it, for the message.
 
     Raises:
-        DataError: Nothing there (near names are listed), a directory, not a regular file, or not readable.
+        DataError: The path does not exist (similar names are listed), is a directory or another non-regular file, or
+            is not readable.
     """
     path = user_path(name, parameter, DataError)
     try:
@@ -59,11 +60,11 @@ def existing_file(name: str, parameter: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file.
+    """Read a whole file.
 
     Raises:
-        DataError: It cannot be read, is not a regular file, is larger than ``MOST_BYTES``, or is empty (a byte-order
-            mark and white space count as nothing).
+        DataError: It cannot be read, is not a regular file, is larger than ``MOST_BYTES``, or is empty except for a
+            byte-order mark and white space.
     """
     try:
         content = read_regular(path, MOST_BYTES)
@@ -75,15 +76,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes, origin: str, expected: str) -> str:
-    """UTF-8 text, without a byte-order mark.
+    """Decode UTF-8 text, without a byte-order mark.
 
     Args:
         content: The whole file.
         origin: Its name, for the message.
-        expected: What it should hold, such as ``CSV``.
+        expected: The expected format, such as ``CSV``.
 
     Raises:
-        DataError: The bytes are something else; names the kind where it is known, or the first wrong line.
+        DataError: The bytes are not UTF-8 text; names the kind of file where it is known, or the first bad line.
     """
     kind = kind_of(content)
     if kind is not None:
@@ -99,7 +100,7 @@ def decode(content: bytes, origin: str, expected: str) -> str:
 
 
 def kind_of(content: bytes) -> str | None:
-    """What a file that is not UTF-8 text is, as far as its bytes tell; None for what may be text."""
+    """Return the kind of a binary file, detected from its content, or None if it may be UTF-8 text."""
     for start, kind in _KINDS:
         if content.startswith(start):
             return kind

@@ -17,7 +17,7 @@ from .table import class_name
 _ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 DEFAULT_LABEL_COLUMN = "label"
 CLINC_DATASETS = ("clinc/clinc_oos", "clinc_oos")
-"""Names under which the hub has CLINC150."""
+"""Names of CLINC150 on the hub."""
 
 
 @DATA_SOURCES.register
@@ -38,7 +38,7 @@ class HubData(ColumnsConfig):
 
     @property
     def default_out_of_scope_label(self) -> str | None:
-        """CLINC150's own; other datasets have none."""
+        """CLINC150's out-of-scope label; None for other datasets."""
         return "oos" if self.dataset in CLINC_DATASETS else None
 
     def read(self) -> list[RawSplit]:
@@ -54,18 +54,17 @@ class HubData(ColumnsConfig):
 
 
 def read_hub(dataset: str, config: str | None, text_column: str, label_column: str) -> list[RawSplit]:
-    """Train, validation and test of a dataset, by ``datasets.load_dataset``.
+    """Read train, validation and test of a dataset with ``datasets.load_dataset``.
 
     Args:
-        dataset: Repository id, or a local directory (data files, or what ``save_to_disk`` wrote).
+        dataset: Repository id, or a local directory (data files, or the output of ``save_to_disk``).
         config: Configuration of the dataset; None for its default.
         text_column: Column of strings.
-        label_column: Column of class numbers with names, strings or whole numbers. Where the default name
-            ``label`` is not there and just one column holds classes, that one is read (``intent`` in
-            clinc_oos).
+        label_column: Column of named class numbers, strings or integers. If there is no column of the default
+            name ``label`` and exactly one column holds classes, that one is read (``intent`` in clinc_oos).
 
     Raises:
-        DataError: Not reachable, no such dataset, configuration, split or column.
+        DataError: The hub is not reachable, or there is no such dataset, configuration, split or column.
     """
     name = f"{dataset} ({config})" if config else dataset
     loaded = _load(dataset, config, name)
@@ -84,7 +83,7 @@ def read_hub(dataset: str, config: str | None, text_column: str, label_column: s
 
 
 def read_hub_column(dataset: str, config: str | None, split: str, column: str) -> RawSplit:
-    """A column of texts of one split of a dataset; labels are the texts once more.
+    """Read a text column of one split of a dataset; the labels are a copy of the texts.
 
     Raises:
         DataError: As for :func:`read_hub`.
@@ -112,14 +111,14 @@ def _load(dataset: str, config: str | None, name: str) -> Any:
 
 
 def _tried(load: Callable[[], Any], name: str) -> Any:
-    """Call ``load``; whatever goes wrong at this border becomes one line with its remedy."""
+    """Call ``load``; turn any failure into a one-line error with its remedy."""
     remedy = (
         "load it once where there is a network and set HF_HUB_OFFLINE=1 here with the same HF_HOME, "
         "or give data.dataset a local directory, or use data.source: files or clinc_json"
     )
     from datasets.exceptions import DatasetNotFoundError
 
-    # Without a network huggingface_hub logs two lines for each of its retries; the error below says it once.
+    # Without a network huggingface_hub logs two lines for each retry; the error below reports it once.
     retries = logging.getLogger("huggingface_hub.utils._http")
     level = retries.level
     retries.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""CSV, JSON Lines and Parquet files, one a split: a text and a label column, with the exact line or row of each."""
+"""Read CSV, JSON Lines and Parquet files, one per split, keeping the exact line or row of each text and label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HINTS = {
 
 @DATA_SOURCES.register
 class FilesData(ColumnsConfig):
-    """A file for each split."""
+    """One file for each split."""
 
     source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="files",
@@ -46,7 +46,7 @@ class FilesData(ColumnsConfig):
     local_files: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
     def read(self) -> list[RawSplit]:
-        """Return the three splits; the faults of all files come together."""
+        """Return the three splits; the errors of all files are raised together."""
         return collect(
             [
                 lambda split=split: read_table(
@@ -58,16 +58,17 @@ class FilesData(ColumnsConfig):
 
 
 def read_table(split: str, name: str, text_column: str, label_column: str) -> RawSplit:
-    """Read one split from a file; its extension says how.
+    """Read one split from a file, in the format given by its extension.
 
     Args:
-        split: Name of the split, also of the parameter that names the file.
+        split: Name of the split, and of the parameter that names the file.
         name: Path of a ``.csv``, ``.jsonl`` or ``.parquet`` file.
         text_column: Column that holds the text.
         label_column: Column that holds the label.
 
     Raises:
-        DataError: No such file, another extension, other content than the extension says, or no such column.
+        DataError: The file does not exist, its extension is not supported or does not match its content, or the
+            column does not exist.
     """
     path = existing_file(name, f"data.{split}")
     reader = _READERS.get(path.suffix.lower())
@@ -136,7 +137,7 @@ def _read_jsonl(split: str, path: Path, text_column: str, label_column: str) -> 
     content = decode(read_bytes(path), origin, "JSON Lines")
     objects: list[dict[str, Any]] = []
     lines: list[int] = []
-    # Not splitlines(): JSON strings may hold U+2028 and the like, which it would take for line ends.
+    # Not splitlines(): JSON strings may hold U+2028 and the like, which it treats as line ends.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             objects.append(_json_object(line, f"{origin}: line {number}"))
@@ -188,7 +189,7 @@ def _read_parquet(split: str, path: Path, text_column: str, label_column: str) -
         OSError,
         OverflowError,
         ValueError,
-    ) as error:  # a date beyond Python's, for one
+    ) as error:  # such as a date beyond Python's range
         raise _not_parquet(path, error) from error
     names = _class_names(schema.metadata, label_column)
     if names:
@@ -197,14 +198,14 @@ def _read_parquet(split: str, path: Path, text_column: str, label_column: str) -
 
 
 def class_name(value: object, names: list[str]) -> object:
-    """The name of class number ``value``; numbers without a name (-1 is unlabelled) become None."""
+    """Return the name of class number ``value``; numbers without a name (-1 is unlabelled) become None."""
     if isinstance(value, int) and not isinstance(value, bool):
         return names[value] if 0 <= value < len(names) else None
     return value
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
-    """Label names that `datasets` writes into the Parquet files of the hub, where labels are bare numbers."""
+    """Return the label names that `datasets` stores in the hub's Parquet files, where labels are bare numbers."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else None

@@ -1,4 +1,4 @@
-"""Loss terms: a file for each. Importing this registers them, in the order in which they are summed."""
+"""Loss terms, one per module. Importing this registers them in the order in which they are summed."""
 # ruff: noqa: I001
 
 from . import hard_targets, soft_targets, hidden_states, cosine  # noqa: F401 - the order of the sum

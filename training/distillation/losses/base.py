@@ -1,4 +1,4 @@
-"""Loss terms: the registry, the section of a term with its weight, and the tensors that a term is computed from."""
+"""Loss terms: the registry, the section of a term with its weight, and the tensors that terms are computed from."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Need = Literal["labels", "teacher_logits", "hidden_states", "teacher"]
-"""An input that not every training has.
+"""An input of a loss term that may not be available in every training.
 
 ``teacher_logits`` may be cached; for ``hidden_states`` and ``teacher`` the teacher is run on every batch.
 """
 
 NEED_TEACHER_MODEL: frozenset[Need] = frozenset({"hidden_states", "teacher"})
-"""Needs that cached logits cannot meet."""
+"""Inputs that cached logits cannot provide."""
 
 SECTION = "training.losses"
-"""Path of the sections of the terms that have one."""
+"""Configuration path of the terms' sections."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class LossInputs:
     Attributes:
         logits: [B, C] of the student.
         num_items: Divisor of a sum over examples: the number of examples of the whole optimizer step.
-        labels: [B], -100 for an example without label; None where the batch has none.
+        labels: [B], -100 for an example without a label; None where the batch has none.
         teacher_logits: [B, C]; None where no term needs them.
         attention_mask: [B, L], 1 for a token, 0 for padding; None where nothing is padded.
         outputs: All outputs of the student, by name.
         teacher_outputs: All outputs of the teacher, without gradient; None where it was not run.
-        task: What is learned; it has the losses against labels and against the teacher's logits.
+        task: The task, which provides the losses against labels and against the teacher's logits.
     """
 
     logits: Tensor
@@ -53,7 +53,7 @@ class LossInputs:
     task: Task = SINGLE_LABEL
 
     def missing(self, needs: frozenset[Need]) -> list[Need]:
-        """Return those of the needs that this batch does not meet, in the order of their names."""
+        """Return the needed inputs that this batch lacks, sorted by name."""
         values = {
             "labels": self.labels,
             "teacher_logits": self.teacher_logits,
@@ -64,13 +64,13 @@ class LossInputs:
 
     @property
     def states(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Hidden states of student and teacher: of the embeddings and then of each layer, each [B, L, D]."""
+        """Return the hidden states of student and teacher: of the embeddings, then of each layer, each [B, L, D]."""
         assert self.outputs is not None and self.teacher_outputs is not None
         return self.outputs["hidden_states"], self.teacher_outputs["hidden_states"]
 
 
 class LossTerm(Section):
-    """A term of the loss with its weight and its other keys; registered as a class.
+    """A term of the loss with its weight and other keys; subclasses are registered.
 
     The loss is the sum of ``weight * value(inputs)`` over the terms that have weight. A term without ``argument`` is
     configured by its section ``training.losses.NAME``, and its keys may be searched under that path.
@@ -81,13 +81,13 @@ class LossTerm(Section):
     name: ClassVar[str]
     """Name under which the unweighted value is logged."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """Inputs without which the value cannot be computed."""
+    """Inputs required to compute the value."""
     argument: ClassVar[str | None] = None
-    """Training argument that sets the weight; None: the section does."""
+    """Training argument that sets the weight; None: the section sets it."""
     off: ClassVar[float] = 0
     """Value of that argument at which the weight is 0."""
     always_logged: ClassVar[bool] = False
-    """Whether the value is computed, without gradient, where the weight is 0 and the needs are met."""
+    """Whether the value is computed, without gradient, even if the weight is 0, provided its inputs are available."""
 
     @classmethod
     def path(cls) -> str:
@@ -96,37 +96,37 @@ class LossTerm(Section):
 
     @classmethod
     def of_arguments(cls, args: Any) -> Self:
-        """Return the term as ``DistillationTrainingArguments`` configure it; without a section its weight is 0."""
+        """Build the term from ``DistillationTrainingArguments``; without a section its weight is 0."""
         given = (args.losses or {}).get(cls.name)
         return cls.model_construct(weight=0.0) if given is None else cls.model_validate(given)
 
     def setting(self, args: Any) -> str:
-        """Return what gives the term its weight, for an error: ``alpha is 0.5``."""
+        """Describe the setting of the term's weight for an error message, such as ``alpha is 0.5``."""
         if self.argument is None:
             return f"losses.{self.name}.weight is {self.weight:g}"
         return f"{self.argument} is {getattr(args, self.argument)}"
 
     def remedy(self) -> str:
-        """Return how to take the term out of the loss, for an error: ``set alpha to 1``."""
+        """Describe how to remove the term from the loss for an error message, such as ``set alpha to 1``."""
         name = f"losses.{self.name}.weight" if self.argument is None else self.argument
         return f"set {name} to {self.off:g}"
 
     def check(self, student_config: Any, teacher_config: Any) -> None:
-        """Refuse models that the term cannot compare; called before training where it has weight.
+        """Reject models that the term cannot compare; called before training if the term has weight.
 
         Args:
             student_config: transformers configuration of the student.
-            teacher_config: That of the teacher; None where there are only its logits.
+            teacher_config: transformers configuration of the teacher; None if only its logits are available.
 
         Raises:
-            InputError: The parameter, what the models have, and the remedy.
+            InputError: They cannot be compared; gives the parameter, the models' values and the remedy.
         """
 
     def value(self, inputs: LossInputs) -> Tensor:
         """Return the unweighted value, a scalar: a sum over the examples, divided by ``inputs.num_items``.
 
         Raises:
-            ValueError: The inputs do not fit one another.
+            ValueError: The inputs are inconsistent.
         """
         raise NotImplementedError
 
@@ -135,12 +135,12 @@ LOSS_TERMS: Registry[type[LossTerm]] = Registry()
 
 
 def with_sections() -> dict[str, type[LossTerm]]:
-    """Return the terms that are configured by a section of ``training.losses``, by name."""
+    """Return the terms configured by a section of ``training.losses``, by name."""
     return {term.name: term for term in LOSS_TERMS if term.argument is None}
 
 
 def section_paths() -> dict[str, tuple[str, str]]:
-    """Return ``training.losses.NAME.KEY`` of every key of such a section -> NAME and KEY."""
+    """Map the path ``training.losses.NAME.KEY`` of every key of these sections to NAME and KEY."""
     return {
         f"{SECTION}.{name}.{key}": (name, key)
         for name, term in with_sections().items()
@@ -149,10 +149,10 @@ def section_paths() -> dict[str, tuple[str, str]]:
 
 
 def terms_of(args: Any) -> list[LossTerm]:
-    """Return every registered term as ``DistillationTrainingArguments`` configure it."""
+    """Build every registered term from ``DistillationTrainingArguments``."""
     return [term.of_arguments(args) for term in LOSS_TERMS]
 
 
 def needs_of(terms: list[LossTerm]) -> frozenset[Need]:
-    """Return the needs of the terms that have weight."""
+    """Return the inputs needed by the terms that have weight."""
     return frozenset(need for term in terms if term.weight > 0 for need in term.needs)

@@ -19,10 +19,10 @@ class Cosine(LossTerm):
     needs: ClassVar[frozenset[Need]] = frozenset({"hidden_states"})
 
     def check(self, student_config: Any, teacher_config: Any) -> None:
-        """Refuse a student and a teacher of different widths.
+        """Reject a student and a teacher of different widths.
 
         Raises:
-            InputError: Both widths, and the remedy.
+            InputError: The widths differ; gives both and the remedy.
         """
         check_widths(student_config, teacher_config, self)
 

@@ -1,4 +1,4 @@
-"""The hard targets: the task's loss against the labels, weighted by alpha."""
+"""Hard targets: the task's loss against the labels, weighted by alpha."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @LOSS_TERMS.register
 class HardTargets(LossTerm):
-    """alpha · CE(z_s, y); logged also where alpha is 0."""
+    """Add alpha · CE(z_s, y); logged even if alpha is 0."""
 
     label_smoothing: ShareBelowOne = 0.0
 
@@ -24,11 +24,11 @@ class HardTargets(LossTerm):
 
     @classmethod
     def of_arguments(cls, args: Any) -> Self:
-        """Return the term as the arguments configure it."""
+        """Build the term from the arguments."""
         return cls.model_construct(weight=args.alpha, label_smoothing=args.label_smoothing_factor)
 
     def value(self, inputs: LossInputs) -> Tensor:
-        """Return the cross-entropy, unlabelled rows counted: a row's weight does not depend on the others."""
+        """Return the cross-entropy; its divisor counts unlabelled rows, so a row's weight is independent of others."""
         assert inputs.labels is not None
         return inputs.task.hard_loss(
             inputs.logits, inputs.labels, num_items=inputs.num_items, label_smoothing=self.label_smoothing

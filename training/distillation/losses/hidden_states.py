@@ -1,4 +1,4 @@
-"""The hidden states: squared difference from matched layers of the teacher, weighted by ``hidden_loss_weight``."""
+"""Hidden states: squared difference from matched layers of the teacher, weighted by ``hidden_loss_weight``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @LOSS_TERMS.register
 class HiddenStates(LossTerm):
-    """hidden_loss_weight · mean squared difference of matched layers; student and teacher are of one width."""
+    """Add hidden_loss_weight · mean squared difference of matched layers of equal width."""
 
     layers: Layers | None = None
 
@@ -25,11 +25,11 @@ class HiddenStates(LossTerm):
 
     @classmethod
     def of_arguments(cls, args: Any) -> Self:
-        """Return the term as the arguments configure it."""
+        """Build the term from the arguments."""
         return cls.model_construct(weight=args.hidden_loss_weight, layers=args.hidden_layers)
 
     def check(self, student_config: Any, teacher_config: Any) -> None:
-        """Refuse other widths, and layers that the models do not have.
+        """Reject different widths, and layers that the models do not have.
 
         Raises:
             InputError: Widths differ, or ``hidden_layers`` does not name one existing layer for each of the student.
@@ -38,7 +38,7 @@ class HiddenStates(LossTerm):
         matched_layers(student_config.num_hidden_layers, teacher_config.num_hidden_layers, self.layers)
 
     def value(self, inputs: LossInputs) -> Tensor:
-        """Return the squared difference; that of the embeddings' output, the first state, is left out."""
+        """Return the squared difference, without that of the embeddings' output, the first state."""
         own, others = inputs.states
         matched = matched_layers(len(own) - 1, len(others) - 1, self.layers)
         states = [others[layer + 1] for layer in matched]
@@ -46,10 +46,10 @@ class HiddenStates(LossTerm):
 
 
 def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> None:
-    """Refuse a student and a teacher whose hidden states are of different widths.
+    """Reject a student and a teacher whose hidden states have different widths.
 
     Raises:
-        InputError: Both widths, and how to leave the term out.
+        InputError: The widths differ; gives both and how to remove the term.
     """
     if student_config.hidden_size != teacher_config.hidden_size:
         name = term.argument or term.path()
@@ -65,7 +65,7 @@ def matched_layers(num_layers: int, num_teacher_layers: int, layers: list[int] |
     Args:
         num_layers: Layers of the student.
         num_teacher_layers: Layers of the teacher.
-        layers: Those chosen by a person; None spaces them evenly, the last matched with the last.
+        layers: The configured layers; None spaces them evenly, the last matched with the last.
 
     Raises:
         InputError: ``layers`` does not name one existing layer for each of the student's.
@@ -88,7 +88,7 @@ def hidden_state_loss(
     *,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
-    """Return the mean squared difference of matched layers' states[B, L, D] in float32, padding left out.
+    """Return the mean squared difference of matched layers' states[B, L, D] in float32, ignoring padding.
 
     The mean is over width and over an example's own tokens, then over the layers and the examples (TinyBERT,
     arXiv 1909.10351, equation 8, without its projection: the widths must agree).

@@ -1,4 +1,4 @@
-"""The soft targets: KL divergence from the teacher's distribution, weighted by 1 - alpha."""
+"""Soft targets: KL divergence from the teacher's distribution, weighted by 1 - alpha."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @LOSS_TERMS.register
 class SoftTargets(LossTerm):
-    """(1 - alpha) · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T))."""
+    """Add (1 - alpha) · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T))."""
 
     temperature: Temperature = 4.0
 
@@ -24,7 +24,7 @@ class SoftTargets(LossTerm):
 
     @classmethod
     def of_arguments(cls, args: Any) -> Self:
-        """Return the term as the arguments configure it."""
+        """Build the term from the arguments."""
         return cls.model_construct(weight=1 - args.alpha, temperature=args.temperature)
 
     def value(self, inputs: LossInputs) -> Tensor:

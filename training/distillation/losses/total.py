@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def weighted_sum(terms: Iterable[LossTerm], inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss, a scalar, and the unweighted values it is made of, detached, by name.
+    """Return the scalar loss, and the detached, unweighted values of its terms by name.
 
-    Terms without weight are left out; those that are always logged are computed without gradient.
+    Terms without weight are skipped, or computed without gradient if they are always logged.
 
     Raises:
-        ValueError: A term that has weight lacks an input, or the inputs do not fit one another.
+        ValueError: A term that has weight lacks an input, or the inputs are inconsistent.
     """
     import torch
 
@@ -56,13 +56,13 @@ def distillation_loss(
     Args:
         student_logits: z_s[B, C].
         teacher_logits: z_t[B, C]; may be None where alpha is 1.
-        labels: y[B], -100 for a row without label; may be None where alpha is 0.
+        labels: y[B], -100 for a row without a label; may be None where alpha is 0.
         alpha: Weight of cross-entropy, 0 to 1.
         temperature: T, above 0.
         num_items: Divisor of both sums over rows; default B.
 
     Raises:
-        ValueError: A part that has weight lacks its input, or the two logits differ in shape.
+        ValueError: A term that has weight lacks its input, or the two logits differ in shape.
     """
     terms = (
         HardTargets.model_construct(weight=alpha, label_smoothing=0.0),

@@ -1,4 +1,4 @@
-"""The model families whose parts are known, each registered by a module of its own."""
+"""The supported model families, each registered by its own module."""
 
 from . import bert as bert
 from . import distilbert as distilbert

@@ -1,4 +1,4 @@
-"""What is known of a model family, and the registry of families."""
+"""The description of a model family's parts, and the registry of families."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Attention:
     """The self-attention of a layer; all paths are below the layer.
 
     Attributes:
-        module: What splits into heads; it has ``attention_head_size``, ``scaling`` and ``dropout``.
+        module: The module that splits into heads; it has ``attention_head_size``, ``scaling`` and ``dropout``.
         projections: Query, key and value, below ``module``.
-        output: The linear layer behind it.
-        norm: The normalization behind that.
+        output: The linear layer after ``module``.
+        norm: The normalization after ``output``.
     """
 
     module: str
@@ -44,9 +44,9 @@ class FeedForward:
     """The feed-forward part of a layer; all paths are below the layer.
 
     Attributes:
-        first: The linear layer [I, D] that makes its rows.
+        first: The linear layer [I, D] that computes its rows.
         second: The linear layer [D, I] that reads them.
-        norm: The normalization behind that.
+        norm: The normalization after ``second``.
     """
 
     first: str
@@ -56,10 +56,10 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Family:
-    """Where the parts of a family's models lie; a part that is None or empty is not supported.
+    """The module paths of the parts of a family's models; a part that is None or empty is not supported.
 
-    Its models take an additive attention mask [B, 1, S, S] as it is, as all of transformers' encoders do that make
-    theirs by ``create_bidirectional_mask``.
+    Its models must accept an additive attention mask [B, 1, S, S] unchanged, as all of transformers' encoders do that
+    use ``create_bidirectional_mask``.
 
     Attributes:
         model_types: As in ``config.json``; the first is the family's name.
@@ -68,13 +68,13 @@ class Family:
         word_embeddings: The table of word pieces, below the base model.
         position_embeddings: The table of positions, below the base model.
         intermediate_size: Field of the configuration: feed-forward rows in each layer.
-        pooler: What the head has before ``classifier``, as it is called in parameters' names.
-        positions_after_padding: Whether a text's first token has the position behind the padding id, not 0.
-        layers: The list of layers, none of which shares weights with another, below the base model.
-        attention: Of each layer.
-        feed_forward: Of each layer.
+        pooler: Name, as in parameters' names, of the head's part before ``classifier``.
+        positions_after_padding: Whether a text's first token has the position after the padding id, not 0.
+        layers: The list of layers, which do not share weights, below the base model.
+        attention: The attention part of each layer.
+        feed_forward: The feed-forward part of each layer.
         after_attention: The rest of a layer, ``after_attention(layer, context[B, L, A * d], hidden_states[B, L, D])``
-            -> ``[B, L, D]``, where ``context`` is what the heads give and ``hidden_states`` what the layer was given.
+            -> ``[B, L, D]``, where ``context`` is the heads' output and ``hidden_states`` the layer's input.
         masked_lm_head: The modules of a masked-language model's head, in order, below the model.
     """
 
@@ -94,15 +94,15 @@ class Family:
 
     @property
     def name(self) -> str:
-        """The first of its model types."""
+        """Name of the family: the first of its model types."""
         return self.model_types[0]
 
     def supports(self, capability: Capability) -> bool:
-        """Return whether what a capability needs is known.
+        """Return whether the parts that a capability needs are known.
 
         Args:
-            capability: ``layers``: take some; ``width``: cut heads and feed-forward rows; ``first_token``: compute
-                the last layer for the first token alone; ``masked_lm``: use the masked-language head.
+            capability: ``layers``: select layers; ``width``: prune heads and feed-forward rows; ``first_token``:
+                compute the last layer for the first token only; ``masked_lm``: use the masked-language head.
         """
         if capability == "masked_lm":
             return bool(self.masked_lm_head)
@@ -115,7 +115,7 @@ class Family:
         return self.after_attention is not None and self.head_reads == "first_token"
 
     def layers_of(self, model: PreTrainedModel) -> nn.ModuleList:
-        """Return the layers of one of its models, which has ``supports("layers")``."""
+        """Return the layers of one of its models; requires ``supports("layers")``."""
         base: Any = model.base_model
         return base.get_submodule(self.layers)
 
@@ -124,7 +124,7 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Make a family known everywhere, and return it.
+    """Register a family and return it.
 
     Raises:
         ValueError: One of its model types is registered already.
@@ -136,12 +136,12 @@ def register(family: Family) -> Family:
 
 
 def families() -> list[Family]:
-    """Return the registered families, by name."""
+    """Return the registered families, sorted by name."""
     return sorted(set(_FAMILIES.values()), key=lambda family: family.name)
 
 
 def family_names(capability: Capability | None = None) -> str:
-    """List the model types that are registered, of families that support a capability, for a message."""
+    """List the registered model types of families that support a capability, for a message."""
     return ", ".join(
         name
         for name, family in sorted(_FAMILIES.items())
@@ -160,8 +160,8 @@ def family_of(
     """Return the family of a model or of its configuration.
 
     Args:
-        model: Either.
-        key: The parameter that names the model or asks for the capability, for the error.
+        model: A model or its configuration.
+        key: The parameter that names the model or requires the capability, for the error message.
         needs: What the family must support.
 
     Raises:
@@ -178,10 +178,10 @@ def family_of(
 
 
 def first_position(model: PreTrainedModel) -> int:
-    """Return the row of the position table that a text's first token has.
+    """Return the row of the position table for a text's first token.
 
-    RoBERTa, and what is built like it, counts from the padding id + 1. Where the family is not registered, a position
-    table that has a row for padding tells so.
+    RoBERTa and similar models count from the padding id + 1. If the family is not registered, this is recognised by a
+    position table with a row for padding.
     """
     family = find_family(model)
     if family is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def after_attention(layer: Any, context: Tensor, hidden_states: Tensor) -> Tensor:
-    """Compute the rest of a layer, as ``Family.after_attention`` has it."""
+    """Compute the rest of a layer, as described in ``Family.after_attention``."""
     attended = layer.attention.output(context, hidden_states)
     return layer.output(layer.intermediate(attended), attended)
 

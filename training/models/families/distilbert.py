@@ -1,4 +1,4 @@
-"""DistilBERT: BERT without token types and pooler, under names of its own."""
+"""DistilBERT: BERT without token types and pooler, with its own module names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def after_attention(layer: Any, context: Tensor, hidden_states: Tensor) -> Tensor:
-    """Compute the rest of a layer, as ``Family.after_attention`` has it."""
+    """Compute the rest of a layer, as described in ``Family.after_attention``."""
     attended = layer.sa_layer_norm(layer.attention.out_lin(context) + hidden_states)
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 

@@ -1,4 +1,4 @@
-"""RoBERTa: BERT's layers, a head without a pooler, and positions that begin behind the padding id."""
+"""RoBERTa: BERT's layers, a head without a pooler, and positions that begin after the padding id."""
 
 from __future__ import annotations
 
