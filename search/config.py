@@ -36,7 +36,7 @@ class Constraint(Section):
         return f"{self.metric} {self.sense} {self.bound:g}"
 
     def excess(self, metrics: dict[str, Any]) -> float:
-        """Return by how much the metric exceeds the bound; 0 or less where the constraint holds."""
+        """Return by how much the constraint is violated; 0 or less where it holds."""
         difference = metrics[self.metric] - self.bound
         return difference if self.sense == "<=" else -difference
 

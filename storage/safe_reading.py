@@ -32,7 +32,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # Allocate no more memory than needed; one more byte shows that the file has grown, or has no size (/proc).
+        # Allocate no more memory than needed; one more byte shows that it has grown, or reports no size (/proc).
         content = file.read(min(size, most_bytes) + 1)
         while len(content) > size and len(content) <= most_bytes and (more := file.read(_BLOCK)):
             content += more

@@ -29,7 +29,7 @@ _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
 class EndsWithBudget(Stopper):
-    """End the experiment once a watch has a reason; not stored here, since Tune pickles its stopper."""
+    """End the experiment once a watch has a reason; watches are global, since Tune pickles the stopper."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""

@@ -30,7 +30,7 @@ def frozen_trial(
         record: The trial.
         space: The searched arguments, by name; a conditional one may be missing in the trial.
         values: One for each objective, such as from ``reached_values``; ignored where the trial failed.
-        constraints: By how much the trial exceeds each bound, 0 or less where it meets it.
+        constraints: By how much the trial violates each constraint, 0 or less where it meets it.
 
     Raises:
         ValueError: The trial is finished, and has no value or one that is not a number.
