@@ -1,4 +1,4 @@
-"""What every picture is drawn with: a figure without a screen, axes, a legend, a file."""
+"""Shared parts of all plots: a figure without a display, axes, a legend, a file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float = 9.0, height: float = 5.5) -> Figure:
-    """An empty figure that is drawn without a screen; width and height in inches."""
+    """Create an empty figure that needs no display; width and height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Figure and canvas by hand: pyplot would keep state and choose a screen's backend.
+    # Not by pyplot, which would keep state and choose a display's backend.
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes) -> Axes:
-    """Light grid behind the marks."""
+    """Draw a light grid behind the marks."""
     axes.grid(color="#e5e5e5", linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)
     return axes
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """A legend under the picture, where it covers nothing."""
+    """Draw the legend below the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -40,7 +40,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
+    """Write the figure as a PNG, atomically."""
     with new_file(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

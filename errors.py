@@ -1,7 +1,7 @@
 """Every exception that distiltune raises on purpose, in one tree.
 
 ``DistiltuneError`` is the root: catching it catches all of them. The command line turns each into one to
-three lines on stderr; ``exit_status`` is the status it then exits with.
+three lines on stderr, and exits with the status ``exit_status``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ _MOST_READ = 4096  # characters of a value, for one message
 
 _MOST_LISTED = 30  # faults of one file
 
-# A secret may hold a slash, as those of S3 do; what follows a port is a path and may hold an @.
+# A secret may contain a slash, as those of S3 do; what follows a port is a path and may contain an @.
 _USERINFO = re.compile(
     r"(?:://|(?<=\bs3):/|(?<=\bgs):/|(?<=http):/|(?<=https):/)(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)"
 )
 
 
 class DistiltuneError(Exception):
-    """Root of the tree."""
+    """Base class of all errors of distiltune."""
 
     exit_status = 1
 
 
 class InputError(DistiltuneError, ValueError):
-    """Something that the person gave is not usable as it is; the message says which, and what to do."""
+    """An input of the user cannot be used; the message names it and the remedy."""
 
     exit_status = 2
 
@@ -54,15 +54,15 @@ class RunNotFoundError(InputError):
 
 
 class RunFailedError(DistiltuneError):
-    """A run stopped in one of its stages; what was complete before stays."""
+    """A run failed in one of its stages; what was completed before is kept."""
 
 
 class StorageError(RunFailedError):
-    """The storage cannot be reached, refuses, is full, or gives back something else than was put there."""
+    """The storage cannot be reached, denies access, is full, or returns other content than was written."""
 
 
 class PermanentStorageError(StorageError):
-    """The storage answers, and another try cannot change the answer: no permission, no space, no such bucket."""
+    """The storage failed in a way that a retry cannot fix: no permission, no space, no such bucket."""
 
 
 class DamagedRecordError(PermanentStorageError):
@@ -70,17 +70,17 @@ class DamagedRecordError(PermanentStorageError):
 
 
 class RunInterruptedError(DistiltuneError):
-    """A run was interrupted with Ctrl-C or SIGTERM; it can be gone on with."""
+    """A run was interrupted with Ctrl-C or SIGTERM; it can be resumed."""
 
     exit_status = 130
 
 
 class ExportError(RunFailedError):
-    """A variant could not be made, or differs from its original by more than the tolerance."""
+    """A variant could not be created, or differs from its original by more than the tolerance."""
 
 
 def listed(faults: list[str]) -> str:
-    """All faults in one line, numbered where there are several; of very many the first."""
+    """Join faults into one line, numbered where there are several; only the first of very many are listed."""
     if len(faults) == 1:
         return faults[0]
     first = "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults[:_MOST_LISTED], 1))
@@ -89,32 +89,32 @@ def listed(faults: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line without the secrets of URLs; its type's name where it says nothing."""
+    """Return the first line of an exception's message without secrets of URLs; its type's name if it is empty."""
     line = next(iter(str(error).strip().splitlines()), "")
     return without_userinfo(line) or type(error).__name__
 
 
 def shown(value: object, length: int = 60) -> str:
-    """Return a value for a message: quoted, on one line, at most ``length`` characters, without a URL's secret."""
+    """Format a value for a message: quoted, on one line, at most ``length`` characters, without secrets of URLs."""
     try:
         text = repr(value[:_MOST_READ] if isinstance(value, str | bytes) else value)
-    except (ValueError, RecursionError):  # an int of thousands of digits; lists in lists
+    except (ValueError, RecursionError):  # an int of thousands of digits; deeply nested lists
         text = f"<{type(value).__name__}>"
     return cut(without_userinfo(text[:_MOST_READ]), length)
 
 
 def cut(text: str, length: int) -> str:
-    """Return at most ``length`` characters of a text, for a message."""
+    """Truncate a text to ``length`` characters, for a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def without_userinfo(text: str) -> str:
-    """Return a text with ``user:secret@`` taken out of each URL in it."""
+    """Remove ``user:secret@`` from each URL in a text."""
     return _USERINFO.sub("://", text) if "@" in text else text
 
 
 def user_path(name: str | Path, parameter: str, kind: type[InputError] = InputError) -> Path:
-    """Return the path that a person named, with ``~`` and ``~user`` expanded; nothing need stand there.
+    """Return a path given by the user, with ``~`` and ``~user`` expanded; it need not exist.
 
     Args:
         name: The path as given.
@@ -122,8 +122,8 @@ def user_path(name: str | Path, parameter: str, kind: type[InputError] = InputEr
         kind: Class of the error.
 
     Raises:
-        InputError: Of class ``kind``: empty, the home of a user who does not exist, a name that no file can have, or
-            one that is too long.
+        InputError: Of class ``kind``: the path is empty, is in the home of a user who does not exist, is not a valid
+            path, or is too long.
     """
     given = f"{parameter}: {shown(str(name))} given"
     if not str(name).strip():

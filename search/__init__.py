@@ -1,1 +1,1 @@
-"""The search space, the trial, the tuner, and what the trials found."""
+"""Hyperparameter search: the space, trials, early stopping, the driver, and the selection of a trial."""

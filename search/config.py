@@ -21,7 +21,7 @@ class Objective(Section):
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """The mode in Optuna's words."""
+        """The direction as Optuna names it."""
         return "maximize" if self.mode == "max" else "minimize"
 
 
@@ -36,7 +36,7 @@ class Constraint(Section):
         return f"{self.metric} {self.sense} {self.bound:g}"
 
     def excess(self, metrics: dict[str, Any]) -> float:
-        """By how much the bound is missed; 0 or below where it is kept."""
+        """Return by how much the constraint is violated; 0 or less where it holds."""
         difference = metrics[self.metric] - self.bound
         return difference if self.sense == "<=" else -difference
 
@@ -133,7 +133,7 @@ class SearchConfig(Section):
 
     @property
     def all_objectives(self) -> list[Objective]:
-        """What is optimised, ``metric`` first."""
+        """All objectives, ``metric`` first."""
         return [Objective(metric=self.metric, mode=self.mode), *self.objectives]
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""The values of one argument: a range, a choice or a fixed value, and where it is searched at all."""
+"""The values of one argument: a range, a choice or a fixed value, and its condition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _Scalar = Text | Integer | Number | bool
-_NUM_SHOWN = 20  # values of a choice in a message
+_NUM_SHOWN = 20  # values of a choice that a message lists
 MOST_VALUES = 1000
-"""Values of a choice, and arguments of a condition or a point."""
+"""Most values of a choice, and most arguments of a condition or a point."""
 
 
 def _value(value: Any) -> Any:
@@ -32,7 +32,7 @@ def _condition(value: Any) -> Any:
     return [scalar(each) for each in value] if isinstance(value, list) else scalar(value)
 
 
-# The validators come first, so that a wrong value has one fault and not one for each type that it could have.
+# The validators run first, so that a wrong value gives one error, not one for each type of the union.
 Value = Annotated[_Scalar | Annotated[list[Integer], Field(max_length=MOST_VALUES)], BeforeValidator(_value)]
 """A value of an argument; a list of layers for student.layers."""
 Condition = Annotated[
@@ -42,11 +42,11 @@ Condition = Annotated[
 
 
 class NotAcceptedError(ValueError):
-    """A parameter does not hold a value."""
+    """A value is not among those that a parameter accepts."""
 
 
 def as_category(value: Any) -> Any:
-    """Return a value as Optuna holds it: a list is no category, its JSON is."""
+    """Return a value as an Optuna category: a list as its JSON."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
@@ -56,7 +56,7 @@ def accepted_values(given: Condition) -> list[Any]:
 
 
 class _Searched(Section):
-    """What a searched argument has, whatever its values are."""
+    """Base class of parameters: the condition, and methods that depend on the kind of values."""
 
     when: dict[Name, Condition] = Field(
         default_factory=dict,
@@ -66,7 +66,7 @@ class _Searched(Section):
     )
 
     def applies(self, values: Mapping[str, Any]) -> bool:
-        """Return whether its condition holds where other arguments have these values."""
+        """Return whether the condition holds for these values of other arguments."""
         return all(
             other in values and values[other] in accepted_values(given) for other, given in self.when.items()
         )
@@ -76,15 +76,15 @@ class _Searched(Section):
         raise NotImplementedError
 
     def all_values(self) -> Iterable[Any]:
-        """Return every value; of a range of floats its two ends."""
+        """Return every value; for a range of floats, its two ends."""
         return self.end_values()
 
     def num_values(self) -> int:
-        """Return how many values it may have; 1 for a range of floats."""
+        """Return the number of values; 1 for a range of floats."""
         return 1
 
     def single_value(self) -> Any:
-        """Return the value of an argument that has no other; None for one that is searched."""
+        """Return the only value of the argument; None if it is searched."""
         values = self.end_values()
         return values[0] if all(value == values[0] for value in values) else None
 
@@ -97,23 +97,23 @@ class _Searched(Section):
         raise TypeError(f"{self!r} has one value")
 
     def contains(self, value: Any) -> bool:
-        """Return whether it has this value, as a person writes it: 5.0 is no whole number."""
+        """Return whether a value from the configuration is included; 5.0 is not a whole number."""
         return value in self.end_values()
 
     def fit(self, value: Any) -> Any:
-        """Return a value as Optuna's distribution holds it: a whole 5.0 as 5, a list as its JSON.
+        """Convert a value for Optuna's distribution: 5.0 to 5 in a range of integers, a list to its JSON.
 
         Raises:
-            NotAcceptedError: It does not have that value; the message says which ones it has.
+            NotAcceptedError: The value is not accepted; the message lists the accepted ones.
         """
-        # 1 == True and 1 == 1.0, but a choice of true is none of 1.
+        # 1 == True and 1 == 1.0 in Python, but a choice of true does not include 1.
         for each in map(as_category, self.end_values()):
             if each == as_category(value) and isinstance(each, bool) == isinstance(value, bool):
                 return each
         raise NotAcceptedError(self.accepted())
 
     def accepted(self) -> str:
-        """Return what it takes, such as ``accepted: whole numbers from 2 to 20``."""
+        """Return a description of the accepted values, such as ``accepted: whole numbers from 2 to 20``."""
         return f"accepted: {', '.join(shown(value) for value in self.end_values()[:_NUM_SHOWN])}"
 
 

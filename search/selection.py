@@ -1,4 +1,4 @@
-"""Which trial goes on: the best one that keeps the constraints, or one of the Pareto front."""
+"""Select the trial to export: the best one that meets the constraints, or one of the Pareto front."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .trial_record import TrialRecord, counts
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why.
+    """The selected trial, and the reason.
 
     Attributes:
-        best: The trial that goes on.
-        front: Ids of the trials that no other is better than in every objective, in the trials' order.
-        text: Why this one, for a person; empty where one metric alone decided.
+        best: The selected trial.
+        front: Ids of the trials on the Pareto front, in the trials' order.
+        text: Why it was selected, for display; empty where one metric alone decided.
     """
 
     best: TrialRecord
@@ -25,11 +25,11 @@ class Choice:
 
 
 def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
-    """Choose among the trials that have a checkpoint: its metrics are measured, however the trial ended.
+    """Select a trial among those that have a checkpoint and did not fail; pruned trials are eligible.
 
     Args:
-        trials: At least one of them finished or pruned with a checkpoint.
-        config: Objectives, constraints, and how much of the first objective the choice from the front may give.
+        trials: The trials; at least one is finished or pruned, with a checkpoint.
+        config: Objectives, constraints, and the tolerance in the first objective for the choice from the front.
     """
     candidates = [trial for trial in trials if trial.state != "failed" and trial.checkpoint is not None]
     done = [trial for trial in candidates if counts(trial.metrics)]
@@ -54,7 +54,7 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
 
 
 def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """The trials that no other one equals in every objective and beats in one; of equals the first."""
+    """Return the trials that no other one dominates; of trials with equal values, only the first."""
     scores = [tuple(_score(trial, each) for each in objectives) for trial in trials]
 
     def is_dominated(place: int) -> bool:
@@ -69,7 +69,7 @@ def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective])
 
 
 def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list[TrialRecord], str]:
-    """Those that keep every constraint; or the one that misses them least, and a text that says so."""
+    """Return the trials that meet every constraint; else the one that comes nearest, with an explanation."""
 
     def excess(trial: TrialRecord) -> float:
         relative = (each.excess(trial.metrics) / max(abs(each.bound), 1e-9) for each in config.constraints)

@@ -1,4 +1,4 @@
-"""The record of a trial, from the driver to the report; names of trials; which epochs count."""
+"""The record of a trial; names of trials; which epochs can be selected."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-_MOST_DIGITS = 9  # of a trial's number
+_MOST_DIGITS = 9  # in a trial's number
 State = Literal["finished", "pruned", "failed"]
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial, also of its directories: a search that is resumed finds by it what a trial left."""
+    """Return a trial's name, which its directories have too, so that a resumed search finds its files."""
     return f"{number:04}"
 
 
 def is_trial_name(name: str) -> bool:
-    """Whether ``trial_name`` gives such names."""
+    """Return whether a name has the form that ``trial_name`` returns."""
     return re.fullmatch(r"\d{4,}", name) is not None
 
 
 def find_trial(given: str, names: Iterable[str]) -> str | None:
-    """The one of these names that a person means by a name or a number; None where there is none."""
+    """Find a trial by a name or a number given by the user; None where there is none."""
     wanted = {given, trial_name(int(given))} if given.isdecimal() and len(given) <= _MOST_DIGITS else {given}
     return next((name for name in names if name in wanted), None)
 
 
 def name_of(trial: Trial) -> str:
-    """The name of one of Tune's trials."""
+    """Return the name of one of Tune's trials."""
     return trial_name(trial.config["number"])
 
 
 def counts(metrics: Mapping[str, Any]) -> bool:
-    """Whether an epoch that reported this may be chosen: until its trial is pruned, it is another, denser model."""
+    """Return whether an epoch can be selected: before pruning is complete, its model is not sparse enough."""
     return metrics.get("progress", 1.0) >= metrics.get("counts_from", 0.0)
 
 
 def counted(metrics: Mapping[str, Any]) -> list[float]:
-    """The values of the curve that an epoch reported, of those epochs that count."""
+    """Return the values of a reported curve, restricted to epochs that can be selected."""
     start = metrics.get("counts_from", 0.0)
     return [value for progress, value in metrics.get("curve", []) if progress >= start]
 
@@ -55,15 +55,14 @@ class TrialRecord(BaseModel):
         number: Its place in the order of suggestions, from 0.
         parameters: Searched and fixed arguments.
         state: ``finished``; ``pruned`` when it was stopped early; ``failed``.
-        metrics: Everything that its best epoch reported, and what its student's trials share. While the search
-            runs: its last epoch.
-        best_epoch: That epoch, from 1; None when no epoch was finished, and while the search runs.
-        checkpoint: Key of that epoch's checkpoint, which ``download_checkpoint`` copies; it is no published
-            folder.
-        reason: Why it failed or was stopped.
+        metrics: Metrics that its best epoch reported, and those that all trials of its student share. While the
+            search runs: of its last epoch.
+        best_epoch: Number of that epoch, from 1; None when no epoch was finished, and while the search runs.
+        checkpoint: Key of that epoch's checkpoint, for ``download_checkpoint``; it is not a published folder.
+        reason: Why it failed or was stopped early.
         seconds: Wall time of its training, evaluation and saving.
         curve: ``[fraction of the schedule, value of the metric]`` of every epoch.
-        ended: When its last epoch was saved, in seconds since 1970; of a trial without one, when it reported its
+        ended: When its last epoch was saved, in seconds since 1970; for a trial without one, when it reported its
             failure; None when it reported nothing.
     """
 
@@ -83,7 +82,7 @@ class TrialRecord(BaseModel):
 
     @property
     def started(self) -> float | None:
-        """When its training began, in seconds since 1970; None where its end is unknown."""
+        """Start time of its training, in seconds since 1970; None where its end is unknown."""
         return None if self.ended is None else self.ended - self.seconds
 
     def to_json(self) -> dict[str, Any]:

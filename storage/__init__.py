@@ -1,1 +1,1 @@
-"""Where bytes are kept: records, folders and logs in a directory, an object store, or another file system."""
+"""Storage of records, folders and logs in a directory, an object store, or another file system."""

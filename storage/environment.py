@@ -1,4 +1,4 @@
-"""Environment variables that are set for a block of code only."""
+"""Set environment variables for the duration of a block of code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment_set(settings: Mapping[str, str | None], *also_restored: str) -> Iterator[None]:
-    """Set environment variables for a block, and restore what they were after it, however it ends.
+    """Set environment variables for a block, and restore their previous values however it ends.
 
     Args:
         settings: Name and value; None removes the variable for the block.

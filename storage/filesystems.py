@@ -1,4 +1,4 @@
-"""From a URL to a file system: pyarrow's own ones first, fsspec's for every other scheme."""
+"""Open the file system of a URL: pyarrow's own where it has one, fsspec's for every other scheme."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
-# A secret may hold a slash, as those of S3 do; behind a port an @ belongs to the path.
+# A secret may contain a slash, as those of S3 do; after a port, an @ belongs to the path.
 _USERINFO = re.compile(r"[^/?#]*@|[^/?#]*:(?!\d*(?:[/?#]|$)).*@")
 _USERINFO_OF_BUCKET = re.compile(r"[^/?#]*:.*@")  # a bucket has no port
 _SECRET_OPTION = re.compile(r"key|secret|token|passw|signature|credential(?!_kind)", re.IGNORECASE)
@@ -23,15 +23,15 @@ _HALF_URL = re.compile(r"(s3|gs|gcs|abfss?|az|hdfs|https?|ftp|file):", re.IGNORE
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names a scheme, ``file://`` included."""
+    """Return whether a path starts with a scheme, ``file://`` included."""
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def local_path(path: str, parameter: str = "storage.path") -> Path | None:
-    """Return the directory that a plain path or a ``file://`` URL names, absolute; None for every other URL.
+    """Return the absolute directory that a plain path or a ``file://`` URL names; None for every other URL.
 
     Raises:
-        ConfigError: It is empty, no path can be so, or it is a URL without its two slashes.
+        ConfigError: The path is empty, is not a valid path, or is a URL without its two slashes.
     """
     given = f"{parameter}: {shown(path)} given"
     if path.startswith("file://"):
@@ -54,17 +54,17 @@ def local_path(path: str, parameter: str = "storage.path") -> Path | None:
 
 
 def refuse_userinfo(parameter: str, url: str) -> None:
-    """Refuse a URL that holds credentials: they would stand in records, logs and the list of processes.
+    """Reject a URL that contains credentials: they would show up in records, logs and the process list.
 
-    What looks like a user in ``abfs://container@account`` and ``gs://anonymous@bucket`` is none. The query of
-    ``http://`` is left alone, since data may be served under signed URLs.
+    What looks like a user in ``abfs://container@account`` and ``gs://anonymous@bucket`` is not one. The query of
+    an ``http://`` URL is not checked, since data may be served under signed URLs.
 
     Args:
-        parameter: Its full name, for the message.
-        url: A URL with its scheme; anything else passes.
+        parameter: Full name of the parameter that holds the URL, for the message.
+        url: A URL with its scheme; anything else is accepted.
 
     Raises:
-        ConfigError: It holds credentials; the message does not.
+        ConfigError: The URL contains credentials; the message does not.
     """
     if not is_url(url):
         return
@@ -90,19 +90,19 @@ def refuse_userinfo(parameter: str, url: str) -> None:
 
 
 def _elsewhere(scheme: str) -> str:
-    """Where credentials are given instead."""
+    """Return where to give the credentials instead."""
     if scheme == "s3":
         return "give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials"
     return "give them as that service has it: in the environment, or in a file of its own"
 
 
 def check_endpoint(url: str) -> None:
-    """Refuse an ``s3://`` URL whose endpoint is not HOST or HOST:PORT, or whose scheme is not http or https.
+    """Reject an ``s3://`` URL whose endpoint is not HOST or HOST:PORT, or whose scheme is not http or https.
 
-    pyarrow tries such an endpoint for a minute before it fails.
+    pyarrow would retry such an endpoint for a minute before failing.
 
     Raises:
-        ConfigError: One of the two.
+        ConfigError: The endpoint or the scheme is invalid.
     """
     if not url.startswith("s3://"):
         return
@@ -121,11 +121,11 @@ def check_endpoint(url: str) -> None:
 
 
 def open_filesystem(url: str) -> tuple[FileSystem, str]:
-    """The file system of a URL or path, and the place in it.
+    """Return the file system of a URL or path, and the path within it.
 
     Raises:
-        ConfigError: The scheme is unknown, the URL is malformed or holds credentials, or the package that knows it
-            is missing.
+        ConfigError: The scheme is unknown, the URL is malformed or contains credentials, or the package that
+            supports the scheme is not installed.
     """
     import pyarrow
     from pyarrow import fs
@@ -170,6 +170,6 @@ def _open_with_fsspec(url: str) -> tuple[FileSystem, str]:
 
 
 def _reason(error: Exception) -> str:
-    """What a library says of a URL, in one short line."""
+    """Return a library's complaint about a URL as one short line."""
     text = first_line(error).replace("\0", "")
     return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 1]}…"

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the SHA-256 of a file."""
+"""Write atomic files and folders, and compute the SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 
 @contextmanager
 def new_folder(target: Path, *, keep_existing: bool = False) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its name when the block ends well.
+    """Yield a temporary folder beside ``target``, and rename it to ``target`` when the block succeeds.
 
-    No reader sees half of it. An earlier ``target`` is replaced, and of several writers at once the last wins;
-    for a moment in between nothing may stand there.
+    No reader sees a partial folder. An existing ``target`` is replaced, and the last of several concurrent
+    writers wins; for a moment during the replacement, ``target`` may not exist.
 
     Args:
-        target: The name to take.
-        keep_existing: Leave a ``target`` that holds something where it is, and drop the new folder: for
-            content that the name says, which another may be reading.
+        target: The final path.
+        keep_existing: Keep a ``target`` that is not empty, and discard the new folder: for content that is
+            determined by its name and that another process may be reading.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -45,7 +45,7 @@ def _take_name(folder: Path, target: Path, keep_existing: bool) -> None:
                 raise
         if keep_existing:
             return
-        # A folder that holds something cannot be replaced in one step: move it aside, and try again.
+        # A non-empty folder cannot be replaced in one step: move it aside, and try again.
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         with suppress(FileNotFoundError):  # another writer was faster
             target.replace(aside)
@@ -54,16 +54,16 @@ def _take_name(folder: Path, target: Path, keep_existing: bool) -> None:
 
 @contextmanager
 def new_file(target: Path, *, private: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; the file written there takes that name when the block ends well.
+    """Yield a temporary path beside ``target``, and rename the file to ``target`` when the block succeeds.
 
-    No reader sees half of it, and nothing stays of a file that cannot be written.
+    No reader sees a partial file, and nothing is left of a file that cannot be written.
 
     Args:
-        target: The name to take; folders above it are made.
+        target: The final path; parent folders are created.
         private: Create the file first, readable and writable by this user only.
 
     Raises:
-        OSError: It cannot be written, or the block has written nothing.
+        OSError: The file cannot be written, or the block has not written it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
@@ -78,22 +78,22 @@ def new_file(target: Path, *, private: bool = False) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes | str, *, private: bool = False) -> None:
-    """Write a file of which no reader sees half; text as UTF-8.
+    """Write an atomic file; text is encoded as UTF-8.
 
     Args:
-        path: The file; folders above it are made.
-        content: What it is to hold.
-        private: Let this user alone read it.
+        path: The file; parent folders are created.
+        content: Content of the file.
+        private: Make the file readable and writable by this user only.
 
     Raises:
-        OSError: It cannot be written; an earlier file of that name stays.
+        OSError: The file cannot be written; an existing file of that name is kept.
     """
     with new_file(path, private=private) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def temporary_beside(target: Path) -> Path:
-    """Return a name in the same folder that nobody else uses, and that no listing of a store shows."""
+    """Return a unique path in the same folder, with a name that a store's listings leave out."""
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 

@@ -1,4 +1,4 @@
-"""Logs that outlive the process that wrote them: kept in a store in pieces, readable while they grow."""
+"""Logs that outlive the process that wrote them: stored in pieces, readable while they grow."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PIECE = re.compile(r"\d{6}\.log")
 
 
 class LogWriter(logging.Handler):
-    """Appends lines to a log; what is new reaches the store within two seconds.
+    """Append lines to a log in a store; new text is written within two seconds.
 
-    Objects cannot be appended to, so a log is a folder of numbered pieces: the last one is written again until
-    it is full. A second writer of the same log goes on with a new piece. A store that is away only delays:
-    what is new waits in memory, and is given up at ``close``.
+    Objects cannot be appended to, so a log is a folder of numbered pieces: the last one is rewritten until
+    it is full. A second writer of the same log starts a new piece. While the store is unavailable, new text
+    is kept in memory; what still cannot be sent at ``close`` is dropped.
 
     Args:
-        store: Where.
+        store: Store to write to.
         key: The log's folder.
-        tee: Also written to, line by line.
+        tee: Stream that the text is also written to, line by line.
     """
 
     def __init__(self, store: Store, key: str, tee: TextIO | None = None) -> None:
@@ -37,7 +37,7 @@ class LogWriter(logging.Handler):
         pieces = _pieces(store, key)
         self._number = int(pieces[-1][:6]) + 1 if pieces else 0
         self._text = b""
-        self._sent = 0  # bytes of the current piece that the store has
+        self._sent = 0  # bytes of the current piece that are in the store
         self._changed = threading.Lock()
         self._sending = threading.Lock()
         self._ended = threading.Event()
@@ -45,7 +45,7 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def write(self, text: str) -> None:
-        """Append text as it is."""
+        """Append text unchanged."""
         if self._tee is not None:
             self._tee.write(text)
             self._tee.flush()
@@ -57,7 +57,7 @@ class LogWriter(logging.Handler):
         self.write(self.format(record) + "\n")
 
     def flush(self) -> None:
-        """Send what is new; what cannot be sent now is kept for the next time."""
+        """Send new text; what cannot be sent now is kept for the next call."""
         with self._sending:
             while True:
                 with self._changed:
@@ -67,7 +67,7 @@ class LogWriter(logging.Handler):
                 piece = text[:_PIECE_BYTES]
                 try:
                     self._store.write(f"{self._key}/{self._number:06}.log", piece)
-                except Exception:  # of whatever kind the file system raises; the next time tries again
+                except Exception:  # whatever the file system raises; the next call tries again
                     return
                 self._sent = len(piece)
                 if len(piece) < _PIECE_BYTES:
@@ -78,7 +78,7 @@ class LogWriter(logging.Handler):
                 self._sent = 0
 
     def close(self) -> None:
-        """Send what is new, and stop."""
+        """Send new text, and stop."""
         self._ended.set()
         self._thread.join()
         self.flush()
@@ -91,7 +91,7 @@ class LogWriter(logging.Handler):
 
 @contextmanager
 def logged_to(writer: LogWriter) -> Iterator[None]:
-    """Write what ``distiltune`` logs, from INFO on, and warnings of everything else; closes the writer."""
+    """Write ``distiltune`` logs from INFO up, and other logs from WARNING up, to a writer; close it afterwards."""
     writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     own, others = logging.getLogger("distiltune"), logging.getLogger()
     level = own.level
@@ -109,7 +109,7 @@ def logged_to(writer: LogWriter) -> Iterator[None]:
 
 
 class _Others(logging.Handler):
-    """Passes on what is not ours: from WARNING on."""
+    """Forward records of other libraries, from WARNING up."""
 
     def __init__(self, writer: LogWriter) -> None:
         super().__init__(logging.WARNING)
@@ -121,7 +121,7 @@ class _Others(logging.Handler):
 
 
 def read_log(store: Store, key: str, offset: int = 0) -> tuple[str, int]:
-    """A log's text from a byte offset on, and the offset of its end; empty where there is no log yet."""
+    """Return a log's text from a byte offset on, and the offset of its end; empty where there is no log yet."""
     sizes, start, found = store.sizes(key), 0, b""
     for name in sorted(name for name in sizes if _PIECE.fullmatch(name)):
         end = start + sizes[name]

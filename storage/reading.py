@@ -1,4 +1,4 @@
-"""What comes out of a store: keys that stay in it, whole regular files, JSON that can be relied on."""
+"""Read from a store safely: keys that stay inside it, regular files, valid JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import DamagedRecordError, InputError, PermanentStorageError, show
 from .retry import permanent
 from .safe_reading import open_regular, read_json
 
-_KEY_BYTES = 1024  # as object stores have it
+_KEY_BYTES = 1024  # the limit of object stores
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that would lead out of its store, or that no store takes.
+    """Reject a key that would lead out of its store, or that no store accepts.
 
     Raises:
-        InputError: It is absolute, has a part that is empty, ``.`` or ``..``, a NUL, or is too long.
+        InputError: The key is absolute, has a part that is empty, ``.`` or ``..``, contains a NUL, or is too long.
     """
     if not key:
         return
@@ -37,10 +37,10 @@ def check_key(key: str) -> None:
 
 
 def entries_of(folder: Path, *, recursive: bool) -> Iterator[tuple[str, int | None]]:
-    """Yield what a folder holds: relative path, and bytes of a file or None of a folder.
+    """Yield the entries of a folder as (relative path, size in bytes); the size of a folder is None.
 
-    Names that begin with a dot, and those that are not UTF-8, are nothing that a store has written. Links to folders
-    are not followed.
+    Names that begin with a dot or are not UTF-8 are skipped: no store has written them. Links to folders are not
+    followed.
     """
     for parent, folders, files in os.walk(folder, onerror=_raise_unless_gone):
         folders[:] = [name for name in folders if _is_ours(name)]
@@ -56,7 +56,7 @@ def entries_of(folder: Path, *, recursive: bool) -> Iterator[tuple[str, int | No
 
 
 def _size_of(path: Path) -> int | None:
-    """Bytes of a regular file; None of what is none, is deleted meanwhile, or is a link to nothing."""
+    """Return the bytes of a regular file; None for anything else, a file deleted meanwhile or a broken link."""
     try:
         about = path.stat()
     except OSError as error:
@@ -79,26 +79,26 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def parse_record(content: bytes) -> dict[str, Any]:
-    """Return a JSON object whose numbers are finite and whose texts can be printed.
+    """Parse a JSON object whose numbers are finite and whose texts can be printed.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The content is not such an object.
     """
     value = read_json(content.decode())
     if not isinstance(value, dict):
         raise ValueError(f"an object was written there, and it is a {type(value).__name__}")
-    if b"\\ud" in content.lower():  # half of a surrogate pair, which nothing can print
+    if b"\\ud" in content.lower():  # half of a surrogate pair, which cannot be printed
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
 def read_file(path: Path, at_most: int | None) -> bytes:
-    """Return a regular file's bytes; a pipe without a writer is not waited for.
+    """Return a regular file's bytes, without waiting for a pipe that has no writer.
 
     Raises:
-        DamagedRecordError: It has more bytes than it may.
-        PermanentStorageError: It is no regular file.
-        OSError: It is not there, or cannot be read.
+        DamagedRecordError: The file is larger than ``at_most`` bytes.
+        PermanentStorageError: It is not a regular file.
+        OSError: It does not exist, or cannot be read.
     """
     try:
         opened = open_regular(path)
@@ -118,7 +118,7 @@ def read_file(path: Path, at_most: int | None) -> bytes:
 
 
 def too_large(place: str, size: int, at_most: int) -> DamagedRecordError:
-    """Return the error for a file that is larger than what was written there can be."""
+    """Return the error for a file that is larger than any record."""
     return DamagedRecordError(
         f"storage {place}: has {size:,} bytes, a record has {at_most:,} at most; put that file back from a backup"
     )

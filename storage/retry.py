@@ -1,4 +1,4 @@
-"""Storage that does not answer: tried again with growing pauses for a stated time, then one clear error."""
+"""Retry storage operations with growing pauses for a limited time, then raise one clear error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PERMISSION = "give this user the right to it (chmod, chown), or choose another 
 _SPACE = f"free some space there; {_RESUME}"
 _NAME = "give a shorter name or path"
 _PLACE = "look at what stands there, or choose another storage with --storage"
-# What another try cannot change, and the remedy.
+# Errors that a retry cannot fix, and their remedies.
 _ERRNOS = {
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
@@ -47,7 +47,7 @@ _CREDENTIALS = (
     "give the credentials of an account that may use it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 _REGION = "give the bucket's own region, as s3://BUCKET?region=REGION"
-# The same of object stores, in pyarrow's words; the answers to HEAD requests have no more than a status.
+# The same for object stores, as worded by pyarrow; answers to HEAD requests only have a status.
 _ANSWERS = {
     "NO_SUCH_BUCKET": "make the bucket, or correct its name",
     "Unable to parse ExceptionName: InvalidBucketName": "correct the bucket's name",
@@ -68,17 +68,17 @@ _ANSWERS = {
 
 
 def retrying(operation: Callable[[], Result], what: str, retry_s: float) -> Result:
-    """Do ``operation``; where the storage is away do it again for ``retry_s`` seconds.
+    """Run ``operation``, and retry it for ``retry_s`` seconds while the storage is unavailable.
 
     Args:
-        operation: May be done several times.
-        what: Names the place, for the error.
-        retry_s: How long; 0 tries once.
+        operation: Function that can be called several times.
+        what: Name of the place, for the error.
+        retry_s: Seconds to retry for; 0 tries once.
 
     Raises:
-        PermanentStorageError: At once: another try cannot change it (permission, full, no such bucket, …).
-        StorageError: It failed all that time; with the last reason.
-        FileNotFoundError: At once: nothing stands there.
+        PermanentStorageError: At once, when a retry cannot help (permission, full, no such bucket, …).
+        StorageError: The operation failed all that time; with the last reason.
+        FileNotFoundError: At once, when nothing exists there.
     """
     deadline, pause = time.monotonic() + retry_s, _FIRST_PAUSE_S
     while True:
@@ -99,15 +99,15 @@ def retrying(operation: Callable[[], Result], what: str, retry_s: float) -> Resu
 
 
 def permanent(error: OSError, what: str) -> PermanentStorageError:
-    """Return the error for what another try cannot change, in one line: place, reason, remedy."""
-    # Of a copy that fails, what is named first is its source.
+    """Return the error for a failure that a retry cannot fix, in one line: place, reason, remedy."""
+    # The first file name of a failed copy is its source.
     place = error.filename if isinstance(error.filename, str) and error.filename2 is None else what
     remedy = remedy_for(error) or f"repair it; {_RESUME}"
     return PermanentStorageError(f"storage {_short(place)}: {_reason_in_short(error)}; {remedy}")
 
 
 def remedy_for(error: OSError) -> str | None:
-    """Return what a person can do about an error that another try cannot change; None where one may pass."""
+    """Return the remedy for an error that a retry cannot fix; None where a retry may succeed."""
     if error.errno is not None:
         return _ERRNOS.get(error.errno)
     text = str(error)
@@ -115,13 +115,13 @@ def remedy_for(error: OSError) -> str | None:
 
 
 def refusal_of(error: BaseException, store: str) -> PermanentStorageError | None:
-    """Return the error in one line where work failed since a disk is full or a file may not be written; else None.
+    """Return a one-line error where work failed because a disk is full or a file is not writable; else None.
 
-    Libraries say so in classes of their own, whose text has the system's words.
+    Libraries raise classes of their own for this, whose text contains the system's message.
 
     Args:
-        error: What the work raised, on the machine where it did.
-        store: The run store's location, which is looked at besides the temporary directory.
+        error: The exception, on the machine where it was raised.
+        store: The run store's location, which is checked besides the temporary directory.
     """
     if isinstance(error, DistiltuneError) or not isinstance(error, Exception):
         return None
@@ -138,7 +138,7 @@ def refusal_of(error: BaseException, store: str) -> PermanentStorageError | None
 
 
 def _full_place(named: str | None, store: str) -> str:
-    """The path that was written, else which of the directories that are written to has no room."""
+    """Return the path that was written, else the directory that is out of space."""
     places = [store, tempfile.gettempdir()]
     for place in places if named is None else []:
         with suppress(OSError):
@@ -148,7 +148,7 @@ def _full_place(named: str | None, store: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says, in one line without the secrets of URLs."""
+    """Return an error's message in one line, without secrets of URLs."""
     return without_userinfo(" ".join(str(error).split())) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have written: regular ones of bounded size, JSON in which nothing is lost."""
+"""Read files of unknown origin safely: regular files of bounded size, and JSON without loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import shown
 
 _BLOCK = 2**20
-_MOST_DIGITS = 4300  # of an integer that Python reads from text
+_MOST_DIGITS = 4300  # of an integer that Python parses from text
 _TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]|-?Infinity|NaN|-?\d[\d.eE+-]*')
 
 
@@ -24,15 +24,15 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
 
     Args:
         path: The file.
-        most_bytes: What it may have.
+        most_bytes: Largest size that is accepted.
 
     Raises:
-        OSError: It cannot be read, is not a regular file, or is larger; the error's ``strerror`` says which.
-        ValueError: No file can have such a name.
+        OSError: It cannot be read, is not a regular file, or is larger; ``strerror`` gives the reason.
+        ValueError: The path is not a valid file name.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # No more memory than it needs is asked for; one more byte shows that it has grown, or tells no size (/proc).
+        # Allocate no more memory than needed; one more byte shows that it has grown, or reports no size (/proc).
         content = file.read(min(size, most_bytes) + 1)
         while len(content) > size and len(content) <= most_bytes and (more := file.read(_BLOCK)):
             content += more
@@ -45,14 +45,14 @@ def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading, without waiting for a named pipe.
 
     Raises:
-        OSError: It cannot be opened or is not a regular file; the error's ``strerror`` says which.
-        ValueError: No file can have such a name.
+        OSError: It cannot be opened or is not a regular file; ``strerror`` gives the reason.
+        ValueError: The path is not a valid file name.
     """
     return open(path, "rb", opener=_open_descriptor)
 
 
 def _open_descriptor(path: str, flags: int) -> int:
-    opened = os.open(path, flags | os.O_NONBLOCK)  # a named pipe that nobody writes opens at once, too
+    opened = os.open(path, flags | os.O_NONBLOCK)  # so that a named pipe without a writer opens at once, too
     mode = os.fstat(opened).st_mode
     if stat.S_ISREG(mode):
         return opened
@@ -63,20 +63,20 @@ def _open_descriptor(path: str, flags: int) -> int:
 
 
 class RefusedJsonError(json.JSONDecodeError):
-    """JSON that Python would read, and that loses something or has a value which JSON has not."""
+    """JSON that Python accepts, but that loses data when parsed or contains a value that is not valid JSON."""
 
 
 class _RepeatedKeyError(ValueError):
-    """An object has a key twice."""
+    """A key occurs twice in one object."""
 
 
 def read_json(text: str) -> Any:
-    """Return the value of a JSON document.
+    """Parse a JSON document strictly.
 
     Raises:
         json.JSONDecodeError: It is not JSON.
-        RefusedJsonError: It has a key twice in one object, a number that JSON has not (NaN, an infinity, thousands of
-            digits), or is nested too deeply; with the place, where there is one.
+        RefusedJsonError: It has a key twice in one object, a number that is not allowed (NaN, an infinity, thousands of
+            digits), or is nested too deeply; with the position, where there is one.
     """
     try:
         return _DECODER.decode(text)
@@ -121,7 +121,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _repeated_key(text: str) -> tuple[str, int]:
-    """The first key that its object has already, and where it stands; what comes before it is JSON."""
+    """Return the first repeated key of an object, and its position; the text before it is valid JSON."""
     objects: list[set[str]] = []
     for token in _TOKEN.finditer(text):
         if token[0] == "{":

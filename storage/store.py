@@ -1,4 +1,4 @@
-"""A place that holds records and folders by key; no reader ever sees half of one."""
+"""Store of records and folders by key; no reader ever sees a partial one."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 RETRY_S = 60.0
-_LISTING = ".folder.json"  # beside a published folder: its files, each with size and SHA-256
+_LISTING = ".folder.json"  # beside a published folder: its files with size and SHA-256
 _READS = 5
-_LONGEST_FAULT = 100  # characters of what a parser says
-_RECORD_BYTES = 64 * 2**20  # of the largest record; what is larger is none
-_OBJECT_STORES = ("S3FileSystem", "GcsFileSystem", "AzureFileSystem")  # an object appears whole by itself
+_LONGEST_FAULT = 100  # characters of a parser's message
+_RECORD_BYTES = 64 * 2**20  # of the largest record; anything larger is not a record
+_OBJECT_STORES = ("S3FileSystem", "GcsFileSystem", "AzureFileSystem")  # their writes are atomic
 
 
 class Store:
     """Records and folders below a URL; keys are relative paths with ``/``.
 
-    In a directory a folder stands where its key says, and is used in place. Elsewhere it is made and used on
-    this machine, in a mirror: ``publish`` sends it, ``fetch`` brings it. A store can be pickled and used on
-    every node. Its operations are tried again for ``retry_s`` seconds before they raise StorageError.
+    In a directory, a folder is at the path of its key and is used in place. In other stores it is created and used
+    in a local mirror: ``publish`` uploads it, ``fetch`` downloads it. A store can be pickled and used on every
+    node. Its operations are retried for ``retry_s`` seconds before they raise StorageError.
 
     Args:
-        url: A path, or a URL that pyarrow (``s3://``, ``gs://``, ``file://``, …) or fsspec knows.
-        retry_s: Seconds that an operation is tried again.
+        url: A path, or a URL that pyarrow (``s3://``, ``gs://``, ``file://``, …) or fsspec supports.
+        retry_s: Seconds to retry an operation for.
 
     Raises:
-        ConfigError: Nothing knows the URL, no directory can be called so, or it holds credentials.
+        ConfigError: The URL is not supported or contains credentials, or the path is not a valid directory name.
     """
 
     def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
@@ -55,9 +55,9 @@ class Store:
         self.url = url if directory is None else str(directory)
         self.retry_s = retry_s
         self.directory = directory
-        """Where it lies on this machine; None for a remote store."""
+        """The store's directory on this machine; None for a remote store."""
         if directory is None:
-            _ = self._opened  # a URL that nothing knows is refused here
+            _ = self._opened  # rejects an unsupported URL
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, self.retry_s)
@@ -73,7 +73,7 @@ class Store:
 
     @cached_property
     def once(self) -> Store:
-        """The same store, whose operations are tried once: for what must not wait."""
+        """The same store without retries, for callers that must not wait."""
         return Store(self.url, retry_s=0)
 
     @cached_property
@@ -87,11 +87,11 @@ class Store:
 
     @property
     def _is_object_store(self) -> bool:
-        """Whether folders need not be made, and an object appears whole."""
+        """Whether writes are atomic and folders need not be created."""
         return type(self.filesystem).__name__ in _OBJECT_STORES
 
     def at(self, key: str = "") -> str:
-        """The path of a key within ``filesystem``.
+        """Return the path of a key within ``filesystem``.
 
         Raises:
             InputError: The key would lead out of the store.
@@ -101,21 +101,21 @@ class Store:
         return f"{root}/{key}" if key else root
 
     def location(self, key: str = "") -> str:
-        """Where a key lies, for a person: a path, or a URL without its options."""
+        """Return the location of a key for display: a path, or a URL without its options."""
         base = str(self.directory or self.url.partition("?")[0].rstrip("/"))
         return f"{base}/{key}" if key else base
 
     # Records
 
     def read(self, key: str, at_most: int | None = None) -> bytes | None:
-        """The bytes under a key; None where there are none.
+        """Return the bytes under a key; None where there are none.
 
         Args:
-            key: Which.
-            at_most: Bytes that there may be.
+            key: Key to read.
+            at_most: Largest size in bytes that is accepted.
 
         Raises:
-            PermanentStorageError: What stands there is larger, or no regular file.
+            PermanentStorageError: The file is larger, or is not a regular file.
         """
         check_key(key)
 
@@ -133,7 +133,7 @@ class Store:
         return self._retrying(operation, key)
 
     def write(self, key: str, content: bytes) -> None:
-        """Put bytes under a key, in place of what is there; a reader sees the old or the new, whole."""
+        """Write bytes under a key, atomically: a reader sees the old content or the new, never a mix."""
         check_key(key)
 
         def operation() -> None:
@@ -152,17 +152,17 @@ class Store:
         self._retrying(operation, key)
 
     def read_json(self, key: str, remedy: str = "put that file back from a backup") -> dict[str, Any] | None:
-        """A record, or None.
+        """Return the record under a key; None where there is none.
 
         Args:
-            key: Which.
-            remedy: What a person can do where it is damaged, for the message.
+            key: Key to read.
+            remedy: What to do about a damaged record, for the message.
 
         Raises:
-            DamagedRecordError: What stands there is no JSON object of finite values.
+            DamagedRecordError: The content is not a JSON object of finite values.
         """
         fault = ""
-        # An object is read in two requests, size and content: one that is replaced in between comes cut off.
+        # An object is read in two requests, size and content: one that is replaced in between arrives truncated.
         for attempt in range(1 if self.directory is not None else _READS):
             content = self.read(key, _RECORD_BYTES)
             if content is None:
@@ -179,7 +179,7 @@ class Store:
         self.write(key, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
     def delete(self, key: str) -> None:
-        """Remove a record, or a folder with all that it holds; nothing there is no error."""
+        """Delete a record, or a folder with its content; a key that does not exist is not an error."""
         from pyarrow.fs import FileType
 
         def operation() -> None:
@@ -191,15 +191,15 @@ class Store:
 
         try:
             self._retrying(operation, key)
-        except FileNotFoundError:  # another was faster
+        except FileNotFoundError:  # another process was faster
             return
 
     def names(self, key: str = "") -> list[str]:
-        """What stands directly below a key, sorted; a published folder appears by its own name only."""
+        """List the names directly below a key, sorted; a published folder's listing file is left out."""
         return sorted(name for name, _ in self._entries(key, recursive=False) if not name.endswith(_LISTING))
 
     def sizes(self, key: str) -> dict[str, int]:
-        """Relative path and bytes of every file below a key."""
+        """Return the relative path and size in bytes of every file below a key."""
         return {name: size for name, size in self._entries(key, recursive=True) if size is not None}
 
     def _entries(self, key: str, *, recursive: bool) -> list[tuple[str, int | None]]:
@@ -214,14 +214,14 @@ class Store:
         found = self._retrying(lambda: self.filesystem.get_file_info(selector), key)
         entries = []
         for info in found:
-            # fsspec's listings may begin with a slash that the path given did not have, and the reverse.
+            # Paths in fsspec's listings may have a leading slash that the given path lacks, or the reverse.
             name = info.path.lstrip("/").removeprefix(base.lstrip("/"))
             if name and not name.rpartition("/")[2].startswith("."):
                 entries.append((name, info.size if info.type == FileType.File else None))
         return entries
 
     def upload(self, source: Path, key: str) -> None:
-        """Put a file of this machine under a key; for large ones, and for what a listing vouches for."""
+        """Upload a local file to a key; for large files, and for files whose hash a listing records."""
         check_key(key)
         from pyarrow import fs
 
@@ -242,10 +242,10 @@ class Store:
         self._retrying(operation, key)
 
     def download(self, key: str, target: Path) -> None:
-        """Copy what stands under a key to a file of this machine.
+        """Download the file under a key to a local file.
 
         Raises:
-            FileNotFoundError: Nothing does.
+            FileNotFoundError: There is none.
         """
         from pyarrow import fs
 
@@ -264,26 +264,26 @@ class Store:
     # Folders
 
     def local(self, key: str) -> Path:
-        """Where a folder is made and used on this machine: in place, or in the mirror."""
+        """Return the local path of a folder: in place, or in the mirror."""
         check_key(key)
         if self.directory is not None:
             return self.directory / key
         return _mirror() / hashlib.sha256(self.url.encode()).hexdigest()[:16] / key
 
     def publish(self, key: str, *, shared: bool = False) -> None:
-        """Send the folder that was made in ``local(key)``; in a directory it stands there already.
+        """Upload the folder that was created in ``local(key)``; in a directory it is in place already.
 
-        Its listing is sent last: until then, and when the sending is cut off, there is no folder.
+        Its listing is uploaded last: until then, and when the upload is interrupted, the folder does not exist.
 
         Args:
-            key: Where it is to stand.
-            shared: Several may send it at once, and their folders do one another's service, since the key says
-                what is in it: the first that is whole stays, and ``fetch`` brings that one.
+            key: Key of the folder.
+            shared: Several processes may upload it at once with equivalent content, since the key determines the
+                content: the first complete one is kept, and ``fetch`` downloads that one.
         """
         if self.directory is not None or (shared and self.has_folder(key)):
             return
         folder = self.local(key)
-        # Two that send at once must not mix their files.
+        # Concurrent uploads must not mix their files.
         below = secrets.token_hex(4) if shared else ""
         listing = {"below": below, "files": _listing(folder)}
         content = json.dumps(listing, indent=2).encode()
@@ -292,14 +292,14 @@ class Store:
             self.delete(key)
         for name in listing["files"]:
             self.upload(folder / name, _join(key, below, name))
-        if shared and self.has_folder(key):  # another was faster
+        if shared and self.has_folder(key):  # another process was faster
             self.delete(_join(key, below))
             return
         self.write(key + _LISTING, content)
         write_file(folder.with_name(folder.name + _LISTING), content)
 
     def has_folder(self, key: str) -> bool:
-        """Whether a whole folder stands under the key."""
+        """Return whether a complete folder exists under the key."""
         check_key(key)
         if self.directory is not None:
             folder = self.directory / key
@@ -307,11 +307,11 @@ class Store:
         return self.read(key + _LISTING) is not None
 
     def fetch(self, key: str) -> Path:
-        """Bring a published folder to this machine, unless the same one is here; every hash is verified.
+        """Download a published folder unless it is here already, verify every hash, and return its local path.
 
         Raises:
             FileNotFoundError: There is none.
-            StorageError: What arrived is not what was sent.
+            StorageError: A file differs from what was uploaded.
         """
         folder = self.local(key)
         if self.directory is not None:
@@ -319,7 +319,7 @@ class Store:
                 raise FileNotFoundError(f"{folder} is not there")
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Another process of this machine may be about to read what would be replaced here.
+        # Another process on this machine may be about to read what would be replaced here.
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             self._bring(key, folder)
         return folder
@@ -345,7 +345,7 @@ class Store:
         write_file(beside, content)
 
     def _listed(self, key: str, content: bytes) -> tuple[str, dict[str, dict[str, Any]]]:
-        """What a folder's listing says, when it is one and names nothing outside of its folder."""
+        """Parse a folder's listing, and check that it names no file outside its folder."""
         try:
             listing = parse_record(content)
             below, files = listing["below"], listing["files"]
@@ -373,7 +373,7 @@ def _join(*names: str) -> str:
 
 
 def _mirror() -> Path:
-    """Where copies of remote folders lie: $DISTILTUNE_CACHE, else in the temporary directory."""
+    """Return the directory of local copies: $DISTILTUNE_CACHE, else one in the temporary directory."""
     given = os.environ.get("DISTILTUNE_CACHE")
     path = Path(given) if given else Path(tempfile.gettempdir()) / f"distiltune-cache-{os.getuid()}"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

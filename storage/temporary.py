@@ -12,20 +12,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "distiltune-"
-_SUFFIX = ".tmp"  # so that nothing that a person made, such as /tmp/distiltune-runs, is taken for abandoned
+_SUFFIX = (
+    ".tmp"  # so that a folder made by a person, such as /tmp/distiltune-runs, is never taken for abandoned
+)
 
 
 class TemporaryDirectory:
-    """A directory that only this user enters, locked while this process lives.
+    """A private temporary directory, locked while this process lives.
 
-    The lock is the kernel's (``flock`` on the directory itself), so it goes with the process however that ends, and
-    nothing in the directory can be planted in its place. What is made here has no use for anybody else, so the first
-    directory that a process makes also removes those that killed processes of the same user left.
+    The lock is the kernel's (``flock`` on the directory itself), so it is released however the process ends, and
+    no file in the directory can be planted in its place. The content is of no use to any other process, so the first
+    directory that a process creates also removes those that killed processes of the same user left.
 
     Args:
         purpose: Part of its name, such as ``teacher``.
-        parent: Where it is made; by default the system's temporary directory.
-        prefix: What its name begins with, before the purpose.
+        parent: Parent directory; by default the system's temporary directory.
+        prefix: Start of its name, before the purpose.
     """
 
     def __init__(self, purpose: str, parent: Path | None = None, prefix: str = PREFIX) -> None:
@@ -34,7 +36,7 @@ class TemporaryDirectory:
         self.path, self._lock = _locked_directory(f"{prefix}{purpose}-" if purpose else prefix, parent)
 
     def remove(self) -> None:
-        """Delete it with all that it holds; a second time does nothing."""
+        """Delete the directory with its content; a second call does nothing."""
         if self._lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -43,7 +45,7 @@ class TemporaryDirectory:
 
 @contextmanager
 def temporary_directory(purpose: str) -> Iterator[Path]:
-    """Make a directory for a block, and delete it after the block, or after the process if that is killed."""
+    """Create a directory for a block, and delete it afterwards; a later process does if this one is killed."""
     directory = TemporaryDirectory(purpose)
     try:
         yield directory.path
@@ -54,17 +56,17 @@ def temporary_directory(purpose: str) -> Iterator[Path]:
 def remove_abandoned(
     parent: Path, prefix: str = PREFIX, before: Callable[[Path], None] = lambda _: None
 ) -> list[Path]:
-    """Delete this user's temporary directories whose processes are gone.
+    """Delete this user's temporary directories whose processes have ended.
 
-    Links and directories of other users are left alone, whatever their name.
+    Links, and directories of other users, are never deleted, whatever their name.
 
     Args:
-        parent: Where they are looked for.
-        prefix: What their names begin with.
-        before: Called with each before it is deleted.
+        parent: Directory to search.
+        prefix: Start of their names.
+        before: Called with each directory before it is deleted.
 
     Returns:
-        Those that were deleted.
+        The deleted directories.
     """
     removed = []
     for path in sorted(parent.glob(f"{prefix}*{_SUFFIX}")):
@@ -81,7 +83,7 @@ def remove_abandoned(
 
 
 def short_temporary_directory() -> Path:
-    """Return a temporary directory with a short path, as Ray's sockets need; ``TMPDIR`` often has a long one."""
+    """Return a temporary directory with a short path, which Ray's sockets need; that of ``TMPDIR`` is often long."""
     return Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
 
 
@@ -95,13 +97,15 @@ def _remove_abandoned_once(parent: Path, prefix: str) -> None:
 
 
 def _locked_directory(prefix: str, parent: Path) -> tuple[Path, int]:
-    """Make a directory and lock it; one that another process removed in between is made again."""
+    """Create and lock a directory; retry if another process removed it in between."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SUFFIX, dir=parent))
         lock = None
         try:
             lock = _open_own(path)
-            with suppress(OSError):  # a file system without locks: nobody else can lock and remove it either
+            with suppress(
+                OSError
+            ):  # a file system without locks: no other process can lock and remove it either
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(lock), path.lstat()):
                 return path, lock
@@ -112,7 +116,7 @@ def _locked_directory(prefix: str, parent: Path) -> tuple[Path, int]:
 
 
 def _open_own(path: Path) -> int:
-    """Open a directory of this user; raises ``OSError`` for a link, another kind of file or another's directory."""
+    """Open a directory of this user; raise ``OSError`` for links, other files and other users' directories."""
     opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     found = os.fstat(opened)
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):

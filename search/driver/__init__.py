@@ -1,1 +1,1 @@
-"""What runs beside Ray Tune, from the first trial to the last."""
+"""The driver of a search: runs Ray Tune, its callbacks and the bookkeeping around it."""

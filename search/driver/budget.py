@@ -1,4 +1,4 @@
-"""What ends a search before all of its trials are done."""
+"""The budget of a search: limits that end it before all of its trials are done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import SearchConfig
 
 
 class BudgetWatch:
-    """Counts what a budget allows; its state goes over interruptions.
+    """Track the use of a search's budget, across interruptions.
 
     Args:
         config: The ``search`` section.
@@ -28,16 +28,16 @@ class BudgetWatch:
         self._best_at_last_end: float | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Tune pickles its callbacks, and the clock of another boot or machine says nothing here.
+        # Tune pickles its callbacks, and the clock of another boot or machine is meaningless here.
         self.__dict__.update(state, _began=time.monotonic())
 
     @property
     def seconds(self) -> float:
-        """Of searching, all tries together."""
+        """Seconds of searching so far, earlier attempts included."""
         return self._seconds_before + time.monotonic() - self._began
 
     def ended_by(self, best: float | None) -> str | None:
-        """Why the search is to end now, or None.
+        """Return why the search has to end now, or None.
 
         Args:
             best: Best value of the metric so far.
@@ -53,7 +53,7 @@ class BudgetWatch:
         return None
 
     def too_many_failed(self, failures: Counter[str]) -> str | None:
-        """The summary of a search that more trials failed in than may; None where they are few enough."""
+        """Return the error message if more trials failed than allowed, else None."""
         if failures.total() <= self._max_failed:
             return None
         reasons = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
@@ -63,7 +63,7 @@ class BudgetWatch:
         )
 
     def trial_ended(self, best: float | None) -> None:
-        """Count a trial, one that did not fail, for the patience."""
+        """Count a trial that ended without a failure towards the patience."""
         better = best is not None and (
             self._best_at_last_end is None or self._sign * best > self._sign * self._best_at_last_end
         )
@@ -71,7 +71,7 @@ class BudgetWatch:
         self._best_at_last_end = best
 
     def get_state(self) -> dict[str, Any]:
-        """For Tune's snapshot."""
+        """Return the state for Tune's snapshot."""
         return {
             "seconds": self.seconds,
             "num_without_better": self._num_without_better,
@@ -79,7 +79,7 @@ class BudgetWatch:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up where an interrupted search was; what passed since then does not count."""
+        """Restore the state of an interrupted search; the time since then does not count."""
         self._began = time.monotonic()
         self._seconds_before = state["seconds"]
         self._num_without_better = state["num_without_better"]
@@ -87,6 +87,6 @@ class BudgetWatch:
 
 
 def max_failed(config: SearchConfig) -> int:
-    """Most trials that may fail."""
+    """Return how many trials may fail."""
     given = config.max_failed_trials
     return given if given is not None else max(3, config.num_trials // 4)

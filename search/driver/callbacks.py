@@ -1,4 +1,4 @@
-"""Tune's callbacks in the driver: they count trials, look after budget and storage, and tell the watches."""
+"""Tune callbacks in the driver: count trials, check budget and storage, and report progress."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
 class EndsWithBudget(Stopper):
-    """Ends the experiment when the watch says why; Tune pickles it, and the watch is found anew."""
+    """End the experiment once a watch has a reason; watches are global, since Tune pickles the stopper."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Single trials are left alone."""
+        """Never stop a single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the search is over."""
+        """Return whether the search is over."""
         return any(watch.ended_by is not None for watch in watches)
 
 
 class ProgressCallback(Callback):
-    """Tells the watch, ends a search whose budget is used up, and one whose storage is away.
+    """Report progress, and end a search whose budget is used up or whose storage is unavailable.
 
     Args:
         config: The ``search`` section.
-        num_trials: How many trials there are to be.
+        num_trials: Trials in all.
     """
 
     def __init__(self, config: SearchConfig, num_trials: int) -> None:
@@ -62,7 +62,7 @@ class ProgressCallback(Callback):
         self._waiting_for: str | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Take up what Tune restored; refuse to begin anew where it could not read its snapshot."""
+        """Process restored trials; raise where Tune could not read its snapshot, rather than start over."""
         for watch in watches:
             if watch.restored and not trials:
                 watch.storage_error = _UNREADABLE
@@ -85,12 +85,12 @@ class ProgressCallback(Callback):
                 self._end(trial, self._state_of(trial))
                 for watch in watches:
                     watch.trial_ended(trial, self._ended[name_of(trial)], self._failures.get(name_of(trial)))
-            else:  # one that failed may be tried again
+            else:  # a failed trial may be retried
                 self._ended.pop(name_of(trial), None)
                 self._failures.pop(name_of(trial), None)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tell when trials wait and none runs, and when that is over; look after the budget."""
+        """Check the budget, and report when trials start or stop waiting for resources while none runs."""
         self._end_by_budget()
         idle = not self._running and len(trials) > len(self._ended)
         if not idle:
@@ -109,8 +109,8 @@ class ProgressCallback(Callback):
         ended_by = self._budget.ended_by(self._best[0] if self._best else None)
         for watch in watches:
             if failure is not None:
-                # Raised, where a stop would mark the search as done: trials that a lost worker or a full disk
-                # failed are tried again when it goes on, and the others follow.
+                # Raised, since a stop would mark the search as done: on resume, trials that failed because of a
+                # lost worker or a full disk are retried, and the remaining ones follow.
                 watch.failure = failure
                 raise RunFailedError(failure)
             left = len(self._ended) < self._num_trials
@@ -118,14 +118,14 @@ class ProgressCallback(Callback):
                 watch.ended_by, watch.own_end = ended_by, set(self._ended)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """One more runs."""
+        """Count and report a trial that started."""
         self._running.add(name_of(trial))
         self._tell()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch was reported."""
+        """Process a report of an epoch or of a failure."""
         if result.get("failure"):
             self._failures[name_of(trial)] = result["failure"]
         elif counts(result):
@@ -137,11 +137,11 @@ class ProgressCallback(Callback):
             self._best = (value, name_of(trial), dict(trial.config["arguments"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial ended; Tune marks it so only afterwards."""
+        """Process the end of a trial; Tune updates the trial's status only afterwards."""
         self._trial_ended(trial, self._state_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial was lost, and its retries with it; or so Tune says."""
+        """Process a trial that Tune gave up; restart the search where retries are left."""
         _end_without_storage(trial)
         for watch in watches:
             if (
@@ -150,7 +150,7 @@ class ProgressCallback(Callback):
             ):
                 watch.given_up[name_of(trial)] += 1
                 watch.goes_on = True
-                # Raised, before the searcher hears more: the snapshot knows nothing of it.
+                # Raised before the searcher is notified, so that the snapshot does not contain the failure.
                 raise RunFailedError(f"trial {name_of(trial)} was given up too early")
         self._failures[name_of(trial)] = describe_error(_error_of(trial))
         self._trial_ended(trial, "failed")
@@ -176,7 +176,7 @@ class ProgressCallback(Callback):
         return "pruned" if last.get("progress", 1.0) < 1 else "finished"
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial was lost, and is tried again."""
+        """Process a trial that was lost and is retried."""
         self._running.discard(name_of(trial))
         _end_without_storage(trial)
 
@@ -199,11 +199,11 @@ class ProgressCallback(Callback):
                 watch.listener(progress)
 
     def get_state(self) -> dict[str, Any]:
-        """Keep what the trials themselves do not tell over a restore."""
+        """Return the state that cannot be restored from the trials."""
         return {"budget": self._budget.get_state(), "failures": self._failures}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up where the interrupted search was."""
+        """Restore the state of an interrupted search."""
         self._budget.set_state(state["budget"])
         self._failures = state["failures"]
 
@@ -218,10 +218,10 @@ def _needs(trial: Trial) -> str:
 
 
 def _end_without_storage(trial: Trial) -> None:
-    """Raise what ends the search when a trial has tried the storage for as long as it should.
+    """End the search with an error if a trial failed because the storage stayed unavailable.
 
-    Tune would try that trial again, and begin the next ones, all in vain. Ended so, nothing of it is in Tune's
-    snapshot: the trials go on from their last epochs when the search does.
+    Tune would retry that trial and start the next ones, all in vain. Ended here, the failure is not in Tune's
+    snapshot: when the search is resumed, the trials resume from their last epochs.
     """
     error = _error_of(trial)
     if isinstance(error, StorageError):
@@ -231,7 +231,7 @@ def _end_without_storage(trial: Trial) -> None:
 
 
 def describe_error(error: BaseException | None) -> str:
-    """Kind and first line of what a trial raised."""
+    """Return the type and first line of an exception that a trial raised."""
     if error is None:
         return "lost, without a reason"
     lines = str(error).strip().splitlines()
@@ -239,7 +239,7 @@ def describe_error(error: BaseException | None) -> str:
 
 
 def _error_of(trial: Trial) -> Exception | None:
-    """What a trial raised; not by ``Trial.get_pickled_error``, which asks the storage."""
+    """Return what a trial raised; not by ``Trial.get_pickled_error``, which accesses the storage."""
     if trial.pickled_error_file is None or not Path(trial.pickled_error_file).is_file():
         return None
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())

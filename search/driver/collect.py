@@ -1,4 +1,4 @@
-"""What the trials found: one record a trial, and the best epoch of the best one."""
+"""Collect the results of a search: a record of each trial, and the selected one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        trials: All of them, in the order of their suggestions.
-        best: The one that goes on.
-        front: Ids of the trials that no other is better than in every objective.
-        choice: Why the best one was chosen, where its metric alone did not decide.
+        trials: All trials, in the order of their suggestions.
+        best: The selected trial.
+        front: Ids of the trials on the Pareto front.
+        choice: Why this trial was selected, where its metric alone did not decide.
         ended_by: What ended the search before all its trials were done; None when nothing did.
     """
 
@@ -39,7 +39,7 @@ class SearchOutcome:
     ended_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
             "trials": [trial.to_json() for trial in self.trials],
             "best": self.best.to_json(),
@@ -50,11 +50,11 @@ class SearchOutcome:
 
 
 def collect(ended: Ended, plan: Plan) -> SearchOutcome:
-    """Read every trial's record from the store, and choose; a checkpoint that is damaged is not chosen.
+    """Read every trial's record from the store, and select one with an intact checkpoint.
 
     Raises:
         RunFailedError: No trial finished; with the first one's reason.
-        StorageError: The storage does not answer, or lacks what was written of a trial.
+        StorageError: The storage does not answer, or lacks a trial's files.
     """
     damaged: set[str] = set()
     while True:
@@ -83,10 +83,10 @@ def _outcome(ended: Ended, plan: Plan, damaged: set[str]) -> SearchOutcome:
 
 
 def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> TrialRecord | None:
-    """What the trial found; None of one that had not begun when the search was ended."""
+    """Return a trial's record; None if it had not started when the search was ended."""
     store, experiment, config = plan.settings.store, plan.settings.experiment, plan.config
     trial_id = PurePosixPath(result.path).name
-    # A trial that never reported is known by its file alone.
+    # The arguments of a trial that never reported are only in its file.
     given = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
     if given is None and ended.ended_by is not None:
         return None
@@ -94,7 +94,7 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
         raise StorageError(
             f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
         )
-    # From the store, not from Tune's bookkeeping: that is some seconds old after a restore.
+    # From the store, not from Tune's bookkeeping, which is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)

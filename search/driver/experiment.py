@@ -1,4 +1,4 @@
-"""Tune's experiment: set up anew in the store or restored from it, and run to its end."""
+"""Create Tune's experiment in the store, or restore it from there, and run it."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DRIVER_ENV = {
-    # Of Tune's two ways to print, the old one is silent when told so; the new one prints a box and a path.
+    # Only Tune's old output can be silenced; the new one always prints a box and a path.
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Trials write their own event files; of Tune's loggers only the JSON one is needed, and given by name.
+    # Trials write their own event files; of Tune's loggers only the JSON one is needed, and passed explicitly.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
-_SNAPSHOT_S = 10  # between two snapshots, at least
-_ENDED = "ended.json"  # of a search that its budget ended
+_SNAPSHOT_S = 10  # at least, between two snapshots
+_ENDED = "ended.json"  # exists if the budget ended the search
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search is to do.
+    """Inputs of a search.
 
     Attributes:
         config: The ``search`` section.
-        settings: The same for every trial.
+        settings: Settings that all trials share.
         num_trials: Trials in all.
-        num_slots: How many the resources hold at a time.
-        students: What trials with the same student share, by the student's name.
-        known: Finished trials of a former search to learn from.
+        num_slots: How many trials the resources can run at a time.
+        students: The students that trials start from, by name.
+        known: Finished trials of an earlier search, for a warm start.
     """
 
     config: SearchConfig
@@ -65,13 +65,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the trials came to their end.
+    """State of the trials at the end of a search.
 
     Attributes:
-        grid: Tune's results. After Ctrl-C it calls trials terminated that were cut short.
-        num_ended: Trials that came to their own end.
-        ended_by: What ended them before all were done; None when nothing did.
-        own_end: Names of the trials that had ended by themselves then.
+        grid: Tune's results. After Ctrl-C, interrupted trials are marked as terminated too.
+        num_ended: Trials that ended by themselves.
+        ended_by: What ended the search before all trials were done; None when nothing did.
+        own_end: Names of the trials that had ended by themselves before that.
     """
 
     grid: tune.ResultGrid
@@ -86,12 +86,12 @@ def run_trials(
     on_progress: Callable[[SearchProgress], None] | None,
     on_trial_ended: TrialListener | None = None,
 ) -> Ended:
-    """Let Tune run the trials; what the storage did to them comes out as one StorageError.
+    """Run the trials with Tune; any storage failure is raised as one StorageError.
 
     Raises:
-        RunFailedError: More trials failed than may.
-        StorageError: The storage did not answer, or does not hold what it should.
-        PermanentStorageError: What it would be resumed from may be another user's; nothing of it was read.
+        RunFailedError: More trials failed than allowed.
+        StorageError: The storage did not answer, or lacks files.
+        PermanentStorageError: The files to resume from may have been written by another user; none was read.
     """
     from .progress import watching
 
@@ -117,13 +117,13 @@ def run_trials(
 
 
 def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
-    """Of the last snapshot, or a new one."""
+    """Return a tuner restored from the last snapshot, or a new one."""
     store, experiment = plan.settings.store, plan.settings.experiment
     refuse_untrusted(store, experiment)
     watch.restored, watch.goes_on = _can_restore(store, experiment), False
     if watch.restored:
         return _restored_tuner(trainable, store, experiment)
-    # A search that was killed before its first snapshot may have begun trials; they go on.
+    # A search that was killed before its first snapshot may have started trials; they are resumed.
     for name in store.names(experiment):
         if not is_trial_name(name):
             store.delete(f"{experiment}/{name}")
@@ -131,7 +131,7 @@ def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
 
 
 def _fit(tuner: tune.Tuner, store: Store, watch: Watch) -> tune.ResultGrid | None:
-    """The trials' results; None where the search is to go on from its snapshot."""
+    """Run the tuner and return the results; None where the search has to restart from its snapshot."""
     try:
         return tuner.fit()
     except Exception as error:
@@ -163,7 +163,7 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
         return tune.Tuner.restore(
             store.at(experiment),
             trainable=trainable,
-            # What failed by a lost worker or a full disk, which may be repaired by now.
+            # Retry trials that failed because of a lost worker or a full disk, which may be fixed by now.
             resume_errored=True,
             storage_filesystem=tune_filesystem(store),
         )
@@ -190,7 +190,7 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(plan),
                 scheduler=scheduler_of(config.scheduler, config.mode),
-                # The searcher says when there are no more: it alone knows of those that a kill made Tune forget.
+                # The searcher ends the search: only it has the trials that Tune lost when it was killed.
                 num_samples=-1 if _is_searched(config) else 1,
                 # A process group needs fresh processes.
                 reuse_actors=not several,
@@ -215,7 +215,7 @@ def _is_searched(config: SearchConfig) -> bool:
 
 
 def _searcher(plan: Plan) -> StudySearcher | None:
-    """None when there is nothing to search."""
+    """Return the searcher, or None when there is nothing to search."""
     from ..study.searcher import StudySearcher, side_by_side, window_of
     from ..study.warm_start import known_trials
 
@@ -239,7 +239,7 @@ def _searcher(plan: Plan) -> StudySearcher | None:
 
 
 def _can_restore(store: Store, experiment: str) -> bool:
-    """Whether a whole snapshot exists; a search that was killed before its first one holds nothing."""
+    """Return whether a complete snapshot exists; there is none if the search was killed before its first one."""
     names = store.names(experiment)
     searchers = [("searcher-state-*.pkl", "search_gen_state-*.json"), ("basic-variant-state-*.json",)]
     return _has(names, "tuner.pkl", "experiment_state-*.json") and any(
@@ -252,9 +252,9 @@ def _has(names: list[str], *patterns: str) -> bool:
 
 
 def _name_folder(trial: Trial) -> str:
-    """Name a trial's folder, here and in the store.
+    """Name a trial's folder, on this machine and in the store.
 
-    Left to Tune, the name would get a random suffix where an earlier driver of this machine and Ray had such a trial.
+    Tune's own name would get a random suffix if an earlier driver on this machine and Ray had such a trial.
     """
     assert trial.storage is not None
     trial.relative_logdir = trial.storage.trial_dir_name = name_of(trial)
@@ -263,14 +263,14 @@ def _name_folder(trial: Trial) -> str:
 
 @contextmanager
 def _environment(plan: Plan) -> Iterator[None]:
-    """Set Tune up in the driver; it prints nothing, since progress and failures are told by us."""
-    # Workers start side by side. One at a time, as is Tune's default, a trial that ends before the next
-    # worker is up hands over its own and stops the other, so that short trials never run in parallel.
+    """Configure Tune in the driver; it prints nothing, since distiltune reports progress and failures."""
+    # Start workers in parallel. With Tune's default of one at a time, a trial that ends before the next worker
+    # is up hands over its own worker and stops the other, so that short trials never run in parallel.
     settings = {
         **_DRIVER_ENV,
         "TUNE_MAX_PENDING_TRIALS_PG": str(plan.num_slots),
-        # Every snapshot holds all trials: as many for a search of any size, and what they write grows with it, not
-        # with its square. The trials' folders know what the last one does not.
+        # Every snapshot holds all trials: with a fixed number of snapshots, the bytes written grow linearly with
+        # the search, not quadratically. What the last snapshot lacks is in the trials' folders.
         "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, plan.num_trials // 20)),
     }
     talkative = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
@@ -288,7 +288,7 @@ def _environment(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """Put signal handlers back: Tune leaves its own, which would swallow the first Ctrl-C after a search."""
+    """Restore signal handlers: Tune leaves its own, which would swallow the first Ctrl-C after a search."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Keeps the Optuna journal of a search up to date while its trials end."""
+"""Keep the Optuna journal of a search up to date while its trials end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Mirroring:
-    """Adds the trials of a search to its journal; without a mirror, does nothing.
+    """Add the trials of a search to its journal; without a mirror, do nothing.
 
     Args:
         plan: The search.
-        mirror: The journal.
+        mirror: The journal, or None.
     """
 
     def __init__(self, plan: Plan, mirror: StudyMirror | None) -> None:
@@ -40,7 +40,7 @@ class Mirroring:
             self._mirror.rewrite(records)
 
     def _record(self, trial: Trial, state: State, reason: str | None) -> TrialRecord:
-        """Return what Tune has of a trial, whose last epoch may not be its best."""
+        """Return a record of a trial from Tune's data, with the last epoch, which may not be the best."""
         last, arguments = trial.last_result or {}, trial.config["arguments"]
         return TrialRecord(
             trial_id=name_of(trial),

@@ -1,4 +1,4 @@
-"""Ray's nodes as a search sees them: the environment of their workers, and how many tasks they hold."""
+"""The nodes of a Ray cluster: the environment of their workers, and how many tasks they can run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ...errors import ConfigError
 
 # Environment of the workers, for `ray.init(runtime_env={"env_vars": RAY_WORKER_ENV})`.
 RAY_WORKER_ENV = {
-    # Actors go from trial to trial, which saves the import of torch; a trial's thread may take its time to
-    # leave.
+    # Actors are reused from trial to trial, which saves the import of torch; a trial's thread may take some
+    # time to exit.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -27,7 +27,7 @@ def live_nodes() -> list[dict[str, float]]:
 
 
 def num_places(resources: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """Return how many tasks a node, or a whole cluster, holds that each take what is needed."""
+    """Return how many tasks with the given needs a node or a whole cluster can run at a time."""
     # Ray counts in ten-thousandths: three times 0.1 is 0.3 there.
     return min(int(resources.get(kind, 0) / amount + 1e-4) for kind, amount in needs.items() if amount)
 
@@ -38,16 +38,16 @@ def check_fits(
     num_processes: int = 1,
     added: Sequence[Mapping[str, float]] = (),
 ) -> None:
-    """Refuse a task that no node of the connected Ray, now or added on demand, can ever hold.
+    """Reject a task that no node of the connected Ray, existing or added on demand, can ever run.
 
     Args:
-        parameter: The parameter that asks for it, for the message.
-        needs: What each of its processes takes, by Ray's names of resources.
-        num_processes: Its processes, which may lie on several nodes.
+        parameter: The parameter that requests the resources, for the message.
+        needs: Resources of each process, by Ray's resource names.
+        num_processes: Processes of the task, which may run on several nodes.
         added: Nodes that the cluster adds on demand.
 
     Raises:
-        ConfigError: What it asks for, and what the nodes have.
+        ConfigError: No node fits; with what was requested and what the nodes have.
     """
     nodes = live_nodes()
     places = sum(num_places(node, needs) for node in nodes)

@@ -1,4 +1,4 @@
-"""How far a search is, and who is told of it in the driver."""
+"""The progress of a search, and its listeners in the driver."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """One moment of a search.
+    """Progress of a search at one moment.
 
     Attributes:
         num_trials: Trials in all.
         done: Trials that ended, failed ones included.
-        running: Trials that run now.
+        running: Trials that are running.
         failed: Trials that ended with a failure.
         best_value: Best metric of any epoch so far, None before the first.
         best_parameters: Searched arguments of the trial that reached it.
-        best_trial_id: That trial.
+        best_trial_id: Id of that trial.
         pruned: Trials that were stopped early.
-        waiting_for: What the next trial needs and the cluster has not had for a while, None when a trial runs
-            or none waits; for example ``1 CPU and 0.5 GPU for a trial``.
+        waiting_for: Resources that the next trial has been waiting for, None when a trial is running or none is
+            waiting; for example ``1 CPU and 0.5 GPU for a trial``.
     """
 
     num_trials: int
@@ -44,7 +44,7 @@ class SearchProgress:
     waiting_for: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The moment as JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -53,13 +53,13 @@ TrialListener = Callable[["Trial", State, str | None], None]
 
 
 class Watch:
-    """What the driver sees of the search that runs.
+    """State of the running search in the driver.
 
     Args:
-        listener: Told of every change.
+        listener: Called with the progress after every change.
         store: The run store.
         experiment: Key of the search in it.
-        on_trial_ended: Told of every trial that ended, with its state and the reason of one that failed.
+        on_trial_ended: Called for every trial that ended, with its state and, if it failed, the reason.
     """
 
     def __init__(
@@ -74,30 +74,30 @@ class Watch:
         self.experiment = experiment
         self._on_trial_ended = on_trial_ended
         self.restored = False
-        """The search goes on from a snapshot, whose trials were not seen yet."""
+        """Whether the search was restored from a snapshot, whose trials have not been processed yet."""
         self.storage_error: str | None = None
-        """Why the search ended early: the storage could not be reached."""
+        """The storage failure that ended the search early."""
         self.num_ended: int | None = None
-        """Trials that came to their own end; None when Tune had nothing to do."""
+        """Number of trials that ended by themselves; None when Tune had nothing to do."""
         self.ended_by: str | None = None
         """What ended the search before all its trials were done."""
         self.own_end: set[str] = set()
-        """The trials that had ended by themselves then."""
+        """Names of the trials that had ended by themselves before that."""
         self.given_up: Counter[str] = Counter()
-        """How often Tune called a trial failed although it may be tried again: a worker that dies as it is handed over
-        to the next trial is counted twice, and the second time finds that trial not running."""
+        """How often Tune gave up a trial that had retries left: it counts a worker that dies while it is handed over to
+        the next trial twice, and the second time that trial is not running."""
         self.goes_on = False
-        """The search was ended because of that, and goes on from its snapshot."""
+        """Whether the search was stopped for that reason, and has to restart from its snapshot."""
         self.failure: str | None = None
-        """The summary, when too many trials failed."""
+        """The error message, when too many trials failed."""
 
     def trial_ended(self, trial: Trial, state: State, reason: str | None) -> None:
-        """A trial ended, ``finished``, ``pruned`` or ``failed`` with a reason."""
+        """Notify the listener that a trial ended; ``reason`` is given if it failed."""
         if self._on_trial_ended is not None:
             self._on_trial_ended(trial, state, reason)
 
 
-# Tune pickles its callbacks into the experiment, and a listener (a terminal, a closure) cannot be pickled.
+# Not in the callbacks: Tune pickles them, and a listener (a terminal, a closure) cannot be pickled.
 watches: list[Watch] = []
 
 
@@ -109,7 +109,7 @@ def watching(
     experiment: str,
     on_trial_ended: TrialListener | None = None,
 ) -> Iterator[Watch]:
-    """Call the listeners of the search that runs inside the block."""
+    """Register the listeners of the search that runs inside the block."""
     watch = Watch(listener, store, experiment, on_trial_ended)
     watches.append(watch)
     try:

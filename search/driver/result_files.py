@@ -1,4 +1,4 @@
-"""The files of every trial that Tune's ResultGrid reads."""
+"""Write the files of each trial that Tune's ResultGrid reads."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class ResultFiles(Callback):
-    """``params.json`` and ``result.json`` of every trial, which Tune's ResultGrid reads, straight into the store.
+    """Write ``params.json`` and ``result.json`` of every trial, for Tune's ResultGrid, directly to the store.
 
-    Tune's own logger leaves them beside the snapshots, and with each of those Tune copies all that lies there
-    again: what a search writes would grow with the square of its trials. Each epoch has one line; a trial that goes
-    on reports epochs again. While the storage is away the files wait. Tune pickles this into the experiment, and the
-    store is found anew by the watch.
+    Tune's own logger writes them next to the snapshots, and Tune copies that whole folder again with each snapshot:
+    the bytes written would grow with the square of the number of trials. Each epoch has one line; a resumed trial
+    reports its epochs again. While the storage is unavailable, the files wait in memory. Tune pickles this callback,
+    so the store comes from the watch.
     """
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[int, bytes]] = {}
-        self._begun: dict[str, dict[str, Any]] = {}  # trials whose earlier lines were not read yet
+        self._begun: dict[str, dict[str, Any]] = {}  # trials whose earlier lines have not been read yet
         self._waiting: dict[str, bytes] = {}
         self._changed: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Write the arguments; of a trial that goes on, take up what was reported before."""
+        """Write the trial's arguments; the earlier lines of a resumed trial are kept."""
         name = name_of(trial)
         if name not in self._lines:
             self._lines[name], self._begun[name] = {}, trial.config
@@ -44,26 +44,28 @@ class ResultFiles(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Add a line."""
+        """Add the line of a report."""
         name = name_of(trial)
         self._lines.setdefault(name, {})[_epoch(result)] = json.dumps(result, default=str).encode()
         self._changed.add(name)
         self._try()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Nothing follows."""
+        """Free the trial's lines if they have been written."""
         if name_of(trial) not in self._changed:
             self._lines.pop(name_of(trial), None)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Write what still waits, and wait for the storage as long as it should."""
+        """Write what is still pending, with the storage's full retries."""
         for watch in watches:
             self._send(watch.store, watch.experiment)
 
     def _try(self) -> None:
         with suppress(StorageError):
             for watch in watches:
-                self._send(watch.store.once, watch.experiment)  # the event loop does not wait
+                self._send(
+                    watch.store.once, watch.experiment
+                )  # without retries: the event loop must not wait
 
     def _send(self, store: Store, experiment: str) -> None:
         for name, content in list(self._waiting.items()):
@@ -78,10 +80,10 @@ class ResultFiles(Callback):
             self._changed.discard(name)
 
     def _take_up(self, name: str, content: bytes) -> None:
-        """Put the lines of earlier tries before the new ones, but for those of a trial with other arguments."""
+        """Merge the lines of earlier attempts, except those of a trial with other arguments."""
         config = json.loads(json.dumps(self._begun.pop(name)))
         for line in content.splitlines():
-            with suppress(ValueError):  # cut off
+            with suppress(ValueError):  # a truncated line
                 result = json.loads(line)
                 if isinstance(result, dict) and result.get("config") == config and "epoch" in result:
                     self._lines[name].setdefault(result["epoch"], line)

@@ -1,4 +1,4 @@
-"""The search: Ray Tune with an Optuna searcher, started, or taken up where it was interrupted."""
+"""Run or resume a search: Ray Tune with an Optuna searcher."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ def run_search(
     on_progress: Callable[[SearchProgress], None] | None = None,
     check_resources: bool = True,
 ) -> SearchOutcome:
-    """Run every trial on the Ray that is connected, and return what they found.
+    """Run every trial of a search on the connected Ray, and return the outcome.
 
-    The same seed gives the same suggestions: exactly when as many trials run side by side as before (see
-    ``StudySearcher``) and training itself repeats. When every value is fixed one trial runs, whatever
-    ``num_trials`` says. An ``experiment`` that holds an unfinished search is taken up again, by any driver on
-    any cluster that reaches the store; one that holds a finished search is only read. It is unpickled, so it
-    must come from a place that you trust; in a directory, files of other users are refused.
+    The same seed gives the same suggestions, provided that as many trials run in parallel as before (see
+    ``StudySearcher``) and that training itself is reproducible. When every value is fixed, one trial runs,
+    whatever ``num_trials`` is. An ``experiment`` with an unfinished search is resumed, by any driver on any cluster
+    that reaches the store; one with a finished search is only read. It is unpickled, so it must come from a trusted
+    place; in a directory, files of other users are rejected.
 
     Args:
         config: What to search.
         training: Arguments that are not searched.
         inputs: Texts and logits, put into Ray's object store once, and the keys of the models.
-        store: Where everything is kept; every node must reach it.
+        store: The run store; every node must reach it.
         experiment: Key of Tune's folder.
-        tensorboard: Key of the event files; one run a trial, named after it.
+        tensorboard: Key of the event files; one TensorBoard run per trial, named after it.
         logs: Key of the trials' logs, each named after its trial.
-        cpus_per_trial: CPUs of a trial; also its threads, rounded down, at least 1.
-        gpus_per_trial: GPUs of a trial, may be a fraction; 0 trains on the CPU.
+        cpus_per_trial: CPUs of a trial; rounded down, and at least 1, also its threads.
+        gpus_per_trial: GPUs of a trial, possibly a fraction; 0 trains on the CPU.
         custom_per_trial: Ray's custom resources of a trial, by name.
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
-        known: Trials of a former search to learn from, which ``warm_start.check_fits`` has accepted.
-        journal: Key of an Optuna journal that shows the trials that have ended; None writes none.
+        known: Trials of an earlier search for a warm start, accepted by ``warm_start.check_fits``.
+        journal: Key of an Optuna journal of the trials that have ended; None writes none.
         on_progress: Called at each start, epoch and end of a trial, in this process.
-        check_resources: Refuse a trial that no node can hold; False where nodes come when they are needed.
+        check_resources: Reject a trial that no node can run; False where nodes are added on demand.
 
     Raises:
-        ConfigError: The space names no training argument, or a value that it does not take; no node can hold a trial.
-        RunFailedError: All trials failed.
-        StorageError: The storage did not answer for as long as it is tried; calling again goes on.
-        KeyboardInterrupt: The search was interrupted; its state is saved, and calling again goes on.
+        ConfigError: The space has an unknown argument or a value that is not accepted, or no node can run a trial.
+        RunFailedError: All trials failed, or more than allowed.
+        StorageError: The storage did not answer during all retries; call again to resume.
+        KeyboardInterrupt: The search was interrupted and its state is saved; call again to resume.
     """
     from ..space.batches import check_batches
     from ..space.space import searched
@@ -119,7 +119,7 @@ def run_search(
 
 
 def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
-    """The outcome; what interrupted tries left in the store is removed."""
+    """Remove what interrupted attempts left in the store, and collect the outcome."""
     from ..trial.checkpoints import keep_best_and_last
     from ..trial.events import mark_ended
     from .collect import collect
@@ -145,14 +145,14 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 
 
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
-    """Whether a term of the loss that needs the teacher itself, not its cached logits, may have weight in a trial."""
+    """Return whether a trial may use a loss term that needs the teacher itself, not just its cached logits."""
     return any(_may_weigh(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL)
 
 
 def _may_weigh(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
     name = term.path()
     values = config.space[name].end_values()[:] if name in config.space else []
-    if not values or config.space[name].when:  # a trial that does not choose it takes the other
+    if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
         section = training.losses.get(term.name)
         if term.argument is not None:
             values.append(training.arguments.get(name, 0))
@@ -180,7 +180,7 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
 
 
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
-    """Plain arrays in place of memory-mapped ones: only they are shared by the object store uncopied."""
+    """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy."""
     import numpy as np
 
     train = {
@@ -193,7 +193,7 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
 
 
 def placed(resources: dict[str, float]) -> dict[str, float]:
-    """Resources by the names that a placement group has for them."""
+    """Return resources under the names that a placement group uses."""
     names = {"cpu": "CPU", "gpu": "GPU"}
     return {names.get(name, name): value for name, value in resources.items() if value}
 
@@ -206,7 +206,7 @@ def _num_slots(resources: dict[str, float], num_processes: int) -> int:
 
 
 def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
-    """Delete what trials left that the search, when it ended, did not have."""
+    """Delete the files of trials that are not part of the ended search."""
     for name in store.names(parent):
         if is_trial_name(name) and name not in known:
             store.delete(f"{parent}/{name}")

@@ -1,4 +1,4 @@
-"""Whether a search may be resumed from the files in its folder: reading them runs what they hold."""
+"""Check that a search may be resumed from the files in its folder: unpickling them runs code."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ...storage.store import Store
 
 
 def refuse_untrusted(store: Store, experiment: str) -> None:
-    """Refuse to resume a search whose files another user has written, or may write.
+    """Refuse to resume a search whose files another user may have written.
 
     Tune's ``tuner.pkl``, ``searcher-state-*.pkl``, ``experiment_state-*.json`` (which holds pickles too) and
     ``error.pkl`` are unpickled, checkpoints are loaded by torch. So every file of the experiment, and every directory
-    from there up to the store's root, must belong to this user or to root, must not be writable by others, and must be
-    no link. The group may write where it is this user's private one, as with a umask of 002: of the user's name,
-    and without other members. A directory above the experiment may be open to others where it is sticky, as /tmp and a
-    new tmpfs are: they can add to it, and cannot replace what is in it. The permissions of an object store are not
-    known here; it has to be trusted.
+    from there up to the store's root, must belong to this user or to root, must not be writable by others, and must
+    not be a link. It may be writable by the user's private group, as with a umask of 002: a group with the user's name
+    and no other members. A directory above the experiment may be writable by others if it is sticky, as /tmp and a
+    new tmpfs are: others can add files to it, but cannot replace existing ones. The permissions of an object store are
+    not known here; it has to be trusted.
 
     Args:
         store: The run store.
-        experiment: Key of Tune's folder; it may not be there yet.
+        experiment: Key of Tune's folder, which need not exist yet.
 
     Raises:
-        PermanentStorageError: Which file, who else could have written it, and the remedy.
+        PermanentStorageError: A file is not trusted; with the file, the reason and the remedy.
     """
     if store.directory is None:
         return
@@ -88,7 +88,7 @@ def _untrusted(path: Path, why: str, remedy: str) -> PermanentStorageError:
 
 
 def _private_group() -> int | None:
-    """The group that this user alone is in, as distributions make one for each user; None where there is none."""
+    """Return the id of the user's private group, as distributions create for each user; None if there is none."""
     import grp
     import pwd
 

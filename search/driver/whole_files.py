@@ -1,4 +1,4 @@
-"""The file system that Tune is given where the store is a directory: local files that appear whole."""
+"""File system for Tune where the store is a directory: writes atomic local files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ...storage.store import Store
 
 
 def tune_filesystem(store: Store) -> FileSystem:
-    """What Tune is to write with.
+    """Return the file system that Tune writes with.
 
-    An object appears whole in an object store. Tune writes its snapshot over the earlier one in place, so that a
-    driver that is killed, or a disk that is full, would leave half of it, and nothing to go on from.
+    Writes to an object store are atomic. In a directory, Tune would overwrite its snapshot in place, so that a killed
+    driver or a full disk would leave a partial one, and nothing to resume from.
     """
     return store.filesystem if store.directory is None else PyFileSystem(WholeFiles())
 
 
 class WholeFiles(FileSystemHandler):
-    """pyarrow's local file system, but a file takes its name when it is closed."""
+    """pyarrow's local file system, except that a file gets its name when it is closed."""
 
     def __init__(self) -> None:
         self._local = LocalFileSystem()
@@ -38,47 +38,47 @@ class WholeFiles(FileSystemHandler):
         return hash(WholeFiles)
 
     def get_type_name(self) -> str:
-        """Name of the kind."""
+        """Return the type name of the file system."""
         return "local"
 
     def normalize_path(self, path: str) -> str:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.normalize_path(path)
 
     def get_file_info(self, paths: list[str]) -> Any:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.get_file_info(paths)
 
     def get_file_info_selector(self, selector: FileSelector) -> Any:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.get_file_info(selector)
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         self._local.create_dir(path, recursive=recursive)
 
     def delete_dir(self, path: str) -> None:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         self._local.delete_dir(path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         self._local.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
 
     def delete_root_dir_contents(self) -> None:
-        """Refused."""
+        """Refuse to delete everything."""
         raise NotImplementedError
 
     def delete_file(self, path: str) -> None:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         self._local.delete_file(path)
 
     def move(self, src: str, dest: str) -> None:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         self._local.move(src, dest)
 
     def copy_file(self, src: str, dest: str) -> None:
-        """As pyarrow's, to a name that is free until the end."""
+        """Copy a file atomically: under a temporary name first."""
         part = temporary_beside(Path(dest))
         try:
             self._local.copy_file(src, str(part))
@@ -87,25 +87,25 @@ class WholeFiles(FileSystemHandler):
             part.unlink(missing_ok=True)
 
     def open_input_stream(self, path: str) -> Any:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.open_input_stream(path)
 
     def open_input_file(self, path: str) -> Any:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: Any = None) -> PythonFile:
-        """A file that takes its name when it is closed; one that cannot be written to its end never does."""
+        """Open a file that gets its name when it is closed; if a write fails, it never does."""
         del metadata
         return PythonFile(_Output(path), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any = None) -> Any:
-        """As pyarrow's."""
+        """Delegate to pyarrow's local file system."""
         return self._local.open_append_stream(path, metadata=metadata)
 
 
 class _Output:
-    """No ``io`` class: those are closed, and this would be named, when a copy that failed is collected."""
+    """An output file; no ``io`` class, since garbage collection would close one, and so publish a failed copy."""
 
     closed = True
 

@@ -1,1 +1,1 @@
-"""Pictures of a study."""
+"""Plots of a study."""

@@ -1,4 +1,4 @@
-"""What the pictures of a search have in common: colours, axes, words."""
+"""Shared parts of the plots of a search: colours, axes, labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MANY = 1e5
 
 
 def words(name: str) -> str:
-    """A metric's name to read: ``validation_accuracy`` as ``validation accuracy``, a unit in brackets."""
+    """Return a metric's name for display: ``validation_accuracy`` as ``validation accuracy``, a unit in brackets."""
     for unit in ("ms", "mb"):
         if name.endswith(f"_{unit}"):
             return f"{words(name.removesuffix(f'_{unit}'))} ({unit.replace('mb', 'MB')})"
@@ -29,10 +29,10 @@ def words(name: str) -> str:
 def shown_span(
     values: Sequence[float], is_higher_better: bool, others: Sequence[float] = ()
 ) -> tuple[float, float]:
-    """Lowest and highest value to show, of ``values`` and ``others``.
+    """Return the lowest and highest value to show, of ``values`` and ``others``.
 
-    One diverged trial must not press all the rest into a line: what is farther on the bad side of the median of
-    ``values`` than six times the way from there to the best is left outside.
+    One diverged trial must not compress all the others into a line: values that are worse than the median of
+    ``values`` by more than six times the distance from the median to the best are left out.
     """
     best, middle = max(values) if is_higher_better else min(values), median(values)
     fence = middle - _WORSE_SPANS * (best - middle) if best != middle else None
@@ -43,7 +43,7 @@ def shown_span(
 
 
 def show_millions(axis: Axis, values: Sequence[float]) -> None:
-    """Label an axis of large numbers with ``2M`` in place of a 2 and a power of ten at its end."""
+    """Label an axis of large numbers with ``2M``, not with a 2 and a power of ten at its end."""
     from matplotlib.ticker import FuncFormatter
 
     if max(map(abs, values)) >= _MANY:
@@ -51,7 +51,7 @@ def show_millions(axis: Axis, values: Sequence[float]) -> None:
 
 
 def text_of(value: Any, longest: int = 14) -> str:
-    """A value as a label: short numbers, and a long text cut in its middle."""
+    """Format a value as a label: numbers in short form, long texts shortened in the middle."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value / 1e6:.4g}M" if abs(value) >= _MANY else f"{value:.4g}"
     text = str(value)

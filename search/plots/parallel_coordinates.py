@@ -1,4 +1,4 @@
-"""The picture of all finished trials side by side: a line each, through its values and arguments."""
+"""Parallel coordinates plot: one line for each finished trial, through its values and arguments."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-_UNUSED, _UNUSED_SPREAD = -0.13, 0.06  # height of arguments that a trial does without
+_UNUSED, _UNUSED_SPREAD = -0.13, 0.06  # height of arguments that a trial does not use
 _TICK_DISTANCE = 0.07
 _DARK, _LIGHT = 1.0, 0.2  # of the colour map
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """One upright axis: its name, marks at heights 0..1, and the height of a value."""
+    """One vertical axis: its name, ticks at heights 0..1, and the height of a value."""
 
     name: str
     ticks: list[tuple[float, str]]
     height: Callable[[Any], float]
     spread: float = 0.0
-    """How far apart the trials of one value stand."""
+    """Range of heights over which trials with the same value are spread."""
 
 
 def parallel_coordinates(
@@ -37,13 +37,13 @@ def parallel_coordinates(
     directions: Sequence[str],
     emphasised: FrozenTrial,
 ) -> Figure:
-    """Draw them; the darker, the better in the first objective.
+    """Draw the finished trials; darker lines are better in the first objective.
 
     Args:
-        finished: At least one, with a value for each objective.
-        metric_names: Of the objectives.
-        directions: ``maximize`` or ``minimize`` of each.
-        emphasised: One of them, drawn on top.
+        finished: At least one trial, with a value for each objective.
+        metric_names: Names of the objectives.
+        directions: ``maximize`` or ``minimize`` for each objective.
+        emphasised: One of the trials, drawn on top.
     """
     names = list({name: None for trial in finished for name in trial.params})
     columns = [[trial.values[place] for trial in finished] for place in range(len(metric_names))]
@@ -79,7 +79,7 @@ def parallel_coordinates(
 
 
 def _heights(trial: FrozenTrial, scales: Sequence[_Scale], names: Sequence[str], aside: float) -> list[float]:
-    """Of a trial's line on each scale; ``aside``, in -0.5..0.5, parts it from others with the same value."""
+    """Return the heights of a trial's line; ``aside``, in -0.5..0.5, separates trials with the same value."""
     num_objectives = len(scales) - len(names)
     objectives = [scale.height(value) for scale, value in zip(scales, trial.values, strict=False)]
     arguments = [
@@ -95,7 +95,7 @@ def _objective_scale(name: str, values: Sequence[float], is_higher_better: bool)
     low, high = shown_span(values, is_higher_better)
     scale = _linear(name, low, high, whole=False)
     if low > min(values) or high < max(values):
-        # Those beyond stand at the end, which says so.
+        # Values beyond the scale are drawn at its end, whose label has a sign for it.
         end, sign = (0.0, "≤") if is_higher_better else (1.0, "≥")
         ticks = [(at, f"{sign} {text}" if at == end else text) for at, text in scale.ticks]
         return _Scale(name, ticks, lambda value: min(max(scale.height(value), 0.0), 1.0))
@@ -140,7 +140,7 @@ def _categories(name: str, choices: Sequence[Any]) -> _Scale:
 def _ticks(
     ends: Sequence[float], inner: Sequence[float], height: Callable[[float], float]
 ) -> list[tuple[float, str]]:
-    """Both ends, and of the values between them those whose labels have room."""
+    """Return ticks at both ends, and at those values between them whose labels have room."""
     ticks = {height(end): text_of(end) for end in ends}
     for value in inner:
         if all(abs(height(value) - at) >= _TICK_DISTANCE for at in ticks):
@@ -181,7 +181,7 @@ def _draw_scales(axes: Axes, scales: Sequence[_Scale], *, has_unused: bool) -> N
 def _colors(
     figure: Figure, axes: Axes, values: Sequence[float], metric: str, direction: str
 ) -> Callable[[float], Any]:
-    """The colour of a value, dark where it is good, with a bar that says so."""
+    """Draw a colour bar, and return the colour of a value: the better, the darker."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable

@@ -1,4 +1,4 @@
-"""The pictures of a search: its history, what its arguments weigh, all trials side by side, the Pareto front."""
+"""Plots of a search: its history, argument importance, parallel coordinates and the Pareto front."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FRONT_FILE = "search-front.png"
 
 @dataclass(frozen=True)
 class StudyPictures:
-    """What was drawn.
+    """The plots of a search.
 
     Attributes:
-        paths: The PNGs.
-        left_out: Name of each file that was not drawn -> why.
+        paths: Paths of the PNGs.
+        left_out: Name of each file that was not drawn -> the reason.
     """
 
     paths: list[Path]
@@ -55,18 +55,18 @@ def draw_study(
     chosen: int | None = None,
     front: Collection[int] | None = None,
 ) -> StudyPictures:
-    """Draw a search into PNGs; the same trials give the same pictures.
+    """Draw the plots of a search as PNGs; the same trials give the same plots.
 
     Args:
-        trials: All that have ended, such as ``study.trials``; numbered.
-        folder: Made where it is not there; pictures of an earlier call are replaced, or removed.
-        metric_names: Of the objectives.
-        directions: ``maximize`` or ``minimize`` of each objective.
-        chosen: Number of the trial that was chosen. Default: the best in the first objective.
-        front: Numbers of the trials of the Pareto front. Default: those that no other finished one dominates.
+        trials: All trials that have ended, such as ``study.trials``, with their numbers.
+        folder: Output folder, created if needed; plots of an earlier call are replaced, or removed.
+        metric_names: Names of the objectives.
+        directions: ``maximize`` or ``minimize`` for each objective.
+        chosen: Number of the selected trial. Default: the best in the first objective.
+        front: Numbers of the trials on the Pareto front. Default: the finished trials that no other dominates.
 
     Returns:
-        The pictures, and what was left out.
+        The plots, and those that were left out.
     """
     search = _Search(
         sorted(trials, key=lambda trial: trial.number), list(metric_names), list(directions), chosen, front
@@ -89,7 +89,7 @@ def draw_study(
 
 
 class _Search:
-    """The trials, seen as the pictures need them."""
+    """The trials, grouped as the plots need them."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ def _best_so_far(axes: Axes, search: _Search, points: Sequence[tuple[int, float]
 
 
 def _reached(trial: FrozenTrial, place: int) -> float | None:
-    """What a trial had reached when it was stopped early."""
+    """Return the value that a trial had reached when it was stopped early."""
     if trial.values is not None:
         return trial.values[place] if math.isfinite(trial.values[place]) else None
     if place == 0 and trial.intermediate_values:
@@ -265,7 +265,7 @@ def _front(search: _Search) -> Figure | str:
 
 
 def _front_panel(axes: Axes, search: _Search, place: int) -> None:
-    """The first objective against another; with more than two the front is no line in any of the panels."""
+    """Draw the first objective against another; the front is a line only with two objectives."""
 
     def point(trial: FrozenTrial) -> tuple[float, float]:
         return trial.values[place], trial.values[0]
@@ -304,7 +304,7 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
 
 
 def _label(axes: Axes, points: dict[int, tuple[float, float]], chosen: int, right: int, up: int) -> None:
-    """Name trials on the side where better ones would stand, and so none does; of labels that meet, only one."""
+    """Label trials on the side of better values, which is free; of overlapping labels, keep one."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()

@@ -30,10 +30,10 @@ class Asha(EarlyStopping):
     )
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:
-        """Stop a trial that is not among the best 1 / reduction_factor of those that have come as far.
+        """Stop a trial that is not among the best 1 / reduction_factor of those that have reached the same rung.
 
-        Decided once for each rung, ``grace * reduction_factor ** k`` of the schedule, at the first epoch that
-        reaches it; the others are read off at that epoch's fraction.
+        The decision is made once per rung, at ``grace * reduction_factor ** k`` of the schedule, at the first epoch
+        that reaches it; the other trials are compared by their values at that epoch's fraction.
         """
         now, value = curve[-1]
         before = curve[-2][0] if len(curve) > 1 else 0.0

@@ -1,8 +1,8 @@
-"""Early stopping: the registry of its rules, and trials' values at equal fractions of their schedules.
+"""Early stopping: the registry of rules, and trials' values at equal fractions of their schedules.
 
 Where the number of epochs is searched, comparing trials at equal epochs favours short schedules, whose learning
-rate has decayed further by then. Every report carries its trial's whole learning curve over the fraction of its
-own schedule, so that nothing but the last reports is needed to continue after an interruption.
+rate has decayed further by then. Every report has its trial's whole learning curve over the fraction of its own
+schedule, so that only the last reports are needed to resume after an interruption.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ...training.registry import SectionRegistry
 from ...training.section import Section
 
 Curve = Sequence[Sequence[float]]
-"""``[[fraction of the schedule, value], ...]``, rising in the fraction."""
+"""``[[fraction of the schedule, value], ...]``, in ascending order of the fraction."""
 
 ValuesOfOthers = Callable[[float], Sequence[float]]
-"""The values of all other trials that have come as far as a fraction."""
+"""Returns the values, at a fraction, of all other trials that have reached it."""
 
 
 class EarlyStopping(Section):
@@ -29,16 +29,16 @@ class EarlyStopping(Section):
 
     @property
     def is_active(self) -> bool:
-        """Whether any trial may be stopped."""
+        """Whether the rule can stop any trial."""
         return True
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:
-        """Decide whether a trial ends after its latest epoch.
+        """Return whether a trial is stopped after its latest epoch.
 
         Args:
-            curve: The trial's values until now.
-            others: The other trials' values at a fraction.
-            sign: 1 where more is better, -1 where less is.
+            curve: The trial's values so far.
+            others: Function that returns the other trials' values at a fraction.
+            sign: 1 where higher is better, -1 where lower is.
         """
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ EARLY_STOPPING: SectionRegistry[EarlyStopping] = SectionRegistry("type")
 
 
 def value_at(curve: Curve, fraction: float) -> float | None:
-    """Return the value at a fraction, between two epochs on the line through them; None outside of the curve."""
+    """Return the value at a fraction, linearly interpolated between epochs; None outside of the curve."""
     if not curve or not curve[0][0] <= fraction <= curve[-1][0]:
         return None
     fractions, values = zip(*curve, strict=True)
@@ -55,14 +55,14 @@ def value_at(curve: Curve, fraction: float) -> float | None:
 
 
 class Readings:
-    """Every trial's value at the fractions that were asked for: a decision among n trials reads no n curves."""
+    """Cache of every trial's value at requested fractions: a decision need not read all curves again."""
 
     def __init__(self) -> None:
         self._curves: dict[str, Curve] = {}
         self._at: dict[float, dict[str, float]] = {}
 
     def add(self, trial_id: str, curve: Curve) -> None:
-        """Take a trial's curve that is new or has grown; ignore an earlier part of it."""
+        """Add a trial's curve if it is new or has grown; ignore a shorter one."""
         if len(curve) < len(self._curves.get(trial_id, [])):
             return
         self._curves[trial_id] = curve
@@ -71,7 +71,7 @@ class Readings:
                 values[trial_id] = value
 
     def of_others(self, trial_id: str, fraction: float) -> list[float]:
-        """Return the values of all other trials that have come as far as ``fraction``."""
+        """Return the values at ``fraction`` of all other trials that have reached it."""
         values = self._at.get(fraction)
         if values is None:
             read = {each: value_at(curve, fraction) for each, curve in self._curves.items()}

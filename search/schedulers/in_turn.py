@@ -1,4 +1,4 @@
-"""Tune's scheduler: every trial in its turn, and those that a rule stops early."""
+"""Schedulers for Tune: run trials in the order of their numbers, and stop trials early by a rule."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class InTurn(FIFOScheduler):
-    """Every trial to its end, in the order of their numbers.
+    """Run every trial to its end, in the order of their numbers.
 
-    Tune's own goes through all trials there ever were, several times a trial: the square of their number.
+    Tune's FIFO scheduler scans all past trials several times per trial, which is quadratic in their number.
     """
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """The first that waits."""
+        """Return the first pending trial."""
         waiting = (trial for trial in tune_controller.get_live_trials() if trial.status == "PENDING")
         return min(waiting, key=lambda trial: trial.config["number"], default=None)
 
 
 class StoppingEarly(InTurn):
-    """Stops trials in Tune by a rule of early stopping, in the order in which their reports come.
+    """Stop trials by a rule of early stopping, in the order in which their reports arrive.
 
     Args:
         rule: The rule with its parameters.
@@ -43,16 +43,16 @@ class StoppingEarly(InTurn):
         self._judged: dict[str, float] = {}
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """A new trial, or one that was restored with its last report."""
+        """Add a new trial, or one that was restored with its last report."""
         last = trial.last_result or {}
         self._read(trial.trial_id, last)
         judged = self._judged.get(trial.trial_id, 0.0)
         self._judged[trial.trial_id] = max(judged, last.get("progress", 0.0))
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide after an epoch, once; the last one ends by itself.
+        """Decide once after each epoch but the last whether to stop the trial.
 
-        A trial that goes on reports what it had saved again, and is judged by the last of it.
+        A resumed trial reports its saved epochs again; the decision uses the last of them.
         """
         self._read(trial.trial_id, result)
         if (
@@ -71,7 +71,7 @@ class StoppingEarly(InTurn):
             self._readings.add(trial_id, result["curve"])
 
     def debug_string(self) -> str:
-        """For Tune's own output."""
+        """Return a description for Tune's own output."""
         return f"early stopping: {self._rule}"
 
 

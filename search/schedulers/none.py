@@ -15,7 +15,7 @@ class NoEarlyStopping(EarlyStopping):
 
     @property
     def is_active(self) -> bool:
-        """Whether any trial may be stopped: none is."""
+        """Whether the rule can stop any trial: it cannot."""
         return False
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:

@@ -1,1 +1,1 @@
-"""What may be searched, and the checks of it."""
+"""The search space, and its validation."""

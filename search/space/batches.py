@@ -1,4 +1,4 @@
-"""Whether the batches of a search can be shared out among the processes of a trial."""
+"""Check that the batches of a search can be split among the processes of a trial."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHRINKING = "auto_find_batch_size"
 
 
 def check_batches(config: SearchConfig, training: TrainingConfig, num_processes: int) -> None:
-    """Refuse batches that do not go into equal parts, before anything is started.
+    """Reject batch sizes that cannot be split into equal parts, before anything is started.
 
     Args:
         config: The ``search`` section.
@@ -22,7 +22,7 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
         num_processes: Processes of a trial.
 
     Raises:
-        ConfigError: Every batch size that is not a multiple of it, with the place where it is given.
+        ConfigError: A batch size is not a multiple of ``num_processes``; lists each one with its parameter.
     """
     if num_processes == 1:
         return
@@ -52,7 +52,7 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
 
 
 def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: int) -> list[str]:
-    """Faults of the size that stands where the space names none."""
+    """Return the faults of the batch size that applies where it is not searched."""
     if any(name in config.space and not config.space[name].when for name in _BATCH_SIZES):
         return []
     for name in _BATCH_SIZES:
@@ -72,10 +72,10 @@ def _uneven(where: str, given: Any, num_processes: int, wanted: str = "a multipl
 
 
 def part_of_batch(batch_size: int, num_processes: int) -> int:
-    """Texts of a batch that each process takes.
+    """Return how many texts of a batch each process gets.
 
     Raises:
-        InputError: The batch does not go into equal parts.
+        InputError: The batch cannot be split into equal parts.
     """
     if batch_size % num_processes:
         raise InputError(_uneven("batch_size", batch_size, num_processes))

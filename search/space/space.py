@@ -1,4 +1,4 @@
-"""The search space: its names and metrics, and how a trial draws from it."""
+"""The search space: names of arguments and metrics, and sampling the arguments of a trial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-# Metric that every epoch reports -> the mode in which it is better.
+# Metric that every epoch reports -> its mode.
 METRICS = {
     "validation_accuracy": "max",
     "validation_in_scope_accuracy": "max",
@@ -23,21 +23,21 @@ METRICS = {
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
 STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS)
-# How many texts that only the teacher labels a trial trains on, and their kind; without it: all there are.
+# Number of texts of the transfer set that a trial trains on -> their kind; default: all of them.
 TEXT_COUNTS = {
     "data.unlabelled.count": "unlabelled",
     "data.augmentation.spliced.count": "spliced",
     "data.augmentation.dropped.count": "dropped",
     "data.augmentation.masked.count": "masked",
 }
-# Takes the place of its key in the training section.
+# Replaces the same key of the training section.
 SPARSITY = "training.pruning.sparsity"
-# What is searched and is no argument of the training itself.
+# Searched arguments that are not training arguments.
 OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS, SPARSITY)
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:
-    """Arguments that have the same value in every trial: fixed ones, and ranges that hold a single value."""
+    """Return the arguments with the same value in every trial: fixed ones, and ranges with a single value."""
     values = {
         name: parameter.single_value() for name, parameter in config.space.items() if not parameter.when
     }
@@ -50,7 +50,7 @@ def searched(config: SearchConfig) -> dict[str, Parameter]:
 
 
 def draw(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """The arguments of a trial: fixed ones, and suggestions for those whose conditions hold."""
+    """Return the arguments of a trial: fixed values, and suggestions for arguments whose conditions hold."""
     values: dict[str, Any] = {}
     for name in by_condition(space):
         parameter = space[name]
@@ -62,10 +62,10 @@ def draw(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
 
 
 def by_condition(space: Mapping[str, Parameter]) -> list[str]:
-    """Names in an order in which each comes after those that its condition asks about.
+    """Return the names in an order in which each follows those that its condition depends on.
 
     Raises:
-        ValueError: Conditions ask about one another in a circle; with the names in it.
+        ValueError: Conditions form a cycle; with the names in it.
     """
     ordered: list[str] = []
     left = list(space)

@@ -1,4 +1,4 @@
-"""The students that a search tries: their names, what makes them, and which of them miss a constraint."""
+"""The students that a search tries: their names, their arguments, and which of them violate a constraint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..config import SearchConfig
 from ..parameters import Choice, as_category
 from .space import STUDENT_ARGUMENTS, STUDENT_HEADS, STUDENT_ROWS
 
-# Metric that every trial with the same student has, known before it trains.
+# Metric that all trials with the same student share, known before training -> its mode.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
-# Name of the student where the space names none.
+# Name of the student where the space has no student arguments.
 ONLY_STUDENT = "student"
 
 
@@ -24,9 +24,9 @@ class Student:
     """A checkpoint that trials start from.
 
     Attributes:
-        key: Of the published folder.
-        metrics: What all its trials share and is known before they train, such as ``latency_ms``; empty where all
-            trials of the search share it.
+        key: Key of the published folder.
+        metrics: Metrics that all its trials share, known before training, such as ``latency_ms``; empty where all
+            trials of the search share them.
     """
 
     key: str
@@ -34,18 +34,18 @@ class Student:
 
 
 def student_name(arguments: Mapping[str, Any]) -> str:
-    """Name the student that a trial starts from, such as ``student.layers=[0, 5]``; ``student`` without a choice."""
+    """Return the name of a trial's student, such as ``student.layers=[0, 5]``; ``student`` where none is searched."""
     named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]
     return "; ".join(named) or ONLY_STUDENT
 
 
 def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]) -> dict[str, float]:
-    """Return what all trials with the student of these arguments share and is known before they train."""
+    """Return the metrics, known before training, that all trials with the student of these arguments share."""
     return students[student_name(arguments)].metrics
 
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
-    """Every student that trials of this search may start from, by name, with the searched arguments that make it."""
+    """Return every student of the search: its name -> the searched arguments that define it."""
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
     every = itertools.product(*(config.space[name].all_values() for name in named))
     made = (dict(zip(named, values, strict=True)) for values in every)
@@ -53,7 +53,7 @@ def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
 
 
 def searched_width(width: WidthConfig | None, arguments: Mapping[str, Any]) -> WidthConfig | None:
-    """The section ``student.width``, with the counts that a trial's arguments name in place of its own."""
+    """Return the section ``student.width``, with the counts from a trial's arguments instead of its own."""
     counts = {
         name.removeprefix("student."): arguments[name]
         for name in (STUDENT_HEADS, STUDENT_ROWS)
@@ -63,12 +63,12 @@ def searched_width(width: WidthConfig | None, arguments: Mapping[str, Any]) -> W
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
-    """The search without the students that miss a constraint before they are trained.
+    """Return the search without the students that violate a constraint before they are trained.
 
-    Of several arguments that make a student each loses the values with which no student keeps the constraint.
+    Each argument that defines a student loses the values for which no student meets the constraints.
 
     Raises:
-        ConfigError: All of them do.
+        ConfigError: All students violate a constraint.
     """
     bounds = [each for each in config.constraints if each.metric in STUDENT_METRICS]
     if not bounds:

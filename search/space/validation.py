@@ -1,4 +1,4 @@
-"""What is wrong with a search section, all of it in one error, before anything is started."""
+"""Validate a search section, with all faults in one error, before anything is started."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOST_ARGUMENT = {
     "dataloader_num_workers": 1024,
     "data_seed": MOST_SEED,
 }
-"""Most that these other arguments of a training may be; all other whole numbers stay below 10^9."""
+"""Upper bounds of these training arguments; every other whole number is at most 10^9."""
 
 
 def check_space(
@@ -46,16 +46,16 @@ def check_space(
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
 ) -> None:
-    """Refuse a search that no trial could run, before Ray is started.
+    """Reject an invalid search before Ray is started.
 
     Args:
         config: The ``search`` section.
         training: The ``training`` section.
-        student: The ``student`` section, where the space may name the student's layers.
-        data: The ``data`` section, where the space may name counts of texts.
+        student: The ``student`` section, to check the student's layers in the space.
+        data: The ``data`` section, to check counts of texts in the space.
 
     Raises:
-        ConfigError: All of ``space_faults`` in one message.
+        ConfigError: There are ``space_faults``; all are in one message.
     """
     if faults := space_faults(config, training, student, data):
         raise ConfigError(listed(faults))
@@ -67,9 +67,10 @@ def space_faults(
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
 ) -> list[str]:
-    """Names that are no training arguments, with the nearest valid name; values that an argument does not take.
+    """Return the faults of a search section, such as unknown arguments, with the nearest valid name.
 
-    Also conditions that cannot hold, metrics that nothing reports, and points outside of the space.
+    Others are values that an argument does not accept, conditions that cannot hold, metrics that are not reported, and
+    points outside of the space.
     """
     from ...training.distillation.arguments import argument_names
 
@@ -180,7 +181,7 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
 
 
 def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:
-    """Try the two ends of every range, and every choice, in the arguments of a trial."""
+    """Create training arguments with both ends of every range and with every choice, and return the errors."""
     if reason := _refusal(training, {}):
         return [reason]
     ends = {
@@ -209,10 +210,10 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
             return fault
     try:
         arguments = arguments_from_config(training, ".", **values, use_cpu=True)
-    except Exception as error:  # transformers reads files, imports packages and computes with what is given
+    except Exception as error:  # transformers reads files, imports packages and computes with the values
         return first_line(error)
     for name, value in values.items():
-        # The short names stand for numbers, as all arguments do whose default is one.
+        # Arguments with a numeric default are numbers, and so are our own short names.
         default = getattr(type(arguments), name, 0.0)
         if type(default) in (int, float) and not isinstance(value, int | float):
             return "it needs a number"
@@ -220,13 +221,13 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
 
 
 def _size_fault(name: str, value: Any) -> str | None:
-    """What is wrong with the size of an argument's value; None where nothing is."""
+    """Return what is wrong with the size of an argument's value, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     field = TrainingConfig.model_fields.get(name)
     if field is None:
         most = _MOST_ARGUMENT.get(name, 10**9 if isinstance(value, int) else None)
-    else:  # only of counts: a rate that ruins a trial is one bad trial, and the search learns from it
+    else:  # bounds of counts only: a bad rate costs one trial, and the search learns from it
         most = next(
             (each.le for each in field.metadata if field.annotation is int and hasattr(each, "le")), None
         )
@@ -236,7 +237,7 @@ def _size_fault(name: str, value: Any) -> str | None:
 
 
 def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list[str]:
-    """More epochs of quantization-aware training than the shortest trial has."""
+    """Return a fault if quantization-aware training has more epochs than the shortest trial."""
     if training.quantization_aware is None or "max_steps" in training.arguments:
         return []
     searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs

@@ -1,1 +1,1 @@
-"""The Optuna study: its searcher, its journal, and what it learns from former runs."""
+"""The Optuna study: its searcher, its journal, and its warm start from earlier runs."""

@@ -1,4 +1,4 @@
-"""The boundary to Optuna: a trial's record as Optuna's own structure."""
+"""Convert trial records to Optuna's trials."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def frozen_trial(
     values: Sequence[float] | None,
     constraints: Mapping[str, float] | None = None,
 ) -> FrozenTrial:
-    """Convert a trial's record to Optuna's structure.
+    """Convert a trial's record to an Optuna trial.
 
     Arguments that are not searched, and values outside of their range, become user attributes; so do
-    ``trial_id``, ``number`` (which a study counts anew) and ``reason``.
+    ``trial_id``, ``number`` (since a study renumbers trials) and ``reason``.
 
     Args:
         record: The trial.
         space: The searched arguments, by name; a conditional one may be missing in the trial.
-        values: One for each objective, such as ``reached_values`` gives; dropped where the trial failed.
-        constraints: By how much it misses each bound, 0 or below where it keeps it.
+        values: One for each objective, such as from ``reached_values``; ignored where the trial failed.
+        constraints: By how much the trial violates each constraint, 0 or less where it meets it.
 
     Raises:
-        ValueError: The trial is finished and has no value, or one that is not a number.
+        ValueError: The trial is finished, and has no value or one that is not a number.
     """
     import optuna
     from optuna.trial import TrialState
@@ -64,10 +64,10 @@ def frozen_trial(
 
 
 def reached_values(record: TrialRecord, objectives: Sequence[Objective]) -> list[float] | None:
-    """Return what a trial reached in each objective; None of a failed one, and of one without an epoch.
+    """Return a trial's value in each objective; None if it failed or has no epoch.
 
-    Of the first objective that is the best value of its curve, epochs before the end of its pruning included; of
-    the others what the record holds.
+    For the first objective this is the best value of its curve, including epochs before the end of its pruning; for
+    the others, the value in the record.
     """
     if record.state == "failed" or not record.curve:
         return None
@@ -77,7 +77,7 @@ def reached_values(record: TrialRecord, objectives: Sequence[Objective]) -> list
 
 
 def _times(record: TrialRecord) -> tuple[datetime, datetime]:
-    """Its begin and end; the present where they are unknown."""
+    """Return a trial's start and end time; the current time where they are unknown."""
     if record.started is None or record.ended is None:
         now = datetime.now(UTC)
         return now, now

@@ -1,4 +1,4 @@
-"""What the searched arguments weigh in reaching good trials."""
+"""Importance of the searched arguments for good trials."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST_TRIALS = 10
-# Optuna's own tenth is for hundreds of trials. Where one argument decides, as simulated, the better half of 20 trials
-# named it in 46 of 50 searches, the best tenth in 7; of 60 trials in 50 and in 34.
+# Optuna's default of a tenth needs hundreds of trials. In simulated searches where one argument decides, the better
+# half of 20 trials identified it in 46 of 50 searches, the best tenth in 7; with 60 trials, in 50 and 34.
 _GOOD_SHARE = 0.5
 
 
 def weights(
     finished: Sequence[FrozenTrial], metric_names: Sequence[str], directions: Sequence[str]
 ) -> dict[str, dict[str, float]] | str:
-    """Each argument's share, by metric; the heaviest of the first metric first.
+    """Compute the importance of each argument, by metric, in descending order for the first metric.
 
     PED-ANOVA (Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
     Subspaces", IJCAI 2023): how far the values of the better half of the trials differ from those of all trials. It
-    has no random part.
+    is deterministic.
 
     Returns:
-        Shares that add up to 1 for each metric, or why there are none.
+        Shares that add up to 1 for each metric, or the reason why there are none.
     """
     if len(finished) < FEWEST_TRIALS:
         return f"{len(finished)} trials are finished, and {FEWEST_TRIALS} are needed"
@@ -48,14 +48,14 @@ def weights(
 
 
 def _num_good(values: Sequence[float], direction: str) -> int:
-    """How many trials count as good; all of them where too many are equal."""
+    """Return how many trials count as good; all of them where too many are equal."""
     ordered = sorted(values, reverse=direction == "maximize")
     last = ordered[math.ceil(_GOOD_SHARE * len(values)) - 1]
     return sum(value >= last if direction == "maximize" else value <= last for value in values)
 
 
 def _judged(finished: Sequence[FrozenTrial]) -> list[str]:
-    """Arguments that several trials have and, where they are conditional, several are without."""
+    """Return the arguments that several trials have and, if conditional, several trials lack."""
     names = {name: None for trial in finished for name in trial.params}
     return [name for name in names if min(Counter(name in trial.params for trial in finished).values()) > 1]
 

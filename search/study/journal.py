@@ -1,4 +1,4 @@
-"""The lines of an Optuna journal: what Optuna's own storage writes for a study and for a trial added to it."""
+"""The lines of an Optuna journal, as Optuna's own storage writes them for a study and its trials."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .optuna_log import without_news
 
 
 def study_lines(name: str, directions: Sequence[str], metric_names: Sequence[str]) -> bytes:
-    """What a journal begins with.
+    """Return the first lines of a study's journal.
 
     Args:
-        name: Of the study.
-        directions: ``maximize`` or ``minimize`` of each objective.
-        metric_names: Of the objectives.
+        name: Name of the study.
+        directions: ``maximize`` or ``minimize`` for each objective.
+        metric_names: Names of the objectives.
     """
     recorder = _Recorder()
     study = _new_study(recorder, name, directions)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of metrics with names
+        warnings.simplefilter("ignore", ExperimentalWarning)  # metric names are experimental
         study.set_metric_names(list(metric_names))
     return _lines(recorder.logs)
 
 
 def trial_line(trial: FrozenTrial, directions: Sequence[str]) -> bytes:
-    """The line of a trial in a journal of one study."""
+    """Return the line of a trial in a journal with one study."""
     recorder = _Recorder()
     study = _new_study(recorder, "", directions)
     num_before = len(recorder.logs)
@@ -43,7 +43,7 @@ def trial_line(trial: FrozenTrial, directions: Sequence[str]) -> bytes:
 
 
 def trials_in(content: bytes, name: str, directions: Sequence[str]) -> list[FrozenTrial]:
-    """The trials of a study in a journal, up to a line that was cut off; none where there is no such study."""
+    """Return the trials of a study in a journal, up to a truncated line; none where there is no such study."""
     recorder = _Recorder()
     for line in content.splitlines(keepends=True):
         if not line.endswith(b"\n"):
@@ -57,7 +57,7 @@ def trials_in(content: bytes, name: str, directions: Sequence[str]) -> list[Froz
 
 
 class _Recorder(BaseJournalBackend):
-    """Keeps what is written into a journal."""
+    """A journal backend that keeps its logs in memory."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
@@ -80,6 +80,6 @@ def _directions(names: Sequence[str]) -> list[StudyDirection]:
 
 
 def _lines(logs: list[dict[str, Any]]) -> bytes:
-    # The same study gives the same bytes, whichever process and thread writes them.
+    # The same study gives the same bytes, whichever process and thread write them.
     same = [{**log, "worker_id": "distiltune"} for log in logs]
     return "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in same).encode()

@@ -19,26 +19,26 @@ from .journal import study_lines, trial_line, trials_in
 logger = logging.getLogger(__name__)
 
 _UPLOAD_PERIOD_S = 10.0
-_LOCK_PATIENCE_S = 3  # a lock that stands this long was left by a process that was killed
+_LOCK_PATIENCE_S = 3  # an older lock was left by a process that was killed
 
 
 class StudyMirror:
-    """Keeps an Optuna journal file in a store up to date with the trials that have ended.
+    """Keep an Optuna journal file in a store up to date with the trials that have ended.
 
-    The same trials give the same file, byte for byte, whether they came one by one or all at once: an
-    optuna-dashboard that has read the first half goes on with the second one. Trials stand in the order in which
-    they ended, and of two with the same ``trial_id`` the later one stands. A search that was interrupted goes on with
-    the journal that it has; only ``rewrite`` takes trials out.
+    The same trials give the same file, byte for byte, whether they were added one by one or all at once: an
+    optuna-dashboard that has read the first half can continue with the second. Trials are in the order in which
+    they ended, and of two with the same ``trial_id`` the later one is kept. A resumed search continues the existing
+    journal; only ``rewrite`` removes trials.
 
-    In a directory the file itself is appended to. Elsewhere it is sent whole, by a thread of its own, at most
-    every ten seconds. A store that is away only delays. Not to be pickled.
+    In a directory, the file itself is appended to. In other stores, a thread uploads the whole file at most every ten
+    seconds. An unavailable store only delays this. Cannot be pickled.
 
     Args:
-        store: Where.
-        key: The file's.
-        name: Of the study.
+        store: Store of the journal.
+        key: Key of the journal file.
+        name: Name of the study.
         space: The searched arguments, by name.
-        objectives: What is optimised.
+        objectives: The objectives of the study.
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class StudyMirror:
         self._name = name
         self._head = study_lines(name, self._directions, [each.metric for each in objectives])
         self._lines: dict[str, bytes] = {}
-        self._is_read = False  # whether the lines hold what stood there before
+        self._is_read = False  # whether the lines include those of the existing file
         self._num_changes = 0
-        self._num_sent = 0  # changes that the store has
-        self._num_bytes: int | None = None  # of our file in a directory; None: it has to be written whole
+        self._num_sent = 0  # changes that are in the store
+        self._num_bytes: int | None = None  # of our file in a directory; None: write the whole file
         self._changing = threading.Lock()
         self._sending = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def rewrite(self, trials: Iterable[TrialRecord]) -> None:
-        """Put a journal of these trials, and of no others, in place of what stands there; a reader sees it whole.
+        """Replace the journal, atomically, by one with exactly these trials.
 
         Raises:
-            StorageError: The store does not answer for as long as it is tried.
+            StorageError: The store does not answer during all retries.
         """
         ordered = sorted(trials, key=_by_end)
         lines = {trial.trial_id: self._line(trial) for trial in ordered}
@@ -80,7 +80,7 @@ class StudyMirror:
         self._send_whole(self._store)
 
     def append(self, trial: TrialRecord) -> None:
-        """Add a trial that has ended; what the store does not take now it is given the next time."""
+        """Add a trial that has ended; what cannot be written now is written with the next one."""
         line = self._line(trial)
         with self._changing:
             known = self._lines.get(trial.trial_id)
@@ -95,7 +95,7 @@ class StudyMirror:
             self._thread.start()
 
     def close(self) -> None:
-        """Send what is left."""
+        """Write what is left."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -110,7 +110,7 @@ class StudyMirror:
             self._attempt()
 
     def _attempt(self, line: bytes | None = None) -> None:
-        """Send what the store lacks: that line alone, or all; a failure is logged."""
+        """Write what the store lacks: only that line, or the whole file; a failure is logged."""
         if self._num_sent == self._num_changes:
             return
         try:
@@ -118,7 +118,7 @@ class StudyMirror:
                 self._send_whole(self._store.once)  # a search does not wait for its mirror
             else:
                 self._append_in_place(line)
-        except Exception as error:  # of whatever kind the file system or the lock raises
+        except Exception as error:  # whatever the file system or the lock raises
             self._num_bytes = None  # a part of the line may be there
             logger.warning("the Optuna journal will lag behind: %s", error)
 
@@ -133,7 +133,7 @@ class StudyMirror:
             self._num_bytes, self._num_sent = len(content), num_changes
 
     def _read_former(self, store: Store) -> None:
-        """Take over the trials of an interrupted search, which itself does not tell of them until its end."""
+        """Take over the trials of the existing journal, which a resumed search does not add again."""
         found = trials_in(store.read(self._key) or b"", self._name, self._directions)
         named = {trial.user_attrs["trial_id"]: trial for trial in found if "trial_id" in trial.user_attrs}
         lines = {trial_id: trial_line(trial, self._directions) for trial_id, trial in named.items()}
@@ -145,7 +145,7 @@ class StudyMirror:
         if self._num_bytes is None or self._store.directory is None:
             return False
         path = self._store.directory / self._key
-        # A dashboard may have added notes; a file that lost something is written anew.
+        # A dashboard may have added notes; a file that became shorter is written again.
         return path.is_file() and path.stat().st_size >= self._num_bytes
 
     def _append_in_place(self, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What Optuna says on its own: nothing about the studies that are made here for a moment."""
+"""Silence Optuna's log lines about temporary studies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_news() -> Iterator[None]:
-    """Optuna's warnings only, without its line about each new study."""
+    """Show only Optuna's warnings inside the block, not its line about each new study."""
     import optuna
 
     level = optuna.logging.get_verbosity()

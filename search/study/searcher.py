@@ -1,4 +1,4 @@
-"""The searcher: an Optuna study that Tune asks and tells, in the trials' order so that a seed repeats a search."""
+"""Searcher for Tune: an Optuna study that gets results in the trials' order, so that a seed repeats a search."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 restored_searchers: list[StudySearcher] = []
-"""Those that Tune has just restored, and that have not met its trials yet."""
+"""Searchers that Tune has restored, and that have not been reconciled with its trials yet."""
 
 
 def side_by_side(config: SearchConfig, num_slots: int) -> int:
-    """How many of the search's trials run at a time where the resources hold ``num_slots``.
+    """Return how many trials run in parallel where the resources allow ``num_slots``.
 
-    TPE learns only from trials that have ended. Unless ``max_concurrent_trials`` says otherwise, it is given
-    the time: at most a quarter of the trials, and 2 at least, run side by side. Without a modelled trial there
+    TPE learns only from trials that have ended. Unless ``max_concurrent_trials`` is set, at most a quarter of the
+    trials, but at least 2, run in parallel, so that it has results to learn from. If all trials are random, there
     is nothing to wait for.
     """
     if config.max_concurrent_trials is not None:
@@ -37,40 +37,40 @@ def side_by_side(config: SearchConfig, num_slots: int) -> int:
 
 
 def window_of(num_trials: int, num_side_by_side: int) -> int:
-    """The window of a search: half as many again as run side by side, but no more than half of all trials.
+    """Return the window of a search: 1.5 times the parallel trials, but no more than half of all trials.
 
-    More would leave TPE blind, fewer than run side by side would leave resources idle, and with no room at all
-    every suggestion would wait for the slowest trial.
+    A larger window would leave TPE without results, one smaller than the number of parallel trials would leave
+    resources idle, and with an equal one every suggestion would wait for the slowest trial.
     """
     roomy = num_side_by_side + num_side_by_side // 2
     return max(num_side_by_side, min(roomy, num_trials // 2))
 
 
 class StudySearcher(Searcher):
-    """TPE whose suggestion number n knows the results of trials 0 … n - ``window``, never of later ones.
+    """Suggest trials with TPE; suggestion n uses the results of trials 0 … n - ``window``, never of later ones.
 
-    Trials that run side by side end in an order that differs between runs. Telling Optuna as they end would
-    make every suggestion after the random ones depend on that order; telling it in the trials' own order,
-    with a window, makes suggestion n a function of the seed and the results alone. Trials inside the window
-    count as running for TPE ("constant liar"). A suggestion waits for a trial that is too far behind.
+    Parallel trials end in an order that differs between runs. Passing results to Optuna as trials end would make
+    every suggestion after the random ones depend on that order; passing them in the trials' own order, with a
+    window, makes suggestion n a function of the seed and the results alone. Trials inside the window count as
+    running for TPE ("constant liar"). A suggestion waits for a trial that is too far behind.
 
-    The study stays in memory, and Tune's snapshots hold it: with a stored one, a search whose driver was killed
-    cannot be restored. A trial that was stopped early is told as pruned, with its curve as intermediate
-    values; one that failed, as failed. A trial's values are those of the epoch that is best in the first
-    objective, of those that count.
+    The study is kept in memory and in Tune's snapshots: with a stored study, a search whose driver was killed could
+    not be restored. A trial that was stopped early is passed to Optuna as pruned, with its curve as intermediate
+    values; one that failed, as failed. A trial's values are those of the epoch that is best in the first objective,
+    among those that can be selected.
 
     Args:
         space: The parameters by argument name; at least one is searched.
-        objectives: What is optimised; the first decides which epoch of a trial counts.
-        constraints: Bounds that TPE prefers to keep.
-        student_metrics: By the name of a student (``student_name``): metrics that its trials share.
+        objectives: The objectives; the first decides which epoch of a trial is its best.
+        constraints: Bounds that TPE prefers to meet.
+        student_metrics: Name of a student (``student_name``) -> metrics that its trials share.
         seed: Seed of the sampler.
-        num_trials: How many suggestions there are.
+        num_trials: Number of suggestions.
         num_startup_trials: Random trials before TPE begins.
-        window: See above; 1 tells every result before the next suggestion.
-        max_concurrent: Most trials at a time; also keeps Tune from asking before a trial can start.
+        window: See above; with 1, every result is passed before the next suggestion.
+        max_concurrent: Most trials at a time; also keeps Tune from requesting trials before they can start.
         points: Values to try first.
-        known: Trials of a former search to learn from.
+        known: Trials of an earlier search, for a warm start.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class StudySearcher(Searcher):
         self._objectives = objectives
         self._constraints = constraints or []
         self._student_metrics = dict(student_metrics or {})
-        # Optuna counts results; of the random trials so many are told when the first modelled one is asked for.
+        # Optuna counts results: this many of the random trials have been passed to it at the first modelled one.
         sampler = optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=max(1, num_startup_trials - window + 1),
@@ -124,8 +124,8 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return ``{"number": int, "arguments": {name: value}}`` of the next trial.
 
-        None: ask again later; ``Searcher.FINISHED``: there are no more, and all have ended. Said earlier, a snapshot
-        that holds it but not the last trials could never ask for them again.
+        None means to ask again later. ``Searcher.FINISHED`` is returned only when all trials have ended: restored from
+        a snapshot with that state but without the last trials, Tune could never request those again.
         """
         if self._lost:
             return self._again(self._lost.pop(0), trial_id)
@@ -147,7 +147,7 @@ class StudySearcher(Searcher):
         self._arguments.append(draw(trial, self._space))
 
     def _again(self, number: int, trial_id: str) -> dict[str, Any]:
-        """Suggest once more what was suggested to a trial that Tune has forgotten."""
+        """Repeat the suggestion of a trial that Tune has lost."""
         forgotten = self._order[number]
         self._order[number] = trial_id
         for kept in (self._ended, self._reported, self._curves):
@@ -158,7 +158,7 @@ class StudySearcher(Searcher):
         return {"number": number, "arguments": self._arguments[number]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Remember the best epoch; Optuna is told when the trial has ended and its turn has come."""
+        """Remember the best epoch; Optuna gets it in the trials' order, after the trial has ended."""
         if result.get("failure"):
             self._ended[trial_id] = "failed"
             return
@@ -180,12 +180,12 @@ class StudySearcher(Searcher):
         if self._ended.get(trial_id) == "failed":
             return
         stopped = result is not None and result.get("progress", 1.0) < 1
-        if result is not None and stopped and not error:  # Tune told the scheduler only
+        if result is not None and stopped and not error:  # Tune has only notified the scheduler
             self.on_trial_result(trial_id, result)
         self._ended[trial_id] = "failed" if error else "pruned" if stopped else "finished"
 
     def _tell(self, num_trials: int) -> bool:
-        """Tell Optuna of the first ``num_trials`` trials in order; False when one of them has not ended."""
+        """Pass the first ``num_trials`` results to Optuna in order; False when one of the trials has not ended."""
         while self._num_told < num_trials:
             trial_id = self._order[self._num_told]
             if trial_id not in self._ended:
@@ -217,14 +217,14 @@ class StudySearcher(Searcher):
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Take up a state that ``save`` wrote; from storage that you trust."""
+        """Restore a state that ``save`` wrote; only from trusted storage, since it is unpickled."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
         restored_searchers.append(self)
 
     def reconcile(self, trials: Iterable[TuneTrial]) -> None:
-        """Agree with the trials that Tune has restored.
+        """Adjust the state to the trials that Tune has restored.
 
-        The files of a snapshot are written one after the other: after a kill or on a full disk the searcher's
+        The files of a snapshot are written one after the other: after a kill or on a full disk, the searcher's
         may be older or newer than that of the trials.
         """
         known = {trial.trial_id: trial for trial in trials}
@@ -234,7 +234,7 @@ class StudySearcher(Searcher):
                 self._adopt(trial)
             if trial.status in ("TERMINATED", "ERROR"):
                 self._hear_of_end(trial)
-            elif trial.trial_id in self._asked:  # it failed, and is tried again
+            elif trial.trial_id in self._asked:  # it failed, and is retried
                 self._ended.pop(trial.trial_id, None)
         for number, trial_id in enumerate(self._order):
             if trial_id not in known:
@@ -242,19 +242,19 @@ class StudySearcher(Searcher):
                 self._lost.append(number)
 
     def _adopt(self, trial: TuneTrial) -> None:
-        """Take a trial for our own that a later state than this one suggested."""
+        """Adopt a trial that was suggested after this state was saved."""
         number, arguments = trial.config["number"], trial.config["arguments"]
         if number < len(self._order):
             self._again(number, trial.trial_id)
         else:
             self._tell(max(0, number - self._window + 1))
             self._ask(trial.trial_id)
-        if self._arguments[number] != arguments:  # then Optuna is not to learn from what it did not suggest
+        if self._arguments[number] != arguments:  # Optuna must not learn from what it did not suggest
             self._arguments[number] = arguments
             self._foreign.add(trial.trial_id)
 
     def _hear_of_end(self, trial: TuneTrial) -> None:
-        """Catch up with a trial whose end this state does not know."""
+        """Process the end of a trial that is missing from this state."""
         last, first = trial.last_result or {}, self._objectives[0]
         if trial.trial_id in self._ended:
             return

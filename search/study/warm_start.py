@@ -1,4 +1,4 @@
-"""A former run's finished trials for a new study, and the reasons why they do not fit it."""
+"""Warm start: use an earlier run's finished trials in a new study, or explain why they do not fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .frozen_trial import frozen_trial
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-_NUM_SHOWN = 3  # values of one argument in a message
+_NUM_SHOWN = 3  # values of one argument that a message lists
 
 
 def known_trials(records: Iterable[TrialRecord], config: SearchConfig) -> list[FrozenTrial]:
-    """Convert the finished trials of a former run for ``study.add_trials``, in their order.
+    """Convert the finished trials of an earlier run for ``study.add_trials``, in their order.
 
-    Trials outside of the space are left out: it may have become narrower since ``check_fits``.
+    Trials outside of the space are skipped: it may have become narrower since ``check_fits``.
 
     Args:
         records: Trials with every metric of the search's objectives and constraints.
@@ -53,19 +53,19 @@ def check_fits(
     fixed: Mapping[str, Any] | None = None,
     conditional: Collection[str] = (),
 ) -> None:
-    """Refuse a former run whose trials the new study cannot learn from.
+    """Reject an earlier run whose trials the new study cannot learn from.
 
     Args:
-        records: The former run's trials.
+        records: The earlier run's trials.
         space: The arguments that are searched now, by name.
-        metric_names: Of the objectives and constraints now.
-        run_id: The former run, for messages.
-        fixed: Arguments that every trial has now; None compares only what either run searched.
-        conditional: Arguments of now that a trial may be without.
+        metric_names: Current objectives and constraints.
+        run_id: The earlier run, for messages.
+        fixed: Arguments that every trial has now; None compares only the arguments that either run searched.
+        conditional: Current arguments that a trial may lack.
 
     Raises:
-        ConfigError: No trial of it is finished; it searched other arguments, or set others; a value is outside
-            of its range now; it has not measured a metric. All faults in one message, with remedies.
+        ConfigError: The earlier run has no finished trial; it searched or set other arguments; a value is outside of
+            its current range; a metric is missing. All faults are in one message, with remedies.
     """
     done = finished(records)
     where = f"search.warm_start: run {run_id!r}"
@@ -93,7 +93,7 @@ def check_fits(
 
 
 def finished(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that came to the end of their schedule, in their order."""
+    """Return the trials that completed their schedule, in their order."""
     return [record for record in records if record.state == "finished"]
 
 
@@ -127,7 +127,7 @@ def _searched_fault(
 def _other_fault(
     name: str, values: list[Any], num_trials: int, fixed: Mapping[str, Any] | None
 ) -> str | None:
-    """What is wrong with an argument of the former run that is not searched now."""
+    """Return what is wrong with an argument of the earlier run that is not searched now, or None."""
     distinct = _distinct(values)
     if name in (fixed or {}):
         expected = fixed[name] if fixed else None
@@ -139,7 +139,7 @@ def _other_fault(
             f"search {name} over a range that holds both, or name another run"
         )
     if len(distinct) == 1 and (fixed is None or len(values) < num_trials):
-        return None  # set under a condition, which the arguments of the condition speak for
+        return None  # set under a condition, and so determined by the arguments of that condition
     verb = "was searched there" if len(distinct) > 1 else "was set there"
     return (
         f"{name} {verb}, with {_shown(distinct)}, and is not named now; accepted: only what search.space names; "

@@ -1,1 +1,1 @@
-"""What runs on a worker."""
+"""A trial: the code that runs on a worker."""

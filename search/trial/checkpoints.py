@@ -23,12 +23,12 @@ _NAME = re.compile(r"checkpoint_(\d{6})")
 
 @dataclass(frozen=True)
 class SavedEpoch:
-    """A checkpoint that was written to its end.
+    """A complete checkpoint of an epoch.
 
     Attributes:
         key: Its folder in the store.
-        record: What ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their bytes,
-            ``sha256`` of the same files, and ``seal``, the SHA-256 of all that.
+        record: Record that ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their sizes in
+            bytes, ``sha256`` of the same files, and ``seal``, the SHA-256 of all that.
     """
 
     key: str
@@ -41,52 +41,52 @@ class SavedEpoch:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Everything that the epoch reported."""
+        """Metrics that the epoch reported."""
         return self.record["metrics"]
 
 
 def write_epoch(directory: Path, record: dict[str, Any]) -> None:
-    """Write what belongs to a checkpoint: ``epoch``, ``step``, ``metrics`` as reported, and what its files are."""
+    """Write a checkpoint's record: ``epoch``, ``step``, reported ``metrics``, and sizes and hashes of its files."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != RECORD_NAME)
     files, digests = {}, {}
     for path in paths:
         name = path.relative_to(directory).as_posix()
         files[name] = path.stat().st_size
         digests[name] = file_sha256(path)
-    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be read
+    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be parsed
     text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
     (directory / RECORD_NAME).write_text(text, encoding="utf-8")
 
 
 def _seal(record: dict[str, Any]) -> str:
-    """SHA-256 of a record, without its seal: a damaged one must not pass for another epoch's."""
+    """Return the SHA-256 of a record without its seal, so that a damaged record is detected."""
     bare = {name: value for name, value in record.items() if name != "seal"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def read_epoch(directory: Path) -> dict[str, Any]:
-    """The record of a checkpoint that lies on this machine."""
+    """Read the record of a local checkpoint."""
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
 def send_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
-    """Send a checkpoint that ``write_epoch`` has seen to below a trial's key.
+    """Upload a checkpoint with its record to a trial's folder in the store.
 
-    The record goes last: until then, and when the sending is cut off, there is no such checkpoint.
+    The record is uploaded last: until then, and when the upload is interrupted, the checkpoint does not exist.
 
     Raises:
-        StorageError: The storage did not take it.
+        StorageError: The upload failed.
     """
     record = read_epoch(directory)
     key = f"{trial}/checkpoint_{record['epoch']:06}"
-    store.delete(f"{key}/{RECORD_NAME}")  # of an epoch that is trained again
+    store.delete(f"{key}/{RECORD_NAME}")  # left from an epoch that is trained again
     for name in (*record["files"], RECORD_NAME):
         store.upload(directory / name, f"{key}/{name}")
     return SavedEpoch(key, record)
 
 
 def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
-    """The complete checkpoints below a trial's key: those whose files have the sizes that they should have."""
+    """Return the complete checkpoints of a trial: those whose files all have the recorded sizes."""
     sizes = store.sizes(trial)
     names = sorted({name.partition("/")[0] for name in sizes})
     found = [_saved(store, f"{trial}/{name}", name, sizes) for name in names if _NAME.fullmatch(name)]
@@ -99,7 +99,7 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
         record = parse_record(content or b"")
         whole = isinstance(record["epoch"], int) and isinstance(record["metrics"], dict)
         whole = whole and all(sizes.get(f"{name}/{file}") == size for file, size in record["files"].items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # cut off, or damaged
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # truncated, or damaged
         return None
     return SavedEpoch(key, record) if whole and record.get("seal") == _seal(record) else None
 
@@ -107,9 +107,9 @@ def _saved(store: Store, key: str, name: str, sizes: dict[str, int]) -> SavedEpo
 def find_checkpoint(
     epochs: Iterable[SavedEpoch], metric: str | None = None, mode: str = "max"
 ) -> SavedEpoch | None:
-    """Checkpoint with the best ``metric``, of equals the later; without one the last epoch's.
+    """Return the checkpoint with the best ``metric``, the later of equals; without a metric, the last one.
 
-    Epochs that do not count are taken only where no other is there.
+    Epochs that cannot be selected (see ``counts``) are returned only where there are no others.
     """
     sign = 1 if mode == "max" else -1
     if metric is None:
@@ -120,24 +120,24 @@ def find_checkpoint(
 
 
 class DamagedCheckpointError(PermanentStorageError):
-    """A file of a checkpoint is not what was saved."""
+    """A file of a checkpoint differs from what was saved."""
 
 
 def download_checkpoint(store: Store, key: str, target: Path, names: Collection[str] | None = None) -> Path:
-    """Copy a checkpoint to a folder of this machine.
+    """Download a checkpoint to a local folder.
 
     Args:
-        store: Where it is.
-        key: Its folder in the store.
-        target: The folder, made when it is not there.
-        names: Files to copy; all, unless given.
+        store: Store of the checkpoint.
+        key: Key of the checkpoint.
+        target: The folder, created if needed.
+        names: Files to download; by default all.
 
     Returns:
         ``target``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no such file in it.
-        DamagedCheckpointError: What arrived is not what was saved.
+        DamagedCheckpointError: A file differs from what was saved.
         StorageError: The storage does not answer.
     """
     content = store.read(f"{key}/{RECORD_NAME}")
@@ -153,7 +153,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
         KeyError,
         TypeError,
         RecursionError,
-    ) as error:  # a name outside of the checkpoint, too
+    ) as error:  # also a name outside of the checkpoint
         raise DamagedCheckpointError(
             f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); put that file back "
             "from a backup"
@@ -173,7 +173,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
 
 
 def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
-    """What is wrong with a checkpoint's file, which is read to its end; None when nothing is."""
+    """Read a checkpoint's file to its end, and return what is wrong with it, or None."""
     size, digest = 0, hashlib.sha256()
     while block := file.read(_BLOCK):
         size += len(block)
@@ -186,21 +186,21 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
 
 
 def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
-    """All but the best and the last ``num_last``."""
+    """Return all checkpoints but the best and the last ``num_last``."""
     ordered = sorted(epochs, key=lambda each: each.epoch)
     kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
     return [each for each in ordered if each not in kept]
 
 
 def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
-    """Delete the other checkpoints of a trial that has ended, those too that are not whole."""
+    """Delete all other checkpoints of a trial that has ended, incomplete ones included."""
     epochs = saved_epochs(store, trial)
     others = superfluous(epochs, metric, mode)
     delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
 
 
 def delete_checkpoints(store: Store, trial: str, kept: Collection[str] = ()) -> None:
-    """Delete a trial's checkpoints, whole or not, but for those with the keys ``kept``."""
+    """Delete a trial's checkpoints, complete or not, except those with the keys ``kept``."""
     for name in store.names(trial):
         if _NAME.fullmatch(name) and f"{trial}/{name}" not in kept:
             store.delete(f"{trial}/{name}")

@@ -1,4 +1,4 @@
-"""TensorBoard event files of a search: the space at the root, one run a trial, written while it trains."""
+"""TensorBoard event files of a search: the space at the root, and one run per trial, written while it trains."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TAGS = {
     "examples_per_second": "examples_per_second",
 }
 
-# Columns of the HParams tab; the best epoch's value first, since that epoch is what goes on.
+# Columns of the HParams tab; the best epoch's value first, since that epoch is the one to export.
 _COLUMNS = (
     "best/accuracy",
     "validation/accuracy",
@@ -54,7 +54,7 @@ _STATUS = {"success": _api.Status.STATUS_SUCCESS, "failure": _api.Status.STATUS_
 
 
 def write_experiment(store: Store, key: str, space: dict[str, Parameter]) -> None:
-    """Write the searched space and the metrics under ``key`` once, as the HParams tab's columns.
+    """Write the search space and the metrics under ``key`` once, as the HParams tab's columns.
 
     Raises:
         StorageError: The storage does not answer.
@@ -72,22 +72,22 @@ def write_experiment(store: Store, key: str, space: dict[str, Parameter]) -> Non
 
 
 class TrialEvents:
-    """Writes one trial's run: its parameters at once, scalars as they come, its end.
+    """Write one trial's TensorBoard run: its parameters, its scalars and its end.
 
-    Where the store is a directory all of it is visible at once, elsewhere when ``send`` returns.
+    Where the store is a directory, everything is visible at once; in other stores, when ``send`` returns.
 
     Args:
-        store: Where.
+        store: Store to write to.
         key: The run's folder; runs are named after their trials.
         parameters: Searched and fixed arguments of the trial.
-        first_step: Step that a resumed trial goes on from; scalars beyond it, of the interrupted try, are
+        first_step: Step from which a trial is resumed; later scalars, of the interrupted attempt, are
             dropped.
     """
 
     def __init__(self, store: Store, key: str, parameters: dict[str, Any], *, first_step: int = 0) -> None:
-        # A storage that does not answer must not hold up a trial because of its pictures.
+        # Without retries: an unavailable storage must not delay a trial because of its plots.
         self._run = _Run(store.once, key)
-        # Also of a try that ended before it had saved anything: it may have shown an epoch.
+        # Even if nothing was saved before: an earlier attempt may have written scalars of an epoch.
         log = _event.SessionLog(status=_event.SessionLog.START)
         self._run.event(step=first_step + 1, session_log=log)
         start = _plugin.SessionStartInfo(start_time_secs=time.time(), group_name=key.rpartition("/")[2])
@@ -108,11 +108,11 @@ class TrialEvents:
         self._attempt(lambda: self._run.end(status))
 
     def send(self) -> None:
-        """Make all of it visible; what an object store does not take now is sent the next time."""
+        """Upload what is new; what cannot be uploaded now is uploaded with the next call."""
         self._attempt(self._run.send)
 
     def close(self) -> None:
-        """Send what is left; without ``end`` the trial stays marked as running."""
+        """Upload what is left; without ``end``, the trial stays marked as running."""
         self.send()
         with suppress(OSError):
             self._run.close()
@@ -129,14 +129,14 @@ class TrialEvents:
 
 
 def mark_ended(store: Store, key: str, status: Literal["success", "failure"]) -> None:
-    """Mark a trial as ended that was lost or stopped before it could do so itself."""
+    """Mark a trial as ended, for one that was lost or stopped before it could do so itself."""
     with _Run(store, key) as run:
         run.end(status)
         run.send()
 
 
 class _Run:
-    """One event file: written in place where the store is a directory, else here, and sent whole each time."""
+    """One event file: written in place where the store is a directory, else locally, and uploaded as a whole."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
@@ -154,7 +154,7 @@ class _Run:
         self.close()
 
     def reopen(self) -> None:
-        """Go on in a new file: a writer that could not write will not do so again."""
+        """Continue in a new file: a writer whose write failed cannot be used again."""
         self._writer = EventFileWriter(str(self._folder), flush_secs=10)
 
     def event(self, **content: Any) -> None:

@@ -1,4 +1,4 @@
-"""How many trials share a GPU: an estimate before anything runs, then a measured step, then the fraction."""
+"""Determine how many trials share a GPU: estimate memory, measure a step, then set the fraction."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CONTEXT_BYTES = 600 * 2**20  # what CUDA and its libraries take for each process
-_USABLE = 0.92  # of a GPU's memory: the rest goes to fragments
+_CONTEXT_BYTES = 600 * 2**20  # used by CUDA and its libraries in each process
+_USABLE = 0.92  # of a GPU's memory: the rest is lost to fragmentation
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides how much memory a training step takes.
+    """Sizes that determine how much memory a training step needs.
 
     Attributes:
-        num_parameters: Of the student.
-        num_layers: Of the student.
-        hidden_size: Width.
+        num_parameters: Parameters of the student.
+        num_layers: Layers of the student.
+        hidden_size: Hidden size of the student.
         num_heads: Attention heads.
-        batch_size: Texts a step.
+        batch_size: Texts per step.
         length: Tokens of the longest text.
         num_labels: Columns of the logits.
-        teacher_parameters: Of a teacher that is run beside the student for its hidden states; 0 without one.
+        teacher_parameters: Parameters of a teacher that runs beside the student for its hidden states; 0 without one.
     """
 
     num_parameters: int
@@ -44,15 +44,15 @@ class Shape:
 
 
 def estimated_bytes(shape: Shape) -> int:
-    """Memory of one training process on a GPU.
+    """Estimate the memory of one training process on a GPU, in bytes.
 
-    Weights, gradients and Adam's two moments in 32 bits, 16 bytes a parameter, and 2 more of the copy in 16 bits;
-    of a teacher, which is not trained, the weights and that copy;
+    The sum of: weights, gradients and Adam's two moments in 32 bits, 16 bytes per parameter, and 2 more for the copy
+    in 16 bits; for a teacher, which is not trained, only the weights and that copy;
     activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
     Recomputation in Large Transformer Models", 2022, equation 1); embeddings and logits; CUDA itself.
 
     Args:
-        shape: The training.
+        shape: Sizes of the training step.
     """
     s, b, h, a = shape.length, shape.batch_size, shape.hidden_size, shape.num_heads
     layer = s * b * h * (34 + 5 * a * s / h)
@@ -62,15 +62,15 @@ def estimated_bytes(shape: Shape) -> int:
 
 
 def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
-    """The fraction of a GPU that a trial takes: as asked for, or more where so many would not fit.
+    """Return the fraction of a GPU for a trial: as requested, or more where that many trials would not fit.
 
     Args:
-        asked: GPUs a trial, above 0 and below 1.
+        asked: Requested GPUs per trial, above 0 and below 1.
         num_bytes: Memory of one trial, as measured.
         total_bytes: Memory of the GPU.
 
     Raises:
-        RunFailedError: Not even one fits.
+        RunFailedError: Not even one trial fits.
     """
     fitting = int(_USABLE * total_bytes / num_bytes)
     told = f"a trial takes {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
@@ -89,13 +89,13 @@ def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
 
 
 def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
-    """Estimate, then measure training and evaluation of every student on a GPU of the cluster, and settle.
+    """Return the fraction of a GPU for a trial, from the memory of every student, measured on a GPU of the cluster.
 
     Args:
-        asked: GPUs a trial, above 0 and below 1.
+        asked: Requested GPUs per trial, above 0 and below 1.
         inputs: The texts and students.
-        settings: The same for every trial.
-        batch_size: The largest of the space.
+        settings: Settings that all trials share.
+        batch_size: Largest batch size of the space.
 
     Raises:
         RunFailedError: Not even one trial fits.
@@ -129,9 +129,9 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
 def measure_step(
     student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
 ) -> tuple[int, int | None, int] | None:
-    """On a GPU: bytes that a step is estimated to take, what two and an evaluation took at their peak, and the GPU's.
+    """Measure memory on a GPU, in bytes: (estimate of a step, peak of two steps and an evaluation, GPU's total).
 
-    The batches hold the longest texts. None in place of the peak: it ran out of memory; of all: there is no CUDA.
+    The batches have the longest texts. The peak is None if the GPU ran out of memory; returns None without CUDA.
     """
     import numpy as np
     import torch

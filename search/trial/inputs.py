@@ -1,4 +1,4 @@
-"""What a trial is given: the texts and logits that all trials share, and the settings of the search."""
+"""Inputs of a trial: the texts and logits that all trials share, and the settings of the search."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """Shared by all trials through Ray's object store, without a copy a worker and therefore read-only.
+    """Inputs that all trials share through Ray's object store, without a copy per worker and therefore read-only.
 
     Attributes:
-        students: The published checkpoints that trials start from, by ``student_name``; they fetch them to their node.
-        train: What a student is trained on, by kind: ``train``, then the transfer set's kinds. Without logits when
+        students: The published checkpoints that trials start from, by ``student_name``; each node fetches them.
+        train: Training texts by kind: ``train``, then the transfer set's kinds. Without logits when
             alpha is 1 in every trial.
-        validation: Tokenized validation split, on which every choice is made.
+        validation: Tokenized validation split, on which all trials are evaluated.
         out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
-        label_names: Label names in the data's order.
+        label_names: Label names, in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
-        task: Name of what is learned.
+        task: Name of the task.
     """
 
     students: dict[str, Student]
@@ -40,7 +40,7 @@ class TrialInputs:
     task: str = "single_label"
 
     def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
-        """Return what a trial with these arguments trains on: of a kind with a searched count its first texts."""
+        """Return the training texts of a trial; of a kind whose count is searched, only the first ones."""
         counts = {kind: arguments[name] for name, kind in TEXT_COUNTS.items() if name in arguments}
         return [split.first(counts[kind]) if kind in counts else split for kind, split in self.train.items()]
 
@@ -51,20 +51,21 @@ class TrialInputs:
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """The same for every trial of one search.
+    """Settings that all trials of a search share.
 
     Attributes:
         training: Arguments that are not searched.
-        metric: What is optimised.
+        metric: Metric to optimise.
         mode: ``max`` or ``min``.
-        store: Where everything is kept.
-        experiment: Key of Tune's folder; a trial's is below it, by its name. So are the next two.
-        tensorboard: Key of the event files.
-        logs: Key of the trials' logs.
+        store: The run store.
+        experiment: Key of Tune's folder; each trial has a folder below it, named after the trial.
+        tensorboard: Key of the event files, likewise with one folder per trial.
+        logs: Key of the trials' logs, likewise.
         num_threads: Threads of a trial.
         use_gpu: Whether a trial trains on a GPU.
         num_processes: Data-parallel processes of a trial.
-        gpu_share: Of a GPU that several trials share: a trial's part of its memory. It fails alone beyond it.
+        gpu_share: A trial's share of the memory of a GPU that several trials share. A trial that exceeds it fails
+            without affecting the others.
     """
 
     training: TrainingConfig
@@ -80,13 +81,13 @@ class TrialSettings:
     gpu_share: float = 1.0
 
     def pruning_of(self, arguments: Mapping[str, Any]) -> PruningConfig | None:
-        """How a trial with these arguments is pruned."""
+        """Return the pruning configuration of a trial with these arguments."""
         pruning = self.training.pruning
         if pruning is None or SPARSITY not in arguments:
             return pruning
         return pruning.model_copy(update={"sparsity": arguments[SPARSITY]})
 
     def counts_from(self, num_steps: int) -> float:
-        """How far a trial of so many steps must be in them to be as sparse as it gets; 0 where none is pruned."""
+        """Return the fraction of a trial's steps after which pruning is complete; 0 without pruning."""
         pruning = self.training.pruning
         return 0.0 if pruning is None else pruning.mask_steps(num_steps)[-1] / num_steps

@@ -1,4 +1,4 @@
-"""Checkpoints that are about to be used: only what is byte for byte what was saved counts."""
+"""Verify checkpoints before use: their files must be byte for byte those that were saved."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MODEL_FILES = ("model.safetensors", "config.json")
 
 
 def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = None) -> str | None:
-    """What is wrong with a checkpoint's files, which are read to their ends; None when nothing is.
+    """Read a checkpoint's files to their ends, and return what is wrong with them, or None.
 
     Args:
-        store: Where it is.
+        store: Store of the checkpoint.
         saved: The checkpoint.
-        names: Files to read; all, unless given.
+        names: Files to read; by default all.
 
     Raises:
         StorageError: The storage does not answer.
@@ -41,11 +41,11 @@ def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = N
 
 
 def model_is_intact(store: Store, key: str) -> bool:
-    """Whether a checkpoint's model, which is about to be used, is what was saved; one that is not is logged.
+    """Return whether a checkpoint's model is intact; log a warning if it is damaged.
 
     Args:
-        store: Where it is.
-        key: The checkpoint.
+        store: Store of the checkpoint.
+        key: Key of the checkpoint.
 
     Raises:
         StorageError: The storage does not answer.
@@ -60,17 +60,17 @@ def model_is_intact(store: Store, key: str) -> bool:
 def last_intact(
     store: Store, epochs: Iterable[SavedEpoch], say: Callable[[str], None] = logger.warning
 ) -> SavedEpoch | None:
-    """The last epoch whose checkpoint is what was saved; earlier ones are not read.
+    """Return the last epoch with an intact checkpoint, and delete later ones, which are damaged.
 
-    Later ones, which are damaged, are deleted.
+    Earlier checkpoints are not read.
 
     Args:
-        store: Where they are.
-        epochs: The trial's, in any order.
-        say: Told of the damaged ones.
+        store: Store of the checkpoints.
+        epochs: The trial's epochs, in any order.
+        say: Called with a message for each damaged checkpoint.
 
     Returns:
-        None when there is none.
+        The epoch, or None if no checkpoint is intact.
 
     Raises:
         StorageError: The storage does not answer.

@@ -1,4 +1,4 @@
-"""The log of one trial: its own lines, warnings of the libraries, and what was printed meanwhile."""
+"""The log of one trial: its own lines, warnings of libraries, and printed output."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _LOGGERS = ("distiltune", "transformers", "py.warnings")
 
 @contextmanager
 def trial_log(store: Store, key: str) -> Iterator[Callable[[str], None]]:
-    """A function that adds a line to the log, which is closed however the block ends.
+    """Open a trial's log for a block, and yield a function that adds a line to it.
 
-    Meanwhile warnings of ``distiltune``, ``transformers`` and Python, and what Python code prints, go there
-    too. An exception that leaves the block is written with its traceback. One trial at a time in a process.
+    Inside the block, warnings of ``distiltune``, ``transformers`` and Python, and what Python code prints, are
+    written to the log too, and so is the traceback of an exception that leaves the block. Only one trial at a time
+    per process.
 
     Raises:
         StorageError: The storage does not answer.
@@ -56,7 +57,7 @@ def _warnings_to(writer: LogWriter) -> Iterator[None]:
     verbosity = transformers_logging.get_verbosity()
     for each in loggers:
         each.addHandler(writer)
-    # On the screen they are errors only (RAY_WORKER_ENV); the log has the warnings too.
+    # The console shows only errors (RAY_WORKER_ENV); the log has warnings too.
     transformers_logging.set_verbosity_warning()
     transformers_logging.disable_default_handler()
     try:
@@ -69,9 +70,9 @@ def _warnings_to(writer: LogWriter) -> Iterator[None]:
 
 
 class _Tee(io.TextIOBase):
-    """Writes to a stream, and to the log as well; to flush is the stream's alone, the log has a rhythm.
+    """Write to a stream and to the log; only the stream is flushed, since the log is sent periodically.
 
-    A library may keep it for longer than the trial: ``writer`` is None from then on.
+    A library may keep this object after the trial has ended: ``writer`` is None from then on.
     """
 
     def __init__(self, stream: TextIO, writer: LogWriter) -> None:
@@ -79,7 +80,7 @@ class _Tee(io.TextIOBase):
         self.writer: LogWriter | None = writer
 
     def write(self, text: str, /) -> int:
-        """Write to both."""
+        """Write to the stream and the log."""
         if self.writer is not None:
             self.writer.write(text)
         return self._stream.write(text)

@@ -1,4 +1,4 @@
-"""The process group of one trial: how its processes find one another, and what each does at the same step."""
+"""The process group of one trial: rendezvous of its processes, and what all of them do at the same step."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ import torch
 import torch.distributed as dist
 from ray.util import get_node_ip_address
 
-# Documented by PyTorch, and not in its ``__all__``.
+# Documented by PyTorch, but not in its ``__all__``.
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...storage.environment import environment_set
 
-# How long one process may wait for another, which may be evaluating, or trying the storage again.
+# How long one process may wait for another, which may be evaluating, or retrying the storage.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class Seat:
-    """The place of one process among those of a trial.
+    """The rank of one process of a trial, and how it reaches the others.
 
     Attributes:
-        rank: Its number; 0 is the process that Tune talks with.
-        num_processes: How many there are.
-        host: Address of the node where rank 0 is.
-        port: Of rank 0's store, where the processes find one another.
-        use_gpu: Whether each has a GPU.
-        num_threads: Threads of each.
+        rank: Rank of the process; 0 is the one that Tune runs.
+        num_processes: Number of processes.
+        host: Address of rank 0's node.
+        port: Port of rank 0's store, which the processes use for rendezvous.
+        use_gpu: Whether each process has a GPU.
+        num_threads: Threads of each process.
     """
 
     rank: int
@@ -49,7 +49,7 @@ class Seat:
 
 
 def listen() -> tuple[TCPStore, str]:
-    """Rank 0's store, and the address where it listens: the one by which Ray knows this node, and no other."""
+    """Start rank 0's store, listening only on the address that Ray has for this node; return both."""
     host = get_node_ip_address()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
@@ -65,14 +65,14 @@ def listen() -> tuple[TCPStore, str]:
 
 
 def arrive(seat: Seat) -> TCPStore:
-    """Come to rank 0's store, and say so."""
+    """Connect to rank 0's store, and register this process."""
     store = TCPStore(seat.host, seat.port, timeout=_COLLECTIVE_TIMEOUT)
     store.set(_arrival(seat.rank), "")
     return store
 
 
 def all_arrived(store: TCPStore, num_processes: int) -> bool:
-    """Whether every process but rank 0 has come."""
+    """Return whether every process but rank 0 has registered."""
     return store.check([_arrival(rank) for rank in range(1, num_processes)])
 
 
@@ -82,7 +82,7 @@ def _arrival(rank: int) -> str:
 
 @contextmanager
 def joined(seat: Seat, store: TCPStore) -> Iterator[None]:
-    """Be in the group inside the block, and in the environment from which accelerate learns of it."""
+    """Join the process group inside the block, and set the environment variables that accelerate reads."""
     with environment_set(_environment(seat)), _group(seat, store):
         yield
 
@@ -101,7 +101,7 @@ def _group(seat: Seat, store: TCPStore) -> Iterator[None]:
         yield
     except BaseException:
         if seat.use_gpu:
-            abort()  # NCCL's orderly end waits for the others, which may be gone
+            abort()  # NCCL's regular shutdown waits for the others, which may be gone
         raise
     finally:
         if dist.is_initialized():
@@ -109,7 +109,7 @@ def _group(seat: Seat, store: TCPStore) -> Iterator[None]:
 
 
 def abort() -> None:
-    """End what NCCL waits for, in any thread; gloo's connections break by themselves."""
+    """Abort pending NCCL operations, in any thread; gloo's connections break by themselves."""
     if dist.is_initialized() and dist.group.WORLD is not None:
         dist.group.WORLD.abort()
 
@@ -118,15 +118,15 @@ def _environment(seat: Seat) -> dict[str, str]:
     environment = {
         "RANK": str(seat.rank),
         "WORLD_SIZE": str(seat.num_processes),
-        # Ray shows each process its own GPUs alone, so each is the first where it is.
+        # Ray makes only its own GPU visible to each process, so each is local rank 0.
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": seat.host,
         "MASTER_PORT": str(seat.port),
-        # Or accelerate sets the number of threads itself.
+        # Otherwise accelerate sets the number of threads itself.
         "OMP_NUM_THREADS": str(seat.num_threads),
     }
-    # By itself gloo takes the address of the host's name, which other nodes often do not reach.
+    # By default gloo uses the address of the host name, which other nodes often cannot reach.
     interface = _interface(get_node_ip_address())
     if interface is not None:
         environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", interface)
@@ -134,7 +134,7 @@ def _environment(seat: Seat) -> dict[str, str]:
 
 
 def _interface(address: str) -> str | None:
-    """Name of the network interface that has an address."""
+    """Return the name of the network interface with an address."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address.partition("%")[0] == address for each in addresses):
             return name
@@ -142,18 +142,18 @@ def _interface(address: str) -> str | None:
 
 
 class KeepStep(TrainerCallback):
-    """What every process does at the same step, since the others wait for it there."""
+    """Callback for what every process must do at the same step, since it is collective."""
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Log the epoch's last steps: the losses are gathered from all."""
+        """Log the epoch's last steps, for which the losses of all processes are gathered."""
         control.should_log = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Bring every process's random state into the checkpoint, which rank 0 alone keeps."""
+        """Gather every process's random state into the checkpoint, which only rank 0 keeps."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         states: list[Any] = [None] * args.world_size
         dist.all_gather_object(states, (folder / _random_state(args.process_index)).read_bytes())
@@ -165,5 +165,5 @@ class KeepStep(TrainerCallback):
 
 
 def _random_state(rank: int) -> str:
-    """The name that transformers gives, and looks for when it resumes."""
+    """Return the file name that transformers uses, also to resume."""
     return f"rng_state_{rank}.pth"

@@ -1,4 +1,4 @@
-"""The further processes of a trial: actors in its placement group, watched while they train with it."""
+"""The additional processes of a trial: actors in its placement group, monitored while they train."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Say = Callable[[str], None]
 _START_WITHIN_S = 300.0
 _DONE_WITHIN_S = 10.0
 _CLEARED_WITHIN_S = 3.0
-_NOTICED_WITHIN_S = 5.0  # the connections break at once, and Ray says why a moment later
+_NOTICED_WITHIN_S = 5.0  # connections break at once, and Ray reports the reason a moment later
 _STUCK_AFTER_S = 60.0
 
 
 class RankLostError(RuntimeError):
-    """A process of a trial was lost, so the trial is tried again."""
+    """A process of a trial was lost, so the trial is retried."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class SharedInputs:
     """Inputs in the object store, where each process of a trial reads them without a copy of its own.
 
     Attributes:
-        reference: Of the ``TrialInputs``; inside, since Ray would put the value in the place of a bare one.
+        reference: Reference to the ``TrialInputs``; wrapped, since Ray would replace a bare one by its value.
     """
 
     reference: ray.ObjectRef
 
     @classmethod
     def put(cls, inputs: TrialInputs) -> SharedInputs:
-        """Put them there; they stay while the result is held."""
+        """Put the inputs into the object store, where they are kept as long as the result is referenced."""
         return cls(ray.put(inputs))
 
 
 def opened(inputs: TrialInputs | SharedInputs) -> TrialInputs:
-    """The inputs themselves."""
+    """Return the inputs themselves, from the object store if needed."""
     return ray.get(inputs.reference) if isinstance(inputs, SharedInputs) else inputs
 
 
@@ -65,22 +65,22 @@ def several_processes(
     num_threads: int,
     say: Say,
 ) -> Iterator[None]:
-    """Join this process, as rank 0, with further ones that run ``function`` while the block runs.
+    """Start additional processes that run ``function``, and join them, as rank 0, while the block runs.
 
     Each is an actor in one of the bundles of the trial's placement group. They end with the block, however it
-    ends, and with this process. Inside, the ``Trainer`` of each shares its steps with the others.
+    ends, and with this process. Inside the block, the ``Trainer`` of each process shares its steps with the others.
 
     Args:
-        num_processes: In all; with 1 nothing is done.
-        function: Called in every further process with ``arguments`` and a folder of its own.
-        arguments: What it is given.
-        use_gpu: Each process has a GPU.
+        num_processes: Processes in all; with 1, nothing is done.
+        function: Called in every additional process with ``arguments`` and a folder of its own.
+        arguments: Arguments of ``function``.
+        use_gpu: Whether each process has a GPU.
         num_threads: Threads of each process.
-        say: Adds a line to the trial's log.
+        say: Function that adds a line to the trial's log.
 
     Raises:
-        RankLostError: A process was lost, or failed in a way that a second try may cure.
-        Exception: Of the kind that made a process fail, otherwise.
+        RankLostError: A process was lost, or failed in a way that a retry may fix.
+        Exception: Any other exception that made a process fail.
     """
     if num_processes == 1:
         yield
@@ -103,7 +103,7 @@ def several_processes(
 
 
 class _Others:
-    """The further processes, as rank 0 sees them."""
+    """The additional processes, managed by rank 0."""
 
     def __init__(
         self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...], say: Say
@@ -122,7 +122,7 @@ class _Others:
         self._watcher.start()
 
     def wait_until_arrived(self, store: TCPStore) -> None:
-        """Wait for every process to come to the store."""
+        """Wait for every process to register in the store."""
         deadline = time.monotonic() + _START_WITHIN_S
         while not all_arrived(store, self._seat.num_processes):
             if self._failed.wait(0.02):
@@ -135,12 +135,12 @@ class _Others:
                 )
 
     def wait_until_done(self) -> None:
-        """Let every process come to its end; rank 0 has all that it needs of them."""
+        """Give every process time to finish; rank 0 already has all results."""
         ray.wait(list(self._running), num_returns=len(self._running), timeout=_DONE_WITHIN_S)
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Raise why a process failed in the place of what this one sees of it: a connection that broke."""
+        """Replace a broken connection's error inside the block by the reason why the other process failed."""
         try:
             yield
         except RuntimeError as error:
@@ -151,7 +151,7 @@ class _Others:
             raise self._failure from error
 
     def end(self) -> None:
-        """End every process; a second time does nothing."""
+        """End every process; a second call does nothing."""
         if self._ending.is_set():
             return
         self._ending.set()
@@ -173,7 +173,7 @@ class _Others:
                     return
 
     def _fail(self, rank: int, error: RayError) -> None:
-        """Keep why, and free rank 0, which may wait for the process that is gone."""
+        """Record the failure, and unblock rank 0, which may be waiting for the failed process."""
         self._failure = _explained(rank, self._seat.num_processes, error)
         self._failed.set()
         self._say(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
@@ -181,7 +181,7 @@ class _Others:
         if self._seat.use_gpu:
             abort()
         if not self._ended.wait(_STUCK_AFTER_S):
-            # Nothing else ends a call that does not return. To Tune it is a lost worker, and it tries again.
+            # Nothing else ends a call that does not return. Tune sees a lost worker, and retries the trial.
             os._exit(1)
 
     def _end_actors(self) -> None:
@@ -192,7 +192,7 @@ class _Others:
 
 
 def _actor(rank: int, bundle: dict[str, float]) -> Any:
-    """An actor in the trial's bundle of that number, all of which it takes."""
+    """Create an actor that uses the whole bundle of its rank in the trial's placement group."""
     group = get_current_placement_group()
     assert group is not None, "Tune makes one for every trial"
     return (
@@ -201,7 +201,7 @@ def _actor(rank: int, bundle: dict[str, float]) -> Any:
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
             resources={name: amount for name, amount in bundle.items() if name not in ("CPU", "GPU")},
-            max_concurrency=2,  # it is told to clear up while it trains
+            max_concurrency=2,  # so that ``clear`` can run while it trains
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
         )
         .remote()
@@ -209,7 +209,7 @@ def _actor(rank: int, bundle: dict[str, float]) -> Any:
 
 
 def _explained(rank: int, num_processes: int, error: RayError) -> Exception:
-    """What the trial raises: a fault of its arguments as rank 0 would, else that a process was lost."""
+    """Return what the trial raises: for a fault of its arguments the original error, else ``RankLostError``."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, Exception) and not isinstance(cause, RuntimeError | RayError):
         return cause
@@ -219,17 +219,17 @@ def _explained(rank: int, num_processes: int, error: RayError) -> Exception:
 
 
 class Rank:
-    """A further process of a trial."""
+    """An additional process of a trial."""
 
     def __init__(self) -> None:
         self._work = TemporaryDirectory("trial")
 
     def train(self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        """Join the others, and do as they do."""
+        """Join the process group, and train."""
         torch.set_num_threads(seat.num_threads)
         with joined(seat, arrive(seat)):
             function(*arguments, self._work.path)
 
     def clear(self) -> None:
-        """Leave nothing on this node."""
+        """Delete this process's files on the node."""
         self._work.remove()

@@ -1,7 +1,7 @@
 """The trainer callback that measures, saves and reports every epoch of a trial.
 
-Checkpoints go into the store, and Tune is told of the epoch alone: it forces a snapshot of the whole search for every
-few checkpoints that it knows of, and gives a trial up whose last one it does not find.
+Checkpoints are written to the store directly, and only metrics are reported to Tune: it would force a snapshot of the
+whole search for every few checkpoints that are reported, and give up a trial whose last one it does not find.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
 from .events import TAGS, TrialEvents
 from .inputs import TrialInputs, TrialSettings
 
-# Logged by the trainer -> reported.
+# Name in the trainer's log -> reported metric.
 _LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
 
 
 class TrialFailedError(DistiltuneError):
-    """A trial cannot go on with the arguments that it was given."""
+    """A trial cannot continue with its arguments."""
 
 
 class EpochReporter(TrainerCallback):
-    """Evaluates on the validation split after every epoch, saves a checkpoint and reports to Tune.
+    """Evaluate on the validation split after every epoch, save a checkpoint and report to Tune.
 
     Args:
         trial: Key of the trial's folder.
         inputs: Texts that all trials share.
-        settings: The same for every trial.
-        events: Where scalars are shown.
-        say: Adds a line to the trial's log.
-        saved: The trial's checkpoints; it goes on from the last.
+        settings: Settings that all trials share.
+        events: TensorBoard run of the trial.
+        say: Function that adds a line to the trial's log.
+        saved: The trial's checkpoints; it is resumed from the last.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EpochReporter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count steps from where a resumed trial goes on."""
+        """Count steps from the one at which a trial is resumed."""
         self._logged_step = state.global_step
         self._num_texts = len(kwargs["train_dataloader"].dataset)
 
@@ -92,7 +92,7 @@ class EpochReporter(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop the clock before evaluation; the epoch's last steps are logged too."""
+        """Stop the epoch's clock before evaluation, and request a log of the last steps."""
         self._epoch_seconds = time.monotonic() - self._epoch_started
         control.should_log = True
 
@@ -104,7 +104,7 @@ class EpochReporter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show losses and learning rate; stop the trial at a loss that is not a number."""
+        """Write losses and learning rate to TensorBoard; fail at a loss that is not finite."""
         if not logs or "loss" not in logs:
             return
         values = {name: float(logs[key]) for key, name in _LOSSES.items() if key in logs}
@@ -130,9 +130,9 @@ class EpochReporter(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """An epoch's checkpoint is written: evaluate, put it into the store, and report.
+        """Evaluate, upload the epoch's checkpoint to the store, and report to Tune.
 
-        Further processes of the trial wait for this one at the next step.
+        Additional processes of the trial wait for this one at the next step.
         """
         assert model is not None
         self.epoch += 1
@@ -166,11 +166,11 @@ class EpochReporter(TrainerCallback):
         tune.report(reported)
 
     def _send(self, directory: Path) -> None:
-        """Keep the best checkpoint and the last two: where the last is damaged there is an earlier one."""
+        """Upload a checkpoint, and keep only the best and the last two, in case the last is damaged."""
         store, settings = self._settings.store, self._settings
         self._saved.append(send_epoch(store, directory, self._trial))
         shutil.rmtree(directory, ignore_errors=True)
-        with suppress(StorageError):  # the next epoch, or the end of the search, tries again
+        with suppress(StorageError):  # retried after the next epoch, or at the end of the search
             for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
                 store.once.delete(each.key)
                 self._saved.remove(each)
@@ -220,7 +220,7 @@ class EpochReporter(TrainerCallback):
 
 
 def failure_metrics(error: Exception) -> dict[str, Any]:
-    """What a failed trial reports: its reason, and every metric with a finite value, as Tune demands."""
+    """Return the report of a failed trial: the reason, and a finite value for every metric, as Tune requires."""
     reason = first_line(error)
     if not isinstance(error, DistiltuneError):
         reason = f"{type(error).__name__}: {reason}"
@@ -229,7 +229,7 @@ def failure_metrics(error: Exception) -> dict[str, Any]:
 
 @torch.no_grad()
 def _predict(model: PreTrainedModel, split: TokenizedSplit, batch_size: int) -> np.ndarray:
-    """Logits float32[N, C] of a split in its own order; in 32 bits, as the checkpoint will be used."""
+    """Return logits float32[N, C] of a split, in its order; in 32 bits, as the checkpoint will be used."""
     order = np.argsort(split.lengths, kind="stable")
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""One trial: what runs on a worker, from the student's starting checkpoint to its last epoch."""
+"""Run one trial on a worker, from the student's initial checkpoint to its last epoch."""
 
 from __future__ import annotations
 
@@ -43,26 +43,25 @@ from .process_group import KeepStep
 from .ranks import SharedInputs, opened, several_processes
 from .reporter import EpochReporter, failure_metrics
 
-_BEGUN = "begun.json"  # what the trial whose folder this is was begun with
+_BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
 
 
 def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settings: TrialSettings) -> None:
     """Train a student with the trial's arguments, reporting and saving every epoch.
 
-    An interrupted trial goes on from its last epoch. A fault that comes from the trial's own arguments (a
-    loss that is not finite, a refused value) is reported as its ``failure`` and not tried again; what a
-    second try may cure (memory, disk, a lost worker, the storage) is raised, and Tune tries again from the
-    last epoch. Where a trial has several processes this is the first of them: it alone evaluates, reports,
-    logs and saves.
+    An interrupted trial is resumed from its last epoch. A fault of the trial's own arguments (a loss that is not
+    finite, a rejected value) is reported as its ``failure`` and not retried; a fault that a retry may fix (memory,
+    disk, a lost worker, the storage) is raised, and Tune retries the trial from the last epoch. Where a trial has
+    several processes, this is rank 0: only it evaluates, reports, logs and saves.
 
     Args:
         config: ``number`` of the trial and its ``arguments``.
         inputs: Texts and logits that all trials share, read-only.
-        settings: The same for every trial.
+        settings: Settings that all trials share.
 
     Raises:
-        StorageError: The storage did not answer for as long as it is tried, or this node does not see it; the
-            search ends.
+        StorageError: The storage did not answer during all retries, or is not accessible on this node; the search
+            ends.
     """
     torch.set_num_threads(settings.num_threads)
     trial_id = trial_name(config["number"])
@@ -128,13 +127,13 @@ def _train_along(
     key: str | None,
     work: Path,
 ) -> None:
-    """A further process of the trial: the same steps on its part of each batch, and nothing else."""
+    """Train in an additional process of the trial: the same steps on its part of each batch, nothing else."""
     trainer = _trainer(arguments, opened(inputs), settings, work)
     _train(trainer, settings.store, key, work)
 
 
 def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Path) -> None:
-    """From the beginning, or from a checkpoint on."""
+    """Train from the beginning, or from a checkpoint."""
     checkpoint = _bring(store, key, work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
@@ -142,7 +141,7 @@ def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Pa
 def _trainer(
     arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
 ) -> DistillationTrainer:
-    """What every process of a trial trains with; the batch is shared out among them."""
+    """Create the trainer of a process of the trial; each batch is split among the processes."""
     if settings.use_gpu and settings.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
     own: dict[str, Any] = {
@@ -173,7 +172,7 @@ def _trainer(
         train_used_rows(model, np.concatenate([split.tokens.input_ids for split in train]))
     if not runs_teacher:
         first_token_in_last_layer(model)
-    # In this order: the step's random states and masks are in the checkpoint before it is sent.
+    # In this order: the step's random states and masks are in the checkpoint before it is uploaded.
     callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
     callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
@@ -194,18 +193,18 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
     """Return the teacher, for a loss term that needs more than its cached logits.
 
     Args:
-        store: Holds the teacher.
-        key: Of the teacher's checkpoint; None: the search was given none.
+        store: Store of the teacher.
+        key: Key of the teacher's checkpoint; None if the search has no teacher.
         student: Checkpoint of the student.
-        weight: Name of the argument that gives the term its weight.
+        weight: Name of the argument for the weight of the term.
 
     Raises:
-        InputError: There is no teacher, or its tokenizer is not the student's.
+        InputError: There is no teacher, or its tokenizer differs from the student's.
     """
     if key is None:
         raise InputError(f"{weight} is above 0, and the search was given no teacher")
     teacher, tokenizer = load_classifier(store.fetch(key))
-    # It is run on the student's token ids, and layers are compared token by token.
+    # The teacher gets the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"{weight} is above 0, and the student's tokenizer is not the teacher's, so their hidden "
@@ -216,7 +215,7 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
 
 
 def _where() -> str:
-    """The node's host, address and id in the cluster, and this process."""
+    """Describe where the trial runs: host, address and id of the node, and process id."""
     node = ray.get_runtime_context().get_node_id()[:8]
     return f"{platform.node()} ({get_node_ip_address()}, node {node}, process {os.getpid()})"
 
@@ -227,11 +226,11 @@ def _pad_token_id(model: PreTrainedModel) -> int:
 
 
 def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> None:
-    """Make sure of the trial's folders: that this node sees them, and that they are of the same trial.
+    """Check that this node can access the trial's folders, and that they belong to the same trial.
 
-    A search that was killed may have begun trials that its last snapshot does not know. They are asked for again
-    by their numbers, and go on. Where the results that a suggestion depends on have come out otherwise, as those of
-    a GPU or of early stopping may, the number stands for other arguments now, and begins anew.
+    A search that was killed may have started trials that its last snapshot lacks. They are requested again by their
+    numbers, and resumed. Where the results that a suggestion depends on have changed, as those of a GPU or of early
+    stopping may, the number now has other arguments, and the trial starts over.
     """
     store = settings.store
     if store.directory is not None and not store.names(settings.experiment):
@@ -240,7 +239,7 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
             "that all nodes share, or an object store; then go on with `distiltune resume RUN`"
         )
     trial = f"{settings.experiment}/{trial_id}"
-    begun = json.loads(json.dumps(begun))  # as it will be read
+    begun = json.loads(json.dumps(begun))  # as it will be parsed
     if store.read_json(f"{trial}/{_BEGUN}") == begun:
         return
     delete_checkpoints(store, trial)
@@ -254,10 +253,10 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
 
 
 def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
-    """Tell Tune of the epochs that are saved, and return them.
+    """Report the saved epochs to Tune again, and return them.
 
-    Tune's snapshot is some seconds old when the driver is killed. Checkpoints that are damaged, from the last one
-    back, are of epochs that are trained again.
+    Tune's snapshot is some seconds old when the driver is killed. Epochs after the last intact checkpoint are
+    trained again.
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
     last = last_intact(store, epochs, say)
@@ -268,7 +267,7 @@ def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[
 
 
 def _bring(store: Store, key: str | None, work: Path) -> Path | None:
-    """The checkpoint on this machine."""
+    """Return the local path of the checkpoint, downloading it if needed."""
     if key is None:
         return None
     if store.directory is not None:
