@@ -233,7 +233,7 @@ def check_texts(config: JobConfig, data: TextData) -> None:
     """Reject a checkpoint whose labels do not match the data, or whose tokenizer does not cover its script.
 
     Raises:
-        ModelError: A checkpoint does not fit; the message has its key and the labels, or the unknown share of the texts.
+        ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
     from ...training.checkpoints.heads import check_labels
     from ...training.checkpoints.load import label_names, load_config, load_tokenizer, resolve_checkpoint
