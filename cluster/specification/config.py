@@ -175,7 +175,7 @@ class JobConfig(Section):
         if not isinstance(values, dict):
             return values
         seed = values.get(SEED, _DEFAULT_SEED)
-        is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # otherwise the key's own check reports the fault
+        is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # else the key's check reports the fault
         return with_seed(cls, values, seed) if is_seed else values
 
     @model_validator(mode="before")
