@@ -1,1 +1,1 @@
-"""Where the work runs and how people reach it: command line, pipeline, local Ray, run store."""
+"""Run jobs on Ray: command line, pipeline, Ray sessions and run store."""

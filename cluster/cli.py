@@ -1,4 +1,4 @@
-"""The command line: its commands put together, and how errors become lines and exit statuses."""
+"""The command-line application: registers the commands and maps errors to messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ app.add_typer(commands_cluster.app)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 1 (failed run), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run the command line and return its exit status: 0, 1 (failed run), 2 (bad input) or 130 (Ctrl-C)."""
     given = _verbose_first(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
+        sys.stdout.reconfigure(errors="backslashreplace")  # terminals may lack characters
     try:
         status = app(given, prog_name="distiltune", standalone_mode=False)
         if sys.stdout is not None:
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except TyperException as error:
         return _complain(f"{error.format_message()} (see: distiltune --help)", error.exit_code)
-    except (BrokenPipeError, SystemExit):  # typer ends with the second where a command's reader has gone
+    except (BrokenPipeError, SystemExit):  # typer raises SystemExit on a broken pipe
         _discard_stdout()
         return 0
     except DistiltuneError as error:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verbose_first(arguments: list[str]) -> list[str]:
-    """Let ``--verbose`` stand anywhere before ``--``."""
+    """Move ``--verbose`` to the front, so that it is accepted anywhere before ``--``."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--verbose" not in arguments[:end]:
         return arguments
@@ -100,14 +100,14 @@ def _verbose_first(arguments: list[str]) -> list[str]:
 
 
 def _discard_stdout() -> None:
-    """Send to nowhere what is left for stdout."""
+    """Discard whatever is still buffered for stdout."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
 
 
 def _is_of_stdout(error: OSError) -> bool:
-    """Return whether it was raised where something is printed; an OSError of a stream names no file."""
+    """Return whether an error was raised by printing; an ``OSError`` of a stream has no file name."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -116,7 +116,7 @@ def _is_of_stdout(error: OSError) -> bool:
 
 
 def _complain(message: str, status: int) -> int:
-    """Print an error on one line, the end of overlong words cut off, and return the exit status."""
+    """Print an error on one line, with overlong words truncated, and return the exit status."""
     line = _LONG_WORD.sub(r"\1…", "; ".join(message.splitlines()))
     typer.echo(f"error: {line}", err=True)
     return status

@@ -1,4 +1,4 @@
-"""Commands about the sealed artifact: pull, predict, benchmark."""
+"""Commands for a run's result: pull, choose, predict, benchmark."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def choose(
     ],
     storage: StorageOption = None,
 ) -> None:
-    """Let another trial of a finished search go on, such as one more of its Pareto front."""
+    """Select another trial of a finished search to export, such as one of its Pareto front."""
     from ..pipeline.best_trial import choose_instead
     from ..store.runs import command
 
@@ -137,5 +137,5 @@ def benchmark(
 
 
 def _printed(text: str) -> str:
-    """Return a text on one line, its control characters escaped: a terminal would obey them."""
+    """Escape a text's line breaks and control characters, which a terminal would interpret."""
     return text.translate(_CONTROLS)

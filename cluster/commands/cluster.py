@@ -19,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_MOST = 100_000  # more than any machine has; Ray takes no number without bounds
+_MOST = 100_000  # more than any machine has; Ray does not accept arbitrarily large numbers
 
 CpusOption = Annotated[
     int | None,
@@ -51,10 +51,10 @@ def up(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a Ray head on this machine, which goes on until `distiltune cluster down`.
+    """Start a Ray head on this machine, which runs until `distiltune cluster down`.
 
-    On 127.0.0.1 nothing of it can be reached from other machines. With --host, Ray's own ports listen on all
-    interfaces and ask for the token; its Prometheus metrics ask for none. The token is no encryption.
+    On 127.0.0.1 other machines cannot reach it. With --host, Ray's own ports listen on all interfaces and require
+    the token; its Prometheus metrics require none. The token does not encrypt the traffic.
     """
     from ..nodes.ray_node import HeadOptions, start_head
 
@@ -108,7 +108,7 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Nodes and jobs of a cluster; also from a machine that is no member."""
+    """Show the nodes and jobs of a cluster, also from a machine that is not part of it."""
     from ..nodes.addresses import find_cluster
     from ..nodes.status import cluster_status, print_status
 
@@ -118,11 +118,11 @@ def status(
 
 @app.command()
 def down(as_json: JsonOption = False) -> None:
-    """Stop what `distiltune cluster up` and `join` started on this machine, and nothing else."""
+    """Stop everything that `distiltune cluster up` and `join` started on this machine, and nothing else."""
     from ..nodes.daemon import daemons, locked, stop
 
     with locked():
-        # A head that ends first leaves its nodes to look for it.
+        # Stop the head last: nodes without a head would keep trying to reach it.
         running = daemons()[::-1]
         for daemon in running:
             stop(daemon)

@@ -1,4 +1,4 @@
-"""Commands that send a run to a cluster, end it, and go on with it: submit, stop, resume."""
+"""Commands for runs on a cluster: submit, stop, resume."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def submit(
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Send a job to a cluster, after the cluster has checked that it can do it; this machine may then leave."""
+    """Submit a job to a cluster after checking there that it can run; then this machine is no longer needed."""
     from ..jobs import submission as jobs
     from ..specification.config import load_config
 
@@ -68,7 +68,7 @@ def resume(
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Go on with a run that ended early, on its cluster or on another; one of `run` goes on here."""
+    """Resume a run that ended early, on its cluster or another; runs of `run` are resumed on this machine."""
     from ..jobs import submission as jobs
     from .run import run_here
 
@@ -89,7 +89,7 @@ def stop(
     token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """End a run with its search saved, wherever it runs; `resume` goes on with it."""
+    """Stop a run, wherever it runs, and save its search so that `resume` can continue it."""
     from ..jobs import submission as jobs
     from ..store.runs import command
 

@@ -1,4 +1,4 @@
-"""Texts that a person gives one a line, in a file or on stdin."""
+"""Read texts that the user gives one per line, in a file or on stdin."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MAX_FILE_BYTES = 2**28
 
 
 def lines_of_file(file: Path, option: str) -> list[str]:
-    """Return the lines of a regular file that are not blank; a pipe is refused without waiting for it.
+    """Return the non-blank lines of a regular file; a pipe is rejected without waiting for it.
 
     Args:
-        file: In UTF-8, of at most 256 MB.
-        option: That names it, for messages.
+        file: Text file in UTF-8, of at most 2**28 bytes.
+        option: Command-line option that names it, for messages.
 
     Raises:
-        InputError: It cannot be read, is not text, or has no text.
+        InputError: The file cannot be read, is not text, or is blank.
     """
     shown = f"{option}: {str(file)!r:.200}"
     try:
@@ -31,14 +31,14 @@ def lines_of_file(file: Path, option: str) -> list[str]:
 
 
 def lines_of_stream(stream: BinaryIO, name: str) -> list[str]:
-    """Return the lines of a stream that are not blank.
+    """Return the non-blank lines of a stream.
 
     Args:
-        stream: In UTF-8.
-        name: What to call it in messages.
+        stream: Binary stream of text in UTF-8.
+        name: Name of the stream for messages.
 
     Raises:
-        InputError: It cannot be read, is not text, or has no text.
+        InputError: The stream cannot be read, is not text, or is blank.
     """
     try:
         content = stream.read()

@@ -1,4 +1,4 @@
-"""What ``distiltune benchmark DIR`` does: measure a sealed artifact on the machine at hand."""
+"""Measure a sealed artifact on this machine, for ``distiltune benchmark DIR``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def measure_artifact(
     num_threads: int,
     extras: Extras | None = None,
 ) -> dict[str, Any]:
-    """Latency, throughput, size and peak memory of an artifact, texts in, labels out.
+    """Measure an artifact's latency, throughput, size and peak memory end to end, from texts to labels.
 
     Args:
-        directory: The artifact; verified first.
-        texts_file: One text a line; without it, the text that was timed when the artifact was made.
+        directory: The artifact; it is verified first.
+        texts_file: File with one text per line; the default is the text that was timed when the artifact was made.
         num_runs: Timed runs of one text.
         num_warmups: Runs before timing.
         num_threads: Intra-op threads.
-        extras: What to measure besides.
+        extras: Additional measurements.
 
     Raises:
-        ArtifactError: The artifact is not whole, or does not run.
+        ArtifactError: The artifact is incomplete or damaged, or does not run.
         InputError: The texts cannot be read.
     """
     from ...export.artifact.seal import verify_artifact
@@ -49,7 +49,7 @@ def measure_artifact(
                 f"{directory}: measurements.query of the manifest is {query!r:.60}, and is what is timed; give --texts"
             )
         texts = [query]
-    with quiet_panics():  # what does not load or run is said here, not by the process that measures
+    with quiet_panics():  # report load and run errors here, not in the measuring process
         TextClassifier.load(directory, num_threads=num_threads)(texts[:1])
     measured = measure_serving(
         directory,

@@ -1,4 +1,4 @@
-"""The tables of ``distiltune benchmark``: what was measured of an artifact, for the terminal."""
+"""Print the measurements of ``distiltune benchmark`` as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = {"num_threads": "threads", "batch_size": "batch", "num_tokens": "toke
 
 
 def print_measurement(measured: dict[str, Any]) -> None:
-    """Show the figures on the terminal, with what they were taken on."""
+    """Print an artifact's measurements, with the CPU and the text that they were made with."""
     console = Console(highlight=False, markup=False)
     rows = []
     for name, title in (("latency_ms", "one text"), ("sample_latency_ms", "every text")):

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they do with them."""
+"""Arguments that several commands share, and helpers for them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 
 
 def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
-    """Return the storage named; refuse an empty one, which would mean the default or the working directory."""
+    """Return the given storage; reject an empty one, which would mean the default or the working directory."""
     from pydantic import ValidationError
 
     from ..specification.config import StorageConfig
     from ..specification.faults import described
 
-    # An empty variable counts as none given for typer.
+    # Typer treats an empty environment variable as not given.
     given = os.environ.get(_STORAGE_VARIABLE) if value is None else value
     if given is None:
         return None
@@ -45,7 +45,7 @@ def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
 
 
 def _directory(given: str) -> Path:
-    """Return the path of a directory; an empty one would mean the working directory."""
+    """Return the path of a directory; reject an empty one, which would mean the working directory."""
     if not given.strip():
         raise typer.BadParameter(f"{given!r} given; name a directory ('.' is this one)", param_hint="DIR")
     return Path(given)
@@ -95,7 +95,7 @@ TokenFileOption = Annotated[
 
 
 def open_storage(storage: str | None) -> Storage:
-    """The storage named, or the default one, with little patience: a person waits."""
+    """Open the given or the default storage, with few retries, since a user is waiting."""
     from ..specification.config import StorageConfig
     from ..store.checks import LOOK_S
     from ..store.runs import Storage
@@ -104,10 +104,10 @@ def open_storage(storage: str | None) -> Storage:
 
 
 def open_run(run_id: str, storage: str | None) -> Run:
-    """A run of the storage named."""
+    """Open a run in the given or the default storage."""
     return open_storage(storage).open(run_id)
 
 
 def echo_json(value: Any) -> None:
-    """One JSON value on stdout."""
+    """Print one JSON value on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))

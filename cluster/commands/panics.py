@@ -1,4 +1,4 @@
-"""Panics of libraries written in Rust: kept off stderr where this package's own error says the same."""
+"""Suppress the stderr output of panics in Rust libraries if they are reported as an error of this package."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _STDERR = 2
 
 @contextmanager
 def quiet_panics() -> Iterator[None]:
-    """Hold back what the block writes on stderr, and drop it where the block ends with an error that a panic caused.
+    """Buffer the block's output on stderr, and discard it if the block raises an error that a panic caused.
 
-    Rust prints a panic, with a backtrace, before Python gets it as an exception. This redirects the descriptor of the
-    whole process, so it is for the command line, not for a library.
+    Rust prints a panic, with a backtrace, before it becomes a Python exception. This redirects the descriptor of
+    the whole process, so it is for the command line, not for a library.
     """
     try:
         kept = os.dup(_STDERR)

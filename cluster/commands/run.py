@@ -1,4 +1,4 @@
-"""Commands that do a job here: run, train; and config, which shows what they would do."""
+"""Commands that run a job on this machine: run, train and plan; and config, which prints the job."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def train(
     run_id: RunIdOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The same job with one trial: the values of the training section, nothing searched."""
+    """Run the same job with one trial: the values of the training section, without a search."""
     from ..specification.config import load_config, without_search
 
     run_here(without_search(load_config(source, overrides or [], storage)), source, run_id, as_json)
 
 
 def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool) -> None:
-    """Do a job with its progress on stderr and its summary on stdout."""
+    """Run a job, with progress on stderr and the summary on stdout."""
     from ..pipeline.run_job import run_job
     from ..watching.console import ProgressPrinter
     from ..watching.show import print_summary, summary
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        # Ray says on stdout that a node was lost; there the result stands, and nothing else.
+        # Ray prints lost nodes on stdout, which is reserved for the result.
         with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
             finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
     except KeyboardInterrupt as error:
@@ -71,7 +71,7 @@ def plan(
     run_id: RunIdOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try the changes of the section `plan`, each a run of its own; keep those that pay and lose no accuracy."""
+    """Try the changes of the section `plan`, each in its own run; keep those that gain enough and pass the gate."""
     from ..plan.run_plan import run_plan
     from ..specification.config import load_config
     from ..watching.console import ProgressPrinter
@@ -110,7 +110,7 @@ def config(
         bool, typer.Option("--all", help="Print every key, not only those that matter.")
     ] = False,
 ) -> None:
-    """Print a job as YAML: the keys that differ from their defaults, and those that every job decides."""
+    """Print a job as YAML: the keys that differ from their defaults, and those that matter for every job."""
     from ..specification.config import JobConfig, load_config
     from ..specification.printing import as_yaml
 
@@ -126,5 +126,5 @@ def config(
 
 
 def interrupt(*_: Any) -> None:
-    """Ctrl-C's way out: a search saves its state on SIGINT, and does not on SIGTERM."""
+    """Turn a signal into SIGINT, on which a search saves its state, unlike on SIGTERM."""
     signal.raise_signal(signal.SIGINT)

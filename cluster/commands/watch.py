@@ -1,4 +1,4 @@
-"""Commands that look at runs: runs, status, logs, show, report, tensorboard."""
+"""Commands that show runs: runs, status, logs, show, report, tensorboard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @app.command("runs")
 def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> None:
-    """Every run in the storage, newest first."""
+    """List every run in the storage, newest first."""
     from ..watching.show import print_runs, run_rows
 
     rows = run_rows(open_storage(storage))
@@ -40,7 +40,7 @@ def status(
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How far a run is: its stages, trials, the best so far, and what it waits for."""
+    """Show a run's progress: its stages, its trials, the best so far, and what it waits for."""
     from ..watching.status import Watch
 
     run = open_run(run_id, storage)
@@ -62,7 +62,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _watch_lines(run: Run, as_json: bool) -> None:
-    """One line for each change: of the whole status as JSON, or of what a person follows."""
+    """Print one line for each change: the whole status as JSON, or a short text."""
     from ..watching.status import watch
     from ..watching.status_view import line
 
@@ -104,7 +104,7 @@ def logs(
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A run's log, kept with the run: it outlives job and cluster."""
+    """Print a run's log, which is stored with the run and so outlives its job and cluster."""
     from ...storage.logs import read_log
     from ..watching.logs import follow_log, log_key
     from ..watching.status import has_ended
@@ -137,7 +137,7 @@ def logs(
 
 @app.command()
 def show(run_id: RunArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
-    """What a run found: its state, best trial, variants and choice."""
+    """Show a run's results: its state, best trial, variants and the selected one."""
     from ..watching.show import print_summary, summary
 
     run = open_run(run_id, storage)
@@ -146,7 +146,7 @@ def show(run_id: RunArgument, storage: StorageOption = None, as_json: JsonOption
 
 @app.command()
 def report(run_id: RunArgument, storage: StorageOption = None) -> None:
-    """Print a run's report as Markdown, and say where its files are."""
+    """Print a run's report as Markdown, and the location of its files."""
     run = open_run(run_id, storage)
     if not run.store.has_folder(run.report):
         raise InputError(
@@ -181,7 +181,7 @@ def tensorboard(
 
 
 def _end_once(*_: Any) -> None:
-    """Ctrl-C's way out; a second one must not keep the server or its copy from being removed."""
+    """Raise ``KeyboardInterrupt`` once, and ignore further signals so that the cleanup is not interrupted."""
     for ending in _ENDINGS:
         signal.signal(ending, signal.SIG_IGN)
     raise KeyboardInterrupt

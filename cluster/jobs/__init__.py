@@ -1,1 +1,1 @@
-"""Runs on a cluster: what is sent there, checked there and works there."""
+"""Runs on a cluster: shipping, checks, submission and the driver."""

@@ -1,4 +1,4 @@
-"""What only the cluster can say of a job: a short Ray job looks before the real one is submitted."""
+"""Checks that need the cluster: a short Ray job makes them before the real job is submitted."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 MARK = "distiltune-check: "
 _WITHIN_S = 600.0
 _PERIOD_S = 0.3
-_SETTLES_S = 2.5  # Ray looks at a job every second
+_SETTLES_S = 2.5  # Ray polls a job every second
 
 
 @contextmanager
 def checked_on_cluster(
     client: JobSubmissionClient, config: JobConfig, run_id: str, store: Store
 ) -> Iterator[dict[str, Any]]:
-    """Have the cluster check storage, resources, data and checkpoints of a job; the block begins if all is well.
+    """Check storage, resources, data and checkpoints of a job on the cluster; the block runs if all checks pass.
 
-    The check's own job is deleted after the block, since Ray needs some seconds to have done with it.
+    The check's own Ray job is deleted after the block, since Ray needs a few seconds to settle its state.
 
     Yields:
-        ``texts``: number of texts a split; ``num_labels``.
+        ``texts``: number of texts per split; ``num_labels``.
 
     Raises:
-        InputError: What the cluster cannot use, as its check said it.
+        InputError: The cluster cannot use something; the message is that of its check.
         RunFailedError: The check itself could not be run.
     """
     probe = f"cache/probes/{secrets.token_hex(8)}"
@@ -93,9 +93,9 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
 
 
 def _forget(client: JobSubmissionClient, job: str, ended: float) -> None:
-    """Delete the check's job, which is stopped if it still runs.
+    """Delete the check's job, stopping it first if it is still running.
 
-    Deleted at once, Ray's next look at it would bring it back, as failed.
+    If it were deleted at once, Ray's next poll would restore it as failed.
     """
     with suppress(RuntimeError, OSError):
         if not client.get_job_status(job).is_terminal():
@@ -109,7 +109,7 @@ def _forget(client: JobSubmissionClient, job: str, ended: float) -> None:
 
 
 def main() -> int:
-    """The check's job: looks, and says in one line what it found."""
+    """Run the checks inside the check's Ray job and print the result as one line of JSON."""
     catch_signals()
     given = read_specification()
     config = on_this_cluster(JobConfig.model_validate(given["config"]))
@@ -122,7 +122,7 @@ def main() -> int:
 
 
 def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
-    """Check the storage, the nodes, then the job, on the cluster that is to run it."""
+    """Check the storage, the nodes, then the job, on the cluster that will run it."""
     from ..pipeline.cluster_checks import check_cluster
     from ..pipeline.preflight import check_job
     from ..session.ray_session import ray_session

@@ -1,4 +1,4 @@
-"""The driver of a submitted job: what runs on the cluster, told by ``job.json`` what to do."""
+"""The driver of a submitted job: runs on the cluster and reads its specification from ``job.json``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Do the job; the exit status is 0, or that of the error."""
+    """Run the job and return the exit status: 0, or that of the error."""
     catch_signals()
     from rich.console import Console
 
@@ -45,20 +45,20 @@ def main() -> int:
 
 
 def catch_signals() -> None:
-    """Both ways to end a process become KeyboardInterrupt; Ray starts processes with SIGINT blocked."""
+    """Turn SIGINT and SIGTERM into ``KeyboardInterrupt``; Ray starts processes with SIGINT blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def on_this_cluster(config: JobConfig) -> JobConfig:
-    """The job attached to the cluster that runs this process, whichever else is on the machine."""
+    """Return the job with the address of the cluster that runs this process, not of another on the machine."""
     resources = config.resources.model_copy(update={"address": os.environ.get("RAY_ADDRESS", "auto")})
     return config.model_copy(update={"resources": resources})
 
 
 def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None:
-    """Say in the run store how a job ended that ended before its run began."""
+    """Record in the run store how a job ended if it ended before its run began."""
     from ..store.runs import Run, Storage
 
     storage = JobConfig.model_validate(given["config"]).storage
@@ -68,14 +68,14 @@ def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None
 
 
 def mark_ended(run: Run, name: str, state: str, error: str | None) -> bool:
-    """Give a submitted run that has not begun its end; whether it was one."""
+    """Record the end of a submitted run that has not begun; return whether it was such a run."""
     from ..store.lease import is_held
     from ..store.runs import now
 
     submission = run.read("submission.json")
     if submission is None or not submission.get("pending"):
         return False
-    if is_held(run.store, run.key()):  # another job of the run is at work, and says itself how it ends
+    if is_held(run.store, run.key()):  # another job of the run is active and will record its end
         run.write("submission.json", {**submission, "pending": False})
         return False
     before = run.read("run.json") or {"run_id": run.id, "name": name, "created": submission["created"]}

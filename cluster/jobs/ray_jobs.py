@@ -1,4 +1,4 @@
-"""Single steps with Ray's jobs that its client does not do by itself."""
+"""Operations on Ray jobs that Ray's client does not provide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KILLED_WITHIN_S = 45.0  # Ray waits half a minute between SIGINT and SIGKILL
 
 
 def job_info(client: JobSubmissionClient, submission_id: str) -> JobDetails | None:
-    """What Ray knows of a job; None when it knows none of that id."""
+    """Return Ray's details of a job, or None if it has no job with that id."""
     return next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
 
 
@@ -28,10 +28,10 @@ def try_to_send(
     runtime_env: dict[str, Any],
     metadata: dict[str, str],
 ) -> JobDetails | None:
-    """Submit a job; None, or the one that has the id already.
+    """Submit a job; return None, or the job that already has the id.
 
     Raises:
-        RuntimeError: The cluster did not take it for another reason.
+        RuntimeError: The cluster rejected the job for another reason.
     """
     try:
         client.submit_job(
@@ -49,7 +49,7 @@ def try_to_send(
 
 
 def take_back(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
-    """Stop a job that may have reached the cluster before its sending was broken off; it holds the ticket."""
+    """Stop a job with this ticket, which may have reached the cluster before its submission was interrupted."""
     with suppress(RuntimeError, OSError):
         info = job_info(client, submission_id) if submission_id else None
         if info is not None and (info.metadata or {}).get("ticket") == ticket:
@@ -57,7 +57,7 @@ def take_back(client: JobSubmissionClient, submission_id: str, ticket: str) -> N
 
 
 def end_job(client: JobSubmissionClient, submission_id: str) -> None:
-    """Stop a job and wait until Ray says that it has ended; one that is not there has."""
+    """Stop a job and wait until Ray reports that it has ended; do nothing if there is no such job."""
     if job_info(client, submission_id) is None:
         return
     client.stop_job(submission_id)
@@ -68,10 +68,10 @@ def end_job(client: JobSubmissionClient, submission_id: str) -> None:
 
 @contextmanager
 def answering(cluster: ClusterAddress) -> Iterator[None]:
-    """What Ray's client raises becomes one line.
+    """Convert what Ray's client raises to a one-line error.
 
     Raises:
-        RunFailedError: The cluster refused, or does not answer any more.
+        RunFailedError: The cluster rejected the request, or no longer responds.
     """
     from requests import RequestException
 

@@ -1,4 +1,4 @@
-"""What a Ray job is sent along with: the running code and the specification, both named by their content."""
+"""What is shipped with a Ray job: the running code and the specification, both named by their content."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SPECIFICATION = "job.json"
 
 @contextmanager
 def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterator[dict[str, Any]]:
-    """The runtime environment of a submitted job: this code, and its specification as ``job.json``.
+    """Yield the runtime environment of a submitted job: this code, and its specification as ``job.json``.
 
-    The code wins over one that a node has installed. A stopped job gets SIGINT and half a minute, in which
-    a search saves its state.
+    The code takes precedence over a version installed on a node. A stopped job receives SIGINT and has 30 seconds,
+    in which a search saves its state.
     """
     with runtime_env(root) as environment, temporary_directory("job") as directory:
         (directory / SPECIFICATION).write_text(json.dumps(specification), encoding="utf-8")
@@ -31,17 +31,17 @@ def job_runtime_env(specification: dict[str, Any], root: Path = ROOT) -> Iterato
                 **PROCESS_ENV,
                 "RAY_JOB_STOP_SIGNAL": "SIGINT",
                 "RAY_JOB_STOP_WAIT_TIME_S": "30",
-                # The driver connects with an environment of its own, which Ray would call a conflict.
+                # The driver connects with its own environment, which Ray would report as a conflict.
                 "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
             },
         }
 
 
 def entry_point(module: str, run_id: str) -> str:
-    """The shell command of a job; no directory of a node comes before the code that was sent."""
+    """Return the shell command of a job; ``-P`` keeps a node's directories from shadowing the shipped code."""
     return f"exec python -P -m {PACKAGE}.cluster.jobs.{module} {run_id}"
 
 
 def read_specification() -> dict[str, Any]:
-    """What ``job_runtime_env`` was given, within the job."""
+    """Return, within the job, the specification that was passed to ``job_runtime_env``."""
     return json.loads(Path(SPECIFICATION).read_text(encoding="utf-8"))

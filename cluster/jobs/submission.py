@@ -1,4 +1,4 @@
-"""Runs on a cluster: sent there as Ray jobs, stopped, and gone on with."""
+"""Submit, stop and resume runs on a cluster, as Ray jobs."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _RECORDS = ("job.json", "submission.json")
 
 @dataclass(frozen=True)
 class Submission:
-    """A run on a cluster, or one that needs nothing more."""
+    """A run on a cluster, and whether a job had to be sent for it."""
 
     run: Run
     sent: bool
-    """Whether a job was sent; else it is, or was, under way already."""
+    """Whether a job was sent; otherwise the run was already under way or finished."""
     state: str
 
 
@@ -61,26 +61,27 @@ def submit(
     run_id: str | None = None,
     tell: Tell = lambda _: None,
 ) -> Submission:
-    """Send a job to a cluster; a run of that id that is under way or finished is left as it is.
+    """Submit a job to a cluster; a run with that id that is under way or finished is left unchanged.
 
-    What can be checked here is, then the cluster checks the rest, and only then the job is sent. Whatever ends
-    it early, Ctrl-C included, leaves no run behind; files that were sent stay, since other runs may use them.
+    First this machine checks what it can, then the cluster checks the rest, and only then the job is sent. If
+    anything ends this early, Ctrl-C included, no run is left behind; uploaded files stay, since other runs may
+    use them.
 
     Args:
         config: The specification.
-        name: Of the job; a run without an id is named after it.
-        address: The cluster's; see ``find_cluster``.
-        token_file: Its token's file.
-        run_id: Names the run, or goes on with the one of that name.
-        tell: Told what is being done.
+        name: Name of the job; a run without an id is named after it.
+        address: Address of the cluster; see ``find_cluster``.
+        token_file: File with the token of the cluster.
+        run_id: Id of the run; an existing run with that id is resumed.
+        tell: Called with a line for each step.
 
     Raises:
-        InputError: Something that the person gave cannot be used, here or on the cluster.
-        RunFailedError: The cluster did not take the job.
+        InputError: Something that the user gave cannot be used, here or on the cluster.
+        RunFailedError: The cluster did not accept the job.
         StorageError: The storage cannot be reached.
     """
     run_id = name_run(name, run_id)
-    sender = _sender(address, token_file, tell)  # what is quickly said comes first
+    sender = _sender(address, token_file, tell)  # fail fast on a bad address
     storage = Storage(config.storage.path, config.storage.retry_s)
     check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
@@ -91,11 +92,11 @@ def submit(
 def resume(
     run: Run, *, address: str | None = None, token_file: Path | None = None, tell: Tell = lambda _: None
 ) -> Submission:
-    """Go on with a run on a cluster, the one that it was on unless another is named.
+    """Resume a run on a cluster: the one it was on, unless another is given.
 
     Raises:
-        InputError: It is running, or has no specification to go on with; and as ``submit``.
-        RunFailedError: The cluster did not take the job.
+        InputError: The run is running, or has no specification to resume from; or as in ``submit``.
+        RunFailedError: The cluster did not accept the job.
         StorageError: The storage cannot be reached.
     """
     state = run.state
@@ -111,23 +112,24 @@ def resume(
 
 
 def specification(run: Run) -> JobConfig:
-    """What a run began with, in the storage where it was found.
+    """Return the specification that a run began with, with the storage where the run was found.
 
     Raises:
-        InputError: It has none.
-        DamagedRecordError: It is none any more.
+        InputError: The run has no specification.
+        DamagedRecordError: The specification's record is damaged.
     """
     return _absolute(run.specification(), run)
 
 
 def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: None) -> str:
-    """Have a run end soon, its search saved; the state that it is in then.
+    """Stop a run, with its search saved, and return the state that it is in afterwards.
 
-    Whoever works on it sees the request at the next heartbeat. A job that does not is stopped through Ray.
+    The process that runs it sees the request at its next heartbeat. A job that does not respond is stopped
+    through Ray.
 
     Raises:
-        InputError: Its cluster, which has to be asked, cannot be reached.
-        RunFailedError: It goes on, and is no job that Ray could stop.
+        InputError: The cluster is needed to stop the run and cannot be reached.
+        RunFailedError: The run has not stopped, and is not a job that Ray could stop.
     """
     state = run.state
     if state not in ("submitted", "running"):
@@ -157,12 +159,12 @@ def _sender(address: str | None, token_file: Path | None, tell: Tell) -> _Sender
     cluster = find_cluster(address, token_file)
     client = job_client(cluster)
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.WARNING)  # it would tell of every upload
+        handler.setLevel(logging.WARNING)  # INFO would log every upload
     return _Sender(cluster, client, tell)
 
 
 def _absolute(config: JobConfig, run: Run) -> JobConfig:
-    """The same with its storage as every directory of this machine knows it."""
+    """Return the job with the absolute location of its storage."""
     return config.model_copy(update={"storage": config.storage.model_copy(update={"path": run.store.url})})
 
 
@@ -180,7 +182,7 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
             return Submission(run, sent=False, state=state)
         sender.tell("the cluster checks it")
         with checked_on_cluster(sender.client, shipped, run.id, run.store):
-            state = _state(sender, run)  # another may have sent it meanwhile
+            state = _state(sender, run)  # another process may have sent it meanwhile
             if state in _UNDER_WAY:
                 if goes_on and state != "finished":
                     raise _under_way(run, state)
@@ -188,7 +190,7 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on:
             sender.tell("sending the job")
             submission = _send(sender, run, shipped, name)
     except BaseException:
-        if submission is None:  # what failed since, such as tidying up after the check, undoes nothing
+        if submission is None:  # a later failure, such as in the check's cleanup, is ignored
             raise
     return submission
 
@@ -198,7 +200,7 @@ def _under_way(run: Run, state: str) -> InputError:
 
 
 def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
-    """Refuse another specification; a run that began on this machine names the files themselves."""
+    """Reject a different specification; one of a run that began on this machine holds local paths."""
     from ..pipeline.run_job import refuse_other_specification
 
     try:
@@ -208,7 +210,7 @@ def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
 
 
 def _state(sender: _Sender, run: Run) -> str:
-    """The run's state; a job that Ray has ended or lost before the run began is no longer waited for."""
+    """Return the run's state, after marking it as failed if Ray ended or lost its job before the run began."""
     state, submission = run.state, run.read("submission.json")
     if state != "submitted" or submission is None or submission["address"] != sender.cluster.dashboard:
         return state
@@ -225,7 +227,7 @@ def _state(sender: _Sender, run: Run) -> str:
 
 
 def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission:
-    """Write what ``status`` shows, and submit the job; both or neither."""
+    """Write the records that ``status`` shows and submit the job; undo the records if that fails."""
     before = {record: run.read(record) for record in _RECORDS}
     attempt = ((before["submission.json"] or {}).get("attempt", 0)) + 1
     given = {"config": config.model_dump(mode="json"), "run_id": run.id, "name": name}
@@ -247,7 +249,7 @@ def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission
                     return Submission(run, sent=True, state="submitted")
                 if not other.status.is_terminal() and (other.metadata or {}).get("storage") == storage:
                     return Submission(run, sent=False, state=run.state)
-                attempt += 1  # an id that another run, or a deleted one, has used on this cluster
+                attempt += 1  # another or a deleted run has used this id on this cluster
     except BaseException:
         take_back(sender.client, submission_id, ticket)
         for record, value in before.items():
@@ -276,7 +278,7 @@ def _wait_for_end(run: Run, within_s: float) -> bool:
 
 @contextmanager
 def _nothing_left(run: Run) -> Iterator[None]:
-    """A run that was not there before, and does not come to be, leaves no directory."""
+    """Delete the directory of a run that did not exist before, if the block fails."""
     try:
         yield
     except BaseException:

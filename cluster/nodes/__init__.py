@@ -1,1 +1,1 @@
-"""Ray on machines: daemons that are started, joined, found and ended."""
+"""Ray nodes as daemons: start, join, find and stop them."""

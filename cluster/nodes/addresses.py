@@ -1,4 +1,4 @@
-"""Which cluster a command talks to, with which token, and the HTTP that it speaks."""
+"""Address and token of the cluster that a command uses, and HTTP requests to it."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ _ANSWER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ClusterAddress:
-    """A cluster's dashboard, which takes jobs, and what authenticates there."""
+    """A cluster's dashboard, which accepts jobs, and the token for it."""
 
     dashboard: str  # "http://127.0.0.1:8265"
     token_file: Path | None  # None: no token, or `token`
     token: str | None = field(default=None, repr=False)
 
     def headers(self) -> dict[str, str]:
-        """What a request carries.
+        """Return the HTTP headers of a request.
 
         Raises:
             InputError: The token file cannot be read.
         """
         token = read_token(self.token_file) if self.token_file else self.token
-        # Ray looks for the name in lower case to see that it need not add a token of its own.
+        # Ray looks for the name in lower case before it adds a token of its own.
         return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def find_cluster(address: str | None = None, token_file: Path | None = None) -> ClusterAddress:
-    """The cluster at ``address``, else that of RAY_ADDRESS, else the one that `cluster up` started here.
+    """Find the cluster at ``address``, else that of RAY_ADDRESS, else the one that `cluster up` started here.
 
     The token is that of ``token_file``; else, for the head started here, its own; else that of RAY_AUTH_TOKEN,
-    RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, as Ray has it.
+    RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, in Ray's order.
 
     Raises:
-        InputError: There is none, or the address cannot take jobs.
+        InputError: There is no cluster, or the address does not accept jobs.
     """
     head = next((each for each in running_daemons() if each.kind == "head"), None)
     source, given = "--address", address
@@ -82,10 +82,10 @@ def find_cluster(address: str | None = None, token_file: Path | None = None) -> 
 
 
 def read_token(path: Path) -> str:
-    """A token file's token; a file that others may read is made private, or warned of.
+    """Read the token in a file; a file that others can read is made private, or a warning is logged.
 
     Raises:
-        InputError: It cannot be read, or is empty.
+        InputError: The file cannot be read, or does not hold one token.
     """
     try:
         token = read_regular(path, _TOKEN_BYTES).decode().strip()
@@ -109,10 +109,10 @@ def read_token(path: Path) -> str:
 
 
 def get_json(cluster: ClusterAddress, path: str, timeout_s: float = 10.0) -> Any:
-    """What the dashboard answers to a GET of ``path``, with the token.
+    """Return the dashboard's response to a GET of ``path``, sent with the token.
 
     Raises:
-        InputError: Nothing answers in time, the token is missing or wrong, or the answer is no JSON.
+        InputError: Nothing responds in time, the token is missing or wrong, or the response is not JSON.
     """
     url = urlsplit(cluster.dashboard)
     if not _has_proxy(cluster.dashboard):
@@ -131,17 +131,17 @@ def get_json(cluster: ClusterAddress, path: str, timeout_s: float = 10.0) -> Any
 
 
 def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
-    """A client of the cluster's jobs, connected, with this cluster's token whatever Ray has cached.
+    """Return a connected client of the cluster's jobs, with this cluster's token whatever Ray has cached.
 
     Raises:
-        InputError: Nothing answers in time, or the token is missing or wrong.
+        InputError: Nothing responds in time, or the token is missing or wrong.
     """
     get_json(cluster, "/api/version")
     from ray.job_submission import JobSubmissionClient
 
     if _is_loopback(cluster.dashboard):
         _past_proxies(str(urlsplit(cluster.dashboard).hostname))
-    # Ray lets these variables win over the address that it is given.
+    # Ray lets these variables override the address that it is given.
     with environment_set(dict.fromkeys(_ADDRESS_ENV)):
         try:
             return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
@@ -150,16 +150,16 @@ def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
 
 
 def check_gcs_address(parameter: str, given: str) -> None:
-    """See that a Ray head answers where ``ray.init`` is to connect, which would else wait for minutes in vain.
+    """Check that a Ray head responds where ``ray.init`` will connect, since ``ray.init`` would wait for minutes.
 
-    ``auto`` is left to Ray, which looks for a head on this machine; where RAY_ADDRESS is set, that one is meant.
+    ``auto`` is left to Ray, which looks for a head on this machine; if RAY_ADDRESS is set, that one is checked.
 
     Args:
         parameter: The parameter's name, for the message.
         given: Its value: ``HOST:PORT`` or ``auto``.
 
     Raises:
-        InputError: It has another form, nobody answers there, or what answers is no Ray head.
+        InputError: The value has another form, nothing responds there, or the server is not a Ray head.
     """
     address = os.environ.get("RAY_ADDRESS") or given if given == "auto" else given
     if address == "auto":
@@ -174,9 +174,9 @@ def check_gcs_address(parameter: str, given: str) -> None:
 
 
 def driver_environment(gcs_address: str) -> dict[str, str]:
-    """What ``ray.init(gcs_address)`` needs in its environment for a head or node started here; else nothing.
+    """Return the variables that ``ray.init(gcs_address)`` needs for a head or node started here; else none.
 
-    Jobs have it from the node that they run on.
+    Jobs inherit these variables from the node that they run on.
     """
     address = gcs_address.replace("localhost:", f"{LOOPBACK}:")
     daemon = next((each for each in running_daemons() if each.address == address), None)
@@ -185,20 +185,20 @@ def driver_environment(gcs_address: str) -> dict[str, str]:
     found = {MULTI_NODE_ENV: "0"} if daemon.options["host"] == LOOPBACK else {}
     if daemon.token_file is None:
         return found | {"RAY_AUTH_MODE": "disabled"}
-    # Ray prefers the token of RAY_AUTH_TOKEN to that of a file.
+    # Ray prefers the token in RAY_AUTH_TOKEN to one in a file.
     token = Path(daemon.token_file).read_text(encoding="utf-8")
     return found | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The token goes to the address that was given, and to no other."""
+    """Refuses redirects, so that the token is sent to the given address only."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 
 def _dashboard(source: str, given: str, head: Daemon | None) -> str:
-    """``scheme://host:port`` of what was given; of our own head also by the address that nodes join."""
+    """Return a dashboard's ``scheme://host:port``; our own head may also be given by the address that nodes join."""
     whole = given if "://" in given else f"http://{given}"
     refuse_userinfo(source, whole)
     hint = "give the dashboard, as http://HOST:8265"
@@ -234,7 +234,7 @@ def _authenticated(dashboard: str, token_file: Path | None, head: Daemon | None)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return ClusterAddress(dashboard, Path(path))
     default = Path.home() / ".ray" / "auth_token"
-    # Ray's own file: who may read it is Ray's affair.
+    # Ray's own file: its permissions are left to Ray.
     token = default.read_text(encoding="utf-8").strip() if default.is_file() else None
     return ClusterAddress(dashboard, None, token)
 
@@ -273,7 +273,7 @@ def _silence(cluster: ClusterAddress, error: Exception) -> str:
 
 
 def _has_proxy(dashboard: str) -> bool:
-    """Whether requests go by a proxy of the environment, so that the address itself need not be reached from here."""
+    """Return whether requests use a proxy from the environment, so that the address may be unreachable from here."""
     url = urlsplit(dashboard)
     if _is_loopback(dashboard) or urllib.request.proxy_bypass(url.netloc):
         return False
@@ -289,7 +289,7 @@ def _is_loopback(dashboard: str) -> bool:
 
 
 def _past_proxies(host: str) -> None:
-    """A proxy of the environment would look for the loopback address on its own machine."""
+    """Exclude a loopback address from the environment's proxy, which would connect to its own machine."""
     before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if host not in before.split(","):
         os.environ["no_proxy"] = ",".join(filter(None, [before, host]))

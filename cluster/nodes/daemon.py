@@ -1,4 +1,4 @@
-"""The daemons that `distiltune cluster` keeps on this machine: their records, and how they end."""
+"""Daemons that `distiltune cluster` keeps on this machine: record, find and stop them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RECORD_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Daemon:
-    """One daemon as recorded; ``create_time`` (seconds since the epoch) tells its process from a later one."""
+    """The record of a daemon; ``create_time`` (seconds since the epoch) guards against a reused process id."""
 
     kind: str  # "head" or "node"
     directory: str
@@ -46,20 +46,22 @@ class Daemon:
 
     @property
     def log(self) -> Path:
-        """What Ray's command line wrote."""
+        """File with the output of Ray's command line."""
         return state_directory() / f"{Path(self.directory).name}.log"
 
     @property
     def record(self) -> Path:
-        """The file that holds this record."""
+        """File that holds this record."""
         return state_directory() / f"{Path(self.directory).name}.json"
 
 
 def state_directory() -> Path:
-    """``$DISTILTUNE_STATE_DIR``, else ``distiltune/cluster`` in the user's state directory; private to the user.
+    """Create and return the private state directory of `distiltune cluster`.
+
+    It is ``$DISTILTUNE_STATE_DIR``, or else ``distiltune/cluster`` in the user's state directory.
 
     Raises:
-        InputError: It cannot be made.
+        InputError: The directory cannot be created.
     """
     given = os.environ.get("DISTILTUNE_STATE_DIR")
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -77,10 +79,10 @@ def state_directory() -> Path:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Let one command at a time start or stop daemons.
+    """Hold the lock that lets only one command at a time start or stop daemons.
 
     Raises:
-        RunFailedError: Another one does so for two minutes.
+        RunFailedError: Another command has held the lock for two minutes.
     """
     try:
         with FileLock(state_directory() / "lock", timeout=_LOCK_TIMEOUT_S):
@@ -92,16 +94,16 @@ def locked() -> Iterator[None]:
 
 
 def private_directory() -> Path:
-    """Make a directory that only this user enters; its path is short, as Ray's sockets need."""
+    """Create a directory that only this user can access; its path is short, as Ray's sockets require."""
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short_temporary_directory()))
 
 
 def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) -> int:
-    """Start ``python -m`` with ``arguments`` in a session of its own that outlives this process; its id."""
+    """Start ``python -m`` with ``arguments`` in its own session, to outlive this process; return its id."""
     log = state_directory() / f"{directory.name}.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        # -P: a module of the user's directory must not stand in for one of Ray's.
+        # -P: a module in the working directory must not shadow one of Ray's.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", *arguments],
             stdin=subprocess.DEVNULL,
@@ -113,7 +115,7 @@ def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) ->
         )
     finally:
         os.close(descriptor)
-    # Python would warn of a child that it has not waited for; this one is meant to be left.
+    # Python warns about a child that was not waited for; this one is left running on purpose.
     process.returncode = 0
     return process.pid
 
@@ -124,7 +126,7 @@ def save(daemon: Daemon) -> None:
 
 
 def daemons() -> list[Daemon]:
-    """The daemons that run, the head first; what is left of those that no longer run is removed."""
+    """Return the running daemons, the head first, and remove what is left of the others."""
     running = running_daemons()
     for path in _records():
         daemon = _load(path)
@@ -164,19 +166,19 @@ def _is_in_use(directory: Path) -> bool:
 
 
 def running_daemons() -> list[Daemon]:
-    """The daemons that run, the head first; touches nothing."""
+    """Return the running daemons, the head first, without removing anything."""
     found = [daemon for daemon in map(_load, _records()) if daemon and main_process(daemon)]
     return sorted(found, key=lambda each: each.kind != "head")
 
 
 def main_process(daemon: Daemon) -> psutil.Process | None:
-    """The daemon's first process, or None when it is gone, also when its id is another's by now."""
+    """Return the daemon's first process, or None if it has ended, even if its id has been reused since."""
     process = _same_process(daemon)
     return process if process and _lives(process) else None
 
 
 def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
-    """End every process of a daemon (``grace_s`` is its time to end by itself), then remove all that it left.
+    """Stop every process of a daemon, with ``grace_s`` to exit before SIGKILL, then remove its files.
 
     Raises:
         RunFailedError: Processes are left even after SIGKILL; the record then stays.
@@ -184,7 +186,7 @@ def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
     first = main_process(daemon)
     processes = set(_processes(daemon))
     if first:
-        # Jobs have sessions of their own. They save their state while Ray lives; it would kill them.
+        # Jobs have their own sessions. They need Ray to save their state, and Ray would kill them on exit.
         jobs = list(filter(_leads_a_session, processes - {first}))
         for process in jobs:
             _send(process, signal.SIGTERM)
@@ -211,7 +213,7 @@ def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
 
 
 def _same_process(daemon: Daemon) -> psutil.Process | None:
-    """The process of the recorded id if it is the recorded one, also when nothing but its entry is left."""
+    """Return the recorded process if its id has not been reused; it may be a zombie."""
     try:
         process = psutil.Process(daemon.pid)
         return process if abs(process.create_time() - daemon.create_time) < 2 else None
@@ -228,7 +230,7 @@ def _load(path: Path) -> Daemon | None:
 
     try:
         daemon = TypeAdapter(Daemon).validate_json(read_regular(path, _RECORD_BYTES), strict=True)
-    except (OSError, ValueError):  # pydantic's is a ValueError
+    except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
         return None
     return daemon if daemon.pid > 0 else None
 
@@ -239,7 +241,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _processes(daemon: Daemon) -> list[psutil.Process]:
-    """Every process of a daemon: its tree, and what lost its parent (by session, mark or directory)."""
+    """Return every process of a daemon: its tree, and orphans (found by session, mark or directory)."""
     found: set[psutil.Process] = set()
     first = main_process(daemon)
     if first:
@@ -262,7 +264,7 @@ def _is_part(process: psutil.Process, daemon: Daemon, session_is_ours: bool) -> 
     command = " ".join(process.cmdline())
     if "/ray/" in command and f"{daemon.directory}/" in command:
         return True
-    # Processes with a title of their own (ray::…) show no environment.
+    # Processes that set their own title (ray::…) have no readable environment.
     if session_is_ours and "ray" in command and os.getsid(process.pid) == daemon.pid:
         return True
     return process.environ().get(MARK) == daemon.directory

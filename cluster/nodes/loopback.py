@@ -1,4 +1,4 @@
-"""`ray start` for a further node on a machine whose head listens on loopback only."""
+"""Run `ray start` for an additional node on a machine whose head listens on loopback only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ MULTI_NODE_ENV = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def main() -> None:
     """Run Ray's command line with 127.0.0.1 as this machine's address.
 
-    Ray replaces 127.0.0.1 by an address that others reach unless it is told that the cluster has one node, and
-    then its command line refuses to add a second. So the command line is told that there may be several, its
-    children that there is one; the only private part is the function that finds the machine's address.
+    Ray replaces 127.0.0.1 by an address that other machines can reach, unless its environment declares a cluster
+    of one node; but then its command line refuses to add a second. So the variable allows several nodes while
+    Ray is imported, and one node for its child processes. The only private part of Ray that this needs is the
+    function that finds the machine's address.
     """
     os.environ[MULTI_NODE_ENV] = "1"
     from ray._private import services

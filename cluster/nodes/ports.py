@@ -1,4 +1,4 @@
-"""Addresses and ports of this machine: which can be used, and who has taken one."""
+"""Checks of addresses and ports: usable on this machine, in use, or reachable from it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ...storage.filesystems import refuse_userinfo
 LOOPBACK = "127.0.0.1"
 _WORKER_PORTS = range(
     10002, 20000
-)  # Ray's default for its workers; a port of a service must not be among them
+)  # Ray's default for its workers; a service must not use one of these ports
 _CONNECT_TIMEOUT_S = 8.0
 
 
 def ipv4_address(option: str, value: str) -> str:
-    """The IPv4 address that was given; of the loopback ones 127.0.0.1 alone (others Ray takes for reachable).
+    """Check an IPv4 address and return it; 127.0.0.1 is the only loopback address that Ray recognises as one.
 
     Raises:
-        InputError: It is none.
+        InputError: The value is not such an address.
     """
     value = LOOPBACK if value == "localhost" else value
     try:
@@ -38,16 +38,16 @@ def ipv4_address(option: str, value: str) -> str:
 
 
 def own_addresses() -> str:
-    """The IPv4 addresses of this machine, for a message."""
+    """List the IPv4 addresses of this machine, for a message."""
     every = (each for addresses in psutil.net_if_addrs().values() for each in addresses)
     return ", ".join(dict.fromkeys(each.address for each in every if each.family == socket.AF_INET))
 
 
 def check_own(host: str, option: str = "--host") -> None:
-    """See that an address is one of this machine.
+    """Check that an address belongs to this machine.
 
     Raises:
-        InputError: It is not; the message has those that are.
+        InputError: It does not; the message lists those that do.
     """
     with socket.socket() as probe:
         try:
@@ -59,10 +59,10 @@ def check_own(host: str, option: str = "--host") -> None:
 
 
 def check_port(option: str, host: str, port: int) -> None:
-    """See that a service can listen on a port.
+    """Check that a service can listen on a port.
 
     Raises:
-        InputError: It is out of range or among the workers', or another process listens there.
+        InputError: The port is out of range or reserved for workers, or another process listens there.
     """
     if not 1024 <= port <= 65535 or port in _WORKER_PORTS:
         raise InputError(
@@ -80,7 +80,7 @@ def check_port(option: str, host: str, port: int) -> None:
 
 
 def _listener(port: int) -> str:
-    """Who listens on a port, as far as this user may know."""
+    """Describe the process that listens on a port, if this user is permitted to see it."""
     try:
         connections = psutil.net_connections("tcp")
     except psutil.Error:
@@ -95,7 +95,7 @@ def _listener(port: int) -> str:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A port that nobody listens on: the preferred one, or any outside of the workers'.
+    """Return a port that is not in use: the preferred one, or any outside the workers' range.
 
     Raises:
         RunFailedError: There is none.
@@ -113,10 +113,10 @@ def free_port(preferred: int = 0) -> int:
 
 
 def head_address(head: str) -> tuple[str, int]:
-    """IPv4 address and port of ``HOST:PORT``.
+    """Resolve ``HOST:PORT`` to an IPv4 address and a port.
 
     Raises:
-        InputError: It has another form, or the name is unknown.
+        InputError: The value has another form, or the host name is unknown.
     """
     host, port = host_and_port("HEAD:PORT", head)
     try:
@@ -129,10 +129,10 @@ def head_address(head: str) -> tuple[str, int]:
 
 
 def host_and_port(parameter: str, given: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; nobody is asked.
+    """Split ``HOST:PORT`` into host and port, without a network request.
 
     Raises:
-        InputError: It has another form.
+        InputError: The value has another form.
     """
     refuse_userinfo(parameter, given if "://" in given else f"tcp://{given}")
     host, _, port = given.rpartition(":")
@@ -149,19 +149,19 @@ def host_and_port(parameter: str, given: str) -> tuple[str, int]:
 
 
 def check_answers(parameter: str, given: str, host: str, port: int, *, is_ray: bool = False) -> None:
-    """See that somebody listens at an address, before anything is asked that waits for minutes.
+    """Check that a server listens at an address, before a request that could block for minutes.
 
-    Ctrl-C and SIGTERM are heard meanwhile, also while the name is looked up.
+    Ctrl-C and SIGTERM work meanwhile, even during the name lookup.
 
     Args:
         parameter: The parameter's name, for the message.
         given: Its value.
-        host: Name or address.
+        host: Host name or address.
         port: TCP port.
-        is_ray: Whether it must be a server of gRPC, as a Ray head's is.
+        is_ray: Whether it must be a gRPC server, as a Ray head is.
 
     Raises:
-        InputError: Nobody answers in time, or what does is no Ray head.
+        InputError: Nothing responds in time, or the server is not a Ray head.
     """
     answers: list[str | None] = []
     thread = threading.Thread(
@@ -184,7 +184,7 @@ def check_answers(parameter: str, given: str, host: str, port: int, *, is_ray: b
 
 _NO_HEAD = "no head"
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
-_SETTINGS = 4  # the kind of the frame that a server of HTTP/2, and so of gRPC, begins with
+_SETTINGS = 4  # type of the first frame that an HTTP/2 server, and so a gRPC server, sends
 
 
 def _fault_of(host: str, port: int, is_ray: bool) -> str | None:
@@ -205,10 +205,10 @@ def _fault_of(host: str, port: int, is_ray: bool) -> str | None:
 
 
 def own_address(head_host: str, port: int, head: str) -> str:
-    """The address by which the head sees this machine; learned by connecting.
+    """Return this machine's address on the route to the head, found by connecting.
 
     Raises:
-        InputError: Nothing answers.
+        InputError: Nothing responds.
     """
     try:
         with socket.create_connection((head_host, port), timeout=_CONNECT_TIMEOUT_S) as probe:

@@ -1,4 +1,4 @@
-"""The environment that every process of Ray gets from us."""
+"""Environment variables that are set for every Ray process."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ PROCESS_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     **RAY_WORKER_ENV,
 }
-"""Of Ray's daemons, of drivers and of submitted jobs."""
+"""Variables of Ray's daemons, of drivers and of submitted jobs."""

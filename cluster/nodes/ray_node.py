@@ -36,7 +36,7 @@ _QUIET_OUTPUT = ["--log-style", "record", "--log-color", "false"]
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What `cluster up` was given; None is not given."""
+    """Options of `cluster up`; None stands for an option that was not given."""
 
     cpus: int | None = None
     gpus: int | None = None
@@ -48,14 +48,14 @@ class HeadOptions:
 
 
 def start_head(options: HeadOptions) -> tuple[Daemon, bool]:
-    """Start a head, or find the one that runs; the second value says whether it was started now.
+    """Start a head, or find the running one; the second value is whether it was started now.
 
-    With ``host`` 127.0.0.1 everything of Ray listens on 127.0.0.1 alone. With another address the dashboard
-    listens where ``dashboard_host`` says, but GCS, raylet, workers and their agents listen on *all* interfaces
-    (their gRPC and HTTP ask for the token), and so do the ports of the Prometheus metrics, which ask for none.
+    With ``host`` 127.0.0.1 all of Ray listens on 127.0.0.1 only. With another address the dashboard listens on
+    ``dashboard_host``, but GCS, raylet, workers and their agents listen on *all* interfaces (their gRPC and HTTP
+    require the token), and so do the ports of the Prometheus metrics, which require none.
 
     Raises:
-        InputError: A value cannot be used, a port is in use, or a head with other values runs.
+        InputError: A value cannot be used, a port is in use, or a head with other values is running.
         RunFailedError: Ray does not start; the message has the reason from its log.
     """
     with locked():
@@ -98,7 +98,7 @@ def join_head(
     """Add this machine to the cluster of the head at ``head`` (``host:port``), with a copy of the token.
 
     Raises:
-        InputError: The address, the token or ``host`` cannot be used, or nobody answers.
+        InputError: The address, the token or ``host`` cannot be used, or nothing responds.
         RunFailedError: Ray does not start; the message has the reason from its log.
     """
     head_host, port = head_address(head)
@@ -131,7 +131,7 @@ def join_head(
 
 @contextmanager
 def _new_directory() -> Iterator[Path]:
-    """A private directory for a daemon, which goes when the daemon does not come up."""
+    """Create a private directory for a daemon, and delete it if the daemon does not start."""
     directory = private_directory()
     try:
         yield directory
@@ -141,7 +141,7 @@ def _new_directory() -> Iterator[Path]:
 
 
 def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
-    """The values that hold, checked; of ports, that they are free."""
+    """Fill in defaults, then check the values; ports must be free."""
     host = ipv4_address("--host", LOOPBACK if options.host is None else options.host)
     dashboard_host = ipv4_address(
         "--dashboard-host", LOOPBACK if options.dashboard_host is None else options.dashboard_host
@@ -164,7 +164,7 @@ def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
     dashboard_port = 8265 if options.dashboard_port is None else options.dashboard_port
     if port == dashboard_port:
         raise InputError(f"--dashboard-port: {dashboard_port} is --port too; give another")
-    # GCS binds every interface, unless it is told 127.0.0.1.
+    # GCS binds every interface unless its host is 127.0.0.1.
     check_port("--port", LOOPBACK if host == LOOPBACK else "0.0.0.0", port)
     check_port("--dashboard-port", dashboard_host, dashboard_port)
     return {
@@ -190,7 +190,7 @@ def _check_same(head: Daemon, options: HeadOptions) -> None:
 
 
 def _node_arguments(options: dict[str, str | int | bool | None], directory: Path) -> list[str]:
-    # Ray opens its directory to everybody; the one around it stays private.
+    # Ray makes its directory accessible to all users; the parent directory stays private.
     arguments = ["--node-ip-address", str(options["host"]), "--temp-dir", str(directory / "r")]
     arguments += ["--dashboard-agent-listen-port", str(free_port(_AGENT_PORT))]
     for name in ("cpus", "gpus"):
@@ -199,16 +199,16 @@ def _node_arguments(options: dict[str, str | int | bool | None], directory: Path
 
 
 def _environment(host: str, token_file: Path | None, directory: Path) -> dict[str, str]:
-    """The user's environment, and what makes Ray quiet and ask for the token."""
+    """Return the user's environment with the variables that make Ray quiet and require the token."""
     from .ray_environment import PROCESS_ENV
 
     others = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     environment = {name: value for name, value in os.environ.items() if name not in others}
     environment |= PROCESS_ENV
     environment["RAY_AUTH_MODE"] = "token" if token_file else "disabled"
-    environment["RAY_TMPDIR"] = str(directory)  # else the locks of all users would lie in one directory
+    environment["RAY_TMPDIR"] = str(directory)  # by default all users' locks share one directory
     environment[MULTI_NODE_ENV] = "0" if host == LOOPBACK else "1"
-    # A job's `python` is then this one, whether its virtual environment is active or not.
+    # Makes a job's `python` this one, whether its virtual environment is active or not.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return environment | ({"RAY_AUTH_TOKEN_PATH": str(token_file)} if token_file else {})
 

@@ -1,4 +1,4 @@
-"""Waiting for a daemon of Ray to come up, and why it does not."""
+"""Wait for a Ray daemon to start, and find the reason if it does not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception|Timeout): .+")
 
 
 def wait_until_up(daemon: Daemon) -> None:
-    """Wait until a head answers, or a node has joined; a daemon that does not come up is stopped and removed.
+    """Wait until a head responds or a node has joined; a daemon that does not start is stopped and removed.
 
     Raises:
-        InputError: The node's head or token is not the right one.
-        RunFailedError: It ended, or does not answer in time; the message has the reason from its log.
+        InputError: The node's head address or token is wrong.
+        RunFailedError: The daemon ended, or does not respond in time; the message has the reason from its log.
     """
     ready = _head_answers if daemon.kind == "head" else _node_started
     deadline = time.monotonic() + _START_TIMEOUT_S
@@ -34,13 +34,13 @@ def wait_until_up(daemon: Daemon) -> None:
                 raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
             time.sleep(0.2)
     except BaseException:
-        # A node that looks for its head in vain does not hear SIGTERM.
+        # A node that cannot reach its head ignores SIGTERM.
         stop(daemon, grace_s=2 if daemon.kind == "node" else 20)
         raise
 
 
 def _known_fault(text: str, daemon: Daemon) -> str | None:
-    """The line for a fault that Ray meets again and again before it gives up."""
+    """Return the message for a fault that Ray would retry for a long time, or None."""
     if daemon.kind == "head":
         return None
     if "Unauthenticated" in text or "InvalidAuthToken" in text:
@@ -64,7 +64,7 @@ def _reason(text: str) -> str:
 
 
 def _head_answers(daemon: Daemon) -> bool:
-    """The dashboard answers with the token, and the head's node is alive."""
+    """Return whether the dashboard accepts the token and the head's node is alive."""
     token_file = Path(daemon.token_file) if daemon.token_file else None
     try:
         found = get_json(ClusterAddress(str(daemon.dashboard), token_file), "/api/v0/nodes", timeout_s=5)
@@ -75,6 +75,6 @@ def _head_answers(daemon: Daemon) -> bool:
 
 
 def _node_started(daemon: Daemon) -> bool:
-    """Ray says so once the node is registered at the head."""
+    """Return whether Ray has logged that the node is registered with the head."""
     text = daemon.log.read_text(encoding="utf-8", errors="replace")
     return "Ray runtime started." in text and main_process(daemon) is not None

@@ -1,4 +1,4 @@
-"""What `distiltune cluster status` shows: nodes and jobs, over the dashboard's HTTP."""
+"""Nodes and jobs for `distiltune cluster status`, from the dashboard's HTTP API."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .addresses import ClusterAddress, get_json
 
 
 def cluster_status(cluster: ClusterAddress) -> dict[str, Any]:
-    """Nodes with their resources, and jobs, newest first.
+    """Return the nodes with their resources, and the jobs, newest first.
 
-    Jobs come from Ray's jobs API, which is documented; nodes from the one that ``ray list nodes`` asks.
+    Jobs come from Ray's documented jobs API; nodes come from the API that ``ray list nodes`` uses.
 
     Raises:
-        InputError: Nothing answers, the token is missing or wrong, or it is no Ray dashboard.
+        InputError: Nothing responds, the token is missing or wrong, or the server is not a Ray dashboard.
     """
     try:
         return {"address": cluster.dashboard, "nodes": _nodes(cluster), "jobs": _jobs(cluster)}
@@ -26,7 +26,7 @@ def cluster_status(cluster: ClusterAddress) -> dict[str, Any]:
 
 
 def print_status(found: dict[str, Any]) -> None:
-    """Two tables for a person."""
+    """Print a table of nodes and one of jobs."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

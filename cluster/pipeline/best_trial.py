@@ -1,4 +1,4 @@
-"""The trial that goes on: its model in the run, and another in its place when a person says so."""
+"""The selected trial: store its model in the run, and replace it by another that the user selects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _AFTER_SEARCH = ("export", "benchmark", "gate", "report", "artifact")
 
 
 def keep_best(run: Run, student: str, checkpoint: str) -> None:
-    """Copy what is a model out of a training checkpoint: weights and configuration; add the tokenizer.
+    """Store a training checkpoint's weights and configuration, with the tokenizer, as the run's best model.
 
     Args:
-        run: It becomes the run's best model.
+        run: Run that stores the model.
         student: Key of the student that the trial started from.
-        checkpoint: Key of the checkpoint.
+        checkpoint: Key of the training checkpoint.
     """
     from ...search.trial.checkpoints import download_checkpoint
 
@@ -32,7 +32,7 @@ def keep_best(run: Run, student: str, checkpoint: str) -> None:
 
 
 def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
-    """Return the best trial with the three values that every report names, searched or not."""
+    """Return the record of the best trial, with the three values that every report shows, searched or not."""
     training = config.training
     values = {
         name: trial.parameters.get(name, getattr(training, name))
@@ -49,10 +49,10 @@ def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
 
 
 def choose_instead(run: Run, trial_id: str) -> None:
-    """Let another trial go on; the stages after the search are to be done again.
+    """Select another trial to export; the stages after the search have to run again.
 
     Raises:
-        InputError: The search is not finished, the run is at work, or there is no such trial with a checkpoint.
+        InputError: The search is not finished, the run is running, or there is no such trial with a checkpoint.
     """
     record = run.stage_record("search")
     if record.get("state") != "finished":

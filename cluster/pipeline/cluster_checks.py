@@ -1,4 +1,4 @@
-"""What the connected cluster must hold and reach for a job: its tasks' resources, and a storage that nodes share."""
+"""Checks of the connected cluster for a job: resources for its tasks, and a storage that all nodes share."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ...storage.store import Store
 from ..session.ray_session import needs_of
 from ..specification.config import ResourcesConfig, TaskResources, TrialResources
 
-_PATIENCE_S = 5.0  # how long one node tries the storage again
-_ANSWER_WITHIN_S = 90.0  # a worker's start included
+_PATIENCE_S = 5.0  # how long one node retries the storage
+_ANSWER_WITHIN_S = 90.0  # including the start of a worker
 _PROBES = "cache/probes"
 
 
 def check_cluster(resources: ResourcesConfig, store: Store) -> None:
-    """Refuse tasks that no node of the connected cluster can hold, and a storage that its nodes cannot share.
+    """Reject tasks that fit on no node of the connected cluster, and a storage that its nodes cannot share.
 
     Raises:
-        ConfigError: Which task or nodes, and why.
+        ConfigError: A check failed; the message has the task or the nodes, and the reason.
     """
     check_resources(resources)
     check_storage(store)
 
 
 def check_resources(resources: ResourcesConfig) -> None:
-    """Refuse a task that no node of the connected cluster, now or added on demand, can ever hold.
+    """Reject a task that can never fit on a node of the connected cluster, present or added on demand.
 
     Raises:
-        ConfigError: Which task, what it asks for, and what the nodes have.
+        ConfigError: A task does not fit; the message has the task, its request and the nodes' resources.
     """
     added = [needs_of(node, 0) for node in resources.autoscaling]
     gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
@@ -43,12 +43,12 @@ def check_resources(resources: ResourcesConfig) -> None:
 
 
 def check_storage(store: Store) -> None:
-    """Refuse a storage that a live node of the connected cluster cannot share with this process.
+    """Reject a storage that a live node of the connected cluster cannot share with this process.
 
-    Each node reads what this process wrote, and this process what each node wrote.
+    Each node reads what this process wrote, and this process reads what each node wrote.
 
     Raises:
-        ConfigError: Which nodes, and why.
+        ConfigError: Nodes cannot use the storage; the message has their names and the reason.
     """
     import ray
 
@@ -81,7 +81,7 @@ def check_storage(store: Store) -> None:
 
 
 def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
-    """Node id -> what keeps it from the storage, None for nothing; a node lost meanwhile is left out."""
+    """Map each node's id to its error with the storage, or None; a node lost meanwhile is left out."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -103,7 +103,7 @@ def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[st
 
 
 def _try_storage(store: Store, probe: str, other: str, own: str) -> str | None:
-    """Runs on a node: read what another wrote, and only then write for it; returns what went wrong."""
+    """Read, on a node, what another node wrote, then write a reply; return the error, if any."""
     try:
         if store.read(f"{probe}/{other}") != other.encode():
             return None

@@ -1,4 +1,4 @@
-"""How a stage's work reaches a node and its answer comes back: Ray tasks, waited for, sent again when lost."""
+"""Dispatch of a stage's work as Ray tasks: send them, wait for their results, retry lost ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..store.runs import Run
 
 _TRIES = 3
 _PATIENCE_S = (
-    10.0  # a worker takes some seconds to start; a task that has not begun after that is said to wait
+    10.0  # a worker takes some seconds to start; a task that has not begun by then is reported as waiting
 )
 
 
 class Tell(Protocol):
-    """Told one line of how far a stage is, and more of it for the record."""
+    """Callback for a stage's progress: one line of text, and further values for the record."""
 
     def __call__(self, text: str, /, **more: Any) -> None:
-        """Tell it."""
+        """Report progress."""
 
 
 class Dispatcher:
@@ -31,19 +31,19 @@ class Dispatcher:
     def __init__(self, config: JobConfig, run: Run) -> None:
         self._config = config
         self._run = run
-        # A look at a directory costs nothing, one at an object store is a request.
+        # Polling a directory is cheap; polling an object store costs a request each time.
         self._period_s = 0.5 if run.store.directory is not None else 2.0
 
     def do(
         self, stage: str, function: Callable[..., Any], wanted: TaskResources, *arguments: Any, tell: Tell
     ) -> Any:
-        """Send a task and wait for its answer, as ``send`` and ``wait`` do."""
+        """Send a task and wait for its result, as ``send`` and ``wait`` do."""
         return self.wait(stage, self.send(stage, function, wanted, *arguments), tell, wanted)
 
     def do_alone(
         self, stage: str, function: Callable[..., Any], wanted: TaskResources, *arguments: Any, tell: Tell
     ) -> Any:
-        """The same with all CPUs of a node, so that no other task or trial runs there; on another when it is lost."""
+        """Run a task as ``do`` does, but reserve all CPUs of a node for it; retry on another node if it is lost."""
         from ray.exceptions import RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -70,9 +70,9 @@ class Dispatcher:
         part: str = "",
         **options: Any,
     ) -> Any:
-        """Send a function of ``tasks`` to a node that has what it wants; a lost worker's task is sent again.
+        """Send a function of ``tasks`` to a node with the resources that it needs; retry it if its worker is lost.
 
-        ``part`` names it among tasks of one stage that run side by side.
+        ``part`` distinguishes it from other tasks of the same stage that run in parallel.
         """
         import ray
 
@@ -95,10 +95,10 @@ class Dispatcher:
     def wait(
         self, stage: str, sent: Any, tell: Tell, wanted: TaskResources | None = None, part: str = ""
     ) -> Any:
-        """A task's result; what it says meanwhile is told, and what it waits for before it has begun.
+        """Return a task's result; report its progress meanwhile, and what it waits for before it has begun.
 
         Raises:
-            DistiltuneError: As the task raised it.
+            DistiltuneError: The task raised it.
             RunFailedError: The task failed in another way.
         """
         import ray
@@ -127,7 +127,7 @@ class Dispatcher:
 
 
 def describe(wanted: TaskResources) -> str:
-    """What a task waits for, as ``2 CPUs and 1 GPU on one node``."""
+    """Describe the resources of a task, such as ``2 CPUs and 1 GPU on one node``."""
     parts = [f"{wanted.cpu:g} CPU{'s' if wanted.cpu != 1 else ''}"]
     if wanted.gpu:
         parts.append(f"{wanted.gpu:g} GPU{'s' if wanted.gpu != 1 else ''}")

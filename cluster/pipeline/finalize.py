@@ -1,4 +1,4 @@
-"""The last stages, done by the driver from the records: gate, choice, sealed artifact, report."""
+"""The last stages, run by the driver on the records: gate, variant selection, report, sealed artifact."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def choose_variant(config: JobConfig, run: Run) -> StageResult:
-    """Hold the rows against the gate and choose among them, on the validation split; none may be left."""
+    """Apply the gate and select a variant, on the validation split; possibly none passes."""
     measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
     choice = choose(measured, config.export.choose)
-    # The answers stay in the record of the benchmark: they are for the gate, and long.
+    # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     rows = [replace(row, answers=None) for row in choice.rows]
     record: dict[str, Any] = {
         "variants": [row.to_json() for row in rows],
@@ -39,7 +39,7 @@ def choose_variant(config: JobConfig, run: Run) -> StageResult:
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
-    """Seal the chosen variant.
+    """Seal the selected variant as the run's artifact.
 
     Raises:
         RunFailedError: No ONNX variant keeps the limits of ``export.choose``.
@@ -78,7 +78,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
 
 
 def make_report(config: JobConfig, run: Run) -> StageResult:
-    """Write the report's files from what the stages recorded."""
+    """Write the report's files from the records of the stages."""
     choice = run.stage_record("gate")["result"]
     records = {stage: run.stage_record(stage) for stage in STAGES}
     search = records["search"]["result"]
@@ -115,7 +115,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
 
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Pictures of the search in ``folder``: their names, and why others were left out."""
+    """Draw the plots of the search in ``folder``; return their names, and why others were skipped."""
     from ...search.plots.study import draw_study
     from ...search.space.space import searched
     from ...search.study.frozen_trial import frozen_trial, reached_values
@@ -137,7 +137,7 @@ def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dic
 
 
 def _draw_graphs(made: list[dict[str, Any]], chosen: str | None, folder: Path) -> dict[str, Any]:
-    """What the exported graphs consist of, and the pictures of it in ``folder``."""
+    """Draw plots of the exported graphs in ``folder``; return the graphs' composition and the plots' names."""
     from ...export.report.plots.graphs import draw_graphs
 
     records = {each["name"]: each["graph"] for each in made if each.get("graph")}

@@ -1,4 +1,4 @@
-"""The checks of a job before anything costs time, in one sequence."""
+"""The sequence of checks that a job passes before any expensive work begins."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MANY_UNKNOWN = 0.1  # share of characters; of ordinary texts it is below 0.01, with an emoji in each 0.05
+_MANY_UNKNOWN = 0.1  # share of characters: below 0.01 for ordinary texts, 0.05 with an emoji in each
 
 
 @dataclass
 class CheckedJob:
-    """A job that ``check_job`` checks, with what the checks read.
+    """A job that ``check_job`` checks, with the inputs that the checks read.
 
     Attributes:
         config: The specification.
-        storage: Where its runs are.
-        run: The run that it is to be, which may hold a copy of former trials.
-        has_inputs: Whether this machine reads all data and checkpoints.
-        since: A job that has passed, whose texts serve this one where both read the same data.
-        data_seconds: How long the data took, with the checks that read it.
+        storage: Storage of its runs.
+        run: The job's run, which may hold a copy of former trials.
+        has_inputs: Whether this machine can read all data and checkpoints.
+        since: A job that has passed the checks; its texts are reused if both jobs read the same data.
+        data_seconds: Seconds spent on the data, including the checks that read it.
     """
 
     config: JobConfig
@@ -49,12 +49,12 @@ class CheckedJob:
 
     @cached_property
     def local_config(self) -> JobConfig:
-        """The specification with the paths of this machine."""
+        """Specification with the paths of this machine."""
         return with_local_inputs(self.config, self.storage.store) if self.has_inputs else self.config
 
     @cached_property
     def data(self) -> TextData:
-        """The texts."""
+        """Texts of the job, loaded on first use."""
         from ...training.data.text_data import load_data
 
         if self.since is not None and self.since.config.data == self.config.data:
@@ -62,7 +62,7 @@ class CheckedJob:
         return load_data(self.local_config.data)
 
     def differs(self, sections: tuple[str, ...]) -> bool:
-        """Return whether one of these sections is another one than that of the job that has passed."""
+        """Return whether one of these sections differs from that of the job that has passed the checks."""
         return self.since is None or any(
             getattr(self.config, each) != getattr(self.since.config, each) for each in sections
         )
@@ -73,10 +73,10 @@ class Check:
     """One check of a job.
 
     Attributes:
-        name: What it checks.
-        sections: The sections of the specification that it reads.
-        run: Raises ``InputError`` where the job cannot be done.
-        reads: What it needs besides the specification and the storage: data, checkpoints.
+        name: Subject of the check.
+        sections: Sections of the specification that it reads.
+        run: Raises ``InputError`` if the job cannot be run.
+        reads: Inputs that it needs besides the specification and the storage: ``data``, ``checkpoints``.
     """
 
     name: str
@@ -93,22 +93,22 @@ def check_job(
     has_inputs: bool = True,
     since: CheckedJob | None = None,
 ) -> CheckedJob:
-    """Check a job before anything costs time: the specification, former trials, models, then what needs the texts.
+    """Check a job before any expensive work: the specification, former trials, models, then whatever needs the texts.
 
     Args:
         config: The specification.
-        storage: Where its runs are.
-        run: The run that it is to be.
-        has_inputs: Whether this machine reads all data and checkpoints, as where the job runs. Elsewhere checks that
-            read checkpoints are left out, and those that read data where these lie on other machines.
-        since: A job that has passed: only checks of sections in which this one differs are made.
+        storage: Storage of its runs.
+        run: The job's run.
+        has_inputs: Whether this machine can read all data and checkpoints, as it can where the job runs. Otherwise
+            checks that read checkpoints are skipped, and so are those that read data if it is on other machines.
+        since: A job that has passed: only checks of sections in which this job differs are made.
 
     Returns:
         The job, with its local configuration and texts.
 
     Raises:
-        InputError: Something that the person gave cannot be used.
-        StorageError: The storage does not answer.
+        InputError: Something that the user gave cannot be used.
+        StorageError: The storage does not respond.
     """
     job = CheckedJob(config, storage, run, has_inputs, since)
     available = {"data", "checkpoints"} if has_inputs else {"data"} if data_is_local(config) else set()
@@ -136,12 +136,12 @@ def _check_batches(job: CheckedJob) -> None:
 
 
 def check_models(config: JobConfig) -> None:
-    """Refuse checkpoints that are not there or not whole, and a student that cannot be made of the teacher.
+    """Reject missing or incomplete checkpoints, and a student that cannot be derived from the teacher.
 
-    By the headers of their weight files: layers, pieces, heads and feed-forward rows that there are not.
+    The headers of the weight files show layers, word pieces, heads and feed-forward rows that do not exist.
 
     Raises:
-        ModelError: Which one, and what there is.
+        ModelError: A checkpoint cannot be used; the message has its key and what is available.
         ConfigError: The graphs of the student cannot be run.
     """
     from ...export.onnx.opset import check_opset
@@ -205,7 +205,7 @@ def check_models(config: JobConfig) -> None:
 
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Begin the message of what is wrong with a checkpoint with the key that names it."""
+    """Prefix the message of a ``ModelError`` with the key that names the checkpoint."""
     try:
         yield
     except ModelError as error:
@@ -215,7 +215,7 @@ def _naming(key: str) -> Iterator[None]:
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:
-    """Say where a student learns to bear other bits than its graphs will have."""
+    """Warn if quantization-aware training uses other weight bits than the exported graphs will have."""
     aware = config.training.quantization_aware
     if aware is None or aware.weight_bits == 7:
         return
@@ -230,10 +230,10 @@ def _warn_of_other_bits(config: JobConfig) -> None:
 
 
 def check_texts(config: JobConfig, data: TextData) -> None:
-    """Refuse a checkpoint that does not fit the data: by its labels, or since its tokenizer does not know the script.
+    """Reject a checkpoint whose labels do not match the data, or whose tokenizer does not cover its script.
 
     Raises:
-        ModelError: Which one, and the labels, or how much of the texts it does not know.
+        ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
     from ...training.checkpoints.heads import check_labels
     from ...training.checkpoints.load import label_names, load_config, load_tokenizer, resolve_checkpoint
@@ -263,12 +263,12 @@ def check_texts(config: JobConfig, data: TextData) -> None:
 
 
 def check_new_pieces(config: JobConfig, data: TextData) -> None:
-    """Refuse a student's vocabulary that cannot spell every text in the pieces that a new teacher will have.
+    """Reject a student vocabulary too small to spell every text in the word pieces that a new teacher will have.
 
-    Those of a teacher from nothing are made of the training texts, in a moment: before it is trained.
+    A teacher trained from scratch takes its word pieces from the training texts, which is fast enough to do here.
 
     Raises:
-        ModelError: What it needs at least.
+        ModelError: The vocabulary is too small; the message has the minimum.
     """
     from ...training.student.vocabulary import pieces_to_keep
     from ...training.teacher.from_scratch import train_tokenizer
@@ -281,9 +281,9 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
 
 
 def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> PreTrainedConfig:
-    """The configuration of a checkpoint whose files are as they should be.
+    """Return the configuration of a checkpoint after checking its files.
 
-    With a ``key`` also refuse a family that layers cannot be taken of and variants cannot be made of.
+    With a ``key``, also reject a model family whose layers cannot be selected or that variants cannot be made of.
     """
     from ...training.checkpoints.load import inspect_checkpoint, load_config
     from ...training.models.families import family_of
@@ -318,4 +318,4 @@ CHECKS = (
         frozenset({"data", "checkpoints"}),
     ),
 )
-"""A job's checks in their order, cheap ones first."""
+"""Checks of a job in order, cheap ones first."""

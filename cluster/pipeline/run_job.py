@@ -1,4 +1,4 @@
-"""The stages of a job in their order; a stage whose record says finished is not done again."""
+"""Run the stages of a job in order; a stage that is recorded as finished is not repeated."""
 
 from __future__ import annotations
 
@@ -41,22 +41,21 @@ def run_job(
     listener: Listener = lambda _: None,
     submitted: bool = False,
 ) -> Run:
-    """Do every stage of a job that is not done yet, and return the finished run.
+    """Run every stage of a job that is not finished yet, and return the finished run.
 
-    What can be checked without Ray is checked first (``check_job``).
+    Whatever can be checked without Ray is checked first (``check_job``).
 
     Args:
         config: The specification.
-        name: Of the job; a run without an id is named after it.
-        run_id: Names the run, or goes on with the one of that name.
-        listener: Told of every stage.
-        submitted: Whether this is the driver of a submitted job, so that a request to stop that came before it
-            counts.
+        name: Name of the job; a run without an id is named after it.
+        run_id: Id of the run; an existing run with that id is resumed.
+        listener: Called with every stage event.
+        submitted: Whether this is the driver of a submitted job, so that an earlier request to stop is honoured.
 
     Raises:
-        InputError: Something that the person gave cannot be used; no stage after it was begun.
-        RunFailedError: A stage failed; what was complete stays, and the next run of that id goes on from it.
-        KeyboardInterrupt: It was interrupted, or somebody asked for its end.
+        InputError: Something that the user gave cannot be used; no later stage was begun.
+        RunFailedError: A stage failed; finished stages stay, and the run can be resumed under its id.
+        KeyboardInterrupt: The run was interrupted, or somebody requested its stop.
     """
     storage = Storage(config.storage.path, config.storage.retry_s)
     run_id = name_run(name, run_id)
@@ -87,16 +86,16 @@ def run_job(
 
 
 def refuse_other_specification(run: Run, config: JobConfig) -> None:
-    """Refuse to go on with a run under a specification that it did not begin with.
+    """Reject resuming a run under a specification that it did not begin with.
 
-    Storage and resources may differ: where a run goes on is free.
+    Storage and resources may differ: a run can be resumed anywhere.
 
     Raises:
-        InputError: Which sections are other ones.
+        InputError: Sections differ; the message lists them.
     """
     held = run.read("job.json")
     if held is not None:
-        with suppress(ValidationError):  # a key that an older run did not have yet was at its default
+        with suppress(ValidationError):  # a key that an older run lacks has its default
             held = type(config).model_validate(held).model_dump(mode="json")
     wanted = config.model_dump(mode="json")
     free = ("storage", "resources")
@@ -135,7 +134,7 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
 
 
 def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> None:
-    """Record how a run ended that did not finish; one that another process took over is left to that one."""
+    """Record how an unfinished run ended, unless another process has taken it over."""
     if lease.interruption == "lost":
         raise RunFailedError(
             f"run {run.id}: another process took it over, since this one was not heard of for too long"
@@ -143,7 +142,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
     stopped = lease.interruption == "stop"
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
     logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error) or "")
-    with suppress(StorageError):  # which may be what failed
+    with suppress(StorageError):  # the storage may be what failed
         _end(run, state, None if stopped else _reason(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
@@ -151,7 +150,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
 
 
 def _where(config: JobConfig) -> str:
-    """The option that names the storage, where a command needs it to find the run."""
+    """Return the ``--storage`` option that a command needs to find the run, or an empty string."""
     usual = os.environ.get("DISTILTUNE_STORAGE") or StorageConfig().path
     return "" if config.storage.path == usual else f" --storage {shlex.quote(config.storage.path)}"
 
@@ -175,7 +174,7 @@ def _hear(event: StageEvent, listener: Listener) -> None:
 
 
 class _Runner:
-    """Does stages one by one, keeps their records, and tells the listener."""
+    """Runs stages one by one, writes their records and notifies the listener."""
 
     def __init__(self, run: Run, lease: Lease, listener: Listener) -> None:
         self._run = run
@@ -183,25 +182,25 @@ class _Runner:
         self._listener = listener
 
     def begin(self) -> None:
-        """Tell which run it is."""
+        """Report the id and storage of the run."""
         self._listener(StageEvent("run", "begun", f"{self._run.id} in {self._run.store}"))
 
     def is_finished(self, *stages: str) -> bool:
-        """Whether nothing is left to do of these."""
+        """Return whether all of these stages are finished."""
         return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
 
     def do(
         self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False, already_s: float = 0.0
     ) -> None:
-        """Do a stage unless it is finished.
+        """Run a stage unless it is finished.
 
         Args:
-            stage: Its name.
-            work: What to do.
-            again: Do it all the same, for what it leaves in memory.
-            already_s: Seconds that it took before this call.
+            stage: Name of the stage.
+            work: Function that does the stage's work.
+            again: Run it even if it is finished, for what it leaves in memory.
+            already_s: Seconds that the stage took before this call.
         """
-        if self._lease.interruption is not None:  # its signal may have come when nothing could hear it
+        if self._lease.interruption is not None:  # its signal may have been missed
             raise KeyboardInterrupt
         if self.is_finished(stage) and not again:
             self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
@@ -215,7 +214,7 @@ class _Runner:
         except BaseException as error:
             seconds = time.monotonic() - began
             state = "failed" if isinstance(error, Exception) else "stopped"
-            if self._lease.interruption == "lost":  # the record is another's now
+            if self._lease.interruption == "lost":  # another process owns the record now
                 raise
             with suppress(StorageError):
                 self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
@@ -235,7 +234,7 @@ class _Runner:
 
 
 class _Teller:
-    """Passes on how far a stage is: to the listener at once, to the run store at most once a second."""
+    """Forwards a stage's progress: to the listener at once, to the run store at most once a second."""
 
     def __init__(self, run: Run, stage: str, listener: Listener) -> None:
         self._run = Run(run.store.once, run.id)
@@ -259,7 +258,7 @@ class _Teller:
 
 
 def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
-    """The stages after the data. The first four leave arrays for the search, so they go together."""
+    """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
     from .finalize import choose_variant, make_report, seal_chosen
     from .stages import Stages

@@ -1,4 +1,4 @@
-"""Each stage of a job, seen from the driver: which task it sends where, and what it keeps of the answer."""
+"""The stages of a job on the driver's side: the tasks that each sends, and the results that it records."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ REFERENCE_ROW = "reference-bert-base"
 
 
 class Stages:
-    """The stages of one job; each method returns what its record keeps and one line for a person.
+    """The stages of one job; each method returns the values to record and a one-line summary.
 
     Args:
         config: The specification; files and checkpoints of the submitting machine are references into the store.
-        local_config: The same with paths of this machine.
-        run: Where everything is kept.
+        local_config: The specification with paths of this machine.
+        run: Run that stores all results.
         data: The texts.
     """
 
@@ -77,7 +77,7 @@ class Stages:
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
     def _ensemble(self, keys: list[str], wanted: TaskResources, tell: Tell) -> list[dict[str, Any]]:
-        """Each teacher in a task of its own; side by side where there is room."""
+        """Prepare each teacher in a task of its own, in parallel if resources allow."""
         parts = [str(number) for number in range(1, len(keys) + 1)]
         sent = [
             self._dispatcher.send(
@@ -96,7 +96,7 @@ class Stages:
         ]
 
     def logits(self, tell: Tell) -> StageResult:
-        """Have the teachers label train and validation."""
+        """Label the train and validation splits with the teachers."""
         wanted = self._whole(self._config.resources.teacher)
         made = self._run.stage_record("teacher")["result"]
         teachers = made.get("keys", [made["key"]])
@@ -115,7 +115,7 @@ class Stages:
         return record, text
 
     def student(self, tell: Tell) -> StageResult:
-        """Write the checkpoint that every trial starts from, and see the texts through its tokenizer."""
+        """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
         trains = self._config.student.pretraining is not None
         wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
@@ -147,7 +147,7 @@ class Stages:
         return record, text
 
     def search(self, tell: Tell) -> StageResult:
-        """Run the trials, and keep the best epoch of the best one."""
+        """Run the trials and keep the best epoch of the best one."""
         from ...search.driver.run_search import TrialInputs, run_search
 
         config = self._config
@@ -193,13 +193,13 @@ class Stages:
         )
 
     def export(self, tell: Tell) -> StageResult:
-        """Make the variants, each in a task of its own."""
+        """Export the variants, each in a task of its own."""
         names = list(self._config.export.variants)
         plain = kinds.plain.PLAIN.name
         first = [name for name in names if name == plain]
         base = self._run.variant(plain) if first else None
         records = {}
-        # The plain graph goes first: the others start from it instead of each exporting again.
+        # The plain graph is exported first: the others start from it instead of exporting again.
         for group in (first, [name for name in names if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
@@ -213,7 +213,7 @@ class Stages:
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, tell: Tell) -> StageResult:
-        """Measure every row on a node that does nothing else meanwhile."""
+        """Measure every row on a node that is reserved for the measurement."""
         wanted = self._config.resources.benchmark
         measured = self._dispatcher.do_alone(
             "benchmark", tasks.measure, wanted, self._rows(), self._data, tell=tell
@@ -248,7 +248,7 @@ class Stages:
         return self._run.stage_record("teacher")["result"]["key"]
 
     def _whole(self, resources: TaskResources | None) -> TaskResources:
-        """What is asked for, or a whole node: one with a GPU where there are any."""
+        """Return the requested resources, or by default a whole node, with a GPU if the cluster has any."""
         if resources is not None:
             return resources
         gpu = min(1, num_gpus())
@@ -256,7 +256,7 @@ class Stages:
 
 
 def resources_for(name: str, wanted: TaskResources) -> TaskResources:
-    """Return what the task takes that makes a variant: what is asked for, with a GPU where the variant needs one."""
+    """Return the resources of a variant's export task: those requested, plus a GPU if the variant needs one."""
     if kinds.get(name).needs_gpu and not wanted.gpu:
         return wanted.model_copy(update={"gpu": 1})
     return wanted

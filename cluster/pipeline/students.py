@@ -1,4 +1,4 @@
-"""The students that trials start from, one where the search space names none; measured where it is asked for."""
+"""The students that trials start from: a single one unless the search space varies it, measured on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .dispatch import Dispatcher, Tell
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
 
-_NUM_TEXTS = 200  # accuracy does not matter here, and latency is that of one text
+_NUM_TEXTS = 200  # enough: accuracy does not matter here, and latency is that of one text
 
 
 class Students:
@@ -23,10 +23,10 @@ class Students:
 
     Args:
         config: The specification.
-        run: Where they are kept.
-        data: The texts; labels give the student its head.
-        dispatcher: Sends the work.
-        wanted: What the task that makes a student takes.
+        run: Run that stores the students.
+        data: The texts; their labels define the student's classification head.
+        dispatcher: Sends the tasks.
+        wanted: Resources of the task that makes a student.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Students:
 
         Args:
             teacher: Key of the prepared teacher.
-            tell: Told how far it is.
+            tell: Called with progress.
 
         Returns:
-            The record of the first one, with all by name under ``students``; and those, by name.
+            The first student's record, with all records by name under ``students``; and the students by name.
         """
         wanted, records = student_names(self._config.search), {}
         for name, arguments in wanted.items():
@@ -84,7 +84,7 @@ class Students:
 
 
 def _shared(name: str, record: dict[str, Any]) -> dict[str, float]:
-    """Return the metrics by which the trials of a student differ from those of another."""
+    """Return the metrics that all trials of a student share; none if there is a single student."""
     if name == ONLY_STUDENT:
         return {}
     return {each: record[each] for each in STUDENT_METRICS if each in record}

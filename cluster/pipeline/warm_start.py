@@ -1,4 +1,4 @@
-"""The trials of a former run that a search learns from before it begins."""
+"""Warm start: load the trials of a former run before a search begins."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..specification.config import JobConfig
 from ..store.records import trials_of
 from ..store.runs import LATEST, Run, Storage
 
-_COPY = "former.json"  # in the run that learns: it goes on when the former one has been deleted
+_COPY = "former.json"  # kept in the new run, which can be resumed after the former one is deleted
 
 
 def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
-    """Return the finished trials of the run that ``search.warm_start`` names; none where it names none.
+    """Return the finished trials of the run given as ``search.warm_start``, or an empty list if it is not set.
 
     Args:
         config: The job.
-        storage: Where both runs are.
-        run: The one that learns from them, which may have its copy.
+        storage: Storage of both runs.
+        run: The run that is warm-started, which may hold a copy of the trials.
 
     Raises:
-        ConfigError: It has none, or its trials do not fit this space; all reasons in one message.
+        ConfigError: There are no such trials, or they do not fit this search space; all reasons in one message.
         RunNotFoundError: There is no such run in this storage.
     """
     name, search = config.search.warm_start, config.search
@@ -45,7 +45,7 @@ def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -
 
 
 def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
-    """Copy the trials that a run learns from into it, once."""
+    """Copy the trials that a run is warm-started from into it, once."""
     name = config.search.warm_start
     if name is not None and run.read(_COPY) is None:
         run.write(_COPY, {"trials": _stored(storage, name)["trials"]})

@@ -1,1 +1,1 @@
-"""Trying changes of a job one after another."""
+"""Plans: try changes to a job one after another."""

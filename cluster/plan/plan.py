@@ -1,4 +1,4 @@
-"""A plan: changes of a job tried one after another, each kept only where the gate holds and it pays."""
+"""Plans: changes to a job tried one after another, each kept only if it passes the gate and gains enough."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BASE, _TRIED = "base", "tried"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a whole run of one job came to.
+    """Result of a complete run of one job.
 
     Attributes:
-        run_id: Of the run.
-        row: The variant that it chose, with its answers to the validation split; None where none keeps its limits.
-        reason: Why none does.
+        run_id: Id of the run.
+        row: The selected variant, with its answers on the validation split; None if no variant keeps its limits.
+        reason: Why no variant does.
     """
 
     run_id: str
@@ -36,20 +36,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tried:
-    """One change that was tried; the first stands for the job as it is.
+    """One change that was tried; the first entry is the unchanged job.
 
     Attributes:
-        run_id: Of its run.
-        key: What was changed, as ``student.from_teacher.layers``; None in the first.
-        value: What it was changed to.
-        variant: What the run chose.
-        latency_ms: p50 of one text.
-        size_mb: Of the graph, in 2**20 bytes.
-        validation_accuracy: Of the kind that ``export.choose.accuracy`` names.
-        against_base: The paired comparison of that accuracy with the first's; None in the first.
-        cost: What the plan makes less, as a share of the first's.
-        kept: Whether the next changes build on it.
-        reason: Why, or why not.
+        run_id: Id of its run.
+        key: Key that was changed, such as ``student.from_teacher.layers``; None in the first entry.
+        value: Value that the key was changed to.
+        variant: Variant that the run selected.
+        latency_ms: Latency of one text, p50.
+        size_mb: Size of the graph, in 2**20 bytes.
+        validation_accuracy: Accuracy of the kind that ``export.choose.accuracy`` selects.
+        against_base: Paired comparison of that accuracy with the first entry's; None in the first entry.
+        cost: Quantity that the plan minimises, as a share of the first entry's.
+        kept: Whether the following changes build on this one.
+        reason: Why it was kept, or why not.
     """
 
     run_id: str
@@ -65,15 +65,15 @@ class Tried:
     reason: str = "the job as it is"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return asdict(self)
 
 
 def check_plan(config: JobConfig) -> PlanConfig:
-    """The plan of a job, after a look at what each change would make of the job as it is.
+    """Return the plan of a job after checking that each change can be applied to the unchanged job.
 
     Raises:
-        ConfigError: There is no plan, or changes cannot be made; all of them are listed.
+        ConfigError: There is no plan, or changes cannot be applied; all of them are listed.
     """
     plan, faults = config.plan, []
     if plan is None or not plan.steps:
@@ -93,10 +93,10 @@ def check_plan(config: JobConfig) -> PlanConfig:
 
 
 def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
-    """A job with one key changed, without its plan.
+    """Return a job with one key changed and without its plan.
 
     Raises:
-        ConfigError: There is no such key, or the value does not fit.
+        ConfigError: There is no such key, or the value is not valid for it.
     """
     values = config.model_dump(mode="json") | {"plan": None}
     at, keys = values, key.split(".")
@@ -119,18 +119,18 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
 def tries(
     config: JobConfig, plan: PlanConfig, do: Callable[[JobConfig, int], Outcome]
 ) -> Iterator[tuple[Tried, JobConfig]]:
-    """Try the plan's changes greedily: in each step one value after another, until one is refused.
+    """Try the plan's changes greedily: in each step one value after another, until one is rejected.
 
     Args:
-        config: The job as it is.
-        plan: What to try.
-        do: Does a whole job, given its number from 0 on.
+        config: The unchanged job.
+        plan: Changes to try.
+        do: Runs a complete job, given its number, counted from 0.
 
     Yields:
         Every change that was tried, and the job that is kept after it.
 
     Raises:
-        RunFailedError: The job as it is ends without a variant.
+        RunFailedError: The unchanged job ends without a variant.
     """
     kept = config.model_copy(update={"plan": None})
     outcome = do(kept, 0)
@@ -155,7 +155,7 @@ def tries(
 
 
 def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
-    """The test that every change must pass: the job's own, with the plan's limit."""
+    """Return the gate that every change must pass: the job's own, with the plan's limit."""
     return ChooseConfig(
         max_drop_from_student=plan.max_accuracy_drop,
         gate=choose.gate,
@@ -165,7 +165,7 @@ def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
 
 
 class _Judge:
-    """Holds outcomes against the first one."""
+    """Compares outcomes with the first one."""
 
     def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: RowMeasurement) -> None:
         self._plan = plan
@@ -210,7 +210,7 @@ class _Judge:
 
 
 def outcome_of(run: Run) -> Outcome:
-    """What a run whose gate has been held came to."""
+    """Return the outcome of a run whose gate has been applied."""
     choice = run.stage_record("gate").get("result") or {}
     if choice.get("chosen") is None:
         return Outcome(run.id, None, choice.get("reason") or "the run has not come to its gate")

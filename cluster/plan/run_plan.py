@@ -1,4 +1,4 @@
-"""The runs of a plan, one after another, and the record of what came of each."""
+"""Run a plan's jobs one after another and record the result of each."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def run_plan(
     listener: Listener = lambda _: None,
     on_tried: Callable[[Tried], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Do a plan; each change is a run of its own, and one that is finished is not done again.
+    """Execute a plan; each change is a run of its own, and a finished run is not repeated.
 
     Args:
         config: The job, with its plan.
-        name: Of the job; a plan without an id is named after it.
-        plan_id: Names the plan, or goes on with the one of that name; its runs are ``ID-0``, ``ID-1`` and so on.
-        listener: Told of every stage of every run.
-        on_tried: Told of every change that was tried.
+        name: Name of the job; a plan without an id is named after it.
+        plan_id: Id of the plan; an existing plan with that id is resumed. Its runs are ``ID-0``, ``ID-1`` and so on.
+        listener: Called with every stage event of every run.
+        on_tried: Called with every change that was tried.
 
     Returns:
-        The record, as it is kept in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that
+        The record, as stored in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that
         was kept, and its ``job``.
 
     Raises:
-        ConfigError: The plan cannot be tried as it is.
-        ModelError: A change asks for what a model does not have.
-        RunFailedError: The job as it is ends without a variant, or a run failed; what was tried stays.
-        KeyboardInterrupt: It was interrupted.
+        ConfigError: The plan cannot be executed as it is.
+        ModelError: A change requires something that a model does not have.
+        RunFailedError: The unchanged job ends without a variant, or a run failed; finished runs stay.
+        KeyboardInterrupt: The plan was interrupted.
     """
     plan = check_plan(config)
     plan_id = name_run(name, plan_id)
@@ -72,7 +72,7 @@ def run_plan(
 
 
 def _check(config: JobConfig, plan: PlanConfig, storage: Storage, first: Run) -> None:
-    """Refuse before the first run what a later one would refuse: a change, or a limit that the data cannot judge."""
+    """Reject invalid changes, and a limit that the data cannot test, before the first run."""
     from ...export.selection.gate import check_gate
 
     base = check_job(config, storage, first)

@@ -1,1 +1,1 @@
-"""What runs inside of Ray tasks."""
+"""Functions that run inside Ray tasks."""

@@ -1,4 +1,4 @@
-"""The latency of a student before it is trained: a task, whose answer is kept for students and machines alike."""
+"""A task that measures the latency of an untrained student; the result is cached per student and machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tasks import Task
 def latency_of_student(
     task: Task, student_key: str, teacher_key: str, texts: Any, label_names: list[str]
 ) -> float:
-    """Median latency in ms of a student as it would be exported; measured once for each machine."""
+    """Return a student's median latency in ms, as it would be exported; measured once per kind of machine."""
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
     told = {
         "teacher": teacher_key,
@@ -40,28 +40,28 @@ def latency_of_student(
 
 
 def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> float:
-    """Return the median latency in ms of the student, exported as :func:`timed_variant` says."""
+    """Return the median latency in ms of the student, exported as the variant of :func:`timed_variant`."""
     variant = timed_variant(task.config.export.variants)
     length = task.config.training.max_length
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
         threads = task.config.benchmark.num_threads
-        # Sensitivity changes no latency, and needs training texts too.
+        # Sensitivity analysis does not change the latency, and it needs training texts.
         export = task.config.export.model_copy(update={"sensitivity": False})
         build_variant(variant.name, student, made, config=export, max_length=length, num_threads=threads)
         row = RowSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
-        # Students are compared with one another here: all of them with the same session options.
+        # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         [measured] = measure_rows([row], BenchmarkTexts(*columns, *columns, label_names), config)
     return measured.latency_ms["p50"]
 
 
 def timed_variant(names: list[str]) -> Variant:
-    """Return the variant that students are compared by: of those that the job makes, the first with 8-bit products.
+    """Return the variant whose latency is compared: of the job's variants, the first with 8-bit products.
 
-    Without one, the first that can be sealed. A variant made with training texts is passed over, since none are at
-    hand; when no other is left, a registered one takes its place.
+    If there is none, return the first variant that can be sealed. Variants that need training texts are skipped,
+    since none are available here; if no variant of the job is left, use a registered one.
     """
 
     def fitting(variants: list[Variant]) -> list[Variant]:

@@ -1,4 +1,4 @@
-"""What runs inside Ray tasks: from keys of the run store, configurations and arrays to records."""
+"""Functions that run inside Ray tasks; they take run store keys, configurations and arrays, and return records."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from ..store.input_files import with_local_inputs
 
 @dataclass(frozen=True)
 class Task:
-    """What every task is given.
+    """Context that every task receives.
 
     Attributes:
         store: The run store.
         config: The job's specification.
         log: Key of the log that the task writes.
-        told: Key of the record that holds its newest line; it is there as soon as the task has begun.
-        num_threads: Threads to compute with.
-        use_gpu: Whether it has a GPU.
+        told: Key of the record with the task's latest progress line; it exists once the task has begun.
+        num_threads: Number of threads to compute with.
+        use_gpu: Whether the task has a GPU.
     """
 
     store: Store
@@ -52,17 +52,17 @@ class Task:
     use_gpu: bool
 
     def tell(self, text: str) -> None:
-        """Leave a line for the driver."""
+        """Report a line of progress to the driver."""
         self.store.write_json(self.told, {"text": text})
         logging.getLogger("distiltune").info(text)
 
     @property
     def local_config(self) -> JobConfig:
-        """The specification with paths of this machine in place of what was sent into the store."""
+        """Specification with paths of this machine in place of references into the store."""
         return with_local_inputs(self.config, self.store)
 
     def bring(self, key: str) -> Path:
-        """A folder of the store on this machine; where it is to be made, when there is none yet."""
+        """Return the local copy of a folder in the store, or the path to create it at if there is none yet."""
         try:
             return self.store.fetch(key)
         except FileNotFoundError:
@@ -70,7 +70,7 @@ class Task:
 
 
 def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
-    """Run a task's function, of this module or of :mod:`labelling`, with its log kept in the run store."""
+    """Run a task's function and write its log to the run store."""
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
@@ -88,7 +88,7 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
 def make_student(
     task: Task, teacher_key: str, data: TextData, key: str, searched: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a checkpoint that trials start from: as the job says, but for the arguments that are searched."""
+    """Write a checkpoint that trials start from, as specified except for the searched arguments."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
     student = config.student
     layers = searched.get(STUDENT_LAYERS)
@@ -125,7 +125,7 @@ def make_variant(
     data: TextData,
     base_key: str | None,
 ) -> dict[str, Any]:
-    """Export one variant of the best checkpoint; others start from the plain graph under ``base_key``."""
+    """Export one variant of the best checkpoint, starting from the plain graph at ``base_key`` if given."""
     goal, export = goal_of(task.config, data), task.config.export
     takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
@@ -151,7 +151,7 @@ def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
 
 
 def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
-    """Measure every row on this node, one after the other, and say what node that is.
+    """Measure every row on this node, one after another, and describe the machine.
 
     The rows' directories are keys of the store.
     """

@@ -1,4 +1,4 @@
-"""Tasks that make the teachers and have them label what a student is trained on."""
+"""Tasks that prepare the teachers and label a student's training texts with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGITS_DTYPE = "float32"
 
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
-    """Prepare one of the teachers, counted from 0, under ``key``, unless it is there."""
+    """Prepare one of the teachers (``number`` counts from 0) and store it at ``key``, unless it exists."""
     config = task.local_config
     record = prepare_teacher(
         config.teacher.members[number],
@@ -44,13 +44,13 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
 def label_with_teachers(
     task: Task, data: TextData, teacher_keys: list[str]
 ) -> tuple[dict[str, LabelledSplit], dict[str, Any]]:
-    """The splits' token ids, the teachers' mean logits over all that is trained on, from the cache where it has them.
+    """Return the splits' token ids and the teachers' mean logits on all training texts, cached if possible.
 
-    What is trained on is ``train`` and, by their kinds, the texts that only the teachers label. With alpha fixed to
-    1 nothing listens to them, and they are not asked.
+    Training texts are ``train`` and the transfer sets, by kind, which are labelled only by the teachers. With alpha
+    fixed to 1 the logits are not used, and not computed.
 
     Returns:
-        The splits by kind, and a record; of several teachers it has ``ensemble``, what their mean logits are worth
+        The splits by kind, and a record; with several teachers it has ``ensemble``, the metrics of their mean logits
         on the validation split.
 
     Raises:
@@ -91,7 +91,7 @@ def label_with_teachers(
 def _mean_logits(
     task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
 ) -> tuple[np.ndarray, list[str], bool]:
-    """float32[N, C], each teacher's entry in the cache, and whether one of them had to run."""
+    """Return mean logits float32[N, C], each teacher's cache key, and whether any logits had to be computed."""
     length = task.config.training.max_length
     total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
@@ -118,7 +118,7 @@ def _mean_logits(
 def tokenize_for_student(
     task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, LabelledSplit]
 ) -> dict[str, LabelledSplit]:
-    """The same rows in the student's own word pieces, the logits unchanged."""
+    """Tokenize the same rows with the student's own word pieces, and keep the logits."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
     learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
     tokens = {

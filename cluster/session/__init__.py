@@ -1,1 +1,1 @@
-"""The Ray that a job runs on."""
+"""Ray sessions: the Ray instance that a job runs on."""

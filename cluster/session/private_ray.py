@@ -1,4 +1,4 @@
-"""A Ray of one job alone, on this machine."""
+"""Start a private Ray instance on this machine for one job."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _PREFIX = "dt-"
 
 
 class PrivateDirectory:
-    """A temporary directory for one Ray; what uses it is ended, and it is removed, when this process is killed.
+    """A temporary directory for one Ray instance, cleaned up even if this process is killed.
 
-    Ray opens its own directory to everybody, so it gets one inside of this one, which only this user enters.
+    The cleanup kills the processes that use the directory, then deletes it. Ray makes its own directory accessible
+    to all users, so it gets a subdirectory of this one, which only this user can access.
     """
 
     def __init__(self) -> None:
-        """Make one; first end what killed processes left behind, and delete it."""
+        """Create the directory, after cleaning up what killed processes left behind."""
         parent = short_temporary_directory()
         remove_abandoned(parent, _PREFIX, before=lambda path: end_users_of([path]))
         self._directory = TemporaryDirectory("", parent, _PREFIX)
@@ -34,32 +35,32 @@ class PrivateDirectory:
 
     @property
     def for_ray(self) -> Path:
-        """Where Ray keeps its session."""
+        """Directory in which Ray keeps its session."""
         return self.path / "r"
 
     def remove(self) -> None:
-        """Delete it."""
+        """Delete the directory, after killing the processes that use it."""
         end_users_of([self.path])
         self._directory.remove()
         self._watchdog.dismiss()
 
 
 def start_private_ray(num_cpus: int | None) -> PrivateDirectory:
-    """Start a Ray and attach to it; it ends with this process at the latest.
+    """Start a Ray instance and connect to it; it ends with this process at the latest.
 
     Args:
-        num_cpus: CPUs that it gives to tasks; None: all of this machine.
+        num_cpus: CPUs that it offers to tasks; None stands for all CPUs of this machine.
 
     Returns:
-        Where it keeps its files, to be removed after ``ray.shutdown()``.
+        The directory with its files, to be removed after ``ray.shutdown()``.
 
     Raises:
-        RunFailedError: It does not start.
+        RunFailedError: Ray does not start.
     """
     try:
         try:
             return _start(num_cpus)
-        except RuntimeError:  # on a busy machine its own processes may answer too late
+        except RuntimeError:  # on a busy machine its processes may respond too late
             return _start(num_cpus)
     except Exception as error:
         raise RunFailedError(
@@ -72,8 +73,8 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
 
     directory = PrivateDirectory()
     try:
-        # Ray's processes inherit it. Without it the locks of all users of this machine would lie in one directory,
-        # which belongs to the first of them.
+        # Ray's processes inherit this variable. Without it the locks of all users of this machine would share
+        # one directory, which belongs to the first user.
         os.environ["RAY_TMPDIR"] = str(directory.path)
         with _groups_of_their_own():
             ray.init(
@@ -93,7 +94,7 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
     return directory
 
 
-_shielded: set[int] = set()  # processes whose children begin a group of their own
+_shielded: set[int] = set()  # ids of processes whose children start their own process groups
 
 
 def _leave_group() -> None:
@@ -103,15 +104,15 @@ def _leave_group() -> None:
 
 if (
     sys.platform == "linux"
-):  # where Ray's processes end with their parent; elsewhere its reaper needs the group
+):  # here Ray's processes end with their parent; on other systems Ray's reaper needs the group
     os.register_at_fork(after_in_child=_leave_group)
 
 
 @contextmanager
 def _groups_of_their_own() -> Iterator[None]:
-    """Keep signals to this process's group from Ray's processes, which the way out still needs.
+    """Start Ray's processes in their own process groups, since they are still needed during shutdown.
 
-    ``timeout``, service managers and shells signal whole groups.
+    ``timeout``, service managers and shells send signals to whole groups.
     """
     _shielded.add(os.getpid())
     try:

@@ -1,4 +1,4 @@
-"""The Ray that a job runs on: a private local one, or a cluster that exists already."""
+"""Connect a job to Ray: a private local instance, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from .shipped_code import runtime_env
 
 @contextmanager
 def ray_session(resources: ResourcesConfig) -> Iterator[None]:
-    """Attach to ``resources.address``, or start a Ray on this machine that ends with the block.
+    """Connect to ``resources.address``, or start a Ray instance on this machine that ends with the block.
 
-    The local one listens on 127.0.0.1 alone, with a token of its own, keeps its files in a private temporary
-    directory (a short path, as Ray's sockets need), and sends no usage statistics.
+    The local instance listens on 127.0.0.1 only, with its own token, keeps its files in a private temporary
+    directory (a short path, as Ray's sockets require), and sends no usage statistics.
 
     Raises:
-        RunFailedError: No Ray answers at the address, or none can be started here.
+        RunFailedError: No Ray responds at the address, or none can be started here.
     """
     environment = dict(PROCESS_ENV)
     if resources.address:
         environment |= driver_environment(resources.address)
     else:
-        # With this variable of Ray, 127.0.0.1 stays what it is, and everything listens there alone.
+        # With this variable, Ray does not replace 127.0.0.1, and everything listens on that address only.
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token(), MULTI_NODE_ENV: "0"}
     directories: list[TemporaryDirectory | PrivateDirectory] = []
     try:
@@ -52,12 +52,12 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
                     _attach(resources.address)
                     locks = TemporaryDirectory("locks")
                     directories.append(locks)
-                    # Only now: before, it would say where a Ray of this machine is looked for.
+                    # Not before: Ray would look there for an instance on this machine.
                     os.environ["RAY_TMPDIR"] = str(locks.path)
                 else:
                     directories.append(start_private_ray(resources.num_cpus))
                 if threading.current_thread() is threading.main_thread():
-                    # Ray puts its own in place, which exits without a word.
+                    # Ray installs its own handler, which exits silently.
                     signal.signal(signal.SIGTERM, terminate)
                 yield
             finally:
@@ -69,7 +69,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
 
 
 def _read_environment_again() -> None:
-    """Ray reads its settings once, when it is imported; the only way to have it read them again is not public."""
+    """Make Ray reread its settings, which it reads once on import; there is no public function for this."""
     from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
 
     Config.initialize("")
@@ -77,7 +77,7 @@ def _read_environment_again() -> None:
 
 @cache
 def _token() -> str:
-    """One for all that this process starts: Ray reads its token once, and a second Ray would not know it."""
+    """Return the token of all Ray instances of this process: Ray reads it only once per process."""
     return secrets.token_hex(32)
 
 
@@ -87,7 +87,7 @@ def _attach(address: str) -> None:
     check_gcs_address("resources.address", address)
     is_shipped = (
         "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    )  # the driver of a submitted job came with our code
+    )  # the driver of a submitted job already has our code
     try:
         with nullcontext({"env_vars": dict(RAY_WORKER_ENV)}) if is_shipped else runtime_env() as environment:
             ray.init(
@@ -103,15 +103,15 @@ def _attach(address: str) -> None:
 
 
 def needs_of(asked: TaskResources, default_gpus: float) -> dict[str, float]:
-    """Return what a task takes of a node, by Ray's names of resources."""
+    """Return the resources that a task needs on a node, by Ray's resource names."""
     gpus = default_gpus if asked.gpu is None else asked.gpu
     return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
 
 
 def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _: None) -> tuple[str, float]:
-    """Id and CPUs of a node that is large enough: one without GPUs if there is, of those the one of most CPUs.
+    """Return id and CPUs of a large enough node: preferably without GPUs, then the one with the most CPUs.
 
-    When no live node is, the cluster is asked for one, which it may add on demand.
+    If no live node is large enough, request one from the cluster, which may add it on demand.
     """
     import ray
 
@@ -130,7 +130,7 @@ def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _:
 
 
 def _wait_for_node(needs: dict[str, float]) -> None:
-    """Have the cluster's autoscaler add a node that is large enough."""
+    """Wait for the cluster's autoscaler to add a node that is large enough."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -143,7 +143,7 @@ def _wait_for_node(needs: dict[str, float]) -> None:
 
 
 def num_gpus() -> float:
-    """GPUs of the whole cluster."""
+    """Return the number of GPUs in the whole cluster."""
     import ray
 
     return ray.cluster_resources().get("GPU", 0)

@@ -1,4 +1,4 @@
-"""The code that runs here, staged so that Ray takes it along to other machines."""
+"""Stage the running code so that Ray ships it to other machines."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from ...search.driver.nodes import RAY_WORKER_ENV
 from ...storage.temporary import temporary_directory
 
-PACKAGE = "distiltune"  # Ray takes the directory's own name as the module's
+PACKAGE = "distiltune"  # Ray uses the directory's name as that of the module
 FOLDERS = ("cluster", "export", "search", "storage", "training")
 ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
 def staged_code(root: Path = ROOT) -> Iterator[Path]:
-    """A temporary directory ``distiltune`` with the files of the code that runs here, and no others.
+    """Yield a temporary directory ``distiltune`` with exactly the files of the running code.
 
-    Ray names what it uploads by a hash of the directory's content: changed code is never taken for the
-    code of before, and the same code is uploaded once.
+    Ray names its uploads by a hash of the directory's content: changed code is never confused with older code,
+    and the same code is uploaded only once.
     """
     with temporary_directory("code") as directory:
         staged = directory / PACKAGE

@@ -1,4 +1,4 @@
-"""A small process that cleans up after this one when it is killed and cannot do so itself."""
+"""A small process that cleans up after this one if it is killed and cannot do so itself."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _END_WITHIN_S = 10.0
 
 
 class Watchdog:
-    """Ends processes and removes directories once this process is gone, however it ended.
+    """Kills processes and removes directories once this process has ended, however it ended.
 
-    It sleeps on a pipe that the kernel closes with this process, in a session of its own, so that a signal to this
-    process's group does not reach it. In the end it also removes the temporary directories that nobody holds any more:
-    those of the processes that it has ended.
+    It blocks on a pipe that the kernel closes with this process, in its own session, so that a signal to this
+    process's group does not reach it. Finally it also removes temporary directories that no process holds any
+    more: those of the processes that it has killed.
 
     Args:
-        directories: Deleted; first, every process of this user is killed that was started with a path below one of
-            them, has a file there open or works there.
+        directories: Directories to delete. Before that, every process of this user is killed that was started with
+            a path below one of them, has an open file there or has its working directory there.
         processes: Ids of processes to kill, with their descendants.
     """
 
@@ -39,7 +39,7 @@ class Watchdog:
             with suppress(psutil.NoSuchProcess):
                 arguments.append(f"{pid}@{psutil.Process(pid).create_time()}")
         self._process = subprocess.Popen(
-            # Isolated, and by its path: no module of the working directory can stand in for one of its imports.
+            # Isolated, and by its path: no module in the working directory can shadow one of its imports.
             [sys.executable, "-I", str(Path(__file__).resolve()), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -49,7 +49,7 @@ class Watchdog:
         )
 
     def dismiss(self) -> None:
-        """Let it end without doing anything; for when this process has cleaned up itself."""
+        """End the watchdog without any cleanup, once this process has cleaned up itself."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.write(_DISMISSED)
@@ -58,14 +58,14 @@ class Watchdog:
 
 
 def end_users_of(directories: Sequence[Path]) -> None:
-    """Kill every process of this user that uses a directory, with its descendants, until there is none."""
+    """Kill every process of this user that uses a directory, with its descendants, until none is left."""
     deadline = time.monotonic() + _END_WITHIN_S
     while (found := _users_of(directories)) and time.monotonic() < deadline:
         _kill(found)
 
 
 def _users_of(directories: Sequence[Path]) -> set[psutil.Process]:
-    """The processes that use a directory, and their descendants; never this one."""
+    """Return the processes that use a directory, and their descendants, except for this process."""
     below = tuple(f"{path}/" for path in directories)
     own = psutil.Process()
     found: set[psutil.Process] = set()
@@ -80,7 +80,7 @@ def _users_of(directories: Sequence[Path]) -> set[psutil.Process]:
 
 
 def _uses(process: psutil.Process, below: tuple[str, ...]) -> bool:
-    # Ray's workers change their title, so the files that they log to are looked at too.
+    # Ray's workers change their title, so their open log files are checked as well.
     paths = [argument.partition("=")[2] or argument for argument in process.cmdline()]
     paths += [f"{process.cwd()}/", *(file.path for file in process.open_files())]
     return any(path.startswith(below) for path in paths)
@@ -101,7 +101,7 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def _named(argument: str) -> psutil.Process | None:
-    """The process of ``pid@create_time``; None when it is gone, also when its id is another's by now."""
+    """Return the process of ``pid@create_time``, or None if it has ended, even if its id has been reused."""
     pid, _, created = argument.partition("@")
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(int(pid))
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
         end_users_of(directories)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
-    # By its path, as this module itself: the package may lie where an isolated Python does not look.
+    # By its path, like this module: the package may not be importable from an isolated Python.
     temporary_module = runpy.run_path(str(Path(__file__).parents[2] / "storage" / "temporary.py"))
     temporary_module["remove_abandoned"](temporary)
 

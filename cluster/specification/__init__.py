@@ -1,1 +1,1 @@
-"""The job's specification: read, checked, with its presets."""
+"""The job's specification: reading, validation and presets."""

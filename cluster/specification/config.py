@@ -1,4 +1,4 @@
-"""The job's specification: its sections, presets, ``--set`` overrides, one error for all its faults."""
+"""The job's specification: its sections, presets and ``--set`` overrides; all faults are reported in one error."""
 
 from __future__ import annotations
 
@@ -175,13 +175,13 @@ class JobConfig(Section):
         if not isinstance(values, dict):
             return values
         seed = values.get(SEED, _DEFAULT_SEED)
-        is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # else the key's own check names the fault
+        is_seed = type(seed) is int and 0 <= seed <= MOST_SEED  # else the key's check reports the fault
         return with_seed(cls, values, seed) if is_seed else values
 
     @model_validator(mode="before")
     @classmethod
     def _without_threshold(cls, values: Any) -> Any:
-        """Leave out the default threshold where the task has no out-of-scope texts."""
+        """Omit the default threshold if the task has no out-of-scope texts."""
         if not isinstance(values, dict):
             return values
         name, export = values.get("task"), values.get("export", {})
@@ -221,7 +221,7 @@ class JobConfig(Section):
 
 
 def _unheard_teacher(config: JobConfig) -> str | None:
-    """What a job asks of a teacher that no trial listens to, and the remedy; None where there is nothing of it."""
+    """Return the fault of a job that configures teacher labels although no trial uses them, or None."""
     if fixed_values(config.search).get("alpha") != 1:
         return None
     made = config.data.augmentation
@@ -241,12 +241,12 @@ def _unheard_teacher(config: JobConfig) -> str | None:
 
 
 def load_config(source: str | None, overrides: list[str], storage: str | None = None) -> JobConfig:
-    """Read a specification.
+    """Read and validate a specification.
 
     Args:
-        source: A preset's name, or a YAML or JSON file; none means the preset ``quickstart``.
-        overrides: ``section.key=value`` each, the value written as in YAML; they win over the file.
-        storage: Takes the place of ``storage.path`` when given.
+        source: A preset's name, or a YAML or JSON file; None stands for the preset ``quickstart``.
+        overrides: Items of the form ``section.key=value``, with YAML values; they override the file.
+        storage: Replaces ``storage.path`` if given.
 
     Raises:
         ConfigError: The file cannot be read, or has faults; all of them are listed, each with its full path.
@@ -267,7 +267,7 @@ def load_config(source: str | None, overrides: list[str], storage: str | None = 
 
 
 def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
-    """What else is wrong with the search, so that it is told at once: the check of what has no fault of form."""
+    """Check the search space without its invalid parts, so that all its faults are reported at once."""
     if not any(item["loc"][:1] == ("search",) for item in errors):
         return []
     from ...search.space.validation import space_faults
@@ -280,12 +280,12 @@ def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
     except ValidationError:
         return []
     faults = space_faults(config.search, config.training, config.student, config.data)
-    # A condition or a point may name an argument that was left out here alone.
+    # A condition or a point may name an argument that was left out only here.
     return [fault for fault in faults if fault.split(": ")[0].split(".")[-1] not in left_out]
 
 
 def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
-    """Remove an argument of the space, or else the innermost thing with a name on the path to a fault; its name."""
+    """Remove the search space argument with a fault, or else the innermost key on its path; return its name."""
     *parents, last = map(str, path[:3] if path[:2] == ("search", "space") else path)
     at = values
     for key in parents:
@@ -298,9 +298,9 @@ def _leave_out(values: dict[str, Any], path: tuple[Any, ...]) -> str:
 
 
 def without_search(config: JobConfig) -> JobConfig:
-    """The same job as one trial: every searched argument takes the value of the ``training`` section.
+    """Reduce a job to one trial, in which every searched argument has the value of the ``training`` section.
 
-    An argument that the training section does not name itself keeps its place only when it is fixed.
+    An argument that the training section does not have is kept only if it is fixed.
 
     Raises:
         ConfigError: A searched argument has no value in the training section.
@@ -313,7 +313,7 @@ def without_search(config: JobConfig) -> JobConfig:
             fixed[name] = parameter
         elif (
             name in (*TEXT_COUNTS, SPARSITY) or name in section_paths()
-        ):  # data and training have values of theirs
+        ):  # data and training have values for these
             continue
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}
@@ -325,7 +325,7 @@ def without_search(config: JobConfig) -> JobConfig:
             )
     if faults:
         raise ConfigError(listed(faults))
-    # Points and former trials lie in the space that was searched.
+    # Points and former trials belong to the original search space.
     others = config.search.model_dump(exclude={"space", "points", "warm_start"})
     search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})
     alone = config.model_copy(update={"search": search})

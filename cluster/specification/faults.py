@@ -1,4 +1,4 @@
-"""What is wrong with a specification, in this project's words: path, value given, what is accepted."""
+"""Messages for the faults of a specification: path, value given, values accepted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .sections import section_of
 
 
 def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Return the faults that pydantic found: path, value given, what is accepted; one for each place.
+    """Return messages for the faults that pydantic found, one per path, with the value given and those accepted.
 
     Args:
-        error: Of validating a section.
-        root: That section.
+        error: Error from the validation of a section.
+        root: Class of that section.
     """
     faults: dict[str, str] = {}
     for item in error.errors(include_url=False):
@@ -29,7 +29,7 @@ def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def _fault(item: Any, keys: list[str], root: type[BaseModel]) -> str:
-    """Return what is wrong at a path, and what is accepted there."""
+    """Return the message for a fault, without its path."""
     given, context = item.get("input"), item.get("ctx", {})
     if item["type"] == "extra_forbidden":
         at = _section_at(keys[:-1], root)
@@ -61,15 +61,15 @@ def _fault(item: Any, keys: list[str], root: type[BaseModel]) -> str:
 
 
 def _without_tag(keys: list[str]) -> list[str]:
-    """The path as the file has it: pydantic puts the kind of a parameter into it."""
+    """Return a path as it is in the file: pydantic adds the type of a search parameter."""
     return keys[:3] + keys[4:] if keys[:2] == ["search", "space"] else keys
 
 
 def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
-    """Return what takes the keys at a path: a section's class, a registry of them, sections by name; None: nothing."""
+    """Return what defines the keys at a path: a section's class, a registry, sections by name, or None."""
     at: Any = root
     for key in keys:
-        if isinstance(at, SectionRegistry):  # a key below a key: of the first kind of section that has it
+        if isinstance(at, SectionRegistry):  # nested key: use the first section class that has it
             at = next((kind for kind in at if key in kind.model_fields), None)
         if isinstance(at, SectionsByName):
             at = at.sections().get(key)
@@ -84,7 +84,7 @@ def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
 
 
 def _names_of(at: Any) -> list[str]:
-    """Return the keys that a result of ``_section_at`` takes."""
+    """Return the keys that a result of ``_section_at`` accepts."""
     if isinstance(at, SectionRegistry):
         return at.all_keys()
     if isinstance(at, SectionsByName):

@@ -1,4 +1,4 @@
-"""What the out-of-scope thresholds and the gate of a job go by, and whether its data can judge them."""
+"""The goal of a job's out-of-scope thresholds, and whether its data suffice for thresholds and gate."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
-    """The goal that specification and data give; None where there is no threshold to choose.
+    """Return the goal of threshold selection, or None if there is no threshold to select.
 
     Raises:
-        ConfigError: They do not fit together.
+        ConfigError: The specification does not fit the data.
     """
     outside = data.out_of_scope_id
     num_outside = 0 if outside is None else data.splits["validation"]["label"][:].count(outside)
@@ -27,10 +27,10 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
 
 
 def check_goals(config: JobConfig, data: TextData) -> None:
-    """Refuse thresholds and a gate that the data cannot judge; warn where the data leave out a threshold.
+    """Reject thresholds and a gate that the data cannot test; warn if the data allow no threshold.
 
     Raises:
-        ConfigError: What to set instead.
+        ConfigError: The data do not suffice; the message has the remedy.
     """
     goal = goal_of(config, data)
     if goal is None and config.export.out_of_scope is not None and data.out_of_scope_label is not None:

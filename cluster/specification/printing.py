@@ -1,4 +1,4 @@
-"""What `distiltune config` prints: the keys of a job as YAML, each below a comment that describes it."""
+"""Output of `distiltune config`: the keys of a job as YAML, each below a comment that describes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .config import JobConfig
 from .sections import chosen_keys, described_keys, section_of
 
 _WIDTH = 110
-# What a job has to decide, shown whether it was given or not.
+# Keys that matter for every job, shown whether they were given or not.
 _DECISIONS = (
     "seed",
     "task",
@@ -30,7 +30,8 @@ def as_yaml(config: JobConfig, *, all_keys: bool = False) -> str:
 
     Args:
         config: The job.
-        all_keys: Every key; else those that differ from their defaults, and those that every job decides.
+        all_keys: Whether to include every key; otherwise only those that differ from their defaults, and those
+            that matter for every job.
     """
     values = config.model_dump(mode="json") if all_keys else chosen_keys(config, config.seed, _DECISIONS)
     return "\n".join(_lines(JobConfig, values, "")) + "\n"

@@ -1,4 +1,4 @@
-"""Reading of a specification: YAML in which nothing is lost in silence, JSON, and ``--set``."""
+"""Read a specification from strict YAML, JSON and ``--set`` overrides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...storage.safe_reading import read_json, read_regular
 from ...training.section import MOST_DEPTH
 
 _MOST_BYTES = 2**20
-_MOST_NODES = 20_000  # keys, values and lists, what an alias stands for counted again
+_MOST_NODES = 20_000  # keys, values and lists, with every alias expanded
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
@@ -30,10 +30,10 @@ _KINDS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of a specification: keys are text and given once, values are those that JSON has.
+    """Loader for a specification's YAML: keys are unique text, and values are limited to the types of JSON.
 
-    Numbers are those of YAML 1.2: 1e-4 is one; 010 and 1:30, which YAML 1.1 reads as 8 and 90, are text, and so are
-    dates.
+    Numbers follow YAML 1.2: 1e-4 is a number; 010 and 1:30, which YAML 1.1 reads as 8 and 90, are text, and so
+    are dates.
     """
 
     def __init__(self, stream: str) -> None:
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node, once it is clear that the document does not grow beyond what a person writes."""
+        """Compose a node, with limits on the depth and the expanded size of the document."""
         event = self.peek_event()
         self._depth += 1
         self._count += 1
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         return 1
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; a key that is no text, or is given twice, is an error."""
+        """Compose a mapping; a key that is not text, or is given twice, is an error."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -111,7 +111,7 @@ for _kind, _pattern, _first in (
 
 
 def preset_names() -> list[str]:
-    """Names that can stand in place of a file."""
+    """Return the names of the presets, which can be given in place of a file."""
     return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
 
 
@@ -146,7 +146,7 @@ def read_specification(source: str) -> dict[str, Any]:
 
 
 def unquoted(text: str, length: int = 160) -> str:
-    """Return a text as ``shown`` does, without the quotes around it."""
+    """Return a text as ``shown`` does, without the enclosing quotes."""
     quoted = shown(text, length)
     return quoted[1:].removesuffix(quoted[0])
 
@@ -174,19 +174,19 @@ def parse_yaml(text: str) -> Any:
     """Return the value of one YAML document.
 
     Raises:
-        yaml.YAMLError: It is not YAML, or has what a specification does not take.
+        yaml.YAMLError: The text is not YAML, or has a construct that a specification does not accept.
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # A number of thousands of digits, `!!bool perhaps`, a merge of what is no mapping.
+        # For example a number with thousands of digits, `!!bool perhaps`, or a merge of a non-mapping.
         raise yaml.YAMLError(f"a value cannot be read ({shown(first_line(error))})") from None
 
 
 def yaml_fault(error: yaml.YAMLError) -> str:
-    """Return what is wrong, on one line."""
+    """Describe a YAML error on one line."""
     if isinstance(error, yaml.MarkedYAMLError):
         problem = error.problem or error.context or "it cannot be read"
     else:
@@ -196,10 +196,10 @@ def yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> list[str]:
-    """Set each ``a.b=c`` in place.
+    """Apply each override of the form ``a.b=c`` in place.
 
     Returns:
-        What is wrong with them; those are not set.
+        The faults of invalid overrides, which are not applied.
     """
     faults: list[str] = []
     given: dict[tuple[str, ...], Any] = {}

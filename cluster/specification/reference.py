@@ -1,4 +1,4 @@
-"""`docs/reference.md`: every key of a job with its type, its default and what it does, from the sections themselves."""
+"""Generate `docs/reference.md`: every key of a job with its type, default and description."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ gives, to the working directory. Every `seed` is the job's `seed` unless it is g
 
 
 def as_markdown() -> str:
-    """Return the page."""
+    """Return the page as Markdown."""
     lines = [_HEAD, *_table("The job", "", [(JobConfig, _own_keys(JobConfig))])]
     for name, field in JobConfig.model_fields.items():
         lines += _section(name, field)
@@ -57,7 +57,7 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _own_keys(section: type[BaseModel]) -> list[str]:
-    """Return the keys that hold a value and no section."""
+    """Return the keys that hold a value rather than a section."""
     return [
         name
         for name, field in section.model_fields.items()
@@ -87,7 +87,7 @@ def _cell(text: str) -> str:
 
 
 def _accepts(section: type[BaseModel], name: str) -> str:
-    """Return what a key takes, from its JSON schema."""
+    """Describe the values that a key accepts, from its JSON schema."""
     field = section.model_fields[name]
     annotation: Any = field.rebuild_annotation()
     schema = TypeAdapter(annotation, config=section.model_config).json_schema()

@@ -1,4 +1,4 @@
-"""Paths in a job's file are relative to that file: they are put behind its directory before anything reads them."""
+"""Resolve the relative paths in a job's file against the file's directory, before anything reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...storage.filesystems import is_url
 from ...training.checkpoints.offline import OFFLINE_PREFIX
 from ...training.data.sources.base import DATA_SOURCES
 
-# Keys that name a file, and keys that name a directory or else a model of the hub.
+# Keys that name a file, and keys that name either a directory or a model on the hub.
 _FILES = (("data", "unlabelled", "path"),)
 _CHECKPOINTS = (
     ("teacher", "checkpoint"),
@@ -21,10 +21,10 @@ _CHECKPOINTS = (
 
 
 def resolve_paths(values: dict[str, Any], directory: Path) -> None:
-    """Put every relative path in the values of a job's file behind the file's directory, in place.
+    """Resolve every relative path in the values of a job's file against the file's directory, in place.
 
-    ``storage.path`` stays as it is, since runs belong to where a person works; so do URLs, ``~``, and names of
-    checkpoints that are no directory there, which are the hub's.
+    ``storage.path`` is left unchanged, since it is relative to the working directory; so are URLs, ``~``, and
+    checkpoint names that are not a directory there, since they are on the hub.
     """
     if directory == Path():
         return
@@ -44,7 +44,7 @@ def _data_files() -> Iterator[tuple[str, ...]]:
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that nothing can have; its own check names it
+    except (OSError, ValueError):  # an invalid path; its own check reports it
         return False
 
 

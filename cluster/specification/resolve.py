@@ -1,4 +1,4 @@
-"""The values of a specification: of a file or a preset, overrides applied, a preset's fallback where it needs one."""
+"""Resolve the values of a specification: read a file or preset, apply overrides, fall back to another preset."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .relative import resolve_paths
 
 logger = logging.getLogger(__name__)
 
-# Preset -> the one that takes its place where its encoder is not installed.
+# Preset -> its fallback if its encoder is not installed.
 _WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
-# Keys of which a section has one: an override that names another than a preset's replaces its whole section.
+# Mutually exclusive keys: an override that sets another one than the preset does replaces the whole section.
 _ALTERNATIVES = {"teacher": ("checkpoint", "fine_tune", "scratch"), "student": ("checkpoint", "from_teacher")}
 
 
 def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Return a specification's values and the faults of its overrides.
 
-    A preset whose encoder is not installed is replaced by its fallback, with a warning, unless an override asks for
-    fine-tuning: then preparing the teacher fails with the command that installs the encoder.
+    A preset whose encoder is not installed is replaced by its fallback, with a warning, unless an override
+    requests fine-tuning: then preparing the teacher fails with the command that installs the encoder.
     """
     values = read_specification(source)
     if source in preset_names():
@@ -46,7 +46,7 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
 
 
 def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Empty the sections of a preset for which the overrides name another alternative than the preset's own."""
+    """Clear the sections of a preset in which an override sets another alternative than the preset does."""
     for section, kinds in _ALTERNATIVES.items():
         named: set[str] = set()
         for override in overrides:
@@ -60,7 +60,7 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
 
 
 def _encoder(values: dict[str, Any]) -> Any:
-    """Return the checkpoint that a specification's teacher is fine-tuned from; None where it names none."""
+    """Return the checkpoint that a specification's teacher is fine-tuned from, or None."""
     at: Any = values
     for key in ("teacher", "fine_tune", "checkpoint"):
         at = at.get(key) if isinstance(at, dict) else None

@@ -1,4 +1,4 @@
-"""The tree of sections: which one a key takes, one seed for all, and the keys that differ from their defaults."""
+"""Operations on the tree of sections: a key's section, a common seed, and keys that differ from their defaults."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SEED = "seed"
 
 
 def section_of(field: FieldInfo, value: Any = None) -> type[BaseModel] | None:
-    """Return the section that a key takes.
+    """Return the section class of a key.
 
     Args:
-        field: The key's.
-        value: What stands there; of several kinds of sections it selects one.
+        field: Field of the key.
+        value: Value of the key; it selects one of several kinds of sections.
 
     Returns:
-        None where the key takes no section, or its value does not tell which.
+        The class, or None if the key holds no section, or its value does not determine the kind.
     """
     kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
     if kinds is not None:
@@ -32,7 +32,7 @@ def section_of(field: FieldInfo, value: Any = None) -> type[BaseModel] | None:
 
 
 def with_seed(section: type[BaseModel], values: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return a section's values with ``seed`` in every place below it that has one and gives none of its own."""
+    """Return a section's values with ``seed`` filled in for every seed at or below it that is not given."""
     seeded = dict(values)
     for name, field in section.model_fields.items():
         below = section_of(field, values.get(name))
@@ -58,14 +58,14 @@ def chosen_keys(
     defaults: BaseModel | None = None,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Return the values of a section, as JSON has them, that differ from their defaults.
+    """Return the values of a section that differ from their defaults, as JSON values.
 
     Args:
         section: A valid section.
-        seed: Of the job: the default of every seed below.
-        always: Paths of keys that are in it whatever their value.
-        defaults: The section that stands there when none is given; default: one whose keys have their own defaults.
-        prefix: Path of the section.
+        seed: Seed of the job: the default of every seed below.
+        always: Paths of keys that are included whatever their value.
+        defaults: Default of the whole section, if its keys' own defaults do not apply.
+        prefix: Path of the section, with a trailing dot.
     """
     found: dict[str, Any] = {}
     implied = section.implied() if isinstance(section, Section) else None
@@ -95,7 +95,7 @@ def _default(field: FieldInfo) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; sections within it without what is as in their defaults, but with their kind."""
+    """Convert a value to JSON values; sections in it keep non-default keys and those that select their kind."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         dumped = {name: getattr(value, name) for name in fields}
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 def described_keys(
     section: type[BaseModel], values: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, FieldInfo]]:
-    """Yield name, value and declaration of each key that ``values`` has, in the section's order."""
+    """Yield name, value and field of each key in ``values``, in the section's order."""
     for name, field in section.model_fields.items():
         if name in values:
             yield name, values[name], field

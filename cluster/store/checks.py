@@ -1,4 +1,4 @@
-"""What a storage must be before runs are kept in it."""
+"""Checks of a storage before runs are stored in it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ...errors import ConfigError, StorageError, shown
 from ...storage.retry import reason_of
 from ...storage.store import Store
 
-LOOK_S = 5.0  # how long a command that only looks tries a storage that is away
+LOOK_S = 5.0  # how long a read-only command retries a storage that does not respond
 
 
 def check_directory(path: Path) -> None:
-    """Refuse what is, or leads through, something else than a directory; nothing need stand there yet.
+    """Reject a path that is not a directory, or leads through something else; it need not exist yet.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: The path cannot be a directory.
     """
     try:
         is_directory = path.is_dir() or not os.path.lexists(path)
         path.lstat()
     except FileNotFoundError:
         return
-    except OSError:  # a part of it is a file, or links go round in circles
+    except OSError:  # a parent is a file, or there is a symlink loop
         is_directory = False
     if not is_directory:
         raise ConfigError(
@@ -33,10 +33,10 @@ def check_directory(path: Path) -> None:
 
 
 def check_writable(store: Store, key: str) -> None:
-    """Write and delete something below a key, with little patience.
+    """Check that a storage is writable, by a write and a delete below a key with few retries.
 
     Raises:
-        ConfigError: It cannot be done.
+        ConfigError: The storage cannot be written.
     """
     probe = f"{key}/probe-{secrets.token_hex(4)}"
     try:

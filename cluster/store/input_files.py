@@ -1,4 +1,4 @@
-"""Files that a specification names: from the submitting machine into the run store, and from there to a node."""
+"""Transfer a specification's input files from the submitting machine to the run store, and from there to nodes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimiz
 
 
 def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
-    """Send every local file and checkpoint that the specification names into the store.
+    """Upload every local file and checkpoint of the specification to the store.
 
-    They lie there by their content, so that nothing is sent twice. Hub ids, ``offline:…``, URLs and what was
-    sent before stay as they are.
+    Their keys are derived from their content, so that nothing is uploaded twice. Hub ids, ``offline:…``, URLs and
+    references into the store stay as they are.
 
     Args:
         config: The specification.
@@ -33,9 +33,9 @@ def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
         The specification with ``storage:cache/inputs/…`` in place of local paths.
 
     Raises:
-        DataError: A data file is not there; nothing was sent then.
-        ModelError: A checkpoint is not there, or is none; nothing was sent then.
-        StorageError: The store cannot take them.
+        DataError: A data file does not exist; nothing was uploaded.
+        ModelError: A checkpoint does not exist or is not valid; nothing was uploaded.
+        StorageError: The store cannot be written.
     """
     from ...training.data.rows import collect
 
@@ -50,10 +50,10 @@ def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
 
 
 def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
-    """Bring what the specification names in the store, and data files of URLs, to this machine.
+    """Download a specification's inputs from the store, and its data files from URLs, to this machine.
 
     Returns:
-        The specification with paths of this machine in their place; itself when it names none.
+        The specification with paths of this machine in their place.
 
     Raises:
         DataError: A data file is not in the store, or its URL cannot be read.
@@ -70,7 +70,7 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
 
 
 def data_is_local(config: JobConfig) -> bool:
-    """Whether this machine can read the data without a network."""
+    """Return whether this machine can read the data without network access."""
     named = [name for key, name in _names(config).items() if key[0] == "data"]
     unlabelled = config.data.unlabelled
     of_hub = config.data.is_remote or (unlabelled is not None and unlabelled.dataset is not None)
@@ -78,7 +78,7 @@ def data_is_local(config: JobConfig) -> bool:
 
 
 def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
-    """Path of keys -> what it names, for every parameter that may name a file or directory.
+    """Map the path of every key that may name a file or directory to its value.
 
     Raises:
         ConfigError: A URL holds credentials.
@@ -117,7 +117,7 @@ def _is_local(name: str) -> bool:
 
 
 def _is_local_checkpoint(name: str, parameter: str) -> bool:
-    """Whether it is, or looks like, a path; a hub id is ``name`` or ``owner/name``."""
+    """Return whether a checkpoint's name is, or looks like, a path; a hub id is ``name`` or ``owner/name``."""
     if name.startswith((REFERENCE, "offline:")):
         return False
     path = user_path(name, parameter, ModelError)
@@ -177,7 +177,7 @@ def _fetch(key: tuple[str, ...], name: str, store: Store) -> Path:
 
 
 def _download(key: tuple[str, ...], url: str) -> Path:
-    """The file of a URL on this machine, brought again only when it has changed there."""
+    """Download the file at a URL to this machine, unless the local copy is up to date."""
     base, question, query = url.partition("?")
     parent, _, name = base.rpartition("/")
     address = f"{parent}{question}{query}"

@@ -1,4 +1,4 @@
-"""Who works on a run: a lease in the run store with a heartbeat, so that a dead worker is seen as dead."""
+"""Lease on a run, stored with the run and renewed by a heartbeat, so that dead processes are detected."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 _NAME = "lease.json"
 BEAT_S = 5.0
 STALE_AFTER_S = 30.0
-_SETTLE_S = 1.0  # longer than two writers of one moment are apart
+_SETTLE_S = 1.0  # longer than the delay between two simultaneous writers
 
 
 class Lease:
-    """The right to write a run; kept by a heartbeat, seen by every machine that reaches the store.
+    """Exclusive right to write a run, kept by a heartbeat and visible to every machine with access to the store.
 
-    On one machine a lease ends with its process. From elsewhere it ends when the heartbeat was not heard for
-    ``STALE_AFTER_S`` seconds; whoever wants to take it over then listens for two beats more, so that clocks
-    that disagree take nothing from anybody.
+    On the same machine a lease expires with its process. On other machines it expires if there was no heartbeat
+    for ``STALE_AFTER_S`` seconds; a process that takes it over first waits for two more beats, so that clock
+    differences between machines are harmless.
 
     Args:
         store: The run store.
         run_key: The run's key.
-        on_beat: Called at every beat; a word that it returns (``stop``) interrupts the main thread.
+        on_beat: Called at every beat; if it returns a reason (``stop``), the main thread is interrupted.
     """
 
     def __init__(self, store: Store, run_key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
@@ -52,14 +52,14 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
         self.interruption: str | None = None
-        """Why the main thread was interrupted: ``lost`` to another process, or what ``on_beat`` said."""
+        """Reason why the main thread was interrupted: ``lost`` to another process, or that of ``on_beat``."""
 
     def acquire(self) -> None:
-        """Take the lease and begin to beat.
+        """Acquire the lease and start the heartbeat.
 
         Raises:
-            InputError: Another process has it.
-            DamagedRecordError: Who has it cannot be read.
+            InputError: Another process holds the lease.
+            DamagedRecordError: The record of the current lease is damaged.
         """
         _hear_interrupts()
         held = read_record(self._patient, self._run_key, _NAME)
@@ -67,12 +67,12 @@ class Lease:
             raise InputError(_whose(held))
         with self._alone():
             now = read_record(self._patient, self._run_key, _NAME)
-            if now is not None and now != held:  # another was faster
+            if now is not None and now != held:  # another process was faster
                 raise InputError(_whose(now))
             began = time.monotonic()
             self._write(self._patient)
         if self._store.directory is None:
-            # A store without locks: of several that wrote at once the last one has it, once all have written.
+            # A store without locks: of simultaneous writers the last one gets the lease, so wait for all.
             time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
         now = read_record(self._patient, self._run_key, _NAME)
         if now is None or now["owner"] != self._owner:
@@ -81,7 +81,7 @@ class Lease:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """In a directory, one process at a time."""
+        """Hold a file lock if the store is a directory."""
         if self._store.directory is None:
             yield
             return
@@ -91,24 +91,24 @@ class Lease:
             yield
 
     def release(self) -> None:
-        """Stop beating, and let others have it."""
+        """Stop the heartbeat and release the lease."""
         self._ended.set()
         self._thread.join()
         if self.interruption != "lost":
             try:
                 self._store.delete(self._key)
             except StorageError:
-                return  # it grows stale by itself
+                return  # the lease will expire
 
     def _beat_often(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
                 held = read_record(self._store, self._run_key, _NAME)
-                if held is None or held["owner"] != self._owner:  # taken over, or even given back since
+                if held is None or held["owner"] != self._owner:  # taken over, perhaps even released since
                     return self._interrupt("lost")
                 self._write(self._store)
                 word = self._on_beat()
-            except Exception as error:  # away for a while; the next beat tries again
+            except Exception as error:  # the next beat retries
                 logger.warning("heartbeat: %s", error)
                 continue
             if word is not None:
@@ -117,7 +117,7 @@ class Lease:
 
     def _interrupt(self, word: str) -> None:
         self.interruption = word
-        # To the main thread itself: a signal sent from here would not wake it from a sleep.
+        # To the main thread itself: a signal to this thread would not wake it from a sleep.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         while word != "lost" and not self._ended.wait(BEAT_S):
             try:
@@ -141,7 +141,7 @@ class Lease:
 
 
 def _hear_interrupts() -> None:
-    """A process that a script started in the background ignores SIGINT, and could not be asked to stop."""
+    """Restore the SIGINT handler, since processes that a script starts in the background ignore SIGINT."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -150,7 +150,7 @@ def _hear_interrupts() -> None:
 
 
 def is_held(store: Store, run_key: str) -> bool:
-    """Whether somebody works on the run, as far as the last heartbeat shows."""
+    """Return whether a process holds the run, judging by its last heartbeat."""
     held = read_record(store, run_key, _NAME)
     return held is not None and _seems_alive(held)
 
@@ -165,7 +165,7 @@ def _seems_alive(held: dict[str, Any]) -> bool:
 
 
 def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) -> bool:
-    """Certain, where ``is_held`` trusts clocks: listens for two beats before it says no."""
+    """Return whether a process holds the run; unlike ``is_held``, wait for two beats rather than trust clocks."""
     held = held or read_record(store, run_key, _NAME)
     if held is None:
         return False
@@ -181,7 +181,7 @@ def _whose(held: dict[str, Any]) -> str:
 
 
 def _machine() -> str:
-    """A name that two processes share only when each can see the other's pid."""
+    """Return an identifier that two processes share only if each can see the other's process id."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""What the records of a run look like, and the one place where they are read and validated."""
+"""Schemas of a run's records, and the function that reads and validates them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _REMEDIES = {
 
 def _moment(value: str) -> str:
     moment = datetime.datetime.fromisoformat(value)
-    if not 1970 <= moment.year < 9000:  # others cannot be converted to this machine's time
+    if not 1970 <= moment.year < 9000:  # other years cannot be converted to local time
         raise ValueError("no time of a run")
     moment.timestamp()
     return value
 
 
 Moment = Annotated[str, AfterValidator(_moment)]
-Seconds = Annotated[float, Field(ge=0, lt=1e11)]  # a duration, or since 1970
+Seconds = Annotated[float, Field(ge=0, lt=1e11)]  # a duration, or seconds since 1970
 
 
 class _Record(BaseModel):
-    """What readers rely on; everything else in a record is kept as it is."""
+    """Base of the schemas: the fields that readers rely on; other fields of a record are kept unchanged."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -156,7 +156,7 @@ class _Times(_Record):
 
 
 class _Row(_Record):
-    """What tables show of an ``export.rows.RowMeasurement``."""
+    """Fields of an ``export.rows.RowMeasurement`` that tables show."""
 
     name: str
     kind: str
@@ -229,7 +229,7 @@ _RESULTS: dict[str, type[_Record]] = {
 
 
 def read_record(store: Store, run_key: str, name: str) -> dict[str, Any] | None:
-    """Return a record of a run as it was written; None where there is none.
+    """Read and validate a record of a run; return None if there is none.
 
     Args:
         store: The run store.
@@ -237,7 +237,7 @@ def read_record(store: Store, run_key: str, name: str) -> dict[str, Any] | None:
         name: The record's name within the run, such as ``stages/search.json``.
 
     Raises:
-        DamagedRecordError: It is no JSON object, or lacks what readers rely on.
+        DamagedRecordError: The record is not a JSON object, or a field that readers rely on is missing or invalid.
     """
     key = f"{run_key}/{name}"
     remedy = next((each for ending, each in _REMEDIES.items() if name.endswith(ending)), _BACKUP)
@@ -260,7 +260,7 @@ def trials_of(result: dict[str, Any]) -> list[TrialRecord]:
 
 
 def damaged(location: str, error: ValidationError, remedy: str = _BACKUP) -> DamagedRecordError:
-    """Return the error for a record with a fault, in one line: file, field, value, remedy."""
+    """Return the error for an invalid record, with file, field, value and remedy on one line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     given = None if first["type"] == "missing" or not field else f"{shown(first['input'])} given"

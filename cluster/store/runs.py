@@ -1,4 +1,4 @@
-"""The run store: every key of a run, its records and state, and the runs of a storage."""
+"""The run store: keys, records and state of a run, and the list of runs in a storage."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ STAGES = (
 LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
-READERS = 16  # a look at a run is some requests to the store
+READERS = 16  # threads; reading a run takes several requests to the store
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 
 
 class Storage:
-    """A store that holds runs, and the caches that they share.
+    """A store that holds runs and the caches that they share.
 
     Args:
         url: Directory or URL.
-        retry_s: Seconds that an operation is tried again.
+        retry_s: Seconds for which an operation is retried.
 
     Raises:
-        ConfigError: It cannot be a storage.
+        ConfigError: The location cannot be a storage.
     """
 
     def __init__(self, url: str, retry_s: float = RETRY_S) -> None:
@@ -71,21 +71,21 @@ class Storage:
             check_directory(self.store.directory)
 
     def create(self, run_id: str) -> Run:
-        """The run of that id, there or not yet, after a look whether the storage can be written.
+        """Return the run with an id, existing or not, after checking that the storage is writable.
 
         Raises:
-            ConfigError: It cannot.
+            ConfigError: The storage cannot be written.
         """
         run = Run(self.store, run_id)
         check_writable(self.store, run.key())
         return run
 
     def open(self, run_id: str) -> Run:
-        """The run of that id; ``latest`` is the newest that is not damaged.
+        """Return the existing run with an id; ``latest`` is the newest run that is not damaged.
 
         Raises:
-            RunNotFoundError: There is none; the message lists the newest runs there are.
-            DamagedRecordError: There is, and what says when it began is damaged.
+            RunNotFoundError: There is no such run; the message lists the newest runs.
+            DamagedRecordError: The record with the run's start time is damaged.
         """
         run = Run(self.store, run_id)
         if run_id != LATEST and _ID.fullmatch(run_id) and run.began:
@@ -108,15 +108,15 @@ class Storage:
         )
 
     def candidates(self) -> list[Run]:
-        """Everything that may be a run, by its name; what has another name is none."""
+        """Return everything in the storage whose name is a valid run id."""
         return [Run(self.store, name) for name in self.store.names("runs") if _ID.fullmatch(name)]
 
     def list(self) -> list[Run]:
-        """Every run that says when it began, newest first; damaged ones do not."""
+        """Return every run with a start time, newest first; damaged runs are skipped."""
         return self._dated()[0]
 
     def _dated(self) -> tuple[list[Run], dict[Run, PermanentStorageError]]:
-        """The runs that say when they began, newest first, and why others do not."""
+        """Return the runs with a start time, newest first, and the errors of damaged runs."""
         found, faults, dated = self.candidates(), {}, {}
         with ThreadPoolExecutor(READERS) as pool:
             for run, began in zip(found, pool.map(_began, found), strict=True):
@@ -140,7 +140,7 @@ def _warn_of(faults: dict[Run, PermanentStorageError]) -> None:
 
 
 class Run:
-    """One run: every key of it is made here."""
+    """One run: its keys, records and state."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
@@ -162,43 +162,43 @@ class Run:
         return hash((self.store, self.id))
 
     def key(self, name: str = "") -> str:
-        """The key of something of this run."""
+        """Return the key of an item of this run, or of the run itself."""
         return f"runs/{self.id}/{name}" if name else f"runs/{self.id}"
 
     def variant(self, name: str) -> str:
-        """The key of an exported variant's folder."""
+        """Return the key of an exported variant's folder."""
         return self.key(f"variants/{name}")
 
     def stage_log(self, stage: str, part: str = "") -> str:
-        """The key of what a stage's task logged; of several side by side each is a ``part``."""
+        """Return the key of a stage's log; each of several parallel tasks has its own, named by ``part``."""
         return self.key("/".join(filter(None, ["logs/stages", stage, part])))
 
     def progress(self, stage: str) -> str:
-        """The name of the record of how far a stage is: ``text``, and for the search its counts."""
+        """Return the name of a stage's progress record, which has ``text`` and, for the search, its counts."""
         return f"stages/{stage}.progress.json"
 
     def stage_record(self, stage: str) -> dict[str, Any]:
-        """What is known of a stage: ``state``, ``seconds``, ``result``; empty before it began."""
+        """Return a stage's record with ``state``, ``seconds`` and ``result``, empty before the stage began."""
         return self.read(f"stages/{stage}.json") or {}
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A record by its name in the run, or None.
+        """Return the record with a name, or None if there is none.
 
         Raises:
-            DamagedRecordError: It is not what was written there.
+            DamagedRecordError: The record is damaged.
         """
         return read_record(self.store, self.key(), name)
 
     def write(self, name: str, record: dict[str, Any]) -> None:
-        """Write a record so that no reader sees half of it."""
+        """Write a record atomically."""
         self.store.write_json(self.key(name), record)
 
     def specification(self) -> JobConfig:
-        """What it began with.
+        """Return the specification that the run began with.
 
         Raises:
-            InputError: It has none.
-            DamagedRecordError: It is none any more.
+            InputError: The run has no specification.
+            DamagedRecordError: The specification's record is damaged.
         """
         from ..specification.config import JobConfig
 
@@ -214,21 +214,21 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether it was begun or submitted."""
+        """Whether the run was begun or submitted."""
         return self.read("run.json") is not None or self.read("submission.json") is not None
 
     @property
     def created(self) -> str:
-        """When it was begun or submitted, in ISO 8601; empty before that."""
+        """Time at which the run was begun or submitted, in ISO 8601; empty before that."""
         record = self.read("run.json") or self.read("submission.json") or {}
         return record.get("created", "")
 
     @property
     def began(self) -> str:
-        """``created``, where a run whose record was lost counts as damaged, and not as one that never began.
+        """Value of ``created``, except that a run whose record was lost counts as damaged, not as never begun.
 
         Raises:
-            DamagedRecordError: The record that says so is damaged, or is gone while there are stages.
+            DamagedRecordError: The record of the run is damaged, or is missing although there are stages.
         """
         created = self.created
         if not created and any(name.endswith(".json") for name in self.store.names(self.key("stages"))):
@@ -239,7 +239,7 @@ class Run:
         return created
 
     def check(self) -> None:
-        """Read the records that a list of runs shows.
+        """Read the records that a list of runs needs, to find damaged ones.
 
         Raises:
             DamagedRecordError: One of them is damaged.
@@ -251,14 +251,14 @@ class Run:
 
     @property
     def state(self) -> str:
-        """One of submitted, running, finished, failed, stopped, interrupted.
+        """State of the run: submitted, running, finished, failed, stopped or interrupted.
 
-        ``submitted``: a job was sent and has not begun. ``interrupted``: it began, and nothing works on it any
-        more, without having said why.
+        ``submitted``: a job was sent and has not begun. ``interrupted``: the run began, and no process runs it any
+        more, although no end was recorded.
         """
         run, submission = self.read("run.json"), self.read("submission.json")
         if submission is not None and submission.get("pending"):
-            if self._is_held:  # its job is about to say so
+            if self._is_held:  # its job is about to record this
                 return "running"
             return "submitted" if seconds_since(submission["created"]) < _START_WITHIN_S else "interrupted"
         state = (run or {}).get("state", "interrupted")
@@ -272,7 +272,7 @@ class Run:
 
     @property
     def still_beats(self) -> bool:
-        """Whether somebody works on a run that looks interrupted; may listen for some seconds."""
+        """Whether a process still runs a seemingly interrupted run; may wait some seconds for a heartbeat."""
         return still_beats(self.store, self.key())
 
     @contextmanager
@@ -280,8 +280,8 @@ class Run:
         """Hold the run for writing, with a heartbeat; a request to stop interrupts the main thread.
 
         Raises:
-            InputError: Another process holds it.
-            DamagedRecordError: Who holds it cannot be read.
+            InputError: Another process holds the run.
+            DamagedRecordError: The record of the current lease is damaged.
         """
         lease = Lease(self.store, self.key(), lambda: "stop" if self.is_to_stop else None)
         try:
@@ -295,20 +295,20 @@ class Run:
 
     @property
     def is_to_stop(self) -> bool:
-        """Whether somebody has asked for its end."""
+        """Whether a stop of the run was requested."""
         return self.store.read(self.key("stop.json")) is not None
 
     def request_stop(self) -> None:
-        """Ask whoever works on it to stop at the next heartbeat."""
+        """Request a stop, which takes effect at the next heartbeat."""
         self.write("stop.json", {"at": now()})
 
     def clear_stop(self) -> None:
-        """Forget a request to stop."""
+        """Withdraw a request to stop."""
         self.store.delete(self.key("stop.json"))
 
 
 def name_run(name: str, run_id: str | None) -> str:
-    """The id given, or a new one that begins with ``name``.
+    """Return the given run id, or a new one that begins with ``name``.
 
     Raises:
         InputError: The id has characters that a directory name should not have.
@@ -326,7 +326,7 @@ def name_run(name: str, run_id: str | None) -> str:
 
 
 def command(name: str, run: Run, options: str = "") -> str:
-    """A command about a run to copy; it names the storage where that is not the default one."""
+    """Return a command line for a run, with ``--storage`` unless the storage is the default one."""
     from ..specification.config import StorageConfig
 
     storage = "" if run.store == Store(StorageConfig().path) else f"--storage {shlex.quote(run.store.url)}"
@@ -334,7 +334,7 @@ def command(name: str, run: Run, options: str = "") -> str:
 
 
 def own_name() -> str:
-    """How to call this command line from here: by its name, or by its path where it is not on PATH."""
+    """Return the name of this program, or its path if it is not on PATH."""
     own = Path(sys.argv[0])
     if own.name != "distiltune" or shutil.which(own.name) or not own.is_file():
         return "distiltune"
@@ -343,15 +343,15 @@ def own_name() -> str:
 
 
 def seconds_since(moment: str) -> float:
-    """Seconds from a time of a record until now."""
+    """Return the seconds from a record's ISO 8601 time until now."""
     return max(0.0, round(time.time() - epoch_of(moment), 1))
 
 
 def epoch_of(moment: str) -> float:
-    """Seconds since 1970 of a time of a record."""
+    """Convert a record's ISO 8601 time to seconds since 1970."""
     return datetime.datetime.fromisoformat(moment).timestamp()
 
 
 def now() -> str:
-    """The time in ISO 8601, UTC."""
+    """Return the current time in ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,1 +1,1 @@
-"""What a person sees of runs, from their records in the store alone."""
+"""Views of runs for the user, built only from their records in the store."""

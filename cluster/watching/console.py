@@ -1,4 +1,4 @@
-"""What a person sees: of a job that runs a live line or plain lines on stderr, of facts tables on stdout."""
+"""Console output: a running job's progress on stderr, live or as plain lines, and tables on stdout."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MARKS = {
 
 
 def tables() -> Console:
-    """Stdout; lines are folded at a terminal's width or at COLUMNS, and left whole in a pipe."""
+    """Return a console on stdout; lines wrap at the terminal's width or at COLUMNS, but not in a pipe."""
     is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(highlight=False, width=10_000 if is_piped else None)
 
 
 class ProgressPrinter:
-    """Listener of a job's events; use it as a context, so that the live line is always taken down."""
+    """Listener that prints a job's events; a context manager, so that the live line is always removed."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a running job tells whoever watches it."""
+"""Events that a running job sends to its listener."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class StageEvent:
-    """A stage began, moved on, or ended; ``text`` is one line for a person. ``begun`` is the run itself."""
+    """Start, progress or end of a stage; ``text`` is one line for the user. ``begun`` concerns the whole run."""
 
     stage: str
     state: Literal["begun", "started", "progress", "finished", "reused", "failed", "stopped"]

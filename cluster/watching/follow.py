@@ -1,4 +1,4 @@
-"""A run that works elsewhere, shown as one that works here: its stages as they end, its progress live."""
+"""Show a remote run like a local one: its stages as they end, its progress live."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def follow(run: Run, console: Console | None = None, *, summarise: bool = True) 
     """Show a run until it ends; Ctrl-C leaves it running.
 
     Args:
-        run: Which one.
-        console: Where; standard error, unless given.
-        summarise: Print what a finished run found on standard output.
+        run: Run to show.
+        console: Console to print on; standard error by default.
+        summarise: Whether to print the summary of a finished run on standard output.
 
     Returns:
         The exit status: 0 for a finished run, 1 for a failed or interrupted one, 130 for a stopped one or
@@ -45,7 +45,7 @@ def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> N
         state, name = stage["state"], stage["name"]
         if state in ("waiting", "running") or name in shown:
             continue
-        if stage["reused"] and not _is_past(found, place):  # it may be done again
+        if stage["reused"] and not _is_past(found, place):  # it may run again
             continue
         shown.add(name)
         kind = "reused" if state == "finished" and stage["reused"] else state
@@ -59,7 +59,7 @@ def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> N
 
 
 def _is_past(found: dict[str, Any], place: int) -> bool:
-    """Whether a later stage has begun this time."""
+    """Return whether a later stage has begun since the run was last started."""
     later = found["stages"][place + 1 :]
     return found["state"] == "finished" or any(
         stage["state"] != "waiting" and not stage["reused"] for stage in later

@@ -1,4 +1,4 @@
-"""What `logs` prints: a run's log, a stage's or a trial's, once or as it grows."""
+"""Output of `logs`: the log of a run, stage or trial, once or continuously."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .status import has_ended, reason
 logger = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
-_LOOKS = 3  # at the log for one at the run's state
-_CUT = "\ufffd"  # what the first half of a character is read as
+_LOOKS = 3  # reads of the log per read of the run's state
+_CUT = "\ufffd"  # an incomplete character decodes to this
 
 
 def log_key(run: Run, trial: str | None, stage: str | None) -> str:
-    """The key of the log asked for.
+    """Return the key of a run's, trial's or stage's log.
 
     Raises:
         InputError: There is no such trial or stage, or both were given.
@@ -41,7 +41,7 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
 
 
 def _stage_key(run: Run, given: str) -> str:
-    """The key of a stage's log; where tasks ran side by side, each has one: ``export/onnx``."""
+    """Return the key of a stage's log; each of several parallel tasks has its own, such as ``export/onnx``."""
     stage, _, part = given.partition("/")
     if stage not in STAGES:
         raise InputError(f"--stage: {shown(given)} given; a run has the stages {', '.join(STAGES)}")
@@ -56,16 +56,16 @@ def _stage_key(run: Run, given: str) -> str:
 
 
 def follow_log(run: Run, key: str) -> Iterator[str]:
-    """A log's text and what is added to it, until the run ends; a storage that goes away is waited for.
+    """Yield a log's text and its additions until the run ends; if the storage does not respond, wait for it.
 
     Raises:
-        PermanentStorageError: What the storage answers stays so: no permission, or a record is damaged.
+        PermanentStorageError: A retry cannot help: no permission, or a record is damaged.
     """
     offset, ended, was_away = 0, False, False
     for look in itertools.count():
         text, end = "", offset
         try:
-            # Looked at before the log is read, so that nothing written before the end is missed.
+            # Check the state before reading the log, so that nothing written before the end is missed.
             ended = ended or (look % _LOOKS == 0 and has_ended(run))
             text, end = read_log(run.store, key, offset)
             was_away = False
@@ -75,7 +75,7 @@ def follow_log(run: Run, key: str) -> Iterator[str]:
             if not was_away:
                 logger.warning("the storage does not answer, waiting for it: %s", reason(error))
             was_away = True
-        if text and (ended or not text.endswith(_CUT)):  # the other half is on its way
+        if text and (ended or not text.endswith(_CUT)):  # the rest of the character follows
             offset = end
             yield text
         elif ended and not was_away:

@@ -1,4 +1,4 @@
-"""What `plan` tells on the terminal."""
+"""Output of `plan` on the terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .console import tables
 
 
 def tried_line(tried: dict[str, Any]) -> str:
-    """One line about a change that was tried."""
+    """Describe a change that was tried, on one line."""
     verdict = "kept" if tried["kept"] else "refused"
     return f"plan: {_change(tried)}: {verdict} ({tried['reason']})"
 
 
 def print_plan(record: dict[str, Any], storage: str) -> None:
-    """The table of all changes, and where to find what is kept."""
+    """Print the table of all changes, and the run that was kept."""
     console = tables()
     table = Table(title=f"plan {record['plan_id']}", title_justify="left")
     table.add_column("change")

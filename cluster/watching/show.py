@@ -1,4 +1,4 @@
-"""What `show` and `runs` tell of runs, as JSON values and on the terminal."""
+"""Output of `show` and `runs`, as JSON values and on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .status_view import COLOURS, age, print_status
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The object that ``show --json`` prints; parts that do not exist yet are null or empty."""
+    """Return the object that ``show --json`` prints; parts that do not exist yet are null or empty."""
     search = run.stage_record("search").get("result") or {}
     choice = run.stage_record("gate").get("result") or {}
     record = run.read("run.json") or {}
@@ -45,7 +45,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def print_summary(run: Run) -> None:
-    """Show a run on the terminal: its table of variants when it is finished, its stages before that."""
+    """Print a run on the terminal: its table of variants if it has one, otherwise its stages."""
     console = tables()
     found = summary(run)
     if not found["variants"]:
@@ -70,14 +70,14 @@ def print_summary(run: Run) -> None:
 
 
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
-    """One row a run, newest first; damaged ones have the state ``damaged`` and their ``error``."""
+    """Return one row per run, newest first; damaged runs have the state ``damaged`` and an ``error``."""
     with ThreadPoolExecutor(READERS) as pool:
         rows = [row for row in pool.map(_row, storage.candidates()) if row is not None]
     return sorted(rows, key=lambda row: (row["created"] or "", row["run_id"]), reverse=True)
 
 
 def print_runs(rows: list[dict[str, Any]]) -> None:
-    """Show the rows as a table."""
+    """Print the rows as a table."""
     console = tables()
     if not rows:
         console.print("no runs yet; start one with: distiltune run")
@@ -86,7 +86,7 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     for name in ("run", "state", "age", "trials", "accuracy"):
         table.add_column(
             name, no_wrap=True
-        )  # an id that is cut or folded can be neither copied nor searched for
+        )  # a truncated or wrapped id can be neither copied nor searched for
     table.add_column("chosen", overflow="ellipsis")
     for row in rows:
         accuracy = row["validation_accuracy"]
@@ -141,7 +141,7 @@ def _best_line(best: dict[str, Any]) -> str:
 
 
 def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
-    """How the search ended, and between which trials there was a choice."""
+    """Print how the search ended, and the trials that could be selected."""
     pruned = sum(trial["state"] == "pruned" for trial in found["trials"])
     if found["ended_by"]:
         console.print(f"the search ended early: {found['ended_by']}", soft_wrap=True, markup=False)
@@ -189,5 +189,5 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
 
 
 def _short(path: Path) -> Path:
-    """Relative to the working directory where it lies below it."""
+    """Return a path relative to the working directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""How far a run is, from its records alone: what `status` prints, follows and gives as JSON."""
+"""Progress of a run, from its records alone, for `status`: once, continuously and as JSON."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ENDED = ("finished", "failed", "stopped", "interrupted")
 
 
 class Watch:
-    """Reads a run again and again, with few requests; records that will not change are read once."""
+    """Reads a run's status repeatedly with few requests; records that will not change are read once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._created = ""
-        self._began = ""  # when the process began that works on it, or did so last
+        self._began = ""  # start of the process that runs it, or ran it last
         self._settled: dict[str, dict[str, Any]] = {}
         self._search: dict[str, Any] | None = None
 
     def read(self) -> dict[str, Any]:
-        """The object that ``status --json`` prints."""
+        """Return the object that ``status --json`` prints."""
         run = self._run
         state = run.state
         self._created = self._created or run.created
-        # What it says of an end is that of an earlier try until this one ends.
+        # While the run is active, the end in its record is that of an earlier attempt.
         record = (run.read("run.json") or {}) if state in ENDED else {}
         records = self._records(state)
         stages = _rows(records, state, self._began)
@@ -57,7 +57,7 @@ class Watch:
         }
 
     def _records(self, state: str) -> dict[str, dict[str, Any]]:
-        """The records of the stages that have begun; a resumed run does some finished ones again."""
+        """Return the records of the stages that have begun; a resumed run repeats some finished stages."""
         if state in ("submitted", "running") and self._began in ("", _NOT_YET):
             lease = (self._run.read("lease.json") or {}) if state == "running" else {}
             self._began = _iso(lease["process_started"]) if lease else _NOT_YET
@@ -73,7 +73,7 @@ class Watch:
         return records
 
     def _search_progress(self, current: str | None, progress: dict[str, Any]) -> dict[str, Any]:
-        """What the search told last; read once while another stage runs, since it stands still then."""
+        """Return the search's latest progress, read only once while another stage runs."""
         if current == "search":
             self._search = None
             return progress
@@ -89,16 +89,16 @@ class Watch:
 
 
 def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
-    """The run's status now and after each change, until it has ended.
+    """Yield the run's status now and after each change, until the run has ended.
 
-    A storage that goes away meanwhile is waited for, and named as what the run waits for.
+    If the storage does not respond meanwhile, wait for it and report this in ``waiting_for``.
 
     Args:
-        run: Which.
-        period_s: Between two looks; by default one second, and two where each look is some requests.
+        run: Run to watch.
+        period_s: Seconds between two reads; by default one for a directory, and two for an object store.
 
     Raises:
-        StorageError: It is away from the first, or what it answers stays so: a record is damaged.
+        StorageError: The storage does not respond to the first read, or a retry cannot help: a record is damaged.
     """
     reader, last = Watch(run), None
     if period_s is None:
@@ -119,18 +119,18 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
 
 
 def has_ended(run: Run) -> bool:
-    """Whether nothing more is to come; a worker that was cut off from the storage for a while is listened for."""
+    """Return whether a run has ended for good; may wait for a heartbeat of a process that lost the storage."""
     state = run.state
     return state in ENDED and not (state == "interrupted" and run.still_beats)
 
 
 def reason(error: Exception) -> str:
-    """Why a storage did not answer; the error itself is worded for who works on a run."""
+    """Return why a storage did not respond; the error's own message is worded for the process that runs the job."""
     return reason_of(error.__cause__ or error)
 
 
 def next_command(run: Run, state: str) -> str:
-    """What a person types next about a run in that state."""
+    """Return the command to use next for a run in a state."""
     if state in ("submitted", "running"):
         return command("status", run, "--watch")
     if state == "finished":
@@ -139,7 +139,7 @@ def next_command(run: Run, state: str) -> str:
 
 
 def _rows(records: dict[str, dict[str, Any]], state: str, began: str) -> list[dict[str, Any]]:
-    """A row a stage; what began before the stages ahead of it did is of an earlier try."""
+    """Return a row per stage; a stage that began before its predecessors is from an earlier attempt."""
     rows = []
     for stage in STAGES:
         held = records.get(stage, {})

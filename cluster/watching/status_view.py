@@ -1,4 +1,4 @@
-"""A status as a person sees it: drawn, as one line, and what to type next."""
+"""Text views of a status: rendered for the terminal, on one line, and the next command."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ COLOURS = {
 
 
 def print_status(console: Console, found: dict[str, Any]) -> None:
-    """Show a status, and what to type next: on one line, however long, so that it can be copied."""
+    """Print a status and the next command, on one unwrapped line so that it can be copied."""
     console.print(render(found))
     print_next(console, found)
 
 
 def print_next(console: Console, found: dict[str, Any]) -> None:
-    """Show what to type next."""
+    """Print the next command."""
     console.print(Text.assemble(("next", "bold"), "  ", found["next"]), soft_wrap=True)
 
 
 def render(found: dict[str, Any]) -> RenderableType:
-    """A status for the terminal."""
+    """Render a status for the terminal."""
     parts: list[RenderableType] = [_headline(found)]
     if found["error"]:
         parts.append(Text(found["error"], style="red", overflow="fold"))
@@ -60,7 +60,7 @@ def render(found: dict[str, Any]) -> RenderableType:
 
 
 def line(found: dict[str, Any]) -> str:
-    """A status as one plain line, for where nothing can be drawn."""
+    """Format a status as one plain line, for output that is not a terminal."""
     parts = [found["state"]]
     if found["stage"] is not None:
         parts.append(" ".join(filter(None, [found["stage"], found["progress"]])))
@@ -74,12 +74,12 @@ def line(found: dict[str, Any]) -> str:
 
 
 def local_time(moment: str) -> str:
-    """A time of a record as this machine's clock shows it."""
+    """Format a record's time in this machine's time zone."""
     return f"{datetime.datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: ``5.1 s``, ``3 min 07 s``, ``2 h 05 min``."""
+    """Format a duration: ``5.1 s``, ``3 min 07 s``, ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 
 def age(moment: str) -> str:
-    """How long ago a time of a record was: ``12 s``, ``5 min``, ``3 h``, ``12 d``."""
+    """Format the time since a record's time: ``12 s``, ``5 min``, ``3 h``, ``12 d``."""
     seconds = seconds_since(moment)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
@@ -129,5 +129,5 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _says_more(found: dict[str, Any]) -> bool:
-    """Whether what it waits for is not in the line of its progress already."""
+    """Return whether the progress line does not yet include what the run waits for."""
     return bool(found["waiting_for"]) and found["waiting_for"] not in (found["progress"] or "")

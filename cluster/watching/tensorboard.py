@@ -1,4 +1,4 @@
-"""TensorBoard over a run: on its directory, or on a copy that is kept up to date with its remote event files."""
+"""Serve a run with TensorBoard, from its directory or from a synchronized copy of its remote event files."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> 
     """Serve a run on 127.0.0.1 until Ctrl-C; trials that begin meanwhile appear.
 
     Args:
-        run: It may have no trials yet.
-        port: 0 takes a free one.
-        tell: Told the address once it answers.
+        run: Run to serve; it may have no trials yet.
+        port: TCP port; 0 selects a free one.
+        tell: Called with the URL once the server responds.
 
     Raises:
-        InputError: The port is taken.
-        RunFailedError: TensorBoard ended by itself; with what it said last.
+        InputError: The port is in use.
+        RunFailedError: TensorBoard ended by itself; the message has its last line of output.
     """
     port = _free(port)
     with suppress(KeyboardInterrupt), _event_files(run) as directory, tempfile.TemporaryFile() as said:
         arguments = ["--logdir", str(directory), "--host", "127.0.0.1", "--port", str(port)]
         arguments += ["--reload_interval", str(_RELOAD_S)]
         command = [sys.executable, "-m", "tensorboard.main", *arguments]
-        # A group of its own: Ctrl-C on the terminal is for this process, which ends the server.
+        # Its own process group: Ctrl-C must reach only this process, which then stops the server.
         server = subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
         copied = [] if run.store.directory is not None else [directory]
         watchdog = Watchdog(copied, [server.pid])
@@ -110,7 +110,7 @@ def _event_files(run: Run) -> Iterator[Path]:
         yield directory
         return
     with temporary_directory("events") as copied:
-        # It is tried again every period anyway.
+        # No retries: the copy is updated every period anyway.
         store = run.store.once
         copy, ended = EventCopy(store, run.tensorboard, copied), threading.Event()
         copy.update()
@@ -124,7 +124,7 @@ def _event_files(run: Run) -> Iterator[Path]:
 
 
 def _update_often(copy: EventCopy, ended: threading.Event) -> None:
-    """Again and again; what fails is said once, and tried again."""
+    """Update the copy periodically; a failure is logged once and retried."""
     was_away = False
     while not ended.wait(_PERIOD_S):
         try:
@@ -139,9 +139,9 @@ def _update_often(copy: EventCopy, ended: threading.Event) -> None:
 
 
 class EventCopy:
-    """A local copy of a folder of event files; what is new is appended to the files in place.
+    """A local copy of a folder of event files; new content is appended to the files in place.
 
-    TensorBoard keeps event files open and reads on where they ended, so they must not be replaced.
+    TensorBoard keeps event files open and continues reading at their former end, so they must not be replaced.
     """
 
     def __init__(self, store: Store, key: str, directory: Path) -> None:
@@ -150,15 +150,15 @@ class EventCopy:
         self._directory = directory
 
     def update(self) -> None:
-        """Bring what is new, and remove what is gone: a trial that is done anew under another name."""
+        """Append new content, and delete files that no longer exist, as of a trial restarted under another name."""
         sizes = self._store.sizes(self._key)
         for path in [path for path in self._directory.rglob("*") if path.is_file()]:
             if path.relative_to(self._directory).as_posix() not in sizes:
                 path.unlink()
-                with suppress(OSError):  # others of its run are still there
+                with suppress(OSError):  # it still has other files
                     path.parent.rmdir()
         for name, size in sizes.items():
-            if ".." in name.split("/"):  # an object may be called so, and would land elsewhere
+            if ".." in name.split("/"):  # a valid object name, but it would escape the directory
                 continue
             target = self._directory / name
             have = target.stat().st_size if target.exists() else 0
