@@ -146,7 +146,7 @@ def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
         "student": {"from_teacher": {"layers": [0, 1]}},
         "training": {"max_length": 24, "num_train_epochs": 1},
         "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
-        "export": {"variants": ["onnx", "onnx-int8"], "choose": {"max_drop_from_student": 1.0, "gate": "point"}},
+        "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0, "gate": "point"}},
         "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1]},
         "plan": {
             "minimise": "size_mb",
