@@ -18,7 +18,7 @@ def warm() -> None:
     import optuna  # noqa: F401
     import ray.tune
     import ray.tune.search.optuna  # noqa: F401
-    import test_search_store  # noqa: F401
+    import stored_searches  # noqa: F401
 
     import distiltune.search.driver.collect
     import distiltune.search.driver.experiment

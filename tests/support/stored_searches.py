@@ -22,6 +22,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
 from distiltune.search.space.students import ONLY_STUDENT, Student
+from distiltune.search.trial.checkpoints import find_checkpoint, saved_epochs
+from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
@@ -150,3 +152,44 @@ def small_disk(path: Path, size: str):
         yield
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+def saved_by_trial(store: Store) -> dict[str, int]:
+    """Last saved epoch of every trial that is in the store."""
+    trials = {name.split("/")[0] for name in store.sizes(KEYS["experiment"]) if "/checkpoint_" in name}
+    epochs = {
+        trial: find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}")) for trial in trials
+    }
+    return {trial: epoch.epoch for trial, epoch in epochs.items() if epoch}
+
+
+def lose_a_node(url: str) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from distiltune.search.driver.run_search import RAY_WORKER_ENV
+
+    os.environ.update(RAY_WORKER_ENV)
+    store = Store(url, retry_s=10)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_host": "127.0.0.1"})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(cluster.address, log_to_driver=False)
+    lost = []
+
+    def lose() -> None:
+        eventually(lambda: len(saved_by_trial(store)) == 2 and min(saved_by_trial(store).values()) >= 2)
+        lost.append(saved_by_trial(store))
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    outcome = search(store, 2, 8, 480)
+    thread.join()
+    ray.shutdown()
+    cluster.shutdown()
+    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
+    logs = {trial: read_log(store, f"{KEYS['logs']}/{trial}")[0] for trial in lost[0]}
+    assert sum("goes on after epoch" in text for text in logs.values()) == 1
+    for trial, text in logs.items():
+        again = [epoch for epoch in map(int, LOGGED_EPOCH.findall(text)) if epoch <= lost[0][trial]]
+        assert len(again) == len(set(again))

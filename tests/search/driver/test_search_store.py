@@ -26,6 +26,7 @@ from stored_searches import (
     eventually,
     kill,
     proxy,
+    saved_by_trial,
     search,
     small_disk,
 )
@@ -431,15 +432,6 @@ def driver_process(folder: Path, *arguments):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def saved_by_trial(store: Store) -> dict[str, int]:
-    """Last saved epoch of every trial that is in the store."""
-    trials = {name.split("/")[0] for name in store.sizes(KEYS["experiment"]) if "/checkpoint_" in name}
-    epochs = {
-        trial: find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}")) for trial in trials
-    }
-    return {trial: epoch.epoch for trial, epoch in epochs.items() if epoch}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
@@ -540,7 +532,7 @@ def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_ur
 @pytest.mark.timeout(600)
 def test_a_trial_whose_node_is_lost_goes_on_on_another(s3_url, tmp_path):
     """In a process of its own: this one may be connected to another Ray."""
-    code = f"from test_search_store import lose_a_node; lose_a_node({s3_url!r})"
+    code = f"from stored_searches import lose_a_node; lose_a_node({s3_url!r})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(TESTS), "DISTILTUNE_CACHE": str(tmp_path / "cache")},
@@ -549,35 +541,3 @@ def test_a_trial_whose_node_is_lost_goes_on_on_another(s3_url, tmp_path):
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def lose_a_node(url: str) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from distiltune.search.driver.run_search import RAY_WORKER_ENV
-
-    os.environ.update(RAY_WORKER_ENV)
-    store = Store(url, retry_s=10)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_host": "127.0.0.1"})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(cluster.address, log_to_driver=False)
-    lost = []
-
-    def lose() -> None:
-        eventually(lambda: len(saved_by_trial(store)) == 2 and min(saved_by_trial(store).values()) >= 2)
-        lost.append(saved_by_trial(store))
-        cluster.remove_node(nodes[0], allow_graceful=False)
-
-    thread = threading.Thread(target=lose)
-    thread.start()
-    outcome = search(store, 2, 8, 480)
-    thread.join()
-    ray.shutdown()
-    cluster.shutdown()
-    assert [trial.state for trial in outcome.trials] == ["finished"] * 2
-    logs = {trial: read_log(store, f"{KEYS['logs']}/{trial}")[0] for trial in lost[0]}
-    assert sum("goes on after epoch" in text for text in logs.values()) == 1
-    for trial, text in logs.items():
-        again = [epoch for epoch in map(int, LOGGED_EPOCH.findall(text)) if epoch <= lost[0][trial]]
-        assert len(again) == len(set(again))
