@@ -52,7 +52,7 @@ def nodes_of_trials(run):
     found = {}
     for trial_id in run.store.names(run.trial_logs):
         text, _ = read_log(run.store, f"{run.trial_logs}/{trial_id}")
-        found[trial_id] = re.findall(r", node (\w+)\)", text)
+        found[trial_id] = re.findall(r", node (\w+),", text)
     return found
 
 
