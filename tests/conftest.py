@@ -5,9 +5,11 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from servers import S3_ENVIRONMENT, make_bucket, s3_server
+from servers import small_disk as mounted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # What a script starts in the background ignores Ctrl-C, and so would every process that the tests start.
@@ -56,3 +58,10 @@ def s3_endpoint() -> Iterator[str]:
 def s3_url(s3_endpoint: str) -> str:
     """Storage in a new bucket."""
     return make_bucket(s3_endpoint, f"bucket-{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory that holds one megabyte."""
+    with mounted(tmp_path / "disk", "1m"):
+        yield tmp_path / "disk"

@@ -153,10 +153,7 @@ def _remove_orphaned_directories() -> None:
 
 def _is_in_use(directory: Path) -> bool:
     """Return whether a process of this user belongs to the daemon of a directory, recorded here or elsewhere."""
-    for process in psutil.process_iter(["uids"]):
-        owner = process.info["uids"]
-        if owner is None or owner.real != os.getuid():
-            continue
+    for process in _own_processes():
         with suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == str(directory) or f"{directory}/" in " ".join(
                 process.cmdline()
@@ -248,16 +245,21 @@ def _processes(daemon: Daemon) -> list[psutil.Process]:
         with suppress(psutil.NoSuchProcess):
             found = {first, *first.children(recursive=True)}
     session_is_ours = _same_process(daemon) is not None or not psutil.pid_exists(daemon.pid)
-    for process in psutil.process_iter(["uids", "create_time"]):
-        owner = process.info["uids"]
-        if process.pid == os.getpid() or owner is None or owner.real != os.getuid():
-            continue
+    for process in _own_processes():
         if process.info["create_time"] < daemon.create_time - 2:
             continue
         with suppress(psutil.Error, OSError):
             if _is_part(process, daemon, session_is_ours):
                 found.update({process, *process.children(recursive=True)})
     return [process for process in found if _lives(process)]
+
+
+def _own_processes() -> Iterator[psutil.Process]:
+    """Yield the other processes of this user; ``info`` has their ``create_time``."""
+    for process in psutil.process_iter(["uids", "create_time"]):
+        owner = process.info["uids"]
+        if process.pid != os.getpid() and owner is not None and owner.real == os.getuid():
+            yield process
 
 
 def _is_part(process: psutil.Process, daemon: Daemon, session_is_ours: bool) -> bool:

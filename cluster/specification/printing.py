@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from .config import JobConfig
-from .sections import chosen_keys, described_keys, section_of
+from .sections import chosen_keys, section_of
 
 _WIDTH = 110
 # Keys that matter for every job, shown whether they were given or not.
@@ -38,8 +38,10 @@ def as_yaml(config: JobConfig, *, all_keys: bool = False) -> str:
 
 
 def _lines(section: type[BaseModel], values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for number, (name, value, field) in enumerate(described_keys(section, values)):
-        if not indent and number:
+    shown = [name for name in section.model_fields if name in values]
+    for name in shown:
+        value, field = values[name], section.model_fields[name]
+        if not indent and name != shown[0]:
             yield ""
         comment = f"{indent}# "
         yield from textwrap.wrap(
@@ -47,9 +49,8 @@ def _lines(section: type[BaseModel], values: Mapping[str, Any], indent: str) -> 
         )
         below = section_of(field, value) if isinstance(value, dict) else None
         if below is None or not value:
-            flow = (
-                None if isinstance(value, dict | list) else False
-            )  # innermost lists and mappings on one line
+            # None: the innermost lists and mappings stand on one line each.
+            flow = None if isinstance(value, dict | list) else False
             text = yaml.safe_dump(
                 {name: value},
                 sort_keys=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -107,12 +107,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def described_keys(
-    section: type[BaseModel], values: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, FieldInfo]]:
-    """Yield name, value and field of each key in ``values``, in the section's order."""
-    for name, field in section.model_fields.items():
-        if name in values:
-            yield name, values[name], field

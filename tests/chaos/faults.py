@@ -18,8 +18,8 @@ import psutil
 from job import SEARCH
 from look import Sight, look
 from processes import Cluster, Driver, Drivers, ended, make_environment
-from servers import free_port, make_bucket, s3_server
-from stored_searches import KEYS, eventually, proxy, small_disk
+from servers import free_port, make_bucket, s3_server, small_disk
+from stored_searches import KEYS, eventually, proxy
 
 from distiltune.search.trial.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
 from distiltune.storage.store import Store

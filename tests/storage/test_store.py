@@ -34,17 +34,6 @@ def store(request, tmp_path, monkeypatch):
     return Store(url.replace("?", "/prefix?"), retry_s=1)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A directory that holds one megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
-
-
 class _Refuses(BaseHTTPRequestHandler):
     def _answer(self):
         self.rfile.read(int(self.headers.get("content-length") or 0))

@@ -1,4 +1,4 @@
-"""Servers that the tests talk to over loopback, each a process of its own."""
+"""What tests need of the machine: servers over loopback, each a process of its own, and a small disk."""
 
 import os
 import socket
@@ -8,6 +8,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 # What every client of the S3 server needs; the server takes any.
 S3_ENVIRONMENT = {
@@ -61,3 +64,15 @@ def wait_for_http(url: str, timeout_s: float = 60) -> None:
         except OSError:
             assert time.monotonic() < deadline, url
             time.sleep(0.1)
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    """Mount a file system of a size, such as ``16m``, at a new directory; skip the test without the right to."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from searches import split
 from transformers import BertConfig, BertForSequenceClassification
@@ -141,17 +140,6 @@ def eventually(look, timeout_s: float = 120):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     return found
-
-
-@contextmanager
-def small_disk(path: Path, size: str):
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 def saved_by_trial(store: Store) -> dict[str, int]:

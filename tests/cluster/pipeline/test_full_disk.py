@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ from distiltune.cluster.store.lease import Lease
 from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DataError, RunFailedError
 from distiltune.storage.retry import refusal_of
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A directory that holds one megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from servers import S3_ENVIRONMENT
+from servers import S3_ENVIRONMENT, small_disk
 from stored_searches import (
     KEYS,
     LOGGED_EPOCH,
@@ -28,7 +28,6 @@ from stored_searches import (
     proxy,
     saved_by_trial,
     search,
-    small_disk,
 )
 from transformers import AutoModelForSequenceClassification
 
