@@ -39,13 +39,10 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import psutil
+from simulated_trial import simulated_trial
 
 CLEARLY_ABOVE_LINEAR = 1.2
 HUNDRED = 100
-CHECKPOINT_FILES = (
-    *("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth"),
-    *("scheduler.pt", "trainer_state.json", "training_args.bin"),
-)
 KINDS = {
     r"search/[^/]+/checkpoint_\d+/.*": "checkpoints",
     r"search/[^/]+/.*": "results of trials",
@@ -54,90 +51,6 @@ KINDS = {
     r"logs/.*": "logs",
     r"study/.*": "Optuna journal",
 }
-
-
-# ---- A trial that does not train ------------------------------------------------------------------------
-
-
-def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
-    """What runs in place of ``run_trial``; a closure, so that workers get it by value and import no torch."""
-
-    def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
-        from ray import tune
-
-        from distiltune.search.trial.checkpoints import send_epoch, superfluous, write_epoch
-        from distiltune.search.trial.events import TAGS, TrialEvents
-        from distiltune.search.trial_record import trial_name
-        from distiltune.storage.logs import LogWriter
-
-        began, began_cpu = time.monotonic(), time.process_time()
-        store, arguments = settings.store, config["arguments"]
-        trial_id, saved = trial_name(config["number"]), []
-        store.write_json(f"{settings.experiment}/{trial_id}/begun.json", arguments)
-        log = LogWriter(store, f"{settings.logs}/{trial_id}")
-        log.write(f"trial {trial_id}\narguments: {json.dumps(arguments)}\n")
-        events = TrialEvents(store, f"{settings.tensorboard}/{trial_id}", arguments)
-        num_epochs, curve = arguments["num_train_epochs"], []
-        try:
-            with tempfile.TemporaryDirectory(prefix="trial-") as work:
-                for epoch in range(1, num_epochs + 1):
-                    time.sleep(epoch_seconds)
-                    metrics = epoch_metrics(arguments, config["number"], epoch)
-                    curve.append([epoch / num_epochs, metrics["validation_accuracy"]])
-                    best = max(value for _, value in curve)
-                    shown = {TAGS[name]: value for name, value in metrics.items() if name in TAGS}
-                    events.scalars({**shown, "best/accuracy": best}, 100 * epoch)
-                    events.send()
-                    reported = {
-                        **metrics,
-                        "epoch": epoch,
-                        "progress": epoch / num_epochs,
-                        "trial_seconds": time.monotonic() - began,
-                        "best_accuracy": best,
-                        "saved_at": time.time(),
-                        "failure": "",
-                        "curve": list(curve),
-                        "process": os.getpid(),
-                        "process_cpu_s": time.process_time() - began_cpu,
-                    }
-                    directory = Path(work) / f"checkpoint-{100 * epoch}"
-                    directory.mkdir()
-                    for name in CHECKPOINT_FILES:
-                        (directory / name).write_bytes(bytes(1024))
-                    write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
-                    log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
-                    saved.append(send_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
-                    for each in superfluous(saved, settings.metric, settings.mode, num_last=2):
-                        store.delete(each.key)
-                        saved.remove(each)
-                    tune.report(reported)
-            events.end("success")
-        finally:
-            events.close()
-            log.close()
-
-    return run_trial
-
-
-def epoch_metrics(arguments: dict[str, Any], number: int, epoch: int) -> dict[str, float]:
-    """Everything that an epoch reports: an accuracy that rises, and to where depends on the arguments."""
-    far = (
-        0.10 * (arguments["alpha"] - 0.3) ** 2
-        + 0.0002 * (arguments["temperature"] - 8) ** 2
-        + 0.02 * math.log10(arguments["learning_rate"] / 6e-4) ** 2
-    )
-    noise = 0.002 * math.sin(12.9898 * number + 78.233 * epoch)
-    accuracy = 0.95 - far - 0.3 * math.exp(-1.2 * epoch) + noise
-    return {
-        "train_loss": 1.0 - accuracy,
-        "train_cross_entropy": 1.2 * (1.0 - accuracy),
-        "train_distillation": 0.8 * (1.0 - accuracy),
-        "examples_per_second": 1000.0,
-        "validation_loss": 1.1 * (1.0 - accuracy),
-        "validation_accuracy": accuracy,
-        "validation_in_scope_accuracy": accuracy,
-        "validation_oos_recall": accuracy - 0.2,
-    }
 
 
 # ---- One search, in a process of its own ----------------------------------------------------------------

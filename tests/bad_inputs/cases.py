@@ -21,16 +21,16 @@ from .case import Case
 
 # Of the cases of a module one in so many is among the fast ones, which `make test` runs; the others are slow.
 ONE_IN = {
-    commands: 4,
-    values: 9,
-    specifications: 2,
-    paths: 7,
-    data_files: 4,
-    checkpoints: 6,
-    artifacts: 4,
-    run_records: 4,
-    storages: 5,
-    addresses: 3,
+    commands: 6,
+    values: 14,
+    specifications: 4,
+    paths: 14,
+    data_files: 8,
+    checkpoints: 12,
+    artifacts: 6,
+    run_records: 8,
+    storages: 8,
+    addresses: 4,
 }
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly, whatever the period of what is chosen from
 

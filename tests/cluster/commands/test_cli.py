@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
-from distiltune.cluster.cli import main
 from distiltune.export.runtime.classifier import TextClassifier
 
 
@@ -30,16 +28,6 @@ def distiltune(*arguments, cwd=None, stdin=None, **environment):
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         check=False,
     )
-
-
-@pytest.fixture
-def here(monkeypatch, tmp_path):
-    """The command line in this process, which has the libraries loaded already."""
-    monkeypatch.chdir(tmp_path)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield lambda *arguments: main(list(arguments))
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_help_answers_at_once():

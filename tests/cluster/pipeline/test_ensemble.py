@@ -121,6 +121,7 @@ def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, t
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_one_process_runs_one_job_after_another():
     program = """
 import ray

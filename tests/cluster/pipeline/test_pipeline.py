@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +16,15 @@ import yaml
 from datafiles import write
 from small_job import COMMAND, JOB, environment, eventually
 
-from distiltune.cluster.store.runs import STAGES
+from distiltune.cluster.store.runs import LOGITS, STAGES, TEACHERS, Run, Storage
+from distiltune.export.artifact.seal import verify_artifact
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 
 SEARCH_WITH_A_FAULT = {
     "num_trials": 3,
+    "max_concurrent_trials": 1,  # one worker to start
     "space": {
         **JOB["search"]["space"],
         "data.augmentation.spliced.count": {"type": "int", "low": 0, "high": 40},
@@ -241,52 +244,75 @@ def test_nothing_that_a_person_pulls_is_a_pickle(home):
                 assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x04", b"\x80\x05"}, path
 
 
-def test_the_same_run_again_does_nothing_again(home):
+def test_the_same_run_again_does_nothing_again(home, here, monkeypatch, capsys):
     # As an older run has it, that did not know of a key yet.
     file = home / "distiltune-runs" / "runs" / "first" / "job.json"
     held = json.loads(file.read_text())
     del held["benchmark"]["max_threads"]
     file.write_text(json.dumps(held))
+    monkeypatch.chdir(home)
     began = time.monotonic()
-    done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((home / "stdout.json").read_text())
+    assert here("run", "job.yaml", "--run-id", "first", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((home / "stdout.json").read_text())
     assert time.monotonic() - began < 60
 
 
-def test_another_specification_under_the_same_id_is_refused(home):
-    done = distiltune("run", "job.yaml", "--run-id", "first", "--set", "training.seed=1", cwd=home)
-    assert done.returncode == 2
-    assert "training" in done.stderr
+def test_another_specification_under_the_same_id_is_refused(home, here, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    assert here("run", "job.yaml", "--run-id", "first", "--set", "training.seed=1") == 2
+    assert "training" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_task_that_no_node_can_hold_is_refused_before_it_waits(home):
     done = distiltune("run", "job.yaml", "--run-id", "large", "--set", "resources.export.cpu=999", cwd=home)
     assert done.returncode == 2
     assert "resources.export: 999 CPUs" in done.stderr
 
 
-def test_other_data_under_the_same_id_is_refused(home):
+def test_other_data_under_the_same_id_is_refused(home, here, monkeypatch, capsys):
     stage = home / "distiltune-runs" / "runs" / "first" / "stages" / "data.json"
     before = stage.read_text()
+    monkeypatch.chdir(home)
     try:
         stage.write_text(before.replace(json.loads(before)["result"]["fingerprint"], "0" * 64))
-        done = distiltune("run", "job.yaml", "--run-id", "first", cwd=home)
+        assert here("run", "job.yaml", "--run-id", "first") == 2
     finally:
         stage.write_text(before)
-    assert done.returncode == 2
-    assert "other data" in done.stderr
+    assert "other data" in capsys.readouterr().err
 
 
-def test_train_is_one_trial_and_labels_no_text_again(home):
+def test_train_on_s3_is_one_trial_and_labels_no_text_again(home, s3_url, tmp_path, monkeypatch):
+    """A storage that has the teachers and their logits already; the machine has neither, and no other file."""
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "sender"))
+    store = Storage(s3_url).store
+    for kind in (TEACHERS, LOGITS):
+        for folder in (home / "distiltune-runs" / kind).iterdir():
+            key = f"{kind}/{folder.name}"
+            shutil.copytree(folder, store.local(key))
+            store.publish(key)
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
+    for name in ("job.yaml", "more.txt"):
+        shutil.copy(home / name, tmp_path / name)
+
+    def on_s3(*arguments):
+        done = distiltune(*arguments, "--storage", s3_url, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     values = ["--set", "training.num_train_epochs=1", "--set", "export.variants=[onnx]"]
-    done = distiltune("train", "job.yaml", "--run-id", "second", "--json", *values, cwd=home)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["trials"]) == 1
+    found = json.loads(on_s3("train", "job.yaml", "--run-id", "far", "--json", *values))
+    assert [trial["state"] for trial in found["trials"]] == ["finished"]
     assert (found["best"]["alpha"], found["best"]["num_train_epochs"]) == (0.5, 1)
-    run = home / "distiltune-runs" / "runs" / "second"
-    assert json.loads((run / "stages" / "logits.json").read_text())["result"]["texts_computed"] == 0
+    labelled = Run(store, "far").stage_record("logits")
+    assert labelled is not None and labelled["result"]["texts_computed"] == 0
+    assert found["artifact"] == f"{s3_url.partition('?')[0]}/runs/far/artifact"
+    shutil.rmtree(tmp_path / "cache")
+    on_s3("pull", "far", "--to", "model")
+    assert verify_artifact(tmp_path / "model").made_from["run_id"] == "far"
+    assert json.loads(on_s3("runs", "--json"))[0]["state"] == "finished"
+    assert "| **" in on_s3("report", "far")
+    assert not (tmp_path / "distiltune-runs").exists()
 
 
 def test_tensorboard_serves_scalars_and_hparams(home, found, free_port):

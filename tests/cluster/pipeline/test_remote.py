@@ -1,18 +1,15 @@
 """The whole job with its storage on a real S3 protocol server, resume from there included."""
 
 import json
-import shutil
 import signal
 import subprocess
 
 import pytest
 import yaml
-from cluster_job import JOB as ONE_TRIAL
 from servers import S3_ENVIRONMENT
 from small_job import COMMAND, JOB, environment, eventually
 
 from distiltune.cluster.store.runs import Storage
-from distiltune.export.artifact.seal import verify_artifact
 
 
 @pytest.fixture
@@ -32,24 +29,6 @@ def on_s3(url, home, *arguments):
         check=False,
         timeout=280,
     )
-
-
-def test_the_whole_job_runs_with_its_storage_on_s3(home, s3_url):
-    (home / "job.yaml").write_text(yaml.safe_dump(ONE_TRIAL))
-    done = on_s3(s3_url, home, "run", "job.yaml", "--run-id", "far", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [trial["state"] for trial in found["trials"]] == ["finished"]
-    assert found["artifact"] == f"{s3_url.partition('?')[0]}/runs/far/artifact"
-    shutil.rmtree(home / "cache")
-    pulled = on_s3(s3_url, home, "pull", "far", "--to", "model")
-    assert pulled.returncode == 0, pulled.stderr
-    assert verify_artifact(home / "model").made_from["run_id"] == "far"
-    assert json.loads(on_s3(s3_url, home, "runs", "--json").stdout)[0]["state"] == "finished"
-    assert "| **" in on_s3(s3_url, home, "report", "far").stdout
-    again = on_s3(s3_url, home, "run", "job.yaml", "--run-id", "far", "--json")
-    assert json.loads(again.stdout) == found
-    assert not (home / "distiltune-runs").exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from models import tiny_classifier, tiny_data
 from onnx import helper
 
 from distiltune.errors import InputError, RunFailedError
+from distiltune.export.benchmark import rows as rows_module
+from distiltune.export.benchmark import worker
 from distiltune.export.benchmark.measurements import (
     PerformanceBenchmark,
     median_text,
@@ -22,6 +24,7 @@ from distiltune.export.benchmark.measurements import (
 from distiltune.export.benchmark.predictions import unpack_answers
 from distiltune.export.benchmark.reference import write_reference
 from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.benchmark.targets import pytorch, pytorch_int8
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
 from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
@@ -149,6 +152,20 @@ def texts() -> BenchmarkTexts:
     return BenchmarkTexts(words[::2], labels[::2], words[1::2], labels[1::2], LABELS, "label_3")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are measured in this process, which has the libraries loaded already."""
+
+    def run_here(module: str, arguments: list[str], **_: object) -> None:
+        assert module == "benchmark.worker"
+        spec, out = map(Path, arguments)
+        out.write_text(json.dumps(worker.measure(json.loads(spec.read_text())), allow_nan=False))
+
+    monkeypatch.setattr(rows_module, "run_module", run_here)
+    for target in (pytorch, pytorch_int8):  # PyTorch accepts a number of threads once a process
+        monkeypatch.setattr(target, "set_threads", lambda _: None)
+
+
 def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], texts: BenchmarkTexts) -> None:
     specs = [
         RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
@@ -176,26 +193,28 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
     assert onnx.peak_memory_mb < student.peak_memory_mb / 2
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_an_onnx_row_on_one_thread_has_its_floor(
     folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     specs = [
-        RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
         RowSpec("onnx", "onnx", str(folders["onnx"]), 16),
         RowSpec("uncounted", "onnx", str(uncounted(folders["onnx"], tmp_path / "uncounted")), 16),
     ]
-    student, plain, other = measure_rows(specs, texts, QUICK.model_copy(update={"floors": True}))
+    plain, other = measure_rows(specs, texts, QUICK.model_copy(update={"floors": True}))
     assert plain.floor_ms is not None
     assert 0 < plain.floor_ms["floor"] < plain.latency_ms["p50"]
     assert plain.floor_ms["floor"] == max(plain.floor_ms["bytes"], plain.floor_ms["operations"])
-    assert student.floor_ms is None
     assert other.floor_ms is None
     assert other.latency_ms["p50"] > 0
     assert "uncounted: no floor" in caplog.text
     assert "what Einsum needs cannot be counted" in caplog.text
     for changed in ({"floors": False}, {"floors": True, "num_threads": 2}):
-        (row,) = measure_rows(specs[1:2], texts, QUICK.model_copy(update=changed))
+        (row,) = measure_rows(specs[:1], texts, QUICK.model_copy(update=changed))
         assert row.floor_ms is None
+    pytorch_row = RowSpec("student-pytorch", "pytorch", str(folders["student"]), 16)
+    (row,) = measure_rows([pytorch_row], texts, QUICK.model_copy(update={"floors": True}))
+    assert row.floor_ms is None
 
 
 def uncounted(variant: Path, target: Path) -> Path:
@@ -210,6 +229,7 @@ def uncounted(variant: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_rows_are_measured_with_their_own_threshold_too(
     folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path
 ) -> None:
@@ -239,6 +259,7 @@ def test_rows_are_measured_with_their_own_threshold_too(
     assert again.with_threshold is None
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ["onnx-int8", "student-pytorch-int8"])
 def test_quantized_rows_are_judged_by_each_text_alone(
     folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: str
@@ -305,6 +326,7 @@ def logits_in_batches(
     return np.concatenate([ask(texts[i : i + size]) for i in range(0, len(texts), size)])
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_answers_are_kept_so_that_rows_can_be_compared(
     folders: dict[str, Path], texts: BenchmarkTexts
 ) -> None:

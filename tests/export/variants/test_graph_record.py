@@ -8,6 +8,7 @@ import onnx
 import pytest
 from models import tiny_classifier, tiny_data
 from onnx import numpy_helper
+from pictures import num_colours
 
 from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig
@@ -136,7 +137,7 @@ def test_the_pictures_are_drawn(made, tmp_path: Path) -> None:
     for path in draw_graphs(records, "onnx-int8", tmp_path):
         picture = matplotlib.image.imread(path)
         sizes[path.name] = (picture.shape[1], picture.shape[0])
-        assert np.unique(picture.reshape(-1, picture.shape[-1]), axis=0).shape[0] > 50
+        assert num_colours(path) > 50
     assert sizes == {
         "size-by-part.png": (1350, 510),
         "sensitivity-by-part.png": (900, 678),

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from local_trial import epochs_of, run_here
 from models import tiny_classifier, tiny_data
 from safetensors.torch import load_file
 from searches import (
@@ -26,11 +27,11 @@ from searches import (
     search,
     search_config,
 )
+from simulated_searches import simulated_trials
 
 from distiltune.errors import ConfigError, RunFailedError, StorageError
 from distiltune.search.driver.run_search import TrialInputs
 from distiltune.search.space.students import ONLY_STUDENT, Student
-from distiltune.search.trial.checkpoints import saved_epochs
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
@@ -123,22 +124,19 @@ def test_a_finished_search_is_only_read(searched, inputs):
     assert again == outcome
 
 
-def test_a_seed_gives_the_same_suggestions(searched, inputs, tmp_path):
-    _, outcome, _ = searched
-    again = search(search_config(4), inputs, tmp_path)
-    assert [trial.parameters for trial in again.trials] == [trial.parameters for trial in outcome.trials]
+def test_a_seed_gives_the_same_suggestions(simulated, inputs, tmp_path):
+    first, again = (search(search_config(6), inputs, tmp_path / name) for name in ("first", "again"))
+    assert len(first.trials) == 6
+    assert [trial.parameters for trial in again.trials] == [trial.parameters for trial in first.trials]
 
 
-def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoint(
-    ray_session, inputs, tmp_path
-):
-    fixed = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
-    trial = search(search_config(1, **fixed), inputs, tmp_path).best
-    assert trial.checkpoint is not None
-    logits = logits_of(tmp_path / trial.checkpoint, inputs.validation)
+def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoint(inputs, tmp_path):
+    arguments = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
+    reported = run_here(inputs, tmp_path, arguments, TRAINING)
+    logits = logits_of(tmp_path / epochs_of(tmp_path)[-1].key, inputs.validation)
     labels = torch.from_numpy(inputs.validation.labels.copy())
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
-    assert trial.metrics["validation_loss"] == pytest.approx(loss, abs=1e-5)
+    assert reported[-1]["validation_loss"] == pytest.approx(loss, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +163,7 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
     )
 
 
-def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tmp_path):
+def test_a_trial_learns_the_teachers_hidden_states(with_teacher, tmp_path):
     fixed = {"alpha": 0.0, "temperature": 2, "num_train_epochs": 20, "learning_rate": 3e-3}
 
     def distance(directory: str) -> float:
@@ -178,29 +176,29 @@ def test_a_trial_learns_the_teachers_hidden_states(ray_session, with_teacher, tm
 
     reached = []
     for weight in (0.0, 1.0):
-        config = search_config(1, **fixed, hidden_loss_weight=weight)
-        record = search(config, with_teacher, tmp_path / str(weight)).best
-        last = sorted((tmp_path / str(weight) / "search" / record.trial_id).glob("checkpoint_*"))[-1]
+        name = f"weight-{weight:g}"
+        run_here(with_teacher, tmp_path, {**fixed, "hidden_loss_weight": weight}, TRAINING, name=name)
+        last = tmp_path / epochs_of(tmp_path, name)[-1].key
         load_tokenizer(with_teacher.students[ONLY_STUDENT].key).save_pretrained(last)
         reached.append(distance(str(last)))
     assert reached[1] < min(reached[0], distance(with_teacher.students[ONLY_STUDENT].key)) / 2
 
 
-def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tmp_path):
-    fixed = {"temperature": 2, "num_train_epochs": 1, "learning_rate": 5e-3, "hidden_loss_weight": 0.5}
-    config = search_config(1, alpha=0.0, **fixed)
+def test_hidden_states_of_other_tokens_are_refused(with_teacher, tmp_path):
+    arguments = {"alpha": 0.0, "temperature": 2, "num_train_epochs": 1, "hidden_loss_weight": 0.5}
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
-    with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
-        search(config, replace(with_teacher, students={ONLY_STUDENT: Student(str(other))}), tmp_path / "1")
-    with pytest.raises(RunFailedError, match="no teacher"):
-        search(config, replace(with_teacher, teacher=None), tmp_path / "2")
+    strange = replace(with_teacher, students={ONLY_STUDENT: Student(str(other))})
+    [reported] = run_here(strange, tmp_path / "1", arguments, TRAINING)
+    assert re.search(r"hidden_loss_weight.*tokenizer is not the teacher's", reported["failure"])
+    [reported] = run_here(replace(with_teacher, teacher=None), tmp_path / "2", arguments, TRAINING)
+    assert re.search("hidden_loss_weight.*no teacher", reported["failure"])
 
 
 def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_does(
-    ray_session, inputs, tmp_path
+    simulated, inputs, tmp_path
 ):
     fixed = {"alpha": 1.0, "temperature": 2, "num_train_epochs": 1, "learning_rate": 1e30}
-    with pytest.raises(RunFailedError, match=r"the only trial failed.*learning rate"):
+    with pytest.raises(RunFailedError, match=r"the only trial failed.*learning_rate 1e\+30"):
         search(search_config(5, **fixed), inputs, tmp_path)
 
 
@@ -297,19 +295,20 @@ def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
 
 
 def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, tmp_path):
-    """Tune calls them terminated; they go on where they were."""
-    wanted = search_config(2, num_train_epochs=40, learning_rate=5e-3)
+    """Tune calls them terminated."""
+    wanted = search_config(2, num_train_epochs=10, learning_rate=5e-3)
 
     def interrupt(progress):
         if progress.best_value is not None and progress.running == 2:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match="the search was interrupted, and is saved"):
-        search(wanted, inputs, tmp_path / "s", on_progress=interrupt)
-    outcome = search(wanted, inputs, tmp_path / "s")
+    with simulated_trials(epoch_seconds=0.3):
+        with pytest.raises(KeyboardInterrupt, match="the search was interrupted, and is saved"):
+            search(wanted, inputs, tmp_path / "s", on_progress=interrupt)
+        outcome = search(wanted, inputs, tmp_path / "s")
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
     assert [trial.curve[-1][0] for trial in outcome.trials] == [1.0, 1.0]
-    assert all(len(trial.curve) == 40 for trial in outcome.trials)
+    assert all(len(trial.curve) == 10 for trial in outcome.trials)
 
 
 PRUNED = TRAINING.model_copy(
@@ -342,37 +341,25 @@ def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, input
     assert ", sparsity 0.6" in read_log(Store(str(tmp_path / "s")), "logs/0000")[0]
 
 
-def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path, monkeypatch):
-    """What a worker runs, in this process: its reports go to a list, and the third one ends the first try."""
-    from distiltune.search.trial import run as trial_module
-    from distiltune.search.trial.inputs import TrialSettings
+def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path):
+    """Its third report ends the first try."""
+    arguments = {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}
+    sparsities = []
 
-    reported = []
-
-    def report(metrics):
-        reported.append(metrics)
-        if len(reported) == 3:
+    def cut_off(metrics):
+        sparsities.append(metrics["sparsity"])
+        if len(sparsities) == 3:
             raise StorageError("cut off")
 
-    monkeypatch.setattr(trial_module.tune, "report", report)
-    monkeypatch.setattr(trial_module, "_where", lambda: "here")
-    store = Store(str(tmp_path))
-    (tmp_path / "student").symlink_to(inputs.students[ONLY_STUDENT].key)
-    given = {"number": 0, "arguments": {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}}
-    weights = {}
-    for name in ("cut", "cut", "whole"):
-        folders = f"{name}/search", f"{name}/tensorboard", f"{name}/logs"
-        store.write(f"{name}/search/here", b"")  # the driver has made the folder
-        settings = TrialSettings(PRUNED, "validation_accuracy", "max", store, *folders, 1, use_gpu=False)
-        try:
-            trial_module.run_trial(
-                given, replace(inputs, students={ONLY_STUDENT: Student("student")}), settings
-            )
-        except StorageError:
-            continue
-        last = max(saved_epochs(store, f"{name}/search/0000"), key=lambda each: each.epoch)
-        weights[name] = load_file(tmp_path / last.key / "model.safetensors")
-    assert "goes on after epoch 3" in read_log(store, "cut/logs/0000")[0]
+    with pytest.raises(StorageError, match="cut off"):
+        run_here(inputs, tmp_path, arguments, PRUNED, name="cut", report=cut_off)
+    run_here(inputs, tmp_path, arguments, PRUNED, name="cut")
+    reported = run_here(inputs, tmp_path, arguments, PRUNED, name="whole")
+    assert "after epoch 3" in read_log(Store(str(tmp_path)), "cut/logs/0000")[0]
     assert reported[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
-    assert 0 < reported[2]["sparsity"] < 0.8
-    assert all(torch.equal(value, weights["whole"][name]) for name, value in weights["cut"].items())
+    assert 0 < sparsities[2] < 0.8
+    cut, whole = (
+        load_file(tmp_path / epochs_of(tmp_path, name)[-1].key / "model.safetensors")
+        for name in ("cut", "whole")
+    )
+    assert all(torch.equal(value, whole[name]) for name, value in cut.items())

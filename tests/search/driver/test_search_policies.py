@@ -1,4 +1,4 @@
-"""Early stopping, budgets, failures, objectives and students of a search, on a real local Ray."""
+"""Early stopping, budgets, failures, objectives and students of a search: real Ray and Tune, simulated trials."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from searches import search
+from simulated_searches import GOOD_RATE, RUINOUS_RATE, SLOW_RATE
 
 from distiltune.errors import ConfigError, RunFailedError
 from distiltune.search.config import SearchConfig
 from distiltune.search.space.students import Student
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
-SLOW_RATE, GOOD_RATE, RUINOUS_RATE = 1e-9, 5e-3, 1e30
+pytestmark = pytest.mark.usefixtures("simulated")
 
 
 def config(**values) -> SearchConfig:

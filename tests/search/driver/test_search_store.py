@@ -77,7 +77,7 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
         if progress.best_value is not None and progress.running:
             seen_while_running.append(store.names(KEYS["tensorboard"]))
 
-    outcome = search(store, 2, 2, on_progress=tell)
+    outcome = search(store, 2, 2, on_progress=tell, cpus_per_trial=2)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
     assert json.loads(json.dumps(told[-1].to_json()))["done"] == 2
     assert outcome.best.checkpoint is not None
@@ -94,7 +94,7 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
         assert f'"alpha": {trial.parameters["alpha"]}' in text
         assert socket.gethostname() in text
         assert "in-scope accuracy" in text
-    assert search(store, 2, 2) == outcome
+    assert search(store, 2, 2, cpus_per_trial=2) == outcome
 
 
 @pytest.mark.parametrize("place", ["directory", "s3"])
@@ -164,14 +164,14 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
 def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_path):
     """As after a kill of the driver within the seconds before a snapshot; nothing is trained again."""
     store = Store(str(tmp_path))
-    outcome = search(store, 3, 2)
+    outcome = search(store, 3, 2, cpus_per_trial=2)
     experiment, logs = KEYS["experiment"], KEYS["logs"]
     for name in store.names(experiment):
         if not is_trial_name(name):
             store.delete(f"{experiment}/{name}")
     other = store.read_json(f"{experiment}/0002/begun.json") or {}
     store.write_json(f"{experiment}/0002/begun.json", {**other, "arguments": {"alpha": 0.123}})
-    again = search(store, 3, 2)
+    again = search(store, 3, 2, cpus_per_trial=2)
     for before, after in zip(outcome.trials, again.trials, strict=True):
         assert (before.trial_id, before.parameters, before.curve) == (
             after.trial_id,

@@ -408,6 +408,7 @@ def shown_trials(url, count):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_real_dashboard_shows_a_search_while_it_runs(tmp_path):
     mirror = new_mirror(Store(str(tmp_path)))
     mirror.rewrite([])

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from local_trial import run_here
 from safetensors.torch import load_file
 from searches import split
 from transformers import BertConfig, BertForSequenceClassification
@@ -46,27 +47,33 @@ def publish_student(store: Store, dropout: float) -> str:
     return "student"
 
 
-def search(
-    store: Store, *, processes: int, num_rows: int = 96, num_epochs: int = 3, dropout: float = 0.0, **options
-):
-    """One trial."""
+def inputs_of(student: str, num_rows: int) -> TrialInputs:
     train = split(num_rows, 1)
-    logits = (4 * np.eye(4, dtype=np.float32))[train.labels]
-    inputs = TrialInputs(
-        students={ONLY_STUDENT: Student(publish_student(store, dropout))},
-        train={"train": LabelledSplit(train, logits)},
+    return TrialInputs(
+        students={ONLY_STUDENT: Student(student)},
+        train={"train": LabelledSplit(train, (4 * np.eye(4, dtype=np.float32))[train.labels])},
         validation=split(32, 2),
         out_of_scope_id=3,
         label_names=["a", "b", "c", "oos"],
     )
+
+
+def training(**arguments) -> TrainingConfig:
+    # A gradient that is 0 but for rounding must not become a step as large as any, as it would by Adam's 1e-8.
+    arguments = {"bf16": False, "adam_epsilon": 1e-4, **arguments}
+    return TrainingConfig(learning_rate=5e-3, batch_size=16, arguments=arguments)
+
+
+def search(
+    store: Store, *, processes: int, num_rows: int = 96, num_epochs: int = 3, dropout: float = 0.0, **options
+):
+    """One trial."""
     space = {"num_train_epochs": num_epochs, "alpha": 0.5, "temperature": 2, **options.pop("space", {})}
     config = SearchConfig.model_validate({"space": space, "metric": "validation_loss", "mode": "min"})
-    # A gradient that is 0 but for rounding must not become a step as large as any, as it would by Adam's 1e-8.
-    arguments = {"bf16": False, "adam_epsilon": 1e-4, **options.pop("arguments", {})}
     return run_search(
         config,
-        TrainingConfig(learning_rate=5e-3, batch_size=16, arguments=arguments),
-        inputs,
+        training(**options.pop("arguments", {})),
+        inputs_of(publish_student(store, dropout), num_rows),
         store=store,
         experiment="search",
         tensorboard="tensorboard",
@@ -85,9 +92,9 @@ def reports(store: Store, trial_id: str) -> list[dict]:
     return [json.loads(line) for line in content.decode().splitlines()]
 
 
-def last_weights(store: Store, trial_id: str) -> dict[str, torch.Tensor]:
+def last_weights(store: Store, trial: str) -> dict[str, torch.Tensor]:
     assert store.directory is not None
-    last = max(saved_epochs(store, f"search/{trial_id}"), key=lambda each: each.epoch)
+    last = max(saved_epochs(store, trial), key=lambda each: each.epoch)
     return load_file(store.directory / last.key / "model.safetensors")
 
 
@@ -127,23 +134,26 @@ def none_is_left() -> bool:
     ],
 )
 def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_path):
-    curves, weights = [], []
-    for processes in (1, 2):
-        store = Store(str(tmp_path / str(processes)))
-        outcome = search(store, processes=processes, num_rows=num_rows, arguments=arguments)
-        trial = outcome.best
-        reported = reports(store, trial.trial_id)
-        assert [each["epoch"] for each in reported] == [1, 2, 3]
-        curves.append([each[name] for each in reported for name in LOSSES])
-        weights.append(last_weights(store, trial.trial_id))
-        assert reported[-1]["curve"] == [
-            [(n + 1) / 3, each["validation_loss"]] for n, each in enumerate(reported)
-        ]
+    """The one is this process."""
+    store = Store(str(tmp_path / "two"))
+    trial = search(store, processes=2, num_rows=num_rows, arguments=arguments).best
+    two = reports(store, trial.trial_id)
+    assert none_is_left()
+    one = run_here(
+        inputs_of(str(tmp_path / "two" / "student"), num_rows),
+        tmp_path / "one",
+        {"num_train_epochs": 3, "alpha": 0.5, "temperature": 2},
+        training(**arguments),
+        metric=("validation_loss", "min"),
+    )
+    curves = [[each[name] for each in reported for name in LOSSES] for reported in (one, two)]
+    assert [each["epoch"] for each in two] == [1, 2, 3]
+    assert two[-1]["curve"] == [[(n + 1) / 3, each["validation_loss"]] for n, each in enumerate(two)]
     assert curves[0][0] > curves[0][-4] + 0.1, "it learns"
     assert curves[1] == pytest.approx(curves[0], abs=LOSS_TOLERANCE)
-    for name, one in weights[0].items():
-        assert (weights[1][name] - one).abs().max() < WEIGHT_TOLERANCE, name
-    assert none_is_left()
+    expected = last_weights(Store(str(tmp_path / "one")), "one/search/0000")
+    for name, value in last_weights(store, f"search/{trial.trial_id}").items():
+        assert (value - expected[name]).abs().max() < WEIGHT_TOLERANCE, name
 
 
 def search_and_kill(store: Store, name: str):
@@ -186,7 +196,9 @@ def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, ray_sess
     killed, whole = Store(str(tmp_path / "killed")), Store(str(tmp_path / "whole"))
     trial, _ = search_and_kill(killed, name)
     other = search(whole, processes=2, num_epochs=4, dropout=0.1).best
-    weights, expected = last_weights(killed, trial.trial_id), last_weights(whole, other.trial_id)
+    weights, expected = (
+        last_weights(store, f"search/{each.trial_id}") for store, each in ((killed, trial), (whole, other))
+    )
     # Dropout included: every process goes on with its own random numbers.
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
@@ -207,6 +219,7 @@ def tune_with_two_processes(directory: Path, trial, **options):
     return result
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path):
     began = tmp_path / "began"
 

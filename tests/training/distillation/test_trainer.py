@@ -343,6 +343,7 @@ def test_clipping_gives_the_weights_that_transformers_gives(tmp_path, rows, max_
     torch.testing.assert_close(_weights(ours.model), _weights(plain.model), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forget_graphs")
 def test_a_compiled_student_learns_the_same(tmp_path, rows):
     """As a search trains it; the graphs that Dynamo finds are run as they are, since compilers are not everywhere."""
