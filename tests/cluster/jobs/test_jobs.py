@@ -163,11 +163,16 @@ def without_train(overrides):
 
 def test_what_only_the_cluster_can_see_is_refused_before_the_job_is_sent(head, finished, tmp_path):
     data = write_data(tmp_path)
-    message = refused(head, tmp_path, *data, "resources.trial.cpu=64", "resources.export.cpu=65")
-    assert message.startswith("resources.trial: 64 CPUs and 0 GPUs given, and no node has that many")
     url = f"s3://nothing-here/train.csv?endpoint_override={head.address.removeprefix('http://')}&scheme=http"
     message = refused(head, tmp_path, *without_train(data), f"data.train={url}")
     assert message.startswith("data.train: s3://nothing-here/train.csv cannot be read")
+
+
+@pytest.mark.slow
+def test_what_no_node_can_hold_is_refused_before_the_job_is_sent(head, finished, tmp_path):
+    data = write_data(tmp_path)
+    message = refused(head, tmp_path, *data, "resources.trial.cpu=64", "resources.export.cpu=65")
+    assert message.startswith("resources.trial: 64 CPUs and 0 GPUs given, and no node has that many")
 
 
 def test_what_can_be_seen_here_is_refused_without_the_cluster(head, tmp_path):
