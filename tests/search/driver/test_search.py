@@ -38,7 +38,7 @@ from distiltune.training.compression.config import pruning_config
 from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
     root = tmp_path_factory.mktemp("distilled")
     names = [f"label_{n}" for n in range(NUM_LABELS)]
     teacher = tiny_classifier(root / "teacher", num_layers=4, hidden_size=16, label_names=names)
-    student = StudentConfig.model_validate({"from_teacher": {"layers": [0, 3]}})
+    student = student_config(layers=[0, 3])
     build_student(student, teacher, names, root / "student", max_length=16)
     tokenizer = load_tokenizer(teacher)
     texts, labels = zip(*tiny_data(), strict=True)
@@ -190,7 +190,7 @@ def test_hidden_states_of_other_tokens_are_refused(ray_session, with_teacher, tm
     fixed = {"temperature": 2, "num_train_epochs": 1, "learning_rate": 5e-3, "hidden_loss_weight": 0.5}
     config = search_config(1, alpha=0.0, **fixed)
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
-    with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.from_teacher"):
+    with pytest.raises(RunFailedError, match=r"tokenizer is not the teacher's.*student\.kind: layers"):
         search(config, replace(with_teacher, students={ONLY_STUDENT: Student(str(other))}), tmp_path / "1")
     with pytest.raises(RunFailedError, match="no teacher"):
         search(config, replace(with_teacher, teacher=None), tmp_path / "2")
