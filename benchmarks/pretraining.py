@@ -49,7 +49,7 @@ from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 from distiltune.training.tasks import SINGLE_LABEL
 
 MAX_LENGTH = 64
@@ -128,7 +128,7 @@ def distil(given: argparse.Namespace, texts: Texts, student: Path, epochs: int, 
 
 
 def make_student(given: argparse.Namespace, texts: Texts, out_dir: Path, *, warm: bool) -> dict[str, Any]:
-    section: dict[str, Any] = {"from_teacher": {"layers": given.layers}}
+    section: dict[str, Any] = {"layers": given.layers}
     if warm:
         named = ("alpha", "beta", "gamma", "distil_positions", "head_epochs")
         section["pretraining"] = {
@@ -139,7 +139,7 @@ def make_student(given: argparse.Namespace, texts: Texts, out_dir: Path, *, warm
             **{name: getattr(given, f"pretraining_{name}") for name in named},
         }
     return build_student(
-        StudentConfig.model_validate(section),
+        student_config(**section),
         Path(given.teacher),
         texts.data.label_names,
         out_dir,

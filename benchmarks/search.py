@@ -391,7 +391,7 @@ def load_texts(spec: Spec) -> Any:
 def prepare(spec: Spec) -> dict[str, Any]:
     """Write what the searches share: the texts, the teacher, and the student that every trial starts from."""
     from distiltune.training.student.build import build_student
-    from distiltune.training.student.config import StudentConfig
+    from distiltune.training.student.config import student_config
     from distiltune.training.teacher.config import TeacherConfig
     from distiltune.training.teacher.prepare import prepare_teacher
 
@@ -410,7 +410,7 @@ def prepare(spec: Spec) -> dict[str, Any]:
     )
     if not spec.at("teacher").exists():
         spec.at("teacher").symlink_to(Path(str(spec.teacher)).absolute())
-    layers = StudentConfig.model_validate({"from_teacher": {"layers": spec.layers}})
+    layers = student_config(layers=spec.layers)
     student = build_student(
         layers, spec.at("teacher"), data.label_names, spec.at("student"), max_length=MAX_LENGTH
     )

@@ -78,16 +78,30 @@ class SectionRegistry(Registry[type[Kind]]):
         return entry.model_fields[self.attribute].default
 
     def field(
-        self, *, default: str | None = None, bare_word: bool = False, ignores_others: bool = False
+        self,
+        *,
+        default: str | None = None,
+        by_own_keys: bool = False,
+        bare_word: bool = False,
+        ignores_others: bool = False,
     ) -> OneSection:
         """Return the metadata that makes a field accept every section registered at validation time.
 
         Args:
             default: Entry that a mapping without the key selects; None: the key is required.
+            by_own_keys: Whether a mapping without the key selects the only section that has one of its keys alone.
             bare_word: Whether an entry's name alone stands for its section with default values.
             ignores_others: Whether keys that only other sections have are validated and dropped, not rejected.
         """
-        return OneSection(self, default, bare_word, ignores_others)
+        return OneSection(self, default, by_own_keys, bare_word, ignores_others)
+
+    def named_by(self, values: Mapping[Any, Any]) -> Any:
+        """Return the name in a mapping, else that of the only section which has one of its keys alone, else None."""
+        if self.attribute in values:
+            return values[self.attribute]
+        owners = [self.with_key(key) for key, value in values.items() if value is not None]
+        names = {each[0] for each in owners if len(each) == 1}
+        return names.pop() if len(names) == 1 else None
 
     def with_key(self, key: str) -> list[str]:
         """Return the names of the sections that have a key."""
@@ -104,15 +118,22 @@ class OneSection:
     Args:
         registry: The sections.
         default: As in :meth:`SectionRegistry.field`.
+        by_own_keys: As there.
         bare_word: As there.
         ignores_others: As there.
     """
 
     def __init__(
-        self, registry: SectionRegistry[Any], default: str | None, bare_word: bool, ignores_others: bool
+        self,
+        registry: SectionRegistry[Any],
+        default: str | None,
+        by_own_keys: bool,
+        bare_word: bool,
+        ignores_others: bool,
     ) -> None:
         self.registry = registry
         self._default = default
+        self._by_own_keys = by_own_keys
         self._bare_word = bare_word
         self._ignores_others = ignores_others
 
@@ -120,8 +141,13 @@ class OneSection:
         """Return the section that a value selects by its key or as a bare word, or None."""
         name = value if isinstance(value, str) else self._default
         if isinstance(value, dict):
-            name = value.get(self.registry.attribute, self._default)
+            name = self.name_in(value)
         return self.registry[name] if isinstance(name, str) and name in self.registry else None
+
+    def name_in(self, values: Mapping[Any, Any]) -> Any:
+        """Return what a mapping gives as the name of its section, or the name that it implies."""
+        implied = self.registry.named_by(values) if self._by_own_keys else None
+        return values.get(self.registry.attribute, implied or self._default)
 
     def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
         """Return the section that a value describes; errors within it keep their own paths."""
@@ -132,7 +158,7 @@ class OneSection:
             value = {key: value}
         if not isinstance(value, dict):
             raise PydanticKnownError("model_attributes_type")
-        name = value.get(key, self._default)
+        name = self.name_in(value)
         if key not in value and name is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{key}'"})
         if not isinstance(name, str) or name not in self.registry:

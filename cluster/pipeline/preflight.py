@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ...errors import ModelError
 from ..specification.config import JobConfig
 from ..specification.goal import check_goals
 from ..store.input_files import data_is_local, with_local_inputs
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ...training.data.text_data import TextData
+    from ...training.teacher.config import TeacherConfig
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ def _check_batches(job: CheckedJob) -> None:
 
 
 def check_models(config: JobConfig) -> None:
-    """Reject missing or incomplete checkpoints, and a student that cannot be derived from the teacher.
+    """Reject missing or incomplete checkpoints, and a student that cannot be made.
 
     The headers of the weight files show layers, word pieces, heads and feed-forward rows that do not exist.
 
@@ -145,73 +144,39 @@ def check_models(config: JobConfig) -> None:
         ConfigError: The graphs of the student cannot be run.
     """
     from ...export.onnx.opset import check_opset
-    from ...search.space.space import STUDENT_HEADS, STUDENT_ROWS
-    from ...search.space.students import searched_width
-    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
+    from ...search.space.students import student_keys
+    from ...training.checkpoints.load import inspect_checkpoint
+    from ...training.checkpoints.loading import naming
     from ...training.models.families import family_of
-    from ...training.student.layers import check_layers
-    from ...training.student.vocabulary import pieces_to_keep
-    from ...training.student.width import check_width
-    from ...training.teacher.from_scratch import scratch_shapes
 
     check_opset(config.export.opset)
-    teachers = None
-    own_shapes = None
-    if config.student.checkpoint is not None:
-        with _naming("student.checkpoint"):
-            own_shapes = _inspected(resolve_checkpoint(config.student.checkpoint), "student.checkpoint")
-    teacher = config.teacher
-    if teacher.scratch is not None:
-        shapes = scratch_shapes(teacher.scratch)
-    else:
-        tuned = teacher.fine_tune
-        name = tuned.checkpoint if tuned else teacher.checkpoint
-        assert name is not None, "one of the three is there"
-        key = "student.from_teacher" if config.student.checkpoint is None else None
-        with _naming("teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"):
-            teachers = resolve_checkpoint(name, tuned.sha256 if tuned else None)
-            shapes = _inspected(teachers, key, complete=tuned is None)
-    space = config.search.space
-    searched = [name for name in (STUDENT_HEADS, STUDENT_ROWS) if name in space]
-    most = searched_width(None, {name: max(space[name].end_values()) for name in searched})
-    for width, where in ((config.student.width, "student.width"), (most, "search.space.student")):
-        if width is not None:
-            check_width(width, own_shapes or shapes, where)
-    if config.student.from_teacher is not None:
-        layers = config.student.from_teacher.layers
-        family_of(shapes, "student.from_teacher", "layers")
-        check_layers(layers, shapes.num_hidden_layers, "student.from_teacher.layers", "the teacher")
-    if config.student.layers is not None and own_shapes is not None:
-        family_of(own_shapes, "student.layers", "layers")
-        check_layers(config.student.layers, own_shapes.num_hidden_layers, "student.layers", "the checkpoint")
+    key, checkpoint, teacher = _planned_teacher(config.teacher)
+    searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
+    source = config.student.check_shapes(teacher, searched)
     if config.training.pruning is not None:
-        family_of(own_shapes or shapes, "training.pruning", "layers")
-    own = config.student.checkpoint
-    pieces_of = teachers if own is None else resolve_checkpoint(own)
-    if config.student.vocabulary is not None and pieces_of is not None:
-        wanted = config.student.vocabulary
-        tokenizer, spelled = load_tokenizer(pieces_of), wanted.others == "spelled"
-        pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=spelled)
-    if config.student.pretraining is not None:
-        from ...training.pretraining.pretrain_student import check_pretraining
-
-        learnt_from = config.student.pretraining.checkpoint
-        with _naming("student.pretraining.checkpoint"):
-            check_pretraining(config.student.pretraining, config.student.checkpoint, teachers)
-            if learnt_from is not None:
-                _inspected(resolve_checkpoint(learnt_from))
+        family_of(source, "training.pruning", "layers")
+    if checkpoint is not None:
+        with naming(key):
+            inspect_checkpoint(checkpoint, complete=config.teacher.fine_tune is None)
+    config.student.check_checkpoints(checkpoint)
     _warn_of_other_bits(config)
 
 
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Prefix the message of a ``ModelError`` with the key that names the checkpoint."""
-    try:
-        yield
-    except ModelError as error:
-        message = str(error)
-        named = message.startswith(key.rpartition(".")[0])
-        raise ModelError(message if named else f"{key}: {message}") from error
+def _planned_teacher(config: TeacherConfig) -> tuple[str, str | None, PreTrainedConfig]:
+    """Return the key of the teacher's checkpoint, its resolved name or None, and its model's configuration."""
+    from ...training.checkpoints.load import load_config, resolve_checkpoint
+    from ...training.checkpoints.loading import naming
+    from ...training.teacher.from_scratch import scratch_shapes
+
+    if config.scratch is not None:
+        return "teacher.scratch", None, scratch_shapes(config.scratch)
+    tuned = config.fine_tune
+    name = tuned.checkpoint if tuned else config.checkpoint
+    assert name is not None, "one of the three is there"
+    key = "teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"
+    with naming(key):
+        checkpoint = resolve_checkpoint(name, tuned.sha256 if tuned else None)
+        return key, checkpoint, load_config(checkpoint)
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:
@@ -246,7 +211,7 @@ def check_texts(config: JobConfig, data: TextData) -> None:
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),
         ("teacher.fine_tune.checkpoint", tuned.checkpoint if tuned else None),
-        ("student.checkpoint", config.student.checkpoint),
+        (f"student.{config.student.source_key}", config.student.source),
     ):
         if name is None:
             continue
@@ -263,35 +228,19 @@ def check_texts(config: JobConfig, data: TextData) -> None:
 
 
 def check_new_pieces(config: JobConfig, data: TextData) -> None:
-    """Reject a student vocabulary too small to spell every text in the word pieces that a new teacher will have.
+    """Reject a student that does not fit the word pieces that a new teacher will have.
 
     A teacher trained from scratch takes its word pieces from the training texts, which is fast enough to do here.
 
     Raises:
-        ModelError: The vocabulary is too small; the message has the minimum.
+        ModelError: For example, the student's vocabulary is too small; the message has the minimum.
     """
-    from ...training.student.vocabulary import pieces_to_keep
     from ...training.teacher.from_scratch import train_tokenizer
 
-    scratch, wanted = config.teacher.scratch, config.student.vocabulary
-    if scratch is None or wanted is None or wanted.size is None or config.student.checkpoint is not None:
-        return
-    tokenizer = train_tokenizer(data.splits["train"]["text"][:], scratch.vocab_size)
-    pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=wanted.others == "spelled")
-
-
-def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> PreTrainedConfig:
-    """Return the configuration of a checkpoint after checking its files.
-
-    With a ``key``, also reject a model family whose layers cannot be selected or that variants cannot be made of.
-    """
-    from ...training.checkpoints.load import inspect_checkpoint, load_config
-    from ...training.models.families import family_of
-
-    found = load_config(name)
-    if key is not None:
-        family_of(found, key)
-    return inspect_checkpoint(name, complete=complete)
+    scratch = config.teacher.scratch
+    if scratch is not None:
+        texts = data.splits["train"]["text"]
+        config.student.check_new_tokenizer(lambda: train_tokenizer(texts[:], scratch.vocab_size))
 
 
 CHECKS = (

@@ -116,11 +116,11 @@ class Stages:
 
     def student(self, tell: Tell) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
-        trains = self._config.student.pretraining is not None
+        trains = self._config.student.is_pretrained
         wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), tell)
-        if self._config.student.has_own_pieces:
+        if self._config.student.own_tokenizer:
             self._splits = self._dispatcher.do(
                 "student",
                 labelling.tokenize_for_student,
@@ -137,7 +137,7 @@ class Stages:
         text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
         if "pretraining" in record:
             text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
-        if self._config.student.vocabulary is not None:
+        if "vocabulary" in record:
             share = record["vocabulary"]["covered_share"]
             text += f", {record['num_embeddings']:,} word pieces"
             text += "" if share is None else f", all that {share:.0%} of the validation texts need"

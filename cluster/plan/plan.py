@@ -40,7 +40,7 @@ class Tried:
 
     Attributes:
         run_id: Id of its run.
-        key: Key that was changed, such as ``student.from_teacher.layers``; None in the first entry.
+        key: Key that was changed, such as ``student.layers``; None in the first entry.
         value: Value that the key was changed to.
         variant: Variant that the run selected.
         latency_ms: Latency of one text, p50.
@@ -79,7 +79,7 @@ def check_plan(config: JobConfig) -> PlanConfig:
     if plan is None or not plan.steps:
         raise ConfigError(
             "plan.steps: none given, so there is nothing to try; name keys and values, such as "
-            "{key: student.from_teacher.layers, values: [[0, 2, 5], [0, 5]]}"
+            "{key: student.layers, values: [[0, 2, 5], [0, 5]]}"
         )
     for step in plan.steps:
         for value in step.values:

@@ -16,16 +16,13 @@ from ...export.out_of_scope.select_threshold import CalibrationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
-from ...search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS
-from ...search.space.students import searched_width
+from ...search.space.students import student_keys
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
 from ...training import tasks as learning
 from ...training.data.text_data import TextData
 from ...training.student.build import build_student
-from ...training.student.config import FromTeacherConfig
-from ...training.student.layers import spread_layers
 from ..specification.config import JobConfig
 from ..specification.goal import goal_of
 from ..store.input_files import with_local_inputs
@@ -90,17 +87,8 @@ def make_student(
 ) -> dict[str, Any]:
     """Write a checkpoint that trials start from, as specified except for the searched arguments."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
-    student = config.student
-    layers = searched.get(STUDENT_LAYERS)
-    if NUM_STUDENT_LAYERS in searched:
-        layers = spread_layers(teacher, searched[NUM_STUDENT_LAYERS])
-    if layers is not None:
-        student = student.model_copy(
-            update={"from_teacher": FromTeacherConfig(layers=layers), "checkpoint": None, "layers": None}
-        )
-    student = student.model_copy(update={"width": searched_width(student.width, searched)})
     record = build_student(
-        student,
+        config.student.with_searched(student_keys(searched), teacher),
         teacher,
         data.class_names,
         task.store.local(key),

@@ -26,7 +26,7 @@ from ...training.section import (
     ShareBelowOne,
     Threads,
 )
-from ...training.student.config import StudentConfig
+from ...training.student.config import AnyStudentConfig, student_config
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName
 from ...training.teacher.config import TeacherConfig
@@ -119,7 +119,7 @@ class StorageConfig(Section):
 class PlanStep(Section):
     """A key of the specification, and the values to try in its place."""
 
-    key: Name = Field(description="Path of the key, such as student.from_teacher.layers.")
+    key: Name = Field(description="Path of the key, such as student.layers.")
     values: list[Plain] = Field(
         min_length=1,
         max_length=1000,
@@ -156,9 +156,7 @@ class JobConfig(Section):
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
     )
-    student: StudentConfig = Field(
-        default_factory=lambda: StudentConfig.model_validate({}), description="The student."
-    )
+    student: AnyStudentConfig = Field(default_factory=student_config, description="The student.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="One training.")
     search: SearchConfig = Field(default_factory=SearchConfig, description="The search.")
     export: ExportConfig = Field(default_factory=ExportConfig, description="The variants.")
@@ -207,20 +205,20 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _somebody_learns_of_more_texts(self) -> JobConfig:
+    def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
-        if made.masked is not None and self.student.checkpoint is not None:
+        if made.masked is not None and self.student.source is not None:
             raise ValueError(
-                "data.augmentation.masked: the word pieces are the teacher's, and student.checkpoint has its own; "
-                "leave one of them out"
+                "data.augmentation.masked: the word pieces are the teacher's, and "
+                f"student.{self.student.source_key} has its own; leave one of them out"
             )
-        unheard = _unheard_teacher(self)
-        if unheard is not None:
-            raise ValueError(unheard)
+        unused = _unused_teacher(self)
+        if unused is not None:
+            raise ValueError(unused)
         return self
 
 
-def _unheard_teacher(config: JobConfig) -> str | None:
+def _unused_teacher(config: JobConfig) -> str | None:
     """Return the fault of a job that configures teacher labels although no trial uses them, or None."""
     if fixed_values(config.search).get("alpha") != 1:
         return None
@@ -329,7 +327,7 @@ def without_search(config: JobConfig) -> JobConfig:
     others = config.search.model_dump(exclude={"space", "points", "warm_start"})
     search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})
     alone = config.model_copy(update={"search": search})
-    unheard = _unheard_teacher(alone)
-    if unheard is not None:
-        raise ConfigError(unheard)
+    unused = _unused_teacher(alone)
+    if unused is not None:
+        raise ConfigError(unused)
     return alone

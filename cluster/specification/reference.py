@@ -40,20 +40,22 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
     """Yield the tables of a key's section and of all sections below it."""
     kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
     found: list[tuple[str, type[BaseModel]]] = []
+    attribute = None
     if kinds is not None:
         attribute = kinds.registry.attribute
         found = [(f"`{path}`, {attribute} `{name}`", kinds.registry[name]) for name in kinds.registry.names]
     elif (below := section_of(field)) is not None:
         found = [(f"`{path}`", below)]
-    seen: set[str] = set()
+    seen: set[tuple[str, str | None]] = set()  # a kind may give a key of another kind a meaning of its own
     for title, section in found:
-        fresh = [name for name in section.model_fields if name not in seen or kinds is None]
+        keys = {name: (name, each.description) for name, each in section.model_fields.items()}
+        fresh = [name for name, key in keys.items() if key not in seen and not (seen and name == attribute)]
         own = [name for name in _own_keys(section) if name in fresh]
         yield from _table(title, f"{path}.", [(section, own)])
         for name in fresh:
             if name not in own:
                 yield from _section(f"{path}.{name}", section.model_fields[name])
-        seen |= set(section.model_fields)
+        seen |= set(keys.values())
 
 
 def _own_keys(section: type[BaseModel]) -> list[str]:

@@ -9,15 +9,11 @@ from typing import Any
 from ...storage.filesystems import is_url
 from ...training.checkpoints.offline import OFFLINE_PREFIX
 from ...training.data.sources.base import DATA_SOURCES
+from ...training.student.config import STUDENT
 
 # Keys that name a file, and keys that name either a directory or a model on the hub.
 _FILES = (("data", "unlabelled", "path"),)
-_CHECKPOINTS = (
-    ("teacher", "checkpoint"),
-    ("teacher", "fine_tune", "checkpoint"),
-    ("student", "checkpoint"),
-    ("student", "pretraining", "checkpoint"),
-)
+_CHECKPOINTS = (("teacher", "checkpoint"), ("teacher", "fine_tune", "checkpoint"))
 
 
 def resolve_paths(values: dict[str, Any], directory: Path) -> None:
@@ -30,7 +26,7 @@ def resolve_paths(values: dict[str, Any], directory: Path) -> None:
         return
     for keys in (*_data_files(), *_FILES):
         _replace(values, keys, lambda name: str(directory / name))
-    for keys in _CHECKPOINTS:
+    for keys in (*_CHECKPOINTS, *_student_checkpoints(values)):
         _replace(
             values, keys, lambda name: str(directory / name) if _is_directory(directory / name) else name
         )
@@ -39,6 +35,12 @@ def resolve_paths(values: dict[str, Any], directory: Path) -> None:
 def _data_files() -> Iterator[tuple[str, ...]]:
     for source in DATA_SOURCES:
         yield from (("data", key) for key in source.local_files)
+
+
+def _student_checkpoints(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    kind: Any = STUDENT.selected(values.get("student"))
+    if kind is not None:
+        yield from (("student", *path) for path in kind.checkpoint_keys)
 
 
 def _is_directory(path: Path) -> bool:

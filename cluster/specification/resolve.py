@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
+from ...training.student.config import STUDENT, STUDENT_KINDS
 from .reading import apply_overrides, preset_names, read_specification
 from .relative import resolve_paths
 
@@ -14,8 +15,7 @@ logger = logging.getLogger(__name__)
 
 # Preset -> its fallback if its encoder is not installed.
 _WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
-# Mutually exclusive keys: an override that sets another one than the preset does replaces the whole section.
-_ALTERNATIVES = {"teacher": ("checkpoint", "fine_tune", "scratch"), "student": ("checkpoint", "from_teacher")}
+_TEACHERS = {"checkpoint", "fine_tune", "scratch"}  # exactly one of these keys makes the teacher
 
 
 def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -46,17 +46,24 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
 
 
 def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Clear the sections of a preset in which an override sets another alternative than the preset does."""
-    for section, kinds in _ALTERNATIVES.items():
-        named: set[str] = set()
-        for override in overrides:
-            path, _, value = override.partition("=")
-            keys = [key.strip() for key in path.split(".")]
-            if keys[0] == section and value.strip() not in ("", "~", "null"):
-                named.update(keys[1:2])
-        asked, own = named & set(kinds), set(kinds) & set(values.get(section) or {})
-        if asked and not asked & own:
-            values[section] = {}
+    """Clear the teacher or the student of a preset where overrides describe another kind of it."""
+    asked = _given(overrides, "teacher").keys() & _TEACHERS
+    if asked and not asked & (values.get("teacher") or {}).keys():
+        values["teacher"] = {}
+    kind = STUDENT_KINDS.named_by(_given(overrides, "student"))
+    if kind not in (None, STUDENT.name_in(values.get("student") or {})):
+        values["student"] = {}
+
+
+def _given(overrides: list[str], section: str) -> dict[str, str]:
+    """Return the text after the last override of each key of a section, without those that set null."""
+    found = {}
+    for override in overrides:
+        path, _, value = override.partition("=")
+        keys = [key.strip() for key in path.split(".")]
+        if keys[0] == section and len(keys) > 1 and value.strip() not in ("", "~", "null"):
+            found[keys[1]] = value.strip()
+    return found
 
 
 def _encoder(values: dict[str, Any]) -> Any:

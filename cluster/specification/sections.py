@@ -76,6 +76,8 @@ def chosen_keys(
             continue
         if isinstance(value, BaseModel):
             inner = chosen_keys(value, seed, always, default, f"{path}.")
+            if inner and type(value) is not type(default):
+                inner = {**_selecting(field, value), **inner}
             if inner:
                 found[name] = inner
             elif type(value) is not type(default):
@@ -88,6 +90,12 @@ def chosen_keys(
 def _selects(field: FieldInfo) -> bool:
     """Return whether a key selects among named alternatives."""
     return get_origin(field.annotation) is Literal
+
+
+def _selecting(field: FieldInfo, section: BaseModel) -> dict[str, Any]:
+    """Return the key, with its value, that selects a section of several kinds."""
+    keys = (each.registry.attribute for each in field.metadata if isinstance(each, OneSection))
+    return {key: getattr(section, key) for key in keys}
 
 
 def _default(field: FieldInfo) -> Any:

@@ -91,9 +91,7 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     found["teacher", "checkpoint"] = config.teacher.checkpoint
     if config.teacher.fine_tune is not None:
         found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
-    found["student", "checkpoint"] = config.student.checkpoint
-    if config.student.pretraining is not None:
-        found["student", "pretraining", "checkpoint"] = config.student.pretraining.checkpoint
+    found |= {("student", *path): name for path, name in config.student.checkpoints().items()}
     named = {key: name for key, name in found.items() if name is not None}
     for key, name in named.items():
         refuse_userinfo(".".join(key), name)

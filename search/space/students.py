@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
-from ...training.student.config import WidthConfig
 from ..config import SearchConfig
 from ..parameters import Choice, as_category
-from .space import STUDENT_ARGUMENTS, STUDENT_HEADS, STUDENT_ROWS
+from .space import STUDENT_ARGUMENTS
 
 # Metric that all trials with the same student share, known before training -> its mode.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
@@ -52,14 +51,9 @@ def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
     return {student_name(each): each for each in made}
 
 
-def searched_width(width: WidthConfig | None, arguments: Mapping[str, Any]) -> WidthConfig | None:
-    """Return the section ``student.width``, with the counts from a trial's arguments instead of its own."""
-    counts = {
-        name.removeprefix("student."): arguments[name]
-        for name in (STUDENT_HEADS, STUDENT_ROWS)
-        if name in arguments
-    }
-    return WidthConfig.model_validate({**dict(width or {}), **counts}) if counts else width
+def student_keys(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the arguments that define a student, by key of the section ``student``."""
+    return {name.removeprefix("student."): arguments[name] for name in STUDENT_ARGUMENTS if name in arguments}
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:

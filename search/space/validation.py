@@ -12,6 +12,7 @@ from ...training.data.config import DataConfig
 from ...training.distillation.config import TrainingConfig
 from ...training.section import MOST_SEED
 from ...training.student.config import StudentConfig
+from ...training.student.kinds.base import STUDENT_KINDS
 from ..config import SearchConfig
 from ..parameters import FloatRange, IntRange, Parameter, accepted_values
 from ..schedulers.base import EARLY_STOPPING
@@ -95,17 +96,13 @@ def space_faults(
 
 def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
     named = [name for name in STUDENT_ARGUMENTS if name in config.space]
-    layers = [name for name in named if name in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
     faults = []
-    if len(layers) == 2:
+    if STUDENT_LAYERS in named and NUM_STUDENT_LAYERS in named:
         faults.append(
             f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; name one of them"
         )
-    if layers and student is not None and student.from_teacher is None:
-        faults.append(
-            f"search.space.{layers[0]}: the student is the checkpoint {shown(student.checkpoint)}, whose layers are "
-            "its own; take student.checkpoint out, so that students are made of the teacher's layers"
-        )
+    if student is not None:
+        faults += _unsearched_faults(student, named)
     for name in named:
         if config.space[name].when:
             faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
@@ -134,6 +131,21 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
             f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, so give "
             "fewer values"
         )
+    return faults
+
+
+def _unsearched_faults(student: StudentConfig, named: list[str]) -> list[str]:
+    """Return a fault for each student argument that a student of this kind does not have."""
+    faults = []
+    for name in named:
+        key = name.removeprefix("student.")
+        if key not in student.searched_keys:
+            able = [STUDENT_KINDS.name_of(kind) for kind in STUDENT_KINDS if key in kind.searched_keys]
+            accepted = ", ".join(f"student.{each}" for each in student.searched_keys) or "none of them"
+            faults.append(
+                f"search.space.{name}: refused for a student of kind {student.kind}, which accepts {accepted}; leave "
+                f"it out, or describe a student of kind {' or '.join(able)}"
+            )
     return faults
 
 

@@ -209,7 +209,7 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
         raise InputError(
             f"{weight} is above 0, and the student's tokenizer is not the teacher's, so their hidden "
             "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
-            "(student.from_teacher) with its whole vocabulary"
+            "(student.kind: layers) with its whole vocabulary"
         )
     return teacher
 

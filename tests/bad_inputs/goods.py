@@ -39,7 +39,7 @@ def job(**sections: object) -> dict:
     return {
         "data": data,
         "teacher": {"checkpoint": "checkpoint"},
-        "student": {"from_teacher": {"layers": [0]}},
+        "student": {"layers": [0]},
         "training": {"max_length": 16},
         "resources": {"num_cpus": 1},
         "benchmark": {"tune_session": False, "floors": False},

@@ -44,7 +44,7 @@ def _more(path: str) -> dict[str, Any]:
 
 
 def _pretraining(path: str) -> dict[str, Any]:
-    return job(student={"from_teacher": {"layers": [0]}, "pretraining": {"checkpoint": path}})
+    return job(student={"layers": [0], "pretraining": {"checkpoint": path}})
 
 
 FILES: tuple[tuple[Field, str, Place], ...] = (

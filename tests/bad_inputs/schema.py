@@ -15,16 +15,11 @@ from distiltune.cluster.cli import app
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.registry import OneSection, SectionRegistry
-from distiltune.training.student.config import StudentConfig
 
 Model = type[BaseModel]
 
 # Sections that are valid only with a key that is not required by itself: that key, and a value for it.
 ALSO_NEEDED: dict[Model, dict[str, Any]] = {UnlabelledConfig: {"path": "more.txt"}}
-# The same for single keys.
-ALSO_NEEDED_BY: dict[tuple[Model, str], dict[str, Any]] = {
-    (StudentConfig, "layers"): {"checkpoint": "student"}
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Field:
             else:
                 at[key] = made
             at = made
-        at |= self.selects | ALSO_NEEDED_BY.get((self.model, self.name), {})
+        at |= self.selects
         at[self.name] = value
         return job
 
@@ -155,12 +150,15 @@ def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
 
 
 def _own_keys(registry: SectionRegistry, base: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
-    """The keys of the sections of a registry that their base class has not."""
+    """The keys of the sections of a registry that their base class has not, with those of the sections below."""
     for name in registry.names:
         model = registry[name]
         for own in sorted(model.model_fields.keys() - base.model_fields.keys() - {registry.attribute}):
             schema = _without_null(_properties(model)[own])
             yield Field(model, own, section, schema, {registry.attribute: name})
+            below, _ = _model_in(model.model_fields[own].annotation)
+            if below is not None:
+                yield from _walk(below, (*section, own))
 
 
 @cache
@@ -195,11 +193,14 @@ def _is_union_of_models(arguments: list[Any]) -> bool:
 def _sections_on(section: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Model]]:
     """The sections on the way to one, each with its path and class; a list comes before its first entry."""
     model: Model = JobConfig
+    kinds: list[Model] = []
     for number, part in enumerate(section, 1):
         if isinstance(part, str):
-            found, _ = _model_in(model.model_fields[part].annotation)
+            info = next(each.model_fields[part] for each in (model, *kinds) if part in each.model_fields)
+            found, _ = _model_in(info.annotation)
             assert found is not None
             model = found
+            kinds = [kind for each in info.metadata if isinstance(each, OneSection) for kind in each.registry]
         yield section[:number], model
 
 

@@ -9,6 +9,8 @@ import pytest
 from pydantic import Field, ValidationError
 
 from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.specification.printing import as_yaml
+from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
 from distiltune.search.schedulers.base import EARLY_STOPPING, Curve, EarlyStopping, ValuesOfOthers
@@ -84,6 +86,8 @@ def test_a_rule_that_is_added_from_outside_stops_trials():
         with pytest.raises(ConfigError, match=r"search\.scheduler\.bound: .*1\.5"):
             load_config("quickstart", ["search.scheduler={type: floor, bound: 1.5}"])
         assert "Floor" in JobConfig.model_json_schema()["$defs"]
+        printed = parse_yaml(as_yaml(JobConfig(search=config)))
+        assert JobConfig.model_validate(printed).search.scheduler == config.scheduler
     scheduler = scheduler_of(config.scheduler, config.mode)
     controller: Any = None
 

@@ -84,6 +84,28 @@ def test_a_default_and_a_bare_word_stand_for_a_section():
         assert Drawing.model_validate({"shape": Disc(), "other": "ring"}).other == Ring()
 
 
+def test_a_key_that_one_section_alone_has_may_select_it():
+    class Inferred(Section):
+        shape: Annotated[Shape, SHAPES.field(default="disc", by_own_keys=True)]
+
+    class Frame(Ring):
+        kind: Literal["frame"] = "frame"
+        corners: int = 4
+
+    def made(**values) -> Shape:
+        return Inferred.model_validate({"shape": values}).shape
+
+    with SHAPES.temporarily(Ring):
+        assert made(hole=3) == Ring(hole=3)
+        assert made() == made(size=1) == Disc()
+        with SHAPES.temporarily(Frame):
+            assert made(corners=3) == Frame(corners=3)
+            assert made(hole=3, kind="ring") == Ring(hole=3)
+            for values in ({"hole": 3}, {"hole": None}, {"kind": "disc", "corners": 3}):
+                with pytest.raises(ValidationError, match=next(key for key in values if key != "kind")):
+                    made(**values)
+
+
 def test_keys_of_other_sections_may_be_ignored_once_they_are_valid():
     class Lenient(Section):
         shape: Annotated[Shape, SHAPES.field(default="disc", ignores_others=True)]

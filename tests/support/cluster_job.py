@@ -12,7 +12,7 @@ JOB = {
             "num_train_epochs": 1,
         }
     },
-    "student": {"from_teacher": {"layers": [0]}},
+    "student": {"layers": [0]},
     "training": {"max_length": 16},
     "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
     "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0}},

@@ -20,7 +20,7 @@ JOB = {
             "num_train_epochs": 2,
         },
     },
-    "student": {"from_teacher": {"layers": [1]}},
+    "student": {"layers": [1]},
     "training": {"max_length": 24},
     "search": {"num_trials": 2, "space": {"num_train_epochs": {"type": "int", "low": 1, "high": 2}}},
     "export": {"variants": ["onnx", "onnx-int8"], "choose": {"max_drop_from_student": 1.0}},

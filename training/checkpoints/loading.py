@@ -34,6 +34,17 @@ def loading(name: str | Path) -> Iterator[None]:
         raise ModelError(_reason(str(name), error)) from error
 
 
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Prefix the message of a ``ModelError`` with the key that names the checkpoint."""
+    try:
+        yield
+    except ModelError as error:
+        message = str(error)
+        named = message.startswith(key.rpartition(".")[0])
+        raise ModelError(message if named else f"{key}: {message}") from error
+
+
 def _reason(name: str, error: BaseException) -> str:
     if not isinstance(error, OSError) or Path(name).is_dir():
         said = " ".join(str(error).split()) or first_line(error)

@@ -1,89 +1,31 @@
-"""The ``student`` section of a job's specification."""
+"""The ``student`` section of a job's specification: one of the registered kinds."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import TypeAdapter
 
-from ..pretraining.config import PretrainingConfig
-from ..section import Count, Layers, Name, Section, Seed, Width
+from ..registry import OneSection
+from .kinds.base import STUDENT_KINDS, StudentConfig
 
+__all__ = ["STUDENT", "STUDENT_KINDS", "AnyStudentConfig", "StudentConfig", "student_config"]
 
-class FromTeacherConfig(Section):
-    """A student built from some of the teacher's layers."""
+STUDENT: Final[OneSection] = STUDENT_KINDS.field(default="layers", by_own_keys=True)
+"""Without ``kind``, a key that only one kind has selects that one."""
 
-    layers: Layers = Field(
-        description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
-    )
-
-
-class VocabularyConfig(Section):
-    """The word pieces that a student keeps: those of train and ``data.unlabelled``, and those that spell the others."""
-
-    min_count: Count = Field(default=1, description="Keep pieces that occur there at least so often.")
-    size: Count | None = Field(
-        default=None, description="Keep at most so many: train's first, the frequent before the rare."
-    )
-    others: Literal["spelled", "nearest"] = Field(
-        default="spelled",
-        description="The other pieces. spelled: they are gone, and shorter ones spell their words; nearest: each "
-        "shares the embedding of the most similar piece that is kept, and the tokenizer stays as it is.",
-    )
+AnyStudentConfig = Annotated[StudentConfig, STUDENT]
+"""The section of any kind of student."""
 
 
-class WidthConfig(Section):
-    """How many heads and feed-forward rows a student keeps, the same in every layer."""
+def student_config(**values: Any) -> StudentConfig:
+    """Return the section of the kind that ``values`` select, some of the teacher's layers by default.
 
-    intermediate_size: Width | None = Field(
-        default=None, description="Rows of the feed-forward part. Default: all."
-    )
-    num_attention_heads: Width | None = Field(default=None, description="Attention heads. Default: all.")
+    Example:
+        >>> student_config(checkpoint="distilbert-base-uncased").kind
+        'checkpoint'
 
-
-class StudentConfig(Section):
-    """The student to train: exactly one of checkpoint and from_teacher."""
-
-    checkpoint: Name | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
-    layers: Layers | None = Field(
-        default=None,
-        description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
-    )
-    from_teacher: FromTeacherConfig | None = Field(
-        default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
-    )
-    seed: Seed = Field(
-        default=0, description="Seed of weights that are not copied. Default: the job's `seed`."
-    )
-    vocabulary: VocabularyConfig | None = Field(
-        default=None,
-        description="Trim the embedding table before training; no text becomes unknown.",
-    )
-    width: WidthConfig | None = Field(
-        default=None,
-        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
-    )
-    pretraining: PretrainingConfig | None = Field(
-        default=None,
-        description="Train the encoder on train and data.unlabelled, without labels, before its vocabulary is trimmed.",
-    )
-
-    @property
-    def has_own_pieces(self) -> bool:
-        """Whether its word pieces differ from the teacher's."""
-        trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
-        return self.checkpoint is not None or trimmed
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
-        if len(named) > 1:
-            raise ValueError("name one of checkpoint, from_teacher; both are given, set one to null")
-        if values.get("layers") is not None and "checkpoint" not in named:
-            raise ValueError(
-                "layers are those of a checkpoint; for the teacher's give from_teacher: {layers: …}"
-            )
-        return values if named else {**values, "from_teacher": {"layers": [0, 3]}}
+    Raises:
+        ValidationError: A key or a value is rejected.
+    """
+    return TypeAdapter(AnyStudentConfig).validate_python(values)

@@ -26,39 +26,35 @@ def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
     return [round(layer * (have - 1) / max(1, num_layers - 1)) for layer in range(num_layers)]
 
 
-def check_layers(layers: list[int], num_layers: int, key: str, owner: str) -> None:
-    """Check that layers are among ``num_layers``, distinct and in ascending order.
+def check_layers(layers: list[int], num_layers: int, owner: str) -> None:
+    """Check that ``student.layers`` are among ``num_layers``, distinct and in ascending order.
 
     Raises:
-        ModelError: They are not; names the ``key`` of the specification and the layers' ``owner``.
+        ModelError: They are not; names the layers' ``owner``.
     """
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
         raise ModelError(
-            f"{key}: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
+            f"student.layers: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
             "name one or more of them, each once, in rising order"
         )
 
 
 def student_from_layers(
-    teacher: PreTrainedModel,
-    layers: list[int],
-    key: str = "student.from_teacher.layers",
-    owner: str = "the teacher",
+    teacher: PreTrainedModel, layers: list[int], owner: str = "the teacher"
 ) -> PreTrainedModel:
     """Build a new model from the teacher's embeddings, the given layers, its pooler and its head.
 
     Args:
         teacher: A sequence classifier of a known family.
         layers: Layers to keep, from 0, ascending.
-        key: Key of the specification, for the error message.
         owner: Name of the layers' owner, for the error message.
 
     Raises:
         ModelError: The family is unknown, or a layer does not exist, is given twice or out of order.
     """
-    place = f"{teacher.base_model_prefix}.{family_of(teacher, key, 'layers').layers}"
+    place = f"{teacher.base_model_prefix}.{family_of(teacher, 'student.layers', 'layers').layers}"
     num_layers = teacher.config.num_hidden_layers
-    check_layers(layers, num_layers, key, owner)
+    check_layers(layers, num_layers, owner)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
     student = new_classifier(config)

@@ -16,7 +16,7 @@ from ..models.families import family_of
 from ..models.inference import logits_of_batches
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
 from ..tasks import SINGLE_LABEL, Task
-from .config import WidthConfig
+from .size_config import WidthConfig
 
 NUM_TEXTS = 1000
 _BATCH_SIZE = 32

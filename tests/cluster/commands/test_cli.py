@@ -71,7 +71,7 @@ def test_no_command_shows_the_help_and_version_its_number():
         (["run", "--set", "data.source=clinc_json", "--set", "data.path=missing.json"], ["missing.json"]),
         (["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"]),
         (["run", "--run-id", "a/b"], ["--run-id"]),
-        (["run", "--set", "student.from_teacher.layers=[0, 9]"], ["student.from_teacher.layers", "0 to 5"]),
+        (["run", "--set", "student.layers=[0, 9]"], ["student.layers", "0 to 5"]),
         (["run", "--set", "student.checkpoint=./nowhere"], ["./nowhere", "no such"]),
         (["run", "--set", "teacher.checkpoint=nobody/nothing"], ["nobody/nothing"]),
         (["run", "--set", "resources.trial.cpu=0"], ["resources.trial.cpu", "given 0"]),
@@ -97,9 +97,9 @@ def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, here, capfd, arg
 
 
 def test_a_mistake_ends_the_process_as_it_says(tmp_path):
-    done = distiltune("run", "--set", "student.from_teacher.layers=[0, 9]", cwd=tmp_path)
+    done = distiltune("run", "--set", "student.layers=[0, 9]", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: student.from_teacher.layers")
+    assert done.stderr.startswith("error: student.layers")
     assert len(done.stderr.splitlines()) == 1
 
 

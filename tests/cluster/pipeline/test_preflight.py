@@ -27,7 +27,7 @@ FAULTS = {
         r"resources\.trial\.processes|training\.batch_size",
     ),
     "former trials": (["search.warm_start=nowhere"], "nowhere"),
-    "models": (["student.from_teacher.layers=[0, 99]"], r"student\.from_teacher\.layers.*99"),
+    "models": (["student.layers=[0, 99]"], r"student\.layers.*99"),
     "goals": (
         ["export.choose.max_drop_from_student=0.0001", "export.choose.gate=non_inferior"],
         r"export\.choose\.max_drop_from_student",
@@ -60,7 +60,7 @@ def job(tmp_path, checkpoint):
         "data.source=files",
         "data.max_train_examples=null",
         *files,
-        "student.from_teacher.layers=[0, 1]",
+        "student.layers=[0, 1]",
         "export.choose.max_drop_from_student=1.0",
         "export.choose.gate=point",
     ]

@@ -17,7 +17,7 @@ from distiltune.export.benchmark.rows import RowMeasurement
 
 NUM_TEXTS = 2000
 STEPS = [
-    {"key": "student.from_teacher.layers", "values": [[0, 1], [0]]},
+    {"key": "student.layers", "values": [[0, 1], [0]]},
     {"key": "training.max_length", "values": [16, 8]},
     {"key": "student.vocabulary.size", "values": [900]},
 ]
@@ -42,7 +42,7 @@ def test_changes_are_kept_while_they_pay_and_pass():
 
     def do(job, number):
         came.append(job)
-        layers, length = job.student.from_teacher.layers, job.training.max_length
+        layers, length = job.student.layers, job.training.max_length
         vocabulary = job.student.vocabulary
         latency = {2: 4.0, 1: 2.0}[len(layers)] if layers != [0, 3] else 8.0
         # One layer loses 60 of 2,000 texts, more than 0.01; a shorter text costs nothing and gains nothing.
@@ -54,8 +54,8 @@ def test_changes_are_kept_while_they_pay_and_pass():
     told = [(tried.key, tried.value, tried.kept) for tried, _ in found]
     assert told == [
         (None, None, True),
-        ("student.from_teacher.layers", [0, 1], True),
-        ("student.from_teacher.layers", [0], False),
+        ("student.layers", [0, 1], True),
+        ("student.layers", [0], False),
         ("training.max_length", 16, False),
         ("student.vocabulary.size", 900, True),
     ]
@@ -64,7 +64,7 @@ def test_changes_are_kept_while_they_pay_and_pass():
     assert "falls by 1.0 %, under min_gain 0.03" in found[3][0].reason
     assert found[4][0].against_base["only_second"] == 5
     kept = found[-1][1]
-    assert kept.student.from_teacher.layers == [0, 1]
+    assert kept.student.layers == [0, 1]
     assert kept.training.max_length == 64
     assert kept.student.vocabulary.size == 900
     assert kept.plan is None
@@ -94,7 +94,7 @@ def test_a_run_without_a_variant_is_refused_and_the_first_must_have_one():
         ("student.layer", [0], "student.layer: unknown key"),
         ("pupil.layers", [0], "pupil is not a section"),
         ("training.max_length", 1, "training.max_length: .*greater than or equal to 4 .given 1."),
-        ("student.from_teacher.layers.0", 1, "student.from_teacher.layers is not a section"),
+        ("student.layers.0", 1, "student.layers is not a section"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused(key, value, told):
@@ -110,8 +110,8 @@ def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
     ("plan", "told"),
     [
         (
-            {"steps": [{"key": "student.from_teacher.layers", "values": [[0], [0, 9]]}]},
-            r"plan\.steps: student\.from_teacher\.layers \[0, 9\]: .*9",
+            {"steps": [{"key": "student.layers", "values": [[0], [0, 9]]}]},
+            r"plan\.steps: student\.layers \[0, 9\]: .*9",
         ),
         (
             {"steps": [{"key": "student.width", "values": [{"num_attention_heads": 64}]}]},
@@ -143,7 +143,7 @@ def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
             "scratch": {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
                         "intermediate_size": 64, "num_train_epochs": 2},
         },
-        "student": {"from_teacher": {"layers": [0, 1]}},
+        "student": {"layers": [0, 1]},
         "training": {"max_length": 24, "num_train_epochs": 1},
         "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
         "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0, "gate": "point"}},
@@ -152,7 +152,7 @@ def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
             "minimise": "size_mb",
             "max_accuracy_drop": 1.0,
             "steps": [
-                {"key": "student.from_teacher.layers", "values": [[1]]},
+                {"key": "student.layers", "values": [[1]]},
                 {"key": "student.seed", "values": [5]},
             ],
         },
@@ -168,7 +168,7 @@ def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
     assert "started" not in again.stderr
     record = json.loads(again.stdout)
     assert [(tried["key"], tried["kept"]) for tried in record["tried"]] == [
-        (None, True), ("student.from_teacher.layers", True), ("student.seed", False),
+        (None, True), ("student.layers", True), ("student.seed", False),
     ]  # fmt: skip
     assert record["run_id"] == "small-1"
     assert record == json.loads((tmp_path / "runs" / "plans" / "small.json").read_text())

@@ -79,7 +79,7 @@ def test_without_the_encoder_the_quickstart_trains_a_teacher_from_nothing_and_wa
 def test_a_teacher_that_was_asked_for_is_never_replaced(overrides, caplog):
     config = load_config("quickstart", overrides)
     assert config.teacher.scratch is None
-    assert config.student.from_teacher is not None
+    assert config.student.kind == "layers"
     assert caplog.records == []
 
 
@@ -88,16 +88,34 @@ def test_a_teacher_that_was_asked_for_is_never_replaced(overrides, caplog):
     [
         ("teacher.checkpoint=./teacher", "teacher", "checkpoint"),
         ("teacher.scratch.hidden_size=64", "teacher", "scratch"),
-        ("student.checkpoint=./student", "student", "checkpoint"),
     ],
 )
 @pytest.mark.parametrize("preset", ["quickstart", "quickstart-scratch", "clinc150-offline"])
 def test_an_override_takes_the_place_of_a_presets_alternative(preset, override, section, kind):
     config = load_config(preset, [override, "data.path=d.json"])
-    others = {"checkpoint", "fine_tune", "scratch", "from_teacher"} - {kind}
+    others = {"checkpoint", "fine_tune", "scratch"} - {kind}
     assert getattr(getattr(config, section), kind) is not None
     assert {other for other in others if getattr(getattr(config, section), other, None) is not None} == set()
-    assert section != "student" or config.student.width is None
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "quickstart-scratch", "clinc150-offline"])
+def test_an_override_takes_the_place_of_a_presets_student_of_another_kind(preset):
+    given = ["student.checkpoint=./student", "data.path=d.json"]
+    for more in ([], ["student.kind=checkpoint"]):
+        student = load_config(preset, [*given, *more]).student
+        assert student.model_dump(exclude={"seed"}, exclude_none=True) == {
+            "kind": "checkpoint",
+            "checkpoint": "./student",
+        }
+    student = load_config("clinc150", ["student.kind=layers", "student.width.num_attention_heads=4"]).student
+    assert (student.kind, student.layers, student.width.num_attention_heads) == ("layers", [0, 3], 4)
+
+
+def test_an_override_of_the_same_kind_keeps_the_other_keys_of_a_presets_student():
+    student = load_config("quickstart", ["student.layers=[1]", "student.kind=layers"]).student
+    assert (student.layers, student.width.intermediate_size) == ([1], 768)
+    student = load_config("clinc150", ["student.layers=[1]"]).student
+    assert (student.kind, student.layers) == ("checkpoint", [1])
 
 
 def test_an_override_of_both_alternatives_is_refused():
@@ -187,9 +205,10 @@ def test_every_fault_is_in_one_message_with_its_path():
             ["teacher", "checkpoint, scratch", "null"],
         ),
         (
-            ["student.checkpoint=a", "student.from_teacher.layers=[0]"],
-            ["student", "checkpoint", "from_teacher"],
+            ["student.kind=layers", "student.checkpoint=a"],
+            ["student.checkpoint", "a key of kind checkpoint alone"],
         ),
+        (["student.kind=convolutoin"], ["student.kind", "'convolutoin'", "layers, checkpoint"]),
         (["search.num_trials=many"], ["search.num_trials", "'many'"]),
         (["export.variants=[onnx, onnx]"], ["export.variants", "once"]),
         (["nonsense"], ["--set nonsense", "section.key=value"]),

@@ -22,7 +22,7 @@ EVERYTHING = {
         "augmentation": {"dropped": {"count": 3}, "spliced": {"count": 2, "seed": 9}},
     },
     "teacher": {"scratch": {"hidden_size": 64}},
-    "student": {"from_teacher": {"layers": [0]}, "pretraining": {}},
+    "student": {"layers": [0], "pretraining": {}},
     "search": {"scheduler": "asha", "budget": {"patience": 3}},
     "benchmark": {"effort": "quick", "num_runs": 7},
     "resources": {"teacher": {}, "trial": {"cpu": 2}},

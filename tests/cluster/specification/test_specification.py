@@ -137,7 +137,7 @@ def test_a_number_is_refused_that_is_none_or_is_beyond_its_bounds(path):
         ("plan", "{steps: [{key: training.alpha, values: [.nan]}]}"),
         ("plan", "{steps: [{key: training.alpha, values: [" + "[" * 60 + "]" * 60 + "]}]}"),
         ("student", "{checkpoint: a, layers: [-1]}"),
-        ("student.from_teacher.layers", "[-1]"),
+        ("student", "{layers: [-1]}"),
         ("benchmark.batch_sizes", "[" + "1," * 1000 + "1]"),
         ("benchmark.batch_sizes", "[true]"),
         ("teacher", "{scratch: {}, seed: 4294967295, ensemble: 2}"),

@@ -39,7 +39,7 @@ from distiltune.training.compression.config import pruning_config
 from distiltune.training.data.tokenized import LabelledSplit, tokenize_split
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def with_teacher(tmp_path_factory) -> TrialInputs:
     root = tmp_path_factory.mktemp("distilled")
     names = [f"label_{n}" for n in range(NUM_LABELS)]
     teacher = tiny_classifier(root / "teacher", num_layers=4, hidden_size=16, label_names=names)
-    student = StudentConfig.model_validate({"from_teacher": {"layers": [0, 3]}})
+    student = student_config(layers=[0, 3])
     build_student(student, teacher, names, root / "student", max_length=16)
     tokenizer = load_tokenizer(teacher)
     texts, labels = zip(*tiny_data(), strict=True)
@@ -189,7 +189,7 @@ def test_hidden_states_of_other_tokens_are_refused(with_teacher, tmp_path):
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
     strange = replace(with_teacher, students={ONLY_STUDENT: Student(str(other))})
     [reported] = run_here(strange, tmp_path / "1", arguments, TRAINING)
-    assert re.search(r"hidden_loss_weight.*tokenizer is not the teacher's", reported["failure"])
+    assert re.search(r"hidden_loss_weight.*tokenizer is not the teacher's.*student\.kind: layers", reported["failure"])
     [reported] = run_here(replace(with_teacher, teacher=None), tmp_path / "2", arguments, TRAINING)
     assert re.search("hidden_loss_weight.*no teacher", reported["failure"])
 

@@ -13,7 +13,7 @@ from distiltune.search.space.space import searched as searched_parameters
 from distiltune.search.space.students import Student, student_name, student_names, without_misfits
 from distiltune.search.space.validation import check_space, space_faults
 from distiltune.training.distillation.config import TrainingConfig
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import StudentConfig, student_config
 
 
 def config(space: dict | None = None, **values) -> SearchConfig:
@@ -172,7 +172,7 @@ def test_every_kind_of_fault_is_told_in_one_error():
 
 def test_students_may_be_searched_by_their_layers():
     searched = config({"student.layers": {"type": "choice", "values": [[0, 5], [0, 2, 5]]}})
-    check_space(searched, TrainingConfig(), StudentConfig())
+    check_space(searched, TrainingConfig(), student_config())
     assert distributions_of(searched)["student.layers"] == CategoricalDistribution(["[0, 5]", "[0, 2, 5]"])
     assert student_names(searched) == {
         "student.layers=[0, 5]": {"student.layers": [0, 5]},
@@ -191,11 +191,16 @@ FIRST = {"alpha": 0.5, "temperature": 4, "num_train_epochs": 5}
 
 def test_students_that_cannot_be_made_are_told():
     both = {"student.layers": [0, 5], "student.num_layers": 0}
-    faults = faults_of(both, StudentConfig.model_validate({"checkpoint": "distilbert"}))
-    assert len(faults) == 3
+    faults = faults_of(both, student_config(checkpoint="distilbert"))
+    assert len(faults) == 4
     assert "are both given" in faults[0]
-    assert "the student is the checkpoint 'distilbert'" in faults[1]
-    assert "search.space.student.num_layers: 0 is refused" in faults[2]
+    for name, fault in zip(both, faults[1:], strict=False):
+        assert fault.startswith(
+            f"search.space.{name}: refused for a student of kind checkpoint, which accepts "
+        )
+        assert "student.num_attention_heads, student.intermediate_size; " in fault
+        assert fault.endswith("of kind layers")
+    assert "search.space.student.num_layers: 0 is refused" in faults[3]
     [fault] = faults_of({"student.layers": {"type": "choice", "values": [[0, 5], [5, 0], "0,5"]}})[:-1] or [
         ""
     ]

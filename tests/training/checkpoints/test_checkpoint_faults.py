@@ -87,16 +87,14 @@ def job(**sections: Any) -> JobConfig:
 
 def roles(directory: Path, good: Path) -> dict[str, JobConfig]:
     """Each key of a specification that names a checkpoint, in a job whose other models are fine."""
-    name, from_teacher = str(directory), {"from_teacher": {"layers": [0]}}
+    name, layers = str(directory), {"layers": [0]}
     pretraining = {"checkpoint": name, "beta": 0, "gamma": 0}
     return {
-        "teacher.checkpoint": job(teacher={"checkpoint": name}, student=from_teacher),
-        "teacher.fine_tune.checkpoint": job(
-            teacher={"fine_tune": {"checkpoint": name}}, student=from_teacher
-        ),
+        "teacher.checkpoint": job(teacher={"checkpoint": name}, student=layers),
+        "teacher.fine_tune.checkpoint": job(teacher={"fine_tune": {"checkpoint": name}}, student=layers),
         "student.checkpoint": job(student={"checkpoint": name}),
         "student.pretraining.checkpoint": job(
-            teacher={"checkpoint": str(good)}, student={**from_teacher, "pretraining": pretraining}
+            teacher={"checkpoint": str(good)}, student={**layers, "pretraining": pretraining}
         ),
     }
 
@@ -282,7 +280,7 @@ def reindex(directory: Path, name: Any) -> Path:
 
 def test_a_checkpoint_in_shards_is_the_same(whole, copy):
     sharded, expected = shard(copy()), load_classifier(whole["bert"])[0].state_dict()
-    check_models(job(teacher={"checkpoint": str(sharded)}, student={"from_teacher": {"layers": [0]}}))
+    check_models(job(teacher={"checkpoint": str(sharded)}, student={"layers": [0]}))
     found = load_classifier(sharded)[0].state_dict()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 

@@ -16,7 +16,7 @@ from distiltune.training.checkpoints.load import load_tokenizer
 from distiltune.training.checkpoints.word_pieces import check_known, unknown_share
 from distiltune.training.data.text_data import TextData
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 from distiltune.training.teacher.config import TeacherConfig
 from distiltune.training.teacher.prepare import prepare_teacher
 
@@ -44,12 +44,12 @@ def data_of(texts: list[str]) -> TextData:
 
 
 def jobs(checkpoint: Path) -> dict[str, JobConfig]:
-    name, from_teacher = str(checkpoint), {"from_teacher": {"layers": [0]}}
+    name, layers = str(checkpoint), {"layers": [0]}
     sections = {
-        "teacher.checkpoint": {"teacher": {"checkpoint": name}, "student": from_teacher},
+        "teacher.checkpoint": {"teacher": {"checkpoint": name}, "student": layers},
         "teacher.fine_tune.checkpoint": {
             "teacher": {"fine_tune": {"checkpoint": name}},
-            "student": from_teacher,
+            "student": layers,
         },
         "student.checkpoint": {"student": {"checkpoint": name}},
     }
@@ -74,7 +74,11 @@ def test_they_are_refused_where_they_are_first_tokenized_as_well(checkpoint, tmp
             )
     with pytest.raises(ModelError, match=r"student\.checkpoint.*at most 50%"):
         build_student(
-            StudentConfig(checkpoint=str(checkpoint)), checkpoint, LABELS, tmp_path / "s", texts=(AMHARIC, ())
+            student_config(checkpoint=str(checkpoint)),
+            checkpoint,
+            LABELS,
+            tmp_path / "s",
+            texts=(AMHARIC, ()),
         )
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.tied_embedding_rows import first_equal_rows, share_rows
 from distiltune.training.models.trainable_embedding_rows import train_used_rows
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 
 TRAIN = [text for text, _ in tiny_data()]
 OTHERS = ["unhappiness zebra crossing colours"] * 3
@@ -36,9 +36,7 @@ def teacher(tmp_path_factory):
 @pytest.fixture(scope="module")
 def student(teacher, tmp_path_factory):
     """A student that keeps the pieces of the training texts, and its record."""
-    config = StudentConfig.model_validate(
-        {"from_teacher": {"layers": [0]}, "vocabulary": {"others": "nearest"}}
-    )
+    config = student_config(layers=[0], vocabulary={"others": "nearest"})
     folder = tmp_path_factory.mktemp("student") / "student"
     return folder, build_student(config, teacher, LABELS, folder, texts=(TRAIN, []))
 

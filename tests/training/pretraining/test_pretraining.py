@@ -30,7 +30,7 @@ from distiltune.training.pretraining.loss import pretraining_loss
 from distiltune.training.pretraining.masking import Masking
 from distiltune.training.pretraining.trainer import PretrainingTrainer
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig
+from distiltune.training.student.config import student_config
 
 LABELS = ["balance", "oos", "transfer", "weather"]
 FAMILIES = ["bert", "distilbert", "roberta"]
@@ -329,10 +329,10 @@ def test_the_trainer_is_at_the_front_door():
 
 def _student(directory, teacher, **pretraining):
     given = {"num_train_epochs": 1, "learning_rate": 3e-3, "batch_size": 8} | pretraining
-    section = {"from_teacher": {"layers": [0, 2]}, "pretraining": given}
+    section = {"layers": [0, 2], "pretraining": given}
     told = []
     record = build_student(
-        StudentConfig.model_validate(section),
+        student_config(**section),
         teacher,
         LABELS,
         directory,
@@ -348,7 +348,7 @@ def _student(directory, teacher, **pretraining):
 @pytest.mark.parametrize("family", ["bert", "distilbert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_a_warmed_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
     record, told = _student(tmp_path / "warm", teachers[family])
-    plain = StudentConfig.model_validate({"from_teacher": {"layers": [0, 2]}})
+    plain = student_config(layers=[0, 2])
     expected = build_student(plain, teachers[family], LABELS, tmp_path / "plain", max_length=16)
     warmed = record.pop("pretraining")
     assert record == expected
@@ -426,12 +426,12 @@ def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch
 
 def test_pretraining_comes_after_narrowing_and_before_trimming(teachers, tmp_path):
     section = {
-        "from_teacher": {"layers": [1]},
+        "layers": [1],
         "width": {"num_attention_heads": 1, "intermediate_size": 24},
         "pretraining": {"num_train_epochs": 4, "batch_size": 16},
         "vocabulary": {},
     }
-    config = StudentConfig.model_validate(section)
+    config = student_config(**section)
     texts = (TEXTS[:4], TEXTS[4:6])
     record = build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=texts)
     student, tokenizer = load_classifier(tmp_path / "s")
@@ -447,7 +447,7 @@ def test_pretraining_comes_after_narrowing_and_before_trimming(teachers, tmp_pat
 
 @pytest.mark.parametrize("texts", [([], []), ((), ())])
 def test_no_texts_are_refused(teachers, tmp_path, texts):
-    config = StudentConfig.model_validate({"from_teacher": {"layers": [0]}, "pretraining": {}})
+    config = student_config(layers=[0], pretraining={})
     with pytest.raises(ModelError, match=r"there are no texts to train on; give data\.unlabelled"):
         build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=texts)
     assert not (tmp_path / "s").exists()
@@ -472,7 +472,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
         "electra": r"student\.pretraining: 'electra' given.*: bert, distilbert, roberta;",
     }.items():
         section = {
-            "from_teacher": {"layers": [0]},
+            "layers": [0],
             "pretraining": {"checkpoint": str(tmp_path / name)},
         }
         with pytest.raises(ModelError, match=message):
@@ -482,7 +482,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
                 )
             )
         with pytest.raises(ModelError, match=message):
-            config = StudentConfig.model_validate(section)
+            config = student_config(**section)
             build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=(TEXTS, []))
     with pytest.raises(ModelError, match="no such checkpoint directory"):
         _student(tmp_path / "s", teachers["bert"], checkpoint=str(Path("/nowhere/at/all")))
@@ -496,9 +496,7 @@ def test_weights_that_are_all_0_are_refused():
 
 
 def test_a_training_that_is_lost_is_refused(teachers, tmp_path):
-    student = StudentConfig.model_validate(
-        {"from_teacher": {"layers": [0, 2]}, "pretraining": {"max_texts": 16}}
-    )
+    student = student_config(layers=[0, 2], pretraining={"max_texts": 16})
     ruinous = student.pretraining.model_copy(
         update={"learning_rate": 1e20}
     )  # beyond what a specification may ask for

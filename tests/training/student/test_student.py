@@ -8,9 +8,10 @@ from models import tiny_classifier, tiny_data
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig, WidthConfig
+from distiltune.training.student.config import StudentConfig, student_config
 from distiltune.training.student.layers import student_from_layers
 from distiltune.training.student.logit_change import compare_logits
+from distiltune.training.student.size_config import WidthConfig
 from distiltune.training.student.vocabulary import pieces_to_keep
 from distiltune.training.student.width import narrow
 
@@ -28,7 +29,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def from_layers(*layers: int) -> StudentConfig:
-    return StudentConfig.model_validate({"from_teacher": {"layers": list(layers)}})
+    return student_config(layers=list(layers))
 
 
 def layers_of(model) -> torch.nn.ModuleList:
@@ -84,13 +85,13 @@ def test_all_layers_make_the_teacher_again(family, teachers) -> None:
 
 @pytest.mark.parametrize("layers", [[4], [0, 0], [2, 0], [0, 99]])
 def test_layers_that_the_teacher_does_not_have_are_refused(layers, teachers, tmp_path) -> None:
-    with pytest.raises(ModelError, match=r"student\.from_teacher\.layers: .* layers 0 to 3; .*rising"):
+    with pytest.raises(ModelError, match=r"student\.layers: .* layers 0 to 3; .*rising"):
         build_student(from_layers(*layers), teachers["bert"], LABELS, tmp_path / "student")
     assert not (tmp_path / "student").exists()
 
 
 def test_a_checkpoint_gets_a_new_head_for_other_labels(teachers, tmp_path) -> None:
-    config = StudentConfig(checkpoint=str(teachers["distilbert"]))
+    config = student_config(checkpoint=str(teachers["distilbert"]))
     names = ["a", "b", "c", "d"]  # as many labels, other ones: the old rows mean nothing
     record = build_student(config, teachers["bert"], names, tmp_path / "student")
     student, _ = load_classifier(tmp_path / "student")
@@ -106,7 +107,9 @@ def test_a_checkpoint_gets_a_new_head_for_other_labels(teachers, tmp_path) -> No
 
 def test_a_checkpoint_for_the_same_labels_keeps_its_head_by_name(teachers, tmp_path) -> None:
     names = LABELS[::-1]
-    build_student(StudentConfig(checkpoint=str(teachers["roberta"])), teachers["bert"], names, tmp_path / "s")
+    build_student(
+        student_config(checkpoint=str(teachers["roberta"])), teachers["bert"], names, tmp_path / "s"
+    )
     student, held = load_classifier(tmp_path / "s")[0], load_classifier(teachers["roberta"])[0]
     assert torch.equal(student.classifier.out_proj.weight, held.classifier.out_proj.weight.flip(0))
     assert label_names(student) == names
@@ -114,7 +117,7 @@ def test_a_checkpoint_for_the_same_labels_keeps_its_head_by_name(teachers, tmp_p
 
 def test_the_seed_decides_what_is_new(teachers, tmp_path) -> None:
     def head(seed: int) -> torch.Tensor:
-        config = StudentConfig(checkpoint=str(teachers["bert"]), seed=seed)
+        config = student_config(checkpoint=str(teachers["bert"]), seed=seed)
         build_student(config, teachers["bert"], ["a", "b"], tmp_path / str(seed))
         return load_classifier(tmp_path / str(seed))[0].classifier.weight
 
@@ -129,7 +132,7 @@ def test_a_family_without_known_layers_is_refused(teachers, tmp_path) -> None:
     ElectraForSequenceClassification(config).save_pretrained(tmp_path / "electra")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "electra" / name).write_bytes((teachers["bert"] / name).read_bytes())
-    student = StudentConfig(checkpoint=str(tmp_path / "electra"))
+    student = student_config(checkpoint=str(tmp_path / "electra"))
     with pytest.raises(ModelError, match=r"student: 'electra' given.*: bert, distilbert, roberta;"):
         build_student(student, teachers["bert"], LABELS, tmp_path / "student")
 
@@ -144,26 +147,21 @@ def test_texts_longer_than_the_student_takes_are_refused(family, teachers, tmp_p
 
 def test_a_checkpoint_can_give_some_of_its_layers(teachers, tmp_path) -> None:
     given = {"checkpoint": str(teachers["bert"]), "layers": [0, 3]}
-    record = build_student(
-        StudentConfig.model_validate(given), teachers["roberta"], LABELS, tmp_path / "student"
-    )
+    record = build_student(student_config(**given), teachers["roberta"], LABELS, tmp_path / "student")
     own, _ = load_classifier(teachers["bert"])
     student, _ = load_classifier(tmp_path / "student")
     assert record["num_layers"] == 2
     assert same(layers_of(student)[1], layers_of(own)[3])
     assert same(student.classifier, own.classifier)
-    wrong = StudentConfig.model_validate({**given, "layers": [0, 4]})
+    wrong = student_config(checkpoint=given["checkpoint"], layers=[0, 4])
     with pytest.raises(
         ModelError, match=r"student\.layers: \[0, 4\] given; the checkpoint has layers 0 to 3"
     ):
         build_student(wrong, teachers["roberta"], LABELS, tmp_path / "other")
-    with pytest.raises(ValueError, match="layers are those of a checkpoint"):
-        from_teacher = {"from_teacher": {"layers": [0]}, "layers": [0]}
-        StudentConfig.model_validate(from_teacher)
 
 
 def test_a_checkpoint_with_too_few_positions_is_refused(teachers, tmp_path) -> None:
-    config = StudentConfig(checkpoint=str(teachers["distilbert"]))
+    config = student_config(checkpoint=str(teachers["distilbert"]))
     with pytest.raises(ModelError, match=r"training\.max_length: 67 given; the student takes at most 66"):
         build_student(config, teachers["bert"], LABELS, tmp_path / "student", max_length=67)
     assert not (tmp_path / "student").exists()
@@ -188,7 +186,7 @@ def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path
     texts, told = [TEXTS[place] for place in (0, 12, 24, 35, 47)], []
 
     def parity(name: str, **more) -> list[dict]:
-        config = StudentConfig.model_validate({"from_teacher": {"layers": [0, 2]}, **more})
+        config = student_config(layers=[0, 2], **more)
         record = build_student(config, teachers["bert"], LABELS, tmp_path / name, texts=(TEXTS, ()))
         told.append(load_classifier(tmp_path / name))
         return record["parity"]
@@ -224,7 +222,7 @@ def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path
 
 def test_a_new_head_is_not_compared(teachers, tmp_path) -> None:
     given = {"checkpoint": str(teachers["bert"]), "width": {"intermediate_size": 40}}
-    config = StudentConfig.model_validate(given)
+    config = student_config(**given)
     nothing = [{"step": "width", "logits_rmse": None, "predictions_changed": None}]
     record = build_student(config, teachers["bert"], ["a", "b"], tmp_path / "new", texts=(TEXTS, ()))
     assert record["parity"] == nothing

@@ -22,7 +22,8 @@ from distiltune.training.data.config import data_config
 from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import tokenize_split
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig, VocabularyConfig
+from distiltune.training.student.config import student_config
+from distiltune.training.student.size_config import VocabularyConfig
 from distiltune.training.student.vocabulary import covered_share, pieces_to_keep, respelled, trim_vocabulary
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
@@ -151,7 +152,7 @@ def test_what_cannot_be_trimmed_is_refused(teacher, tmp_path):
 @pytest.mark.parametrize("section", ["teacher", "student"])
 def test_a_vocabulary_that_cannot_spell_is_refused_before_anything_begins(teacher, section):
     trimmed = {"vocabulary": {"size": 7}}
-    student = {"from_teacher": {"layers": [1]}} if section == "teacher" else {"checkpoint": str(teacher)}
+    student = {"layers": [1]} if section == "teacher" else {"checkpoint": str(teacher)}
     given = {"teacher": {"checkpoint": str(teacher)}, "student": {**student, **trimmed}}
     with pytest.raises(ModelError, match=r"student\.vocabulary\.size: 7 given"):
         check_models(JobConfig.model_validate(given))
@@ -160,7 +161,7 @@ def test_a_vocabulary_that_cannot_spell_is_refused_before_anything_begins(teache
 def test_a_vocabulary_that_cannot_spell_is_refused_before_a_teacher_from_nothing_is_trained(corpus):
     """Its word pieces are not there before the data are read."""
     for others, size in (("spelled", 40), ("nearest", 5)):
-        student = {"from_teacher": {"layers": [0]}, "vocabulary": {"size": size, "others": others}}
+        student = {"layers": [0], "vocabulary": {"size": size, "others": others}}
         config = JobConfig.model_validate({"teacher": {"scratch": {}}, "student": student})
         check_models(config)
         said = rf"student\.vocabulary\.size: {size} given; the special tokens.* are \d+ pieces of [\d,]+; give more"
@@ -234,10 +235,10 @@ def test_rows_with_masks_are_spelled_anew(trimmed):
 
 
 def test_a_trimmed_student_is_saved_exported_and_answers_alike(teacher, tmp_path):
-    whole = {"from_teacher": {"layers": [1]}}
+    whole = {"layers": [1]}
     records = {}
     for name, more in (("whole", {}), ("small", {"vocabulary": {"min_count": 1}})):
-        config = StudentConfig.model_validate({**whole, **more})
+        config = student_config(**whole, **more)
         records[name] = build_student(
             config, teacher, LABELS, tmp_path / name, texts=(TRAIN, OTHERS[:1]), validation_texts=OTHERS
         )

@@ -24,7 +24,7 @@ from distiltune.export.variants.torch_int8 import load_pytorch_int8
 from distiltune.search.config import SearchConfig
 from distiltune.search.space.students import (
     Student,
-    searched_width,
+    student_keys,
     student_name,
     student_names,
     without_misfits,
@@ -54,8 +54,9 @@ from distiltune.training.models.structured_pruning import (
     readers,
 )
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import StudentConfig, WidthConfig
+from distiltune.training.student.config import StudentConfig, student_config
 from distiltune.training.student.layers import student_from_layers
+from distiltune.training.student.size_config import WidthConfig
 from distiltune.training.student.width import check_width, importance, narrow
 
 FAMILIES = ["bert", "distilbert", "roberta"]
@@ -93,7 +94,7 @@ def logits_of(model, tokenizer, texts=TEXTS[:6]) -> torch.Tensor:
 
 
 def width(**counts) -> StudentConfig:
-    return StudentConfig.model_validate({"from_teacher": {"layers": [0, 1]}, "width": counts})
+    return student_config(layers=[0, 1], width=counts)
 
 
 def without(model, heads=HEADS, rows=ROWS):
@@ -181,7 +182,7 @@ def test_texts_are_spread_over_all_and_what_is_kept_is_the_same_again(wide, monk
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_narrow_student_is_built_loaded_and_loaded_by_nothing_else(family, wide, tmp_path):
-    config = StudentConfig.model_validate({"from_teacher": {"layers": [1]}, "width": WIDTH.model_dump()})
+    config = student_config(layers=[1], width=WIDTH.model_dump())
     made = build_student(config, wide[family], LABELS, tmp_path / "s", texts=(TEXTS, ()), labels=TARGETS)
     assert (made["num_attention_heads"], made["intermediate_size"]) == (3, 40)
     student, tokenizer = load_classifier(tmp_path / "s")
@@ -194,7 +195,7 @@ def test_a_narrow_student_is_built_loaded_and_loaded_by_nothing_else(family, wid
     assert torch.equal(logits_of(student, tokenizer), logits_of(expected, tokenizer))
     assert torch.equal(readers(student)[0][0].weight, readers(teacher)[1][0].weight)
     # Another head for other labels, all else as it is in the checkpoint.
-    other = StudentConfig(checkpoint=str(tmp_path / "s"))
+    other = student_config(checkpoint=str(tmp_path / "s"))
     build_student(other, wide[family], ["a", "b"], tmp_path / "other")
     bodies = (
         each.base_model.state_dict() for each in (load_model(tmp_path / "other", complete=True), student)
@@ -330,7 +331,7 @@ def test_every_family_is_exported_plain_and_fused(family, wide, tmp_path):
 def test_more_than_there_is_is_refused_before_the_job_begins(counts, told, wide, tmp_path):
     with pytest.raises(ModelError, match=rf"student\.width\.{told}"):
         build_student(width(**counts), wide["bert"], LABELS, tmp_path / "s", texts=(TEXTS, ()))
-    student, teacher = {"from_teacher": {"layers": [0]}}, {"checkpoint": str(wide["bert"])}
+    student, teacher = {"layers": [0]}, {"checkpoint": str(wide["bert"])}
     scratch = {"scratch": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}}
     [[name, value]] = counts.items()
     space = {"search": {"space": {f"student.{name}": {"type": "choice", "values": [1, value]}}}}
@@ -361,17 +362,19 @@ def test_widths_are_searched_beside_layers():
         "student.intermediate_size": {"type": "choice", "values": [16, 64]},
     }
     config = SearchConfig.model_validate({"space": space, "constraints": ["latency_ms <= 1.0"]})
-    assert space_faults(config, TrainingConfig(), StudentConfig.model_validate({})) == []
+    assert space_faults(config, TrainingConfig(), student_config()) == []
+    own = student_config(width={"num_attention_heads": 7})
     names = student_names(config)
     assert len(names) == 8
     for name, arguments in names.items():
         assert student_name({**arguments, "alpha": 0.5}) == name
-        made = searched_width(WidthConfig(num_attention_heads=7), arguments)
-        assert made == WidthConfig(
+        made = own.with_searched(student_keys({**arguments, "alpha": 0.5}), Path("not read"))
+        assert made.width == WidthConfig(
             num_attention_heads=arguments["student.num_attention_heads"],
             intermediate_size=arguments["student.intermediate_size"],
         )
-    assert searched_width(None, {"alpha": 0.5}) is None
+        assert made.layers == arguments["student.layers"]
+    assert own.with_searched({}, Path("not read")) == own
     # 64 rows are too slow with any layers, two layers with any rows but with one head.
     students = {
         name: Student(
@@ -406,7 +409,7 @@ def test_a_searched_student_is_made_with_the_labels_of_train(wide, tmp_path):
     searched = {"student.num_layers": 2, "student.num_attention_heads": 3}
     made = make_student(task, "teacher", data, "made", searched)
     assert [made[name] for name in ("num_layers", "num_attention_heads", "intermediate_size")] == [2, 3, 40]
-    config = StudentConfig.model_validate({"from_teacher": {"layers": [0, 1]}, "width": WIDTH.model_dump()})
+    config = student_config(layers=[0, 1], width=WIDTH.model_dump())
     build_student(
         config, wide["bert"], LABELS, tmp_path / "s", max_length=64, texts=(TEXTS, ()), labels=TARGETS
     )
@@ -420,7 +423,7 @@ def test_widths_that_cannot_be_searched_are_told():
         "student.intermediate_size": {"type": "int", "low": 16, "high": 64},
     }
     config = SearchConfig.model_validate({"space": space})
-    own = StudentConfig.model_validate({"checkpoint": "distilbert-base-uncased"})  # its width may be searched
+    own = student_config(checkpoint="distilbert-base-uncased")  # its width may be searched
     faults = "\n".join(space_faults(config, TrainingConfig(), own))
     assert "search.space.student.num_attention_heads: 0 is refused: it needs a whole number" in faults
     assert "search.space.student.num_attention_heads: 2.5 is refused" in faults

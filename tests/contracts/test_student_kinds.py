@@ -1,0 +1,232 @@
+"""What every student kind keeps, and one that is added from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import datasets
+import pytest
+import torch
+from models import tiny_classifier, tiny_data
+from pydantic import Field, ValidationError
+
+from distiltune.cluster.pipeline.preflight import check_models, check_new_pieces, check_texts
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.specification.printing import as_yaml
+from distiltune.cluster.specification.reading import parse_yaml
+from distiltune.cluster.specification.reference import as_markdown
+from distiltune.cluster.store.input_files import ship_inputs, with_local_inputs
+from distiltune.errors import ConfigError, ModelError
+from distiltune.search.config import SearchConfig
+from distiltune.search.space.space import STUDENT_ARGUMENTS
+from distiltune.search.space.validation import space_faults
+from distiltune.storage.store import Store
+from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer, new_classifier
+from distiltune.training.data.text_data import TextData
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.section import Width
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import student_config
+from distiltune.training.student.kinds.base import STUDENT_KINDS, BuiltStudent, StudentConfig, StudentInputs
+
+LABELS = ["balance", "oos", "transfer", "weather"]
+TEXTS = [text for text, _ in tiny_data()]
+TARGETS = [number // 12 for number in range(48)]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("kinds") / "teacher", num_layers=4, label_names=LABELS)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is not the teacher, of other labels and with other word pieces."""
+    folder = tmp_path_factory.mktemp("kinds") / "other"
+    return tiny_classifier(folder, family="distilbert", label_names=["a", "b"], texts=TEXTS[:30], seed=1)
+
+
+class FreshStudent(StudentConfig):
+    """One layer of the teacher's shape and any number of rows, of which nothing is trained."""
+
+    kind: Literal["fresh"] = Field(default="fresh", description="An untrained layer.")
+    rows: Width = Field(default=16, description="fresh: feed-forward rows.")
+
+    searched_keys: ClassVar[tuple[str, ...]] = ("intermediate_size",)
+
+    def with_searched(self, values, teacher_dir):
+        return self.model_copy(update={"rows": values.get("intermediate_size", self.rows)})
+
+    def check_shapes(self, teacher, searched):
+        if self.rows > 64:
+            raise ModelError(f"student.rows: {self.rows} given; accepted: 1 to 64")
+        return teacher
+
+    def build(self, inputs: StudentInputs) -> BuiltStudent:
+        source, tokenizer = load_classifier(inputs.teacher_dir)
+        source.config.num_hidden_layers, source.config.intermediate_size = 1, self.rows
+        model = new_classifier(source.config)
+        table = source.get_input_embeddings().weight
+        record = {"family": "bert", "num_layers": 1, "num_embeddings": len(table), "parity": []}
+        return BuiltStudent(model, tokenizer, record)
+
+
+def values_of(kind: str, other: Path) -> dict[str, Any]:
+    """Values that make a student of a kind, with one key beside its name that selects it as well."""
+    own = {"layers": {"layers": [0, 2]}, "checkpoint": {"checkpoint": str(other)}, "fresh": {"rows": 24}}
+    return {"kind": kind, **own[kind]}
+
+
+@pytest.fixture(params=[*STUDENT_KINDS.names, "fresh"])
+def config(request: pytest.FixtureRequest, other: Path) -> Iterator[StudentConfig]:
+    """A section of each kind, and of one that is registered from outside."""
+    with STUDENT_KINDS.temporarily(FreshStudent) if request.param == "fresh" else nullcontext():
+        yield student_config(**values_of(request.param, other))
+
+
+def built(config: StudentConfig, teacher: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that a kind writes."""
+    texts = (TEXTS, ["more texts"])
+    record = build_student(
+        config,
+        teacher,
+        LABELS,
+        folder,
+        max_length=16,
+        texts=texts,
+        labels=TARGETS,
+        validation_texts=TEXTS[:4],
+    )
+    assert record["num_parameters"] > 0
+    assert json.loads(json.dumps(record)) == record
+    return load_classifier(folder)[0].state_dict()
+
+
+def job(config: StudentConfig, teacher: Path) -> JobConfig:
+    section = config.model_dump(mode="json")
+    return JobConfig.model_validate({"teacher": {"checkpoint": str(teacher)}, "student": section})
+
+
+def test_the_kinds():
+    assert STUDENT_KINDS.names == ["layers", "checkpoint"], "the default is listed first"
+    assert type(student_config()) is STUDENT_KINDS["layers"]
+
+
+def test_a_student_is_built_and_its_checkpoint_answers(config, teacher, tmp_path):
+    built(config, teacher, tmp_path / "student")
+    model, tokenizer = load_classifier(tmp_path / "student")
+    batch = tokenizer(TEXTS[:5], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    assert logits.shape == (5, len(LABELS))
+    assert logits.isfinite().all()
+    assert label_names(model) == LABELS
+    is_own = tokenizer.get_vocab() != load_tokenizer(teacher).get_vocab()
+    assert is_own == config.own_tokenizer
+
+
+def test_the_seed_decides_what_is_drawn(config, teacher, tmp_path):
+    first, again = (built(config, teacher, tmp_path / name) for name in ("first", "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    torch.rand(3)  # what was drawn before makes no difference
+    moved = built(config.model_copy(update={"seed": 1}), teacher, tmp_path / "moved")
+    same = all(torch.equal(value, moved[name]) for name, value in first.items())
+    assert same == (config.kind == "layers"), "a student of the teacher's layers has no new weights"
+
+
+def test_a_section_survives_json_the_printed_job_and_its_own_keys(config, teacher, other):
+    assert student_config(**json.loads(config.model_dump_json())) == config
+    given = job(config.model_copy(update={"seed": 3}), teacher)
+    for all_keys in (False, True):
+        printed = parse_yaml(as_yaml(given, all_keys=all_keys))
+        assert JobConfig.model_validate(printed) == given
+    alone = {key: value for key, value in values_of(config.kind, other).items() if key != "kind"}
+    assert student_config(**alone) == config
+    with pytest.raises(ValidationError, match="speed"):
+        student_config(**values_of(config.kind, other), speed=3)
+
+
+def test_a_kind_is_described_and_refuses_keys_that_it_has_not(config, other):
+    section = STUDENT_KINDS[config.kind]
+    schema = JobConfig.model_json_schema()["$defs"][section.__name__]
+    assert all("description" in each for each in schema["properties"].values())
+    assert f"## `student`, kind `{config.kind}`" in as_markdown()
+    for each in STUDENT_KINDS:
+        for key in set(each.model_fields) - set(section.model_fields):
+            with pytest.raises(ValidationError, match=key):
+                student_config(**values_of(config.kind, other), **{key: "x"})
+
+
+def test_checkpoints_of_this_machine_travel_with_a_job(config, teacher, tmp_path):
+    named = config.checkpoints()
+    assert set(named) <= set(config.checkpoint_keys)
+    assert config.source is None or config.source in named.values()
+    store = Store(str(tmp_path / "store"))
+    sent = ship_inputs(job(config, teacher), store)
+    assert all(name.startswith("storage:") for name in sent.student.checkpoints().values())
+    there = with_local_inputs(sent, store)
+    assert there.student.checkpoints().keys() == named.keys()
+    assert all(
+        Path(name).is_dir() and name not in named.values() for name in there.student.checkpoints().values()
+    )
+    check_models(there)
+    paths = [path for path in config.checkpoint_keys if path in named]
+    for path in paths:
+        wrong = config.model_copy(update={path[-1]: str(tmp_path / "nowhere")})
+        with pytest.raises(ModelError, match=rf"student\.{'.'.join(path)}: .*nowhere"):
+            check_models(job(wrong, teacher))
+
+
+def test_a_kind_passes_the_checks_of_a_job(config, teacher):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)}
+    )
+    rows = datasets.Dataset.from_dict({"text": TEXTS, "label": TARGETS}, features=features)
+    data = TextData(datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), rows)), None)
+    for section in ({"checkpoint": str(teacher)}, {"scratch": {"num_hidden_layers": 4}}):
+        given = JobConfig.model_validate({"teacher": section}).model_copy(update={"student": config})
+        check_models(given)
+        check_new_pieces(given, data)
+        check_texts(given, data)
+
+
+def test_a_search_varies_the_keys_that_a_kind_names_alone(config, teacher):
+    choices: Mapping[str, Any] = {"student.layers": [[0], [0, 1]]}
+    for name in STUDENT_ARGUMENTS:
+        choice = {"type": "choice", "values": choices.get(name, [1, 2])}
+        search, key = SearchConfig.model_validate({"space": {name: choice}}), name.removeprefix("student.")
+        faults = space_faults(search, TrainingConfig(), config)
+        if key not in config.searched_keys:
+            assert len(faults) == 1 and faults[0].startswith(f"search.space.{name}: ")
+            continue
+        assert faults == []
+        first, second = (config.with_searched({key: each}, teacher) for each in choice["values"])
+        assert first != second
+        assert type(first) is type(second) is type(config)
+    assert config.with_searched({}, teacher) == config
+
+
+def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"student\.kind: 'fresh' is not known; accepted: layers, checkpoint"
+    ):
+        load_config("clinc150", ["student.kind=fresh"])
+    with STUDENT_KINDS.temporarily(FreshStudent):
+        given = ["student.rows=24", f"teacher.checkpoint={teacher}"]
+        config = load_config("clinc150", given)  # `rows` is a key of this kind alone
+        assert config.student == FreshStudent(rows=24, seed=42)
+        assert "| `student.rows` | whole number ≥ 1 | `16` | fresh: feed-forward rows. |" in as_markdown()
+        with pytest.raises(ConfigError, match=r"student\.layers: is a key of kind layers, checkpoint alone"):
+            load_config("quickstart", ["student={kind: fresh, layers: [0]}"])
+        with pytest.raises(ConfigError, match=r"student\.row: .*'rows'"):
+            load_config("quickstart", ["student={kind: fresh, row: 8}"])
+    check_models(config)
+    with pytest.raises(ModelError, match=r"student\.rows: 99"):
+        check_models(config.model_copy(update={"student": FreshStudent(rows=99)}))
+    weights = built(config.student, teacher, tmp_path / "student")
+    assert sum(value.shape == (24, 32) for value in weights.values()) == 1

@@ -1,0 +1,162 @@
+"""Student kinds: the registry, and the section ``student`` with what every kind has and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from ...registry import SectionRegistry
+from ...section import Section, Seed
+from ...tasks import SINGLE_LABEL, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class StudentInputs:
+    """What a student is built from.
+
+    Attributes:
+        teacher_dir: The prepared teacher.
+        label_names: Labels in the data's order; the student's head has this order.
+        max_length: Tokens that texts are cut to; None skips the check of the student's positions.
+        texts: Training texts.
+        more_texts: Texts without labels.
+        labels: Labels of the training texts.
+        validation_texts: Texts on which what is left out of the student is measured.
+        num_threads: Intra-op threads; None does not change them.
+        use_gpu: Whether a GPU may be used; None uses one if available.
+        tell: Called with the progress.
+        task: The task of student and teacher.
+    """
+
+    teacher_dir: Path
+    label_names: list[str]
+    max_length: int | None = None
+    texts: Sequence[str] = ()
+    more_texts: Sequence[str] = ()
+    labels: Sequence[int] = ()
+    validation_texts: Sequence[str] = ()
+    num_threads: int | None = None
+    use_gpu: bool | None = None
+    tell: Callable[[str], None] | None = None
+    task: Task = SINGLE_LABEL
+
+
+@dataclass(frozen=True)
+class BuiltStudent:
+    """A student before its training.
+
+    Attributes:
+        model: The classifier.
+        tokenizer: Its tokenizer.
+        record: What is recorded of it: ``family``, ``num_layers``, ``num_embeddings`` (distinct rows of the token
+            embedding), ``parity`` (see :class:`~.logit_change.StepParity`), and whatever else the kind has.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    record: dict[str, Any]
+
+
+class StudentConfig(Section):
+    """The student to train, with the keys that all kinds share."""
+
+    kind: str = Field(default="layers", description="What the student is made of.")
+    seed: Seed = Field(
+        default=0, description="Seed of weights that are not copied. Default: the job's `seed`."
+    )
+
+    source_key: ClassVar[str | None] = None
+    """Key that names the checkpoint whose tokenizer the student has; None: it has the teacher's."""
+    checkpoint_keys: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Paths within the section of keys that name a checkpoint; those in local directories are uploaded with a job."""
+    searched_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that a search may vary, as ``search.space: {student.KEY: …}``."""
+
+    @property
+    def source(self) -> str | None:
+        """Name of the checkpoint whose tokenizer the student has; None: it has the teacher's."""
+        return None if self.source_key is None else getattr(self, self.source_key)
+
+    @property
+    def own_tokenizer(self) -> bool:
+        """Whether its tokenizer differs from the teacher's, so that texts are tokenized again for it."""
+        return self.source is not None
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether building it trains it, which needs the resources of a teacher's training."""
+        return False
+
+    def checkpoints(self) -> dict[tuple[str, ...], str]:
+        """Return the checkpoints that the section names, by the path of their key within it."""
+        found: dict[tuple[str, ...], str] = {}
+        for path in self.checkpoint_keys:
+            at: Any = self
+            for key in path:
+                at = None if at is None else getattr(at, key)
+            if at is not None:
+                found[path] = at
+        return found
+
+    def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
+        """Return the section with a trial's values of ``searched_keys``.
+
+        Raises:
+            ModelError: The teacher has no such student.
+        """
+        return self
+
+    def check_shapes(
+        self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
+    ) -> PreTrainedConfig:
+        """Reject a student that cannot be made, as far as configurations of models show it.
+
+        Args:
+            teacher: Configuration of the teacher.
+            searched: Ends of the range, or the choices, of each of ``searched_keys`` that the search varies.
+
+        Returns:
+            Configuration of the model that the student is made from.
+
+        Raises:
+            ModelError: The message has the key, its value and what is available.
+        """
+        return teacher
+
+    def check_checkpoints(self, teacher: str | None) -> None:
+        """Reject checkpoints that are damaged or do not fit together.
+
+        Args:
+            teacher: The teacher's checkpoint, or the one that it is fine-tuned from; None: it is trained from scratch.
+
+        Raises:
+            ModelError: The message has the key that names the checkpoint.
+        """
+
+    def check_new_tokenizer(self, make: Callable[[], Any]) -> None:
+        """Reject keys that do not fit the tokenizer that a teacher trained from scratch will have.
+
+        Args:
+            make: Returns that tokenizer; takes a moment.
+
+        Raises:
+            ModelError: The message has the key and the values accepted.
+        """
+
+    def build(self, inputs: StudentInputs) -> BuiltStudent:
+        """Build the student; torch is seeded with ``seed``.
+
+        Raises:
+            ModelError: A model cannot be used; the message has the key that names it.
+        """
+        raise NotImplementedError
+
+
+STUDENT_KINDS: SectionRegistry[StudentConfig] = SectionRegistry("kind")

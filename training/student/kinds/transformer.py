@@ -1,0 +1,229 @@
+"""What the kinds of students that have transformer layers share: their keys, and how they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from ...pretraining.config import PretrainingConfig
+from ...section import Layers
+from ..size_config import VocabularyConfig, WidthConfig
+from .base import BuiltStudent, StudentConfig, StudentInputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class TransformerStudent(StudentConfig):
+    """A student with layers of a transformer: of the teacher, or of a checkpoint."""
+
+    layers: Layers | None = Field(default=None, description="Which layers to keep.")
+    vocabulary: VocabularyConfig | None = Field(
+        default=None,
+        description="Trim the embedding table before training; no text becomes unknown.",
+    )
+    width: WidthConfig | None = Field(
+        default=None,
+        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
+    )
+    pretraining: PretrainingConfig | None = Field(
+        default=None,
+        description="Train the encoder on train and data.unlabelled, without labels, before its vocabulary is trimmed.",
+    )
+
+    checkpoint_keys: ClassVar[tuple[tuple[str, ...], ...]] = (("pretraining", "checkpoint"),)
+    searched_keys: ClassVar[tuple[str, ...]] = ("num_attention_heads", "intermediate_size")
+    layers_of: ClassVar[str]
+    """Model that ``layers`` are taken from, for messages."""
+
+    @property
+    def own_tokenizer(self) -> bool:
+        """Whether it has a checkpoint's tokenizer, or one with fewer word pieces than the teacher's."""
+        trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
+        return super().own_tokenizer or trimmed
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether building it trains it."""
+        return self.pretraining is not None
+
+    def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
+        """Return the section with a trial's numbers of heads and rows instead of its own."""
+        counts = {name: values[name] for name in WidthConfig.model_fields if name in values}
+        if not counts:
+            return self
+        width = WidthConfig.model_validate({**dict(self.width or {}), **counts})
+        return self.model_copy(update={"width": width})
+
+    def check_shapes(
+        self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
+    ) -> PreTrainedConfig:
+        """Reject layers, attention heads and feed-forward rows that do not exist."""
+        from ...models.families import family_of
+        from ..layers import check_layers
+        from ..width import check_width
+
+        source = self.source_config(teacher)
+        counts = {name: max(searched[name]) for name in WidthConfig.model_fields if name in searched}
+        widest = WidthConfig.model_validate(counts) if counts else None
+        for width, where in ((self.width, "student.width"), (widest, "search.space.student")):
+            if width is not None:
+                check_width(width, source, where)
+        if self.layers is not None:
+            family_of(source, "student.layers", "layers")
+            check_layers(self.layers, source.num_hidden_layers, self.layers_of)
+        return source
+
+    def check_checkpoints(self, teacher: str | None) -> None:
+        """Reject a vocabulary too small to spell every text, and models that it cannot be pretrained with."""
+        from ...checkpoints.load import inspect_checkpoint, load_tokenizer, resolve_checkpoint
+        from ...checkpoints.loading import naming
+        from ...pretraining.pretrain_student import check_pretraining
+
+        own = teacher if self.source is None else resolve_checkpoint(self.source)
+        if self.vocabulary is not None and own is not None:
+            self._check_vocabulary(load_tokenizer(own), self.vocabulary)
+        if self.pretraining is not None:
+            with naming("student.pretraining.checkpoint"):
+                check_pretraining(self.pretraining, self.source, teacher)
+                if self.pretraining.checkpoint is not None:
+                    inspect_checkpoint(resolve_checkpoint(self.pretraining.checkpoint))
+
+    def check_new_tokenizer(self, make: Callable[[], Any]) -> None:
+        """Reject a vocabulary too small to spell every text in the teacher's word pieces."""
+        if self.vocabulary is not None and self.vocabulary.size is not None and self.source is None:
+            self._check_vocabulary(make(), self.vocabulary)
+
+    def _check_vocabulary(self, tokenizer: Any, wanted: VocabularyConfig) -> None:
+        from ..vocabulary import pieces_to_keep
+
+        pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=wanted.others == "spelled")
+
+    def source_config(self, teacher: PreTrainedConfig) -> PreTrainedConfig:
+        """Return the configuration of the model whose layers the student has.
+
+        Raises:
+            ModelError: It cannot be read, or its family is unknown.
+        """
+        raise NotImplementedError
+
+    def load_source(self, inputs: StudentInputs) -> tuple[PreTrainedModel, Any, bool]:
+        """Load the model whose layers the student has, with the labels of the data.
+
+        Returns:
+            The model, its tokenizer, and whether its head was trained for these labels.
+
+        Raises:
+            ModelError: It cannot be used.
+        """
+        raise NotImplementedError
+
+    def build(self, inputs: StudentInputs) -> BuiltStudent:
+        """Narrow the source, select its layers, pretrain them and trim their vocabulary, as far as configured.
+
+        The record has ``num_attention_heads`` and ``intermediate_size`` of each layer, ``layers`` (None: all), the
+        change of the logits by ``width`` and ``vocabulary`` under ``parity`` (nothing is compared if the head is new,
+        or without training texts), and, if configured, ``pretraining``, the result of ``warm_student``, and
+        ``vocabulary``, whose ``covered_share`` is the share of validation texts, 0 to 1, all of whose pieces are kept
+        (None without such texts).
+
+        Raises:
+            ModelError: The source cannot be used, its family is unknown, a layer does not exist, texts may exceed
+                its positions or have characters that its tokenizer does not cover, it cannot be pretrained, or more
+                heads or rows are to be kept than it has.
+        """
+        from ...checkpoints.load import check_max_length
+        from ...distillation.config import TrainingConfig
+        from ..logit_change import StepParity
+        from ..width import narrow
+
+        model, tokenizer, has_head = self.load_source(inputs)
+        if inputs.max_length is not None:
+            check_max_length(model, inputs.max_length, "student")
+        parity = StepParity(
+            inputs.texts if has_head else [],
+            max_length=inputs.max_length or TrainingConfig().max_length,
+            num_threads=inputs.num_threads,
+            use_gpu=inputs.use_gpu,
+            task=inputs.task,
+        )
+        # Importance is more accurate in the whole model than in selected layers that were never trained together.
+        if self.width is not None:
+            parity.before(model, tokenizer)
+            lengths: dict[str, Any] = {"max_length": inputs.max_length, "task": inputs.task}
+            narrow(model, tokenizer, self.width, inputs.texts, inputs.labels, **lengths)
+            parity.after("width", model, tokenizer)
+        model = self._with_chosen_layers(model)
+        more = {}
+        if self.pretraining is not None:  # before trimming, since the teacher has all the pieces
+            more["pretraining"] = _pretrain(model, tokenizer, self.pretraining, inputs)
+        num_embeddings = model.config.vocab_size
+        if self.vocabulary is not None:
+            parity.before(model, tokenizer)
+            tokenizer, num_embeddings, more["vocabulary"] = _trim(model, tokenizer, self.vocabulary, inputs)
+            parity.after("vocabulary", model, tokenizer)
+        return BuiltStudent(
+            model,
+            tokenizer,
+            {**self._shape(model), "num_embeddings": num_embeddings, "parity": parity.steps, **more},
+        )
+
+    def _with_chosen_layers(self, source: PreTrainedModel) -> PreTrainedModel:
+        from ..layers import student_from_layers
+
+        return source if self.layers is None else student_from_layers(source, self.layers, self.layers_of)
+
+    def _shape(self, model: PreTrainedModel) -> dict[str, Any]:
+        from ...models.families import family_of
+        from ...models.structured_pruning import num_heads, num_rows
+
+        return {
+            "family": family_of(model).name,
+            "num_layers": model.config.num_hidden_layers,
+            "layers": self.layers,
+            "num_attention_heads": num_heads(model.config),
+            "intermediate_size": num_rows(model.config),
+        }
+
+
+def _pretrain(
+    model: PreTrainedModel, tokenizer: Any, config: PretrainingConfig, inputs: StudentInputs
+) -> dict[str, Any]:
+    from ...distillation.config import TrainingConfig
+    from ...pretraining.pretrain_student import warm_student
+
+    return warm_student(
+        model,
+        tokenizer,
+        inputs.teacher_dir,
+        [*inputs.texts, *inputs.more_texts],
+        config,
+        max_length=inputs.max_length or TrainingConfig().max_length,
+        num_threads=inputs.num_threads,
+        use_gpu=inputs.use_gpu,
+        tell=inputs.tell,
+    )
+
+
+def _trim(
+    model: PreTrainedModel, tokenizer: Any, config: VocabularyConfig, inputs: StudentInputs
+) -> tuple[Any, int, dict[str, Any]]:
+    """Reduce the token embedding in place; return the tokenizer, the number of distinct rows and what is recorded."""
+    from ...models.tied_embedding_rows import share_rows
+    from ..vocabulary import covered_share, pieces_to_keep, trim_vocabulary
+
+    kept = pieces_to_keep(
+        tokenizer,
+        inputs.texts,
+        inputs.more_texts,
+        min_count=config.min_count,
+        size=config.size,
+        others_spelled=config.others == "spelled",
+    )
+    record = {"covered_share": covered_share(tokenizer, kept, inputs.validation_texts)}
+    if config.others == "nearest":
+        return tokenizer, share_rows(model, kept), record
+    return trim_vocabulary(model, tokenizer, kept), len(kept), record
