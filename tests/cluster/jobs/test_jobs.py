@@ -15,7 +15,7 @@ import pytest
 import yaml
 from cluster_job import JOB, write_data
 from commands import command_line, distiltune, environment, free_ports, one_line
-from servers import S3_ENVIRONMENT
+from servers import S3_ENVIRONMENT, make_bucket
 
 from distiltune.cluster.jobs import submission as jobs
 from distiltune.cluster.jobs.shipping import job_runtime_env
@@ -24,6 +24,7 @@ from distiltune.cluster.session.shipped_code import FOLDERS, ROOT, staged_code
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import InputError, RunNotFoundError
+from distiltune.export.artifact.seal import verify_artifact
 
 pytestmark = pytest.mark.timeout(
     900
@@ -70,9 +71,9 @@ def head(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(head):
-    """A storage with one finished run, ``first``, sent from files of this machine."""
-    storage = head.home / "store"
+def finished(head, s3_endpoint):
+    """A storage on S3 with one finished run, ``first``, sent from files of this machine."""
+    storage = make_bucket(s3_endpoint, "jobs")
     done = head.submit(storage, "--run-id", "first", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -105,23 +106,39 @@ def test_a_job_that_was_sent_becomes_a_finished_run(head, finished):
     submission = run.read("submission.json")
     assert submission.items() >= {"address": head.address, "submission_id": "first", "attempt": 1}.items()
     assert not submission["pending"]
-    assert (finished / "runs" / "first" / "artifact" / "manifest.json").is_file()
     assert run.stage_record("artifact")["state"] == "finished"
     job = next(job for job in head.client.list_jobs() if job.submission_id == "first")
     assert job.metadata["run_id"] == "first"
-    assert job.metadata["storage"] == str(finished)
+    assert job.metadata["storage"] == finished
     log = head.client.get_job_logs("first")
     assert "artifact" in log
     assert "Traceback" not in log
     assert not [job for job in head.client.list_jobs() if "check" in str(job.submission_id)]
 
 
+def test_its_artifact_is_pulled_from_s3_by_a_machine_that_has_none_of_it(head, finished, tmp_path):
+    def here(*arguments):
+        done = head(*arguments, "--storage", finished, DISTILTUNE_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(here("show", "first", "--json"))["artifact"] == (
+        f"{finished.partition('?')[0]}/runs/first/artifact"
+    )
+    here("pull", "first", "--to", tmp_path / "model")
+    assert verify_artifact(tmp_path / "model").made_from["run_id"] == "first"
+    assert [(run["run_id"], run["state"]) for run in json.loads(here("runs", "--json"))] == [
+        ("first", "finished")
+    ]
+    assert "| **" in here("report", "first")
+
+
 def test_the_same_job_again_is_no_error_and_another_under_its_id_is_refused(head, finished):
     again = head.submit(finished, "--run-id", "first")
     assert again.returncode == 0, again.stderr
     assert "run first is finished already" in again.stdout
-    assert f"distiltune pull first --to DIR --storage {finished}" in again.stdout
-    config = load_config(head.job, ["search.num_trials=3"], str(finished))
+    assert f"distiltune pull first --to DIR --storage '{finished}'" in again.stdout
+    config = load_config(head.job, ["search.num_trials=3"], finished)
     with pytest.raises(InputError, match=r"--run-id: run first exists with another .* \(other: search\)"):
         jobs.submit(config, "job", run_id="first", address=head.address, token_file=head.token_file)
     run = run_of(finished, "first")
@@ -287,7 +304,7 @@ def test_a_run_is_stopped_in_its_search_and_gone_on_with(head, finished):
         jobs.resume(run)
     stopped = head("stop", "long", "--storage", finished)
     assert stopped.returncode == 0, stopped.stderr
-    assert f"run long is stopped; go on with: distiltune resume long --storage {finished}" in stopped.stdout
+    assert f"run long is stopped; go on with: distiltune resume long --storage '{finished}'" in stopped.stdout
     assert run.state == "stopped"
     resumed = head("resume", "long", "--storage", finished)
     assert resumed.returncode == 0, resumed.stderr

@@ -101,6 +101,7 @@ def gone(processes):
     return not any(lives(process) for process in processes)
 
 
+@pytest.mark.slow
 def test_a_cluster_on_one_machine_from_up_to_down(tmp_path):
     cluster = Cluster(tmp_path / "state", "--cpus", 1)
     facts = cluster.up()

@@ -282,6 +282,7 @@ def test_other_data_under_the_same_id_is_refused(home, here, monkeypatch, capsys
     assert "other data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_on_s3_is_one_trial_and_labels_no_text_again(home, s3_url, tmp_path, monkeypatch):
     """A storage that has the teachers and their logits already; the machine has neither, and no other file."""
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "sender"))

@@ -18,6 +18,10 @@ from distiltune.cluster.store.lease import Lease
 from distiltune.cluster.store.runs import Run, Storage, name_run, now
 from distiltune.errors import ConfigError, InputError, RunNotFoundError
 
+S3_IS_SLOW = pytest.mark.parametrize(
+    "storage", ["directory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
+
 
 @pytest.fixture(params=["directory", "s3"])
 def storage(request, tmp_path):
@@ -108,6 +112,7 @@ def test_the_heartbeat_of_another_machine_tells_whether_it_lives(storage, quick)
         assert run.state == "running"
 
 
+@S3_IS_SLOW
 def test_clocks_that_disagree_take_nothing_from_who_lives(storage, monkeypatch):
     """An old time in the lease, and a heartbeat all the same: the other machine's clock is wrong."""
     monkeypatch.setattr(leases, "BEAT_S", 0.5)
@@ -201,6 +206,7 @@ def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
         assert (run.read("run.json") or {})["state"] == "running"
 
 
+@S3_IS_SLOW
 def test_of_two_that_begin_at_once_one_is_refused(storage):
     begin(storage, "a", "2026-01-01")
     code = (
@@ -266,6 +272,7 @@ def test_a_directory_without_permission_is_refused(tmp_path):
         Storage(str(tmp_path / "store")).create("a")
 
 
+@S3_IS_SLOW
 def test_a_process_that_is_paused_loses_its_run_when_it_was_taken_over(storage, quick):
     """SIGSTOP stands for a machine that sleeps: its process wakes up and must not write any more."""
     run = begin(storage, "a", "2026-01-01")

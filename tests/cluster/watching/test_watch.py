@@ -17,6 +17,7 @@ from runfiles import BEST, PARAMETERS, SEARCH, Writer, meanwhile
 from servers import make_bucket, s3_server
 
 from distiltune.cluster.cli import main
+from distiltune.cluster.store import lease as leases
 from distiltune.cluster.store.runs import STAGES, Run, Storage
 from distiltune.cluster.watching import follow as following
 from distiltune.cluster.watching.logs import follow_log
@@ -25,6 +26,10 @@ from distiltune.cluster.watching.status import Watch, watch
 from distiltune.cluster.watching.status_view import render
 from distiltune.storage.logs import LogWriter
 from distiltune.storage.store import Store
+
+S3_IS_SLOW = pytest.mark.parametrize(
+    "storage", ["directory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -109,7 +114,8 @@ def test_an_ended_run_says_how_to_go_on(directory, state, command):
     assert "the reason" in drawn(found)
 
 
-def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(storage, call):
+def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(storage, call, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_S", 0.1)
     writer = Writer(storage).searching()
     writer.beat(at=time.time() - 3600)
     found = json.loads(call("status", "a", "--json")[1])
@@ -159,6 +165,7 @@ def test_a_look_at_a_running_run_takes_few_requests(directory):
     assert store.num_reads <= 6
 
 
+@S3_IS_SLOW
 def test_status_watch_goes_on_until_the_run_ends(storage, call):
     writer = Writer(storage).state("running").stage("data", "running")
 
@@ -245,6 +252,7 @@ def followed(run):
     return following.follow(run, console), console.file.getvalue()
 
 
+@S3_IS_SLOW
 def test_follow_shows_a_run_to_its_end(storage, capsys):
     writer = Writer(storage).submitted()
 
@@ -366,6 +374,7 @@ def test_a_run_without_a_log_says_so_on_stderr(storage, call):
     assert "submitted" in err
 
 
+@S3_IS_SLOW
 def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run(storage):
     writer = Writer(storage).state("running")
     run = writer.run

@@ -189,7 +189,9 @@ def test_hidden_states_of_other_tokens_are_refused(with_teacher, tmp_path):
     other = tiny_classifier(tmp_path / "other", hidden_size=16, texts=["a student of its own"])
     strange = replace(with_teacher, students={ONLY_STUDENT: Student(str(other))})
     [reported] = run_here(strange, tmp_path / "1", arguments, TRAINING)
-    assert re.search(r"hidden_loss_weight.*tokenizer is not the teacher's.*student\.kind: layers", reported["failure"])
+    assert re.search(
+        r"hidden_loss_weight.*tokenizer is not the teacher's.*student\.kind: layers", reported["failure"]
+    )
     [reported] = run_here(replace(with_teacher, teacher=None), tmp_path / "2", arguments, TRAINING)
     assert re.search("hidden_loss_weight.*no teacher", reported["failure"])
 
