@@ -206,8 +206,8 @@ class Watch:
         self._done = -1
 
     def __call__(self, progress: Any) -> None:
-        if progress.done > self._done:
-            self._done = progress.done
+        if progress.values["done"] > self._done:
+            self._done = progress.values["done"]
             self.moments.append(self.now())
 
     def now(self) -> dict[str, float]:
@@ -259,7 +259,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
             cpus_per_trial=1,
             gpus_per_trial=0,
             journal="study/optuna.journal",
-            on_progress=watch,
+            report=watch,
         )
         end = watch.now()
     assert len(outcome.trials) == given.one, "every trial has a record"

@@ -24,8 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ...progress import ReportProgress
     from ..jobs.submission import Submission
 
 app = typer.Typer()
@@ -54,7 +53,7 @@ def submit(
     name = Path(source or "quickstart").stem
     with _uninterrupted("nothing was submitted"):
         submission = jobs.submit(
-            config, name, address=address, token_file=token_file, run_id=run_id, tell=_teller(as_json)
+            config, name, address=address, token_file=token_file, run_id=run_id, report=_printer(as_json)
         )
     return _show(submission, follow, as_json)
 
@@ -78,7 +77,7 @@ def resume(
         run_here(jobs.specification(run), name, run.id, as_json)
         return 0
     with _uninterrupted("nothing was submitted"):
-        submission = jobs.resume(run, address=address, token_file=token_file, tell=_teller(as_json))
+        submission = jobs.resume(run, address=address, token_file=token_file, report=_printer(as_json))
     return _show(submission, follow, as_json)
 
 
@@ -96,7 +95,7 @@ def stop(
     run = open_run(run_id, storage)
     before = run.state
     with _uninterrupted("the request to stop stays"):
-        state = jobs.stop(run, token_file=token_file, tell=_teller(as_json))
+        state = jobs.stop(run, token_file=token_file, report=_printer(as_json))
     if as_json:
         echo_json({"run_id": run.id, "state": state, "stopped": before != state})
     else:
@@ -136,8 +135,8 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
     return follow_run(run, summarise=not as_json)
 
 
-def _teller(as_json: bool) -> Callable[[str], None]:
-    return lambda text: None if as_json else typer.echo(f"  {text}", err=True)
+def _printer(as_json: bool) -> ReportProgress:
+    return lambda progress: None if as_json else typer.echo(f"  {progress.message}", err=True)
 
 
 @contextmanager

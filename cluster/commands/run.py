@@ -75,7 +75,7 @@ def plan(
     from ..plan.run_plan import run_plan
     from ..specification.config import load_config
     from ..watching.console import ProgressPrinter
-    from ..watching.plan_view import print_plan, tried_line
+    from ..watching.plan_view import print_plan
 
     given = load_config(source, overrides or [], storage)
     signal.signal(signal.SIGTERM, interrupt)
@@ -86,7 +86,7 @@ def plan(
                 Path(source or "quickstart").stem,
                 plan_id=run_id,
                 listener=printer,
-                on_tried=lambda tried: typer.echo(tried_line(tried.to_json()), err=True),
+                report=lambda progress: typer.echo(progress.message, err=True),
             )
     except KeyboardInterrupt as error:
         raise RunInterruptedError(str(error) or "interrupted; nothing was begun") from None

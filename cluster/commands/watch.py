@@ -41,11 +41,11 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show a run's progress: its stages, its trials, the best so far, and what it waits for."""
-    from ..watching.status import Watch
+    from ..watching.status import StatusReader
 
     run = open_run(run_id, storage)
     if not keep_watching:
-        found = Watch(run).read()
+        found = StatusReader(run).read()
         echo_json(found) if as_json else _print(found)
         return
     try:
@@ -68,10 +68,10 @@ def _watch_lines(run: Run, as_json: bool) -> None:
 
     last = None
     for found in watch(run):
-        said = json.dumps(found, allow_nan=False) if as_json else line(found)
-        if said != last:
-            typer.echo(said)
-            last = said
+        text = json.dumps(found, allow_nan=False) if as_json else line(found)
+        if text != last:
+            typer.echo(text)
+            last = text
 
 
 def _watch_live(run: Run) -> None:
@@ -177,7 +177,7 @@ def tensorboard(
     for ending in _ENDINGS:
         signal.signal(ending, _end_once)
     run = open_run(run_id, storage)
-    serve(run, port, lambda url: typer.echo(f"TensorBoard of run {run.id}: {url} (Ctrl-C ends it)"))
+    serve(run, port, lambda progress: typer.echo(progress.message))
 
 
 def _end_once(*_: Any) -> None:

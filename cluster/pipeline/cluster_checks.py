@@ -35,11 +35,11 @@ def check_resources(resources: ResourcesConfig) -> None:
     added = [needs_of(node, 0) for node in resources.autoscaling]
     gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
     for name in ("trial", "teacher", "export", "benchmark"):
-        asked: TaskResources | None = getattr(resources, name)
-        if asked is None:
+        requested: TaskResources | None = getattr(resources, name)
+        if requested is None:
             continue
-        processes = asked.processes if isinstance(asked, TrialResources) else 1
-        check_fits(f"resources.{name}", needs_of(asked, gpus), processes, added)
+        processes = requested.processes if isinstance(requested, TrialResources) else 1
+        check_fits(f"resources.{name}", needs_of(requested, gpus), processes, added)
 
 
 def check_storage(store: Store) -> None:
@@ -86,19 +86,19 @@ def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[st
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    probed = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-        asked[remote.remote(store, probe, here, node)] = node
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
-    answers: dict[str, str | None] = {asked[each]: "no answer" for each in late}
+        probed[remote.remote(store, probe, here, node)] = node
+    answered, late = ray.wait(list(probed), num_returns=len(probed), timeout=_ANSWER_WITHIN_S)
+    answers: dict[str, str | None] = {probed[each]: "no answer" for each in late}
     for each in answered:
         try:
-            answers[asked[each]] = ray.get(each)
+            answers[probed[each]] = ray.get(each)
         except RayError as error:
-            if any(node["Alive"] and node["NodeID"] == asked[each] for node in ray.nodes()):
-                answers[asked[each]] = " ".join(str(error).split())
+            if any(node["Alive"] and node["NodeID"] == probed[each] for node in ray.nodes()):
+                answers[probed[each]] = " ".join(str(error).split())
     return answers
 
 

@@ -22,7 +22,7 @@ def latency_of_student(
 ) -> float:
     """Return a student's median latency in ms, as it would be exported; measured once per kind of machine."""
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
-    told = {
+    settings = {
         "teacher": teacher_key,
         "student": json.loads((student / "config.json").read_text(encoding="utf-8")),
         "export": config.export.model_dump(mode="json"),
@@ -31,7 +31,7 @@ def latency_of_student(
         "query": median_text(texts["text"][:]),
         "machine": {name: fact for name, fact in machine.items() if name != "load_average"},
     }
-    key = f"{LATENCIES}/{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}.json"
+    key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
     found = task.store.read_json(key)
     if found is None:
         found = {"latency_ms": _measured(task, student, texts, label_names), "machine": machine}

@@ -16,6 +16,7 @@ from ...export.out_of_scope.select_threshold import CalibrationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
+from ...progress import Progress
 from ...search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS
 from ...search.space.students import searched_width
 from ...storage.logs import LogWriter, logged_to
@@ -39,7 +40,7 @@ class Task:
         store: The run store.
         config: The job's specification.
         log: Key of the log that the task writes.
-        told: Key of the record with the task's latest progress line; it exists once the task has begun.
+        progress: Key of the record with the task's latest progress line; it exists once the task has begun.
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
     """
@@ -47,14 +48,14 @@ class Task:
     store: Store
     config: JobConfig
     log: str
-    told: str
+    progress: str
     num_threads: int
     use_gpu: bool
 
-    def tell(self, text: str) -> None:
-        """Report a line of progress to the driver."""
-        self.store.write_json(self.told, {"text": text})
-        logging.getLogger("distiltune").info(text)
+    def report(self, progress: Progress) -> None:
+        """Report progress to the driver, which shows its message, and to the task's log."""
+        self.store.write_json(self.progress, {"text": progress.message})
+        logging.getLogger("distiltune").info(progress.message)
 
     @property
     def local_config(self) -> JobConfig:
@@ -74,7 +75,7 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
-        task.store.write_json(task.told, {"text": ""})
+        task.store.write_json(task.progress, {"text": ""})
         try:
             return function(task, *arguments)
         except BaseException as error:
@@ -110,7 +111,7 @@ def make_student(
         validation_texts=data.splits["validation"]["text"][:],
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
-        tell=task.tell,
+        report=task.report,
         task=learning.get(config.task),
     )
     task.store.publish(key)
@@ -172,7 +173,7 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         task.config.benchmark,
         goal=goal_of(task.config, data),
         compressed=task.config.training.pruning is not None,
-        on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
+        report=task.report,
     )
     return {"rows": [row.to_json() for row in measured], "machine": machine}
 

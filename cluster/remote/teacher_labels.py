@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelError
+from ...progress import Progress
 from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
@@ -33,9 +34,7 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
-        on_epoch=lambda epoch: task.tell(
-            f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
-        ),
+        report=task.report,
     )
     task.store.publish(key, shared=True)
     return {**record, **read_record(task.store.fetch(key))}
@@ -96,7 +95,8 @@ def _mean_logits(
     total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
         if len(teacher_keys) > 1:
-            task.tell(f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}")
+            message = f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}"
+            task.report(Progress(message))
         teacher = task.store.fetch(teacher_key)
         key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
         found = teacher_logits(

@@ -16,7 +16,7 @@ _BACKUP = "put that file back from a backup, or start the job anew under another
 _REMEDIES = {
     "lease.json": "when no process works on the run any more, move that file out of the run",
     "progress.json": "move that file out of the run: it only showed how far a stage was",
-    "told.json": "move that file out of the run: it only showed how far a stage was",
+    "task-progress.json": "move that file out of the run: it only showed how far a stage was",
 }
 
 
@@ -92,8 +92,8 @@ class _ProgressRecord(_Record):
         return self
 
 
-class _ToldRecord(_Record):
-    """``stages/*.told.json``."""
+class _TaskProgressRecord(_Record):
+    """``stages/*.task-progress.json``."""
 
     text: str
 
@@ -215,7 +215,7 @@ _RECORDS: dict[str, type[_Record]] = {
     r"lease\.json": _LeaseRecord,
     r"former\.json": _FormerRecord,
     r"stages/[^/]+\.progress\.json": _ProgressRecord,
-    r"stages/[^/]+\.told\.json": _ToldRecord,
+    r"stages/[^/]+\.task-progress\.json": _TaskProgressRecord,
     r"stages/[^/.]+\.json": _StageRecord,
 }
 _RESULTS: dict[str, type[_Record]] = {

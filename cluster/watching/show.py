@@ -14,7 +14,7 @@ from rich.text import Text
 from ...errors import PermanentStorageError
 from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import tables
-from .status import Watch
+from .status import StatusReader
 from .status_view import COLOURS, age, print_status
 
 
@@ -49,7 +49,7 @@ def print_summary(run: Run) -> None:
     console = tables()
     found = summary(run)
     if not found["variants"]:
-        print_status(console, Watch(run).read())
+        print_status(console, StatusReader(run).read())
         _print_failed_trials(console, found["trials"])
         return
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)

@@ -64,9 +64,9 @@ def seal_artifact(
         for name in names:
             shutil.copyfile(source / name, folder / name)
         measured_with = {"session": session or None, "num_threads": num_threads}
-        told = {name: value for name, value in measured_with.items() if value is not None}
-        if told:
-            text = json.dumps(config | told, indent=2, ensure_ascii=False) + "\n"
+        settings = {name: value for name, value in measured_with.items() if value is not None}
+        if settings:
+            text = json.dumps(config | settings, indent=2, ensure_ascii=False) + "\n"
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
         card = model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")

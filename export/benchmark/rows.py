@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
+from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from . import targets
 from .measurements import median_text
@@ -139,7 +140,7 @@ def measure_rows(
     *,
     goal: ScopeGoal | None = None,
     compressed: bool = False,
-    on_row: Callable[[RowMeasurement], None] | None = None,
+    report: ReportProgress | None = None,
 ) -> list[RowMeasurement]:
     """Measure every row, one after another, each in a fresh process with the same number of threads.
 
@@ -151,7 +152,7 @@ def measure_rows(
         config: the ``benchmark`` section.
         goal: goal of the threshold selection; None: nothing is measured with a threshold.
         compressed: also measure the size after compression, which is slow.
-        on_row: called with each row as soon as it is measured.
+        report: called with each row as soon as it is measured.
 
     Raises:
         InputError: a split is empty.
@@ -166,8 +167,14 @@ def measure_rows(
         with temporary_directory("benchmark") as scratch:
             result = _measure_row(row, texts, config, query, goal, scratch, compressed=compressed)
         measured.append(result)
-        if on_row is not None:
-            on_row(result)
+        if report is not None:
+            message = f"{row.name}: {result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
+            report(
+                Progress(
+                    message,
+                    {"name": row.name, "latency_ms": result.latency_ms["p50"], "size_mb": result.size_mb},
+                )
+            )
     return measured
 
 

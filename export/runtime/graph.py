@@ -166,5 +166,5 @@ def _provider_names(providers: Any) -> list[str]:
 
 def cause(error: BaseException) -> str:
     """Return the error message of ONNX Runtime or tokenizers on one line, without their source locations."""
-    said = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
-    return said if len(said) <= 160 else f"{said[:159]}…"
+    message = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
+    return message if len(message) <= 160 else f"{message[:159]}…"

@@ -115,8 +115,8 @@ def build_variant(
     with new_folder(out_dir) as folder:
         tokenizer = _write_tokenizer(variant, student_dir, folder)
         rows = _token_ids(tokenizer, training_texts, max_length)
-        asked = config.sensitivity and variant.has_sensitivity
-        making = Making(rows, config, asked)
+        wants_sensitivity = config.sensitivity and variant.has_sensitivity
+        making = Making(rows, config, wants_sensitivity)
         made = _write_file(variant, model, folder, max_length, base_onnx, making, config.opset)
         if variant.can_be_sealed:
             _write_config(model, folder, task, max_length, out_of_scope_label, num_threads)

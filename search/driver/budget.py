@@ -9,7 +9,7 @@ from typing import Any
 from ..config import SearchConfig
 
 
-class BudgetWatch:
+class BudgetMonitor:
     """Track the use of a search's budget, across interruptions.
 
     Args:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError, StorageError
+from ...progress import ReportProgress
 from ...storage.environment import environment_set
 from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from ..study.searcher import StudySearcher
-    from .progress import SearchProgress, TrialListener, Watch
+    from .progress import OnTrialEnded, RunningSearch
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class Ended:
 def run_trials(
     plan: Plan,
     trainable: Any,
-    on_progress: Callable[[SearchProgress], None] | None,
-    on_trial_ended: TrialListener | None = None,
+    report: ReportProgress | None,
+    on_trial_ended: OnTrialEnded | None = None,
 ) -> Ended:
     """Run the trials with Tune; any storage failure is raised as one StorageError.
 
@@ -93,35 +94,35 @@ def run_trials(
         StorageError: The storage did not answer, or lacks files.
         PermanentStorageError: The files to resume from may have been written by another user; none was read.
     """
-    from .progress import watching
+    from .progress import search_running
 
     store, experiment = plan.settings.store, plan.settings.experiment
     with (
         _environment(plan),
         signals_restored(),
-        watching(on_progress, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as watch,
+        search_running(report, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as search,
     ):
         grid = None
         while grid is None:
-            tuner = _tuner(plan, trainable, watch)
-            before = store.read_json(f"{experiment}/{_ENDED}") if watch.restored else None
+            tuner = _tuner(plan, trainable, search)
+            before = store.read_json(f"{experiment}/{_ENDED}") if search.restored else None
             if before is not None:
                 grid = tuner.get_results()
                 return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
-            grid = _fit(tuner, store, watch)
-    if watch.ended_by is not None:
-        ended = {"ended_by": watch.ended_by, "own_end": sorted(watch.own_end)}
+            grid = _fit(tuner, store, search)
+    if search.ended_by is not None:
+        ended = {"ended_by": search.ended_by, "own_end": sorted(search.ended_before)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
-    num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
-    return Ended(grid, num_ended, watch.ended_by, frozenset(watch.own_end))
+    num_ended = _num_ended(grid) if search.num_ended is None else search.num_ended
+    return Ended(grid, num_ended, search.ended_by, frozenset(search.ended_before))
 
 
-def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
+def _tuner(plan: Plan, trainable: Any, search: RunningSearch) -> tune.Tuner:
     """Return a tuner restored from the last snapshot, or a new one."""
     store, experiment = plan.settings.store, plan.settings.experiment
     refuse_untrusted(store, experiment)
-    watch.restored, watch.goes_on = _can_restore(store, experiment), False
-    if watch.restored:
+    search.restored, search.must_restart = _can_restore(store, experiment), False
+    if search.restored:
         return _restored_tuner(trainable, store, experiment)
     # A search that was killed before its first snapshot may have started trials; they are resumed.
     for name in store.names(experiment):
@@ -130,17 +131,17 @@ def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
     return _new_tuner(plan, trainable)
 
 
-def _fit(tuner: tune.Tuner, store: Store, watch: Watch) -> tune.ResultGrid | None:
+def _fit(tuner: tune.Tuner, store: Store, search: RunningSearch) -> tune.ResultGrid | None:
     """Run the tuner and return the results; None where the search has to restart from its snapshot."""
     try:
         return tuner.fit()
     except Exception as error:
-        if watch.goes_on:
+        if search.must_restart:
             return None
-        if watch.failure is not None:
-            raise RunFailedError(watch.failure) from None
-        if watch.storage_error is not None:
-            raise StorageError(watch.storage_error) from error
+        if search.failure is not None:
+            raise RunFailedError(search.failure) from None
+        if search.storage_error is not None:
+            raise StorageError(search.storage_error) from error
         if isinstance(error, OSError):
             if remedy_for(error) is not None:
                 raise permanent(error, str(store)) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...progress import ReportProgress
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
 from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL, LossTerm, section_paths
@@ -18,7 +18,6 @@ from .nodes import RAY_WORKER_ENV, check_fits, num_places
 if TYPE_CHECKING:
     from .collect import SearchOutcome
     from .experiment import Ended, Plan
-    from .progress import SearchProgress
 
 __all__ = ["RAY_WORKER_ENV", "TrialInputs", "run_search"]
 
@@ -38,7 +37,7 @@ def run_search(
     processes_per_trial: int = 1,
     known: list[TrialRecord] | None = None,
     journal: str | None = None,
-    on_progress: Callable[[SearchProgress], None] | None = None,
+    report: ReportProgress | None = None,
     check_resources: bool = True,
 ) -> SearchOutcome:
     """Run every trial of a search on the connected Ray, and return the outcome.
@@ -63,7 +62,8 @@ def run_search(
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
         known: Trials of an earlier search for a warm start, accepted by ``warm_start.check_fits``.
         journal: Key of an Optuna journal of the trials that have ended; None writes none.
-        on_progress: Called at each start, epoch and end of a trial, in this process.
+        report: Called at each start, epoch and end of a trial, in this process; the values are those of
+            ``SearchProgress``.
         check_resources: Reject a trial that no node can run; False where nodes are added on demand.
 
     Raises:
@@ -86,8 +86,8 @@ def run_search(
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
     if check_resources:
-        asked = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
-        check_fits("resources.trial", asked, processes_per_trial)
+        needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
+        check_fits("resources.trial", needs, processes_per_trial)
     write_experiment(store, tensorboard, config.space)
     settings = TrialSettings(
         training=training,
@@ -110,7 +110,7 @@ def run_search(
     plan = Plan(config, settings, num_trials, num_slots, inputs.students, known or [])
     trainable = _trainable(inputs, settings, resources)
     with mirrored(plan, journal) as mirror:
-        ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
+        ended = run_trials(plan, trainable, report, mirror.trial_ended)
         if ended.num_ended < num_trials and ended.ended_by is None:
             raise KeyboardInterrupt("the search was interrupted, and is saved")
         outcome = _tidied(ended, plan)

@@ -58,7 +58,7 @@ def model_is_intact(store: Store, key: str) -> bool:
 
 
 def last_intact(
-    store: Store, epochs: Iterable[SavedEpoch], say: Callable[[str], None] = logger.warning
+    store: Store, epochs: Iterable[SavedEpoch], log: Callable[[str], None] = logger.warning
 ) -> SavedEpoch | None:
     """Return the last epoch with an intact checkpoint, and delete later ones, which are damaged.
 
@@ -67,7 +67,7 @@ def last_intact(
     Args:
         store: Store of the checkpoints.
         epochs: The trial's epochs, in any order.
-        say: Called with a message for each damaged checkpoint.
+        log: Called with a message for each damaged checkpoint.
 
     Returns:
         The epoch, or None if no checkpoint is intact.
@@ -79,6 +79,6 @@ def last_intact(
         damage = damage_of(store, saved)
         if damage is None:
             return saved
-        say(f"the checkpoint of epoch {saved.epoch}, {saved.key}, is not used: {damage}")
+        log(f"the checkpoint of epoch {saved.epoch}, {saved.key}, is not used: {damage}")
         store.delete(saved.key)
     return None

@@ -21,8 +21,6 @@ from ...storage.temporary import TemporaryDirectory
 from .inputs import TrialInputs
 from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, listen
 
-Say = Callable[[str], None]
-
 _START_WITHIN_S = 300.0
 _DONE_WITHIN_S = 10.0
 _CLEARED_WITHIN_S = 3.0
@@ -63,7 +61,7 @@ def several_processes(
     *,
     use_gpu: bool,
     num_threads: int,
-    say: Say,
+    log: Callable[[str], None],
 ) -> Iterator[None]:
     """Start additional processes that run ``function``, and join them, as rank 0, while the block runs.
 
@@ -76,7 +74,7 @@ def several_processes(
         arguments: Arguments of ``function``.
         use_gpu: Whether each process has a GPU.
         num_threads: Threads of each process.
-        say: Function that adds a line to the trial's log.
+        log: Function that adds a line to the trial's log.
 
     Raises:
         RankLostError: A process was lost, or failed in a way that a retry may fix.
@@ -87,7 +85,7 @@ def several_processes(
         return
     store, host = listen()
     seat = Seat(0, num_processes, host, store.port, use_gpu, num_threads)
-    others = _Others(seat, function, arguments, say)
+    others = _Others(seat, function, arguments, log)
     try:
         with others.explaining():
             others.wait_until_arrived(store)
@@ -106,10 +104,14 @@ class _Others:
     """The additional processes, managed by rank 0."""
 
     def __init__(
-        self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...], say: Say
+        self,
+        seat: Seat,
+        function: Callable[..., None],
+        arguments: tuple[Any, ...],
+        log: Callable[[str], None],
     ) -> None:
         self._seat = seat
-        self._say = say
+        self._log = log
         self._failure: Exception | None = None
         self._failed, self._ending, self._ended = threading.Event(), threading.Event(), threading.Event()
         bundles = tune.get_context().get_trial_resources().bundles
@@ -176,7 +178,7 @@ class _Others:
         """Record the failure, and unblock rank 0, which may be waiting for the failed process."""
         self._failure = _explained(rank, self._seat.num_processes, error)
         self._failed.set()
-        self._say(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
+        self._log(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
         self._end_actors()
         if self._seat.use_gpu:
             abort()

@@ -45,7 +45,7 @@ class EpochReporter(TrainerCallback):
         inputs: Texts that all trials share.
         settings: Settings that all trials share.
         events: TensorBoard run of the trial.
-        say: Function that adds a line to the trial's log.
+        log: Function that adds a line to the trial's log.
         saved: The trial's checkpoints; it is resumed from the last.
     """
 
@@ -55,14 +55,14 @@ class EpochReporter(TrainerCallback):
         inputs: TrialInputs,
         settings: TrialSettings,
         events: TrialEvents,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         saved: Sequence[SavedEpoch] = (),
     ) -> None:
         self._trial = trial
         self._inputs = inputs
         self._settings = settings
         self._events = events
-        self._say = say
+        self._log = log
         self._saved = list(saved)
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
@@ -161,7 +161,7 @@ class EpochReporter(TrainerCallback):
         }
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
-        self._say(self._line(metrics))
+        self._log(self._line(metrics))
         self._send(directory)
         tune.report(reported)
 

@@ -67,13 +67,13 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     trial_id = trial_name(config["number"])
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
     with (
-        trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
+        trial_log(settings.store, f"{settings.logs}/{trial_id}") as log,
         temporary_directory("trial") as work,
     ):
-        say(f"trial {trial_id} on {_where()}")
-        say(f"arguments: {json.dumps(config['arguments'])}")
-        _run(trial_id, config["arguments"], inputs, settings, work, say)
-        say("the trial ended")
+        log(f"trial {trial_id} on {_where()}")
+        log(f"arguments: {json.dumps(config['arguments'])}")
+        _run(trial_id, config["arguments"], inputs, settings, work, log)
+        log("the trial ended")
 
 
 def _run(
@@ -82,14 +82,14 @@ def _run(
     inputs: TrialInputs | SharedInputs,
     settings: TrialSettings,
     work: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     trial = f"{settings.experiment}/{trial_id}"
-    saved = _report_again(settings.store, trial, say)
+    saved = _report_again(settings.store, trial, log)
     last = saved[-1] if saved else None
     key = last.key if last else None
     if last:
-        say(f"goes on after epoch {last.epoch}")
+        log(f"goes on after epoch {last.epoch}")
     first_step = last.record["step"] if last else 0
     events = TrialEvents(
         settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
@@ -102,17 +102,17 @@ def _run(
                 (arguments, inputs, settings, key),
                 use_gpu=settings.use_gpu,
                 num_threads=settings.num_threads,
-                say=say,
+                log=log,
             ):
                 inputs = opened(inputs)
                 trainer = _trainer(arguments, inputs, settings, work)
-                trainer.add_callback(EpochReporter(trial, inputs, settings, events, say, saved))
+                trainer.add_callback(EpochReporter(trial, inputs, settings, events, log, saved))
                 _train(trainer, settings.store, key, work)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
     except Exception as error:
-        say(traceback.format_exc().rstrip())
+        log(traceback.format_exc().rstrip())
         events.end("failure")
         events.send()
         tune.report(failure_metrics(error))
@@ -252,14 +252,14 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
     store.write_json(f"{trial}/{_BEGUN}", begun)
 
 
-def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
+def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[SavedEpoch]:
     """Report the saved epochs to Tune again, and return them.
 
     Tune's snapshot is some seconds old when the driver is killed. Epochs after the last intact checkpoint are
     trained again.
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
-    last = last_intact(store, epochs, say)
+    last = last_intact(store, epochs, log)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:
         tune.report({**each.metrics, "again": each is not last})

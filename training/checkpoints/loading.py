@@ -36,9 +36,9 @@ def loading(name: str | Path) -> Iterator[None]:
 
 def _reason(name: str, error: BaseException) -> str:
     if not isinstance(error, OSError) or Path(name).is_dir():
-        said = " ".join(str(error).split()) or first_line(error)
+        message = " ".join(str(error).split()) or first_line(error)
         return (
-            f"{name}: cannot be loaded: {cut(said, _MOST_SHOWN)}; "
+            f"{name}: cannot be loaded: {cut(message, _MOST_SHOWN)}; "
             "save it again with save_pretrained, or download it again"
         )
     if "safetensors" in str(error):

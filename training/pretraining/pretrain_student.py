@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ...errors import ModelError
+from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from ..checkpoints.load import load_config, load_tokenizer, resolve_checkpoint
 from ..checkpoints.masked_lm import (
@@ -34,8 +35,6 @@ from .trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[str], None]
-
 _WEIGHT_DECAY = 0.01
 _NUM_MEASURED = 512  # texts: enough for a mean, and a small part of an epoch
 
@@ -50,7 +49,7 @@ def warm_student(
     max_length: int,
     num_threads: int | None = None,
     use_gpu: bool | None = None,
-    tell: Tell | None = None,
+    report: ReportProgress | None = None,
 ) -> dict[str, Any]:
     """Pretrain a student's encoder in place; its pooler and its classification head are not changed.
 
@@ -63,7 +62,7 @@ def warm_student(
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        tell: Called with the progress.
+        report: Called with the losses of the last steps.
 
     Returns:
         ``num_texts``, ``steps``, ``head`` (source of the teacher's masked-language head: ``checkpoint``, ``trained``,
@@ -85,7 +84,7 @@ def warm_student(
     with intra_op_threads(num_threads or torch.get_num_threads()), quiet():
         torch.manual_seed(config.seed)
         split = _tokenized(texts, tokenizer, config, max_length)
-        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", tell)
+        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", report)
         teacher, head = _teacher(learnt_from, run)
         model = masked_lm_around(student, teacher if head != "none" else None)
         losses, steps = run.train(model, teacher, config, config.num_train_epochs, "pretraining")
@@ -166,13 +165,13 @@ class _Run:
         tokenizer: Any,
         split: TokenizedSplit,
         use_cpu: bool,
-        tell: Tell | None,
+        report: ReportProgress | None,
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
         self._split = split
         self._use_cpu = use_cpu
-        self._tell = tell
+        self._report = report
 
     def train(
         self, model: Any, teacher: Any, weights: PretrainingConfig, epochs: int, name: str
@@ -204,7 +203,7 @@ class _Run:
                 teacher_model=teacher,
                 train_dataset=TokenizedDataset(self._split),
                 processing_class=self._tokenizer,
-                callbacks=[_Progress(name, self._tell)],
+                callbacks=[_LossReporter(name, self._report)],
             )
             trainer.remove_callback(PrinterCallback)
             start = self._measure(trainer)
@@ -253,14 +252,14 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
     return teacher, "trained"
 
 
-class _Progress(TrainerCallback):
-    def __init__(self, name: str, tell: Tell | None) -> None:
+class _LossReporter(TrainerCallback):
+    def __init__(self, name: str, report: ReportProgress | None) -> None:
         self._name = name
-        self._tell = tell
+        self._report = report
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the losses of the last steps."""
-        if self._tell is not None and logs and "loss" in logs:
-            self._tell(
-                f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
-            )
+        if self._report is not None and logs and "loss" in logs:
+            message = f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
+            values = {"step": state.global_step, "num_steps": state.max_steps, "loss": float(logs["loss"])}
+            self._report(Progress(message, values))

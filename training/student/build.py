@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ..checkpoints.heads import has_labels, load_with_labels, match_labels
 from ..checkpoints.load import (
@@ -23,7 +24,7 @@ from ..distillation.config import TrainingConfig
 from ..models.families import family_of
 from ..models.structured_pruning import num_heads, num_rows
 from ..models.tied_embedding_rows import share_rows
-from ..pretraining.pretrain_student import Tell, warm_student
+from ..pretraining.pretrain_student import warm_student
 from ..tasks import SINGLE_LABEL, Task
 from .config import StudentConfig, VocabularyConfig
 from .layers import student_from_layers
@@ -44,7 +45,7 @@ def build_student(
     validation_texts: Sequence[str] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,
-    tell: Tell | None = None,
+    report: ReportProgress | None = None,
     task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
@@ -64,7 +65,7 @@ def build_student(
         validation_texts: Texts on which the coverage of a trimmed vocabulary is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        tell: Called with the progress of the pretraining.
+        report: Called with the progress of the pretraining.
         task: The task of student and teacher.
 
     Returns:
@@ -119,7 +120,7 @@ def build_student(
             max_length=max_length or TrainingConfig().max_length,
             num_threads=num_threads,
             use_gpu=use_gpu,
-            tell=tell,
+            report=report,
         )
     num_embeddings = student.config.vocab_size
     if config.vocabulary is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ...progress import Progress, ReportProgress
 from ...storage.folders import new_folder
 from ...storage.temporary import temporary_directory
 from ..checkpoints.heads import load_with_labels, match_labels
@@ -49,8 +50,6 @@ RECORD_FILE = "teacher.json"
 _FORMAT = 3
 _WEIGHT_DECAY = 0.01
 
-OnEpoch = Callable[[dict[str, float]], None]
-
 
 @dataclass(frozen=True)
 class _Begun:
@@ -82,7 +81,7 @@ def prepare_teacher(
     *,
     max_length: int,
     num_threads: int,
-    on_epoch: OnEpoch | None = None,
+    report: ReportProgress | None = None,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
@@ -95,13 +94,13 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        on_epoch: Called with ``epoch`` and ``validation_accuracy`` after each epoch.
+        report: Called after each epoch; the values are ``epoch`` and ``validation_accuracy``.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
-        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``on_epoch``),
+        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``report``),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
@@ -124,7 +123,7 @@ def prepare_teacher(
         measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if begun.recipe is not None:
-            best = _BestEpoch(begun.model, measure, on_epoch)
+            best = _BestEpoch(begun.model, measure, report)
             _train(
                 begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
             )
@@ -269,11 +268,11 @@ class _BestEpoch(TrainerCallback):
     """Keep the weights of the epoch with the best validation accuracy; on ties, the first."""
 
     def __init__(
-        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
+        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], report: ReportProgress | None
     ) -> None:
         self._model = model
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
-        self._on_epoch = on_epoch
+        self._report = report
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
@@ -286,8 +285,9 @@ class _BestEpoch(TrainerCallback):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
-        if self._on_epoch is not None:
-            self._on_epoch(epoch)
+        if self._report is not None:
+            message = f"epoch {epoch['epoch']:g}: validation accuracy {accuracy:.4f}"
+            self._report(Progress(message, epoch))
 
     def restore(self) -> None:
         """Restore the best epoch's weights."""

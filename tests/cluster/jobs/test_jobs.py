@@ -216,7 +216,13 @@ def test_all_of_the_package_is_sent_and_nothing_else(tmp_path):
     copy = copy_of_the_code(tmp_path)
     named = re.findall(r'^ {4}"distiltune\.(\w+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert sorted(FOLDERS) == sorted(named)
-    assert {path.name for path in copy.iterdir()} == {*FOLDERS, "__init__.py", "drawing.py", "errors.py"}
+    assert {path.name for path in copy.iterdir()} == {
+        *FOLDERS,
+        "__init__.py",
+        "drawing.py",
+        "errors.py",
+        "progress.py",
+    }
     assert (copy / "cluster" / "specification" / "presets" / "quickstart.yaml").is_file()
     assert (copy / "training" / "data" / "corpus" / "embedded.json").is_file()
     assert not list(copy.rglob("__pycache__"))

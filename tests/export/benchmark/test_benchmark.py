@@ -156,7 +156,7 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
         RowSpec("onnx", "onnx", str(folders["onnx"]), 16, max_abs_diff=1e-7, fused={"Attention": 2}),
     ]
     seen: list[str] = []
-    rows = measure_rows(specs, texts, QUICK, on_row=lambda row: seen.append(row.name))
+    rows = measure_rows(specs, texts, QUICK, report=lambda progress: seen.append(progress.values["name"]))
     assert seen == [row.name for row in rows] == [spec.name for spec in specs]
     student, int8, onnx = rows
     for row in rows:

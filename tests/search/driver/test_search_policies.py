@@ -61,14 +61,14 @@ def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):
         inputs,
         tmp_path / "s",
         journal="optuna.journal",
-        on_progress=told.append,
+        report=told.append,
     )
     assert [trial.state for trial in outcome.trials] == ["finished", "pruned", "finished"]
     bad = outcome.trials[1]
     assert bad.reason == "stopped early after 25% of its schedule"
     assert [progress for progress, _ in bad.curve] == [0.25]
     assert outcome.best.trial_id in (outcome.trials[0].trial_id, outcome.trials[2].trial_id)
-    assert (told[-1].done, told[-1].pruned, told[-1].failed, told[-1].running) == (3, 1, 0, 0)
+    assert [told[-1].values[name] for name in ("done", "pruned", "failed", "running")] == [3, 1, 0, 0]
     assert ended_well(tmp_path / "s" / "tensorboard" / bad.trial_id)
     study = journal_of(tmp_path / "s" / "optuna.journal")
     assert [trial.state for trial in study.trials] == [

@@ -74,12 +74,12 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
 
     def tell(progress):
         told.append(progress)
-        if progress.best_value is not None and progress.running:
+        if progress.values["best_value"] is not None and progress.values["running"]:
             seen_while_running.append(store.names(KEYS["tensorboard"]))
 
-    outcome = search(store, 2, 2, on_progress=tell)
+    outcome = search(store, 2, 2, report=tell)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
-    assert json.loads(json.dumps(told[-1].to_json()))["done"] == 2
+    assert json.loads(json.dumps(dict(told[-1].values)))["done"] == 2
     assert outcome.best.checkpoint is not None
     assert outcome.best.checkpoint.startswith(f"{KEYS['experiment']}/{outcome.best.trial_id}/checkpoint_")
     folder = download_checkpoint(store, outcome.best.checkpoint, tmp_path / "best")
@@ -210,7 +210,7 @@ def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_se
 
 
 def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
-    from distiltune.search.driver.progress import watching
+    from distiltune.search.driver.progress import search_running
     from distiltune.search.driver.result_files import ResultFiles
 
     store, away = Store(str(tmp_path), retry_s=0), threading.Event()
@@ -236,7 +236,7 @@ def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_pa
         lines = (read(store, "s/0003/result.json") or b"").splitlines()
         return [(json.loads(line)["epoch"], json.loads(line).get("try", 1)) for line in lines]
 
-    with watching(None, store=store, experiment="s"):
+    with search_running(None, store=store, experiment="s"):
         first = ResultFiles()
         first.on_trial_start(0, [], trial)
         report(first, 1)
@@ -340,11 +340,11 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
         pass
 
     def tell(moment):
-        if moment.waiting_for:
-            raise EnoughError(moment.waiting_for)
+        if moment.values["waiting_for"]:
+            raise EnoughError(moment.values["waiting_for"])
 
     with pytest.raises(EnoughError, match=r"1 CPU and 0\.5 GPU for a trial"):
-        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, on_progress=tell)
+        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=tell)
 
 
 def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
@@ -470,11 +470,11 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
         store = Store(url, retry_s=3)
 
         def tell(progress):
-            if progress.best_value is not None:
+            if progress.values["best_value"] is not None:
                 away.set()
 
         with pytest.raises(StorageError, match="distiltune resume") as caught:
-            search(store, 3, 4, on_progress=tell)
+            search(store, 3, 4, report=tell)
         assert "\n" not in str(caught.value)
         away.clear()
         saved = saved_by_trial(direct)
@@ -494,12 +494,12 @@ def test_a_search_whose_disk_is_full_goes_on_when_there_is_room(ray_session, tmp
         store = Store(str(tmp_path / "disk"), retry_s=3)
 
         def tell(progress):
-            if progress.best_value is not None:
+            if progress.values["best_value"] is not None:
                 with suppress(OSError):
                     (tmp_path / "disk" / "filler").write_bytes(bytes(16 * 2**20))
 
         with pytest.raises(StorageError, match="No space left on device") as caught:
-            search(store, 3, 4, on_progress=tell)
+            search(store, 3, 4, report=tell)
         assert "\n" not in str(caught.value)
         (tmp_path / "disk" / "filler").unlink()
         saved = saved_by_trial(store)
@@ -517,12 +517,12 @@ def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_ur
         timers = []
 
         def tell(progress):
-            if progress.best_value is not None and not timers:
+            if progress.values["best_value"] is not None and not timers:
                 away.set()
                 timers.append(threading.Timer(6, away.clear))
                 timers[0].start()
 
-        outcome = search(store, 2, 4, on_progress=tell)
+        outcome = search(store, 2, 4, report=tell)
     assert timers
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
 

@@ -151,14 +151,14 @@ def search_and_kill(store: Store, name: str):
     killed = []
 
     def kill_one(progress):
-        if progress.best_trial_id is None or killed:
+        if progress.values["best_trial_id"] is None or killed:
             return
-        if max(each.epoch for each in saved_epochs(store, f"search/{progress.best_trial_id}")) >= 2:
+        if max(each.epoch for each in saved_epochs(store, f"search/{progress.values['best_trial_id']}")) >= 2:
             (process,) = processes_of_trials(name)
             os.kill(process.pid, signal.SIGKILL)
             killed.append(process)
 
-    trial = search(store, processes=2, num_epochs=4, dropout=0.1, on_progress=kill_one).best
+    trial = search(store, processes=2, num_epochs=4, dropout=0.1, report=kill_one).best
     assert len(killed) == 1
     assert trial.state == "finished"
     log, _ = read_log(store, f"logs/{trial.trial_id}")
@@ -221,7 +221,7 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
             began.touch()
             dist.barrier()
 
-        with several_processes(2, waits_for_ever, (), use_gpu=False, num_threads=1, say=lambda line: None):
+        with several_processes(2, waits_for_ever, (), use_gpu=False, num_threads=1, log=lambda line: None):
             while not began.exists():
                 time.sleep(0.05)
             tune.report({"epoch": 1})
@@ -246,7 +246,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
             folder.write_text(str(work))
             raise InputError("the data does not fit")
 
-        with several_processes(2, refuses, (), use_gpu=False, num_threads=1, say=lambda line: None):
+        with several_processes(2, refuses, (), use_gpu=False, num_threads=1, log=lambda line: None):
             import torch.distributed as dist
 
             dist.barrier()
@@ -268,7 +268,7 @@ def test_a_first_process_that_does_not_return_is_ended(ray_session, tmp_path):
         def dies(work):
             os.kill(os.getpid(), signal.SIGKILL)
 
-        with ranks.several_processes(2, dies, (), use_gpu=False, num_threads=1, say=lambda line: None):
+        with ranks.several_processes(2, dies, (), use_gpu=False, num_threads=1, log=lambda line: None):
             time.sleep(3600)
 
     result = tune_with_two_processes(tmp_path, trial)

@@ -340,7 +340,7 @@ def _student(directory, teacher, **pretraining):
         texts=(TEXTS[:30], TEXTS[30:]),
         num_threads=1,
         use_gpu=False,
-        tell=told.append,
+        report=lambda progress: told.append(progress.message),
     )
     return record, told
 

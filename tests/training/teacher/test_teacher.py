@@ -129,8 +129,13 @@ def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> 
 
 
 def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_path, capfd) -> None:
-    told: list[dict] = []
-    record = prepare(teacher(scratch=TINY), data, tmp_path / "teacher", on_epoch=told.append)
+    told: list = []
+    record = prepare(
+        teacher(scratch=TINY),
+        data,
+        tmp_path / "teacher",
+        report=lambda progress: told.append(progress.values),
+    )
     accuracies = [epoch["validation_accuracy"] for epoch in told]
     assert record["kind"] == "scratch"
     assert record["epochs"] == told
