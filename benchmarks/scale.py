@@ -65,7 +65,7 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         from ray import tune
 
-        from distiltune.search.trial.checkpoints import send_epoch, superfluous, write_epoch
+        from distiltune.search.trial.checkpoints import superseded, upload_epoch, write_epoch
         from distiltune.search.trial.events import TAGS, TrialEvents
         from distiltune.search.trial_record import trial_name
         from distiltune.storage.logs import LogWriter
@@ -106,8 +106,8 @@ def simulated_trial(epoch_seconds: float) -> Callable[..., None]:
                         (directory / name).write_bytes(bytes(1024))
                     write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
                     log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
-                    saved.append(send_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
-                    for each in superfluous(saved, settings.metric, settings.mode, num_last=2):
+                    saved.append(upload_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
+                    for each in superseded(saved, settings.metric, settings.mode, num_last=2):
                         store.delete(each.key)
                         saved.remove(each)
                     tune.report(reported)
@@ -161,7 +161,7 @@ class Parts:
         from ray.tune.execution.tune_controller import TuneController
         from ray.tune.search import SearchGenerator
 
-        from distiltune.search.schedulers.in_turn import InTurn
+        from distiltune.search.schedulers.tune_schedulers import InOrderScheduler
 
         hooks = ("on_step_begin", "on_step_end", "on_trial_start", "on_trial_result", "on_trial_complete")
         watched: list[tuple[type, str, str]] = [
@@ -171,7 +171,7 @@ class Parts:
             (SearchGenerator, "next_trial", "suggestions"),
             (SearchGenerator, "on_trial_result", "searcher told"),
             (SearchGenerator, "on_trial_complete", "searcher told"),
-            (InTurn, "choose_trial_to_run", "next trial to run"),
+            (InOrderScheduler, "choose_trial_to_run", "next trial to run"),
             *((CallbackList, hook, "callbacks") for hook in hooks),
         ]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]

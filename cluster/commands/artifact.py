@@ -50,11 +50,11 @@ def choose(
     storage: StorageOption = None,
 ) -> None:
     """Select another trial of a finished search to export, such as one of its Pareto front."""
-    from ..pipeline.best_trial import choose_instead
+    from ..pipeline.best_trial import select_other_trial
     from ..store.runs import command
 
     opened = open_run(run_id, storage)
-    choose_instead(opened, trial)
+    select_other_trial(opened, trial)
     typer.echo(
         f"run {opened.id}: trial {trial} is to be exported and measured; go on with: {command('resume', opened)}"
     )
@@ -120,7 +120,7 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
-    from ...export.benchmark.serving.measure import Extras
+    from ...export.benchmark.serving.measure import ExtraMeasurements
     from .measure import measure_artifact
     from .measure_tables import print_measurement
 
@@ -131,7 +131,9 @@ def benchmark(
         num_runs=runs,
         num_warmups=warmups,
         num_threads=threads,
-        extras=Extras(**{name: each or thorough for name, each in wanted.items()}, seconds=seconds),
+        extras=ExtraMeasurements(
+            **{name: each or thorough for name, each in wanted.items()}, seconds=seconds
+        ),
     )
     echo_json(measured) if as_json else print_measurement(measured)
 

@@ -48,7 +48,7 @@ def try_to_send(
     return None
 
 
-def take_back(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
+def withdraw_job(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
     """Stop a job with this ticket, which may have reached the cluster before its submission was interrupted."""
     with suppress(RuntimeError, OSError):
         info = job_info(client, submission_id) if submission_id else None

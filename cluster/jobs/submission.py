@@ -20,7 +20,7 @@ from ..store.input_files import ship_inputs
 from ..store.runs import Run, Storage, name_run, now, seconds_since
 from .checks import checked_on_cluster
 from .driver import mark_ended
-from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
+from .ray_jobs import answering, end_job, job_info, try_to_send, withdraw_job
 from .shipping import entry_point, job_runtime_env
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def submit(
     storage = Storage(config.storage.path, config.storage.retry_s)
     check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
-    with answering(sender.cluster), _nothing_left(run):
+    with answering(sender.cluster), _removed_on_failure(run):
         return _submit(sender, run, _absolute(config, run), name, resumed=False)
 
 
@@ -255,7 +255,7 @@ def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission
                     return Submission(run, sent=False, state=run.state)
                 attempt += 1  # another or a deleted run has used this id on this cluster
     except BaseException:
-        take_back(sender.client, submission_id, ticket)
+        withdraw_job(sender.client, submission_id, ticket)
         for record, value in before.items():
             run.store.delete(run.key(record)) if value is None else run.write(record, value)
         raise
@@ -281,7 +281,7 @@ def _wait_for_end(run: Run, within_s: float) -> bool:
 
 
 @contextmanager
-def _nothing_left(run: Run) -> Iterator[None]:
+def _removed_on_failure(run: Run) -> Iterator[None]:
     """Delete the directory of a run that did not exist before, if the block fails."""
     try:
         yield

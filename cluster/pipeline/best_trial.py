@@ -48,7 +48,7 @@ def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
     }
 
 
-def choose_instead(run: Run, trial_id: str) -> None:
+def select_other_trial(run: Run, trial_id: str) -> None:
     """Select another trial to export; the stages after the search have to run again.
 
     Raises:

@@ -60,7 +60,7 @@ def check_storage(store: Store) -> None:
     probe = f"{_PROBES}/{secrets.token_hex(8)}"
     quick.write(f"{probe}/{here}", here.encode())
     try:
-        answers = _ask_nodes(quick, probe, here, [node for node in nodes if node != here])
+        answers = _probe_nodes(quick, probe, here, [node for node in nodes if node != here])
         unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
     finally:
         quick.delete(probe)
@@ -80,7 +80,7 @@ def check_storage(store: Store) -> None:
     )
 
 
-def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
+def _probe_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
     """Map each node's id to its error with the storage, or None; a node lost meanwhile is left out."""
     import ray
     from ray.exceptions import RayError

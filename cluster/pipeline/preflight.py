@@ -15,7 +15,7 @@ from ..specification.config import JobConfig
 from ..specification.goal import check_goals
 from ..store.input_files import data_is_local, with_local_inputs
 from ..store.runs import Run, Storage
-from .warm_start import former_trials
+from .warm_start import warm_start_trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -297,7 +297,7 @@ def _inspected(name: str, key: str | None = None, *, complete: bool = False) -> 
 CHECKS = (
     Check("space", ("search", "training", "student", "data"), _check_space),
     Check("batches", ("search", "training", "resources"), _check_batches),
-    Check("former trials", ("search",), lambda job: former_trials(job.config, job.storage, job.run)),
+    Check("former trials", ("search",), lambda job: warm_start_trials(job.config, job.storage, job.run)),
     Check(
         "models",
         ("teacher", "student", "search", "training", "export"),

@@ -21,7 +21,7 @@ from ..store.runs import Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
 from .preflight import CheckedJob, check_job
-from .warm_start import keep_former
+from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -66,7 +66,7 @@ def run_job(
         if not submitted:
             run.clear_stop()
         _begin(run, config, name, job.data)
-        keep_former(config, storage, run)
+        store_warm_start_trials(config, storage, run)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
             runner = _Runner(run, lease, lambda event: _log_event(event, listener))

@@ -17,7 +17,7 @@ from ..store.runs import TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
 from .dispatch import Dispatcher
 from .students import Students
-from .warm_start import former_trials
+from .warm_start import warm_start_trials
 
 if TYPE_CHECKING:
     from ...search.space.students import Student
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
-STUDENT_ROW = "student-pytorch"
-TEACHER_ROW = "teacher-pytorch"
-REFERENCE_ROW = "reference-bert-base"
+STUDENT = "student-pytorch"
+TEACHER = "teacher-pytorch"
+REFERENCE = "reference-bert-base"
 
 
 class Stages:
@@ -180,7 +180,7 @@ class Stages:
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
             custom_per_trial=trial.custom,
             processes_per_trial=trial.processes,
-            known=former_trials(config, storage, self._run),
+            known=warm_start_trials(config, storage, self._run),
             journal=self._run.journal,
             report=report,
             check_resources=not config.resources.autoscaling,
@@ -219,24 +219,24 @@ class Stages:
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, report: ReportProgress) -> StageResult:
-        """Measure every row on a node that is reserved for the measurement."""
+        """Measure every model on a node that is reserved for the measurement."""
         wanted = self._config.resources.benchmark
         measured = self._dispatcher.do_alone(
-            "benchmark", tasks.measure, wanted, self._rows(), self._data, report=report
+            "benchmark", tasks.measure, wanted, self._measurement_specs(), self._data, report=report
         )
-        return measured, f"{len(measured['rows'])} rows measured"
+        return measured, f"{len(measured['measurements'])} models measured"
 
-    def _rows(self) -> list[tasks.RowSpec]:
+    def _measurement_specs(self) -> list[tasks.MeasurementSpec]:
         length = self._config.training.max_length
         best, teacher = self._run.best, self._teacher()
-        rows = [
-            tasks.RowSpec(TEACHER_ROW, "pytorch", teacher, length),
-            tasks.RowSpec(STUDENT_ROW, "pytorch", best, length),
+        specs = [
+            tasks.MeasurementSpec(TEACHER, "pytorch", teacher, length),
+            tasks.MeasurementSpec(STUDENT, "pytorch", best, length),
         ]
         for made in self._run.stage_record("export")["result"]["variants"]:
             name = made["name"]
-            rows.append(
-                tasks.RowSpec(
+            specs.append(
+                tasks.MeasurementSpec(
                     name,
                     kinds.get(name).target,
                     self._run.variant(name),
@@ -247,8 +247,8 @@ class Stages:
                 )
             )
         if self._config.benchmark.reference:
-            rows.append(tasks.RowSpec(REFERENCE_ROW, "reference", teacher, length))
-        return rows
+            specs.append(tasks.MeasurementSpec(REFERENCE, "reference", teacher, length))
+        return specs
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]

@@ -13,7 +13,7 @@ from ..store.runs import LATEST, Run, Storage
 _COPY = "former.json"  # kept in the new run, which can be resumed after the former one is deleted
 
 
-def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
+def warm_start_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
     """Return the finished trials of the run given as ``search.warm_start``, or an empty list if it is not set.
 
     Args:
@@ -44,7 +44,7 @@ def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -
     return finished(records)
 
 
-def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
+def store_warm_start_trials(config: JobConfig, storage: Storage, run: Run) -> None:
     """Copy the trials that a run is warm-started from into it, once."""
     name = config.search.warm_start
     if name is not None and run.read(_COPY) is None:

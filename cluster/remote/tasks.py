@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
+from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models
 from ...export.machine import describe_machine
 from ...export.out_of_scope.select_threshold import CalibrationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
@@ -62,7 +62,7 @@ class Task:
         """Specification with paths of this machine in place of references into the store."""
         return with_local_inputs(self.config, self.store)
 
-    def bring(self, key: str) -> Path:
+    def local_copy(self, key: str) -> Path:
         """Return the local copy of a folder in the store, or the path to create it at if there is none yet."""
         try:
             return self.store.fetch(key)
@@ -151,10 +151,10 @@ def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
     return CalibrationTexts(rows["text"][:], [names[label] for label in rows["label"][:]], goal)
 
 
-def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
-    """Measure every row on this node, one after another, and describe the machine.
+def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[str, Any]:
+    """Measure every model on this node, one after another, and describe the machine.
 
-    The rows' directories are keys of the store.
+    The models' directories are keys of the store.
     """
     validation, test = data.splits["validation"], data.splits["test"]
     texts = BenchmarkTexts(
@@ -167,17 +167,17 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         task.config.task,
     )
     machine = describe_machine()
-    measured = measure_rows(
-        [_here(task.store, row) for row in rows],
+    measured = measure_models(
+        [_here(task.store, spec) for spec in specs],
         texts,
         task.config.benchmark,
         goal=goal_of(task.config, data),
         compressed=task.config.training.pruning is not None,
         report=task.report,
     )
-    return {"rows": [row.to_json() for row in measured], "machine": machine}
+    return {"measurements": [each.to_json() for each in measured], "machine": machine}
 
 
-def _here(store: Store, row: RowSpec) -> RowSpec:
-    tokenizer = None if row.tokenizer_dir is None else str(store.fetch(row.tokenizer_dir))
-    return replace(row, directory=str(store.fetch(row.directory)), tokenizer_dir=tokenizer)
+def _here(store: Store, spec: MeasurementSpec) -> MeasurementSpec:
+    tokenizer = None if spec.tokenizer_dir is None else str(store.fetch(spec.tokenizer_dir))
+    return replace(spec, directory=str(store.fetch(spec.directory)), tokenizer_dir=tokenizer)

@@ -207,20 +207,20 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _somebody_learns_of_more_texts(self) -> JobConfig:
+    def _extra_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         if made.masked is not None and self.student.checkpoint is not None:
             raise ValueError(
                 "data.augmentation.masked: the word pieces are the teacher's, and student.checkpoint has its own; "
                 "leave one of them out"
             )
-        unheard = _unheard_teacher(self)
+        unheard = _unused_teacher(self)
         if unheard is not None:
             raise ValueError(unheard)
         return self
 
 
-def _unheard_teacher(config: JobConfig) -> str | None:
+def _unused_teacher(config: JobConfig) -> str | None:
     """Return the fault of a job that configures teacher labels although no trial uses them, or None."""
     if fixed_values(config.search).get("alpha") != 1:
         return None
@@ -329,7 +329,7 @@ def without_search(config: JobConfig) -> JobConfig:
     others = config.search.model_dump(exclude={"space", "points", "warm_start"})
     search = SearchConfig.model_validate({**others, "num_trials": 1, "space": fixed})
     alone = config.model_copy(update={"search": search})
-    unheard = _unheard_teacher(alone)
+    unheard = _unused_teacher(alone)
     if unheard is not None:
         raise ConfigError(unheard)
     return alone

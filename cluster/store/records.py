@@ -155,8 +155,8 @@ class _Times(_Record):
     p99: float
 
 
-class _Row(_Record):
-    """Fields of an ``export.rows.RowMeasurement`` that tables show."""
+class _Measurement(_Record):
+    """Fields of an ``Measurement`` that tables show."""
 
     name: str
     kind: str
@@ -177,18 +177,18 @@ class _Row(_Record):
 
 
 class _GateResult(_Record):
-    variants: list[_Row]
+    variants: list[_Measurement]
     chosen: str | None
 
     @model_validator(mode="after")
     def _chosen_is_one_of_them(self) -> _GateResult:
-        if self.chosen is not None and self.chosen not in [row.name for row in self.variants]:
+        if self.chosen is not None and self.chosen not in [each.name for each in self.variants]:
             raise ValueError("chosen is none of the variants")
         return self
 
 
 class _BenchmarkResult(_Record):
-    rows: list[_Row]
+    measurements: list[_Measurement]
     machine: dict[str, Any]
 
 

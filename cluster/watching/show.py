@@ -157,10 +157,10 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
 
 
 def _print_ratios(console: Console, found: dict[str, Any]) -> None:
-    from ...export.benchmark.rows import RowMeasurement
+    from ...export.benchmark.measure_models import Measurement
     from ...export.report.report import ratios
 
-    rows = [RowMeasurement.from_json(row) for row in found["variants"]]
+    rows = [Measurement.from_json(row) for row in found["variants"]]
     for base, times in ratios(rows).get(found["chosen"], {}).items():
         console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
 

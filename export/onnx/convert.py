@@ -165,7 +165,7 @@ def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) 
     Raises:
         ExportError: the checker rejects the graph, or it is over 2 GiB.
     """
-    strip_notes(graph)
+    strip_doc_strings(graph)
     if not keep_shapes:
         del graph.graph.value_info[:]
     if graph.ByteSize() > _MAX_PROTOBUF_BYTES:
@@ -180,7 +180,7 @@ def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) 
         onnx.save_model(graph, str(temporary))
 
 
-def strip_notes(graph: onnx.ModelProto) -> None:
+def strip_doc_strings(graph: onnx.ModelProto) -> None:
     """Delete metadata and documentation strings of ``graph``, in place."""
     holders = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer, *graph.functions]
     for holder in [*holders, *graph.graph.input, *graph.graph.output, *graph.graph.value_info]:

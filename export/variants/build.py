@@ -25,7 +25,7 @@ from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
 from . import kinds
-from .base import MODEL_FILE, Making, Quantized, Source, Variant
+from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
 from .graph_record import GraphRecord, describe_graph
 from .parity import Parity, check_tolerance, measure_parity, torch_logits
@@ -64,7 +64,7 @@ class VariantFiles:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _BuiltFile:
     fused: dict[str, int] | None = None
     quantized: Quantized = field(default_factory=Quantized)
     record: GraphRecord | None = None
@@ -116,8 +116,8 @@ def build_variant(
         tokenizer = _write_tokenizer(variant, student_dir, folder)
         rows = _token_ids(tokenizer, training_texts, max_length)
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
-        making = Making(rows, config, wants_sensitivity)
-        made = _write_file(variant, model, folder, max_length, base_onnx, making, config.opset)
+        inputs = VariantInputs(rows, config, wants_sensitivity)
+        made = _write_file(variant, model, folder, max_length, base_onnx, inputs, config.opset)
         if variant.can_be_sealed:
             _write_config(model, folder, task, max_length, out_of_scope_label, num_threads)
             if calibration is not None:
@@ -147,12 +147,12 @@ def _write_file(
     folder: Path,
     max_length: int,
     base_onnx: Path | None,
-    making: Making,
+    inputs: VariantInputs,
     opset: int,
-) -> _Made:
+) -> _BuiltFile:
     target = folder / variant.file
     if variant.source is Source.CHECKPOINT:
-        return _Made(quantized=variant.make(model, target, making))
+        return _BuiltFile(quantized=variant.make(model, target, inputs))
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
     is_fused = variant.source is Source.FUSED_GRAPH
@@ -165,9 +165,9 @@ def _write_file(
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
             _check_fused(variant.name, model, counts)
-        quantized = variant.make(base, target, making)
+        quantized = variant.make(base, target, inputs)
         record = describe_graph(base, target, quantized) if variant.file == MODEL_FILE else None
-        return _Made(counts, quantized, record)
+        return _BuiltFile(counts, quantized, record)
 
 
 def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
 from ..study.searcher import restored_searchers
-from ..trial_record import State, counted, counts, name_of
+from ..trial_record import State, is_selectable, name_of, selectable_values
 from .budget import BudgetMonitor
 from .progress import SearchProgress, running_searches
 
@@ -28,7 +28,7 @@ _UNREADABLE = (
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
-class EndsWithBudget(Stopper):
+class BudgetStopper(Stopper):
     """End the experiment once there is a reason to; running searches are global, since Tune pickles the stopper."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -68,16 +68,16 @@ class ProgressCallback(Callback):
                 search.storage_error = _UNREADABLE
                 raise StorageError(search.storage_error)
             if search.restored:
-                self._take_up(trials)
+                self._restore(trials)
                 search.num_ended = len(self._ended)
             search.restored = False
 
-    def _take_up(self, trials: list[Trial]) -> None:
+    def _restore(self, trials: list[Trial]) -> None:
         while restored_searchers:
             restored_searchers.pop().reconcile(trials)
         for trial in trials:
             last = trial.last_result or {}
-            for value in counted(last):
+            for value in selectable_values(last):
                 self._compare(value, trial)
             if last.get("failure"):
                 self._failures[name_of(trial)] = last["failure"]
@@ -128,7 +128,7 @@ class ProgressCallback(Callback):
         """Process a report of an epoch or of a failure."""
         if result.get("failure"):
             self._failures[name_of(trial)] = result["failure"]
-        elif counts(result):
+        elif is_selectable(result):
             self._compare(result[self._metric], trial)
         self._report()
 

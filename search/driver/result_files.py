@@ -74,12 +74,12 @@ class ResultFiles(Callback):
         for name in list(self._changed):
             key = f"{experiment}/{name}/result.json"
             if name in self._begun:
-                self._take_up(name, store.read(key) or b"")
+                self._restore(name, store.read(key) or b"")
             lines = self._lines[name]
             store.write(key, b"".join(lines[epoch] + b"\n" for epoch in sorted(lines)))
             self._changed.discard(name)
 
-    def _take_up(self, name: str, content: bytes) -> None:
+    def _restore(self, name: str, content: bytes) -> None:
         """Merge the lines of earlier attempts, except those of a trial with other arguments."""
         config = json.loads(json.dumps(self._begun.pop(name)))
         for line in content.splitlines():

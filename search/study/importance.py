@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .optuna_log import without_news
+from .optuna_log import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -66,7 +66,7 @@ def _weights(
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    with without_news():
+    with quiet_optuna():
         study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
     for trial, value in zip(finished, values, strict=True):
         study.add_trial(

@@ -13,7 +13,7 @@ from ..config import Constraint, Objective, SearchConfig
 from ..parameters import Parameter, as_category
 from ..space.space import draw
 from ..space.students import student_name
-from ..trial_record import counted, counts, trial_name
+from ..trial_record import is_selectable, selectable_values, trial_name
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -165,12 +165,12 @@ class StudySearcher(Searcher):
         first = self._objectives[0]
         better = 1 if first.mode == "max" else -1
         best = self._reported.get(trial_id)
-        rank = (counts(result), better * result[first.metric])
+        rank = (is_selectable(result), better * result[first.metric])
         if best is None or rank >= (best.get("counts", True), better * best[first.metric]):
             names = {each.metric for each in (*self._objectives, *self._constraints)}
             shared = self._student_metrics.get(student_name(self._arguments[self._numbers[trial_id]]), {})
             found = {name: result[name] for name in names - set(shared)} | dict(shared)
-            self._reported[trial_id] = {**found, "counts": counts(result)}
+            self._reported[trial_id] = {**found, "counts": is_selectable(result)}
         self._curves[trial_id] = result.get("curve", [])
 
     def on_trial_complete(
@@ -261,7 +261,7 @@ class StudySearcher(Searcher):
         if last.get("failure"):
             self.on_trial_result(trial.trial_id, last)
         elif last.get("curve"):
-            values = counted(last) or [value for _, value in last["curve"]]
+            values = selectable_values(last) or [value for _, value in last["curve"]]
             best = (max if first.mode == "max" else min)(values)
             self.on_trial_result(trial.trial_id, {**last, first.metric: best})
         self.on_trial_complete(trial.trial_id, last, trial.status == "ERROR")

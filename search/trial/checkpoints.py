@@ -14,7 +14,7 @@ from ...errors import PermanentStorageError, first_line
 from ...storage.folders import file_sha256
 from ...storage.reading import check_key, parse_record
 from ...storage.store import Store
-from ..trial_record import counts
+from ..trial_record import is_selectable
 
 RECORD_NAME = "epoch.json"
 _BLOCK = 2**20
@@ -69,7 +69,7 @@ def read_epoch(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
-def send_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
+def upload_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
     """Upload a checkpoint with its record to a trial's folder in the store.
 
     The record is uploaded last: until then, and when the upload is interrupted, the checkpoint does not exist.
@@ -109,13 +109,15 @@ def find_checkpoint(
 ) -> SavedEpoch | None:
     """Return the checkpoint with the best ``metric``, the later of equals; without a metric, the last one.
 
-    Epochs that cannot be selected (see ``counts``) are returned only where there are no others.
+    Epochs that cannot be selected (see ``is_selectable``) are returned only where there are no others.
     """
     sign = 1 if mode == "max" else -1
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)
     return max(
-        epochs, key=lambda each: (counts(each.metrics), sign * each.metrics[metric], each.epoch), default=None
+        epochs,
+        key=lambda each: (is_selectable(each.metrics), sign * each.metrics[metric], each.epoch),
+        default=None,
     )
 
 
@@ -185,7 +187,7 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
     return None
 
 
-def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
+def superseded(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
     """Return all checkpoints but the best and the last ``num_last``."""
     ordered = sorted(epochs, key=lambda each: each.epoch)
     kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
@@ -195,7 +197,7 @@ def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: 
 def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
     """Delete all other checkpoints of a trial that has ended, incomplete ones included."""
     epochs = saved_epochs(store, trial)
-    others = superfluous(epochs, metric, mode)
+    others = superseded(epochs, metric, mode)
     delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
 
 

@@ -25,7 +25,7 @@ from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ..space.space import METRICS
-from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
+from .checkpoints import SavedEpoch, superseded, upload_epoch, write_epoch
 from .events import TAGS, TrialEvents
 from .inputs import TrialInputs, TrialSettings
 
@@ -168,10 +168,10 @@ class EpochReporter(TrainerCallback):
     def _send(self, directory: Path) -> None:
         """Upload a checkpoint, and keep only the best and the last two, in case the last is damaged."""
         store, settings = self._settings.store, self._settings
-        self._saved.append(send_epoch(store, directory, self._trial))
+        self._saved.append(upload_epoch(store, directory, self._trial))
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(StorageError):  # retried after the next epoch, or at the end of the search
-            for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
+            for each in superseded(self._saved, settings.metric, settings.mode, num_last=2):
                 store.once.delete(each.key)
                 self._saved.remove(each)
 

@@ -40,7 +40,7 @@ from .inputs import TrialInputs, TrialSettings
 from .integrity import last_intact
 from .log import trial_log
 from .process_group import KeepStep
-from .ranks import SharedInputs, opened, several_processes
+from .ranks import SharedInputs, data_parallel, opened
 from .reporter import EpochReporter, failure_metrics
 
 _BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
@@ -96,9 +96,9 @@ def _run(
     )
     try:
         if last is None or last.metrics["progress"] < 1:
-            with several_processes(
+            with data_parallel(
                 settings.num_processes,
-                _train_along,
+                _train_other_rank,
                 (arguments, inputs, settings, key),
                 use_gpu=settings.use_gpu,
                 num_threads=settings.num_threads,
@@ -120,7 +120,7 @@ def _run(
         events.close()
 
 
-def _train_along(
+def _train_other_rank(
     arguments: dict[str, Any],
     inputs: TrialInputs | SharedInputs,
     settings: TrialSettings,
@@ -134,7 +134,7 @@ def _train_along(
 
 def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Path) -> None:
     """Train from the beginning, or from a checkpoint."""
-    checkpoint = _bring(store, key, work)
+    checkpoint = _local_checkpoint(store, key, work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -266,7 +266,7 @@ def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[
     return epochs
 
 
-def _bring(store: Store, key: str | None, work: Path) -> Path | None:
+def _local_checkpoint(store: Store, key: str | None, work: Path) -> Path | None:
     """Return the local path of the checkpoint, downloading it if needed."""
     if key is None:
         return None

@@ -28,20 +28,20 @@ class UnlabelledConfig(Section):
         return self
 
 
-class MadeTextsConfig(Section):
+class SplicedConfig(Section):
     """How many texts to generate from the training texts."""
 
     count: Count = Field(description="How many to make.")
     seed: Seed = Field(default=0, description="Seed of the draw. Default: the job's `seed`.")
 
 
-class DroppedConfig(MadeTextsConfig):
+class DroppedConfig(SplicedConfig):
     """Training texts with some of their words dropped."""
 
     share: Probability = Field(default=0.2, description="Probability that a word is dropped.")
 
 
-class MaskedConfig(MadeTextsConfig):
+class MaskedConfig(SplicedConfig):
     """Training texts with some of their word pieces masked."""
 
     share: Probability = Field(default=0.15, description="Probability that a word piece is masked.")
@@ -50,7 +50,7 @@ class MaskedConfig(MadeTextsConfig):
 class AugmentationConfig(Section):
     """Texts generated from the training texts, labelled only by the teacher's logits."""
 
-    spliced: MadeTextsConfig | None = Field(
+    spliced: SplicedConfig | None = Field(
         default=None, description="The beginning of one text and the end of another."
     )
     dropped: DroppedConfig | None = Field(default=None, description="Texts without some of their words.")

@@ -39,7 +39,7 @@ _WEIGHT_DECAY = 0.01
 _NUM_MEASURED = 512  # texts: enough for a mean, and a small part of an epoch
 
 
-def warm_student(
+def pretrain_student(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
@@ -99,7 +99,7 @@ def warm_student(
 
 
 def check_pretraining(config: PretrainingConfig, student: str | None, teacher: str | None) -> None:
-    """Reject, before the job starts, models that ``warm_student`` would reject.
+    """Reject, before the job starts, models that ``pretrain_student`` would reject.
 
     Args:
         config: The section ``student.pretraining``.

@@ -24,7 +24,7 @@ from ..distillation.config import TrainingConfig
 from ..models.families import family_of
 from ..models.structured_pruning import num_heads, num_rows
 from ..models.tied_embedding_rows import share_rows
-from ..pretraining.pretrain_student import warm_student
+from ..pretraining.pretrain_student import pretrain_student
 from ..tasks import SINGLE_LABEL, Task
 from .config import StudentConfig, VocabularyConfig
 from .layers import student_from_layers
@@ -73,7 +73,7 @@ def build_student(
         ``num_attention_heads`` and ``intermediate_size`` of each layer, ``num_embeddings``, the number of distinct
         rows of the token embedding, ``parity``, the change of the logits by ``width`` and ``vocabulary``, each a step
         of :class:`StepParity` (nothing is compared if the head is new, or without training texts), and, if configured,
-        ``pretraining``, the result of ``warm_student``, and ``vocabulary``, whose ``covered_share`` is the share of
+        ``pretraining``, the result of ``pretrain_student``, and ``vocabulary``, whose ``covered_share`` is the share of
         validation texts, 0 to 1, all of whose pieces are kept (None without such texts).
 
     Raises:
@@ -111,7 +111,7 @@ def build_student(
     student = _with_chosen_layers(source, config)
     more = {}
     if config.pretraining is not None:  # before trimming, since the teacher has all the pieces
-        more["pretraining"] = warm_student(
+        more["pretraining"] = pretrain_student(
             student,
             tokenizer,
             teacher_dir,

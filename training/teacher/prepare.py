@@ -52,7 +52,7 @@ _WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _InitialTeacher:
     """A teacher before its training; it needs none if it has no recipe."""
 
     model: PreTrainedModel
@@ -109,23 +109,23 @@ def prepare_teacher(
     """
     began = time.monotonic()
     key = _key(config, data, max_length, task)
-    record = _held(out_dir, key)
+    record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
     replaced = out_dir.exists()  # another teacher, or a damaged one
     with intra_op_threads(num_threads), quiet():
         torch.manual_seed(config.seed)
-        begun = _begin(config, data, max_length, task)
+        initial = _initial_teacher(config, data, max_length, task)
         splits = {
-            name: task.tokenize(data.splits[name], begun.tokenizer, max_length)
+            name: task.tokenize(data.splits[name], initial.tokenizer, max_length)
             for name in ("train", "validation")
         }
-        measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
+        measure = partial(_measure, initial, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
-        if begun.recipe is not None:
-            best = _BestEpoch(begun.model, measure, report)
+        if initial.recipe is not None:
+            best = _BestEpoch(initial.model, measure, report)
             _train(
-                begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
+                initial, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
             )
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
@@ -133,18 +133,18 @@ def prepare_teacher(
     record = {
         "kind": kind,
         **{f"validation_{name}": value for name, value in metrics.items()},
-        "num_parameters": begun.model.num_parameters(),
-        "num_layers": begun.model.config.num_hidden_layers,
+        "num_parameters": initial.model.num_parameters(),
+        "num_layers": initial.model.config.num_hidden_layers,
         **trained,
         "seconds": round(time.monotonic() - began, 3),
         "key": key,
     }
     # If another process wrote the same teacher first, it may be in use: keep it.
     for keep_existing in (not replaced, False):
-        saved = _save(begun, record, out_dir, keep_existing=keep_existing)
-        held = _held(out_dir, key)
-        if held is not None:
-            return {**held, "reused": held != saved}
+        saved = _save(initial, record, out_dir, keep_existing=keep_existing)
+        existing = _existing_record(out_dir, key)
+        if existing is not None:
+            return {**existing, "reused": existing != saved}
     raise AssertionError("what was just written can be read")
 
 
@@ -157,10 +157,12 @@ def read_record(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
 
 
-def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
+def _save(
+    initial: _InitialTeacher, record: dict[str, Any], out_dir: Path, *, keep_existing: bool
+) -> dict[str, Any]:
     """Write the checkpoint and its record; return the record with the checkpoint's fingerprint."""
     with new_folder(out_dir, keep_existing=keep_existing) as folder:
-        save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
+        save_checkpoint(initial.model.cpu(), initial.tokenizer, folder)
         record = {**record, "fingerprint": checkpoint_fingerprint(folder)}
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -176,7 +178,7 @@ def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
+def _existing_record(out_dir: Path, key: str) -> dict[str, Any] | None:
     """Return the record of the teacher in ``out_dir`` if its key is ``key``, else None."""
     try:
         record = read_record(out_dir)
@@ -190,53 +192,55 @@ def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
     return None
 
 
-def _begin(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _Begun:
+def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _InitialTeacher:
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name)
         match_labels(model, names)
-        begun = _Begun(model, tokenizer, None, task)
+        initial = _InitialTeacher(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
-        check_table(begun.tokenizer, begun.model.config, name)
+        initial = _InitialTeacher(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
+        check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
-    check_max_length(begun.model, max_length, "teacher")
-    if not isinstance(begun.recipe, ScratchConfig):
-        parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
-        check_known(begun.tokenizer, data.splits["train"]["text"][:], parameter)
-    return begun
+        initial = _InitialTeacher(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
+    check_max_length(initial.model, max_length, "teacher")
+    if not isinstance(initial.recipe, ScratchConfig):
+        parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
+        check_known(initial.tokenizer, data.splits["train"]["text"][:], parameter)
+    return initial
 
 
 def _measure(
-    begun: _Begun,
+    initial: _InitialTeacher,
     split: TokenizedSplit,
     out_of_scope_id: int | None,
     num_threads: int,
     use_gpu: bool | None,
 ) -> dict[str, float | None]:
     logits = compute_logits(
-        begun.model,
+        initial.model,
         split,
-        pad_token_id=begun.tokenizer.pad_token_id,
+        pad_token_id=initial.tokenizer.pad_token_id,
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return begun.task.metrics(begun.task.predictions(logits), split.labels, out_of_scope_id)
+    return initial.task.metrics(initial.task.predictions(logits), split.labels, out_of_scope_id)
 
 
-def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
+def _train(
+    initial: _InitialTeacher, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool
+) -> None:
     """Train in place and restore the best epoch's weights."""
-    recipe = begun.recipe
+    recipe = initial.recipe
     assert recipe is not None
-    train_used_rows(begun.model, train.input_ids)
+    train_used_rows(initial.model, train.input_ids)
     with temporary_directory("teacher") as work:
         trainer = DistillationTrainer(
-            model=begun.model,
+            model=initial.model,
             args=DistillationTrainingArguments(
                 output_dir=str(work),
                 alpha=1.0,
@@ -254,12 +258,12 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
                 dataloader_pin_memory=use_gpu,
             ),
             train_dataset=TokenizedDataset(train),
-            data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
+            data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
             callbacks=[best],
-            task=begun.task,
+            task=initial.task,
         )
         trainer.remove_callback(PrinterCallback)
-        with first_token_in_last_layer(begun.model):
+        with first_token_in_last_layer(initial.model):
             trainer.train()
     best.restore()
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..base import Making, Quantized, Source, Variant, fused, register
+from ..base import Quantized, Source, Variant, VariantInputs, fused, register
 
 
-def _copy(source: Path, target: Path, _: Making) -> Quantized:
+def _copy(source: Path, target: Path, _: VariantInputs) -> Quantized:
     shutil.copyfile(source, target)
     return Quantized()
 
 
-def _half(source: Path, target: Path, _: Making) -> Quantized:
+def _half(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import to_half
 
     to_half(source, target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ....training.section import PositiveAmount, Section
-from ..base import Making, Quantized, Source, Variant, register
+from ..base import Quantized, Source, Variant, VariantInputs, register
 
 if TYPE_CHECKING:
     from ..static import RangeMethod
@@ -31,18 +31,18 @@ class StaticConfig(Section):
     )
 
 
-def _static(source: Path, target: Path, making: Making, *, method: RangeMethod) -> Quantized:
+def _static(source: Path, target: Path, inputs: VariantInputs, *, method: RangeMethod) -> Quantized:
     from ..static import quantize_static_onnx
 
-    config = making.section(StaticConfig)
+    config = inputs.section(StaticConfig)
     made = quantize_static_onnx(
         source,
         target,
-        making.rows,
+        inputs.rows,
         method=method,
         max_error=config.max_error,
         max_excluded=config.max_excluded,
-        rank=making.measure_sensitivity,
+        rank=inputs.measure_sensitivity,
     )
     return Quantized(made.reduce_range, made.excluded, made.ranking, made.error)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..base import Making, Quantized, Source, Variant, fused, register
+from ..base import Quantized, Source, Variant, VariantInputs, fused, register
 
 _INT4_OPSET = 21  # the first with 4-bit integers
 
 
-def _weights_8bit(source: Path, target: Path, _: Making) -> Quantized:
+def _weights_8bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import quantize_onnx, quantize_weights
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -20,7 +20,7 @@ def _weights_8bit(source: Path, target: Path, _: Making) -> Quantized:
     return Quantized()
 
 
-def _weights_4bit(source: Path, target: Path, _: Making) -> Quantized:
+def _weights_4bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import quantize_embeddings, quantize_weights
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:

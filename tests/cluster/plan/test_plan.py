@@ -12,8 +12,8 @@ from distiltune.cluster.plan.plan import Outcome, changed, check_plan, tries
 from distiltune.cluster.plan.run_plan import run_plan
 from distiltune.cluster.specification.config import JobConfig, PlanConfig, StorageConfig, load_config
 from distiltune.errors import ConfigError, InputError, RunFailedError
+from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.predictions import pack_answers
-from distiltune.export.benchmark.rows import RowMeasurement
 
 NUM_TEXTS = 2000
 STEPS = [
@@ -27,7 +27,7 @@ def outcome(number, latency, size, num_wrong):
     """A run whose variant gets the first ``num_wrong`` validation texts wrong."""
     labels = np.zeros(NUM_TEXTS, dtype=int)
     predictions = (np.arange(NUM_TEXTS) < num_wrong).astype(int)
-    row = RowMeasurement(
+    row = Measurement(
         name="onnx-int8", kind="onnx", size_mb=size, latency_ms=times(latency), sample_latency_ms=times(latency),
         throughput={}, peak_memory_mb=1.0, num_threads=1, query="a text",
         validation_accuracy=1 - num_wrong / NUM_TEXTS,

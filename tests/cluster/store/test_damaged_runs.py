@@ -11,7 +11,7 @@ from runfiles import Writer
 from distiltune.cluster.cli import main
 from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DamagedRecordError, InputError
-from distiltune.export.benchmark.rows import RowMeasurement
+from distiltune.export.benchmark.measure_models import Measurement
 
 LATER = "2026-03-01T10:00:00+00:00"
 
@@ -268,7 +268,7 @@ def test_what_a_row_must_have_is_what_a_measurement_has(storage):
     """Both descriptions of a row agree: a measured one is read, and what is read becomes a measurement."""
     variants = Writer.result("gate")["variants"]
     run = Writer(storage).finished().run
-    rows = [RowMeasurement.from_json(row).to_json() for row in variants]
+    rows = [Measurement.from_json(row).to_json() for row in variants]
     run.write("stages/gate.json", _with(GATE, "result.variants", rows))
     assert run.stage_record("gate")["result"]["variants"] == rows
     assert set(STAGES) > {"gate"}

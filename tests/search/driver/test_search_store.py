@@ -37,8 +37,8 @@ from distiltune.search.trial.checkpoints import (
     find_checkpoint,
     keep_best_and_last,
     saved_epochs,
-    send_epoch,
-    superfluous,
+    superseded,
+    upload_epoch,
     write_epoch,
 )
 from distiltune.search.trial_record import is_trial_name
@@ -118,9 +118,9 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
     assert [each.epoch for each in epochs] == [1, 4, 5, 7]
     assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 5
     assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "max")] == [1, 4]
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "max", num_last=3)] == [1]
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "min")] == [4, 5]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "max")] == [1, 4]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "max", num_last=3)] == [1]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "min")] == [4, 5]
     keep_best_and_last(store, "s/t", "accuracy", "max")
     assert store.names("s/t") == ["checkpoint_000004", "checkpoint_000006", "params.json"]
     only = download_checkpoint(store, "s/t/checkpoint_000004", tmp_path / "only", {"model.safetensors"})
@@ -147,16 +147,16 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
         write_epoch(folder, {"epoch": 3, "step": 7, "metrics": {"accuracy": 0.5}})
         return folder
 
-    saved = send_epoch(store, made(b"first"), "s/0001")
+    saved = upload_epoch(store, made(b"first"), "s/0001")
     assert saved == saved_epochs(store, "s/0001")[0]
     assert saved.key == "s/0001/checkpoint_000003"
     monkeypatch.setattr(Store, "upload", away_after_one)
     with pytest.raises(StorageError):
-        send_epoch(store, made(b"other"), "s/0001")
+        upload_epoch(store, made(b"other"), "s/0001")
     assert len(sent) == 1
     assert saved_epochs(store, "s/0001") == [], "half of one and half of another"
     monkeypatch.undo()
-    again = send_epoch(store, tmp_path / "other", "s/0001")
+    again = upload_epoch(store, tmp_path / "other", "s/0001")
     assert saved_epochs(store, "s/0001") == [again]
     assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
 
@@ -370,7 +370,7 @@ def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
 def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):
     from pyarrow.fs import LocalFileSystem, copy_files
 
-    from distiltune.search.driver.whole_files import tune_filesystem
+    from distiltune.search.driver.atomic_files import tune_filesystem
 
     made = pickle.loads(pickle.dumps(tune_filesystem(Store(str(tmp_path)))))
     assert made == tune_filesystem(Store(str(tmp_path)))

@@ -195,14 +195,14 @@ def tune_with_two_processes(directory: Path, trial, **options):
     """What Tune makes of a trial of its own."""
     from ray import tune
 
-    from distiltune.search.driver.experiment import signals_restored
+    from distiltune.search.driver.experiment import signal_handlers_restored
 
     resources = tune.PlacementGroupFactory([{"CPU": 1}] * 2)
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         run_config=tune.RunConfig(storage_path=str(directory), name="search", verbose=0, **options),
     )
-    with signals_restored():
+    with signal_handlers_restored():
         (result,) = tuner.fit()
     return result
 
@@ -213,7 +213,7 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
     def trial(config):
         from ray import tune
 
-        from distiltune.search.trial.ranks import several_processes
+        from distiltune.search.trial.ranks import data_parallel
 
         def waits_for_ever(work):
             import torch.distributed as dist
@@ -221,7 +221,7 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
             began.touch()
             dist.barrier()
 
-        with several_processes(2, waits_for_ever, (), use_gpu=False, num_threads=1, log=lambda line: None):
+        with data_parallel(2, waits_for_ever, (), use_gpu=False, num_threads=1, log=lambda line: None):
             while not began.exists():
                 time.sleep(0.05)
             tune.report({"epoch": 1})
@@ -238,7 +238,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
     folder = tmp_path / "folder"
 
     def trial(config):
-        from distiltune.search.trial.ranks import several_processes
+        from distiltune.search.trial.ranks import data_parallel
 
         def refuses(work):
             from distiltune.errors import InputError
@@ -246,7 +246,7 @@ def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_p
             folder.write_text(str(work))
             raise InputError("the data does not fit")
 
-        with several_processes(2, refuses, (), use_gpu=False, num_threads=1, log=lambda line: None):
+        with data_parallel(2, refuses, (), use_gpu=False, num_threads=1, log=lambda line: None):
             import torch.distributed as dist
 
             dist.barrier()
@@ -268,7 +268,7 @@ def test_a_first_process_that_does_not_return_is_ended(ray_session, tmp_path):
         def dies(work):
             os.kill(os.getpid(), signal.SIGKILL)
 
-        with ranks.several_processes(2, dies, (), use_gpu=False, num_threads=1, log=lambda line: None):
+        with ranks.data_parallel(2, dies, (), use_gpu=False, num_threads=1, log=lambda line: None):
             time.sleep(3600)
 
     result = tune_with_two_processes(tmp_path, trial)

@@ -19,8 +19,8 @@ from transformers import (
 
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.errors import ConfigError, InputError, ModelError
+from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.measurements import compressed_bytes, model_bytes
-from distiltune.export.benchmark.rows import RowMeasurement
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.search.config import SearchConfig
 from distiltune.search.selection import choose_trial
@@ -481,7 +481,7 @@ def test_the_report_of_a_pruned_student_has_compressed_sizes_and_says_what_they_
     def row(name, compressed):
         times = dict.fromkeys(("mean", "std", "p50", "p90", "p99"), 1.0)
         more = {"compressed_size_mb": compressed}
-        return RowMeasurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
+        return Measurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
 
     for size, there in ((3.21, True), (None, False)):
         rows = [row("onnx", size), row("onnx-int8", size)]

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from distiltune.errors import ConfigError, RunFailedError
+from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.predictions import pack_answers
-from distiltune.export.benchmark.rows import RowMeasurement
 from distiltune.export.config import ChooseConfig, ExportConfig
-from distiltune.export.selection.choose import Choice, choose
 from distiltune.export.selection.gate import apply_gate, check_gate
+from distiltune.export.selection.select_variant import VariantSelection, select_variant
 
 NUM_TEXTS = 1000
 
@@ -35,9 +35,9 @@ def row(
     size: float = 10.0,
     memory: float = 100.0,
     test: float | None = 0.9,
-) -> RowMeasurement:
+) -> Measurement:
     times = {"mean": p50, "std": 0.0, "p50": p50, "p90": p50, "p99": p50}
-    return RowMeasurement(
+    return Measurement(
         name=name,
         kind=kind,
         size_mb=size,
@@ -58,17 +58,17 @@ REFERENCE = replace(row("reference-bert-base", "reference"), validation_accuracy
 OTHERS = [row("teacher-pytorch", "pytorch", gained=20, p50=9.0), REFERENCE]
 
 
-def passed(*variants: RowMeasurement, **options: Any) -> dict[str, bool | None]:
+def passed(*variants: Measurement, **options: Any) -> dict[str, bool | None]:
     rows = apply_gate([*OTHERS, STUDENT, *variants], ChooseConfig(**options))
     return {row.name: row.passed_gate for row in rows}
 
 
-def chosen(*variants: RowMeasurement, **options: Any) -> Choice:
-    return choose([*OTHERS, STUDENT, *variants], ChooseConfig(**options))
+def chosen(*variants: Measurement, **options: Any) -> VariantSelection:
+    return select_variant([*OTHERS, STUDENT, *variants], ChooseConfig(**options))
 
 
-def verdicts(choice: Choice) -> dict[str, str | None]:
-    return {row.name: row.verdict for row in choice.rows}
+def verdicts(choice: VariantSelection) -> dict[str, str | None]:
+    return {row.name: row.verdict for row in choice.measurements}
 
 
 def test_the_gate_is_for_what_comes_of_the_student() -> None:
@@ -122,7 +122,7 @@ def test_the_teacher_and_a_least_accuracy_can_be_held_against_it() -> None:
         "validation accuracy 0.8990 below min_validation_accuracy 0.95",
     ):
         assert part in found.reason
-    student = next(row for row in found.rows if row.name == "student-pytorch")
+    student = next(row for row in found.measurements if row.name == "student-pytorch")
     assert student.passed_gate is False
     assert "against student" not in (student.verdict or "")
 
@@ -201,17 +201,17 @@ def test_none_that_keeps_the_limits_is_told_with_the_reasons_of_each() -> None:
 
 
 def test_the_accuracy_with_threshold_can_be_the_one() -> None:
-    def also(row: RowMeasurement, lost: int) -> RowMeasurement:
+    def also(row: Measurement, lost: int) -> Measurement:
         packed = {**(row.answers or {}), "with_threshold": answers(lost)}
         return replace(row, answers=packed, with_threshold={"validation_accuracy": 0.9 - lost / NUM_TEXTS})
 
     rows = [also(STUDENT, 0), also(row("worse-with", p50=0.5), 40), also(row("worse-without", lost=40), 0)]
-    assert choose(rows, ChooseConfig()).chosen == "worse-with"
-    assert choose(rows, ChooseConfig(accuracy="with_threshold")).chosen == "worse-without"
+    assert select_variant(rows, ChooseConfig()).chosen == "worse-with"
+    assert select_variant(rows, ChooseConfig(accuracy="with_threshold")).chosen == "worse-without"
 
 
 def test_rows_that_lack_what_the_gate_needs_are_named() -> None:
-    with pytest.raises(RunFailedError, match="'student-pytorch' with its validation accuracy is missing"):
+    with pytest.raises(RunFailedError, match="validation accuracy of 'student-pytorch'"):
         apply_gate([row("onnx")], ChooseConfig())
     with pytest.raises(RunFailedError, match="'teacher-pytorch' with its validation accuracy is missing"):
         apply_gate([STUDENT], ChooseConfig(max_drop_from_teacher=0.1))
