@@ -35,7 +35,7 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> TrialSe
     done = [trial for trial in candidates if is_selectable(trial.metrics)]
     feasible, text = _feasible(done or candidates, config)
     if not done:
-        text = "; ".join(filter(None, ("no trial came to the end of its pruning", text)))
+        text = "; ".join(filter(None, ("no trial completed its pruning", text)))
     front = pareto_front(feasible, config.all_objectives)
     first, *others = config.all_objectives
     if not others:
@@ -86,7 +86,7 @@ def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list
     )
     return [
         nearest
-    ], f"no trial keeps every constraint; {nearest.trial_id} comes nearest, and misses {missed}"
+    ], f"no trial satisfies every constraint; {nearest.trial_id} is closest and violates {missed}"
 
 
 def _score(trial: TrialRecord, objective: Objective) -> float:

@@ -45,7 +45,7 @@ def submit(
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Submit a job to a cluster after checking there that it can run; then this machine is no longer needed."""
+    """Submit a job to a cluster, which first checks that it can run; this machine is not needed afterwards."""
     from ..jobs import submission as jobs
     from ..specification.config import load_config
 
@@ -94,12 +94,12 @@ def stop(
 
     run = open_run(run_id, storage)
     before = run.state
-    with _uninterrupted("the request to stop stays"):
+    with _uninterrupted("the request to stop remains"):
         state = jobs.stop(run, token_file=token_file, report=_printer(as_json))
     if as_json:
         echo_json({"run_id": run.id, "state": state, "stopped": before != state})
     else:
-        hint = "" if state == "finished" else f"; go on with: {command('resume', run)}"
+        hint = "" if state == "finished" else f"; resume with: {command('resume', run)}"
         typer.echo(f"run {run.id} {'is' if before != state else 'was already'} {state}{hint}")
     return 0 if state in ("stopped", "finished") else 1
 
@@ -124,7 +124,7 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
             }
         )
     else:
-        said = "submitted" if submission.sent else f"is {submission.state} already, and nothing was submitted"
+        said = "submitted" if submission.sent else f"is already {submission.state}; nothing was submitted"
         typer.echo(f"run {run.id} {said}")
         for command in commands.values():
             typer.echo(f"  {command}")

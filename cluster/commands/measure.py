@@ -46,7 +46,8 @@ def measure_artifact(
     if texts is None:
         if not isinstance(query, str) or not query.strip():
             raise ArtifactError(
-                f"{directory}: measurements.query of the manifest is {query!r:.60}, and is what is timed; give --texts"
+                f"{directory}: measurements.query of the manifest is {query!r:.60}, which cannot be timed; give "
+                f"--texts"
             )
         texts = [query]
     with quiet_panics():  # report load and run errors here, not in the measuring process

@@ -79,5 +79,5 @@ def answering(cluster: ClusterAddress) -> Iterator[None]:
         yield
     except (RuntimeError, RequestException) as error:
         raise RunFailedError(
-            f"--address: {cluster.dashboard} did not do what was asked: {first_line(error)}"
+            f"--address: {cluster.dashboard} did not fulfil the request: {first_line(error)}"
         ) from error

@@ -141,14 +141,15 @@ def stop(run: Run, *, token_file: Path | None = None, report: ReportProgress | N
     run.request_stop()
     submission = run.read("submission.json") or {}
     if state == "running":
-        report(Progress("stop requested; it saves its search first"))
+        report(Progress("stop requested; the run saves its search first"))
         if _wait_for_end(run, STOP_WITHIN_S):
             return run.state
         if not submission:
             raise RunFailedError(
-                f"run {run.id} has not stopped within {STOP_WITHIN_S:g} s, and no cluster runs it; end its process"
+                f"run {run.id} has not stopped within {STOP_WITHIN_S:g} s, and it runs on no cluster; kill its "
+                f"process"
             )
-        report(Progress("it does not respond; stopping its job"))
+        report(Progress("the run does not respond; stopping its job"))
     sender = _sender(submission["address"], token_file, report)
     with answering(sender.cluster):
         end_job(sender.client, submission["submission_id"])
@@ -225,7 +226,7 @@ def _state(sender: _Sender, run: Run) -> str:
         else info.status.is_terminal()
     )
     if gone:
-        said = ((info.message if info else None) or "").strip() or "its job is not on the cluster any more"
+        said = ((info.message if info else None) or "").strip() or "its job is no longer on the cluster"
         mark_ended(run, run.id, "failed", said.splitlines()[-1])
     return run.state
 

@@ -64,19 +64,19 @@ def check_storage(store: Store) -> None:
         unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
     finally:
         quick.delete(probe)
-    problems = {node: answers[node] or "it sees other things than were written" for node in unseen}
+    problems = {node: answers[node] or "it reads other content than was written" for node in unseen}
     if not problems:
         return
     names = ", ".join(sorted({nodes[node] for node in problems}))
     if store.directory is not None:
         raise ConfigError(
-            f"storage.path: {store} is a directory of one machine, {names} cannot share it; "
-            "give s3://…, or a directory that all nodes mount"
+            f"storage.path: {store} is a directory of one machine, {names} cannot access it; use s3://…, or a "
+            f"directory that all nodes mount"
         )
     reason = next(iter(problems.values()))
     raise ConfigError(
         f"storage.path: {store} cannot be used from {names} ({reason}); "
-        "give its nodes network and credentials for it, or choose another with --storage DIR|URL"
+        "give its nodes network access and credentials, or choose another storage with --storage DIR|URL"
     )
 
 
@@ -92,7 +92,7 @@ def _probe_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[
         remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
         probed[remote.remote(store, probe, here, node)] = node
     answered, late = ray.wait(list(probed), num_returns=len(probed), timeout=_ANSWER_WITHIN_S)
-    answers: dict[str, str | None] = {probed[each]: "no answer" for each in late}
+    answers: dict[str, str | None] = {probed[each]: "no response" for each in late}
     for each in answered:
         try:
             answers[probed[each]] = ray.get(each)

@@ -37,7 +37,7 @@ def choose_variant(config: JobConfig, run: Run) -> StageResult:
     }
     passed = sum(each.passed_gate is True for each in measurements)
     failed = sum(each.passed_gate is False for each in measurements)
-    return record, f"{passed} passed, {failed} failed; chosen: {selection.chosen or 'none'}"
+    return record, f"{passed} passed, {failed} failed; selected: {selection.chosen or 'none'}"
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:

@@ -224,7 +224,8 @@ def _warn_of_other_bits(config: JobConfig) -> None:
     if int8_products_saturate():
         logger.warning(
             "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX "
-            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
+            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are built on another "
+            "machine",
             aware.weight_bits,
         )
 
@@ -255,8 +256,8 @@ def check_texts(config: JobConfig, data: TextData) -> None:
         )
         if share > _MANY_UNKNOWN:
             logger.warning(
-                "%s: its tokenizer does not know %.0f %% of the characters of the training texts; one of their "
-                "language and script would read them",
+                "%s: its tokenizer does not know %.0f %% of the characters of the training texts; use a student "
+                "for their language and script",
                 parameter,
                 100 * share,
             )

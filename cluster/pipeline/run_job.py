@@ -102,8 +102,8 @@ def refuse_other_specification(run: Run, config: JobConfig) -> None:
     changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
     if changed:
         raise InputError(
-            f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
-            "choose another id, or give the specification it began with"
+            f"--run-id: run {run.id} exists with another specification (different: {', '.join(changed)}); choose "
+            f"another id, or use the specification that it was started with"
         )
 
 
@@ -114,8 +114,8 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
     if read != data.fingerprint:
         raise InputError(
-            f"--run-id: run {run.id} began with other data, its files have changed since; "
-            "choose another id, or put the files back"
+            f"--run-id: run {run.id} was started with other data: its files have changed since; choose another id, "
+            f"or restore the files"
         )
     if run.read("job.json") is None:
         run.write("job.json", config.model_dump(mode="json"))
@@ -137,7 +137,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
     """Record how an unfinished run ended, unless another process has taken it over."""
     if lease.interruption == "lost":
         raise RunFailedError(
-            f"run {run.id}: another process took it over, since this one was not heard of for too long"
+            f"run {run.id}: another process took it over, since this one sent no heartbeat for too long"
         ) from error
     stopped = lease.interruption == "stop"
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
@@ -146,7 +146,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
         _end(run, state, None if stopped else _reason(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
-        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}{_where(config)}") from error
+        raise KeyboardInterrupt(f"{what}; resume with: distiltune resume {run.id}{_where(config)}") from error
 
 
 def _where(config: JobConfig) -> str:

@@ -113,8 +113,8 @@ class Stages:
             return record, "not needed: alpha is 1"
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
-        text = f"{computed:,} texts labelled" if computed else "every text is in the cache"
-        text = f"{text}; besides train: {', '.join(more)}" if more else text
+        text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
+        text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
             text += f"; mean of {len(teachers)} teachers: validation accuracy "
             text += f"{record['ensemble']['validation_accuracy']:.4f}"
@@ -146,7 +146,7 @@ class Stages:
         if self._config.student.vocabulary is not None:
             share = record["vocabulary"]["covered_share"]
             text += f", {record['num_embeddings']:,} word pieces"
-            text += "" if share is None else f", all that {share:.0%} of the validation texts need"
+            text += "" if share is None else f", sufficient for {share:.0%} of the validation texts"
         for each in record["parity"]:
             if each["predictions_changed"] is not None:
                 text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"

@@ -55,7 +55,7 @@ def _stored(storage: Storage, name: str) -> dict[str, Any]:
     """Return the result of a former run's search."""
     if name == LATEST:
         raise ConfigError(
-            "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
+            "search.warm_start: 'latest' would be this run once it has started; give the id of a run"
         )
     try:
         record = storage.open(name).stage_record("search")
@@ -63,6 +63,6 @@ def _stored(storage: Storage, name: str) -> dict[str, Any]:
         raise RunNotFoundError(f"search.warm_start: {error}") from None
     if record.get("state") != "finished":
         raise ConfigError(
-            f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"
+            f"search.warm_start: the search of run {name!r} has not finished; wait for it, or choose another run"
         )
     return record["result"]

@@ -62,7 +62,7 @@ class Tried:
     against_base: dict[str, Any] | None = None
     cost: float | None = None
     kept: bool = True
-    reason: str = "the job as it is"
+    reason: str = "the unchanged job"
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -78,7 +78,7 @@ def check_plan(config: JobConfig) -> PlanConfig:
     plan, faults = config.plan, []
     if plan is None or not plan.steps:
         raise ConfigError(
-            "plan.steps: none given, so there is nothing to try; name keys and values, such as "
+            "plan.steps: none given, so there is nothing to try; list keys and values, such as "
             "{key: student.from_teacher.layers, values: [[0, 2, 5], [0, 5]]}"
         )
     for step in plan.steps:
@@ -101,7 +101,7 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
     values = config.model_dump(mode="json") | {"plan": None}
     at, keys = values, key.split(".")
     if keys[0] == "plan":
-        raise ConfigError(f"plan.steps: key {shown(key)} given; accepted: a key outside of the plan itself")
+        raise ConfigError(f"plan.steps: key {shown(key)} given; accepted: a key outside of the section plan")
     for number, name in enumerate(keys[:-1], start=1):
         if at.get(name, 0) is None:
             at[name] = {}
@@ -135,7 +135,7 @@ def tries(
     kept = config.model_copy(update={"plan": None})
     outcome = do(kept, 0)
     if outcome.measurement is None:
-        raise RunFailedError(f"run {outcome.run_id}, the job as it is: {outcome.reason}")
+        raise RunFailedError(f"run {outcome.run_id}, the unchanged job: {outcome.reason}")
     judge = _Judge(plan, config.export.choose, outcome.measurement)
     first = replace(judge.described(outcome, None, None), cost=1.0)
     yield first, kept
@@ -198,11 +198,10 @@ class _Judge:
         if not judged.passed_gate:
             return replace(tried, kept=False, reason=judged.verdict or "")
         if gained < self._plan.min_gain:
-            reason = (
-                f"{self._plan.minimise} falls by {100 * gained:.1f} %, under min_gain {self._plan.min_gain:g}"
-            )
+            limit = f"less than min_gain {self._plan.min_gain:g}"
+            reason = f"{self._plan.minimise} decreases by {100 * gained:.1f} %, {limit}"
             return replace(tried, kept=False, reason=reason)
-        return replace(tried, reason=f"{self._plan.minimise} falls by {100 * gained:.1f} %")
+        return replace(tried, reason=f"{self._plan.minimise} decreases by {100 * gained:.1f} %")
 
     def _cost(self, measurement: Measurement) -> float:
         latency, size = measurement.latency_ms["p50"], measurement.size_mb
@@ -215,7 +214,7 @@ def outcome_of(run: Run) -> Outcome:
     """Return the outcome of a run whose gate has been applied."""
     choice = run.stage_record("gate").get("result") or {}
     if choice.get("chosen") is None:
-        return Outcome(run.id, None, choice.get("reason") or "the run has not come to its gate")
+        return Outcome(run.id, None, choice.get("reason") or "the run has not reached its gate")
     measurements = run.stage_record("benchmark")["result"]["measurements"]
     return Outcome(
         run.id,

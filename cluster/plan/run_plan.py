@@ -69,7 +69,9 @@ def run_plan(
             if report is not None:
                 report(Progress(tried_line(tried.to_json()), tried.to_json()))
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"interrupted; go on with the same command and --run-id {plan_id}") from error
+        raise KeyboardInterrupt(
+            f"interrupted; resume with the same command and --run-id {plan_id}"
+        ) from error
     return record
 
 

@@ -68,7 +68,7 @@ def label_with_teachers(
     for key in teacher_keys[1:]:
         if load_tokenizer(task.store.fetch(key)).get_vocab() != tokenizer.get_vocab():
             raise ModelError(
-                "teacher.ensemble: the teachers have different word pieces; name fine_tune, or set it to 1"
+                "teacher.ensemble: the teachers have different word pieces; use fine_tune, or set it to 1"
             )
     for name, each in {
         "train": tokens["train"],

@@ -177,7 +177,7 @@ def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) 
 
 
 def _whose(held: dict[str, Any]) -> str:
-    return f"another process works on it (pid {held.get('pid')} on {held.get('host')})"
+    return f"another process is running it (pid {held.get('pid')} on {held.get('host')})"
 
 
 def _machine() -> str:

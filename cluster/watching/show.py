@@ -152,7 +152,7 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
     if len(found["front"]) > 1:
         names = ", ".join(found["front"])
         console.print(
-            f"Pareto front: {names}; another one: {command('choose', run, 'TRIAL')}", soft_wrap=True
+            f"Pareto front: {names}; select another one: {command('choose', run, 'TRIAL')}", soft_wrap=True
         )
 
 
@@ -180,7 +180,7 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
         "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
         "predict": f"{own_name()} predict {artifact} 'a text'",
         "trials": command("tensorboard", run),
-        "take away": command("pull", run, "--to DIR"),
+        "pull": command("pull", run, "--to DIR"),
     }
     if not here:
         del steps["predict"]

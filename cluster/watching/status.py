@@ -109,7 +109,7 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
         except StorageError as error:
             if last is None or isinstance(error, PermanentStorageError):
                 raise
-            found = {**last, "waiting_for": f"its storage to answer: {reason(error)}"}
+            found = {**last, "waiting_for": f"its storage to respond: {reason(error)}"}
         if found != last:
             yield found
             last = found

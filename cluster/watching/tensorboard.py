@@ -106,8 +106,8 @@ def _event_files(run: Run) -> Iterator[Path]:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"run {run.id} has no event files yet, and their directory cannot be made here: {error}; "
-                "try again once a trial has begun"
+                f"run {run.id} has no event files yet, and their directory cannot be created here: {error}; try "
+                f"again once a trial has started"
             ) from None
         yield directory
         return
@@ -135,7 +135,7 @@ def _update_often(copy: EventCopy, ended: threading.Event) -> None:
         except (StorageError, OSError) as error:
             if not was_away:
                 logger.warning(
-                    "the charts stand still, their event files cannot be copied: %s", reason(error)
+                    "the charts are not updated: their event files cannot be copied: %s", reason(error)
                 )
             was_away = True
 

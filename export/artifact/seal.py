@@ -90,12 +90,12 @@ def verify_artifact(directory: str | Path) -> Manifest:
         present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
     except OSError as error:
         raise ArtifactError(
-            f"{directory} cannot be read ({error.strerror}); give a folder that you may read"
+            f"{directory} cannot be read ({error.strerror}); give a folder that you can read"
         ) from None
     for name in sorted(set(present) - {MANIFEST_FILE, *manifest.files}):
         raise not_listed(directory, name)
     for name in sorted(name for name, is_link in present.items() if is_link):
-        raise ArtifactError(f"{directory}: {name} is a link, not the file itself; pull the artifact again")
+        raise ArtifactError(f"{directory}: {name} is a symbolic link, not a file; pull the artifact again")
     check_hashes(directory, manifest.files, use_cache=False)
     return manifest
 

@@ -159,7 +159,7 @@ def measure_models(
         RunFailedError: the process of a model failed; the message has the model's name and the last line of stderr.
     """
     if not texts.validation_texts or not texts.test_texts:
-        raise InputError("validation and test texts must hold at least one text each")
+        raise InputError("validation and test texts must have at least one text each")
     query = config.query or median_text(texts.validation_texts)
     measured = []
     for spec in specs:
@@ -258,7 +258,7 @@ def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dic
             "benchmark.roofline", "floor_of_text", arguments, what="the floor", num_threads=1
         )
     except RunFailedError as error:  # the measurement is useful without it
-        _log.warning("%s: no floor: %s", spec.name, error)
+        _log.warning("%s: floor not measured: %s", spec.name, error)
         return None
 
 

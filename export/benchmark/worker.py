@@ -141,7 +141,7 @@ def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) 
     for label in own:
         if label not in of_data:
             raise InputError(
-                f"label {label!r} is not one of the {len(of_data)} labels of the data; export it again"
+                f"label {label!r} is not one of the {len(of_data)} labels of the data; export the model again"
             )
     return list(dict.fromkeys([*own, *of_data, *([] if goal is None else [goal["label"]])]))
 

@@ -41,8 +41,8 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
     """
     if config.accuracy == "with_threshold" and not has_threshold:
         raise ConfigError(
-            "export.choose.accuracy: with_threshold given, but these data give no out-of-scope threshold; leave it "
-            "out, or set export.out_of_scope.label and max_in_scope_refused"
+            "export.choose.accuracy: with_threshold given, but this data has no out-of-scope threshold; remove the "
+            "key, or set export.out_of_scope.label and max_in_scope_refused"
         )
     if config.gate == "point":
         return
@@ -50,11 +50,12 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
     least = z2 / (num_texts + z2)  # limit of a variant that changes no prediction: paired_test.score_limits
     if allowed is not None and allowed < least:
-        more = f", give {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
+        more = f", use {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
         raise ConfigError(
-            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot show, "
-            f"with confidence {config.confidence:g}, that even a variant which changes no answer loses less than "
-            f"{least:.4f}; raise it{more}, or set export.choose.gate: point, which takes the measured difference"
+            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot "
+            f"show, "
+            f"with confidence {config.confidence:g}, that even a variant with unchanged predictions loses less "
+            f"than {least:.4f}; raise it{more}, or set export.choose.gate: point, which uses the measured difference"
         )
 
 

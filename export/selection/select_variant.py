@@ -88,12 +88,14 @@ def _compared(
     least, own = _value(best, name), _value(measurement, name)
     if measurement.name == best.name:
         rivals = (
-            f"the least of {num_kept} that keep every limit" if num_kept > 1 else "alone keeps every limit"
+            f"the smallest of {num_kept} within every limit"
+            if num_kept > 1
+            else "the only one within every limit"
         )
-        return replace(measurement, verdict=f"chosen: {name} {least:.3f}, {rivals}")
+        return replace(measurement, verdict=f"selected: {name} {least:.3f}, {rivals}")
     target = targets.get(measurement.kind)
     if target.is_gated and not target.can_be_sealed and measurement.verdict is None:
-        return replace(measurement, verdict="for comparison only: what is sealed is an ONNX graph")
+        return replace(measurement, verdict="for comparison only: only an ONNX graph can be sealed")
     if not target.can_be_sealed or measurement.verdict is not None:
         return measurement
     if own > least:
@@ -110,9 +112,9 @@ def _compared(
 
 def _why_none(variants: Sequence[Measurement]) -> str:
     if not variants:
-        return "no ONNX variant was measured, so none can be chosen; add one to export.variants"
+        return "no ONNX variant was measured, so none can be selected; add one to export.variants"
     reasons = "; ".join(f"{measurement.name}: {measurement.verdict}" for measurement in variants)
-    return f"no ONNX variant keeps every limit of export.choose: {reasons}. Relax the limits, or make other variants"
+    return f"no ONNX variant is within every limit of export.choose: {reasons}; relax the limits, or build others"
 
 
 def _value(measurement: Measurement, name: str) -> float:

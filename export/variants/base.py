@@ -132,7 +132,7 @@ def register(*variants: Variant) -> None:
     """
     for variant in variants:
         if variant.name in VARIANTS:
-            raise ValueError(f"variant {variant.name!r} is registered already; give it another name")
+            raise ValueError(f"variant {variant.name!r} is already registered; give it another name")
         VARIANTS[variant.name] = variant
 
 

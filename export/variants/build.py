@@ -154,7 +154,7 @@ def _write_file(
     if variant.source is Source.CHECKPOINT:
         return _BuiltFile(quantized=variant.make(model, target, inputs))
     if base_onnx is not None and not base_onnx.is_file():
-        raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
+        raise ExportError(f"{base_onnx}: the plain ONNX graph is missing; build the variant `onnx` first")
     is_fused = variant.source is Source.FUSED_GRAPH
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
@@ -173,8 +173,8 @@ def _write_file(
 def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> None:
     if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
-            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused "
-            f"variants out of export.variants, or use a student of {family_names()}"
+            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; remove the "
+            f"onnx-fused variants from export.variants, or use a student of {family_names()}"
         )
 
 
@@ -190,7 +190,7 @@ def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length:
 
 def _load_student(directory: Path) -> PreTrainedModel:
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and its weights")
+        raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and weights")
     return load_model(directory).eval()
 
 
@@ -222,7 +222,9 @@ def _read_tokenizer(source: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(source))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ModelError(f"{source}: no fast tokenizer there ({error}); save the student with one") from error
+        raise ModelError(
+            f"{source}: it has no fast tokenizer ({error}); save the student with one"
+        ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 _UNREADABLE = (
-    "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
-    "like this again, see the cause with `distiltune --verbose resume RUN`; nothing of the run was changed"
+    "storage: the snapshot of the search could not be read; retry with `distiltune resume RUN`; if it fails again, "
+    "`distiltune --verbose resume RUN` shows the cause; the run was not changed"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
@@ -233,7 +233,7 @@ def _end_without_storage(trial: Trial) -> None:
 def describe_error(error: BaseException | None) -> str:
     """Return the type and first line of an exception that a trial raised."""
     if error is None:
-        return "lost, without a reason"
+        return "lost for an unknown reason"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -71,7 +71,7 @@ def _outcome(ended: SearchEnd, setup: SearchSetup, damaged: set[str]) -> SearchO
     trials = sorted((each for each in records if each is not None), key=lambda trial: trial.number)
     if not any(trial.checkpoint is not None and trial.state != "failed" for trial in trials):
         failed = [trial for trial in trials if trial.state == "failed"]
-        first = f"; the first one's reason: {failed[0].reason}" if failed else ""
+        first = f"; the first failed trial: {failed[0].reason}" if failed else ""
         if ended.ended_by is not None:
             raise RunFailedError(
                 f"the search ended before any trial had finished an epoch: {ended.ended_by}{first}"
@@ -92,7 +92,7 @@ def _record(result: Result, ended: SearchEnd, setup: SearchSetup, damaged: set[s
         return None
     if given is None:
         raise StorageError(
-            f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
+            f"storage {store}: {experiment}/{trial_id}/params.json is missing; resume with `distiltune resume RUN`"
         )
     # From the store, not from Tune's bookkeeping, which is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")

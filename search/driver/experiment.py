@@ -148,7 +148,7 @@ def _fit(tuner: tune.Tuner, store: Store, search: RunningSearch) -> tune.ResultG
             if remedy_for(error) is not None:
                 raise permanent(error, str(store)) from error
             raise StorageError(
-                f"storage {store}: {reason_of(error)}; repair it, then go on with `distiltune resume RUN`"
+                f"storage {store}: {reason_of(error)}; fix the cause, then resume with `distiltune resume RUN`"
             ) from error
         raise
 

@@ -112,7 +112,7 @@ def run_search(
     with mirrored(setup, journal) as mirror:
         ended = run_trials(setup, trainable, report, mirror.trial_ended)
         if ended.num_ended < num_trials and ended.ended_by is None:
-            raise KeyboardInterrupt("the search was interrupted, and is saved")
+            raise KeyboardInterrupt("the search was interrupted; its state is saved")
         outcome = _clean_up(ended, setup)
         mirror.rewrite(outcome.trials)
     return outcome

@@ -22,9 +22,9 @@ ValuesOfOthers = Callable[[float], Sequence[float]]
 
 
 class EarlyStopping(Section):
-    """A rule that ends trials before their last epoch, with its parameters: a key ``type`` with its name, and more.
+    """A rule that stops trials before their last epoch: a key ``type`` with its name, and its parameters.
 
-    It is asked once after each epoch but the last.
+    It is evaluated once after each epoch except the last.
     """
 
     @property

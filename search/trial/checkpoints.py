@@ -144,7 +144,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
     """
     content = store.read(f"{key}/{RECORD_NAME}")
     if content is None:
-        raise FileNotFoundError(f"{store}/{key} is not there")
+        raise FileNotFoundError(f"{store}/{key} does not exist")
     try:
         record = parse_record(content)
         files = dict(record["files"])
@@ -157,8 +157,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
         RecursionError,
     ) as error:  # also a name outside of the checkpoint
         raise DamagedCheckpointError(
-            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); put that file back "
-            "from a backup"
+            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); restore that "
+            f"file from a backup"
         ) from None
     for name in files if names is None else names:
         store.download(f"{key}/{name}", target / name)
@@ -166,8 +166,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
             damage = damage_in(record, name, file)
         if damage:
             raise DamagedCheckpointError(
-                f"storage {store.location(key)}: {damage}; put that file back from a backup; a search takes another "
-                "checkpoint by itself with `distiltune resume RUN`"
+                f"storage {store.location(key)}: {damage}; restore that file from a backup; or resume with "
+                f"`distiltune resume RUN`, which falls back to another checkpoint"
             )
     if names is None:
         (target / RECORD_NAME).write_bytes(content)
@@ -181,9 +181,9 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
         size += len(block)
         digest.update(block)
     if size != record["files"].get(name, size):
-        return f"{name} has {size} bytes, {record['files'][name]} were saved"
+        return f"{name} has {size} bytes, but {record['files'][name]} were saved"
     if digest.hexdigest() != record.get("sha256", {}).get(name, digest.hexdigest()):
-        return f"{name} is damaged: its SHA-256 is not what was saved"
+        return f"{name} is damaged: its SHA-256 differs from the saved one"
     return None
 
 

@@ -73,17 +73,21 @@ def settled_fraction(requested: float, num_bytes: int, total_bytes: int) -> floa
         RunFailedError: Not even one trial fits.
     """
     fitting = int(_USABLE * total_bytes / num_bytes)
-    needs = f"a trial takes {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
+    needs = f"a trial needs {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
     if fitting < 1:
         raise RunFailedError(
-            f"{needs}; lower training.batch_size or training.max_length, or take a smaller student"
+            f"{needs}; lower training.batch_size or training.max_length, or choose a smaller student"
         )
     wanted = math.floor(1 / requested + 1e-6)
     if wanted <= fitting:
         return requested
     settled = math.floor(1e4 / fitting) / 1e4  # Ray counts in ten-thousandths
     logger.warning(
-        "%s: %d trials share one, not the %d of resources.trial.gpu %g", needs, fitting, wanted, requested
+        "%s: %d trials share a GPU instead of %d, as resources.trial.gpu %g requests",
+        needs,
+        fitting,
+        wanted,
+        requested,
     )
     return settled
 
@@ -103,25 +107,26 @@ def fit_gpu(requested: float, inputs: TrialInputs, settings: TrialSettings, batc
     import ray
 
     if ray.cluster_resources().get("GPU", 0) < 1:
-        logger.warning("no GPU is there yet: whether %g trials fit one is not measured", 1 / requested)
+        logger.warning("there is no GPU yet: it is not measured whether %g trials fit on one", 1 / requested)
         return requested
     probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
     fraction = requested
     for student in inputs.students.values():
         found = ray.get(probe.remote(student.key, inputs, settings, batch_size))
         if found is None:
-            logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
+            logger.warning(
+                "CUDA is not available on a node with a GPU: the memory of a trial is not measured"
+            )
             return requested
         estimated, measured, total = found
         if measured is None:
             raise RunFailedError(
-                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB (estimated: "
-                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or take a smaller "
-                "student"
+                f"a training step of {batch_size} texts does not fit on a GPU of {total / 2**20:,.0f} MiB "
+                f"(estimated: "
+                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or choose a "
+                f"smaller student"
             )
-        logger.info(
-            "a trial takes %.0f MiB of a GPU, %.0f were estimated", measured / 2**20, estimated / 2**20
-        )
+        logger.info("a trial needs %.0f MiB of a GPU (estimated: %.0f)", measured / 2**20, estimated / 2**20)
         fraction = max(fraction, settled_fraction(requested, measured, total))
     return fraction
 

@@ -34,7 +34,7 @@ def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = N
         try:
             damage = retrying(lambda name=name: operation(name), store.location(saved.key), store.retry_s)
         except FileNotFoundError:
-            damage = f"{name} is gone"
+            damage = f"{name} is missing"
         if damage:
             return damage
     return None
@@ -51,9 +51,9 @@ def model_is_intact(store: Store, key: str) -> bool:
         StorageError: The storage does not answer.
     """
     saved = [each for each in saved_epochs(store, key.rpartition("/")[0]) if each.key == key]
-    damage = damage_of(store, saved[0], MODEL_FILES) if saved else "its record is gone"
+    damage = damage_of(store, saved[0], MODEL_FILES) if saved else "its record is missing"
     if damage:
-        logger.warning("the checkpoint %s is not used: %s", store.location(key), damage)
+        logger.warning("skipping checkpoint %s: %s", store.location(key), damage)
     return damage is None
 
 
@@ -79,6 +79,6 @@ def last_intact(
         damage = damage_of(store, saved)
         if damage is None:
             return saved
-        log(f"the checkpoint of epoch {saved.epoch}, {saved.key}, is not used: {damage}")
+        log(f"skipping the checkpoint of epoch {saved.epoch}, {saved.key}: {damage}")
         store.delete(saved.key)
     return None

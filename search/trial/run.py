@@ -89,7 +89,7 @@ def _run(
     last = saved[-1] if saved else None
     key = last.key if last else None
     if last:
-        log(f"goes on after epoch {last.epoch}")
+        log(f"resuming after epoch {last.epoch}")
     first_step = last.record["step"] if last else 0
     events = TrialEvents(
         settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
@@ -202,14 +202,14 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
         InputError: There is no teacher, or its tokenizer differs from the student's.
     """
     if key is None:
-        raise InputError(f"{weight} is above 0, and the search was given no teacher")
+        raise InputError(f"{weight} is above 0, but the search has no teacher")
     teacher, tokenizer = load_classifier(store.fetch(key))
     # The teacher gets the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"{weight} is above 0, and the student's tokenizer is not the teacher's, so their hidden "
-            "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
-            "(student.from_teacher) with its whole vocabulary"
+            f"{weight} is above 0, but the student's tokenizer differs from the teacher's, so their hidden states "
+            f"belong to different tokens; set it to 0, or build the student from the teacher's layers "
+            f"(student.from_teacher) with its whole vocabulary"
         )
     return teacher
 
@@ -235,8 +235,8 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
     store = settings.store
     if store.directory is not None and not store.names(settings.experiment):
         raise StorageError(
-            f"storage {store}: the search's folder is not there on {platform.node()}; mount it, or give a directory "
-            "that all nodes share, or an object store; then go on with `distiltune resume RUN`"
+            f"storage {store}: the search's folder does not exist on {platform.node()}; mount it, or use a "
+            f"directory that all nodes share, or an object store; then resume with `distiltune resume RUN`"
         )
     trial = f"{settings.experiment}/{trial_id}"
     begun = json.loads(json.dumps(begun))  # as it will be parsed

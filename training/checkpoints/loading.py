@@ -42,8 +42,8 @@ def _reason(name: str, error: BaseException) -> str:
             "save it again with save_pretrained, or download it again"
         )
     if "safetensors" in str(error):
-        return f"{name}: has no safetensors weights on the hub; give a revision or copy that has them"
+        return f"{name}: has no safetensors weights on the hub; use a revision or copy that has them"
     return (
-        f"{name!r}: no such directory, and the model hub has no such model or cannot be reached; give a local "
-        "directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
+        f"{name!r}: no such directory, and the model is not on the hub or the hub cannot be reached; use a local "
+        f"directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
     )

@@ -96,8 +96,8 @@ class TeacherTargets:
             else ("eval_with_teacher is true", "set eval_with_teacher to false")
         )
         return InputError(
-            f"{setting}, so the teacher has weight, and there is neither a teacher_model "
-            f"nor a {TEACHER_COLUMN!r} column in the data; pass one of them, or {remedy}"
+            f"{setting}, so a teacher is needed, but there is neither a teacher_model nor a {TEACHER_COLUMN!r} "
+            f"column in the data; pass one of them, or {remedy}"
         )
 
     def _check_labels(self) -> None:
@@ -105,8 +105,8 @@ class TeacherTargets:
         # The same names in another order would silently train the wrong classes.
         if student and teacher and student != teacher and sorted(student) == sorted(teacher):
             raise ModelError(
-                "teacher and student have the same labels in different order (id2label of their configs); "
-                "reorder the rows of one head to the other's order"
+                "teacher and student have the same labels in different order (id2label of their configs); reorder "
+                "the rows of one head to match the other"
             )
 
     def _check_terms(self) -> None:
@@ -116,8 +116,8 @@ class TeacherTargets:
                 continue
             if self.teacher is None and term.needs & NEED_TEACHER_MODEL:
                 raise InputError(
-                    f"{term.setting(self.args)} and there is no teacher_model: cached logits hold no hidden states; "
-                    f"pass teacher_model, or {term.remedy()}"
+                    f"{term.setting(self.args)} but there is no teacher_model, and cached logits contain no hidden "
+                    f"states; pass teacher_model, or {term.remedy()}"
                 )
             term.check(student, teacher)
 

@@ -71,7 +71,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         if kwargs.get("compute_loss_func") is not None:
             raise InputError(
-                "compute_loss_func is given, but the loss is DistillationTrainer's own; leave it out"
+                "compute_loss_func is given, but DistillationTrainer has its own loss; remove it"
             )
         args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
         kwargs.setdefault("compute_metrics", task.compute_metrics)
@@ -192,7 +192,7 @@ class DistillationTrainer(Trainer):
         try:
             loss, values = weighted_sum(terms, read)
         except ValueError as error:
-            raise InputError(f"the training data does not fit the loss: {error}") from error
+            raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
         self._add_terms(_num_rows(inputs) / num_items * scale, scale, values)

@@ -77,7 +77,7 @@ def pretrain_student(
     began = time.monotonic()
     if not texts:
         raise ModelError(
-            "student.pretraining: there are no texts to train on; give data.unlabelled, or leave it out"
+            "student.pretraining: there are no texts to train on; set data.unlabelled, or remove the section"
         )
     learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
     check_pair(config, student.config, tokenizer, load_config(learnt_from), load_tokenizer(learnt_from))
@@ -130,21 +130,21 @@ def check_pair(
     if hasattr(teacher, KEPT_HEADS):
         raise ModelError(
             f"student.pretraining: the model that it learns from has fewer attention heads ({KEPT_HEADS} of its "
-            "config.json), and no masked-language model has such layers; name one that has all its heads in "
-            "student.pretraining.checkpoint"
+            "config.json), which masked-language models do not support; set student.pretraining.checkpoint to a "
+            "model with all its heads"
         )
     if tokenizer.mask_token_id is None:
-        raise ModelError("student.pretraining: the student's tokenizer has no mask token; leave it out")
+        raise ModelError("student.pretraining: the student's tokenizer has no mask token; remove the section")
     if (config.beta or config.gamma) and tokenizer.get_vocab() != teachers_tokenizer.get_vocab():
         raise ModelError(
-            f"student.pretraining: the student has {len(tokenizer):,} word pieces, the model that it learns from "
-            f"{len(teachers_tokenizer):,}, and they are not the same; name one with the same pieces in "
-            "student.pretraining.checkpoint, or set beta and gamma to 0"
+            f"student.pretraining: the student has {len(tokenizer):,} word pieces, and the model that it learns "
+            f"from has {len(teachers_tokenizer):,} different ones; set student.pretraining.checkpoint to a model "
+            f"with the same pieces, or set beta and gamma to 0"
         )
     if config.gamma and student.hidden_size != teacher.hidden_size:
         raise ModelError(
-            f"student.pretraining.gamma: {config.gamma} given; the cosine needs equal widths, the student's is "
-            f"{student.hidden_size}, that of the model that it learns from {teacher.hidden_size}; set it to 0"
+            f"student.pretraining.gamma: {config.gamma} given; the cosine needs equal widths, but the student's is "
+            f"{student.hidden_size} and that of the model that it learns from is {teacher.hidden_size}; set it to 0"
         )
 
 
@@ -211,8 +211,8 @@ class _Run:
             end = self._measure(trainer)
         if not all(map(math.isfinite, end.values())):
             raise ModelError(
-                f"student.pretraining.learning_rate: {config.learning_rate:g} given, and {name} ended in weights that "
-                "are not finite; lower it"
+                f"student.pretraining.learning_rate: {config.learning_rate:g} given, but the weights of {name} are "
+                f"not finite after training; lower it"
             )
         return {"start": start, "end": end}, int(trainer.state.global_step)
 
@@ -232,15 +232,15 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
     if has_head:
         return teacher, "checkpoint"
     if not config.beta:
-        logger.info("%s has no masked-language head; none is needed, beta is 0", name)
+        logger.info("%s has no masked-language head; none is needed, since beta is 0", name)
         return teacher, "none"
     if not config.head_epochs:
         raise ModelError(
-            f"student.pretraining.head_epochs: 0 given, and {name} has no masked-language head, without which its "
-            "predictions are noise; give it epochs to train one, name a model that has one in "
-            "student.pretraining.checkpoint, or set beta to 0"
+            f"student.pretraining.head_epochs: 0 given, but {name} has no masked-language head, without which its "
+            f"predictions are noise; set a number of epochs to train one, set student.pretraining.checkpoint to a "
+            f"model that has one, or set beta to 0"
         )
-    logger.info("%s has no masked-language head; one is trained on its frozen encoder", name)
+    logger.info("%s has no masked-language head; training one on its frozen encoder", name)
     teacher.requires_grad_(False)
     for _, parameter in head_parameters(teacher):
         parameter.requires_grad_(True)

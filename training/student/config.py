@@ -14,26 +14,27 @@ class FromTeacherConfig(Section):
     """A student built from some of the teacher's layers."""
 
     layers: Layers = Field(
-        description="Teacher layers to copy, counted from 0, in rising order.", min_length=1
+        description="Teacher layers to copy, counted from 0, in ascending order.", min_length=1
     )
 
 
 class VocabularyConfig(Section):
     """The word pieces that a student keeps: those of train and ``data.unlabelled``, and those that spell the others."""
 
-    min_count: Count = Field(default=1, description="Keep pieces that occur there at least so often.")
+    min_count: Count = Field(default=1, description="Keep pieces that occur at least this many times.")
     size: Count | None = Field(
-        default=None, description="Keep at most so many: train's first, the frequent before the rare."
+        default=None, description="Keep at most this many: those of train first, frequent before rare ones."
     )
     others: Literal["spelled", "nearest"] = Field(
         default="spelled",
-        description="The other pieces. spelled: they are gone, and shorter ones spell their words; nearest: each "
-        "shares the embedding of the most similar piece that is kept, and the tokenizer stays as it is.",
+        description="What happens to the other pieces. spelled: they are removed, and shorter pieces spell their "
+        "words; nearest: each shares the embedding of the most similar kept piece, and the tokenizer does not "
+        "change.",
     )
 
 
 class WidthConfig(Section):
-    """How many heads and feed-forward rows a student keeps, the same in every layer."""
+    """Number of attention heads and feed-forward rows to keep, the same in every layer."""
 
     intermediate_size: Width | None = Field(
         default=None, description="Rows of the feed-forward part. Default: all."
@@ -47,21 +48,22 @@ class StudentConfig(Section):
     checkpoint: Name | None = Field(default=None, description="A pretrained encoder: directory or hub id.")
     layers: Layers | None = Field(
         default=None,
-        description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
+        description="checkpoint: which of its layers to keep, from 0, in ascending order. Default: all.",
     )
     from_teacher: FromTeacherConfig | None = Field(
-        default=None, description="Embeddings, chosen layers, pooler and head copied from the teacher."
+        default=None, description="Copy embeddings, selected layers, pooler and head from the teacher."
     )
     seed: Seed = Field(
         default=0, description="Seed of weights that are not copied. Default: the job's `seed`."
     )
     vocabulary: VocabularyConfig | None = Field(
         default=None,
-        description="Trim the embedding table before training; no text becomes unknown.",
+        description="Trim the vocabulary and its embeddings before training; no text becomes unknown.",
     )
     width: WidthConfig | None = Field(
         default=None,
-        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
+        description="Keep only the most important attention heads and feed-forward rows of each layer, before "
+        "training.",
     )
     pretraining: PretrainingConfig | None = Field(
         default=None,
@@ -81,7 +83,7 @@ class StudentConfig(Section):
             return values
         named = [key for key in ("checkpoint", "from_teacher") if values.get(key) is not None]
         if len(named) > 1:
-            raise ValueError("name one of checkpoint, from_teacher; both are given, set one to null")
+            raise ValueError("checkpoint and from_teacher are both given; set one to null")
         if values.get("layers") is not None and "checkpoint" not in named:
             raise ValueError(
                 "layers are those of a checkpoint; for the teacher's give from_teacher: {layers: …}"

@@ -34,8 +34,8 @@ def check_layers(layers: list[int], num_layers: int, key: str, owner: str) -> No
     """
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
         raise ModelError(
-            f"{key}: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
-            "name one or more of them, each once, in rising order"
+            f"{key}: {layers} given; {owner} has layers 0 to {num_layers - 1}; list one or more of them, each "
+            f"once, in ascending order"
         )
 
 

@@ -188,7 +188,7 @@ def _existing_record(out_dir: Path, key: str) -> dict[str, Any] | None:
         record = {}
     if record.get("key") == key and record.get("fingerprint") == checkpoint_fingerprint(out_dir):
         return record
-    logger.warning("%s: holds another teacher, or a damaged one; it is made again", out_dir)
+    logger.warning("%s: contains a different or damaged teacher; preparing it again", out_dir)
     return None
 
 

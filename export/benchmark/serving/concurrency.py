@@ -53,7 +53,7 @@ def measure_load(
     if not texts or not num_clients or min(num_clients) < 1 or num_threads < 1 or seconds <= 0:
         raise InputError(
             f"{len(texts)} texts, num_clients {list(num_clients)}, num_threads {num_threads}, seconds {seconds}: "
-            "give one text or more, and numbers above 0"
+            "give at least one text, and numbers above 0"
         )
     shared = {
         "directory": str(directory),
@@ -156,7 +156,7 @@ def _figures(
 ) -> dict[str, Any]:
     together = [each for client in times for each in client]
     if not together:
-        raise RunFailedError(f"no text was answered within {seconds} s; give more seconds")
+        raise RunFailedError(f"no text was classified within {seconds} s; allow more seconds")
     return {
         "num_clients": len(times),
         "num_threads": num_threads,

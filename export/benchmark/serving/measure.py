@@ -158,7 +158,7 @@ def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float)
     try:
         found = measured_floors(directory, shapes, seconds=seconds)
     except RunFailedError as error:  # such as a graph whose products cannot be counted
-        _log.warning("no floors: %s", error)
+        _log.warning("floors not measured: %s", error)
         return
     by_shape = {(each["batch_size"], each["num_tokens"]): each for each in found["shapes"]}
     measured["floors"] = {

@@ -122,5 +122,5 @@ def register(target: Target) -> None:
         ValueError: A target of that name is already registered.
     """
     if target.name in TARGETS:
-        raise ValueError(f"target {target.name!r} is registered already; give it another name")
+        raise ValueError(f"target {target.name!r} is already registered; give it another name")
     TARGETS[target.name] = target

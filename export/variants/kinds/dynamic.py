@@ -41,7 +41,7 @@ def _with_small_table(source: Path, target: Path, inputs: VariantInputs) -> Quan
 
 INT8 = Variant(
     "onnx-int8",
-    "dynamic int8, one scale a weight matrix",
+    "dynamic int8, one scale per weight matrix",
     Source.PLAIN_GRAPH,
     _int8,
     weight_bits=8,
@@ -53,7 +53,7 @@ INT8 = Variant(
 PER_CHANNEL = replace(
     INT8,
     name="onnx-int8-per-channel",
-    description="dynamic int8, one scale a column",
+    description="dynamic int8, one scale per column",
     make=partial(_int8, per_channel=True),
 )
 REDUCED_RANGE = replace(

@@ -25,7 +25,7 @@ PLAIN = Variant("onnx", "32-bit floats", Source.PLAIN_GRAPH, _copy)
 
 FP16 = Variant(
     "onnx-fp16",
-    "16-bit floats; a CPU computes in 32",
+    "16-bit floats; a CPU computes in 32 bits",
     Source.PLAIN_GRAPH,
     _half,
     weight_bits=16,

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 
 class StaticConfig(Section):
-    """Which parts of a statically quantized graph are left in 32 bits."""
+    """Which parts of a statically quantized graph stay in 32 bits."""
 
     max_error: PositiveAmount = Field(
         default=0.005,
-        description="Mean squared error of the logits on training texts, as a share of their variance, above which the "
-        "most sensitive parts are left out.",
+        description="Mean squared error of the logits on training texts, as a share of their variance, above which "
+        "the most sensitive parts stay in 32 bits.",
     )
     max_excluded: int = Field(
         default=2,
         ge=0,
         le=100_000,
-        description="Most parts (a layer's query, key and value; a layer's feed-forward out; …) that are left out.",
+        description="Maximum number of parts that stay in 32 bits (a layer's query, key and value; a layer's "
+        "feed-forward out; …).",
     )
 
 

@@ -32,7 +32,7 @@ def _weights_4bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
 
 WEIGHTS_8BIT = Variant(
     "onnx-weights-8bit",
-    "weights and embeddings in 8 bits, products of floats",
+    "weights and embeddings in 8 bits, floating-point products",
     Source.PLAIN_GRAPH,
     _weights_8bit,
     weight_bits=8,
@@ -40,7 +40,7 @@ WEIGHTS_8BIT = Variant(
 )
 WEIGHTS_4BIT = Variant(
     "onnx-weights-4bit",
-    "weights and embeddings in 4 bits, products of floats",
+    "weights and embeddings in 4 bits, floating-point products",
     Source.PLAIN_GRAPH,
     _weights_4bit,
     weight_bits=4,

@@ -92,7 +92,7 @@ def test_what_is_waited_for_is_named(storage):
     writer.progress("search", "waiting", num_trials=4, waiting_for="1 CPU and 1 GPU for a trial")
     found = StatusReader(writer.run).read()
     assert found["waiting_for"] == "1 CPU and 1 GPU for a trial"
-    assert "waits for  1 CPU and 1 GPU for a trial" in drawn(found)
+    assert "waiting for  1 CPU and 1 GPU for a trial" in drawn(found)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(stora
     assert found["stages"][STAGES.index("search")]["state"] == "interrupted"
     assert found["trials"]["running"] == 0
     assert "resume a" in found["next"]
-    assert "last heard of" in call("status", "a")[1]
+    assert "last heartbeat" in call("status", "a")[1]
     assert json.loads(call("runs", "--json")[1])[0]["state"] == "interrupted"
     assert call("status", "a", "--watch")[0] == 0
 
@@ -236,7 +236,7 @@ def test_a_storage_that_goes_away_is_waited_for():
         assert next(looks)["waiting_for"] is None
     found = next(look for look in looks if look["waiting_for"])
     assert (found["state"], found["trials"]["done"]) == ("running", 1)
-    assert found["waiting_for"].startswith("its storage to answer")
+    assert found["waiting_for"].startswith("its storage to respond")
 
 
 def followed(run):
@@ -313,7 +313,7 @@ def test_ctrl_c_leaves_a_followed_run_running(directory, capsys):
     assert status == 130
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
-    assert "a goes on; watch it with: " in err
+    assert "distiltune status a --watch" in err
     assert "status a --watch" in err
     assert writer.run.state == "running"
 

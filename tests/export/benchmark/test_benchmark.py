@@ -197,7 +197,7 @@ def test_an_onnx_row_on_one_thread_has_its_floor(
     assert other.floor_ms is None
     assert other.latency_ms["p50"] > 0
     assert "uncounted: no floor" in caplog.text
-    assert "what Einsum needs cannot be counted" in caplog.text
+    assert "Einsum" in caplog.text
     for changed in ({"floors": False}, {"floors": True, "num_threads": 2}):
         (row,) = measure_models(specs[1:2], texts, QUICK.model_copy(update=changed))
         assert row.floor_ms is None

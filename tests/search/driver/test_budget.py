@@ -40,7 +40,7 @@ def test_wall_time_counts_all_tries_together(monkeypatch):
     now[0] += 19
     assert second.ended_by(None) is None
     now[0] += 1
-    assert second.ended_by(None) == "its 60 s are over"
+    assert second.ended_by(None) == "its limit of 60 s is reached"
     pickled = pickle.dumps(second)
     now[0] = 5.0  # another machine
     third = pickle.loads(pickled)
@@ -65,7 +65,7 @@ def test_patience_counts_trials_without_a_better_value():
         watch.trial_ended(best)
         assert watch.ended_by(best) is None
     watch.trial_ended(0.6)
-    assert watch.ended_by(0.6) == "2 trials one after another brought no better validation_accuracy"
+    assert watch.ended_by(0.6) == "2 consecutive trials did not improve validation_accuracy"
     again = BudgetMonitor(config(budget={"patience": 2}))
     again.set_state(watch.get_state())
     assert again.ended_by(0.6) is not None
@@ -110,15 +110,15 @@ def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
 
 def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_missed(tmp_path):
     from distiltune.search.driver.collect import _record
-    from distiltune.search.driver.experiment import Ended
+    from distiltune.search.driver.experiment import SearchEnd
 
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
     plan: Any = SimpleNamespace(settings=settings, config=config())
     waited: Any = SimpleNamespace(config=None, path="search/0a1b2c3d", metrics=None, error=None)
     grid: Any = [waited]
-    assert _record(waited, Ended(grid, 0, "its 60 s are over"), plan, set()) is None
-    with pytest.raises(StorageError, match=r"0a1b2c3d/params\.json is not there"):
-        _record(waited, Ended(grid, 1), plan, set())
+    assert _record(waited, SearchEnd(grid, 0, "60 s"), plan, set()) is None
+    with pytest.raises(StorageError, match=r"0a1b2c3d/params\.json"):
+        _record(waited, SearchEnd(grid, 1), plan, set())
 
 
 @pytest.mark.parametrize(("num_trials", "seconds"), [(5, "10"), (200, "10"), (1000, "50")])
@@ -201,7 +201,7 @@ def test_constraints_go_before_the_metric():
     assert none.best.trial_id == "t2"
     assert (
         none.text
-        == "no trial keeps every constraint; t2 comes nearest, and misses latency_ms <= 0.5 (it has 0.8)"
+        == "no trial satisfies every constraint; t2 is closest and violates latency_ms <= 0.5 (it has 0.8)"
     )
 
 

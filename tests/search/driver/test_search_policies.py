@@ -97,8 +97,8 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
 @pytest.mark.parametrize(
     ("budget", "reason", "num_trials"),
     [
-        ({"patience": 2}, "2 trials one after another brought no better validation_accuracy", 4),
-        ({"wall_time_s": 1e-3}, "its 0.001 s are over", None),
+        ({"patience": 2}, "2 .*validation_accuracy", 4),
+        ({"wall_time_s": 1e-3}, ".*0.001 s", None),
     ],
 )
 def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):
@@ -162,5 +162,5 @@ def test_a_student_that_misses_a_bound_is_never_trained(students, tmp_path):
     outcome = search(wanted, students, tmp_path / "s")
     assert [trial.parameters["student.layers"] for trial in outcome.trials] == [[0]] * 3
     tighter = config(num_trials=3, space=LAYERS, constraints=["latency_ms <= 0.1"])
-    with pytest.raises(ConfigError, match=r"no student keeps latency_ms <= 0\.1"):
+    with pytest.raises(ConfigError, match=r"search\.constraints: .*latency_ms <= 0\.1"):
         search(tighter, students, tmp_path / "t")

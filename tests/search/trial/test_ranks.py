@@ -162,7 +162,7 @@ def search_and_kill(store: Store, name: str):
     assert len(killed) == 1
     assert trial.state == "finished"
     log, _ = read_log(store, f"logs/{trial.trial_id}")
-    assert "goes on after epoch 2" in log
+    assert "after epoch 2" in log
     assert none_is_left()
     return trial, log
 
@@ -283,7 +283,7 @@ def config(**space) -> SearchConfig:
 @pytest.mark.parametrize(
     ("space", "training", "message"),
     [
-        ({}, {"batch_size": 6}, "training.batch_size: 6 given, and resources.trial.processes is 4"),
+        ({}, {"batch_size": 6}, "training.batch_size: 6 given, .*resources.trial.processes is 4"),
         ({}, {"arguments": {"batch_size": 10}}, "training.arguments.batch_size: 10 given"),
         ({"batch_size": {"type": "choice", "values": [8, 18]}}, {}, "search.space.batch_size: 18 given"),
         (
@@ -316,7 +316,7 @@ def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
         ConfigError, match=r"resources\.trial: 3 processes of 1 CPUs and 0 GPUs each.*hold 2 of"
     ):
         check_resources(resources(processes=3))
-    with pytest.raises(ConfigError, match="no node has that many"):
+    with pytest.raises(ConfigError, match=r"resources\.trial"):
         check_resources(resources(cpu=3))
     grows = {"trial": {"processes": 8, "cpu": 2}, "autoscaling": [{"cpu": 4}]}
     check_resources(ResourcesConfig.model_validate(grows))
