@@ -211,8 +211,8 @@ class _Run:
             end = self._measure(trainer)
         if not all(map(math.isfinite, end.values())):
             raise ModelError(
-                f"student.pretraining.learning_rate: {config.learning_rate:g} given, but the weights of {name} are "
-                f"not finite after training; lower it"
+                f"student.pretraining.learning_rate: {config.learning_rate:g} given, but training ({name}) ended "
+                f"with weights that are not finite; lower it"
             )
         return {"start": start, "end": end}, int(trainer.state.global_step)
 

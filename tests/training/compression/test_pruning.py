@@ -362,7 +362,7 @@ def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, 
         ({"sparsity": -0.1}, r"training\.pruning\.sparsity: .*\(given -0\.1\)"),
         (
             {"sparsity": 0.4, "method": "soft_movement"},
-            r"training\.pruning\.sparsity: is a key of method magnitude, movement alone",
+            r"training\.pruning\.sparsity: is a key of method magnitude, movement",
         ),
         ({"initial_sparsity": 0.6}, "initial_sparsity 0.6 given; accepted: 0 to sparsity, 0.5"),
         (

@@ -19,7 +19,7 @@ from distiltune.errors import InputError
 from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.variants import kinds
-from distiltune.export.variants.base import Making
+from distiltune.export.variants.base import VariantInputs
 from distiltune.export.variants.dynamic import int8_products_saturate
 from distiltune.export.variants.parity import onnx_logits, torch_logits
 from distiltune.search.config import SearchConfig
@@ -243,7 +243,7 @@ def exported(tmp_path_factory):
 
 
 def quantize(name: str, plain: Path, target: Path) -> None:
-    kinds.get(name).make(plain, target, Making([], ExportConfig()))
+    kinds.get(name).make(plain, target, VariantInputs([], ExportConfig()))
 
 
 @pytest.mark.parametrize(
