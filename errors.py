@@ -127,15 +127,17 @@ def user_path(name: str | Path, parameter: str, kind: type[InputError] = InputEr
     """
     given = f"{parameter}: {shown(str(name))} given"
     if not str(name).strip():
-        raise kind(f"{given}, which is empty; give a path")
+        raise kind(f"{given}, which is empty; specify a path")
     path = Path(name)
     try:
         path = path.expanduser()
         os.lstat(path)
     except RuntimeError:
-        raise kind(f"{given}, and there is no such home directory; write the path in full") from None
+        raise kind(f"{given}, but there is no such home directory; give the full path") from None
     except ValueError:
-        raise kind(f"{given}, which has a character that no path can have; correct the path") from None
+        raise kind(
+            f"{given}, which contains a character that is not allowed in a path; correct the path"
+        ) from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise kind(f"{given}, which is too long for a path; shorten it") from None

@@ -146,7 +146,7 @@ def make_student(given: argparse.Namespace, texts: Texts, out_dir: Path, *, warm
         max_length=MAX_LENGTH,
         texts=(texts.data.splits["train"]["text"][:], texts.data.unlabelled),
         num_threads=given.threads,
-        tell=lambda text: print(f"  {text}", flush=True),
+        report=lambda progress: print(f"  {progress.message}", flush=True),
     )
 
 

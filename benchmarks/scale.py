@@ -74,7 +74,7 @@ class Parts:
         from ray.tune.execution.tune_controller import TuneController
         from ray.tune.search import SearchGenerator
 
-        from distiltune.search.schedulers.in_turn import InTurn
+        from distiltune.search.schedulers.tune_schedulers import InOrderScheduler
 
         hooks = ("on_step_begin", "on_step_end", "on_trial_start", "on_trial_result", "on_trial_complete")
         watched: list[tuple[type, str, str]] = [
@@ -84,7 +84,7 @@ class Parts:
             (SearchGenerator, "next_trial", "suggestions"),
             (SearchGenerator, "on_trial_result", "searcher told"),
             (SearchGenerator, "on_trial_complete", "searcher told"),
-            (InTurn, "choose_trial_to_run", "next trial to run"),
+            (InOrderScheduler, "choose_trial_to_run", "next trial to run"),
             *((CallbackList, hook, "callbacks") for hook in hooks),
         ]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
@@ -119,8 +119,8 @@ class Watch:
         self._done = -1
 
     def __call__(self, progress: Any) -> None:
-        if progress.done > self._done:
-            self._done = progress.done
+        if progress.values["done"] > self._done:
+            self._done = progress.values["done"]
             self.moments.append(self.now())
 
     def now(self) -> dict[str, float]:
@@ -172,7 +172,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
             cpus_per_trial=1,
             gpus_per_trial=0,
             journal="study/optuna.journal",
-            on_progress=watch,
+            report=watch,
         )
         end = watch.now()
     assert len(outcome.trials) == given.one, "every trial has a record"

@@ -49,7 +49,7 @@ from search_profile import shares, time_trials
 from search_report import compare, machine, show, show_profile
 
 if TYPE_CHECKING:
-    from distiltune.search.driver.progress import SearchProgress
+    from distiltune.progress import Progress
     from distiltune.storage.store import Store
 
 MAX_LENGTH = 64
@@ -246,9 +246,10 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
     seen: list[list[float]] = []
     clock = Clock()
 
-    def watch(progress: SearchProgress) -> None:
-        if progress.best_value is not None and (not seen or progress.best_value > seen[-1][1]):
-            seen.append([clock.seconds, progress.best_value])
+    def watch(progress: Progress) -> None:
+        best = progress.values["best_value"]
+        if best is not None and (not seen or best > seen[-1][1]):
+            seen.append([clock.seconds, best])
 
     with ray_session(ResourcesConfig(num_cpus=spec.cpus)):
         clock.part("ray_s")
@@ -264,7 +265,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
             logs="logs",
             cpus_per_trial=1,
             gpus_per_trial=0,
-            on_progress=watch,
+            report=watch,
         )
         clock.part("search_s")
         wall_s, search_to = clock.seconds, time.time()

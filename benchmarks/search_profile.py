@@ -108,7 +108,7 @@ def laps_of(module: Any) -> Laps:
     laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
     laps.around(SINGLE_LABEL, "metrics", EVALUATE, EVALUATE)
     laps.around(reporter, "write_epoch", LOG, SAVE)
-    laps.around(reporter, "send_epoch", SAVE, SAVE)
+    laps.around(reporter, "upload_epoch", SAVE, SAVE)
     laps.around(reporter.tune, "report", SAVE, REPORT)
     module.DistillationTrainer = TimedTrainer
     return laps

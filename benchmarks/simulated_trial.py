@@ -53,7 +53,7 @@ def simulated_trial(
         from ray import tune
 
         from distiltune.search.space.space import METRICS
-        from distiltune.search.trial.checkpoints import send_epoch, superfluous, write_epoch
+        from distiltune.search.trial.checkpoints import superseded, upload_epoch, write_epoch
         from distiltune.search.trial.events import TAGS, TrialEvents
         from distiltune.search.trial_record import trial_name
         from distiltune.storage.logs import LogWriter
@@ -94,8 +94,8 @@ def simulated_trial(
                         (directory / name).write_bytes(bytes(1024))
                     write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
                     log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
-                    saved.append(send_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
-                    for each in superfluous(saved, settings.metric, settings.mode, num_last=2):
+                    saved.append(upload_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
+                    for each in superseded(saved, settings.metric, settings.mode, num_last=2):
                         store.delete(each.key)
                         saved.remove(each)
                     tune.report(reported)

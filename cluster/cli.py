@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, OSError) and _is_of_stdout(error):
             _discard_stdout()
             return _complain(
-                f"stdout cannot be written ({error.strerror}); free space there, or redirect it elsewhere", 1
+                f"stdout cannot be written ({error.strerror}); free some space, or redirect it elsewhere", 1
             )
         what = f"{type(error).__name__}: {first_line(error)}"
         return _complain(f"unexpected {what} (distiltune --verbose shows where)", 1)

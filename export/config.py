@@ -15,62 +15,64 @@ __all__ = ["BenchmarkConfig", "ChooseConfig", "ExportConfig", "OutOfScopeConfig"
 
 
 class ChooseConfig(Section):
-    """Which of the variants is sealed: the least of one measurement among those that keep every limit."""
+    """Which variant is sealed: the one with the smallest measurement among those within every limit."""
 
     minimise: Literal["latency_ms", "size_mb", "peak_memory_mb"] = Field(
         default="latency_ms",
-        description="What is to be least; latency is the p50 of one text, text in to label out.",
+        description="The measurement to minimise; latency is the p50 of one text, from text to label.",
     )
-    max_latency_ms: PositiveAmount | None = Field(default=None, description="Most latency (p50), in ms.")
+    max_latency_ms: PositiveAmount | None = Field(default=None, description="Maximum latency (p50), in ms.")
     max_size_mb: PositiveAmount | None = Field(
-        default=None, description="Most size of the graph, in 2^20 bytes."
+        default=None, description="Maximum size of the graph, in units of 2^20 bytes."
     )
     max_peak_memory_mb: PositiveAmount | None = Field(
-        default=None, description="Most memory of the measured process, in 2^20 bytes."
+        default=None, description="Maximum memory of the measured process, in units of 2^20 bytes."
     )
     min_validation_accuracy: Share | None = Field(
-        default=None, description="Least accuracy measured on the validation split."
+        default=None, description="Minimum accuracy on the validation split."
     )
     max_drop_from_student: Share | None = Field(
         default=0.01,
-        description="Most validation accuracy that a variant may lose against the student; null: any.",
+        description="Maximum loss of validation accuracy against the student; null: no limit.",
     )
     max_drop_from_teacher: Share | None = Field(
-        default=None, description="The same against the teacher; null: any."
+        default=None, description="Maximum loss of validation accuracy against the teacher; null: no limit."
     )
     gate: Literal["non_inferior", "point"] = Field(
         default="non_inferior",
-        description="non_inferior: a drop is kept when it is shown to be, by a paired test on the validation split; "
-        "point: when the two accuracies differ by no more.",
+        description="non_inferior: a paired non-inferiority test on the validation split must show that the loss is "
+        "within the limit; point: the measured loss must be within it.",
     )
     confidence: float = Field(
         default=0.95,
         gt=0.5,
         lt=1,
-        description="Of that test, one-sided; also of the limits that are reported.",
+        description="Confidence of that test, one-sided; also of the reported confidence limits.",
     )
     accuracy: Literal["without_threshold", "with_threshold"] = Field(
         default="without_threshold",
-        description="Which accuracy the limits are for; with_threshold: each row with its own out-of-scope threshold.",
+        description="Which accuracy the limits apply to; with_threshold: each model with its own out-of-scope "
+        "threshold.",
     )
 
 
 class ExportConfig(VariantsConfig):
-    """Which variants to make of the best checkpoint, and what they must hold."""
+    """Which variants to build from the best checkpoint, and which of them to seal."""
 
     choose: ChooseConfig = Field(
-        default_factory=ChooseConfig, description="Which of them is sealed, and what it must hold."
+        default_factory=ChooseConfig, description="Which variant is sealed, and its limits."
     )
     out_of_scope: OutOfScopeConfig | None = Field(
         default_factory=OutOfScopeConfig,
-        description="Threshold for out-of-scope texts; without an out-of-scope label there is none. null: none at all.",
+        description="Threshold for out-of-scope texts; there is none without an out-of-scope label. null: no "
+        "threshold.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _moved(cls, values: Any) -> Any:
         if isinstance(values, dict) and "max_accuracy_drop" in values:
-            raise ValueError("max_accuracy_drop is now choose.max_drop_from_student; write it there")
+            raise ValueError("max_accuracy_drop is now choose.max_drop_from_student; set it there")
         return values
 
     @model_validator(mode="after")
@@ -85,10 +87,10 @@ class ExportConfig(VariantsConfig):
     @classmethod
     def _choosable(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
-            raise ValueError("name each variant once")
+            raise ValueError("list each variant once")
         if not any(kinds.get(name).can_be_sealed for name in names):
             accepted = next(each.name for each in kinds.variants() if each.can_be_sealed)
-            raise ValueError(f"name at least one that can be sealed, such as {accepted}")
+            raise ValueError(f"list at least one that can be sealed, such as {accepted}")
         return names
 
 
@@ -106,12 +108,13 @@ _EFFORTS: dict[str, dict[str, Any]] = {
 
 
 class BenchmarkConfig(Section):
-    """How the rows of the report are measured."""
+    """How the models of the report are measured."""
 
     effort: Literal["quick", "thorough"] = Field(
         default="thorough",
-        description="quick: fewer runs, neither session options nor floors, some seconds a row; thorough: what a "
-        "decision needs. Sets the defaults of num_warmups, num_runs, num_sample_texts, tune_session and floors.",
+        description="quick: fewer runs, no session options or floors, a few seconds per model; thorough: accurate "
+        "enough for decisions. Sets the defaults of num_warmups, num_runs, num_sample_texts, tune_session and "
+        "floors.",
     )
     num_warmups: int = Field(default=10, ge=0, le=10**7, description="Runs before timing.")
     num_runs: int = Field(default=100, ge=1, le=10**7, description="Timed runs of one text.")
@@ -119,32 +122,36 @@ class BenchmarkConfig(Section):
         default=200,
         ge=1,
         le=10**7,
-        description="Texts of the test split, of their own lengths, timed once each.",
+        description="Number of texts of the test split, at their own lengths, timed once each.",
     )
     batch_sizes: list[BatchSize] = Field(
-        default_factory=lambda: [1, 8, 32], min_length=1, max_length=100, description="For throughput."
+        default_factory=lambda: [1, 8, 32],
+        min_length=1,
+        max_length=100,
+        description="Batch sizes at which throughput is measured.",
     )
-    num_threads: Threads = Field(default=1, description="Intra-op threads of every row.")
+    num_threads: Threads = Field(default=1, description="Intra-op threads of every model.")
     max_threads: Threads | None = Field(
         default=None,
-        description="tune_session: also look for the number of threads, up to this, that makes an ONNX row fastest; "
-        "the row is timed and shipped with it.",
+        description="tune_session: also search for the fastest number of threads up to this, for each ONNX model; "
+        "the model is measured and sealed with it.",
     )
     tune_session: bool = Field(
         default=True,
-        description="Look for session options that make an ONNX row faster; the row is timed and shipped with them.",
+        description="Search for session options that make an ONNX model faster; the model is measured and sealed "
+        "with them.",
     )
     floors: bool = Field(
         default=True,
-        description="Measure for each ONNX row what this machine needs at least for the one text that is timed, 1 to "
-        "3 s a row; with num_threads 1 only.",
+        description="Measure for each ONNX model the minimum time that this machine needs for the timed text (1 to "
+        "3 s per model); only with num_threads 1.",
     )
     query: Text | None = Field(
         default=None, description="The one text that is timed; default: the validation text of median length."
     )
     reference: Literal["bert-base"] | None = Field(
         default=None,
-        description="bert-base: time that architecture too, with untrained weights, for latency and size only.",
+        description="bert-base: also measure that architecture with untrained weights, for latency and size only.",
     )
 
     @model_validator(mode="before")

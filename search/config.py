@@ -14,9 +14,9 @@ from .schedulers.none import NoEarlyStopping
 
 
 class Objective(Section):
-    """One more metric to optimise beside ``search.metric``."""
+    """A further metric to optimise besides ``search.metric``."""
 
-    metric: Name = Field(description="Its name, for example latency_ms.")
+    metric: Name = Field(description="Name of the metric, for example latency_ms.")
     mode: Literal["max", "min"] = Field(description="max: higher is better.")
 
     @property
@@ -26,7 +26,7 @@ class Objective(Section):
 
 
 class Constraint(Section):
-    """A bound that the chosen trial keeps; in a file also ``latency_ms <= 1.0``."""
+    """A bound that the selected trial must satisfy; in a file also ``latency_ms <= 1.0``."""
 
     metric: Name = Field(description="Name of the metric.")
     sense: Literal["<=", ">="] = Field(description="At most, or at least.")
@@ -51,14 +51,17 @@ def _parsed_constraint(value: Any) -> Any:
 
 
 class Budget(Section):
-    """What ends a search before all its trials are done; trials that run then end as pruned."""
+    """Conditions that end a search before all trials are done; trials still running then end as pruned."""
 
     wall_time_s: PositiveAmount | None = Field(
-        default=None, description="Seconds of searching, all tries together."
+        default=None, description="Search time in seconds, over all attempts."
     )
-    target_value: Number | None = Field(default=None, description="Value of the metric that is good enough.")
+    target_value: Number | None = Field(
+        default=None, description="End the search once the metric reaches this value."
+    )
     patience: NumTrials | None = Field(
-        default=None, description="Trials that may end one after another without a better value."
+        default=None,
+        description="Number of consecutive trials without a better value after which the search ends.",
     )
 
 
@@ -71,7 +74,7 @@ def _default_space() -> dict[str, Parameter]:
 
 
 class SearchConfig(Section):
-    """Which values to try, and how many trials."""
+    """The search space and the number of trials."""
 
     num_trials: NumTrials = Field(default=20, description="Trials.")
     metric: Name = Field(
@@ -82,53 +85,55 @@ class SearchConfig(Section):
         default=42,
         description="Seed of the sampler, whose suggestions follow from it. Default: the job's `seed`.",
     )
-    num_startup_trials: NumTrials = Field(default=10, description="Random trials before TPE begins to model.")
+    num_startup_trials: NumTrials = Field(
+        default=10, description="Random trials before TPE starts to model results."
+    )
     max_concurrent_trials: NumTrials | None = Field(
         default=None,
-        description="Most trials at a time. Default: what the resources hold, but no more than a quarter of "
-        "num_trials (at least 2), so that later suggestions learn from earlier results; what the resources "
-        "hold when num_startup_trials makes all trials random.",
+        description="Maximum number of parallel trials. Default: as many as the resources allow, up to a quarter of "
+        "num_trials (at least 2), so that later suggestions learn from earlier results; without that limit if "
+        "num_startup_trials makes all trials random.",
     )
     scheduler: Annotated[EarlyStopping, EARLY_STOPPING.field(bare_word=True)] = Field(
         default_factory=NoEarlyStopping,
-        description=f"Early stopping of bad trials: {', '.join(EARLY_STOPPING.names)}; or with parameters: "
+        description=f"Early stopping of poor trials: {', '.join(EARLY_STOPPING.names)}; or with parameters: "
         "{type: asha, ...}.",
     )
     objectives: list[Objective] = Field(
         default_factory=list,
         max_length=MOST_VALUES,
-        description="Further metrics to optimise with the first; `choose` then picks from the Pareto front.",
+        description="Further metrics to optimise with the first; `choose` then selects from the Pareto front.",
     )
     constraints: list[Annotated[Constraint, BeforeValidator(_parsed_constraint)]] = Field(
         default_factory=list,
         max_length=MOST_VALUES,
-        description="Bounds that the best trial keeps, for example [latency_ms <= 1.0].",
+        description="Bounds that the best trial must satisfy, for example [latency_ms <= 1.0].",
     )
     choose: Amount = Field(
         default=0.005,
-        description="With several objectives: of the Pareto front, the trial that is best in the second one "
-        "among those whose metric is at most this far from the best.",
+        description="With several objectives: select from the Pareto front, among trials whose metric is at most "
+        "this far from the best, the best one in the second objective.",
     )
-    budget: Budget = Field(default_factory=Budget, description="What ends the search early.")
+    budget: Budget = Field(default_factory=Budget, description="Conditions that end the search early.")
     max_failed_trials: int | None = Field(
         default=None,
         ge=0,
         le=10**6,
-        description="More failed trials end the search. Default: a quarter of num_trials, at least 3.",
+        description="The search ends if more trials fail. Default: a quarter of num_trials, at least 3.",
     )
     points: list[Annotated[dict[Name, Value], Field(max_length=MOST_VALUES)]] = Field(
         default_factory=list,
         max_length=10_000,
-        description="Values to try first, each point a trial; what is left out is sampled.",
+        description="Points to try first, one trial each; arguments that a point omits are sampled.",
     )
     warm_start: Name | None = Field(
-        default=None, description="Run whose finished trials the searcher learns from before it begins."
+        default=None, description="Run whose finished trials the searcher learns from before it starts."
     )
     space: dict[Name, Parameter] = Field(
         default_factory=_default_space,
         max_length=MOST_VALUES,
-        description="Argument name -> range, choice or fixed value. Named arguments are added to, "
-        "or take the place of, the default three (alpha, temperature, num_train_epochs).",
+        description="Argument name -> range, choice or fixed value. They extend or replace the default three "
+        "(alpha, temperature, num_train_epochs).",
     )
 
     @property

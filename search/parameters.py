@@ -61,8 +61,8 @@ class _Searched(Section):
     when: dict[Name, Condition] = Field(
         default_factory=dict,
         max_length=MOST_VALUES,
-        description="Search it only where other arguments of the space have these values, for example "
-        "{alpha: 0.0} or {optim: [sgd, adafactor]}; elsewhere training's own value stands.",
+        description="Search it only if other arguments of the space have these values, for example {alpha: 0.0} or "
+        "{optim: [sgd, adafactor]}; otherwise the value in `training` is used.",
     )
 
     def applies(self, values: Mapping[str, Any]) -> bool:
@@ -219,7 +219,7 @@ class Choice(_Searched):
 
 
 class Fixed(_Searched):
-    """One value that every trial uses; a bare value in the file means this."""
+    """One value that every trial uses; in a file also the bare value."""
 
     type: Literal["fixed"] = "fixed"
     value: Value = Field(description="The value.")
@@ -239,7 +239,7 @@ def _ordered(bounds: Any) -> Any:
     if bounds.low > bounds.high:
         raise ValueError(f"low {bounds.low} is above high {bounds.high}")
     if bounds.log and bounds.low <= 0:
-        raise ValueError(f"a logarithmic range needs low above 0, given {bounds.low}")
+        raise ValueError(f"a logarithmic range needs a low above 0, given {bounds.low}")
     return bounds
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import Objective, SearchConfig
-from .trial_record import TrialRecord, counts
+from .trial_record import TrialRecord, is_selectable
 
 
 @dataclass(frozen=True)
-class Choice:
+class TrialSelection:
     """The selected trial, and the reason.
 
     Attributes:
@@ -24,7 +24,7 @@ class Choice:
     text: str = ""
 
 
-def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
+def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> TrialSelection:
     """Select a trial among those that have a checkpoint and did not fail; pruned trials are eligible.
 
     Args:
@@ -32,15 +32,15 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
         config: Objectives, constraints, and the tolerance in the first objective for the choice from the front.
     """
     candidates = [trial for trial in trials if trial.state != "failed" and trial.checkpoint is not None]
-    done = [trial for trial in candidates if counts(trial.metrics)]
+    done = [trial for trial in candidates if is_selectable(trial.metrics)]
     feasible, text = _feasible(done or candidates, config)
     if not done:
-        text = "; ".join(filter(None, ("no trial came to the end of its pruning", text)))
+        text = "; ".join(filter(None, ("no trial completed its pruning", text)))
     front = pareto_front(feasible, config.all_objectives)
     first, *others = config.all_objectives
     if not others:
         best = max(feasible, key=lambda trial: (_score(trial, first), -trial.number))
-        return Choice(best, [trial.trial_id for trial in front], text)
+        return TrialSelection(best, [trial.trial_id for trial in front], text)
     top = max(_score(trial, first) for trial in front)
     near = [trial for trial in front if _score(trial, first) >= top - config.choose]
     best = max(near, key=lambda trial: (*(_score(trial, each) for each in others), -trial.number))
@@ -50,7 +50,7 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> Choice:
         f"({best.metrics[second.metric]:.4g}) with {first.metric} at most {config.choose:g} from the best "
         f"({best.metrics[first.metric]:.4f}, best {abs(top):.4f})"
     )
-    return Choice(best, [trial.trial_id for trial in front], "; ".join(filter(None, (text, why))))
+    return TrialSelection(best, [trial.trial_id for trial in front], "; ".join(filter(None, (text, why))))
 
 
 def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
@@ -86,7 +86,7 @@ def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list
     )
     return [
         nearest
-    ], f"no trial keeps every constraint; {nearest.trial_id} comes nearest, and misses {missed}"
+    ], f"no trial satisfies every constraint; {nearest.trial_id} is closest and violates {missed}"
 
 
 def _score(trial: TrialRecord, objective: Objective) -> float:

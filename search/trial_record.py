@@ -36,12 +36,12 @@ def name_of(trial: Trial) -> str:
     return trial_name(trial.config["number"])
 
 
-def counts(metrics: Mapping[str, Any]) -> bool:
+def is_selectable(metrics: Mapping[str, Any]) -> bool:
     """Return whether an epoch can be selected: before pruning is complete, its model is not sparse enough."""
     return metrics.get("progress", 1.0) >= metrics.get("counts_from", 0.0)
 
 
-def counted(metrics: Mapping[str, Any]) -> list[float]:
+def selectable_values(metrics: Mapping[str, Any]) -> list[float]:
     """Return the values of a reported curve, restricted to epochs that can be selected."""
     start = metrics.get("counts_from", 0.0)
     return [value for progress, value in metrics.get("curve", []) if progress >= start]

@@ -37,7 +37,7 @@ def local_path(path: str, parameter: str = "storage.path") -> Path | None:
     if path.startswith("file://"):
         if not path.startswith("file:///"):
             raise ConfigError(
-                f"{given}, which names a host; give file:///DIR with three slashes, or a directory"
+                f"{given}, which names a host; use file:///DIR with three slashes, or a directory"
             )
         path = path.removeprefix("file://")
     elif is_url(path):
@@ -48,7 +48,7 @@ def local_path(path: str, parameter: str = "storage.path") -> Path | None:
         path.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{given}, which is not UTF-8; rename it, or choose another with --storage"
+            f"{given}, which is not UTF-8; rename it, or choose another storage with --storage"
         ) from None
     return user_path(path, parameter, ConfigError).absolute()
 
@@ -76,7 +76,8 @@ def refuse_userinfo(parameter: str, url: str) -> None:
     is_name = scheme in ("abfs", "abfss") and ":" not in rest.partition("@")[0]
     if found and not is_name and not (scheme in ("gs", "gcs") and rest.startswith("anonymous@")):
         raise ConfigError(
-            f"{parameter}: {shown(f'{scheme}://…')} has a user or a secret before '@'; take it out of the URL, and "
+            f"{parameter}: {shown(f'{scheme}://…')} contains a user name or a secret before '@'; remove it from "
+            f"the URL, and "
             f"{_elsewhere(scheme)}"
         )
     if scheme in ("http", "https"):
@@ -84,16 +85,16 @@ def refuse_userinfo(parameter: str, url: str) -> None:
     for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True):
         if _SECRET_OPTION.search(name) or (name == "endpoint_override" and "@" in value):
             raise ConfigError(
-                f"{parameter}: {shown(f'{scheme}://…')} has credentials in its option {shown(name)}; take them out "
-                f"of the URL, and {_elsewhere(scheme)}"
+                f"{parameter}: {shown(f'{scheme}://…')} contains credentials in its option {shown(name)}; remove "
+                f"them from the URL, and {_elsewhere(scheme)}"
             )
 
 
 def _elsewhere(scheme: str) -> str:
     """Return where to give the credentials instead."""
     if scheme == "s3":
-        return "give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials"
-    return "give them as that service has it: in the environment, or in a file of its own"
+        return "set them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials"
+    return "provide them as that service expects: in environment variables or its credentials file"
 
 
 def check_endpoint(url: str) -> None:
@@ -140,16 +141,16 @@ def open_filesystem(url: str) -> tuple[FileSystem, str]:
     except (pyarrow.ArrowInvalid, UnicodeEncodeError) as error:
         if "Unrecognized filesystem type" not in str(error):
             raise ConfigError(
-                f"storage.path: {shown(url)} cannot be read as a URL ({_reason(error)}); correct it"
+                f"storage.path: {shown(url)} is not a valid URL ({_reason(error)}); correct it"
             ) from None
     except OSError as error:
         raise ConfigError(
-            f"storage.path: {shown(url)} cannot be opened ({_reason(error)}); correct it, or choose another"
+            f"storage.path: {shown(url)} cannot be opened ({_reason(error)}); correct it, or choose another storage"
         ) from None
     else:
         if not root.strip("/"):
             raise ConfigError(
-                f"storage.path: {shown(url)} names no bucket; give one, for example s3://bucket/runs"
+                f"storage.path: {shown(url)} has no bucket; add one, for example s3://bucket/runs"
             )
         return filesystem, root.rstrip("/")
     return _open_with_fsspec(url)
@@ -164,7 +165,7 @@ def _open_with_fsspec(url: str) -> tuple[FileSystem, str]:
     except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"storage.path: {shown(url)}: {_reason(error)}; "
-            "give a directory, s3://, gs://, or install the fsspec package for that scheme"
+            "use a directory, s3:// or gs://, or install the fsspec package for that scheme"
         ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(root).rstrip("/")
 

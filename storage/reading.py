@@ -28,11 +28,11 @@ def check_key(key: str) -> None:
     parts = key.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in key:
         raise InputError(
-            f"key {shown(key)} of the storage: its parts must be names, and none of them '.' or '..'"
+            f"key {shown(key)} of the storage: every part must be a name, and none may be '.' or '..'"
         )
     if len(key.encode("utf-8", "surrogatepass")) > _KEY_BYTES:
         raise InputError(
-            f"key {shown(key)} of the storage: longer than {_KEY_BYTES} bytes; give shorter names"
+            f"key {shown(key)} of the storage: longer than {_KEY_BYTES} bytes; use shorter names"
         )
 
 
@@ -86,7 +86,7 @@ def parse_record(content: bytes) -> dict[str, Any]:
     """
     value = read_json(content.decode())
     if not isinstance(value, dict):
-        raise ValueError(f"an object was written there, and it is a {type(value).__name__}")
+        raise ValueError(f"expected an object, found a {type(value).__name__}")
     if b"\\ud" in content.lower():  # half of a surrogate pair, which cannot be printed
         json.dumps(value, ensure_ascii=False).encode()
     return value
@@ -108,7 +108,7 @@ def read_file(path: Path, at_most: int | None) -> bytes:
         if error.filename is not None:
             raise
         raise PermanentStorageError(
-            f"storage {path}: is not a regular file; look at what stands there"
+            f"storage {path}: is not a regular file; check what is at that path"
         ) from error
     with opened as file:
         size = os.fstat(file.fileno()).st_size
@@ -120,5 +120,5 @@ def read_file(path: Path, at_most: int | None) -> bytes:
 def too_large(place: str, size: int, at_most: int) -> DamagedRecordError:
     """Return the error for a file that is larger than any record."""
     return DamagedRecordError(
-        f"storage {place}: has {size:,} bytes, a record has {at_most:,} at most; put that file back from a backup"
+        f"storage {place}: has {size:,} bytes, but a record has at most {at_most:,}; restore that file from a backup"
     )

@@ -20,16 +20,16 @@ Result = TypeVar("Result")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 
-_RESUME = "a run goes on with `distiltune resume RUN`"
-_PERMISSION = "give this user the right to it (chmod, chown), or choose another storage with --storage"
-_SPACE = f"free some space there; {_RESUME}"
-_NAME = "give a shorter name or path"
-_PLACE = "look at what stands there, or choose another storage with --storage"
+_RESUME = "resume a run with `distiltune resume RUN`"
+_PERMISSION = "grant this user access (chmod, chown), or choose another storage with --storage"
+_SPACE = f"free some space; {_RESUME}"
+_NAME = "use a shorter name or path"
+_PLACE = "check what is at that path, or choose another storage with --storage"
 # Errors that a retry cannot fix, and their remedies.
 _ERRNOS = {
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
-    errno.EROFS: "choose a storage that can be written with --storage",
+    errno.EROFS: "choose a writable storage with --storage",
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EFBIG: _SPACE,
@@ -43,13 +43,11 @@ _ERRNOS = {
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _LITTLE_SPACE = 16 * 2**20  # bytes
-_CREDENTIALS = (
-    "give the credentials of an account that may use it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-)
-_REGION = "give the bucket's own region, as s3://BUCKET?region=REGION"
+_CREDENTIALS = "use credentials of an account that has access: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_REGION = "specify the bucket's region, as in s3://BUCKET?region=REGION"
 # The same for object stores, as worded by pyarrow; answers to HEAD requests only have a status.
 _ANSWERS = {
-    "NO_SUCH_BUCKET": "make the bucket, or correct its name",
+    "NO_SUCH_BUCKET": "create the bucket, or correct its name",
     "Unable to parse ExceptionName: InvalidBucketName": "correct the bucket's name",
     "Unable to parse ExceptionName: KeyTooLong": _NAME,
     "Unable to parse ExceptionName: ExpiredToken": "renew the credentials (AWS_SESSION_TOKEN)",
@@ -91,9 +89,9 @@ def retrying(operation: Callable[[], Result], what: str, retry_s: float) -> Resu
                 raise permanent(error, what) from error
             reason = reason_of(error)
             if time.monotonic() + pause > deadline:
-                tried = f" (tried for {retry_s:g} s)" if retry_s else ""
-                raise StorageError(f"storage {what}: {reason}{tried}; repair it; {_RESUME}") from error
-            logger.warning("storage %s: %s; trying again", what, reason)
+                tried = f" (retried for {retry_s:g} s)" if retry_s else ""
+                raise StorageError(f"storage {what}: {reason}{tried}; fix the cause; {_RESUME}") from error
+            logger.warning("storage %s: %s; retrying", what, reason)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -102,7 +100,7 @@ def permanent(error: OSError, what: str) -> PermanentStorageError:
     """Return the error for a failure that a retry cannot fix, in one line: place, reason, remedy."""
     # The first file name of a failed copy is its source.
     place = error.filename if isinstance(error.filename, str) and error.filename2 is None else what
-    remedy = remedy_for(error) or f"repair it; {_RESUME}"
+    remedy = remedy_for(error) or f"fix the cause; {_RESUME}"
     return PermanentStorageError(f"storage {_short(place)}: {_reason_in_short(error)}; {remedy}")
 
 

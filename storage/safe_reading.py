@@ -37,7 +37,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
         while len(content) > size and len(content) <= most_bytes and (more := file.read(_BLOCK)):
             content += more
     if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes, the most that is read")
+        raise OSError(errno.EFBIG, f"it is larger than the limit of {most_bytes:,} bytes")
     return content
 
 
@@ -58,8 +58,8 @@ def _open_descriptor(path: str, flags: int) -> int:
         return opened
     os.close(opened)
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file")
-    raise OSError(errno.EINVAL, "it is not a regular file; save its content in one")
+        raise IsADirectoryError(errno.EISDIR, "it is a directory; specify a file")
+    raise OSError(errno.EINVAL, "it is not a regular file; save its content in a regular file")
 
 
 class RefusedJsonError(json.JSONDecodeError):
@@ -99,13 +99,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a valid JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{shown(text)} is too large a number")
+        raise ValueError(f"{shown(text)} is too large")
     return number
 
 
@@ -133,7 +133,7 @@ def _repeated_key(text: str) -> tuple[str, int]:
             if key in objects[-1]:
                 return key, token.start()
             objects[-1].add(key)
-    raise AssertionError("no key is given twice")
+    raise AssertionError("every key is unique")
 
 
 def _refused_number(text: str) -> int:

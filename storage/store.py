@@ -151,7 +151,7 @@ class Store:
 
         self._retrying(operation, key)
 
-    def read_json(self, key: str, remedy: str = "put that file back from a backup") -> dict[str, Any] | None:
+    def read_json(self, key: str, remedy: str = "restore that file from a backup") -> dict[str, Any] | None:
         """Return the record under a key; None where there is none.
 
         Args:
@@ -170,7 +170,7 @@ class Store:
             try:
                 return parse_record(content)
             except ValueError as error:
-                fault = f"{error}"[:_LONGEST_FAULT] or "it is too deep"
+                fault = f"{error}"[:_LONGEST_FAULT] or "it is nested too deeply"
                 time.sleep(0.05 * attempt)
         raise DamagedRecordError(f"storage {self.location(key)}: is damaged ({fault}); {remedy}")
 
@@ -316,7 +316,7 @@ class Store:
         folder = self.local(key)
         if self.directory is not None:
             if not self.has_folder(key):
-                raise FileNotFoundError(f"{folder} is not there")
+                raise FileNotFoundError(f"{folder} does not exist")
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Another process on this machine may be about to read what would be replaced here.
@@ -327,7 +327,7 @@ class Store:
     def _bring(self, key: str, folder: Path) -> None:
         content = self.read(key + _LISTING, _RECORD_BYTES)
         if content is None:
-            raise FileNotFoundError(f"{self.location(key)} is not there")
+            raise FileNotFoundError(f"{self.location(key)} does not exist")
         beside = folder.with_name(folder.name + _LISTING)
         below, files = self._listed(key, content)
         here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
@@ -339,8 +339,8 @@ class Store:
                 self.download(_join(key, below, name), incoming / name)
             if _listing(incoming) != files:
                 raise PermanentStorageError(
-                    f"storage {self.location(key)}: is not what was sent (a file's SHA-256 differs); put its files "
-                    "back from a backup, or make it anew under another --run-id"
+                    f"storage {self.location(key)}: differs from what was uploaded (the SHA-256 of a file does not "
+                    f"match); restore its files from a backup, or recreate it under another --run-id"
                 )
         write_file(beside, content)
 
@@ -352,15 +352,15 @@ class Store:
             for name in (below, *files):
                 check_key(name)
             if not all(isinstance(entry["bytes"], int) for entry in files.values()):
-                raise ValueError("a size is no number")
+                raise ValueError("a size is not a number")
         except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = (
-                f"names what is outside of its folder ({error})"
+                f"refers outside of its folder ({error})"
                 if isinstance(error, InputError)
-                else "is none"
+                else "is not a list of files"
             )
             raise DamagedRecordError(
-                f"storage {self.location(key)}{_LISTING}: the listing {what}; put that file back from a backup"
+                f"storage {self.location(key)}{_LISTING}: the listing {what}; restore that file from a backup"
             ) from None
         return below, files
 
@@ -378,9 +378,7 @@ def _mirror() -> Path:
     path = Path(given) if given else Path(tempfile.gettempdir()) / f"distiltune-cache-{os.getuid()}"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not given and (path.is_symlink() or path.stat().st_uid != os.getuid()):
-        raise StorageError(
-            f"{path} belongs to another user; name a directory of your own in DISTILTUNE_CACHE"
-        )
+        raise StorageError(f"{path} belongs to another user; set DISTILTUNE_CACHE to a directory of your own")
     return path
 
 

@@ -70,6 +70,7 @@ MUST_NOT_KNOW = {
 LIGHT = [
     "distiltune",
     "distiltune.errors",
+    "distiltune.progress",
     "distiltune.cluster.cli",
     "distiltune.cluster.specification.config",
     "distiltune.cluster.watching.show",

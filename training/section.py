@@ -39,13 +39,13 @@ class Section(BaseModel):
 
 def _name(text: str) -> str:
     if not text.strip():
-        raise ValueError("is blank; give one, or leave it out")
+        raise ValueError("is blank; set a value, or remove the key")
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
-        raise ValueError("has a control character; take it out")
+        raise ValueError("contains a control character; remove it")
     if without_userinfo(text) != text:
         raise ValueError(
-            "has a user name or a secret in its URL; take it out and give credentials in the environment or by the "
-            "machine's role"
+            "contains a user name or a secret in its URL; remove it, and provide credentials in the environment or "
+            "by the machine's role"
         )
     return text
 
@@ -62,7 +62,9 @@ def plain(value: Any) -> Any:
         each, depth = waiting.pop()
         count += 1
         if depth > MOST_DEPTH or count > _MOST_VALUES:
-            raise ValueError(f"at most {_MOST_VALUES:,} values, {MOST_DEPTH} in one another, are accepted")
+            raise ValueError(
+                f"at most {_MOST_VALUES:,} values, nested up to {MOST_DEPTH} levels, are accepted"
+            )
         if isinstance(each, dict):
             waiting += [(part, depth + 1) for pair in each.items() for part in pair]
             if not all(isinstance(key, str) for key in each):
@@ -76,7 +78,7 @@ def plain(value: Any) -> Any:
 
 def _scalar_fault(value: Any) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
-        return "is no finite number"
+        return "is not a finite number"
     if isinstance(value, int | float) and abs(value) > (
         _MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT
     ):
@@ -84,7 +86,7 @@ def _scalar_fault(value: Any) -> str | None:
     if isinstance(value, str) and len(value) > _MOST_TEXT:
         return f"has {len(value):,} characters; at most {_MOST_TEXT:,} are accepted"
     if isinstance(value, str) and any(unicodedata.category(each) == "Cs" or each == "\0" for each in value):
-        return "has a character that is no text; take it out"
+        return "contains a character that is not valid text; remove it"
     if value is not None and not isinstance(value, str | int | float):
         return f"is a {type(value).__name__}; accepted: text, numbers, true, false, null, lists and mappings"
     return None
@@ -110,7 +112,7 @@ Plain = Annotated[Any, AfterValidator(plain)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Epochs = Annotated[int, Field(ge=1, le=100_000, description="Epochs.")]
 LearningRate = Annotated[float, Field(gt=0, le=1000, description="Peak learning rate of AdamW.")]
-BatchSize = Annotated[int, Field(ge=1, le=2**20, description="Texts a step.")]
+BatchSize = Annotated[int, Field(ge=1, le=2**20, description="Texts per step.")]
 WarmupRatio = Annotated[
     float, Field(ge=0, lt=1, description="Share of the steps over which the learning rate rises to its peak.")
 ]

@@ -24,7 +24,7 @@ _CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(
 @app.command()
 def pull(
     run_id: RunArgument,
-    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Directory to make; must not exist.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Directory to create; it must not exist.")],
     storage: StorageOption = None,
 ) -> None:
     """Copy a run's sealed artifact; every hash is verified before the directory appears."""
@@ -50,13 +50,13 @@ def choose(
     storage: StorageOption = None,
 ) -> None:
     """Select another trial of a finished search to export, such as one of its Pareto front."""
-    from ..pipeline.best_trial import choose_instead
+    from ..pipeline.best_trial import select_other_trial
     from ..store.runs import command
 
     opened = open_run(run_id, storage)
-    choose_instead(opened, trial)
+    select_other_trial(opened, trial)
     typer.echo(
-        f"run {opened.id}: trial {trial} is to be exported and measured; go on with: {command('resume', opened)}"
+        f"run {opened.id}: trial {trial} is selected; export and measure it with: {command('resume', opened)}"
     )
 
 
@@ -64,7 +64,8 @@ def choose(
 def predict(
     directory: ArtifactArgument,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; none reads lines from stdin.")
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines are read from stdin."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +73,7 @@ def predict(
     from ...export.runtime.classifier import TextClassifier
 
     if not texts and (sys.stdin is None or sys.stdin.isatty()):
-        raise InputError("TEXT: none given; name one or more texts, or pipe lines to stdin")
+        raise InputError("TEXT: none given; give one or more texts, or pipe lines to stdin")
     given = texts or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
     with quiet_panics():
         results = TextClassifier.load(directory)(given)
@@ -87,7 +88,7 @@ def predict(
 def benchmark(
     directory: ArtifactArgument,
     texts: Annotated[
-        Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one a line.")
+        Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one per line.")
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, max=_MOST_RUNS, help="Timed runs of one text.")] = 100,
     warmups: Annotated[
@@ -95,32 +96,37 @@ def benchmark(
     ] = 10,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Intra-op threads.")] = 1,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Also by threads, by batch size and by length of the text.")
+        bool, typer.Option("--sweep", help="Also by number of threads, batch size and text length.")
     ] = False,
     load: Annotated[
         bool,
-        typer.Option("--load", help="Also with 1, 2, 4, 8 clients at once, in threads and in processes."),
+        typer.Option("--load", help="Also with 1, 2, 4, 8 concurrent clients, in threads and in processes."),
     ] = False,
     startup: Annotated[
-        bool, typer.Option("--startup", help="Also from a process's start to its first label.")
+        bool, typer.Option("--startup", help="Also the time from the start of a process to its first label.")
     ] = False,
     session: Annotated[
-        bool, typer.Option("--session", help="Also ONNX Runtime's session options, one by one and combined.")
+        bool,
+        typer.Option("--session", help="Also with ONNX Runtime session options, one by one and combined."),
     ] = False,
     floors: Annotated[
-        bool, typer.Option("--floors", help="Also what this machine needs at least: bytes and operations.")
+        bool,
+        typer.Option("--floors", help="Also the minimum time of this machine, from bytes and operations."),
     ] = False,
-    thorough: Annotated[bool, typer.Option("--thorough", help="All of these.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="All of these measurements.")] = False,
     seconds: Annotated[
         float,
         typer.Option(
-            "--seconds", min=0.1, max=3600, help="Of each measurement under load, and of a sweep's point."
+            "--seconds",
+            min=0.1,
+            max=3600,
+            help="Duration of each measurement under load and of each point of a sweep.",
         ),
     ] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
-    from ...export.benchmark.serving.measure import Extras
+    from ...export.benchmark.serving.measure import ExtraMeasurements
     from .measure import measure_artifact
     from .measure_tables import print_measurement
 
@@ -131,7 +137,9 @@ def benchmark(
         num_runs=runs,
         num_warmups=warmups,
         num_threads=threads,
-        extras=Extras(**{name: each or thorough for name, each in wanted.items()}, seconds=seconds),
+        extras=ExtraMeasurements(
+            **{name: each or thorough for name, each in wanted.items()}, seconds=seconds
+        ),
     )
     echo_json(measured) if as_json else print_measurement(measured)
 

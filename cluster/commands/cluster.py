@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="cluster",
-    help="Start, join, look at and stop a Ray cluster.",
+    help="Start, join, inspect and stop a Ray cluster.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,13 +41,13 @@ def up(
     ] = None,
     dashboard_host: Annotated[
         str | None,
-        typer.Option("--dashboard-host", metavar="IP", help="Where to take jobs; default: 127.0.0.1."),
+        typer.Option("--dashboard-host", metavar="IP", help="Address that accepts jobs; default: 127.0.0.1."),
     ] = None,
     dashboard_port: Annotated[
-        int | None, typer.Option("--dashboard-port", help="Port that takes jobs; default: 8265.")
+        int | None, typer.Option("--dashboard-port", help="Port that accepts jobs; default: 8265.")
     ] = None,
     no_token: Annotated[
-        bool, typer.Option("--no-token", help="Ask for no token; on 127.0.0.1 only.")
+        bool, typer.Option("--no-token", help="Require no token; on 127.0.0.1 only.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,18 +63,20 @@ def up(
     if as_json:
         echo_json({"started": started, **_facts(daemon), "join": _join_command(daemon)})
         return
-    typer.echo(f"a Ray head {'runs now' if started else 'runs already'} at {daemon.address}")
-    typer.echo(f"dashboard, takes jobs  {daemon.dashboard}")
+    typer.echo(f"a Ray head {'is running' if started else 'is already running'} at {daemon.address}")
+    typer.echo(f"dashboard, for jobs    {daemon.dashboard}")
     if daemon.token_file:
         typer.echo(f"token                  {daemon.token_file}")
-    before = "copy the token's file there, then: " if daemon.token_file else ""
+    before = "copy the token file there, then: " if daemon.token_file else ""
     typer.echo(f"add a machine          {before}{_join_command(daemon)}")
     typer.echo("next                   distiltune cluster status")
 
 
 @app.command()
 def join(
-    head: Annotated[str, typer.Argument(metavar="HEAD:PORT", help="What `distiltune cluster up` printed.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD:PORT", help="Address that `distiltune cluster up` printed.")
+    ],
     token_file: Annotated[
         Path | None, typer.Option("--token-file", metavar="FILE", help="Copy of the head's token file.")
     ] = None,
@@ -133,7 +135,7 @@ def down(as_json: JsonOption = False) -> None:
         what = "the head at" if daemon.kind == "head" else "a node of"
         typer.echo(f"stopped {what} {daemon.address}")
     if not running:
-        typer.echo("nothing runs here")
+        typer.echo("nothing is running here")
 
 
 def _facts(daemon: Daemon) -> dict[str, Any]:

@@ -24,8 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ...progress import ReportProgress
     from ..jobs.submission import Submission
 
 app = typer.Typer()
@@ -46,7 +45,7 @@ def submit(
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Submit a job to a cluster after checking there that it can run; then this machine is no longer needed."""
+    """Submit a job to a cluster, which first checks that it can run; this machine is not needed afterwards."""
     from ..jobs import submission as jobs
     from ..specification.config import load_config
 
@@ -54,7 +53,7 @@ def submit(
     name = Path(source or "quickstart").stem
     with _uninterrupted("nothing was submitted"):
         submission = jobs.submit(
-            config, name, address=address, token_file=token_file, run_id=run_id, tell=_teller(as_json)
+            config, name, address=address, token_file=token_file, run_id=run_id, report=_printer(as_json)
         )
     return _show(submission, follow, as_json)
 
@@ -78,7 +77,7 @@ def resume(
         run_here(jobs.specification(run), name, run.id, as_json)
         return 0
     with _uninterrupted("nothing was submitted"):
-        submission = jobs.resume(run, address=address, token_file=token_file, tell=_teller(as_json))
+        submission = jobs.resume(run, address=address, token_file=token_file, report=_printer(as_json))
     return _show(submission, follow, as_json)
 
 
@@ -95,12 +94,12 @@ def stop(
 
     run = open_run(run_id, storage)
     before = run.state
-    with _uninterrupted("the request to stop stays"):
-        state = jobs.stop(run, token_file=token_file, tell=_teller(as_json))
+    with _uninterrupted("the request to stop remains"):
+        state = jobs.stop(run, token_file=token_file, report=_printer(as_json))
     if as_json:
         echo_json({"run_id": run.id, "state": state, "stopped": before != state})
     else:
-        hint = "" if state == "finished" else f"; go on with: {command('resume', run)}"
+        hint = "" if state == "finished" else f"; resume with: {command('resume', run)}"
         typer.echo(f"run {run.id} {'is' if before != state else 'was already'} {state}{hint}")
     return 0 if state in ("stopped", "finished") else 1
 
@@ -125,7 +124,7 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
             }
         )
     else:
-        said = "submitted" if submission.sent else f"is {submission.state} already, and nothing was submitted"
+        said = "submitted" if submission.sent else f"is already {submission.state}; nothing was submitted"
         typer.echo(f"run {run.id} {said}")
         for command in commands.values():
             typer.echo(f"  {command}")
@@ -136,8 +135,8 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
     return follow_run(run, summarise=not as_json)
 
 
-def _teller(as_json: bool) -> Callable[[str], None]:
-    return lambda text: None if as_json else typer.echo(f"  {text}", err=True)
+def _printer(as_json: bool) -> ReportProgress:
+    return lambda progress: None if as_json else typer.echo(f"  {progress.message}", err=True)
 
 
 @contextmanager

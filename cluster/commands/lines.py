@@ -26,7 +26,7 @@ def lines_of_file(file: Path, option: str) -> list[str]:
         content = read_regular(file, _MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise InputError(f"{shown} cannot be read ({reason}); give a file of texts, one a line") from None
+        raise InputError(f"{shown} cannot be read ({reason}); give a file of texts, one per line") from None
     return _lines(content, shown)
 
 
@@ -43,7 +43,9 @@ def lines_of_stream(stream: BinaryIO, name: str) -> list[str]:
     try:
         content = stream.read()
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}); pipe texts to it, one a line") from None
+        raise InputError(
+            f"{name} cannot be read ({error.strerror}); pipe texts to it, one per line"
+        ) from None
     return _lines(content, name)
 
 
@@ -58,10 +60,11 @@ def _lines(content: bytes, name: str) -> list[str]:
             ) from None
         if "\0" in text:
             raise InputError(
-                f"{name}, line {number}: it has NUL bytes and is no text in UTF-8; convert it with `iconv -t utf-8`"
+                f"{name}, line {number}: it contains NUL bytes and is not UTF-8 text; convert it with `iconv -t "
+                f"utf-8`"
             )
         if text.strip():
             texts.append(text)
     if not texts:
-        raise InputError(f"{name} holds no text; put one on each line")
+        raise InputError(f"{name} contains no text; put one on each line")
     return texts

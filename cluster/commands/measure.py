@@ -10,7 +10,7 @@ from .lines import lines_of_file
 from .panics import quiet_panics
 
 if TYPE_CHECKING:
-    from ...export.benchmark.serving.measure import Extras
+    from ...export.benchmark.serving.measure import ExtraMeasurements
 
 
 def measure_artifact(
@@ -20,7 +20,7 @@ def measure_artifact(
     num_runs: int,
     num_warmups: int,
     num_threads: int,
-    extras: Extras | None = None,
+    extras: ExtraMeasurements | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact's latency, throughput, size and peak memory end to end, from texts to labels.
 
@@ -46,7 +46,8 @@ def measure_artifact(
     if texts is None:
         if not isinstance(query, str) or not query.strip():
             raise ArtifactError(
-                f"{directory}: measurements.query of the manifest is {query!r:.60}, and is what is timed; give --texts"
+                f"{directory}: measurements.query of the manifest is {query!r:.60}, which cannot be timed; give "
+                f"--texts"
             )
         texts = [query]
     with quiet_panics():  # report load and run errors here, not in the measuring process

@@ -48,7 +48,7 @@ def _show_floors(console: Console, measured: dict[str, Any]) -> None:
     read = (query["weight_bytes"] + query["embedding_bytes"]) / 2**20
     console.print(
         _table(
-            ["", "needs", "this machine reaches", "ms"],
+            ["", "needs", "this machine achieves", "ms"],
             [
                 [
                     "bytes",
@@ -103,14 +103,14 @@ def _show_load(console: Console, measured: dict[str, Any]) -> None:
             for point in points
         ]
         what = "threads of one process" if kind == "threads" else "processes"
-        console.print(f"\nclients at once, {what}")
+        console.print(f"\nconcurrent clients, {what}")
         console.print(_table(["clients", "texts/s", *_heads(), "MB"], rows))
 
 
 def _show_startup(console: Console, measured: dict[str, Any]) -> None:
     found = measured["startup"]
     parts = ("python_ms", "import_ms", "load_ms", "first_call_ms", "total_ms")
-    console.print("\nfrom a process's start to its first label")
+    console.print("\nfrom the start of a process to its first label")
     heads = [*(part.removesuffix("_ms").replace("_", " ") for part in parts), "MB"]
     row = [*(f"{found[part]:.0f}" for part in parts), f"{found['peak_memory_mb']:.0f}"]
     heads[0] = "python ms"

@@ -40,14 +40,14 @@ def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, valu
 
 def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise InputError(f"{parameter.metavar}: {value!r} given; leave it out, or name a file or a preset")
+        raise InputError(f"{parameter.metavar}: {value!r} given; omit it, or specify a file or a preset")
     return value
 
 
 def _directory(given: str) -> Path:
     """Return the path of a directory; reject an empty one, which would mean the working directory."""
     if not given.strip():
-        raise typer.BadParameter(f"{given!r} given; name a directory ('.' is this one)", param_hint="DIR")
+        raise typer.BadParameter(f"{given!r} given; specify a directory ('.' is this one)", param_hint="DIR")
     return Path(given)
 
 
@@ -61,13 +61,11 @@ StorageOption = Annotated[
         metavar="DIR|URL",
         envvar=_STORAGE_VARIABLE,
         callback=_usable_storage,
-        help="Directory or URL (s3://, gs://) that holds the runs.",
+        help="Directory or URL (s3://, gs://) of the runs.",
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value on stdout, and nothing else there.")
-]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout and nothing else.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
 SourceArgument = Annotated[
     str | None,
     typer.Argument(
@@ -75,22 +73,24 @@ SourceArgument = Annotated[
     ),
 ]
 RunIdOption = Annotated[
-    str | None, typer.Option("--run-id", help="Name the run, or go on with the one of that name.")
+    str | None, typer.Option("--run-id", help="Id of the run; an existing run with this id is resumed.")
 ]
 ArtifactArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", parser=_directory, help="An artifact's directory.")
+    Path, typer.Argument(metavar="DIR", parser=_directory, help="Directory of an artifact.")
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="http://HOST:8265",
-        help="The cluster; default: RAY_ADDRESS, else the one that `distiltune cluster up` started here.",
+        help="Address of the cluster; default: RAY_ADDRESS, else the one that `distiltune cluster up` started here.",
     ),
 ]
 TokenFileOption = Annotated[
     Path | None,
-    typer.Option("--token-file", metavar="FILE", help="The cluster's token; default: this machine's own."),
+    typer.Option(
+        "--token-file", metavar="FILE", help="File with the cluster's token; default: that of this machine."
+    ),
 ]
 
 

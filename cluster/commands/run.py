@@ -56,7 +56,7 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
         with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
             finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
     except KeyboardInterrupt as error:
-        raise RunInterruptedError(str(error) or "interrupted; nothing was begun") from None
+        raise RunInterruptedError(str(error) or "interrupted; nothing was started") from None
     if as_json:
         echo_json(summary(finished))
     else:
@@ -71,11 +71,11 @@ def plan(
     run_id: RunIdOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try the changes of the section `plan`, each in its own run; keep those that gain enough and pass the gate."""
+    """Try the changes of the section `plan`, each in its own run; keep those that pass the gate and gain enough."""
     from ..plan.run_plan import run_plan
     from ..specification.config import load_config
     from ..watching.console import ProgressPrinter
-    from ..watching.plan_view import print_plan, tried_line
+    from ..watching.plan_view import print_plan
 
     given = load_config(source, overrides or [], storage)
     signal.signal(signal.SIGTERM, interrupt)
@@ -86,10 +86,10 @@ def plan(
                 Path(source or "quickstart").stem,
                 plan_id=run_id,
                 listener=printer,
-                on_tried=lambda tried: typer.echo(tried_line(tried.to_json()), err=True),
+                report=lambda progress: typer.echo(progress.message, err=True),
             )
     except KeyboardInterrupt as error:
-        raise RunInterruptedError(str(error) or "interrupted; nothing was begun") from None
+        raise RunInterruptedError(str(error) or "interrupted; nothing was started") from None
     if as_json:
         echo_json(record)
     else:

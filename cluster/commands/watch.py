@@ -35,17 +35,17 @@ def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> Non
 def status(
     run_id: RunArgument,
     keep_watching: Annotated[
-        bool, typer.Option("--watch", "-w", help="Go on until the run ends; Ctrl-C leaves it running.")
+        bool, typer.Option("--watch", "-w", help="Continue until the run ends; Ctrl-C leaves it running.")
     ] = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a run's progress: its stages, its trials, the best so far, and what it waits for."""
-    from ..watching.status import Watch
+    """Show a run's progress: stages, trials, the best trial so far, and what it is waiting for."""
+    from ..watching.status import StatusReader
 
     run = open_run(run_id, storage)
     if not keep_watching:
-        found = Watch(run).read()
+        found = StatusReader(run).read()
         echo_json(found) if as_json else _print(found)
         return
     try:
@@ -68,10 +68,10 @@ def _watch_lines(run: Run, as_json: bool) -> None:
 
     last = None
     for found in watch(run):
-        said = json.dumps(found, allow_nan=False) if as_json else line(found)
-        if said != last:
-            typer.echo(said)
-            last = said
+        text = json.dumps(found, allow_nan=False) if as_json else line(found)
+        if text != last:
+            typer.echo(text)
+            last = text
 
 
 def _watch_live(run: Run) -> None:
@@ -92,26 +92,26 @@ def _watch_live(run: Run) -> None:
 def logs(
     run_id: RunArgument,
     keep_following: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run ends; Ctrl-C leaves it running.")
+        bool, typer.Option("--follow", "-f", help="Continue until the run ends; Ctrl-C leaves it running.")
     ] = False,
     trial: Annotated[
         str | None,
-        typer.Option("--trial", metavar="ID", help="That trial's log, by its name or number."),
+        typer.Option("--trial", metavar="ID", help="Log of this trial, by name or number."),
     ] = None,
     stage: Annotated[
-        str | None, typer.Option("--stage", metavar="STAGE", help="What a stage's tasks logged.")
+        str | None, typer.Option("--stage", metavar="STAGE", help="Log of this stage's tasks.")
     ] = None,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a run's log, which is stored with the run and so outlives its job and cluster."""
+    """Print a run's log, which is stored with the run and outlives its job and cluster."""
     from ...storage.logs import read_log
     from ..watching.logs import follow_log, log_key
     from ..watching.status import has_ended
 
     if keep_following and as_json:
         raise InputError(
-            "--follow, --json: both given; a log that still grows is no one value, leave one out"
+            "--follow, --json: both given; a growing log is not a single JSON value; omit one of them"
         )
     run = open_run(run_id, storage)
     key = log_key(run, trial, stage)
@@ -157,7 +157,7 @@ def report(run_id: RunArgument, storage: StorageOption = None) -> None:
         text = read_regular(folder / "report.md", _MOST_REPORT_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
         raise DamagedRecordError(
-            f"storage {folder / 'report.md'}: is damaged ({first_line(error)}); put that file back from a backup"
+            f"storage {folder / 'report.md'}: is damaged ({first_line(error)}); restore that file from a backup"
         ) from None
     typer.echo(text)
     typer.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}", err=True)
@@ -167,7 +167,7 @@ def report(run_id: RunArgument, storage: StorageOption = None) -> None:
 def tensorboard(
     run_id: RunArgument,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 selects a free one.")
     ] = 6006,
     storage: StorageOption = None,
 ) -> None:
@@ -177,7 +177,7 @@ def tensorboard(
     for ending in _ENDINGS:
         signal.signal(ending, _end_once)
     run = open_run(run_id, storage)
-    serve(run, port, lambda url: typer.echo(f"TensorBoard of run {run.id}: {url} (Ctrl-C ends it)"))
+    serve(run, port, lambda progress: typer.echo(progress.message))
 
 
 def _end_once(*_: Any) -> None:

@@ -68,7 +68,7 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
     while not client.get_job_status(job).is_terminal():
         if time.monotonic() > deadline:
             raise RunFailedError(
-                f"--address: the cluster has not checked the job in {_WITHIN_S:g} s; is it overloaded?"
+                f"--address: the cluster did not check the job within {_WITHIN_S:g} s; is it overloaded?"
             )
         time.sleep(_PERIOD_S)
     lines = client.get_job_logs(job).splitlines()
@@ -83,7 +83,7 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
         answer = json.loads(marked[-1])
         kind, said = answer.get("error"), str(answer.get("message", ""))
     except (ValueError, RecursionError, AttributeError):
-        raise RunFailedError("--address: what the cluster's check said is cut off; try again") from None
+        raise RunFailedError("--address: the result of the cluster's check is truncated; try again") from None
     if kind is not None:
         found = getattr(errors, str(kind), None)
         raise (found if isinstance(found, type) and issubclass(found, DistiltuneError) else RunFailedError)(
@@ -133,8 +133,8 @@ def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
     store = storage.store
     if store.directory is not None and store.read(probe) is None:
         raise ConfigError(
-            f"storage.path: {store} is a directory of the submitting machine, the cluster does not see it; "
-            "give s3://…, or a directory that all nodes mount"
+            f"storage.path: {store} is a directory of the submitting machine, which the cluster cannot access; use "
+            f"s3://…, or a directory that all nodes mount"
         )
     check_writable(store, probe.rpartition("/")[0])
     with ray_session(config.resources):

@@ -48,7 +48,7 @@ def try_to_send(
     return None
 
 
-def take_back(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
+def withdraw_job(client: JobSubmissionClient, submission_id: str, ticket: str) -> None:
     """Stop a job with this ticket, which may have reached the cluster before its submission was interrupted."""
     with suppress(RuntimeError, OSError):
         info = job_info(client, submission_id) if submission_id else None
@@ -79,5 +79,5 @@ def answering(cluster: ClusterAddress) -> Iterator[None]:
         yield
     except (RuntimeError, RequestException) as error:
         raise RunFailedError(
-            f"--address: {cluster.dashboard} did not do what was asked: {first_line(error)}"
+            f"--address: {cluster.dashboard} did not fulfil the request: {first_line(error)}"
         ) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
+from ...progress import Progress, ReportProgress, ignore
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
 from ..pipeline.preflight import check_job
 from ..specification.config import JobConfig
@@ -19,13 +20,11 @@ from ..store.input_files import ship_inputs
 from ..store.runs import Run, Storage, name_run, now, seconds_since
 from .checks import checked_on_cluster
 from .driver import mark_ended
-from .ray_jobs import answering, end_job, job_info, take_back, try_to_send
+from .ray_jobs import answering, end_job, job_info, try_to_send, withdraw_job
 from .shipping import entry_point, job_runtime_env
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
-
-Tell = Callable[[str], None]
 
 STOP_WITHIN_S = 60.0
 _ARRIVES_WITHIN_S = 60.0
@@ -49,7 +48,7 @@ class _Sender:
 
     cluster: ClusterAddress
     client: JobSubmissionClient
-    tell: Tell
+    report: ReportProgress
 
 
 def submit(
@@ -59,7 +58,7 @@ def submit(
     address: str | None = None,
     token_file: Path | None = None,
     run_id: str | None = None,
-    tell: Tell = lambda _: None,
+    report: ReportProgress | None = None,
 ) -> Submission:
     """Submit a job to a cluster; a run with that id that is under way or finished is left unchanged.
 
@@ -73,7 +72,7 @@ def submit(
         address: Address of the cluster; see ``find_cluster``.
         token_file: File with the token of the cluster.
         run_id: Id of the run; an existing run with that id is resumed.
-        tell: Called with a line for each step.
+        report: Called at each step.
 
     Raises:
         InputError: Something that the user gave cannot be used, here or on the cluster.
@@ -81,16 +80,20 @@ def submit(
         StorageError: The storage cannot be reached.
     """
     run_id = name_run(name, run_id)
-    sender = _sender(address, token_file, tell)  # fail fast on a bad address
+    sender = _sender(address, token_file, report or ignore)  # fail fast on a bad address
     storage = Storage(config.storage.path, config.storage.retry_s)
     check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
-    with answering(sender.cluster), _nothing_left(run):
-        return _submit(sender, run, _absolute(config, run), name, goes_on=False)
+    with answering(sender.cluster), _removed_on_failure(run):
+        return _submit(sender, run, _absolute(config, run), name, resumed=False)
 
 
 def resume(
-    run: Run, *, address: str | None = None, token_file: Path | None = None, tell: Tell = lambda _: None
+    run: Run,
+    *,
+    address: str | None = None,
+    token_file: Path | None = None,
+    report: ReportProgress | None = None,
 ) -> Submission:
     """Resume a run on a cluster: the one it was on, unless another is given.
 
@@ -105,10 +108,10 @@ def resume(
     if state == "running":
         raise _under_way(run, state)
     submission = run.read("submission.json") or {}
-    sender = _sender(address or submission.get("address"), token_file, tell)
+    sender = _sender(address or submission.get("address"), token_file, report or ignore)
     config = specification(run)
     with answering(sender.cluster):
-        return _submit(sender, run, config, (run.read("run.json") or {}).get("name", run.id), goes_on=True)
+        return _submit(sender, run, config, (run.read("run.json") or {}).get("name", run.id), resumed=True)
 
 
 def specification(run: Run) -> JobConfig:
@@ -121,7 +124,7 @@ def specification(run: Run) -> JobConfig:
     return _absolute(run.specification(), run)
 
 
-def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: None) -> str:
+def stop(run: Run, *, token_file: Path | None = None, report: ReportProgress | None = None) -> str:
     """Stop a run, with its search saved, and return the state that it is in afterwards.
 
     The process that runs it sees the request at its next heartbeat. A job that does not respond is stopped
@@ -134,18 +137,20 @@ def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: Non
     state = run.state
     if state not in ("submitted", "running"):
         return state
+    report = report or ignore
     run.request_stop()
     submission = run.read("submission.json") or {}
     if state == "running":
-        tell("asked to stop; it saves its search first")
+        report(Progress("stop requested; the run saves its search first"))
         if _wait_for_end(run, STOP_WITHIN_S):
             return run.state
         if not submission:
             raise RunFailedError(
-                f"run {run.id} has not stopped within {STOP_WITHIN_S:g} s, and no cluster runs it; end its process"
+                f"run {run.id} has not stopped within {STOP_WITHIN_S:g} s, and it runs on no cluster; kill its "
+                f"process"
             )
-        tell("it does not answer; stopping its job")
-    sender = _sender(submission["address"], token_file, tell)
+        report(Progress("the run does not respond; stopping its job"))
+    sender = _sender(submission["address"], token_file, report)
     with answering(sender.cluster):
         end_job(sender.client, submission["submission_id"])
     if not mark_ended(run, run.id, "stopped", None) and run.state == "interrupted":
@@ -155,12 +160,12 @@ def stop(run: Run, *, token_file: Path | None = None, tell: Tell = lambda _: Non
     return run.state
 
 
-def _sender(address: str | None, token_file: Path | None, tell: Tell) -> _Sender:
+def _sender(address: str | None, token_file: Path | None, report: ReportProgress) -> _Sender:
     cluster = find_cluster(address, token_file)
     client = job_client(cluster)
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.WARNING)  # INFO would log every upload
-    return _Sender(cluster, client, tell)
+    return _Sender(cluster, client, report)
 
 
 def _absolute(config: JobConfig, run: Run) -> JobConfig:
@@ -168,26 +173,26 @@ def _absolute(config: JobConfig, run: Run) -> JobConfig:
     return config.model_copy(update={"storage": config.storage.model_copy(update={"path": run.store.url})})
 
 
-def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, goes_on: bool) -> Submission:
+def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, resumed: bool) -> Submission:
     submission: Submission | None = None
     try:
         shipped = ship_inputs(config, run.store)
         if shipped is not config:
-            sender.tell("the files that it names are in the storage")
+            sender.report(Progress("the files that the job names are in the storage"))
         _refuse_other(run, config, shipped)
         state = _state(sender, run)
         if state in _UNDER_WAY:
-            if goes_on and state != "finished":
+            if resumed and state != "finished":
                 raise _under_way(run, state)
             return Submission(run, sent=False, state=state)
-        sender.tell("the cluster checks it")
+        sender.report(Progress("the cluster is checking the job"))
         with checked_on_cluster(sender.client, shipped, run.id, run.store):
             state = _state(sender, run)  # another process may have sent it meanwhile
             if state in _UNDER_WAY:
-                if goes_on and state != "finished":
+                if resumed and state != "finished":
                     raise _under_way(run, state)
                 return Submission(run, sent=False, state=state)
-            sender.tell("sending the job")
+            sender.report(Progress("sending the job"))
             submission = _send(sender, run, shipped, name)
     except BaseException:
         if submission is None:  # a later failure, such as in the check's cleanup, is ignored
@@ -221,7 +226,7 @@ def _state(sender: _Sender, run: Run) -> str:
         else info.status.is_terminal()
     )
     if gone:
-        said = ((info.message if info else None) or "").strip() or "its job is not on the cluster any more"
+        said = ((info.message if info else None) or "").strip() or "its job is no longer on the cluster"
         mark_ended(run, run.id, "failed", said.splitlines()[-1])
     return run.state
 
@@ -251,7 +256,7 @@ def _send(sender: _Sender, run: Run, config: JobConfig, name: str) -> Submission
                     return Submission(run, sent=False, state=run.state)
                 attempt += 1  # another or a deleted run has used this id on this cluster
     except BaseException:
-        take_back(sender.client, submission_id, ticket)
+        withdraw_job(sender.client, submission_id, ticket)
         for record, value in before.items():
             run.store.delete(run.key(record)) if value is None else run.write(record, value)
         raise
@@ -277,7 +282,7 @@ def _wait_for_end(run: Run, within_s: float) -> bool:
 
 
 @contextmanager
-def _nothing_left(run: Run) -> Iterator[None]:
+def _removed_on_failure(run: Run) -> Iterator[None]:
     """Delete the directory of a run that did not exist before, if the block fails."""
     try:
         yield

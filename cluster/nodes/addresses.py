@@ -72,7 +72,7 @@ def find_cluster(address: str | None = None, token_file: Path | None = None) -> 
     if given is None:
         if head is None or head.dashboard is None:
             raise InputError(
-                "--address: no cluster; give --address http://HOST:8265, set RAY_ADDRESS, or start one here "
+                "--address: no cluster found; give --address http://HOST:8265, set RAY_ADDRESS, or start one here "
                 "with `distiltune cluster up`"
             )
         dashboard = head.dashboard
@@ -93,18 +93,23 @@ def read_token(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
         raise InputError(
-            f"--token-file: {path} cannot be read: {reason}; copy the file that `distiltune cluster up` names"
+            f"--token-file: {path} cannot be read: {reason}; copy the file that `distiltune cluster up` prints"
         ) from None
     if not _TOKEN.fullmatch(token):
         raise InputError(
-            f"--token-file: {path} does not hold one token; copy the file that `distiltune cluster up` names"
+            f"--token-file: {path} does not contain exactly one token; copy the file that `distiltune cluster up` "
+            f"prints"
         )
     if mode & 0o077:
         try:
             path.chmod(0o600)
-            logger.warning("--token-file: %s was open to other users (%o); it is 600 now", path, mode)
+            logger.warning(
+                "--token-file: %s was accessible to other users (%o); its mode is now 600", path, mode
+            )
         except OSError:
-            logger.warning("--token-file: %s is open to other users (%o); chmod 600 it", path, mode)
+            logger.warning(
+                "--token-file: %s is accessible to other users (%o); run chmod 600 on it", path, mode
+            )
     return token
 
 
@@ -167,8 +172,8 @@ def check_gcs_address(parameter: str, given: str) -> None:
     if "://" in address or address == "local":
         refuse_userinfo(parameter, address)
         raise InputError(
-            f"{parameter}: {shown(address)} is no address that nodes join; give HOST:6379 or auto, leave it out for a "
-            "Ray on this machine, or send the job with `distiltune submit --address http://HOST:8265`"
+            f"{parameter}: {shown(address)} is not an address that nodes join; give HOST:6379 or auto, remove it "
+            f"to use a local Ray, or submit the job with `distiltune submit --address http://HOST:8265`"
         )
     check_answers(parameter, address, *host_and_port(parameter, address), is_ray=True)
 
@@ -201,14 +206,14 @@ def _dashboard(source: str, given: str, head: Daemon | None) -> str:
     """Return a dashboard's ``scheme://host:port``; our own head may also be given by the address that nodes join."""
     whole = given if "://" in given else f"http://{given}"
     refuse_userinfo(source, whole)
-    hint = "give the dashboard, as http://HOST:8265"
+    hint = "give the dashboard, such as http://HOST:8265"
     try:
         url = urlsplit(whole)
         host, port = url.hostname, url.port
     except ValueError:
-        raise InputError(f"{source}: {shown(given)} is no address; {hint}") from None
+        raise InputError(f"{source}: {shown(given)} is not an address; {hint}") from None
     if url.scheme not in ("http", "https") or not host or not all(each.isprintable() for each in given):
-        raise InputError(f"{source}: {shown(given)} cannot take jobs; {hint}")
+        raise InputError(f"{source}: {shown(given)} does not accept jobs; {hint}")
     if url.query or url.fragment or url.path not in ("", "/") or port == 0 or " " in given:
         without_query = given.partition("?")[0]
         raise InputError(f"{source}: {shown(without_query)} has more than scheme, host and port; {hint}")
@@ -216,7 +221,7 @@ def _dashboard(source: str, given: str, head: Daemon | None) -> str:
         return head.dashboard
     if port == _GCS_PORT:
         raise InputError(
-            f"{source}: {shown(given)} is the address that nodes join (GCS), which cannot take jobs; {hint}"
+            f"{source}: {shown(given)} is the address that nodes join (GCS), which does not accept jobs; {hint}"
         )
     default = 443 if url.scheme == "https" else 8265
     named = f"[{host}]" if ":" in host else host
@@ -246,14 +251,14 @@ def _same(first: str, second: str) -> bool:
 def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
     if status == 401:
         return (
-            f"--token-file: {cluster.dashboard} asks for a token; give the file that `distiltune cluster up` "
-            "names there, or set RAY_AUTH_TOKEN_PATH"
+            f"--token-file: {cluster.dashboard} requires a token; give the file that `distiltune cluster up` "
+            f"prints there, or set RAY_AUTH_TOKEN_PATH"
         )
     if status == 403:
         where = cluster.token_file or "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         return (
-            f"--token-file: {cluster.dashboard} refuses the token of {where}; give the file that "
-            "`distiltune cluster up` names there"
+            f"--token-file: {cluster.dashboard} rejects the token of {where}; give the file that `distiltune "
+            f"cluster up` prints there"
         )
     return f"--address: {cluster.dashboard} answers {status} to {path}; is it a Ray dashboard?"
 
@@ -261,14 +266,14 @@ def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
 def _silence(cluster: ClusterAddress, error: Exception) -> str:
     if isinstance(error, (HTTPException, ValueError, RecursionError)):
         return (
-            f"--address: what answers at {cluster.dashboard} is no Ray dashboard; give the address that "
-            "`distiltune cluster up` prints to submit to"
+            f"--address: the server at {cluster.dashboard} is not a Ray dashboard; give the dashboard address that "
+            f"`distiltune cluster up` prints"
         )
     reason = getattr(error, "reason", None) or error
     text = getattr(reason, "strerror", None) or first_line(reason if isinstance(reason, Exception) else error)
     return (
-        f"--address: nothing answers at {cluster.dashboard} ({text}); is the cluster up, and its dashboard "
-        "reachable from here?"
+        f"--address: no response from {cluster.dashboard} ({text}); is the cluster up, and its dashboard reachable "
+        f"from here?"
     )
 
 

@@ -71,8 +71,8 @@ def state_directory() -> Path:
         path.chmod(0o700)
     except OSError as error:
         raise InputError(
-            f"DISTILTUNE_STATE_DIR: {shown(str(path))} cannot hold the cluster's state: {error.strerror}; name a "
-            "directory of your own"
+            f"DISTILTUNE_STATE_DIR: {shown(str(path))} cannot store the cluster's state: {error.strerror}; set it "
+            f"to a directory of your own"
         ) from error
     return path
 
@@ -89,7 +89,7 @@ def locked() -> Iterator[None]:
             yield
     except Timeout as error:
         raise RunFailedError(
-            "another `distiltune cluster` command is at work on this machine; try again"
+            "another `distiltune cluster` command is running on this machine; try again"
         ) from error
 
 
@@ -197,7 +197,7 @@ def stop(daemon: Daemon, grace_s: float = 20.0) -> None:
         if time.monotonic() > deadline:
             ids = ", ".join(str(process.pid) for process in left)
             raise RunFailedError(
-                f"processes of {daemon.directory} do not end: {ids}; end them, then run it again"
+                f"processes of {daemon.directory} do not exit: {ids}; kill them, then run the command again"
             )
         for process in left:
             _send(process, signal.SIGKILL)

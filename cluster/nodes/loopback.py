@@ -21,7 +21,9 @@ def main() -> None:
     from ray.scripts import scripts
 
     if not callable(getattr(services, "get_node_ip_address", None)):
-        raise RuntimeError("this version of Ray cannot join on 127.0.0.1; use an address that others reach")
+        raise RuntimeError(
+            "this version of Ray cannot join on 127.0.0.1; use an address that other machines can reach"
+        )
     services.get_node_ip_address = lambda address=None: "127.0.0.1"
     os.environ[MULTI_NODE_ENV] = "0"
     scripts.main()

@@ -54,7 +54,7 @@ def check_own(host: str, option: str = "--host") -> None:
             probe.bind((host, 0))
         except OSError:
             raise InputError(
-                f"{option}: {host} is no address of this machine; it has {own_addresses()}"
+                f"{option}: {host} is not an address of this machine; it has {own_addresses()}"
             ) from None
 
 
@@ -66,8 +66,8 @@ def check_port(option: str, host: str, port: int) -> None:
     """
     if not 1024 <= port <= 65535 or port in _WORKER_PORTS:
         raise InputError(
-            f"{option}: {port} cannot be used; give one of 1024 to 65535 outside of "
-            f"{_WORKER_PORTS[0]} to {_WORKER_PORTS[-1]}, which Ray's workers take"
+            f"{option}: {port} cannot be used; give one of 1024 to 65535 outside of {_WORKER_PORTS[0]} to "
+            f"{_WORKER_PORTS[-1]}, which Ray's workers use"
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,7 +75,8 @@ def check_port(option: str, host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError:
             raise InputError(
-                f"{option}: {port} is in use on this machine{_listener(port)}; end that, or give another port"
+                f"{option}: {port} is in use on this machine{_listener(port)}; stop that process, or give another "
+                f"port"
             ) from None
 
 
@@ -123,7 +124,8 @@ def head_address(head: str) -> tuple[str, int]:
         found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"HEAD:PORT: {shown(head)} given, and there is no address of that name ({first_line(error)}); give its IP"
+            f"HEAD:PORT: {shown(head)} given, but the name cannot be resolved ({first_line(error)}); give an IP "
+            f"address"
         ) from None
     return str(found[0][4][0]), port
 
@@ -172,13 +174,13 @@ def check_answers(parameter: str, given: str, host: str, port: int, *, is_ray: b
     fault = answers[0] if answers else "timed out"
     if fault == _NO_HEAD:
         raise InputError(
-            f"{parameter}: what answers at {shown(given)} is no Ray head; give the address that nodes join, as "
-            "`distiltune cluster up` prints it"
+            f"{parameter}: the server at {shown(given)} is not a Ray head; give the address that nodes join, as "
+            f"`distiltune cluster up` prints it"
         )
     if fault is not None:
         raise InputError(
-            f"{parameter}: nothing answers at {shown(given)} ({fault}); is the cluster up, and that port reachable "
-            "from here?"
+            f"{parameter}: no response from {shown(given)} ({fault}); is the cluster up, and that port reachable "
+            f"from here?"
         )
 
 
@@ -216,6 +218,6 @@ def own_address(head_host: str, port: int, head: str) -> str:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(
-            f"HEAD:PORT: nothing answers at {head} ({reason}); is the head up, with --host an address that "
-            "this machine reaches?"
+            f"HEAD:PORT: no response from {head} ({reason}); is the head up, with --host an address that this "
+            f"machine can reach?"
         ) from None

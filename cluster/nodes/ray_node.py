@@ -105,7 +105,7 @@ def join_head(
     own = own_address(head_host, port, head)
     if host is not None and (ipv4_address("--host", host) == LOOPBACK) != (head_host == LOOPBACK):
         raise InputError(
-            f"--host: {host} and the head's address {head_host} cannot reach each other; give none, or {own}"
+            f"--host: {host} and the head's address {head_host} cannot reach each other; omit it, or use {own}"
         )
     check_own(host or own)
     token = read_token(token_file) if token_file else None
@@ -150,12 +150,12 @@ def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
     for name, value in (("--host", host), ("--dashboard-host", dashboard_host)):
         if not token and value != LOOPBACK:
             raise InputError(
-                f"{name}: {value} with --no-token lets everybody who reaches it run code as you; "
-                f"leave --no-token out, or use {LOOPBACK}"
+                f"{name}: {value} with --no-token lets anyone who can reach it run code as you; omit --no-token, "
+                f"or use {LOOPBACK}"
             )
     if host == "0.0.0.0":
         raise InputError(
-            f"--host: {host} is no address to join; give one of this machine's: {own_addresses()}"
+            f"--host: {host} is not an address that nodes can join; use one of this machine's: {own_addresses()}"
         )
     check_own(host)
     if dashboard_host != "0.0.0.0":
@@ -163,7 +163,7 @@ def _resolved(options: HeadOptions) -> dict[str, str | int | bool | None]:
     port = 6379 if options.port is None else options.port
     dashboard_port = 8265 if options.dashboard_port is None else options.dashboard_port
     if port == dashboard_port:
-        raise InputError(f"--dashboard-port: {dashboard_port} is --port too; give another")
+        raise InputError(f"--dashboard-port: {dashboard_port} is also --port; give another")
     # GCS binds every interface unless its host is 127.0.0.1.
     check_port("--port", LOOPBACK if host == LOOPBACK else "0.0.0.0", port)
     check_port("--dashboard-port", dashboard_host, dashboard_port)
@@ -184,8 +184,8 @@ def _check_same(head: Daemon, options: HeadOptions) -> None:
             option = "--no-token" if name == "token" else f"--{name.replace('_', '-')}"
             has = "a token" if name == "token" else head.options[name]
             raise InputError(
-                f"{option}: a head runs here already, at {head.address}, with {has}; "
-                "run `distiltune cluster down` first"
+                f"{option}: a head is already running here, at {head.address}, with {has}; run `distiltune cluster "
+                f"down` first"
             )
 
 

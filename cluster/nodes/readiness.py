@@ -30,7 +30,7 @@ def wait_until_up(daemon: Daemon) -> None:
             if known := _known_fault(text, daemon):
                 raise InputError(known)
             if not alive or time.monotonic() > deadline:
-                state = "does not answer" if alive else "ended"
+                state = "does not respond" if alive else "ended"
                 raise RunFailedError(f"Ray's {daemon.kind} {state}: {_reason(text)}")
             time.sleep(0.2)
     except BaseException:
@@ -46,12 +46,12 @@ def _known_fault(text: str, daemon: Daemon) -> str | None:
     if "Unauthenticated" in text or "InvalidAuthToken" in text:
         which = "is not the one of" if daemon.token_file else "is missing: none was given for"
         return (
-            f"--token-file: the token {which} the head at {daemon.address}; copy the file that "
-            "`distiltune cluster up` names there"
+            f"--token-file: the token {which} the head at {daemon.address}; copy the file that `distiltune cluster "
+            f"up` prints there"
         )
     if "Failed to connect to GCS" in text or "Failed to get cluster ID" in text:
         return (
-            f"HEAD:PORT: what answers at {daemon.address} is no Ray head; give the address that "
+            f"HEAD:PORT: the server at {daemon.address} is not a Ray head; give the address that "
             "`distiltune cluster up` prints, not the dashboard's"
         )
     return None

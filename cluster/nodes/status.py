@@ -21,7 +21,7 @@ def cluster_status(cluster: ClusterAddress) -> dict[str, Any]:
         return {"address": cluster.dashboard, "nodes": _nodes(cluster), "jobs": _jobs(cluster)}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"--address: {cluster.dashboard} does not answer as the dashboard of Ray 2.55 or later does"
+            f"--address: {cluster.dashboard} does not respond like the dashboard of Ray 2.55 or later"
         ) from error
 
 

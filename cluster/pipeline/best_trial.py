@@ -48,7 +48,7 @@ def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
     }
 
 
-def choose_instead(run: Run, trial_id: str) -> None:
+def select_other_trial(run: Run, trial_id: str) -> None:
     """Select another trial to export; the stages after the search have to run again.
 
     Raises:
@@ -56,7 +56,7 @@ def choose_instead(run: Run, trial_id: str) -> None:
     """
     record = run.stage_record("search")
     if record.get("state") != "finished":
-        raise InputError(f"run {run.id}: its search is not finished; see `distiltune status {run.id}`")
+        raise InputError(f"run {run.id}: its search has not finished; see `distiltune status {run.id}`")
     trials = {trial.trial_id: trial for trial in trials_of(record["result"]) if trial.checkpoint}
     found = find_trial(trial_id, trials)
     if found is None:
@@ -73,7 +73,7 @@ def choose_instead(run: Run, trial_id: str) -> None:
         keep_best(run, students[student_name(trial.parameters)]["key"], checkpoint)
         for stage in _AFTER_SEARCH:
             run.store.delete(run.key(f"stages/{stage}.json"))
-        why = f"trial {found}, chosen by hand"
+        why = f"trial {found}, selected manually"
         result = {**record["result"], "best": best_of(config, trial), "choice": why}
         run.write("stages/search.json", {**record, "result": result, "text": why})
         run.write("run.json", {**(run.read("run.json") or {}), "state": "stopped", "error": None})

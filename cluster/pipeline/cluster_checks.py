@@ -35,11 +35,11 @@ def check_resources(resources: ResourcesConfig) -> None:
     added = [needs_of(node, 0) for node in resources.autoscaling]
     gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
     for name in ("trial", "teacher", "export", "benchmark"):
-        asked: TaskResources | None = getattr(resources, name)
-        if asked is None:
+        requested: TaskResources | None = getattr(resources, name)
+        if requested is None:
             continue
-        processes = asked.processes if isinstance(asked, TrialResources) else 1
-        check_fits(f"resources.{name}", needs_of(asked, gpus), processes, added)
+        processes = requested.processes if isinstance(requested, TrialResources) else 1
+        check_fits(f"resources.{name}", needs_of(requested, gpus), processes, added)
 
 
 def check_storage(store: Store) -> None:
@@ -60,45 +60,45 @@ def check_storage(store: Store) -> None:
     probe = f"{_PROBES}/{secrets.token_hex(8)}"
     quick.write(f"{probe}/{here}", here.encode())
     try:
-        answers = _ask_nodes(quick, probe, here, [node for node in nodes if node != here])
+        answers = _probe_nodes(quick, probe, here, [node for node in nodes if node != here])
         unseen = [node for node in answers if quick.read(f"{probe}/{node}") != node.encode()]
     finally:
         quick.delete(probe)
-    problems = {node: answers[node] or "it sees other things than were written" for node in unseen}
+    problems = {node: answers[node] or "it reads other content than was written" for node in unseen}
     if not problems:
         return
     names = ", ".join(sorted({nodes[node] for node in problems}))
     if store.directory is not None:
         raise ConfigError(
-            f"storage.path: {store} is a directory of one machine, {names} cannot share it; "
-            "give s3://…, or a directory that all nodes mount"
+            f"storage.path: {store} is a directory of one machine, {names} cannot access it; use s3://…, or a "
+            f"directory that all nodes mount"
         )
     reason = next(iter(problems.values()))
     raise ConfigError(
         f"storage.path: {store} cannot be used from {names} ({reason}); "
-        "give its nodes network and credentials for it, or choose another with --storage DIR|URL"
+        "give its nodes network access and credentials, or choose another storage with --storage DIR|URL"
     )
 
 
-def _ask_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
+def _probe_nodes(store: Store, probe: str, here: str, nodes: list[str]) -> dict[str, str | None]:
     """Map each node's id to its error with the storage, or None; a node lost meanwhile is left out."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    probed = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         remote = ray.remote(_try_storage).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-        asked[remote.remote(store, probe, here, node)] = node
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
-    answers: dict[str, str | None] = {asked[each]: "no answer" for each in late}
+        probed[remote.remote(store, probe, here, node)] = node
+    answered, late = ray.wait(list(probed), num_returns=len(probed), timeout=_ANSWER_WITHIN_S)
+    answers: dict[str, str | None] = {probed[each]: "no response" for each in late}
     for each in answered:
         try:
-            answers[asked[each]] = ray.get(each)
+            answers[probed[each]] = ray.get(each)
         except RayError as error:
-            if any(node["Alive"] and node["NodeID"] == asked[each] for node in ray.nodes()):
-                answers[asked[each]] = " ".join(str(error).split())
+            if any(node["Alive"] and node["NodeID"] == probed[each] for node in ray.nodes()):
+                answers[probed[each]] = " ".join(str(error).split())
     return answers
 
 

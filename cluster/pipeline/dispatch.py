@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ...errors import DistiltuneError, RunFailedError, first_line
+from ...progress import Progress, ReportProgress
 from ..remote.tasks import Task, call
 from ..session.ray_session import num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
@@ -16,13 +17,6 @@ _TRIES = 3
 _PATIENCE_S = (
     10.0  # a worker takes some seconds to start; a task that has not begun by then is reported as waiting
 )
-
-
-class Tell(Protocol):
-    """Callback for a stage's progress: one line of text, and further values for the record."""
-
-    def __call__(self, text: str, /, **more: Any) -> None:
-        """Report progress."""
 
 
 class Dispatcher:
@@ -35,30 +29,40 @@ class Dispatcher:
         self._period_s = 0.5 if run.store.directory is not None else 2.0
 
     def do(
-        self, stage: str, function: Callable[..., Any], wanted: TaskResources, *arguments: Any, tell: Tell
+        self,
+        stage: str,
+        function: Callable[..., Any],
+        wanted: TaskResources,
+        *arguments: Any,
+        report: ReportProgress,
     ) -> Any:
         """Send a task and wait for its result, as ``send`` and ``wait`` do."""
-        return self.wait(stage, self.send(stage, function, wanted, *arguments), tell, wanted)
+        return self.wait(stage, self.send(stage, function, wanted, *arguments), report, wanted)
 
     def do_alone(
-        self, stage: str, function: Callable[..., Any], wanted: TaskResources, *arguments: Any, tell: Tell
+        self,
+        stage: str,
+        function: Callable[..., Any],
+        wanted: TaskResources,
+        *arguments: Any,
+        report: ReportProgress,
     ) -> Any:
         """Run a task as ``do`` does, but reserve all CPUs of a node for it; retry on another node if it is lost."""
         from ray.exceptions import RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         for tried in range(1, _TRIES + 1):
-            node, cpus = whole_node(wanted, lambda text: tell(text, waiting_for=text))
+            node, cpus = whole_node(wanted, report)
             strategy = NodeAffinitySchedulingStrategy(node, soft=False)
             whole = TaskResources(cpu=cpus, gpu=0, custom=wanted.custom)
             task = self.send(stage, function, whole, *arguments, scheduling_strategy=strategy)
             try:
-                return self.wait(stage, task, tell, whole)
+                return self.wait(stage, task, report, whole)
             except RunFailedError as error:
                 lost = error.__cause__ is not None and not isinstance(error.__cause__, RayTaskError)
                 if not lost or tried == _TRIES:
                     raise
-                tell("its node was lost; once more on another")
+                report(Progress("its node was lost; retrying on another"))
         raise AssertionError("unreachable")
 
     def send(
@@ -77,13 +81,13 @@ class Dispatcher:
         import ray
 
         gpus = min(1, num_gpus()) if wanted.gpu is None else wanted.gpu
-        told = self._run.key(self._told(stage, part))
-        self._run.store.delete(told)
+        progress = self._run.key(self._progress(stage, part))
+        self._run.store.delete(progress)
         task = Task(
             store=self._run.store,
             config=self._config,
             log=self._run.stage_log(stage, part),
-            told=told,
+            progress=progress,
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,
         )
@@ -93,7 +97,12 @@ class Dispatcher:
         return remote.remote(function, task, *arguments)
 
     def wait(
-        self, stage: str, sent: Any, tell: Tell, wanted: TaskResources | None = None, part: str = ""
+        self,
+        stage: str,
+        sent: Any,
+        report: ReportProgress,
+        wanted: TaskResources | None = None,
+        part: str = "",
     ) -> Any:
         """Return a task's result; report its progress meanwhile, and what it waits for before it has begun.
 
@@ -106,12 +115,12 @@ class Dispatcher:
 
         began = time.monotonic()
         while not ray.wait([sent], timeout=self._period_s)[0]:
-            told = self._run.read(self._told(stage, part))
-            if told is not None:
-                tell(told["text"], waiting_for=None)
+            progress = self._run.read(self._progress(stage, part))
+            if progress is not None:
+                report(Progress(progress["text"], {"waiting_for": None}))
             elif wanted is not None and time.monotonic() - began > _PATIENCE_S:
-                line = f"waiting for {describe(wanted)}"
-                tell(line, waiting_for=describe(wanted))
+                resources = describe(wanted)
+                report(Progress(f"waiting for {resources}", {"waiting_for": resources}))
         try:
             return ray.get(sent)
         except RayTaskError as error:
@@ -122,8 +131,8 @@ class Dispatcher:
         except RayError as error:
             raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
 
-    def _told(self, stage: str, part: str = "") -> str:
-        return f"stages/{'-'.join(filter(None, [stage, part]))}.told.json"
+    def _progress(self, stage: str, part: str = "") -> str:
+        return f"stages/{'-'.join(filter(None, [stage, part]))}.task-progress.json"
 
 
 def describe(wanted: TaskResources) -> str:

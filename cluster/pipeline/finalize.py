@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError
 from ...export.artifact.seal import seal_artifact
-from ...export.benchmark.rows import RowMeasurement
+from ...export.benchmark.measure_models import Measurement
 from ...export.report.report import build_report, write_report
-from ...export.selection.choose import choose
+from ...export.selection.select_variant import select_variant
 from ...storage.temporary import temporary_directory
 from ..specification.config import JobConfig
 from ..store.records import trials_of
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 def choose_variant(config: JobConfig, run: Run) -> StageResult:
     """Apply the gate and select a variant, on the validation split; possibly none passes."""
-    measured = [RowMeasurement.from_json(row) for row in run.stage_record("benchmark")["result"]["rows"]]
-    choice = choose(measured, config.export.choose)
+    measured = [
+        Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
+    ]
+    selection = select_variant(measured, config.export.choose)
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
-    rows = [replace(row, answers=None) for row in choice.rows]
+    measurements = [replace(each, answers=None) for each in selection.measurements]
     record: dict[str, Any] = {
-        "variants": [row.to_json() for row in rows],
-        "chosen": choice.chosen,
-        "reason": choice.reason or None,
+        "variants": [each.to_json() for each in measurements],
+        "chosen": selection.chosen,
+        "reason": selection.reason or None,
     }
-    passed = sum(row.passed_gate is True for row in rows)
-    failed = sum(row.passed_gate is False for row in rows)
-    return record, f"{passed} passed, {failed} failed; chosen: {choice.chosen or 'none'}"
+    passed = sum(each.passed_gate is True for each in measurements)
+    failed = sum(each.passed_gate is False for each in measurements)
+    return record, f"{passed} passed, {failed} failed; selected: {selection.chosen or 'none'}"
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
@@ -47,20 +49,20 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     gate = run.stage_record("gate")["result"]
     if gate["chosen"] is None:
         raise RunFailedError(gate["reason"])
-    row = next(row for row in gate["variants"] if row["name"] == gate["chosen"])
-    source, target = run.store.fetch(run.variant(row["name"])), run.store.local(run.artifact)
-    figures = {name: value for name, value in row.items() if name not in ("curves", "answers")}
+    chosen = next(each for each in gate["variants"] if each["name"] == gate["chosen"])
+    source, target = run.store.fetch(run.variant(chosen["name"])), run.store.local(run.artifact)
+    measurements = {name: value for name, value in chosen.items() if name not in ("curves", "answers")}
     made_from = _made_from(config, run, data)
     seal_artifact(
         source,
         target,
         made_from=made_from,
-        measurements=figures,
-        session=row.get("session"),
-        num_threads=row["num_threads"],
+        measurements=measurements,
+        session=chosen.get("session"),
+        num_threads=chosen["num_threads"],
     )
     run.store.publish(run.artifact)
-    return {}, f"{row['name']}: {row['size_mb']:.1f} MB, {row['latency_ms']['p50']:.2f} ms"
+    return {}, f"{chosen['name']}: {chosen['size_mb']:.1f} MB, {chosen['latency_ms']['p50']:.2f} ms"
 
 
 def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             run_id=run.id,
             state="finished" if choice["chosen"] else "failed",
             best=search["best"],
-            rows=[RowMeasurement.from_json(row) for row in choice["variants"]],
+            rows=[Measurement.from_json(each) for each in choice["variants"]],
             chosen=choice["chosen"],
             artifact=run.store.location(run.artifact) if choice["chosen"] else None,
             machine=run.stage_record("benchmark")["result"]["machine"],

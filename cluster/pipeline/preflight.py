@@ -13,7 +13,7 @@ from ..specification.config import JobConfig
 from ..specification.goal import check_goals
 from ..store.input_files import data_is_local, with_local_inputs
 from ..store.runs import Run, Storage
-from .warm_start import former_trials
+from .warm_start import warm_start_trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -189,7 +189,8 @@ def _warn_of_other_bits(config: JobConfig) -> None:
     if int8_products_saturate():
         logger.warning(
             "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX "
-            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are made on another machine",
+            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are built on another "
+            "machine",
             aware.weight_bits,
         )
 
@@ -220,8 +221,8 @@ def check_texts(config: JobConfig, data: TextData) -> None:
         )
         if share > _MANY_UNKNOWN:
             logger.warning(
-                "%s: its tokenizer does not know %.0f %% of the characters of the training texts; one of their "
-                "language and script would read them",
+                "%s: its tokenizer does not know %.0f %% of the characters of the training texts; use a student "
+                "for their language and script",
                 parameter,
                 100 * share,
             )
@@ -246,7 +247,7 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
 CHECKS = (
     Check("space", ("search", "training", "student", "data"), _check_space),
     Check("batches", ("search", "training", "resources"), _check_batches),
-    Check("former trials", ("search",), lambda job: former_trials(job.config, job.storage, job.run)),
+    Check("former trials", ("search",), lambda job: warm_start_trials(job.config, job.storage, job.run)),
     Check(
         "models",
         ("teacher", "student", "search", "training", "export"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ...errors import DistiltuneError, InputError, RunFailedError, StorageError
+from ...progress import Progress, ReportProgress
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ..specification.config import JobConfig, StorageConfig
@@ -20,17 +21,16 @@ from ..store.runs import Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
 from .preflight import CheckedJob, check_job
-from .warm_start import keep_former
+from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
-    from .dispatch import Tell
     from .stages import StageResult
 
 logger = logging.getLogger(__name__)
 
-_TELL_EVERY_S = 1.0
+_WRITE_EVERY_S = 1.0
 
 
 def run_job(
@@ -66,10 +66,10 @@ def run_job(
         if not submitted:
             run.clear_stop()
         _begin(run, config, name, job.data)
-        keep_former(config, storage, run)
+        store_warm_start_trials(config, storage, run)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
-            runner = _Runner(run, lease, lambda event: _hear(event, listener))
+            runner = _Runner(run, lease, lambda event: _log_event(event, listener))
             runner.begin()
             try:
                 if run.is_to_stop:
@@ -102,8 +102,8 @@ def refuse_other_specification(run: Run, config: JobConfig) -> None:
     changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
     if changed:
         raise InputError(
-            f"--run-id: run {run.id} exists with another specification (other: {', '.join(changed)}); "
-            "choose another id, or give the specification it began with"
+            f"--run-id: run {run.id} exists with another specification (different: {', '.join(changed)}); choose "
+            f"another id, or use the specification that it was started with"
         )
 
 
@@ -114,8 +114,8 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
     if read != data.fingerprint:
         raise InputError(
-            f"--run-id: run {run.id} began with other data, its files have changed since; "
-            "choose another id, or put the files back"
+            f"--run-id: run {run.id} was started with other data: its files have changed since; choose another id, "
+            f"or restore the files"
         )
     if run.read("job.json") is None:
         run.write("job.json", config.model_dump(mode="json"))
@@ -137,7 +137,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
     """Record how an unfinished run ended, unless another process has taken it over."""
     if lease.interruption == "lost":
         raise RunFailedError(
-            f"run {run.id}: another process took it over, since this one was not heard of for too long"
+            f"run {run.id}: another process took it over, since this one sent no heartbeat for too long"
         ) from error
     stopped = lease.interruption == "stop"
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
@@ -146,7 +146,7 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
         _end(run, state, None if stopped else _reason(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
-        raise KeyboardInterrupt(f"{what}; go on with: distiltune resume {run.id}{_where(config)}") from error
+        raise KeyboardInterrupt(f"{what}; resume with: distiltune resume {run.id}{_where(config)}") from error
 
 
 def _where(config: JobConfig) -> str:
@@ -165,7 +165,7 @@ def _reason(error: BaseException) -> str | None:
     return type(error).__name__ + f": {error}".rstrip(": ")
 
 
-def _hear(event: StageEvent, listener: Listener) -> None:
+def _log_event(event: StageEvent, listener: Listener) -> None:
     if event.state != "progress":
         text = f": {event.text}" if event.text else ""
         took = f" ({event.seconds:.1f} s)" if event.seconds else ""
@@ -190,7 +190,12 @@ class _Runner:
         return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
 
     def do(
-        self, stage: str, work: Callable[[Tell], StageResult], *, again: bool = False, already_s: float = 0.0
+        self,
+        stage: str,
+        work: Callable[[ReportProgress], StageResult],
+        *,
+        again: bool = False,
+        already_s: float = 0.0,
     ) -> None:
         """Run a stage unless it is finished.
 
@@ -210,7 +215,7 @@ class _Runner:
         self._write(stage, "running", started=started)
         began = time.monotonic() - already_s
         try:
-            done = work(_Teller(self._run, stage, self._listener))
+            done = work(_ProgressWriter(self._run, stage, self._listener))
         except BaseException as error:
             seconds = time.monotonic() - began
             state = "failed" if isinstance(error, Exception) else "stopped"
@@ -233,8 +238,8 @@ class _Runner:
         self._run.write(f"stages/{stage}.json", {"stage": stage, "state": state, **more})
 
 
-class _Teller:
-    """Forwards a stage's progress: to the listener at once, to the run store at most once a second."""
+class _ProgressWriter:
+    """Forwards the progress of a stage: to the listener at once, to the run store at most once a second."""
 
     def __init__(self, run: Run, stage: str, listener: Listener) -> None:
         self._run = Run(run.store.once, run.id)
@@ -243,11 +248,12 @@ class _Teller:
         self._last: dict[str, Any] = {}
         self._written = 0.0
 
-    def __call__(self, text: str, /, **more: Any) -> None:
-        self._listener(StageEvent(self._stage, "progress", text))
-        record = {"text": text, **more}
-        ended = more.get("done") is not None and more.get("done") == more.get("num_trials")
-        late = time.monotonic() - self._written > _TELL_EVERY_S
+    def __call__(self, progress: Progress) -> None:
+        self._listener(StageEvent(self._stage, "progress", progress.message))
+        values = progress.values
+        record = {"text": progress.message, **values}
+        ended = values.get("done") is not None and values.get("done") == values.get("num_trials")
+        late = time.monotonic() - self._written > _WRITE_EVERY_S
         if record == self._last or not (late or ended):
             return
         self._last, self._written = record, time.monotonic()

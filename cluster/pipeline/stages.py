@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...export.variants import kinds
+from ...progress import Progress, ReportProgress
 from ...search.space.students import ONLY_STUDENT
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
@@ -13,21 +15,20 @@ from ..session.ray_session import num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
 from ..store.runs import TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
-from .dispatch import Dispatcher, Tell
+from .dispatch import Dispatcher
 from .students import Students
-from .warm_start import former_trials
+from .warm_start import warm_start_trials
 
 if TYPE_CHECKING:
-    from ...search.driver.progress import SearchProgress
     from ...search.space.students import Student
     from ...training.data.text_data import TextData
     from ...training.data.tokenized import LabelledSplit
 
 StageResult = tuple[dict[str, Any], str]
 
-STUDENT_ROW = "student-pytorch"
-TEACHER_ROW = "teacher-pytorch"
-REFERENCE_ROW = "reference-bert-base"
+STUDENT = "student-pytorch"
+TEACHER = "teacher-pytorch"
+REFERENCE = "reference-bert-base"
 
 
 class Stages:
@@ -49,7 +50,7 @@ class Stages:
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
 
-    def teacher(self, tell: Tell) -> StageResult:
+    def teacher(self, report: ReportProgress) -> StageResult:
         """Load, fine-tune or train the teachers, once for all runs with the same data and settings."""
         from ...training import tasks
         from ...training.teacher.prepare import teacher_key
@@ -62,11 +63,11 @@ class Stages:
         ]
         if len(keys) == 1:
             record = self._dispatcher.do(
-                "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], tell=tell
+                "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
             text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
             return {**record, "key": keys[0], "keys": keys}, text
-        records = self._ensemble(keys, wanted, tell)
+        records = self._ensemble(keys, wanted, report)
         accuracies = [record["validation_accuracy"] for record in records]
         text = f"{len(keys)} of {records[0]['kind']}, validation accuracy "
         text += f"{min(accuracies):.4f} to {max(accuracies):.4f}"
@@ -76,7 +77,9 @@ class Stages:
         ]
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
-    def _ensemble(self, keys: list[str], wanted: TaskResources, tell: Tell) -> list[dict[str, Any]]:
+    def _ensemble(
+        self, keys: list[str], wanted: TaskResources, report: ReportProgress
+    ) -> list[dict[str, Any]]:
         """Prepare each teacher in a task of its own, in parallel if resources allow."""
         parts = [str(number) for number in range(1, len(keys) + 1)]
         sent = [
@@ -86,40 +89,43 @@ class Stages:
             for number, (key, part) in enumerate(zip(keys, parts, strict=True))
         ]
 
-        def told(part: str) -> Tell:
-            begun = f"{part} of {len(keys)}"
-            return lambda text, /, **more: tell(f"{begun}: {text}" if text else begun, **more)
+        def report_part(part: str) -> ReportProgress:
+            def prefixed(progress: Progress) -> None:
+                text = ": ".join(filter(None, [f"{part} of {len(keys)}", progress.message]))
+                report(replace(progress, message=text))
+
+            return prefixed
 
         return [
-            self._dispatcher.wait("teacher", task, told(part), wanted, part=part)
+            self._dispatcher.wait("teacher", task, report_part(part), wanted, part=part)
             for task, part in zip(sent, parts, strict=True)
         ]
 
-    def logits(self, tell: Tell) -> StageResult:
+    def logits(self, report: ReportProgress) -> StageResult:
         """Label the train and validation splits with the teachers."""
         wanted = self._whole(self._config.resources.teacher)
         made = self._run.stage_record("teacher")["result"]
         teachers = made.get("keys", [made["key"]])
         self._splits, record = self._dispatcher.do(
-            "logits", labelling.label_with_teachers, wanted, self._data, teachers, tell=tell
+            "logits", labelling.label_with_teachers, wanted, self._data, teachers, report=report
         )
         if not record["keys"]:
             return record, "not needed: alpha is 1"
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
-        text = f"{computed:,} texts labelled" if computed else "every text is in the cache"
-        text = f"{text}; besides train: {', '.join(more)}" if more else text
+        text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
+        text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
             text += f"; mean of {len(teachers)} teachers: validation accuracy "
             text += f"{record['ensemble']['validation_accuracy']:.4f}"
         return record, text
 
-    def student(self, tell: Tell) -> StageResult:
+    def student(self, report: ReportProgress) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
         trains = self._config.student.is_pretrained
         wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
-        record, self._students = students.make(self._teacher(), tell)
+        record, self._students = students.make(self._teacher(), report)
         if self._config.student.own_tokenizer:
             self._splits = self._dispatcher.do(
                 "student",
@@ -129,7 +135,7 @@ class Stages:
                 self._teacher(),
                 record["key"],
                 self._splits,
-                tell=tell,
+                report=report,
             )
         if ONLY_STUDENT not in self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
@@ -140,13 +146,13 @@ class Stages:
         if "vocabulary" in record:
             share = record["vocabulary"]["covered_share"]
             text += f", {record['num_embeddings']:,} word pieces"
-            text += "" if share is None else f", all that {share:.0%} of the validation texts need"
+            text += "" if share is None else f", sufficient for {share:.0%} of the validation texts"
         for each in record["parity"]:
             if each["predictions_changed"] is not None:
                 text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"
         return record, text
 
-    def search(self, tell: Tell) -> StageResult:
+    def search(self, report: ReportProgress) -> StageResult:
         """Run the trials and keep the best epoch of the best one."""
         from ...search.driver.run_search import TrialInputs, run_search
 
@@ -174,9 +180,9 @@ class Stages:
             gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
             custom_per_trial=trial.custom,
             processes_per_trial=trial.processes,
-            known=former_trials(config, storage, self._run),
+            known=warm_start_trials(config, storage, self._run),
             journal=self._run.journal,
-            on_progress=lambda progress: tell(_progress_line(progress), **progress.to_json()),
+            report=report,
             check_resources=not config.resources.autoscaling,
         )
         assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
@@ -192,7 +198,7 @@ class Stages:
             filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
         )
 
-    def export(self, tell: Tell) -> StageResult:
+    def export(self, report: ReportProgress) -> StageResult:
         """Export the variants, each in a task of its own."""
         names = list(self._config.export.variants)
         plain = kinds.plain.PLAIN.name
@@ -203,8 +209,8 @@ class Stages:
         for group in (first, [name for name in names if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
-                records[name] = self._dispatcher.wait("export", task, tell, part=name)
-                tell(f"{name} ({len(records)} of {len(names)})")
+                records[name] = self._dispatcher.wait("export", task, report, part=name)
+                report(Progress(f"{name} ({len(records)} of {len(names)})"))
         return {"variants": [records[name] for name in names]}, ", ".join(names)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
@@ -212,25 +218,25 @@ class Stages:
         wanted = resources_for(name, self._config.resources.export)
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
-    def benchmark(self, tell: Tell) -> StageResult:
-        """Measure every row on a node that is reserved for the measurement."""
+    def benchmark(self, report: ReportProgress) -> StageResult:
+        """Measure every model on a node that is reserved for the measurement."""
         wanted = self._config.resources.benchmark
         measured = self._dispatcher.do_alone(
-            "benchmark", tasks.measure, wanted, self._rows(), self._data, tell=tell
+            "benchmark", tasks.measure, wanted, self._measurement_specs(), self._data, report=report
         )
-        return measured, f"{len(measured['rows'])} rows measured"
+        return measured, f"{len(measured['measurements'])} models measured"
 
-    def _rows(self) -> list[tasks.RowSpec]:
+    def _measurement_specs(self) -> list[tasks.MeasurementSpec]:
         length = self._config.training.max_length
         best, teacher = self._run.best, self._teacher()
-        rows = [
-            tasks.RowSpec(TEACHER_ROW, "pytorch", teacher, length),
-            tasks.RowSpec(STUDENT_ROW, "pytorch", best, length),
+        specs = [
+            tasks.MeasurementSpec(TEACHER, "pytorch", teacher, length),
+            tasks.MeasurementSpec(STUDENT, "pytorch", best, length),
         ]
         for made in self._run.stage_record("export")["result"]["variants"]:
             name = made["name"]
-            rows.append(
-                tasks.RowSpec(
+            specs.append(
+                tasks.MeasurementSpec(
                     name,
                     kinds.get(name).target,
                     self._run.variant(name),
@@ -241,8 +247,8 @@ class Stages:
                 )
             )
         if self._config.benchmark.reference:
-            rows.append(tasks.RowSpec(REFERENCE_ROW, "reference", teacher, length))
-        return rows
+            specs.append(tasks.MeasurementSpec(REFERENCE, "reference", teacher, length))
+        return specs
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]
@@ -260,12 +266,3 @@ def resources_for(name: str, wanted: TaskResources) -> TaskResources:
     if kinds.get(name).needs_gpu and not wanted.gpu:
         return wanted.model_copy(update={"gpu": 1})
     return wanted
-
-
-def _progress_line(progress: SearchProgress) -> str:
-    line = f"{progress.done} of {progress.num_trials} trials done, {progress.running} running"
-    for count, what in ((progress.failed, "failed"), (progress.pruned, "pruned")):
-        line += f", {count} {what}" if count else ""
-    if progress.best_value is not None:
-        line += f", best {progress.best_value:.4f}"
-    return line + (f"; waiting for {progress.waiting_for}" if progress.waiting_for else "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ...progress import Progress, ReportProgress
 from ...search.space.students import ONLY_STUDENT, STUDENT_METRICS, Student, student_names
 from ..remote import tasks
 from ..remote.latency import latency_of_student
 from ..specification.config import JobConfig, TaskResources
 from ..store.runs import Run
-from .dispatch import Dispatcher, Tell
+from .dispatch import Dispatcher
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -38,12 +39,12 @@ class Students:
         self._dispatcher = dispatcher
         self._wanted = wanted
 
-    def make(self, teacher: str, tell: Tell) -> tuple[dict[str, Any], dict[str, Student]]:
+    def make(self, teacher: str, report: ReportProgress) -> tuple[dict[str, Any], dict[str, Student]]:
         """Write every student's starting checkpoint.
 
         Args:
             teacher: Key of the prepared teacher.
-            tell: Called with progress.
+            report: Called with progress.
 
         Returns:
             The first student's record, with all records by name under ``students``; and the students by name.
@@ -51,13 +52,13 @@ class Students:
         wanted, records = student_names(self._config.search), {}
         for name, arguments in wanted.items():
             if arguments:
-                tell(f"{name} ({len(records) + 1} of {len(wanted)})")
+                report(Progress(f"{name} ({len(records) + 1} of {len(wanted)})"))
             key = self._key(name)
-            records[name] = {**self._make(teacher, key, arguments, tell), "key": key}
+            records[name] = {**self._make(teacher, key, arguments, report), "key": key}
         if self._needs("latency_ms"):
             for name, record in records.items():
-                tell(f"latency of {name}")
-                record["latency_ms"] = self._measure(record["key"], teacher, tell)
+                report(Progress(f"latency of {name}"))
+                record["latency_ms"] = self._measure(record["key"], teacher, report)
         students = {name: Student(record["key"], _shared(name, record)) for name, record in records.items()}
         return {**next(iter(records.values())), "students": records}, students
 
@@ -66,21 +67,23 @@ class Students:
             return self._run.student
         return self._run.key(f"students/{re.sub(r'[^a-z0-9_]+', '-', name).strip('-')}")
 
-    def _make(self, teacher: str, key: str, searched: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def _make(
+        self, teacher: str, key: str, searched: dict[str, Any], report: ReportProgress
+    ) -> dict[str, Any]:
         arguments = (teacher, self._data, key, searched)
-        return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, tell=tell)
+        return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, report=report)
 
     def _needs(self, metric: str) -> bool:
         search = self._config.search
         return any(each.metric == metric for each in (*search.objectives, *search.constraints))
 
-    def _measure(self, student: str, teacher: str, tell: Tell) -> float:
+    def _measure(self, student: str, teacher: str, report: ReportProgress) -> float:
         rows = self._data.splits["validation"].select(
             range(min(_NUM_TEXTS, len(self._data.splits["validation"])))
         )
         wanted = self._config.resources.benchmark
         arguments = (student, teacher, rows, self._data.label_names)
-        return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, tell=tell)
+        return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, report=report)
 
 
 def _shared(name: str, record: dict[str, Any]) -> dict[str, float]:

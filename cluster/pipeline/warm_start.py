@@ -13,7 +13,7 @@ from ..store.runs import LATEST, Run, Storage
 _COPY = "former.json"  # kept in the new run, which can be resumed after the former one is deleted
 
 
-def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
+def warm_start_trials(config: JobConfig, storage: Storage, run: Run | None = None) -> list[TrialRecord]:
     """Return the finished trials of the run given as ``search.warm_start``, or an empty list if it is not set.
 
     Args:
@@ -44,7 +44,7 @@ def former_trials(config: JobConfig, storage: Storage, run: Run | None = None) -
     return finished(records)
 
 
-def keep_former(config: JobConfig, storage: Storage, run: Run) -> None:
+def store_warm_start_trials(config: JobConfig, storage: Storage, run: Run) -> None:
     """Copy the trials that a run is warm-started from into it, once."""
     name = config.search.warm_start
     if name is not None and run.read(_COPY) is None:
@@ -55,7 +55,7 @@ def _stored(storage: Storage, name: str) -> dict[str, Any]:
     """Return the result of a former run's search."""
     if name == LATEST:
         raise ConfigError(
-            "search.warm_start: 'latest' would be this run by the time it begins; give a run's id"
+            "search.warm_start: 'latest' would be this run once it has started; give the id of a run"
         )
     try:
         record = storage.open(name).stage_record("search")
@@ -63,6 +63,6 @@ def _stored(storage: Storage, name: str) -> dict[str, Any]:
         raise RunNotFoundError(f"search.warm_start: {error}") from None
     if record.get("state") != "finished":
         raise ConfigError(
-            f"search.warm_start: the search of run {name!r} is not finished; wait for it, or name another run"
+            f"search.warm_start: the search of run {name!r} has not finished; wait for it, or choose another run"
         )
     return record["result"]

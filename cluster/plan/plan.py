@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import ConfigError, RunFailedError, listed, shown
-from ...export.benchmark.rows import RowMeasurement
+from ...export.benchmark.measure_models import Measurement
 from ...export.config import ChooseConfig
 from ...export.selection.gate import apply_gate
 from ..specification.config import JobConfig, PlanConfig, PlanStep
@@ -25,12 +25,12 @@ class Outcome:
 
     Attributes:
         run_id: Id of the run.
-        row: The selected variant, with its answers on the validation split; None if no variant keeps its limits.
+        measurement: That of the selected variant, with its predictions; None if no variant is within its limits.
         reason: Why no variant does.
     """
 
     run_id: str
-    row: RowMeasurement | None
+    measurement: Measurement | None
     reason: str = ""
 
 
@@ -62,7 +62,7 @@ class Tried:
     against_base: dict[str, Any] | None = None
     cost: float | None = None
     kept: bool = True
-    reason: str = "the job as it is"
+    reason: str = "the unchanged job"
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -78,7 +78,7 @@ def check_plan(config: JobConfig) -> PlanConfig:
     plan, faults = config.plan, []
     if plan is None or not plan.steps:
         raise ConfigError(
-            "plan.steps: none given, so there is nothing to try; name keys and values, such as "
+            "plan.steps: none given, so there is nothing to try; list keys and values, such as "
             "{key: student.layers, values: [[0, 2, 5], [0, 5]]}"
         )
     for step in plan.steps:
@@ -101,7 +101,7 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
     values = config.model_dump(mode="json") | {"plan": None}
     at, keys = values, key.split(".")
     if keys[0] == "plan":
-        raise ConfigError(f"plan.steps: key {shown(key)} given; accepted: a key outside of the plan itself")
+        raise ConfigError(f"plan.steps: key {shown(key)} given; accepted: a key outside of the section plan")
     for number, name in enumerate(keys[:-1], start=1):
         if at.get(name, 0) is None:
             at[name] = {}
@@ -134,9 +134,9 @@ def tries(
     """
     kept = config.model_copy(update={"plan": None})
     outcome = do(kept, 0)
-    if outcome.row is None:
-        raise RunFailedError(f"run {outcome.run_id}, the job as it is: {outcome.reason}")
-    judge = _Judge(plan, config.export.choose, outcome.row)
+    if outcome.measurement is None:
+        raise RunFailedError(f"run {outcome.run_id}, the unchanged job: {outcome.reason}")
+    judge = _Judge(plan, config.export.choose, outcome.measurement)
     first = replace(judge.described(outcome, None, None), cost=1.0)
     yield first, kept
     least, number = first.cost or 1.0, 0
@@ -167,43 +167,44 @@ def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
 class _Judge:
     """Compares outcomes with the first one."""
 
-    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: RowMeasurement) -> None:
+    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: Measurement) -> None:
         self._plan = plan
         self._base = base
         self._gate = gate_of(plan, choose)
 
     def described(self, outcome: Outcome, key: str | None, value: Any) -> Tried:
-        row = outcome.row
-        if row is None:
+        measurement = outcome.measurement
+        if measurement is None:
             return Tried(outcome.run_id, key, value, kept=False, reason=outcome.reason)
         thresholded = self._gate.accuracy == "with_threshold"
         accuracy = (
-            (row.with_threshold or {}).get("validation_accuracy") if thresholded else row.validation_accuracy
+            (measurement.with_threshold or {}).get("validation_accuracy")
+            if thresholded
+            else measurement.validation_accuracy
         )
         return Tried(
-            outcome.run_id, key, value, row.name, row.latency_ms["p50"], row.size_mb, accuracy,
-            cost=self._cost(row) / self._cost(self._base),
+            outcome.run_id, key, value, measurement.name, measurement.latency_ms["p50"], measurement.size_mb, accuracy,
+            cost=self._cost(measurement) / self._cost(self._base),
         )  # fmt: skip
 
     def __call__(self, outcome: Outcome, step: PlanStep, value: Any, least: float) -> Tried:
         tried = self.described(outcome, step.key, value)
-        if outcome.row is None:
+        if outcome.measurement is None:
             return tried
-        gained = 1 - self._cost(outcome.row) / self._cost(self._base) / least
-        rows = [replace(self._base, name=_BASE), replace(outcome.row, name=_TRIED)]
-        judged = apply_gate(rows, self._gate, student=_BASE)[1]
+        gained = 1 - self._cost(outcome.measurement) / self._cost(self._base) / least
+        measurements = [replace(self._base, name=_BASE), replace(outcome.measurement, name=_TRIED)]
+        judged = apply_gate(measurements, self._gate, student=_BASE)[1]
         tried = replace(tried, against_base=judged.against_student)
         if not judged.passed_gate:
             return replace(tried, kept=False, reason=judged.verdict or "")
         if gained < self._plan.min_gain:
-            reason = (
-                f"{self._plan.minimise} falls by {100 * gained:.1f} %, under min_gain {self._plan.min_gain:g}"
-            )
+            limit = f"less than min_gain {self._plan.min_gain:g}"
+            reason = f"{self._plan.minimise} decreases by {100 * gained:.1f} %, {limit}"
             return replace(tried, kept=False, reason=reason)
-        return replace(tried, reason=f"{self._plan.minimise} falls by {100 * gained:.1f} %")
+        return replace(tried, reason=f"{self._plan.minimise} decreases by {100 * gained:.1f} %")
 
-    def _cost(self, row: RowMeasurement) -> float:
-        latency, size = row.latency_ms["p50"], row.size_mb
+    def _cost(self, measurement: Measurement) -> float:
+        latency, size = measurement.latency_ms["p50"], measurement.size_mb
         return {"latency_ms": latency, "size_mb": size, "latency_times_size": latency * size}[
             self._plan.minimise
         ]
@@ -213,8 +214,11 @@ def outcome_of(run: Run) -> Outcome:
     """Return the outcome of a run whose gate has been applied."""
     choice = run.stage_record("gate").get("result") or {}
     if choice.get("chosen") is None:
-        return Outcome(run.id, None, choice.get("reason") or "the run has not come to its gate")
-    rows = run.stage_record("benchmark")["result"]["rows"]
+        return Outcome(run.id, None, choice.get("reason") or "the run has not reached its gate")
+    measurements = run.stage_record("benchmark")["result"]["measurements"]
     return Outcome(
-        run.id, RowMeasurement.from_json(next(row for row in rows if row["name"] == choice["chosen"]))
+        run.id,
+        Measurement.from_json(
+            next(measurement for measurement in measurements if measurement["name"] == choice["chosen"])
+        ),
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConfigError, InputError, RunFailedError
+from ...progress import Progress, ReportProgress
 from ..pipeline.preflight import check_job
 from ..pipeline.run_job import run_job
 from ..specification.config import JobConfig, PlanConfig
 from ..specification.goal import goal_of
 from ..store.runs import Run, Storage, name_run
 from ..watching.events import Listener
-from .plan import Outcome, Tried, changed, check_plan, gate_of, outcome_of, tries
+from ..watching.plan_view import tried_line
+from .plan import Outcome, changed, check_plan, gate_of, outcome_of, tries
 
 
 def run_plan(
@@ -21,7 +22,7 @@ def run_plan(
     *,
     plan_id: str | None = None,
     listener: Listener = lambda _: None,
-    on_tried: Callable[[Tried], None] = lambda _: None,
+    report: ReportProgress | None = None,
 ) -> dict[str, Any]:
     """Execute a plan; each change is a run of its own, and a finished run is not repeated.
 
@@ -30,7 +31,7 @@ def run_plan(
         name: Name of the job; a plan without an id is named after it.
         plan_id: Id of the plan; an existing plan with that id is resumed. Its runs are ``ID-0``, ``ID-1`` and so on.
         listener: Called with every stage event of every run.
-        on_tried: Called with every change that was tried.
+        report: Called with every change that was tried; the values are those of its record.
 
     Returns:
         The record, as stored in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that
@@ -65,9 +66,12 @@ def run_plan(
             if tried.kept:
                 record["run_id"] = tried.run_id
             storage.store.write_json(f"plans/{plan_id}.json", record)
-            on_tried(tried)
+            if report is not None:
+                report(Progress(tried_line(tried.to_json()), tried.to_json()))
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"interrupted; go on with the same command and --run-id {plan_id}") from error
+        raise KeyboardInterrupt(
+            f"interrupted; resume with the same command and --run-id {plan_id}"
+        ) from error
     return record
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows, median_text
+from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models, median_text
 from ...export.machine import describe_machine
 from ...export.variants import kinds
 from ...export.variants.base import Variant
@@ -22,7 +22,7 @@ def latency_of_student(
 ) -> float:
     """Return a student's median latency in ms, as it would be exported; measured once per kind of machine."""
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
-    told = {
+    settings = {
         "teacher": teacher_key,
         "student": json.loads((student / "config.json").read_text(encoding="utf-8")),
         "export": config.export.model_dump(mode="json"),
@@ -31,7 +31,7 @@ def latency_of_student(
         "query": median_text(texts["text"][:]),
         "machine": {name: fact for name, fact in machine.items() if name != "load_average"},
     }
-    key = f"{LATENCIES}/{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}.json"
+    key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
     found = task.store.read_json(key)
     if found is None:
         found = {"latency_ms": _measured(task, student, texts, label_names), "machine": machine}
@@ -49,11 +49,11 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         # Sensitivity analysis does not change the latency, and it needs training texts.
         export = task.config.export.model_copy(update={"sensitivity": False})
         build_variant(variant.name, student, made, config=export, max_length=length, num_threads=threads)
-        row = RowSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
+        row = MeasurementSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts["text"][:], texts["label"][:]
         # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
-        [measured] = measure_rows([row], BenchmarkTexts(*columns, *columns, label_names), config)
+        [measured] = measure_models([row], BenchmarkTexts(*columns, *columns, label_names), config)
     return measured.latency_ms["p50"]
 
 

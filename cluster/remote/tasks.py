@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
+from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models
 from ...export.machine import describe_machine
 from ...export.out_of_scope.select_threshold import CalibrationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
+from ...progress import Progress
 from ...search.space.students import student_keys
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
@@ -36,7 +37,7 @@ class Task:
         store: The run store.
         config: The job's specification.
         log: Key of the log that the task writes.
-        told: Key of the record with the task's latest progress line; it exists once the task has begun.
+        progress: Key of the record with the task's latest progress line; it exists once the task has begun.
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
     """
@@ -44,21 +45,21 @@ class Task:
     store: Store
     config: JobConfig
     log: str
-    told: str
+    progress: str
     num_threads: int
     use_gpu: bool
 
-    def tell(self, text: str) -> None:
-        """Report a line of progress to the driver."""
-        self.store.write_json(self.told, {"text": text})
-        logging.getLogger("distiltune").info(text)
+    def report(self, progress: Progress) -> None:
+        """Report progress to the driver, which shows its message, and to the task's log."""
+        self.store.write_json(self.progress, {"text": progress.message})
+        logging.getLogger("distiltune").info(progress.message)
 
     @property
     def local_config(self) -> JobConfig:
         """Specification with paths of this machine in place of references into the store."""
         return with_local_inputs(self.config, self.store)
 
-    def bring(self, key: str) -> Path:
+    def local_copy(self, key: str) -> Path:
         """Return the local copy of a folder in the store, or the path to create it at if there is none yet."""
         try:
             return self.store.fetch(key)
@@ -71,7 +72,7 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
-        task.store.write_json(task.told, {"text": ""})
+        task.store.write_json(task.progress, {"text": ""})
         try:
             return function(task, *arguments)
         except BaseException as error:
@@ -98,7 +99,7 @@ def make_student(
         validation_texts=data.splits["validation"]["text"][:],
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
-        tell=task.tell,
+        report=task.report,
         task=learning.get(config.task),
     )
     task.store.publish(key)
@@ -138,10 +139,10 @@ def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
     return CalibrationTexts(rows["text"][:], [names[label] for label in rows["label"][:]], goal)
 
 
-def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
-    """Measure every row on this node, one after another, and describe the machine.
+def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[str, Any]:
+    """Measure every model on this node, one after another, and describe the machine.
 
-    The rows' directories are keys of the store.
+    The models' directories are keys of the store.
     """
     validation, test = data.splits["validation"], data.splits["test"]
     texts = BenchmarkTexts(
@@ -154,17 +155,17 @@ def measure(task: Task, rows: list[RowSpec], data: TextData) -> dict[str, Any]:
         task.config.task,
     )
     machine = describe_machine()
-    measured = measure_rows(
-        [_here(task.store, row) for row in rows],
+    measured = measure_models(
+        [_here(task.store, spec) for spec in specs],
         texts,
         task.config.benchmark,
         goal=goal_of(task.config, data),
         compressed=task.config.training.pruning is not None,
-        on_row=lambda row: task.tell(f"{row.name}: {row.latency_ms['p50']:.2f} ms, {row.size_mb:.1f} MB"),
+        report=task.report,
     )
-    return {"rows": [row.to_json() for row in measured], "machine": machine}
+    return {"measurements": [each.to_json() for each in measured], "machine": machine}
 
 
-def _here(store: Store, row: RowSpec) -> RowSpec:
-    tokenizer = None if row.tokenizer_dir is None else str(store.fetch(row.tokenizer_dir))
-    return replace(row, directory=str(store.fetch(row.directory)), tokenizer_dir=tokenizer)
+def _here(store: Store, spec: MeasurementSpec) -> MeasurementSpec:
+    tokenizer = None if spec.tokenizer_dir is None else str(store.fetch(spec.tokenizer_dir))
+    return replace(spec, directory=str(store.fetch(spec.directory)), tokenizer_dir=tokenizer)

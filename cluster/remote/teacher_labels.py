@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelError
+from ...progress import Progress
 from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
@@ -28,14 +29,12 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
     record = prepare_teacher(
         config.teacher.members[number],
         data,
-        task.bring(key),
+        task.local_copy(key),
         max_length=config.training.max_length,
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
-        on_epoch=lambda epoch: task.tell(
-            f"epoch {epoch['epoch']:g}: validation accuracy {epoch['validation_accuracy']:.4f}"
-        ),
+        report=task.report,
     )
     task.store.publish(key, shared=True)
     return {**record, **read_record(task.store.fetch(key))}
@@ -69,7 +68,7 @@ def label_with_teachers(
     for key in teacher_keys[1:]:
         if load_tokenizer(task.store.fetch(key)).get_vocab() != tokenizer.get_vocab():
             raise ModelError(
-                "teacher.ensemble: the teachers have different word pieces; name fine_tune, or set it to 1"
+                "teacher.ensemble: the teachers have different word pieces; use fine_tune, or set it to 1"
             )
     for name, each in {
         "train": tokens["train"],
@@ -96,14 +95,15 @@ def _mean_logits(
     total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
         if len(teacher_keys) > 1:
-            task.tell(f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}")
+            message = f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}"
+            task.report(Progress(message))
         teacher = task.store.fetch(teacher_key)
         key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
         found = teacher_logits(
             teacher,
             split,
             max_length=length,
-            cache_dir=task.bring(key).parent,
+            cache_dir=task.local_copy(key).parent,
             dtype=LOGITS_DTYPE,
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,

@@ -7,12 +7,13 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 from ...errors import RunFailedError, first_line, shown
+from ...progress import Progress, ReportProgress
 from ...search.driver.nodes import RAY_WORKER_ENV, num_places
 from ...storage.environment import environment_set
 from ...storage.temporary import TemporaryDirectory
@@ -102,13 +103,13 @@ def _attach(address: str) -> None:
         ) from error
 
 
-def needs_of(asked: TaskResources, default_gpus: float) -> dict[str, float]:
+def needs_of(requested: TaskResources, default_gpus: float) -> dict[str, float]:
     """Return the resources that a task needs on a node, by Ray's resource names."""
-    gpus = default_gpus if asked.gpu is None else asked.gpu
-    return {"CPU": asked.cpu, "GPU": gpus, **asked.custom}
+    gpus = default_gpus if requested.gpu is None else requested.gpu
+    return {"CPU": requested.cpu, "GPU": gpus, **requested.custom}
 
 
-def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _: None) -> tuple[str, float]:
+def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> tuple[str, float]:
     """Return id and CPUs of a large enough node: preferably without GPUs, then the one with the most CPUs.
 
     If no live node is large enough, request one from the cluster, which may add it on demand.
@@ -122,7 +123,8 @@ def whole_node(wanted: TaskResources, on_wait: Callable[[str], None] = lambda _:
 
     nodes = [node for node in ray.nodes() if large_enough(node)]
     while not nodes:
-        on_wait("a node of its own")
+        if report is not None:
+            report(Progress("a node of its own", {"waiting_for": "a node of its own"}))
         _wait_for_node(needs)
         nodes = [node for node in ray.nodes() if large_enough(node)]
     best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))

@@ -39,16 +39,16 @@ _DEFAULT_SEED = 42
 
 
 class TaskResources(Section):
-    """What one task takes of a node."""
+    """The resources that one task takes on a node."""
 
-    cpu: PositiveAmount = Field(default=1, description="CPUs, also the number of threads it computes with.")
+    cpu: PositiveAmount = Field(default=1, description="CPUs, also the number of threads.")
     gpu: Amount | None = Field(
-        default=None, description="GPUs; a fraction shares one; default: one where the cluster has any."
+        default=None, description="GPUs; a fraction shares one; default: one if the cluster has any."
     )
     custom: dict[Name, Amount] = Field(
         default_factory=dict,
         max_length=100,
-        description="Ray's custom resources, for example {benchmark_node: 1}: only nodes that have them.",
+        description="Ray custom resources that the node must have, for example {benchmark_node: 1}.",
     )
 
 
@@ -59,50 +59,52 @@ class TrialResources(TaskResources):
         default=1,
         ge=1,
         le=10_000,
-        description="Processes that train a trial together, each on an equal part of every batch; on one node or "
-        "on several.",
+        description="Data-parallel processes of a trial, each with an equal part of every batch, on one or several "
+        "nodes.",
     )
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> TrialResources:
         if self.processes > 1 and self.gpu is not None and self.gpu % 1:
             raise ValueError(
-                f"gpu {self.gpu:g} given with processes {self.processes}, of which each needs a GPU of its own; set "
+                f"gpu {self.gpu:g} given with processes {self.processes}, but each process needs a GPU of its own; "
+                f"set "
                 "gpu to 0 or 1, or processes to 1"
             )
         return self
 
 
 class ResourcesConfig(Section):
-    """Where the work runs and how much of it each task takes."""
+    """Where the job runs, and the resources of each task."""
 
     address: Name | None = Field(
-        default=None, description="Ray cluster to attach to (host:port or auto); none starts a local one."
+        default=None, description="Ray cluster to attach to (host:port or auto); null starts a local one."
     )
     num_cpus: Threads | None = Field(
-        default=None, description="CPUs of the local Ray; default: all of this machine."
+        default=None, description="CPUs of the local Ray; default: all CPUs of this machine."
     )
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
         default=None,
-        description="Fine-tuning the teacher, its logits, and pretraining a student; default: a whole node's CPUs.",
+        description="Training the teacher, computing its logits, and pretraining a student; default: all CPUs of a "
+        "node.",
     )
     export: TaskResources = Field(
-        default_factory=lambda: TaskResources(gpu=0), description="Making one variant."
+        default_factory=lambda: TaskResources(gpu=0), description="Building one variant."
     )
     benchmark: TaskResources = Field(
         default_factory=lambda: TaskResources(gpu=0),
-        description="The node that is measured on, at least this large; all its CPUs are taken meanwhile.",
+        description="Minimum size of the node on which models are measured; all its CPUs are reserved meanwhile.",
     )
     autoscaling: list[TaskResources] = Field(
         default_factory=list,
         max_length=1000,
-        description="The kinds of nodes that the cluster adds on demand: a job that fits one is not refused.",
+        description="Types of nodes that the cluster adds on demand: a job that fits one of them is accepted.",
     )
 
 
 class StorageConfig(Section):
-    """Where runs are kept."""
+    """Where runs are stored."""
 
     path: Name = Field(
         default="distiltune-runs",
@@ -112,34 +114,34 @@ class StorageConfig(Section):
         default=60,
         ge=0,
         le=10**7,
-        description="Seconds that the storage is tried again before a stage gives up.",
+        description="Seconds to retry a storage operation before a stage fails.",
     )
 
 
 class PlanStep(Section):
-    """A key of the specification, and the values to try in its place."""
+    """A key of the specification, and the values to try for it."""
 
     key: Name = Field(description="Path of the key, such as student.layers.")
     values: list[Plain] = Field(
         min_length=1,
         max_length=1000,
-        description="Tried in this order, the mild before the harsh, until one is refused.",
+        description="Values, tried in this order until one is rejected: list mild ones first.",
     )
 
 
 class PlanConfig(Section):
-    """Changes that `distiltune plan` tries one after another; each is kept where the gate holds and it pays."""
+    """Changes that `distiltune plan` tries one after another; each is kept if it passes the gate and gains enough."""
 
     steps: list[PlanStep] = Field(
-        default_factory=list, max_length=1000, description="In the order in which they are tried."
+        default_factory=list, max_length=1000, description="Changes, in the order in which they are tried."
     )
     minimise: Literal["latency_ms", "size_mb", "latency_times_size"] = Field(
-        default="latency_times_size", description="What a change must make less to be kept."
+        default="latency_times_size", description="Quantity that a change must decrease to be kept."
     )
-    min_gain: ShareBelowOne = Field(default=0.03, description="By which share, at least.")
+    min_gain: ShareBelowOne = Field(default=0.03, description="Minimum relative decrease.")
     max_accuracy_drop: Share = Field(
         default=0.01,
-        description="Most validation accuracy that may be lost against the job as it is, by export.choose's gate.",
+        description="Maximum loss of validation accuracy against the unchanged job, tested as in export.choose.",
     )
 
 
@@ -147,24 +149,24 @@ class JobConfig(Section):
     """A whole job; every key has a default."""
 
     seed: Seed = Field(
-        default=_DEFAULT_SEED, description="Seed of the job: of every section that gives none of its own."
+        default=_DEFAULT_SEED, description="Seed of the job, and of every section without a seed of its own."
     )
     task: TaskName = Field(
-        default="single_label", description="What is learned: single_label, one label for each text."
+        default="single_label", description="The task to learn: single_label, one label for each text."
     )
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
     )
     student: AnyStudentConfig = Field(default_factory=student_config, description="The student.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="One training.")
-    search: SearchConfig = Field(default_factory=SearchConfig, description="The search.")
-    export: ExportConfig = Field(default_factory=ExportConfig, description="The variants.")
-    benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig, description="The measurements.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training of the student.")
+    search: SearchConfig = Field(default_factory=SearchConfig, description="The hyperparameter search.")
+    export: ExportConfig = Field(default_factory=ExportConfig, description="The exported variants.")
+    benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig, description="The benchmark.")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="The run store.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Machines.")
     plan: PlanConfig | None = Field(
-        default=None, description="For `distiltune plan`; other commands leave it alone."
+        default=None, description="For `distiltune plan`; other commands ignore it."
     )
 
     @model_validator(mode="before")
@@ -199,8 +201,8 @@ class JobConfig(Section):
         if named:
             able = ", ".join(task.name for task in TASKS if task.out_of_scope is not None)
             raise ValueError(
-                f"{', '.join(named)}: the task {self.task} has no out-of-scope texts; set it to null, or task to one "
-                f"that has: {able}"
+                f"{', '.join(named)}: the task {self.task} has no out-of-scope texts; set it to null, or set task "
+                f"to one that has: {able}"
             )
         return self
 
@@ -209,8 +211,8 @@ class JobConfig(Section):
         made = self.data.augmentation
         if made.masked is not None and self.student.source is not None:
             raise ValueError(
-                "data.augmentation.masked: the word pieces are the teacher's, and "
-                f"student.{self.student.source_key} has its own; leave one of them out"
+                "data.augmentation.masked: the masked pieces are the teacher's, but "
+                f"student.{self.student.source_key} has its own; remove one of them"
             )
         unused = _unused_teacher(self)
         if unused is not None:
@@ -227,13 +229,13 @@ def _unused_teacher(config: JobConfig) -> str | None:
     named = [f"data.{name}" for name, each in more.items() if each is not None]
     if named:
         return (
-            f"{', '.join(named)}: with alpha 1 nothing is learnt from the teacher, and these texts have no labels; "
-            "lower alpha, or leave them out"
+            f"{', '.join(named)}: with alpha 1 nothing is learned from the teacher, but these texts have no "
+            f"labels; lower alpha, or remove them"
         )
     if config.teacher.ensemble > 1:
         return (
-            f"teacher.ensemble: {config.teacher.ensemble} given, but with alpha 1 nothing is learnt from a teacher; "
-            "lower alpha, or set it to 1"
+            f"teacher.ensemble: {config.teacher.ensemble} given, but with alpha 1 nothing is learned from a "
+            f"teacher; lower alpha, or set it to 1"
         )
     return None
 
@@ -318,9 +320,7 @@ def without_search(config: JobConfig) -> JobConfig:
         else:
             ours = name.startswith("student.")
             where = "in search.space" if ours else f"with --set training.arguments.{name}=VALUE"
-            faults.append(
-                f"search.space.{name}: `train` searches nothing and needs one value; give it {where}"
-            )
+            faults.append(f"search.space.{name}: `train` does not search and needs one value; set it {where}")
     if faults:
         raise ConfigError(listed(faults))
     # Points and former trials belong to the original search space.

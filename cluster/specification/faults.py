@@ -35,22 +35,22 @@ def _fault(item: Any, keys: list[str], root: type[BaseModel]) -> str:
         at = _section_at(keys[:-1], root)
         if isinstance(at, SectionRegistry) and (owners := at.with_key(keys[-1])):
             kind = at.attribute
-            return f"is a key of {kind} {', '.join(owners)} alone; take it out, or set {kind} to one of them"
+            return f"is a key of {kind} {', '.join(owners)} only; remove it, or set {kind} to one of them"
         names = _names_of(at)
         nearest = difflib.get_close_matches(keys[-1], names, 1, 0.5)
-        hint = f"known: {', '.join(names)}" if names else "leave it out"
+        hint = f"known: {', '.join(names)}" if names else "remove it"
         if nearest:
             hint = f"did you mean {nearest[0]!r}?"
         return f"unknown key; {hint}"
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"keys with values are needed (given {shown(given)})"
+        return f"expected a mapping (given {shown(given)})"
     if item["type"] == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "")
         return f"{shown(context['tag'])} is not known; accepted: {known}"
     if item["type"] == "union_tag_not_found":
         return "give `type`; `distiltune config --schema` lists them"
     if item["type"] == "string_too_short":
-        return f"is empty; give one, or leave it out (given {shown(given)})"
+        return f"is empty; set a value, or remove the key (given {shown(given)})"
     if item["type"] == "too_short":
         return f"at least {context['min_length']} needed, {context['actual_length']} given"
     if item["type"] == "too_long":

@@ -35,8 +35,9 @@ def check_goals(config: JobConfig, data: TextData) -> None:
     goal = goal_of(config, data)
     if goal is None and config.export.out_of_scope is not None and data.out_of_scope_label is not None:
         logger.warning(
-            "export.out_of_scope: no text of the validation split has the out-of-scope label %r, so there will be no "
-            "threshold; give data.validation some, or set export.out_of_scope.max_in_scope_refused, such as 0.02",
+            "export.out_of_scope: no text of the validation split has the out-of-scope label %r, so there will be "
+            "no threshold; add some to data.validation, or set export.out_of_scope.max_in_scope_refused, such as "
+            "0.02",
             data.out_of_scope_label,
         )
     num_texts = len(data.splits["validation"])

@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         self._count += 1
         if self._depth > MOST_DEPTH:
-            raise ComposerError(None, None, f"more than {MOST_DEPTH} levels in one another", event.start_mark)
+            raise ComposerError(None, None, f"more than {MOST_DEPTH} nested levels", event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is None:
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
         if node.tag not in _KNOWN_TAGS:
             raise ComposerError(None, None, f"the tag {shown(node.tag)} is not accepted", node.start_mark)
         if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:
-            raise ComposerError(None, None, f"*{event.anchor} stands in its own anchor", event.start_mark)
+            raise ComposerError(None, None, f"*{event.anchor} is inside its own anchor", event.start_mark)
         self._sizes[id(node)] = size = self._size(node)
         if max(size, self._count) > _MOST_NODES:
             raise ComposerError(None, None, f"more than {_MOST_NODES:,} values", event.start_mark)
@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in (_TAG + "str", _TAG + "merge"):
                 word = unquoted(key.value, 60) if isinstance(key, yaml.ScalarNode) else f"(a {key.id})"
-                kind = _KINDS.get(key.tag, "a value of its own")
+                kind = _KINDS.get(key.tag, "a complex value")
                 raise ComposerError(
                     None, None, f"the key {word} is {kind}, not text; quote it", key.start_mark
                 )
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
                 raise ComposerError(
                     None,
                     None,
-                    f"the key {shown(key.value)} is given twice, before in line {lines[key.value]}; keep one",
+                    f"the key {shown(key.value)} is given twice, first in line {lines[key.value]}; keep one",
                     key.start_mark,
                 )
             lines[key.value] = key.start_mark.line + 1
@@ -221,7 +221,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> list[str]:
         name = unquoted(".".join(keys), 60)
         lost = next((each for each in given if each[: len(keys)] == keys and each != keys), None)
         if lost is not None:
-            faults.append(f"--set {name}: takes back --set {'.'.join(lost)}; give it before that one")
+            faults.append(f"--set {name}: overwrites --set {'.'.join(lost)}; put it before that one")
         elif keys in given and given[keys] != value:
             faults.append(f"--set {name}: given twice, as {shown(given[keys])} and {shown(value)}; keep one")
         given[keys] = value

@@ -35,8 +35,8 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
     if fallback is None or asked or not is_missing(encoder):
         return values, faults
     logger.warning(
-        "%s: the pretrained encoder %s is not installed, so the teacher is a small BERT trained from nothing, which is "
-        "far less accurate (preset %s); for the real one run: %s",
+        "%s: the pretrained encoder %s is not installed, so the teacher is a small BERT trained from scratch, "
+        "which is far less accurate (preset %s); to install it, run: %s",
         source,
         encoder,
         fallback,

@@ -28,7 +28,8 @@ def check_directory(path: Path) -> None:
         is_directory = False
     if not is_directory:
         raise ConfigError(
-            f"storage.path: {shown(str(path))} given, which is not a directory; choose another with --storage DIR|URL"
+            f"storage.path: {shown(str(path))} given, which is not a directory; choose another storage with "
+            f"--storage DIR|URL"
         )
 
 
@@ -47,5 +48,5 @@ def check_writable(store: Store, key: str) -> None:
         cause = error.__cause__ or error
         reason = getattr(cause, "strerror", None) or reason_of(cause)
         raise ConfigError(
-            f"storage.path: {store} cannot be written ({reason}); choose another with --storage DIR|URL"
+            f"storage.path: {store} cannot be written ({reason}); choose another storage with --storage DIR|URL"
         ) from None

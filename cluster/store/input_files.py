@@ -169,7 +169,8 @@ def _fetch(key: tuple[str, ...], name: str, store: Store) -> Path:
     if path is None or not path.exists():
         fault = DataError if key[0] == "data" else ModelError
         raise fault(
-            f"{'.'.join(key)}: {name} is not in {store}; submit the job again from a machine that has the file"
+            f"{'.'.join(key)}: {name} does not exist in {store}; submit the job again from a machine that has the "
+            f"file"
         )
     return path
 

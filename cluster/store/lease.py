@@ -61,7 +61,7 @@ class Lease:
             InputError: Another process holds the lease.
             DamagedRecordError: The record of the current lease is damaged.
         """
-        _hear_interrupts()
+        _receive_interrupts()
         held = read_record(self._patient, self._run_key, _NAME)
         if held is not None and still_beats(self._patient, self._run_key, held):
             raise InputError(_whose(held))
@@ -140,7 +140,7 @@ class Lease:
         store.write_json(self._key, record)
 
 
-def _hear_interrupts() -> None:
+def _receive_interrupts() -> None:
     """Restore the SIGINT handler, since processes that a script starts in the background ignore SIGINT."""
     if (
         threading.current_thread() is threading.main_thread()
@@ -177,7 +177,7 @@ def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) 
 
 
 def _whose(held: dict[str, Any]) -> str:
-    return f"another process works on it (pid {held.get('pid')} on {held.get('host')})"
+    return f"another process is running it (pid {held.get('pid')} on {held.get('host')})"
 
 
 def _machine() -> str:

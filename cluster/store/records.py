@@ -12,18 +12,18 @@ from ...errors import DamagedRecordError, cut, shown
 from ...search.trial_record import TrialRecord
 from ...storage.store import Store
 
-_BACKUP = "put that file back from a backup, or start the job anew under another --run-id"
+_BACKUP = "restore that file from a backup, or start the job again under another --run-id"
 _REMEDIES = {
-    "lease.json": "when no process works on the run any more, move that file out of the run",
-    "progress.json": "move that file out of the run: it only showed how far a stage was",
-    "told.json": "move that file out of the run: it only showed how far a stage was",
+    "lease.json": "if no process is running it any more, move that file out of the run",
+    "progress.json": "move that file out of the run: it only contains the progress of a stage",
+    "task-progress.json": "move that file out of the run: it only contains the progress of a stage",
 }
 
 
 def _moment(value: str) -> str:
     moment = datetime.datetime.fromisoformat(value)
     if not 1970 <= moment.year < 9000:  # other years cannot be converted to local time
-        raise ValueError("no time of a run")
+        raise ValueError("not a valid time of a run")
     moment.timestamp()
     return value
 
@@ -92,8 +92,8 @@ class _ProgressRecord(_Record):
         return self
 
 
-class _ToldRecord(_Record):
-    """``stages/*.told.json``."""
+class _TaskProgressRecord(_Record):
+    """``stages/*.task-progress.json``."""
 
     text: str
 
@@ -118,7 +118,7 @@ class _StageRecord(_Record):
     @model_validator(mode="after")
     def _finished_has_result(self) -> _StageRecord:
         if self.state == "finished" and self.result is None:
-            raise ValueError("finished, and without a result")
+            raise ValueError("finished, but without a result")
         return self
 
 
@@ -135,7 +135,7 @@ class _BestTrial(_Record):
 
 def _failed_has_reason(trial: TrialRecord) -> TrialRecord:
     if trial.state == "failed" and trial.reason is None:
-        raise ValueError("failed, and without a reason")
+        raise ValueError("failed, but without a reason")
     return trial
 
 
@@ -155,8 +155,8 @@ class _Times(_Record):
     p99: float
 
 
-class _Row(_Record):
-    """Fields of an ``export.rows.RowMeasurement`` that tables show."""
+class _Measurement(_Record):
+    """Fields of an ``Measurement`` that tables show."""
 
     name: str
     kind: str
@@ -177,18 +177,18 @@ class _Row(_Record):
 
 
 class _GateResult(_Record):
-    variants: list[_Row]
+    variants: list[_Measurement]
     chosen: str | None
 
     @model_validator(mode="after")
     def _chosen_is_one_of_them(self) -> _GateResult:
-        if self.chosen is not None and self.chosen not in [row.name for row in self.variants]:
-            raise ValueError("chosen is none of the variants")
+        if self.chosen is not None and self.chosen not in [each.name for each in self.variants]:
+            raise ValueError("chosen is not one of the variants")
         return self
 
 
 class _BenchmarkResult(_Record):
-    rows: list[_Row]
+    measurements: list[_Measurement]
     machine: dict[str, Any]
 
 
@@ -215,7 +215,7 @@ _RECORDS: dict[str, type[_Record]] = {
     r"lease\.json": _LeaseRecord,
     r"former\.json": _FormerRecord,
     r"stages/[^/]+\.progress\.json": _ProgressRecord,
-    r"stages/[^/]+\.told\.json": _ToldRecord,
+    r"stages/[^/]+\.task-progress\.json": _TaskProgressRecord,
     r"stages/[^/.]+\.json": _StageRecord,
 }
 _RESULTS: dict[str, type[_Record]] = {

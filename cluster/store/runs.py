@@ -104,7 +104,7 @@ class Storage:
         known = ", ".join(found.id for found in runs[:3]) or "none"
         raise RunNotFoundError(
             f"no run {shown(run_id)} in {self.store} (newest: {known}); "
-            "list them with `distiltune runs`, or name their storage with --storage"
+            "list them with `distiltune runs`, or specify the storage with --storage"
         )
 
     def candidates(self) -> list[Run]:
@@ -136,7 +136,7 @@ def _began(run: Run) -> str | PermanentStorageError:
 
 def _warn_of(faults: dict[Run, PermanentStorageError]) -> None:
     for run, error in faults.items():
-        logger.warning("latest: run %s is not looked at: %s", run.id, error)
+        logger.warning("latest: skipping run %s: %s", run.id, error)
 
 
 class Run:
@@ -233,8 +233,8 @@ class Run:
         created = self.created
         if not created and any(name.endswith(".json") for name in self.store.names(self.key("stages"))):
             raise DamagedRecordError(
-                f"storage {self.store.location(self.key('run.json'))}: is not there, and the run has stages; put it "
-                f"back from a backup, or go on with `distiltune run CONFIG --run-id {self.id}`, which writes it"
+                f"storage {self.store.location(self.key('run.json'))}: is missing, but the run has stages; restore "
+                f"it from a backup, or resume with `distiltune run CONFIG --run-id {self.id}`, which writes it"
             )
         return created
 
@@ -319,7 +319,7 @@ def name_run(name: str, run_id: str | None) -> str:
         run_id = f"{slug}-{stamp}-{secrets.token_hex(2)}"
     if not _ID.fullmatch(run_id) or run_id == LATEST:
         raise InputError(
-            f"--run-id: {shown(run_id)} cannot name a run; use up to 80 letters, digits, '.', '_' and '-' "
+            f"--run-id: {shown(run_id)} is not a valid id of a run; use up to 80 letters, digits, '.', '_' and '-' "
             f"(and not {LATEST!r})"
         )
     return run_id

@@ -32,7 +32,7 @@ def follow(run: Run, console: Console | None = None, *, summarise: bool = True) 
             for found in watch(run):
                 _show(found, shown, printer)
     except KeyboardInterrupt:
-        typer.echo(f"{run.id} goes on; watch it with: {command('status', run, '--watch')}", err=True)
+        typer.echo(f"{run.id} is still running; watch it with: {command('status', run, '--watch')}", err=True)
         return 130
     return _last_words(run, found, summarise)
 
@@ -76,5 +76,5 @@ def _last_words(run: Run, found: dict[str, Any], summarise: bool) -> int:
     if found["state"] == "failed":
         typer.echo(f"error: {found['error']}; see: {found['next']}", err=True)
         return 1
-    typer.echo(f"{run.id} was {found['state']}; go on with: {found['next']}", err=True)
+    typer.echo(f"{run.id} was {found['state']}; resume with: {found['next']}", err=True)
     return 130 if found["state"] == "stopped" else 1

@@ -27,7 +27,7 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
         InputError: There is no such trial or stage, or both were given.
     """
     if trial is not None and stage is not None:
-        raise InputError("--trial and --stage: both given; a log is one trial's or one stage's")
+        raise InputError("--trial and --stage: both given; a log belongs to one trial or one stage")
     if stage is not None:
         return _stage_key(run, stage)
     if trial is None:
@@ -36,7 +36,7 @@ def log_key(run: Run, trial: str | None, stage: str | None) -> str:
     found = find_trial(trial, trials)
     if found is None:
         known = f"its trials: {', '.join(trials)}" if trials else "it has no trials yet"
-        raise InputError(f"--trial: {shown(trial)} given, and run {run.id} has no such trial; {known}")
+        raise InputError(f"--trial: {shown(trial)} given, but run {run.id} has no such trial; {known}")
     return f"{run.trial_logs}/{found}"
 
 
@@ -73,7 +73,7 @@ def follow_log(run: Run, key: str) -> Iterator[str]:
             raise
         except StorageError as error:
             if not was_away:
-                logger.warning("the storage does not answer, waiting for it: %s", reason(error))
+                logger.warning("the storage does not respond, waiting for it: %s", reason(error))
             was_away = True
         if text and (ended or not text.endswith(_CUT)):  # the rest of the character follows
             offset = end

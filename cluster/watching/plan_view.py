@@ -13,7 +13,7 @@ from .console import tables
 
 def tried_line(tried: dict[str, Any]) -> str:
     """Describe a change that was tried, on one line."""
-    verdict = "kept" if tried["kept"] else "refused"
+    verdict = "kept" if tried["kept"] else "rejected"
     return f"plan: {_change(tried)}: {verdict} ({tried['reason']})"
 
 
@@ -32,7 +32,7 @@ def print_plan(record: dict[str, Any], storage: str) -> None:
         )
         verdict = f"[green]kept[/green]: {escape(tried['reason'])}"
         if not tried["kept"]:
-            verdict = f"refused: {escape(tried['reason'])}"
+            verdict = f"rejected: {escape(tried['reason'])}"
         table.add_row(escape(_change(tried)), *figures, verdict)
     console.print(table)
     run = Run(Storage(storage).store, record["run_id"])
@@ -40,7 +40,7 @@ def print_plan(record: dict[str, Any], storage: str) -> None:
 
 
 def _change(tried: dict[str, Any]) -> str:
-    return "the job as it is" if tried["key"] is None else f"{tried['key']} = {tried['value']}"
+    return "the unchanged job" if tried["key"] is None else f"{tried['key']} = {tried['value']}"
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from ...errors import PermanentStorageError
 from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import tables
-from .status import Watch
+from .status import StatusReader
 from .status_view import COLOURS, age, print_status
 
 
@@ -49,7 +49,7 @@ def print_summary(run: Run) -> None:
     console = tables()
     found = summary(run)
     if not found["variants"]:
-        print_status(console, Watch(run).read())
+        print_status(console, StatusReader(run).read())
         _print_failed_trials(console, found["trials"])
         return
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
@@ -152,15 +152,15 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
     if len(found["front"]) > 1:
         names = ", ".join(found["front"])
         console.print(
-            f"Pareto front: {names}; another one: {command('choose', run, 'TRIAL')}", soft_wrap=True
+            f"Pareto front: {names}; select another one: {command('choose', run, 'TRIAL')}", soft_wrap=True
         )
 
 
 def _print_ratios(console: Console, found: dict[str, Any]) -> None:
-    from ...export.benchmark.rows import RowMeasurement
+    from ...export.benchmark.measure_models import Measurement
     from ...export.report.report import ratios
 
-    rows = [RowMeasurement.from_json(row) for row in found["variants"]]
+    rows = [Measurement.from_json(row) for row in found["variants"]]
     for base, times in ratios(rows).get(found["chosen"], {}).items():
         console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
 
@@ -180,7 +180,7 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
         "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
         "predict": f"{own_name()} predict {artifact} 'a text'",
         "trials": command("tensorboard", run),
-        "take away": command("pull", run, "--to DIR"),
+        "pull": command("pull", run, "--to DIR"),
     }
     if not here:
         del steps["predict"]

@@ -16,7 +16,7 @@ COUNTS = ("num_trials", "done", "running", "failed", "pruned")
 ENDED = ("finished", "failed", "stopped", "interrupted")
 
 
-class Watch:
+class StatusReader:
     """Reads a run's status repeatedly with few requests; records that will not change are read once."""
 
     def __init__(self, run: Run) -> None:
@@ -36,10 +36,10 @@ class Watch:
         records = self._records(state)
         stages = _rows(records, state, self._began)
         current = next((stage["name"] for stage in stages if stage["state"] == "running"), None)
-        told = (run.read(run.progress(current)) or {}) if current else {}
-        fresh = current is not None and told.get("at", 0.0) >= epoch_of(records[current]["started"])
-        progress = told if fresh else {}
-        search = self._search_progress(current, told)
+        latest = (run.read(run.progress(current)) or {}) if current else {}
+        fresh = current is not None and latest.get("at", 0.0) >= epoch_of(records[current]["started"])
+        progress = latest if fresh else {}
+        search = self._search_progress(current, latest)
         waiting_for = "the cluster to start its job" if state == "submitted" else progress.get("waiting_for")
         return {
             "run_id": run.id,
@@ -84,8 +84,8 @@ class Watch:
     def _ended(self, state: str, record: dict[str, Any]) -> str | None:
         if state != "interrupted" or record.get("state") == state:
             return record.get("ended")
-        heard = (self._run.read("lease.json") or {}).get("at")
-        return None if heard is None else _iso(heard)
+        beat_at = (self._run.read("lease.json") or {}).get("at")
+        return None if beat_at is None else _iso(beat_at)
 
 
 def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
@@ -100,7 +100,7 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
     Raises:
         StorageError: The storage does not respond to the first read, or a retry cannot help: a record is damaged.
     """
-    reader, last = Watch(run), None
+    reader, last = StatusReader(run), None
     if period_s is None:
         period_s = 1.0 if run.store.directory is not None else 2.0
     while True:
@@ -109,7 +109,7 @@ def watch(run: Run, period_s: float | None = None) -> Iterator[dict[str, Any]]:
         except StorageError as error:
             if last is None or isinstance(error, PermanentStorageError):
                 raise
-            found = {**last, "waiting_for": f"its storage to answer: {reason(error)}"}
+            found = {**last, "waiting_for": f"its storage to respond: {reason(error)}"}
         if found != last:
             yield found
             last = found
@@ -143,23 +143,23 @@ def _rows(records: dict[str, dict[str, Any]], state: str, began: str) -> list[di
     rows = []
     for stage in STAGES:
         held = records.get(stage, {})
-        said, seconds, text = held.get("state", "waiting"), held.get("seconds"), held.get("text", "")
+        stage_state, seconds, text = held.get("state", "waiting"), held.get("seconds"), held.get("text", "")
         earlier = bool(held) and held["started"] < began
         began = max(began, held.get("started", ""))
-        ended_before = said in ("failed", "stopped") and state in ("submitted", "running")
-        if ended_before or (earlier and said != "finished"):
-            said, seconds, text = "waiting", None, ""
-        elif said == "running" and state == "running":
+        ended_before = stage_state in ("failed", "stopped") and state in ("submitted", "running")
+        if ended_before or (earlier and stage_state != "finished"):
+            stage_state, seconds, text = "waiting", None, ""
+        elif stage_state == "running" and state == "running":
             seconds = seconds_since(held["started"])
-        elif said == "running":
-            said = "interrupted"
+        elif stage_state == "running":
+            stage_state = "interrupted"
         rows.append(
             {
                 "name": stage,
-                "state": said,
+                "state": stage_state,
                 "seconds": seconds,
                 "text": text,
-                "reused": earlier and said == "finished",
+                "reused": earlier and stage_state == "finished",
             }
         )
     return rows

@@ -65,7 +65,7 @@ def line(found: dict[str, Any]) -> str:
     if found["stage"] is not None:
         parts.append(" ".join(filter(None, [found["stage"], found["progress"]])))
     if _says_more(found):
-        parts.append(f"waits for {found['waiting_for']}")
+        parts.append(f"waiting for {found['waiting_for']}")
     if found["error"]:
         parts.append(found["error"])
     if found["state"] in ENDED:
@@ -98,10 +98,10 @@ def age(moment: str) -> str:
 def _headline(found: dict[str, Any]) -> Text:
     if found["state"] in ENDED and found["ended"] is not None:
         when = (
-            f"{'last heard of' if found['state'] == 'interrupted' else 'since'} {local_time(found['ended'])}"
+            f"{'last heartbeat' if found['state'] == 'interrupted' else 'since'} {local_time(found['ended'])}"
         )
     else:
-        when = f"{'since' if found['state'] == 'submitted' else 'begun'} {local_time(found['created'])}"
+        when = f"{'since' if found['state'] == 'submitted' else 'started'} {local_time(found['created'])}"
     styled = (
         (found["run_id"], "bold"),
         (found["state"], COLOURS.get(found["state"], "cyan")),
@@ -124,7 +124,7 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
         )
         facts["best"] = f"{best['value']:.4f} by trial {best['trial_id']}: {values}"
     if _says_more(found):
-        facts["waits for"] = found["waiting_for"]
+        facts["waiting for"] = found["waiting_for"]
     return facts
 
 

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...errors import InputError, RunFailedError, StorageError
+from ...progress import Progress, ReportProgress
 from ...storage.store import Store
 from ...storage.temporary import temporary_directory
 from ..session.watchdog import Watchdog
@@ -28,36 +29,37 @@ _RELOAD_S = 3
 _END_WITHIN_S = 10.0
 
 
-def serve(run: Run, port: int, tell: Callable[[str], None] = lambda _: None) -> None:
+def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
     """Serve a run on 127.0.0.1 until Ctrl-C; trials that begin meanwhile appear.
 
     Args:
         run: Run to serve; it may have no trials yet.
         port: TCP port; 0 selects a free one.
-        tell: Called with the URL once the server responds.
+        report: Called once the server responds; its URL is the value ``url``.
 
     Raises:
         InputError: The port is in use.
         RunFailedError: TensorBoard ended by itself; the message has its last line of output.
     """
     port = _free(port)
-    with suppress(KeyboardInterrupt), _event_files(run) as directory, tempfile.TemporaryFile() as said:
+    with suppress(KeyboardInterrupt), _event_files(run) as directory, tempfile.TemporaryFile() as output:
         arguments = ["--logdir", str(directory), "--host", "127.0.0.1", "--port", str(port)]
         arguments += ["--reload_interval", str(_RELOAD_S)]
         command = [sys.executable, "-m", "tensorboard.main", *arguments]
         # Its own process group: Ctrl-C must reach only this process, which then stops the server.
-        server = subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
+        server = subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
         copied = [] if run.store.directory is not None else [directory]
         watchdog = Watchdog(copied, [server.pid])
         try:
-            if _answers(port, server):
-                tell(f"http://127.0.0.1:{port}/")
+            if _answers(port, server) and report is not None:
+                url = f"http://127.0.0.1:{port}/"
+                report(Progress(f"TensorBoard of run {run.id}: {url} (Ctrl-C stops it)", {"url": url}))
             server.wait()
         finally:
             _end(server)
             watchdog.dismiss()
-        said.seek(0)
-        raise RunFailedError(_last_words(server.returncode, said.read().decode(errors="replace")))
+        output.seek(0)
+        raise RunFailedError(_exit_message(server.returncode, output.read().decode(errors="replace")))
 
 
 def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
@@ -77,11 +79,11 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _last_words(status: int, said: str) -> str:
+def _exit_message(status: int, output: str) -> str:
     if status < 0:
-        return f"TensorBoard was ended by {signal.Signals(-status).name}"
-    lines = said.strip().splitlines() or ["it said nothing"]
-    return f"TensorBoard ended by itself (status {status}): {lines[-1]}"
+        return f"TensorBoard was killed by {signal.Signals(-status).name}"
+    lines = output.strip().splitlines() or ["it printed nothing"]
+    return f"TensorBoard exited by itself (status {status}): {lines[-1]}"
 
 
 def _free(port: int) -> int:
@@ -104,8 +106,8 @@ def _event_files(run: Run) -> Iterator[Path]:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"run {run.id} has no event files yet, and their directory cannot be made here: {error}; "
-                "try again once a trial has begun"
+                f"run {run.id} has no event files yet, and their directory cannot be created here: {error}; try "
+                f"again once a trial has started"
             ) from None
         yield directory
         return
@@ -133,7 +135,7 @@ def _update_often(copy: EventCopy, ended: threading.Event) -> None:
         except (StorageError, OSError) as error:
             if not was_away:
                 logger.warning(
-                    "the charts stand still, their event files cannot be copied: %s", reason(error)
+                    "the charts are not updated: their event files cannot be copied: %s", reason(error)
                 )
             was_away = True
 

@@ -100,7 +100,8 @@ def check_hashes(
                 digest = new[seen[name]] = hash_regular(file, path)
         if digest != expected["sha256"] or seen[name].size != expected["bytes"]:
             raise ArtifactError(
-                f"{directory}: {name} was changed, its SHA-256 or size is not the manifest's; pull the artifact again"
+                f"{directory}: {name} was changed: its SHA-256 or size differs from the manifest; pull the "
+                f"artifact again"
             )
     save_hashes(known, new)
     return seen

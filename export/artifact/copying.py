@@ -18,16 +18,16 @@ from ...errors import InputError
 # Younger folders may belong to a copy that has not locked its folder yet.
 _LEFT_BEHIND_S = 60.0
 _REMEDIES = {
-    errno.ENOSPC: "free space there, or give another folder",
-    errno.EDQUOT: "free space there, or give another folder",
-    errno.EACCES: "give a folder that you may write",
-    errno.EPERM: "give a folder that you may write",
-    errno.EROFS: "give a folder that you may write",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ENOTDIR: "a file stands where a folder must be; give another folder",
-    errno.EEXIST: "something stands there already; give another folder",
-    errno.ENOTEMPTY: "something stands there already; give another folder",
-    errno.ELOOP: "its links lead in a circle; give another folder",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EACCES: "choose a folder that you can write to",
+    errno.EPERM: "choose a folder that you can write to",
+    errno.EROFS: "choose a folder that you can write to",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOTDIR: "there is a file where a folder must be; choose another folder",
+    errno.EEXIST: "it already exists; choose another folder",
+    errno.ENOTEMPTY: "it already exists; choose another folder",
+    errno.ELOOP: "its symbolic links form a loop; choose another folder",
 }
 
 
@@ -61,10 +61,10 @@ def copy_folder(
             folder.rename(place)
     except RuntimeError as error:  # of resolve
         raise InputError(
-            f"--to: {str(target)!r:.200} has links that lead in a circle; give another folder"
+            f"--to: {str(target)!r:.200} has symbolic links that form a loop; choose another folder"
         ) from error
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "give another folder")
+        remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
         raise InputError(
             f"--to: cannot write {str(target)!r:.200} ({error.strerror or error}); {remedy}"
         ) from error
@@ -78,14 +78,14 @@ def folder_to_make(given: str | Path) -> Path:
         InputError: The name is empty, contains a NUL, or refers to the home of an unknown user.
     """
     if not str(given).strip():
-        raise InputError(f"--to is {str(given)!r}; give the folder to make")
+        raise InputError(f"--to is {str(given)!r}; give the folder to create")
     if "\0" in str(given):
-        raise InputError(f"--to is {str(given)!r:.200}; a folder's name has no NUL")
+        raise InputError(f"--to is {str(given)!r:.200}; a folder's name cannot contain NUL")
     try:
         return Path(given).expanduser()
     except RuntimeError:
         raise InputError(
-            f"--to is {str(given)!r:.200}, which user has no home here; give the full path"
+            f"--to is {str(given)!r:.200}, and that user has no home directory here; give the full path"
         ) from None
 
 
@@ -99,14 +99,14 @@ def _free_place(source: Path, target: Path) -> Path:
     if place == origin or origin in place.parents or place in origin.parents:
         relation = "is" if place == origin else "is inside" if origin in place.parents else "holds"
         raise InputError(
-            f"--to: {str(target)!r:.200} {relation} the artifact's own folder {origin}; give a folder outside it"
+            f"--to: {str(target)!r:.200} {relation} the artifact's own folder {origin}; choose a folder outside it"
         )
     if (
         target.is_symlink()
         or (place.exists() and not place.is_dir())
         or (place.is_dir() and any(place.iterdir()))
     ):
-        raise InputError(f"--to: {str(target)!r:.200} exists already; give a folder that does not")
+        raise InputError(f"--to: {str(target)!r:.200} already exists; choose a folder that does not")
     return place
 
 

@@ -50,7 +50,7 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         file = safe_reading.open_regular(path)
     except FileNotFoundError:
         raise ArtifactError(
-            f"{path.parent}: {path.name} is missing; give an artifact's folder (`distiltune pull` makes one)"
+            f"{path.parent}: {path.name} is missing; give the folder of an artifact (`distiltune pull` creates one)"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _unreadable(path, error) from None
@@ -68,7 +68,7 @@ def read_regular(path: Path, max_bytes: int) -> tuple[bytes, Identity]:
         before = identity(os.fstat(file.fileno()))
         if before.size > max_bytes:
             raise ArtifactError(
-                f"{path} has {before.size} bytes, the most are {max_bytes}; pull the artifact again"
+                f"{path} has {before.size} bytes, at most {max_bytes} are accepted; pull the artifact again"
             )
         try:
             content = file.read(max_bytes)
@@ -97,7 +97,7 @@ def hash_regular(file: BufferedReader, path: Path) -> str:
 
 def changed_meanwhile(path: Path) -> ArtifactError:
     """Return the error for a file that changed between its check and its use."""
-    return ArtifactError(f"{path} was changed while it was read; try again")
+    return ArtifactError(f"{path} was changed while it was being read; try again")
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
@@ -109,14 +109,14 @@ def parse_object(content: bytes, path: Path) -> dict[str, Any]:
     try:
         value = safe_reading.read_json(content.decode("utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path}: not readable as JSON ({error!s:.120})") from None
+        raise ArtifactError(f"{path}: not valid JSON ({error!s:.120})") from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: holds {type(value).__name__}; it must hold an object")
+        raise ArtifactError(f"{path}: contains {type(value).__name__}; it must be an object")
     return value
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> ArtifactError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return ArtifactError(
-        f"{str(path)!r:.200} cannot be read ({reason}); give an artifact's folder that you may read"
+        f"{str(path)!r:.200} cannot be read ({reason}); give the folder of an artifact that you can read"
     )

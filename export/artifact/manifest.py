@@ -57,7 +57,7 @@ def has_manifest(directory: Path) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"{str(directory)!r:.200} cannot be read ({error!s:.60}); give an artifact's folder"
+            f"{str(directory)!r:.200} cannot be read ({error!s:.60}); give the folder of an artifact"
         ) from None
     return True
 
@@ -91,13 +91,13 @@ def read_manifest(directory: Path) -> Manifest:
 
 def _check_files(path: Path, files: dict[str, Any]) -> None:
     if len(files) > _MAX_FILES:
-        raise ArtifactError(f"{path}: files has {len(files)} entries; the most are {_MAX_FILES}")
+        raise ArtifactError(f"{path}: files has {len(files)} entries; at most {_MAX_FILES} are accepted")
     for name, entry in files.items():
         if not _is_plain(name):
             raise ArtifactError(f"{path}: entry {name!r:.60} is not allowed; pull the artifact again")
         if not _is_fingerprint(entry):
             raise ArtifactError(
-                f"{path}: entry {name!r:.60} is {entry!r:.60}; it must hold sha256 (64 hexadecimal digits) and "
+                f"{path}: entry {name!r:.60} is {entry!r:.60}; it must have sha256 (64 hexadecimal digits) and "
                 "bytes (0 or more)"
             )
     for name in REQUIRED_FILES:

@@ -64,9 +64,9 @@ def seal_artifact(
         for name in names:
             shutil.copyfile(source / name, folder / name)
         measured_with = {"session": session or None, "num_threads": num_threads}
-        told = {name: value for name, value in measured_with.items() if value is not None}
-        if told:
-            text = json.dumps(config | told, indent=2, ensure_ascii=False) + "\n"
+        settings = {name: value for name, value in measured_with.items() if value is not None}
+        if settings:
+            text = json.dumps(config | settings, indent=2, ensure_ascii=False) + "\n"
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
         card = model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
@@ -90,12 +90,12 @@ def verify_artifact(directory: str | Path) -> Manifest:
         present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
     except OSError as error:
         raise ArtifactError(
-            f"{directory} cannot be read ({error.strerror}); give a folder that you may read"
+            f"{directory} cannot be read ({error.strerror}); give a folder that you can read"
         ) from None
     for name in sorted(set(present) - {MANIFEST_FILE, *manifest.files}):
         raise not_listed(directory, name)
     for name in sorted(name for name, is_link in present.items() if is_link):
-        raise ArtifactError(f"{directory}: {name} is a link, not the file itself; pull the artifact again")
+        raise ArtifactError(f"{directory}: {name} is a symbolic link, not a file; pull the artifact again")
     check_hashes(directory, manifest.files, use_cache=False)
     return manifest
 

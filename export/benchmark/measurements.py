@@ -75,7 +75,7 @@ class PerformanceBenchmark:
         if out_of_scope_label is not None and out_of_scope_label not in self.label_names:
             raise InputError(
                 f"out_of_scope_label {out_of_scope_label!r} is not one of the {len(self.label_names)} labels; "
-                "name one of them, or none"
+                "use one of them, or none"
             )
         self.out_of_scope_label = out_of_scope_label
         self.name = name
@@ -159,7 +159,7 @@ class PerformanceBenchmark:
     def _numbers(self, texts: Sequence[Any], labels: Sequence[str] | Sequence[int]) -> np.ndarray:
         """Return ``labels`` as indices into ``label_names``, int64 ``[N]``."""
         if len(labels) != len(texts):
-            raise InputError(f"{len(texts)} texts but {len(labels)} labels; give one label a text")
+            raise InputError(f"{len(texts)} texts but {len(labels)} labels; give one label per text")
         index = {name: i for i, name in enumerate(self.label_names)}
         numbers = [index.get(label, -1) if isinstance(label, str) else int(label) for label in labels]
         for label, number in zip(labels, numbers, strict=True):
@@ -207,7 +207,7 @@ def _weight_files(path: Path) -> list[Path]:
             file for file in path.iterdir() if file.name.endswith((".safetensors", ".onnx", ".onnx.data"))
         ]
     if not files:
-        raise InputError(f"{path}: no weights (.safetensors) or graph (.onnx) there")
+        raise InputError(f"{path}: there are no weights (.safetensors) and no graph (.onnx)")
     return files
 
 

@@ -52,9 +52,13 @@ def unpack_answers(values: dict[str, Any]) -> Answers:
         bits = np.frombuffer(base64.b64decode(values["right"]), np.uint8)
         right = np.unpackbits(bits, count=num).astype(bool)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"answers of a row cannot be read: {error}; measure the rows again") from error
+        raise InputError(
+            f"the predictions of a measurement cannot be read: {error}; repeat the benchmark"
+        ) from error
     if len(predictions) != num or len(bits) != (num + 7) // 8:
-        raise InputError(f"answers of a row: not those of {num} texts; measure the rows again")
+        raise InputError(
+            f"the predictions of a measurement are not those of {num} texts; repeat the benchmark"
+        )
     return Answers(predictions, right)
 
 

@@ -1,4 +1,4 @@
-"""Measure one row in a separate process: SPEC.json in, OUT.json out, importing only what the row needs."""
+"""Measure one model in a separate process: REQUEST.json in, OUT.json out, importing only what the model needs."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Measure the row described by ``spec``, which ``rows.measure_rows`` writes.
+    """Measure the model described by ``spec``, which ``measure_models`` writes.
 
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
-    row, texts, config = spec["row"], spec["texts"], spec["config"]
-    target = targets.get(row["kind"])
+    model, texts, config = spec["model"], spec["texts"], spec["config"]
+    target = targets.get(model["kind"])
     opened = target.open(
         OpenOptions(
-            directory=row["directory"],
-            max_length=row["max_length"],
-            tokenizer_dir=row["tokenizer_dir"],
+            directory=model["directory"],
+            max_length=model["max_length"],
+            tokenizer_dir=model["tokenizer_dir"],
             num_threads=config["num_threads"],
-            session=row["session"],
+            session=model["session"],
         )
     )
     benchmark = PerformanceBenchmark(
@@ -53,8 +53,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         texts["test_labels"],
         label_names=texts["label_names"],
         out_of_scope_label=texts["out_of_scope_label"],
-        name=row["name"],
-        model_path=row["directory"],
+        name=model["name"],
+        model_path=model["directory"],
         num_warmups=config["num_warmups"],
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
@@ -71,13 +71,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if not target.has_accuracy:
         return measured
     if spec["compressed"]:
-        measured["compressed_size_mb"] = compressed_bytes(Path(row["directory"])) / 2**20
+        measured["compressed_size_mb"] = compressed_bytes(Path(model["directory"])) / 2**20
     return measured | _judge(opened, texts, spec["goal"])
 
 
 def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
-    """Measure accuracy without a threshold and with the variant's own; select one for a row that has none."""
-    # Imported here because pydantic must not count towards an ONNX row's memory.
+    """Measure accuracy without a threshold and with the variant's own; select one for a model that has none."""
+    # Imported here because pydantic must not count towards an ONNX model's memory.
     from ...training import tasks
 
     task = tasks.get(texts["task"])
@@ -114,7 +114,7 @@ def _judge_threshold(
     names: list[str],
     place: np.ndarray,
 ) -> None:
-    """Add the measurements with a threshold to those of a row."""
+    """Add the measurements with a threshold to those of a model."""
     from ..out_of_scope.config import OutOfScopeConfig
 
     scope, number = task.out_of_scope, names.index(goal["label"])
@@ -141,7 +141,7 @@ def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) 
     for label in own:
         if label not in of_data:
             raise InputError(
-                f"label {label!r} is not one of the {len(of_data)} labels of the data; export it again"
+                f"label {label!r} is not one of the {len(of_data)} labels of the data; export the model again"
             )
     return list(dict.fromkeys([*own, *of_data, *([] if goal is None else [goal["label"]])]))
 
@@ -153,7 +153,7 @@ def _places(names: list[str], of_data: list[str], goal: dict[str, Any] | None) -
 
 
 def main() -> None:
-    """Measure one row."""
+    """Measure one model."""
     end_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("spec", type=Path)

@@ -106,7 +106,7 @@ def export_onnx(
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
         raise ExportError(
             f"cannot export {type(model).__name__} to ONNX: {_first_line(error)}; "
-            f"leave the onnx variants out of export.variants, or use a student of {family_names()}"
+            f"remove the onnx variants from export.variants, or use a student of {family_names()}"
         ) from error
     if program is None:
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
@@ -165,22 +165,22 @@ def save_onnx(graph: onnx.ModelProto, path: Path, *, keep_shapes: bool = False) 
     Raises:
         ExportError: the checker rejects the graph, or it is over 2 GiB.
     """
-    strip_notes(graph)
+    strip_doc_strings(graph)
     if not keep_shapes:
         del graph.graph.value_info[:]
     if graph.ByteSize() > _MAX_PROTOBUF_BYTES:
         raise ExportError(
-            f"{path.name}: {graph.ByteSize() / 2**30:.1f} GiB do not fit one ONNX file (2 GiB at most)"
+            f"{path.name}: {graph.ByteSize() / 2**30:.1f} GiB do not fit in one ONNX file (2 GiB at most)"
         )
     try:
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path.name}: the ONNX checker refuses the graph: {_first_line(error)}") from error
+        raise ExportError(f"{path.name}: the ONNX checker rejects the graph: {_first_line(error)}") from error
     with new_file(path) as temporary:
         onnx.save_model(graph, str(temporary))
 
 
-def strip_notes(graph: onnx.ModelProto) -> None:
+def strip_doc_strings(graph: onnx.ModelProto) -> None:
     """Delete metadata and documentation strings of ``graph``, in place."""
     holders = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer, *graph.functions]
     for holder in [*holders, *graph.graph.input, *graph.graph.output, *graph.graph.value_info]:
@@ -194,7 +194,7 @@ def _check_max_length(model: PreTrainedModel, max_length: int) -> None:
         positions -= first_position(model)
     if max_length < 1 or (positions is not None and max_length > positions):
         raise ExportError(
-            f"max_length is {max_length}; this model takes 1 to {positions}; set training.max_length"
+            f"max_length is {max_length}; this model accepts 1 to {positions}; set training.max_length"
         )
 
 

@@ -136,7 +136,7 @@ def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
         if (node.op_type not in counted if node.domain else node.op_type in _UNCOUNTED)
     }
     if unknown:
-        raise ExportError(f"{path}: what {', '.join(sorted(unknown))} needs cannot be counted")
+        raise ExportError(f"{path}: the operations of {', '.join(sorted(unknown))} cannot be counted")
 
 
 def _fed(model: onnx.ModelProto) -> set[str]:

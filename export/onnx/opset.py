@@ -30,8 +30,8 @@ def check_opset(opset: int) -> None:
     accepted = accepted_opsets()
     if opset not in accepted:
         raise ConfigError(
-            f"export.opset: {opset} given; {accepted[0]} to {accepted[-1]} accepted, which is what the exporter writes "
-            f"and onnxruntime {onnxruntime.__version__} runs; choose one of them, or install a newer onnxruntime"
+            f"export.opset: {opset} given; {accepted[0]} to {accepted[-1]} accepted, which the exporter writes and "
+            f"onnxruntime {onnxruntime.__version__} runs; choose one of them, or install a newer onnxruntime"
         )
 
 

@@ -39,8 +39,8 @@ def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
     """
     if not calibration.texts:
         raise ExportError(
-            "export.out_of_scope: the validation split is empty, and a threshold is chosen on it; give "
-            "data.validation texts, or set export.out_of_scope to null"
+            "export.out_of_scope: the validation split is empty, but the threshold is selected on it; add texts to "
+            "data.validation, or set export.out_of_scope to null"
         )
     classifier = TextClassifier.load(variant)
     scope = tasks.get(classifier.task).out_of_scope

@@ -53,12 +53,13 @@ def scope_goal(
         return None
     if config.label is not None and data_label is not None and config.label != data_label:
         raise ConfigError(
-            f"export.out_of_scope.label: {config.label!r}, but the data call it {data_label!r}; leave it out"
+            f"export.out_of_scope.label: {config.label!r}, but the label in the data is {data_label!r}; remove the "
+            f"key"
         )
     if config.label is not None and data_label is None and config.label in label_names:
         raise ConfigError(
-            f"export.out_of_scope.label: {config.label!r} is one of the data's labels; if its texts are those outside "
-            f"every intent, say so with data.out_of_scope_label: {config.label}"
+            f"export.out_of_scope.label: {config.label!r} is one of the data's labels; if its texts are out of "
+            f"scope, set data.out_of_scope_label: {config.label}"
         )
     label = data_label or config.label
     if label is None:
@@ -67,9 +68,9 @@ def scope_goal(
         return ScopeGoal(config, label)
     if config.label is not None:
         raise ConfigError(
-            "export.out_of_scope: no text of the validation split is out of scope, so how many would be found is not "
-            "known; set export.out_of_scope.max_in_scope_refused, such as 0.02: the highest threshold that refuses at "
-            "most that share of the other texts"
+            "export.out_of_scope: no text of the validation split is out of scope, so the recall is not known; set "
+            "export.out_of_scope.max_in_scope_refused, such as 0.02: the highest threshold that rejects at most "
+            "that share of the in-scope texts"
         )
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.folders import write_file
-from ..benchmark.rows import RowMeasurement
+from ..benchmark.measure_models import Measurement
 from ..markdown import render
 from ..selection.gate import STUDENT, TEACHER
 from .tables import choice_table, has_any, markdown_table, scope_table, trials_table
@@ -35,7 +35,7 @@ def build_report(
     run_id: str,
     state: str,
     best: dict[str, Any] | None,
-    rows: Sequence[RowMeasurement],
+    rows: Sequence[Measurement],
     chosen: str | None,
     artifact: str | None,
     machine: dict[str, Any],
@@ -71,7 +71,7 @@ def build_report(
     return report | {key: value for key, value in (extra or {}).items() if key not in report}
 
 
-def ratios(rows: Sequence[RowMeasurement]) -> dict[str, dict[str, dict[str, float]]]:
+def ratios(rows: Sequence[Measurement]) -> dict[str, dict[str, dict[str, float]]]:
     """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
     by_name = {row.name: row for row in rows}
     baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]

@@ -50,7 +50,7 @@ class TextClassifier:
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
                 f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
-                "pull the artifact again"
+                f"pull the artifact again"
             )
         self._probe()
 
@@ -196,13 +196,13 @@ class TextClassifier:
             ids = encoding.ids
             if not ids:
                 raise InputError(
-                    "a text is empty for the tokenizer, such as one of control characters alone; leave it out"
+                    "the tokenizer finds no tokens in a text, such as one of control characters only; remove it"
                 )
             try:
                 feed["input_ids"][row, : len(ids)] = ids
             except OverflowError:
                 raise ArtifactError(
-                    f"{TOKENIZER_FILE} has ids beyond the input of {MODEL_FILE}; pull the artifact again"
+                    f"{TOKENIZER_FILE} has ids beyond the input range of {MODEL_FILE}; pull the artifact again"
                 ) from None
             if "attention_mask" in feed:
                 feed["attention_mask"][row, : len(ids)] = 1

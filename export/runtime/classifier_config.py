@@ -103,7 +103,7 @@ def _check_labels(labels: Any, path: Path) -> None:
             raise ArtifactError(f"{path}: labels[{number}] is {name!r:.60}; it must be a name")
     if len(set(labels)) < len(labels):
         twice = next(name for name in labels if labels.count(name) > 1)
-        raise ArtifactError(f"{path}: labels has {twice!r:.60} twice; each must stand for one output")
+        raise ArtifactError(f"{path}: labels has {twice!r:.60} twice; each must name one output")
 
 
 def _is_label(name: Any) -> bool:
@@ -117,5 +117,5 @@ def _is_label(name: Any) -> bool:
 
 def _check_integer(name: str, value: Any, least: int, most: int, path: Path) -> None:
     if type(value) is not int or not least <= value <= most:
-        shown = "beyond 60 digits" if type(value) is int and abs(value) >= 10**60 else f"{value!r:.60}"
+        shown = "more than 60 digits" if type(value) is int and abs(value) >= 10**60 else f"{value!r:.60}"
         raise ArtifactError(f"{path}: {name} is {shown}; it must be an integer of {least} to {most}")

@@ -50,14 +50,14 @@ class Graph:
         for node in self.session.get_inputs():
             if node.name not in _INPUTS or node.type not in _INTEGER_TYPES:
                 raise ArtifactError(
-                    f"{self.path} has the input {node.name!r:.60} of type {node.type}; this runtime feeds integer "
+                    f"{self.path} has the input {node.name!r:.60} of type {node.type}; this runtime supports integer "
                     f"{', '.join(_INPUTS)}; {_AGAIN}"
                 )
             # An undeclared shape reads as [], like that of a scalar; the probe run distinguishes them.
             if node.shape and (len(node.shape) != 2 or any(isinstance(size, int) for size in node.shape)):
                 raise ArtifactError(
-                    f"{self.path}: input {node.name!r} has the shape {node.shape!r:.60}; it must be of open batch and "
-                    f"sequence; {_AGAIN}"
+                    f"{self.path}: input {node.name!r} has the shape {node.shape!r:.60}; batch and sequence must "
+                    f"be dynamic; {_AGAIN}"
                 )
             types[node.name] = _INTEGER_TYPES[node.type]
         if "input_ids" not in types:
@@ -97,18 +97,18 @@ class Graph:
             texts, tokens = ids.shape
             raise ArtifactError(
                 f"{self.path}: ONNX Runtime cannot run it on {texts} x {tokens} tokens ({cause(error)}); pull the "
-                "artifact again, or give fewer texts at once"
+                "artifact again, or pass fewer texts at once"
             ) from error
         if logits.shape != (len(ids), num_classes):
             raise ArtifactError(
-                f"{self.path} gives logits of shape {list(logits.shape)} for {len(ids)} texts of {num_classes} "
+                f"{self.path} outputs logits of shape {list(logits.shape)} for {len(ids)} texts of {num_classes} "
                 "labels; pull the artifact again"
             )
         # vdot takes 0.5 µs where isfinite().all() takes 2; the second check covers squares that overflow.
         if not isfinite(np.vdot(logits, logits)) and not np.isfinite(logits).all():
             raise ArtifactError(
-                f"{self.path} gives logits that are not finite: its weights are damaged; pull the artifact again, or "
-                "train it anew"
+                f"{self.path} outputs logits that are not finite: its weights are damaged; pull the artifact "
+                f"again, or retrain it"
             )
         return logits
 
@@ -131,7 +131,7 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
         session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"providers: {providers!r:.60} cannot be used ({cause(error)}); give others"
+            f"providers: {providers!r:.60} cannot be used ({cause(error)}); choose others"
         ) from error
     except Exception as error:  # ONNX Runtime's own classes share no public base
         raise ArtifactError(
@@ -139,7 +139,7 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
         ) from error
     if session.get_providers()[:1] != names[:1]:
         raise InputError(
-            f"providers: {names[0]} does not start on this machine; give {', '.join(session.get_providers())}"
+            f"providers: {names[0]} does not start on this machine; use {', '.join(session.get_providers())}"
         )
     return Graph(session, path)
 
@@ -166,5 +166,5 @@ def _provider_names(providers: Any) -> list[str]:
 
 def cause(error: BaseException) -> str:
     """Return the error message of ONNX Runtime or tokenizers on one line, without their source locations."""
-    said = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
-    return said if len(said) <= 160 else f"{said[:159]}…"
+    message = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
+    return message if len(message) <= 160 else f"{message[:159]}…"

@@ -42,10 +42,10 @@ def check_session(chosen: Any) -> None:
         ValueError: an option is unknown or has a wrong value; the message names it and the accepted values.
     """
     if not isinstance(chosen, Mapping):
-        raise ValueError(f"it is {chosen!r:.60}, and must be an object of session options")
+        raise ValueError(f"it is {chosen!r:.60}, but must be an object of session options")
     for name, value in chosen.items():
         if name not in VALUES:
-            raise ValueError(f"unknown option {name!r:.60}; it may hold {', '.join(VALUES)}")
+            raise ValueError(f"unknown option {name!r:.60}; accepted: {', '.join(VALUES)}")
         # 1 == True, but a number is not a valid boolean here.
         if type(value) is not type(VALUES[name][0]) or value not in VALUES[name]:
             allowed = ", ".join(str(each).lower() for each in VALUES[name])

@@ -46,12 +46,12 @@ class Tokenizer:
             ) from error
         if self.tokenizer.id_to_token(pad_token_id) is None:
             raise ArtifactError(
-                f"{path} has no token of the id {pad_token_id}, which is pad_token_id of config.json; pull the "
+                f"{path} has no token with id {pad_token_id}, the pad_token_id of config.json; pull the "
                 "artifact again"
             )
         if added >= max_length:
             raise ArtifactError(
-                f"{path} adds {added} tokens to every text, max_length is {max_length}; pull the artifact again"
+                f"{path} adds {added} tokens to every text, but max_length is {max_length}; pull the artifact again"
             )
 
     def last_id(self) -> int | None:
@@ -81,9 +81,9 @@ class Tokenizer:
                         f"text {number} is not valid Unicode: {text!r:.60}; remove its lone surrogates"
                     ) from error
             raise ArtifactError(
-                f"{self.path}: it fails on a text ({cause(error)}); leave out {texts[0]!r:.60}"
+                f"{self.path}: it fails on a text ({cause(error)}); remove {texts[0]!r:.60}"
                 if len(texts) == 1
-                else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); give them one by one"
+                else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); pass them one by one"
             ) from error
 
     def _shortened(self, text: str) -> str:

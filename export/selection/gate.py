@@ -1,4 +1,4 @@
-"""The gate: check each row against the limits on validation accuracy."""
+"""The gate: check each measured variant against the limits on validation accuracy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import NormalDist
 
 from ...errors import ConfigError, RunFailedError
 from ..benchmark import targets
+from ..benchmark.measure_models import Measurement
 from ..benchmark.predictions import Answers, unpack_answers
-from ..benchmark.rows import RowMeasurement
 from ..config import ChooseConfig
 from .paired_test import PairedDifference, compare_paired
 
@@ -20,8 +20,8 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The values of a row that the gate uses."""
+class _ValidationValues:
+    """The values that the gate uses of one measurement."""
 
     name: str
     accuracy: float
@@ -41,8 +41,8 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
     """
     if config.accuracy == "with_threshold" and not has_threshold:
         raise ConfigError(
-            "export.choose.accuracy: with_threshold given, but these data give no out-of-scope threshold; leave it "
-            "out, or set export.out_of_scope.label and max_in_scope_refused"
+            "export.choose.accuracy: with_threshold given, but this data has no out-of-scope threshold; remove the "
+            "key, or set export.out_of_scope.label and max_in_scope_refused"
         )
     if config.gate == "point":
         return
@@ -50,83 +50,95 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
     least = z2 / (num_texts + z2)  # limit of a variant that changes no prediction: paired_test.score_limits
     if allowed is not None and allowed < least:
-        more = f", give {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
+        more = f", use {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
         raise ConfigError(
-            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot show, "
-            f"with confidence {config.confidence:g}, that even a variant which changes no answer loses less than "
-            f"{least:.4f}; raise it{more}, or set export.choose.gate: point, which takes the measured difference"
+            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot "
+            f"show, "
+            f"with confidence {config.confidence:g}, that even a variant with unchanged predictions loses less "
+            f"than {least:.4f}; raise it{more}, or set export.choose.gate: point, which uses the measured difference"
         )
 
 
 def apply_gate(
-    rows: Sequence[RowMeasurement],
+    measurements: Sequence[Measurement],
     config: ChooseConfig,
     *,
     student: str = STUDENT,
     teacher: str = TEACHER,
-) -> list[RowMeasurement]:
-    """Compare each row made from the student with the student and the teacher on the validation split.
+) -> list[Measurement]:
+    """Compare each model made from the student with the student and the teacher on the validation split.
 
-    A row is within an allowed drop under ``non_inferior`` when the lower confidence limit of the difference, variant
+    A model is within an allowed drop under ``non_inferior`` when the lower confidence limit of the difference, variant
     minus student on the same texts, is at least minus the drop; under ``point`` when the difference itself is.
 
     Args:
-        rows: every measured row, in any order, including the student's.
+        measurements: all measurements, in any order, including the student's.
         config: the section ``export.choose``.
-        student: name of the student's row.
-        teacher: name of the teacher's row.
+        student: name of the student's measurement.
+        teacher: name of the teacher's measurement.
 
     Returns:
-        The rows in the same order. Student and variants get ``passed_gate``, a ``verdict`` with every reason where that
-        is False, and, where the rows have predictions, ``against_student``, ``against_teacher`` and
+        The measurements in the same order. Student and variants get ``passed_gate``, a ``verdict`` with every reason
+        where that is False, and, where they have predictions, ``against_student``, ``against_teacher`` and
         ``predictions_changed``. The gate does not apply to teacher and reference, which are returned unchanged.
 
     Raises:
-        RunFailedError: a required row, its validation accuracy, or its predictions are missing.
+        RunFailedError: a required measurement, its validation accuracy, or its predictions are missing.
     """
-    seen = {row.name: found for row in rows if (found := _see(row, config)) is not None}
+    values = {
+        measurement.name: found
+        for measurement in measurements
+        if (found := _validation_values(measurement, config)) is not None
+    }
     for name in (student, *([teacher] if config.max_drop_from_teacher is not None else [])):
-        if name not in seen:
+        if name not in values:
             raise RunFailedError(
-                f"row {name!r} with its validation accuracy is missing; the gate compares with it"
+                f"the validation accuracy of {name!r} is missing, and the gate compares with it"
             )
     return [
-        _judge(row, seen, config, student, teacher)
-        if row.name in seen and (row.name == student or targets.get(row.kind).is_gated)
-        else row
-        for row in rows
+        _judge(measurement, values, config, student, teacher)
+        if measurement.name in values
+        and (measurement.name == student or targets.get(measurement.kind).is_gated)
+        else measurement
+        for measurement in measurements
     ]
 
 
-def _see(row: RowMeasurement, config: ChooseConfig) -> _Seen | None:
+def _validation_values(measurement: Measurement, config: ChooseConfig) -> _ValidationValues | None:
     if config.accuracy == "with_threshold":
-        accuracy = (row.with_threshold or {}).get("validation_accuracy")
+        accuracy = (measurement.with_threshold or {}).get("validation_accuracy")
     else:
-        accuracy = row.validation_accuracy
-    packed = (row.answers or {}).get(config.accuracy)
-    return None if accuracy is None else _Seen(row.name, accuracy, packed and unpack_answers(packed))
+        accuracy = measurement.validation_accuracy
+    packed = (measurement.answers or {}).get(config.accuracy)
+    if accuracy is None:
+        return None
+    return _ValidationValues(measurement.name, accuracy, packed and unpack_answers(packed))
 
 
 def _judge(
-    row: RowMeasurement, seen: dict[str, _Seen], config: ChooseConfig, student: str, teacher: str
-) -> RowMeasurement:
-    own, faults = seen[row.name], []
+    measurement: Measurement,
+    values: dict[str, _ValidationValues],
+    config: ChooseConfig,
+    student: str,
+    teacher: str,
+) -> Measurement:
+    own, faults = values[measurement.name], []
     compared: dict[str, PairedDifference | None] = {}
     for name, limit in ((student, "max_drop_from_student"), (teacher, "max_drop_from_teacher")):
-        base = seen.get(name)
-        if base is not None and name != row.name:
+        base = values.get(name)
+        if base is not None and name != measurement.name:
             compared[name] = _compare(own, base, config.confidence)
             faults += _drop_faults(own, base, compared[name], limit, config)
     least = config.min_validation_accuracy
     if least is not None and own.accuracy < least - _ROUNDING:
         faults.append(f"validation accuracy {own.accuracy:.4f} below min_validation_accuracy {least:g}")
-    given = seen[student].answers
+    given = values[student].answers
     changed = None
-    if row.name != student and own.answers is not None and given is not None:
+    if measurement.name != student and own.answers is not None and given is not None:
         changed = float((own.answers.predictions != given.predictions).mean())
     found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
     return replace(
-        row,
+        measurement,
         passed_gate=not faults,
         verdict="; ".join(faults) or None,
         against_student=found.get(student),
@@ -135,20 +147,24 @@ def _judge(
     )
 
 
-def _compare(own: _Seen, base: _Seen, confidence: float) -> PairedDifference | None:
+def _compare(own: _ValidationValues, base: _ValidationValues, confidence: float) -> PairedDifference | None:
     if own.answers is None or base.answers is None:
         return None
     first, second = own.answers.right, base.answers.right
     if len(first) != len(second):
         raise RunFailedError(
-            f"rows {own.name!r} and {base.name!r} were measured on {len(first)} and {len(second)} validation texts; "
+            f"{own.name!r} and {base.name!r} were measured on {len(first)} and {len(second)} validation texts; "
             "measure them again"
         )
     return compare_paired(first, second, confidence=confidence)
 
 
 def _drop_faults(
-    own: _Seen, base: _Seen, paired: PairedDifference | None, limit: str, config: ChooseConfig
+    own: _ValidationValues,
+    base: _ValidationValues,
+    paired: PairedDifference | None,
+    limit: str,
+    config: ChooseConfig,
 ) -> list[str]:
     allowed = getattr(config, limit)
     if allowed is None:
@@ -158,7 +174,7 @@ def _drop_faults(
     if config.gate == "non_inferior":
         if paired is None:
             raise RunFailedError(
-                f"row {own.name!r} or {base.name!r} has no answers to the validation texts, which the paired test "
+                f"{own.name!r} or {base.name!r} has no predictions for the validation texts, which the paired test "
                 "needs; measure them again, or set export.choose.gate: point"
             )
         known = f" ({paired.low:+.4f} … {paired.high:+.4f} with {100 * paired.confidence:g} % confidence)"

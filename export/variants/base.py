@@ -31,7 +31,7 @@ class Source(Enum):
 
 
 @dataclass(frozen=True)
-class Making:
+class VariantInputs:
     """Inputs for making a variant, besides its source.
 
     Attributes:
@@ -82,7 +82,7 @@ class Variant:
         description: One phrase for help and schema.
         source: What it is made from.
         make: Writes the file from the source; its arguments are the source (a path, or the model of a checkpoint), the
-            file to write, and :class:`Making`.
+            file to write, and :class:`VariantInputs`.
         target: Name of the entry in ``benchmark.targets`` that opens and measures it.
         can_be_sealed: Whether ``TextClassifier`` can open it, so that it can be chosen and sealed.
         file: File name of its weights or graph.
@@ -101,7 +101,7 @@ class Variant:
     name: str
     description: str
     source: Source
-    make: Callable[[Any, Path, Making], Quantized]
+    make: Callable[[Any, Path, VariantInputs], Quantized]
     target: str = "onnx"
     can_be_sealed: bool = True
     file: str = MODEL_FILE
@@ -132,7 +132,7 @@ def register(*variants: Variant) -> None:
     """
     for variant in variants:
         if variant.name in VARIANTS:
-            raise ValueError(f"variant {variant.name!r} is registered already; give it another name")
+            raise ValueError(f"variant {variant.name!r} is already registered; give it another name")
         VARIANTS[variant.name] = variant
 
 

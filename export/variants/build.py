@@ -25,7 +25,7 @@ from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
 from . import kinds
-from .base import MODEL_FILE, Making, Quantized, Source, Variant
+from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
 from .graph_record import GraphRecord, describe_graph
 from .parity import Parity, check_tolerance, measure_parity, torch_logits
@@ -64,7 +64,7 @@ class VariantFiles:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _BuiltFile:
     fused: dict[str, int] | None = None
     quantized: Quantized = field(default_factory=Quantized)
     record: GraphRecord | None = None
@@ -115,9 +115,9 @@ def build_variant(
     with new_folder(out_dir) as folder:
         tokenizer = _write_tokenizer(variant, student_dir, folder)
         rows = _token_ids(tokenizer, training_texts, max_length)
-        asked = config.sensitivity and variant.has_sensitivity
-        making = Making(rows, config, asked)
-        made = _write_file(variant, model, folder, max_length, base_onnx, making, config.opset)
+        wants_sensitivity = config.sensitivity and variant.has_sensitivity
+        inputs = VariantInputs(rows, config, wants_sensitivity)
+        made = _write_file(variant, model, folder, max_length, base_onnx, inputs, config.opset)
         if variant.can_be_sealed:
             _write_config(model, folder, task, max_length, out_of_scope_label, num_threads)
             if calibration is not None:
@@ -147,14 +147,14 @@ def _write_file(
     folder: Path,
     max_length: int,
     base_onnx: Path | None,
-    making: Making,
+    inputs: VariantInputs,
     opset: int,
-) -> _Made:
+) -> _BuiltFile:
     target = folder / variant.file
     if variant.source is Source.CHECKPOINT:
-        return _Made(quantized=variant.make(model, target, making))
+        return _BuiltFile(quantized=variant.make(model, target, inputs))
     if base_onnx is not None and not base_onnx.is_file():
-        raise ExportError(f"{base_onnx}: the plain ONNX graph is not there; make the variant `onnx` first")
+        raise ExportError(f"{base_onnx}: the plain ONNX graph is missing; build the variant `onnx` first")
     is_fused = variant.source is Source.FUSED_GRAPH
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
@@ -165,16 +165,16 @@ def _write_file(
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
             _check_fused(variant.name, model, counts)
-        quantized = variant.make(base, target, making)
+        quantized = variant.make(base, target, inputs)
         record = describe_graph(base, target, quantized) if variant.file == MODEL_FILE else None
-        return _Made(counts, quantized, record)
+        return _BuiltFile(counts, quantized, record)
 
 
 def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> None:
     if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
-            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; leave the onnx-fused "
-            f"variants out of export.variants, or use a student of {family_names()}"
+            f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; remove the "
+            f"onnx-fused variants from export.variants, or use a student of {family_names()}"
         )
 
 
@@ -190,7 +190,7 @@ def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length:
 
 def _load_student(directory: Path) -> PreTrainedModel:
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and its weights")
+        raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and weights")
     return load_model(directory).eval()
 
 
@@ -222,7 +222,9 @@ def _read_tokenizer(source: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(source))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ModelError(f"{source}: no fast tokenizer there ({error}); save the student with one") from error
+        raise ModelError(
+            f"{source}: it has no fast tokenizer ({error}); save the student with one"
+        ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -37,7 +37,7 @@ VariantName = Annotated[str, _Registered()]
 
 
 class VariantsConfig(Section):
-    """Which variants to make, and how."""
+    """Which variants to build, and how."""
 
     variants: list[VariantName] = Field(
         default_factory=lambda: [
@@ -49,23 +49,23 @@ class VariantsConfig(Section):
         ],
         min_length=1,
         max_length=100,
-        description="Variants to make; student-pytorch is always measured.",
+        description="Variants to build; student-pytorch is always measured.",
     )
     parity_tolerance: PositiveAmount = Field(
         default=1e-3,
-        description="Largest absolute difference of logits that a 32-bit ONNX variant may show.",
+        description="Maximum absolute difference of logits of a 32-bit ONNX variant from the student's.",
     )
     opset: int = Field(
         default=18,
         ge=18,
         le=99,
-        description="Version of ONNX's operators in the graphs; 4-bit embeddings need 21 and take it by themselves.",
+        description="ONNX opset of the graphs; 4-bit embeddings need 21 and always use at least that.",
     )
     static: StaticConfig = Field(
-        default_factory=StaticConfig, description="What the onnx-static variants leave in 32 bits."
+        default_factory=StaticConfig, description="Which parts the onnx-static variants keep in 32 bits."
     )
     sensitivity: bool = Field(
         default=False,
-        description="Measure on training texts what each part of the graph loses to 8 bits, for the report: of "
+        description="Measure on training texts the error of each part of the graph in 8 bits, for the report: for "
         "onnx-int8, onnx-int8-per-channel and the onnx-static variants.",
     )

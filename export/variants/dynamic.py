@@ -163,7 +163,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
     quantized = quantizer.model.model
     if not any(node.op_type == made for node in quantized.graph.node):
         raise ExportError(
-            f"no {operator} of the graph could be quantized to {bits} bits; leave that variant out of export.variants"
+            f"no {operator} of the graph could be quantized to {bits} bits; remove that variant from export.variants"
         )
     save_onnx(quantized, target)
 

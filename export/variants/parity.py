@@ -55,8 +55,8 @@ def measure_parity(
         finite = bool(np.isfinite(actual).all())
         if actual.shape != expected.shape or not finite:
             raise ExportError(
-                f"the exported model gives logits of shape {actual.shape} (finite: {finite}) "
-                f"for a batch of {shape}; its original gives {expected.shape}"
+                f"the exported model outputs logits of shape {actual.shape} (finite: {finite}) for a batch of "
+                f"{shape}; the original outputs {expected.shape}"
             )
         worst = max(worst, float(np.abs(actual - expected).max()))
     return Parity(worst, shapes)
@@ -71,8 +71,8 @@ def check_tolerance(name: str, parity: Parity, tolerance: float) -> None:
     if parity.max_abs_diff > tolerance:
         raise ExportError(
             f"{name}: logits differ from the student's by up to {parity.max_abs_diff:.3g}, more than "
-            f"export.parity_tolerance = {tolerance:g} (shapes {parity.shapes}); a fault of the export: "
-            f"leave {name} out of export.variants"
+            f"export.parity_tolerance = {tolerance:g} (shapes {parity.shapes}); the export is faulty: remove "
+            f"{name} from export.variants"
         )
 
 
@@ -95,7 +95,7 @@ def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise ExportError(f"{path.name}: ONNX Runtime does not load it: {error}") from error
+        raise ExportError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         outputs = session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})

@@ -67,7 +67,8 @@ class Probe:
     def __init__(self, source: Path, rows: Sequence[np.ndarray]) -> None:
         if not rows:
             raise ExportError(
-                "export.sensitivity: no training text to compare logits on; give data.train texts, or set it to false"
+                "export.sensitivity: no training text to compare logits on; add texts to data.train, or set it to "
+                "false"
             )
         self._rows = spread(rows, NUM_PROBES)
         self._expected = self._logits(onnx_logits(source))

@@ -160,8 +160,8 @@ def quantize_static_onnx(
     """
     if not rows:
         raise ExportError(
-            f"static quantization by {method}: no training text to measure ranges on; give data.train texts, or leave "
-            "the onnx-static variants out of export.variants"
+            f"static quantization by {method}: no training text to measure ranges on; add texts to data.train, or "
+            f"remove the onnx-static variants from export.variants"
         )
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         quantizer, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name

@@ -70,7 +70,7 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
         config = read_config(directory)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"{directory}: not a PyTorch int8 variant ({error}); make it again with `distiltune run`"
+            f"{directory}: not a PyTorch int8 variant ({error}); build it again with `distiltune run`"
         ) from error
     with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, must not advance the global RNG
         model = new_classifier(config).eval()
@@ -83,13 +83,13 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
             setattr(model.get_submodule(parent), child, _int8_linear(name, tensors))
     except (KeyError, AttributeError, RuntimeError) as error:
         raise ModelError(
-            f"{directory}: {TORCH_INT8_FILE} does not fit {config.model_type} ({error}); make it again"
+            f"{directory}: {TORCH_INT8_FILE} does not match {config.model_type} ({error}); build it again"
         ) from error
     missing = [key for key in missing if key.rpartition(".")[0] not in layers]
     if missing or unexpected or not layers:
         raise ModelError(
             f"{directory}: {TORCH_INT8_FILE} lacks {missing[:3]}, has unknown {unexpected[:3]} "
-            f"and {len(layers)} quantized layers; make it again with `distiltune run`"
+            f"and {len(layers)} quantized layers; build it again with `distiltune run`"
         )
     return model
 

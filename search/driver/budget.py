@@ -9,7 +9,7 @@ from typing import Any
 from ..config import SearchConfig
 
 
-class BudgetWatch:
+class BudgetMonitor:
     """Track the use of a search's budget, across interruptions.
 
     Args:
@@ -44,12 +44,12 @@ class BudgetWatch:
         """
         limit, target = self._budget.wall_time_s, self._budget.target_value
         if limit is not None and self.seconds >= limit:
-            return f"its {limit:g} s are over"
+            return f"its limit of {limit:g} s is reached"
         if target is not None and best is not None and self._sign * best >= self._sign * target:
             return f"{self._metric} {best:.4f} reached its target {target:g}"
         patience = self._budget.patience
         if patience is not None and self._num_without_better >= patience:
-            return f"{self._num_without_better} trials one after another brought no better {self._metric}"
+            return f"{self._num_without_better} consecutive trials did not improve {self._metric}"
         return None
 
     def too_many_failed(self, failures: Counter[str]) -> str | None:
@@ -58,8 +58,8 @@ class BudgetWatch:
             return None
         reasons = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         return (
-            f"{failures.total()} trials failed, search.max_failed_trials allows {self._max_failed}: {reasons}; "
-            "mend what they say, or allow more in a new run"
+            f"{failures.total()} trials failed, search.max_failed_trials allows {self._max_failed}: {reasons}; fix "
+            f"the causes, or allow more failures in a new run"
         )
 
     def trial_ended(self, best: float | None) -> None:

@@ -14,22 +14,22 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
 from ..study.searcher import restored_searchers
-from ..trial_record import State, counted, counts, name_of
-from .budget import BudgetWatch
-from .progress import SearchProgress, watches
+from ..trial_record import State, is_selectable, name_of, selectable_values
+from .budget import BudgetMonitor
+from .progress import SearchProgress, running_searches
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 _UNREADABLE = (
-    "storage: the snapshot of the search could not be read; go on with `distiltune resume RUN`, and if it ends "
-    "like this again, see the cause with `distiltune --verbose resume RUN`; nothing of the run was changed"
+    "storage: the snapshot of the search could not be read; retry with `distiltune resume RUN`; if it fails again, "
+    "`distiltune --verbose resume RUN` shows the cause; the run was not changed"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
 
 
-class EndsWithBudget(Stopper):
-    """End the experiment once a watch has a reason; watches are global, since Tune pickles the stopper."""
+class BudgetStopper(Stopper):
+    """End the experiment once there is a reason to; running searches are global, since Tune pickles the stopper."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -37,7 +37,7 @@ class EndsWithBudget(Stopper):
 
     def stop_all(self) -> bool:
         """Return whether the search is over."""
-        return any(watch.ended_by is not None for watch in watches)
+        return any(search.ended_by is not None for search in running_searches)
 
 
 class ProgressCallback(Callback):
@@ -52,7 +52,7 @@ class ProgressCallback(Callback):
         self._num_trials = num_trials
         self._metric = config.metric
         self._mode = config.mode
-        self._budget = BudgetWatch(config)
+        self._budget = BudgetMonitor(config)
         self._best: tuple[float, str, dict[str, Any]] | None = None
         self._running: set[str] = set()
         self._ended: dict[str, State] = {}
@@ -63,28 +63,28 @@ class ProgressCallback(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Process restored trials; raise where Tune could not read its snapshot, rather than start over."""
-        for watch in watches:
-            if watch.restored and not trials:
-                watch.storage_error = _UNREADABLE
-                raise StorageError(watch.storage_error)
-            if watch.restored:
-                self._take_up(trials)
-                watch.num_ended = len(self._ended)
-            watch.restored = False
+        for search in running_searches:
+            if search.restored and not trials:
+                search.storage_error = _UNREADABLE
+                raise StorageError(search.storage_error)
+            if search.restored:
+                self._restore(trials)
+                search.num_ended = len(self._ended)
+            search.restored = False
 
-    def _take_up(self, trials: list[Trial]) -> None:
+    def _restore(self, trials: list[Trial]) -> None:
         while restored_searchers:
             restored_searchers.pop().reconcile(trials)
         for trial in trials:
             last = trial.last_result or {}
-            for value in counted(last):
+            for value in selectable_values(last):
                 self._compare(value, trial)
             if last.get("failure"):
                 self._failures[name_of(trial)] = last["failure"]
             if trial.status in ("TERMINATED", "ERROR"):
                 self._end(trial, self._state_of(trial))
-                for watch in watches:
-                    watch.trial_ended(trial, self._ended[name_of(trial)], self._failures.get(name_of(trial)))
+                for search in running_searches:
+                    search.trial_ended(trial, self._ended[name_of(trial)], self._failures.get(name_of(trial)))
             else:  # a failed trial may be retried
                 self._ended.pop(name_of(trial), None)
                 self._failures.pop(name_of(trial), None)
@@ -102,25 +102,25 @@ class ProgressCallback(Callback):
         waiting_for = _needs(pending) if pending else None
         if waiting_for != self._waiting_for:
             self._waiting_for = waiting_for
-            self._tell()
+            self._report()
 
     def _end_by_budget(self) -> None:
         failure = self._budget.too_many_failed(Counter(self._failures.values()))
         ended_by = self._budget.ended_by(self._best[0] if self._best else None)
-        for watch in watches:
+        for search in running_searches:
             if failure is not None:
                 # Raised, since a stop would mark the search as done: on resume, trials that failed because of a
                 # lost worker or a full disk are retried, and the remaining ones follow.
-                watch.failure = failure
+                search.failure = failure
                 raise RunFailedError(failure)
             left = len(self._ended) < self._num_trials
-            if left and watch.ended_by is None and ended_by is not None:
-                watch.ended_by, watch.own_end = ended_by, set(self._ended)
+            if left and search.ended_by is None and ended_by is not None:
+                search.ended_by, search.ended_before = ended_by, set(self._ended)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Count and report a trial that started."""
         self._running.add(name_of(trial))
-        self._tell()
+        self._report()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -128,9 +128,9 @@ class ProgressCallback(Callback):
         """Process a report of an epoch or of a failure."""
         if result.get("failure"):
             self._failures[name_of(trial)] = result["failure"]
-        elif counts(result):
+        elif is_selectable(result):
             self._compare(result[self._metric], trial)
-        self._tell()
+        self._report()
 
     def _compare(self, value: float, trial: Trial) -> None:
         if self._best is None or _better(value, self._best[0], self._mode):
@@ -143,13 +143,13 @@ class ProgressCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Process a trial that Tune gave up; restart the search where retries are left."""
         _end_without_storage(trial)
-        for watch in watches:
+        for search in running_searches:
             if (
                 trial.num_failures <= trial.max_failures
-                and watch.given_up[name_of(trial)] < trial.max_failures
+                and search.given_up[name_of(trial)] < trial.max_failures
             ):
-                watch.given_up[name_of(trial)] += 1
-                watch.goes_on = True
+                search.given_up[name_of(trial)] += 1
+                search.must_restart = True
                 # Raised before the searcher is notified, so that the snapshot does not contain the failure.
                 raise RunFailedError(f"trial {name_of(trial)} was given up too early")
         self._failures[name_of(trial)] = describe_error(_error_of(trial))
@@ -160,9 +160,9 @@ class ProgressCallback(Callback):
         self._end(trial, state)
         if state != "failed":
             self._budget.trial_ended(self._best[0] if self._best else None)
-        for watch in watches:
-            watch.trial_ended(trial, state, self._failures.get(name_of(trial)))
-        self._tell()
+        for search in running_searches:
+            search.trial_ended(trial, state, self._failures.get(name_of(trial)))
+        self._report()
 
     def _end(self, trial: Trial, state: State) -> None:
         before = self._ended.get(name_of(trial))
@@ -180,7 +180,7 @@ class ProgressCallback(Callback):
         self._running.discard(name_of(trial))
         _end_without_storage(trial)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         value, trial_id, parameters = self._best or (None, None, {})
         progress = SearchProgress(
             num_trials=self._num_trials,
@@ -193,10 +193,10 @@ class ProgressCallback(Callback):
             best_trial_id=trial_id,
             waiting_for=self._waiting_for,
         )
-        for watch in watches:
-            watch.num_ended = len(self._ended)
-            if watch.listener is not None:
-                watch.listener(progress)
+        for search in running_searches:
+            search.num_ended = len(self._ended)
+            if search.report is not None:
+                search.report(progress.to_progress())
 
     def get_state(self) -> dict[str, Any]:
         """Return the state that cannot be restored from the trials."""
@@ -225,15 +225,15 @@ def _end_without_storage(trial: Trial) -> None:
     """
     error = _error_of(trial)
     if isinstance(error, StorageError):
-        for watch in watches:
-            watch.storage_error = " ".join(str(error).split())
-            raise StorageError(watch.storage_error)
+        for search in running_searches:
+            search.storage_error = " ".join(str(error).split())
+            raise StorageError(search.storage_error)
 
 
 def describe_error(error: BaseException | None) -> str:
     """Return the type and first line of an exception that a trial raised."""
     if error is None:
-        return "lost, without a reason"
+        return "lost for an unknown reason"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -17,7 +17,7 @@ from .callbacks import describe_error
 if TYPE_CHECKING:
     from ray.tune import Result
 
-    from .experiment import Ended, Plan
+    from .experiment import SearchEnd, SearchSetup
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SearchOutcome:
         }
 
 
-def collect(ended: Ended, plan: Plan) -> SearchOutcome:
+def collect(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
     """Read every trial's record from the store, and select one with an intact checkpoint.
 
     Raises:
@@ -58,33 +58,33 @@ def collect(ended: Ended, plan: Plan) -> SearchOutcome:
     """
     damaged: set[str] = set()
     while True:
-        outcome = _outcome(ended, plan, damaged)
+        outcome = _outcome(ended, setup, damaged)
         checkpoint = outcome.best.checkpoint
         assert checkpoint is not None, "the best trial has finished an epoch, and so saved one"
-        if model_is_intact(plan.settings.store, checkpoint):
+        if model_is_intact(setup.settings.store, checkpoint):
             return outcome
         damaged.add(checkpoint)
 
 
-def _outcome(ended: Ended, plan: Plan, damaged: set[str]) -> SearchOutcome:
-    records = (_record(result, ended, plan, damaged) for result in ended.grid)
+def _outcome(ended: SearchEnd, setup: SearchSetup, damaged: set[str]) -> SearchOutcome:
+    records = (_record(result, ended, setup, damaged) for result in ended.grid)
     trials = sorted((each for each in records if each is not None), key=lambda trial: trial.number)
     if not any(trial.checkpoint is not None and trial.state != "failed" for trial in trials):
         failed = [trial for trial in trials if trial.state == "failed"]
-        first = f"; the first one's reason: {failed[0].reason}" if failed else ""
+        first = f"; the first failed trial: {failed[0].reason}" if failed else ""
         if ended.ended_by is not None:
             raise RunFailedError(
                 f"the search ended before any trial had finished an epoch: {ended.ended_by}{first}"
             )
         what = "the only trial" if len(trials) == 1 else f"all {len(trials)} trials"
         raise RunFailedError(f"{what} failed{first}")
-    choice = choose_trial(trials, plan.config)
+    choice = choose_trial(trials, setup.config)
     return SearchOutcome(trials, choice.best, choice.front, choice.text, ended.ended_by)
 
 
-def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> TrialRecord | None:
+def _record(result: Result, ended: SearchEnd, setup: SearchSetup, damaged: set[str]) -> TrialRecord | None:
     """Return a trial's record; None if it had not started when the search was ended."""
-    store, experiment, config = plan.settings.store, plan.settings.experiment, plan.config
+    store, experiment, config = setup.settings.store, setup.settings.experiment, setup.config
     trial_id = PurePosixPath(result.path).name
     # The arguments of a trial that never reported are only in its file.
     given = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
@@ -92,16 +92,16 @@ def _record(result: Result, ended: Ended, plan: Plan, damaged: set[str]) -> Tria
         return None
     if given is None:
         raise StorageError(
-            f"storage {store}: {experiment}/{trial_id}/params.json is not there; go on with `distiltune resume RUN`"
+            f"storage {store}: {experiment}/{trial_id}/params.json is missing; resume with `distiltune resume RUN`"
         )
     # From the store, not from Tune's bookkeeping, which is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)
-    state, reason = _end_of(result, last, None if trial_id in ended.own_end else ended.ended_by)
+    state, reason = _end_of(result, last, None if trial_id in ended.ended_before else ended.ended_by)
     if epochs and not whole:
         state, reason = "failed", "its checkpoints are damaged"
-    shared = shared_metrics(given["arguments"], plan.students)
+    shared = shared_metrics(given["arguments"], setup.students)
     return TrialRecord(
         trial_id=trial_id,
         number=given["number"],

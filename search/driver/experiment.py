@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError, StorageError
+from ...progress import ReportProgress
 from ...storage.environment import environment_set
 from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from ..study.searcher import StudySearcher
-    from .progress import SearchProgress, TrialListener, Watch
+    from .progress import OnTrialEnded, RunningSearch
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _ENDED = "ended.json"  # exists if the budget ended the search
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchSetup:
     """Inputs of a search.
 
     Attributes:
@@ -64,28 +65,28 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Ended:
+class SearchEnd:
     """State of the trials at the end of a search.
 
     Attributes:
         grid: Tune's results. After Ctrl-C, interrupted trials are marked as terminated too.
         num_ended: Trials that ended by themselves.
         ended_by: What ended the search before all trials were done; None when nothing did.
-        own_end: Names of the trials that had ended by themselves before that.
+        ended_before: Names of the trials that had ended by themselves before that.
     """
 
     grid: tune.ResultGrid
     num_ended: int
     ended_by: str | None = None
-    own_end: frozenset[str] = frozenset()
+    ended_before: frozenset[str] = frozenset()
 
 
 def run_trials(
-    plan: Plan,
+    setup: SearchSetup,
     trainable: Any,
-    on_progress: Callable[[SearchProgress], None] | None,
-    on_trial_ended: TrialListener | None = None,
-) -> Ended:
+    report: ReportProgress | None,
+    on_trial_ended: OnTrialEnded | None = None,
+) -> SearchEnd:
     """Run the trials with Tune; any storage failure is raised as one StorageError.
 
     Raises:
@@ -93,59 +94,61 @@ def run_trials(
         StorageError: The storage did not answer, or lacks files.
         PermanentStorageError: The files to resume from may have been written by another user; none was read.
     """
-    from .progress import watching
+    from .progress import search_running
 
-    store, experiment = plan.settings.store, plan.settings.experiment
+    store, experiment = setup.settings.store, setup.settings.experiment
     with (
-        _environment(plan),
-        signals_restored(),
-        watching(on_progress, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as watch,
+        _environment(setup),
+        signal_handlers_restored(),
+        search_running(report, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as search,
     ):
         grid = None
         while grid is None:
-            tuner = _tuner(plan, trainable, watch)
-            before = store.read_json(f"{experiment}/{_ENDED}") if watch.restored else None
+            tuner = _tuner(setup, trainable, search)
+            before = store.read_json(f"{experiment}/{_ENDED}") if search.restored else None
             if before is not None:
                 grid = tuner.get_results()
-                return Ended(grid, _num_ended(grid), before["ended_by"], frozenset(before["own_end"]))
-            grid = _fit(tuner, store, watch)
-    if watch.ended_by is not None:
-        ended = {"ended_by": watch.ended_by, "own_end": sorted(watch.own_end)}
+                return SearchEnd(
+                    grid, _num_ended(grid), before["ended_by"], frozenset(before["ended_before"])
+                )
+            grid = _fit(tuner, store, search)
+    if search.ended_by is not None:
+        ended = {"ended_by": search.ended_by, "ended_before": sorted(search.ended_before)}
         store.write_json(f"{experiment}/{_ENDED}", ended)
-    num_ended = _num_ended(grid) if watch.num_ended is None else watch.num_ended
-    return Ended(grid, num_ended, watch.ended_by, frozenset(watch.own_end))
+    num_ended = _num_ended(grid) if search.num_ended is None else search.num_ended
+    return SearchEnd(grid, num_ended, search.ended_by, frozenset(search.ended_before))
 
 
-def _tuner(plan: Plan, trainable: Any, watch: Watch) -> tune.Tuner:
+def _tuner(setup: SearchSetup, trainable: Any, search: RunningSearch) -> tune.Tuner:
     """Return a tuner restored from the last snapshot, or a new one."""
-    store, experiment = plan.settings.store, plan.settings.experiment
+    store, experiment = setup.settings.store, setup.settings.experiment
     refuse_untrusted(store, experiment)
-    watch.restored, watch.goes_on = _can_restore(store, experiment), False
-    if watch.restored:
+    search.restored, search.must_restart = _can_restore(store, experiment), False
+    if search.restored:
         return _restored_tuner(trainable, store, experiment)
     # A search that was killed before its first snapshot may have started trials; they are resumed.
     for name in store.names(experiment):
         if not is_trial_name(name):
             store.delete(f"{experiment}/{name}")
-    return _new_tuner(plan, trainable)
+    return _new_tuner(setup, trainable)
 
 
-def _fit(tuner: tune.Tuner, store: Store, watch: Watch) -> tune.ResultGrid | None:
+def _fit(tuner: tune.Tuner, store: Store, search: RunningSearch) -> tune.ResultGrid | None:
     """Run the tuner and return the results; None where the search has to restart from its snapshot."""
     try:
         return tuner.fit()
     except Exception as error:
-        if watch.goes_on:
+        if search.must_restart:
             return None
-        if watch.failure is not None:
-            raise RunFailedError(watch.failure) from None
-        if watch.storage_error is not None:
-            raise StorageError(watch.storage_error) from error
+        if search.failure is not None:
+            raise RunFailedError(search.failure) from None
+        if search.storage_error is not None:
+            raise StorageError(search.storage_error) from error
         if isinstance(error, OSError):
             if remedy_for(error) is not None:
                 raise permanent(error, str(store)) from error
             raise StorageError(
-                f"storage {store}: {reason_of(error)}; repair it, then go on with `distiltune resume RUN`"
+                f"storage {store}: {reason_of(error)}; fix the cause, then resume with `distiltune resume RUN`"
             ) from error
         raise
 
@@ -157,7 +160,7 @@ def _num_ended(grid: tune.ResultGrid) -> int:
 def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner:
     from ray import tune
 
-    from .whole_files import tune_filesystem
+    from .atomic_files import tune_filesystem
 
     def operation() -> tune.Tuner:
         return tune.Tuner.restore(
@@ -171,24 +174,24 @@ def _restored_tuner(trainable: Any, store: Store, experiment: str) -> tune.Tuner
     return retrying(operation, f"{store}, {experiment}", store.retry_s)
 
 
-def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
+def _new_tuner(setup: SearchSetup, trainable: Any) -> tune.Tuner:
     from ray import tune
 
-    from ..schedulers.in_turn import scheduler_of
-    from .callbacks import EndsWithBudget, ProgressCallback
+    from ..schedulers.tune_schedulers import scheduler_of
+    from .atomic_files import tune_filesystem
+    from .callbacks import BudgetStopper, ProgressCallback
     from .result_files import ResultFiles
-    from .whole_files import tune_filesystem
 
-    config, store, experiment = plan.config, plan.settings.store, plan.settings.experiment
+    config, store, experiment = setup.config, setup.settings.store, setup.settings.experiment
     parent, _, name = experiment.rpartition("/")
-    several = plan.settings.num_processes > 1
+    several = setup.settings.num_processes > 1
 
     def operation() -> tune.Tuner:
         return tune.Tuner(
             trainable,
             param_space={} if _is_searched(config) else {"number": 0, "arguments": fixed_values(config)},
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(plan),
+                search_alg=_searcher(setup),
                 scheduler=scheduler_of(config.scheduler, config.mode),
                 # The searcher ends the search: only it has the trials that Tune lost when it was killed.
                 num_samples=-1 if _is_searched(config) else 1,
@@ -201,8 +204,8 @@ def _new_tuner(plan: Plan, trainable: Any) -> tune.Tuner:
                 storage_path=store.at(parent),
                 storage_filesystem=tune_filesystem(store),
                 verbose=0,
-                stop=EndsWithBudget(),
-                callbacks=[ResultFiles(), ProgressCallback(config, plan.num_trials)],
+                stop=BudgetStopper(),
+                callbacks=[ResultFiles(), ProgressCallback(config, setup.num_trials)],
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
@@ -214,27 +217,27 @@ def _is_searched(config: SearchConfig) -> bool:
     return bool(searched(config))
 
 
-def _searcher(plan: Plan) -> StudySearcher | None:
+def _searcher(setup: SearchSetup) -> StudySearcher | None:
     """Return the searcher, or None when there is nothing to search."""
     from ..study.searcher import StudySearcher, side_by_side, window_of
     from ..study.warm_start import known_trials
 
-    config = plan.config
+    config = setup.config
     if not _is_searched(config):
         return None
-    num_side_by_side = side_by_side(config, plan.num_slots)
+    num_side_by_side = side_by_side(config, setup.num_slots)
     return StudySearcher(
         config.space,
         objectives=config.all_objectives,
         constraints=config.constraints,
-        student_metrics={name: student.metrics for name, student in plan.students.items()},
+        student_metrics={name: student.metrics for name, student in setup.students.items()},
         seed=config.seed,
-        num_trials=plan.num_trials,
+        num_trials=setup.num_trials,
         num_startup_trials=config.num_startup_trials,
         window=window_of(config.num_trials, num_side_by_side),
         max_concurrent=num_side_by_side,
         points=config.points,
-        known=known_trials(plan.known, config),
+        known=known_trials(setup.known, config),
     )
 
 
@@ -262,16 +265,16 @@ def _name_folder(trial: Trial) -> str:
 
 
 @contextmanager
-def _environment(plan: Plan) -> Iterator[None]:
+def _environment(setup: SearchSetup) -> Iterator[None]:
     """Configure Tune in the driver; it prints nothing, since distiltune reports progress and failures."""
     # Start workers in parallel. With Tune's default of one at a time, a trial that ends before the next worker
     # is up hands over its own worker and stops the other, so that short trials never run in parallel.
     settings = {
         **_DRIVER_ENV,
-        "TUNE_MAX_PENDING_TRIALS_PG": str(plan.num_slots),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(setup.num_slots),
         # Every snapshot holds all trials: with a fixed number of snapshots, the bytes written grow linearly with
         # the search, not quadratically. What the last snapshot lacks is in the trials' folders.
-        "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, plan.num_trials // 20)),
+        "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, setup.num_trials // 20)),
     }
     talkative = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
     levels = [each.level for each in talkative]
@@ -287,7 +290,7 @@ def _environment(plan: Plan) -> Iterator[None]:
 
 
 @contextmanager
-def signals_restored() -> Iterator[None]:
+def signal_handlers_restored() -> Iterator[None]:
     """Restore signal handlers: Tune leaves its own, which would swallow the first Ctrl-C after a search."""
     if threading.current_thread() is not threading.main_thread():
         yield

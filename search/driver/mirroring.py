@@ -14,19 +14,19 @@ from ..trial_record import State, TrialRecord, name_of
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from .experiment import Plan
+    from .experiment import SearchSetup
 
 
 class Mirroring:
     """Add the trials of a search to its journal; without a mirror, do nothing.
 
     Args:
-        plan: The search.
+        setup: The search.
         mirror: The journal, or None.
     """
 
-    def __init__(self, plan: Plan, mirror: StudyMirror | None) -> None:
-        self._plan = plan
+    def __init__(self, setup: SearchSetup, mirror: StudyMirror | None) -> None:
+        self._setup = setup
         self._mirror = mirror
 
     def trial_ended(self, trial: Trial, state: State, reason: str | None) -> None:
@@ -47,7 +47,7 @@ class Mirroring:
             number=trial.config["number"],
             parameters=arguments,
             state=state,
-            metrics={**last, **shared_metrics(arguments, self._plan.students)},
+            metrics={**last, **shared_metrics(arguments, self._setup.students)},
             reason=reason,
             seconds=last.get("trial_seconds", 0.0),
             curve=last.get("curve", []),
@@ -56,20 +56,20 @@ class Mirroring:
 
 
 @contextmanager
-def mirrored(plan: Plan, key: str | None) -> Iterator[Mirroring]:
+def mirrored(setup: SearchSetup, key: str | None) -> Iterator[Mirroring]:
     """Mirror the search that runs inside the block into the journal ``key``."""
-    parameters = searched(plan.config)
+    parameters = searched(setup.config)
     if key is None or not parameters:
-        yield Mirroring(plan, None)
+        yield Mirroring(setup, None)
         return
     mirror = StudyMirror(
-        plan.settings.store,
+        setup.settings.store,
         key,
-        plan.settings.experiment.replace("/", "-"),
+        setup.settings.experiment.replace("/", "-"),
         parameters,
-        plan.config.all_objectives,
+        setup.config.all_objectives,
     )
     try:
-        yield Mirroring(plan, mirror)
+        yield Mirroring(setup, mirror)
     finally:
         mirror.close()

@@ -53,13 +53,16 @@ def check_fits(
     places = sum(num_places(node, needs) for node in nodes)
     if places >= num_processes or any(num_places(node, needs) for node in added):
         return
-    given, found = _shown(needs, needs), "no node has that many"
+    given, found = _shown(needs, needs), "no node has that much"
     if num_processes > 1:
-        given, found = f"{num_processes} processes of {given} each", f"they hold {places} of them"
+        given, found = (
+            f"{num_processes} processes of {given} each",
+            f"the nodes have room for {places} of them",
+        )
     shown = "; ".join(_shown(node, needs) for node in (*nodes, *added)) or "none"
     raise ConfigError(
-        f"{parameter}: {given} given, and {found} (nodes: {shown}); lower it, attach to a larger cluster, "
-        "or name the nodes that the cluster adds on demand in resources.autoscaling"
+        f"{parameter}: {given} given, but {found} (nodes: {shown}); lower it, attach to a larger cluster, or list "
+        f"the node types that the cluster adds on demand in resources.autoscaling"
     )
 
 

@@ -1,4 +1,4 @@
-"""The progress of a search, and its listeners in the driver."""
+"""The progress of a search, and the state of the running search in the driver."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...progress import Progress, ReportProgress
 from ..trial_record import State
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Progress of a search at one moment.
+    """Trials of a search at one moment; they are the values of its ``Progress``.
 
     Attributes:
         num_trials: Trials in all.
@@ -43,20 +44,25 @@ class SearchProgress:
     pruned: int = 0
     waiting_for: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+    def to_progress(self) -> Progress:
+        """Return the progress to report: a line for a person, and the fields as values."""
+        line = f"{self.done} of {self.num_trials} trials done, {self.running} running"
+        for count, what in ((self.failed, "failed"), (self.pruned, "pruned")):
+            line += f", {count} {what}" if count else ""
+        if self.best_value is not None:
+            line += f", best {self.best_value:.4f}"
+        line += f"; waiting for {self.waiting_for}" if self.waiting_for else ""
+        return Progress(line, asdict(self))
 
 
-ProgressListener = Callable[[SearchProgress], None]
-TrialListener = Callable[["Trial", State, str | None], None]
+OnTrialEnded = Callable[["Trial", State, str | None], None]
 
 
-class Watch:
+class RunningSearch:
     """State of the running search in the driver.
 
     Args:
-        listener: Called with the progress after every change.
+        report: Called with the progress after every change.
         store: The run store.
         experiment: Key of the search in it.
         on_trial_ended: Called for every trial that ended, with its state and, if it failed, the reason.
@@ -64,12 +70,12 @@ class Watch:
 
     def __init__(
         self,
-        listener: ProgressListener | None,
+        report: ReportProgress | None,
         store: Store,
         experiment: str,
-        on_trial_ended: TrialListener | None = None,
+        on_trial_ended: OnTrialEnded | None = None,
     ) -> None:
-        self.listener = listener
+        self.report = report
         self.store = store
         self.experiment = experiment
         self._on_trial_ended = on_trial_ended
@@ -81,38 +87,38 @@ class Watch:
         """Number of trials that ended by themselves; None when Tune had nothing to do."""
         self.ended_by: str | None = None
         """What ended the search before all its trials were done."""
-        self.own_end: set[str] = set()
+        self.ended_before: set[str] = set()
         """Names of the trials that had ended by themselves before that."""
         self.given_up: Counter[str] = Counter()
         """How often Tune gave up a trial that had retries left: it counts a worker that dies while it is handed over to
         the next trial twice, and the second time that trial is not running."""
-        self.goes_on = False
+        self.must_restart = False
         """Whether the search was stopped for that reason, and has to restart from its snapshot."""
         self.failure: str | None = None
         """The error message, when too many trials failed."""
 
     def trial_ended(self, trial: Trial, state: State, reason: str | None) -> None:
-        """Notify the listener that a trial ended; ``reason`` is given if it failed."""
+        """Report that a trial ended; ``reason`` is given if it failed."""
         if self._on_trial_ended is not None:
             self._on_trial_ended(trial, state, reason)
 
 
-# Not in the callbacks: Tune pickles them, and a listener (a terminal, a closure) cannot be pickled.
-watches: list[Watch] = []
+# Not in the callbacks: Tune pickles them, and a report function (a terminal, a closure) cannot be pickled.
+running_searches: list[RunningSearch] = []
 
 
 @contextmanager
-def watching(
-    listener: ProgressListener | None,
+def search_running(
+    report: ReportProgress | None,
     *,
     store: Store,
     experiment: str,
-    on_trial_ended: TrialListener | None = None,
-) -> Iterator[Watch]:
-    """Register the listeners of the search that runs inside the block."""
-    watch = Watch(listener, store, experiment, on_trial_ended)
-    watches.append(watch)
+    on_trial_ended: OnTrialEnded | None = None,
+) -> Iterator[RunningSearch]:
+    """Register the search that runs inside the block, and yield its state."""
+    search = RunningSearch(report, store, experiment, on_trial_ended)
+    running_searches.append(search)
     try:
-        yield watch
+        yield search
     finally:
-        watches.remove(watch)
+        running_searches.remove(search)

@@ -12,7 +12,7 @@ from ray.tune import Callback
 from ...errors import StorageError
 from ...storage.store import Store
 from ..trial_record import name_of
-from .progress import watches
+from .progress import running_searches
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -24,7 +24,7 @@ class ResultFiles(Callback):
     Tune's own logger writes them next to the snapshots, and Tune copies that whole folder again with each snapshot:
     the bytes written would grow with the square of the number of trials. Each epoch has one line; a resumed trial
     reports its epochs again. While the storage is unavailable, the files wait in memory. Tune pickles this callback,
-    so the store comes from the watch.
+    so the store comes from the running search.
     """
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class ResultFiles(Callback):
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Write what is still pending, with the storage's full retries."""
-        for watch in watches:
-            self._send(watch.store, watch.experiment)
+        for search in running_searches:
+            self._send(search.store, search.experiment)
 
     def _try(self) -> None:
         with suppress(StorageError):
-            for watch in watches:
+            for search in running_searches:
                 self._send(
-                    watch.store.once, watch.experiment
+                    search.store.once, search.experiment
                 )  # without retries: the event loop must not wait
 
     def _send(self, store: Store, experiment: str) -> None:
@@ -74,12 +74,12 @@ class ResultFiles(Callback):
         for name in list(self._changed):
             key = f"{experiment}/{name}/result.json"
             if name in self._begun:
-                self._take_up(name, store.read(key) or b"")
+                self._restore(name, store.read(key) or b"")
             lines = self._lines[name]
             store.write(key, b"".join(lines[epoch] + b"\n" for epoch in sorted(lines)))
             self._changed.discard(name)
 
-    def _take_up(self, name: str, content: bytes) -> None:
+    def _restore(self, name: str, content: bytes) -> None:
         """Merge the lines of earlier attempts, except those of a trial with other arguments."""
         config = json.loads(json.dumps(self._begun.pop(name)))
         for line in content.splitlines():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...progress import ReportProgress
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
 from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL, LossTerm, section_paths
@@ -17,8 +17,7 @@ from .nodes import RAY_WORKER_ENV, check_fits, num_places
 
 if TYPE_CHECKING:
     from .collect import SearchOutcome
-    from .experiment import Ended, Plan
-    from .progress import SearchProgress
+    from .experiment import SearchEnd, SearchSetup
 
 __all__ = ["RAY_WORKER_ENV", "TrialInputs", "run_search"]
 
@@ -38,7 +37,7 @@ def run_search(
     processes_per_trial: int = 1,
     known: list[TrialRecord] | None = None,
     journal: str | None = None,
-    on_progress: Callable[[SearchProgress], None] | None = None,
+    report: ReportProgress | None = None,
     check_resources: bool = True,
 ) -> SearchOutcome:
     """Run every trial of a search on the connected Ray, and return the outcome.
@@ -63,7 +62,8 @@ def run_search(
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
         known: Trials of an earlier search for a warm start, accepted by ``warm_start.check_fits``.
         journal: Key of an Optuna journal of the trials that have ended; None writes none.
-        on_progress: Called at each start, epoch and end of a trial, in this process.
+        report: Called at each start, epoch and end of a trial, in this process; the values are those of
+            ``SearchProgress``.
         check_resources: Reject a trial that no node can run; False where nodes are added on demand.
 
     Raises:
@@ -78,7 +78,7 @@ def run_search(
     from ..space.validation import check_space
     from ..trial.events import write_experiment
     from ..trial.gpu import fit_gpu
-    from .experiment import Plan, run_trials
+    from .experiment import SearchSetup, run_trials
     from .mirroring import mirrored
 
     check_space(config, training)
@@ -86,8 +86,8 @@ def run_search(
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
     if check_resources:
-        asked = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
-        check_fits("resources.trial", asked, processes_per_trial)
+        needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
+        check_fits("resources.trial", needs, processes_per_trial)
     write_experiment(store, tensorboard, config.space)
     settings = TrialSettings(
         training=training,
@@ -107,24 +107,24 @@ def run_search(
         settings = replace(settings, gpu_share=gpus_per_trial)
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
     num_slots = _num_slots(resources, processes_per_trial) if check_resources else num_trials
-    plan = Plan(config, settings, num_trials, num_slots, inputs.students, known or [])
+    setup = SearchSetup(config, settings, num_trials, num_slots, inputs.students, known or [])
     trainable = _trainable(inputs, settings, resources)
-    with mirrored(plan, journal) as mirror:
-        ended = run_trials(plan, trainable, on_progress, mirror.trial_ended)
+    with mirrored(setup, journal) as mirror:
+        ended = run_trials(setup, trainable, report, mirror.trial_ended)
         if ended.num_ended < num_trials and ended.ended_by is None:
-            raise KeyboardInterrupt("the search was interrupted, and is saved")
-        outcome = _tidied(ended, plan)
+            raise KeyboardInterrupt("the search was interrupted; its state is saved")
+        outcome = _clean_up(ended, setup)
         mirror.rewrite(outcome.trials)
     return outcome
 
 
-def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
+def _clean_up(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
     """Remove what interrupted attempts left in the store, and collect the outcome."""
     from ..trial.checkpoints import keep_best_and_last
     from ..trial.events import mark_ended
     from .collect import collect
 
-    settings, config = plan.settings, plan.config
+    settings, config = setup.settings, setup.config
     known = {PurePosixPath(result.path).name: result for result in ended.grid}
     for trial_id, result in known.items():
         keep_best_and_last(settings.store, f"{settings.experiment}/{trial_id}", config.metric, config.mode)
@@ -133,8 +133,8 @@ def _tidied(ended: Ended, plan: Plan) -> SearchOutcome:
             status = "failure" if result.error is not None else "success"
             mark_ended(settings.store, f"{settings.tensorboard}/{trial_id}", status)
     for parent in (settings.experiment, settings.tensorboard, settings.logs):
-        _remove_forgotten(settings.store, parent, set(known))
-    return collect(ended, plan)
+        _remove_stale(settings.store, parent, set(known))
+    return collect(ended, setup)
 
 
 def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
@@ -146,10 +146,12 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
     """Return whether a trial may use a loss term that needs the teacher itself, not just its cached logits."""
-    return any(_may_weigh(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL)
+    return any(
+        _may_have_weight(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL
+    )
 
 
-def _may_weigh(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
+def _may_have_weight(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
     name = term.path()
     values = config.space[name].end_values()[:] if name in config.space else []
     if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
@@ -175,7 +177,7 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
             tune.with_parameters(run_trial, inputs=given, settings=settings), resources
         )
     shared = tune.with_parameters(run_trial, inputs=SharedInputs.put(given), settings=settings)
-    bundles = [dict(placed(resources)) for _ in range(settings.num_processes)]
+    bundles = [dict(placement_resources(resources)) for _ in range(settings.num_processes)]
     return tune.with_resources(shared, tune.PlacementGroupFactory(bundles, strategy="PACK"))
 
 
@@ -192,7 +194,7 @@ def _in_memory(inputs: TrialInputs) -> TrialInputs:
     return replace(inputs, train=train)
 
 
-def placed(resources: dict[str, float]) -> dict[str, float]:
+def placement_resources(resources: dict[str, float]) -> dict[str, float]:
     """Return resources under the names that a placement group uses."""
     names = {"cpu": "CPU", "gpu": "GPU"}
     return {names.get(name, name): value for name, value in resources.items() if value}
@@ -201,11 +203,11 @@ def placed(resources: dict[str, float]) -> dict[str, float]:
 def _num_slots(resources: dict[str, float], num_processes: int) -> int:
     import ray
 
-    needs = {name: value * num_processes for name, value in placed(resources).items()}
+    needs = {name: value * num_processes for name, value in placement_resources(resources).items()}
     return max(1, num_places(ray.cluster_resources(), needs))
 
 
-def _remove_forgotten(store: Store, parent: str, known: set[str]) -> None:
+def _remove_stale(store: Store, parent: str, known: set[str]) -> None:
     """Delete the files of trials that are not part of the ended search."""
     for name in store.names(parent):
         if is_trial_name(name) and name not in known:

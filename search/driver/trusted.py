@@ -55,7 +55,7 @@ def _all_below(folder: Path) -> Iterator[Path]:
 
 def _raise(error: OSError) -> None:
     raise PermanentStorageError(
-        f"storage {error.filename}: {error.strerror}; resume the run as the user who began it"
+        f"storage {error.filename}: {error.strerror}; resume the run as the user who started it"
     ) from error
 
 
@@ -64,12 +64,12 @@ def _check(
 ) -> None:
     user = os.geteuid()
     if stat.S_ISLNK(about.st_mode):
-        raise _untrusted(path, "is a link", "put what it points to in its place")
+        raise _untrusted(path, "is a symbolic link", "replace it by what it points to")
     if about.st_uid not in (user, 0):
         raise _untrusted(
             path,
-            f"belongs to {_user_name(about.st_uid)}, and this is {_user_name(user)}",
-            "resume the run as its owner, or take it over with `chown -R` when you trust all of it",
+            f"belongs to {_user_name(about.st_uid)}, but this process runs as {_user_name(user)}",
+            "resume the run as its owner, or take ownership with `chown -R` if you trust all of it",
         )
     by_group = about.st_mode & stat.S_IWGRP and about.st_gid not in (0, private_group)
     if (about.st_mode & stat.S_IWOTH or by_group) and not others_may_add:
@@ -77,13 +77,13 @@ def _check(
             path,
             f"can be written by {'others' if about.st_mode & stat.S_IWOTH else 'its group'} "
             f"(mode {stat.S_IMODE(about.st_mode):o})",
-            "`chmod -R go-w` the run when you trust all of it",
+            "run `chmod -R go-w` on the run if you trust all of it",
         )
 
 
 def _untrusted(path: Path, why: str, remedy: str) -> PermanentStorageError:
     return PermanentStorageError(
-        f"storage {path}: {why}; to resume the search would run what is in that file or folder; {remedy}"
+        f"storage {path}: {why}; resuming the search would execute code from that file or folder; {remedy}"
     )
 
 

@@ -71,7 +71,7 @@ def parallel_coordinates(
             zorder=5 if is_chosen else 2,
         )
     axes.set_title(
-        f"{len(finished)} finished trials; orange: the chosen one, trial {emphasised.number}",
+        f"{len(finished)} finished trials; orange: the selected one, trial {emphasised.number}",
         fontsize=11,
         pad=12,
     )

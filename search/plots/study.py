@@ -79,7 +79,7 @@ def draw_study(
     }
     paths, left_out = [], {}
     for name, draw in pictures.items():
-        figure = draw(search) if search.finished else "no trial is finished"
+        figure = draw(search) if search.finished else "no trial has finished"
         if isinstance(figure, str):
             (folder / name).unlink(missing_ok=True)
             left_out[name] = figure
@@ -144,7 +144,7 @@ def _history(search: _Search) -> Figure:
     for place, axes in enumerate(panels):
         _history_panel(tidy(axes), search, place)
     first = panels[0]
-    first.set_title("Trials in the order of their suggestions; dashed: chosen", fontsize=11)
+    first.set_title("Trials in the order of their suggestions; dashed: selected", fontsize=11)
     last = panels[-1]
     last.set_xlabel("trial")
     last.xaxis.get_major_locator().set_params(integer=True)
@@ -234,8 +234,8 @@ def _importance(search: _Search) -> Figure | str:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.1 * max(max(weight_of.values()) for weight_of in found.values()))
-    axes.set_xlabel("share in reaching the better half of the trials (PED-ANOVA)")
-    axes.set_title(f"Which arguments decide, judged by {len(search.finished)} finished trials", fontsize=11)
+    axes.set_xlabel("importance for reaching the better half of the trials (PED-ANOVA)")
+    axes.set_title(f"Argument importance over {len(search.finished)} finished trials", fontsize=11)
     if len(found) > 1:
         legend_below(figure, axes)
     return figure
@@ -257,7 +257,7 @@ def _front(search: _Search) -> Figure | str:
         _front_panel(tidy(axes), search, place)
     panels[0].set_ylabel(words(search.metric_names[0]))
     figure.suptitle(
-        f"Pareto front: {len(search.front)} of {len(search.finished)} finished trials; dashed: chosen",
+        f"Pareto front: {len(search.front)} of {len(search.finished)} finished trials; dashed: selected",
         fontsize=11,
     )
     legend_below(figure, panels[0])

@@ -15,18 +15,22 @@ class Asha(EarlyStopping):
     """Asynchronous successive halving, at equal fractions of the trials' schedules.
 
     Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 1 in its stopping
-    form: at each rung only the best 1 / reduction_factor of the trials that came so far continue.
+    form: at each rung only the best 1 / reduction_factor of the trials that reached it continue.
     """
 
     type: Literal["asha"] = "asha"
     grace: float = Field(
-        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Fraction of a trial's schedule before which it is never stopped.",
     )
     reduction_factor: float = Field(
         default=3.0,
         gt=1,
         le=10_000,
-        description="One of so many goes on at a rung; rungs are so many times apart.",
+        description="One in this many trials continues at each rung; each rung is this many times later than the "
+        "previous one.",
     )
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:

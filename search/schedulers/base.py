@@ -22,9 +22,9 @@ ValuesOfOthers = Callable[[float], Sequence[float]]
 
 
 class EarlyStopping(Section):
-    """A rule that ends trials before their last epoch, with its parameters: a key ``type`` with its name, and more.
+    """A rule that stops trials before their last epoch: a key ``type`` with its name, and its parameters.
 
-    It is asked once after each epoch but the last.
+    It is evaluated once after each epoch except the last.
     """
 
     @property
@@ -54,7 +54,7 @@ def value_at(curve: Curve, fraction: float) -> float | None:
     return float(np.interp(fraction, fractions, values))
 
 
-class Readings:
+class CurveCache:
     """Cache of every trial's value at requested fractions: a decision need not read all curves again."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Readings:
             if trial_id not in values and (value := value_at(curve, fraction)) is not None:
                 values[trial_id] = value
 
-    def of_others(self, trial_id: str, fraction: float) -> list[float]:
+    def values_of_others(self, trial_id: str, fraction: float) -> list[float]:
         """Return the values at ``fraction`` of all other trials that have reached it."""
         values = self._at.get(fraction)
         if values is None:

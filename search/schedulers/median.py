@@ -13,17 +13,21 @@ from .base import EARLY_STOPPING, Curve, EarlyStopping, ValuesOfOthers
 
 @EARLY_STOPPING.register
 class MedianRule(EarlyStopping):
-    """A trial whose best value is below the median of the others at the same fraction of their schedules ends.
+    """Stop a trial whose best value is below the median of the others at the same fraction of their schedules.
 
     Golovin et al., "Google Vizier", KDD 2017, section 3.2.2, on values in place of running averages.
     """
 
     type: Literal["median"] = "median"
     grace: float = Field(
-        default=0.25, gt=0, lt=1, description="Fraction of a trial's schedule before which it is left alone."
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Fraction of a trial's schedule before which it is never stopped.",
     )
     min_trials: NumTrials = Field(
-        default=4, description="Other trials that must have come as far before anything is stopped."
+        default=4,
+        description="Number of other trials that must have reached the same fraction before any is stopped.",
     )
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:

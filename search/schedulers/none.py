@@ -9,7 +9,7 @@ from .base import EARLY_STOPPING, Curve, EarlyStopping, ValuesOfOthers
 
 @EARLY_STOPPING.register
 class NoEarlyStopping(EarlyStopping):
-    """Every trial trains to its end."""
+    """Train every trial to its end."""
 
     type: Literal["none"] = "none"
 

@@ -44,8 +44,8 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
     if training.arguments.get(_SHRINKING) or _SHRINKING in config.space:
         where = "search.space" if _SHRINKING in config.space else "training.arguments"
         faults.append(
-            f"{where}.{_SHRINKING}: given, and resources.trial.processes is {num_processes}, of which each would "
-            "find another size; take it out, and set training.batch_size"
+            f"{where}.{_SHRINKING}: given, but with resources.trial.processes {num_processes} each process would "
+            f"find a different size; remove it, and set training.batch_size"
         )
     if faults:
         raise ConfigError(listed(faults))
@@ -66,8 +66,8 @@ def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: 
 
 def _uneven(where: str, given: Any, num_processes: int, wanted: str = "a multiple") -> str:
     return (
-        f"{where}: {given} given, and resources.trial.processes is {num_processes}, among which a batch is shared "
-        f"out evenly; give {wanted} of {num_processes}"
+        f"{where}: {given} given, but resources.trial.processes is {num_processes}, and a batch is split evenly "
+        f"among them; give {wanted} of {num_processes}"
     )
 
 

@@ -72,7 +72,9 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
     kept = [arguments for name, arguments in names.items() if name not in misfits]
     if not kept:
         lines = (f"{name} has {students[name].metrics[each.metric]:.4g}" for name, each in misfits.items())
-        raise ConfigError(f"search.constraints: no student keeps {bounds[0]}: {', '.join(lines)}; allow more")
+        raise ConfigError(
+            f"search.constraints: no student satisfies {bounds[0]}: {', '.join(lines)}; relax the constraint"
+        )
     left = {
         name: [
             value for value in config.space[name].all_values() if any(each[name] == value for each in kept)

@@ -99,7 +99,7 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
     faults = []
     if STUDENT_LAYERS in named and NUM_STUDENT_LAYERS in named:
         faults.append(
-            f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; name one of them"
+            f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; keep one of them"
         )
     if student is not None:
         faults += _unsearched_faults(student, named)
@@ -108,18 +108,20 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
             faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
     if STUDENT_LAYERS in config.space:
         faults += [
-            f"search.space.{STUDENT_LAYERS}: {shown(value)} is refused: give a list of teacher layers in rising order, "
+            f"search.space.{STUDENT_LAYERS}: {shown(value)} is rejected: give a list of teacher layers in "
+            f"ascending order, "
             "such as [0, 5]"
             for value in config.space[STUDENT_LAYERS].end_values()
             if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
         ]
     if isinstance(config.space.get(STUDENT_ROWS), IntRange):
         faults.append(
-            f"search.space.{STUDENT_ROWS}: a range is refused: a student is made for each of its values; give a choice"
+            f"search.space.{STUDENT_ROWS}: a range is rejected, since a student is built for each value; give a "
+            f"choice"
         )
     for name, most in ((NUM_STUDENT_LAYERS, 1000), (STUDENT_HEADS, 1000), (STUDENT_ROWS, 2**20)):
         faults += [
-            f"search.space.{name}: {shown(value)} is refused: it needs a whole number from 1 to {most:,}"
+            f"search.space.{name}: {shown(value)} is rejected: it must be a whole number from 1 to {most:,}"
             for value in (config.space[name].end_values() if name in config.space else [])
             if type(value) is not int or not 1 <= value <= most
         ]
@@ -128,8 +130,8 @@ def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list
         and (count := math.prod(config.space[name].num_values() for name in named)) > _MOST_STUDENTS
     ):
         faults.append(
-            f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, so give "
-            "fewer values"
+            f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, give "
+            f"fewer values"
         )
     return faults
 
@@ -155,14 +157,14 @@ def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
     for name, kind in TEXT_COUNTS.items():
         section, section_name = sections[kind], name.removesuffix(".count")
         if name in config.space and section is None:
-            faults.append(f"search.space.{name}: there are no such texts; describe them in {section_name}")
+            faults.append(f"search.space.{name}: there are no such texts; configure them in {section_name}")
         elif name in config.space:
             most = section.count
             accepted = (
-                "a whole number from 0 up" if most is None else f"a whole number from 0 to {name}, {most}"
+                "a whole number of 0 or more" if most is None else f"a whole number from 0 to {name}, {most}"
             )
             faults += [
-                f"search.space.{name}: {shown(value)} is refused: it needs {accepted}"
+                f"search.space.{name}: {shown(value)} is rejected: it must be {accepted}"
                 for value in config.space[name].end_values()
                 if type(value) is not int or not 0 <= value <= (value if most is None else most)
             ]
@@ -174,7 +176,7 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
         bounded = (*config.all_objectives, *config.constraints)
         named = [f"search.space.{SPARSITY}"] if SPARSITY in config.space else []
         named += ["search: the metric sparsity"] if any(each.metric == "sparsity" for each in bounded) else []
-        return [f"{where}: nothing is pruned; say how in training.pruning" for where in named]
+        return [f"{where}: nothing is pruned; configure training.pruning" for where in named]
     if SPARSITY not in config.space:
         return []
     if not has_sparsity(training.pruning):
@@ -182,11 +184,11 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
             PRUNING_RULES.name_of(each) for each in PRUNING_RULES if "sparsity" in each.model_fields
         )
         return [
-            f"search.space.{SPARSITY}: the method {training.pruning.method} takes no sparsity; set "
+            f"search.space.{SPARSITY}: the method {training.pruning.method} has no sparsity; set "
             f"training.pruning.method to one of {able}"
         ]
     return [
-        f"search.space.{SPARSITY}: {shown(value)} is refused: it needs a number from 0 up to, and without, 1"
+        f"search.space.{SPARSITY}: {shown(value)} is rejected: it must be a number from 0 to below 1"
         for value in config.space[SPARSITY].end_values()
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
     ]
@@ -202,7 +204,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
         if name not in OTHER_ARGUMENTS
     }
     faults = [
-        f"search.space.{name}: {shown(value)} is refused: {reason}"
+        f"search.space.{name}: {shown(value)} is rejected: {reason}"
         for name, values in ends.items()
         for value in values
         if (reason := _refusal(training, {name: value}))
@@ -216,7 +218,7 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
 
     for name, value in training.arguments.items():
         if fault := _size_fault(name, value):
-            return f"training.arguments.{name}: {shown(value)} is refused: {fault}"
+            return f"training.arguments.{name}: {shown(value)} is rejected: {fault}"
     for name, value in values.items():
         if fault := _size_fault(name, value):
             return fault
@@ -228,8 +230,8 @@ def _refusal(training: TrainingConfig, values: dict[str, Any]) -> str | None:
         # Arguments with a numeric default are numbers, and so are our own short names.
         default = getattr(type(arguments), name, 0.0)
         if type(default) in (int, float) and not isinstance(value, int | float):
-            return "it needs a number"
-    return None if arguments.num_train_epochs > 0 else "it needs a number above 0"
+            return "it must be a number"
+    return None if arguments.num_train_epochs > 0 else "it must be a number above 0"
 
 
 def _size_fault(name: str, value: Any) -> str | None:
@@ -261,8 +263,8 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
     }
     numbers = {where: min(values) for where, values in counts.items() if values}
     return [
-        f"training.quantization_aware.num_epochs: {asked:g} given, and {where} may be {count:g}; give at most so many, "
-        "or a share below 1"
+        f"training.quantization_aware.num_epochs: {asked:g} given, but {where} may be {count:g}; give at most that "
+        f"many, or a share below 1"
         for where, count in numbers.items()
         if asked >= 1 and asked > count
     ]
@@ -276,13 +278,13 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
             if other not in space:
                 faults.append(_unknown(where, other, space, "argument of the space"))
             elif isinstance(space[other], FloatRange) and space[other].single_value() is None:
-                faults.append(f"{where}: a range of floats hits no value exactly; make {other} a choice")
+                faults.append(f"{where}: a condition cannot test a range of floats; make {other} a choice")
             elif not any(space[other].contains(value) for value in accepted_values(given)):
                 faults.append(f"{where}: {other} is never {shown(given)}; {space[other].accepted()}")
     try:
         by_condition(space)
     except ValueError as error:
-        faults.append(f"search.space: the conditions of {error} ask about one another; take one `when` out")
+        faults.append(f"search.space: the conditions of {error} depend on one another; remove one `when`")
     return faults
 
 
@@ -295,7 +297,7 @@ def _metric_faults(config: SearchConfig) -> list[str]:
     for where, objective in objectives.items():
         faults += _metric(f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every)
         if objective.metric in seen:
-            faults.append(f"{where}.metric: {objective.metric} is an objective already; name each once")
+            faults.append(f"{where}.metric: {objective.metric} is already an objective; list each once")
         seen.add(objective.metric)
     faults += [
         _unknown(where, metric, every, "metric") for where, metric in bounds.items() if metric not in every
@@ -303,7 +305,8 @@ def _metric_faults(config: SearchConfig) -> list[str]:
     if not any(name in config.space for name in STUDENT_ARGUMENTS):
         named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
         faults += [
-            f"{where}: {metric} is that of the student, and all trials have the same; search {NUM_STUDENT_LAYERS} "
+            f"{where}: {metric} depends only on the student, and all trials have the same one; search "
+            f"{NUM_STUDENT_LAYERS} "
             f"or {STUDENT_LAYERS}, or leave it out"
             for where, metric in named.items()
             if metric in STUDENT_METRICS
@@ -311,8 +314,8 @@ def _metric_faults(config: SearchConfig) -> list[str]:
     if config.objectives and config.scheduler.is_active:
         rule = EARLY_STOPPING.name_of(type(config.scheduler))
         faults.append(
-            f"search.scheduler: {rule!r} compares trials by one metric while they train, and "
-            "search.objectives names more; give a bound in search.constraints instead, or scheduler: none"
+            f"search.scheduler: {rule!r} compares trials by one metric during training, but search.objectives has "
+            f"more; use a bound in search.constraints instead, or scheduler: none"
         )
     return faults
 

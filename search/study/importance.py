@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .optuna_log import without_news
+from .optuna_log import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -31,10 +31,10 @@ def weights(
         Shares that add up to 1 for each metric, or the reason why there are none.
     """
     if len(finished) < FEWEST_TRIALS:
-        return f"{len(finished)} trials are finished, and {FEWEST_TRIALS} are needed"
+        return f"{len(finished)} trials have finished, but {FEWEST_TRIALS} are needed"
     names = _judged(finished)
     if len(names) < 2:
-        return "fewer than two searched arguments can be judged"
+        return "importance can be computed for fewer than two searched arguments"
     found = {}
     for place, (metric, direction) in enumerate(zip(metric_names, directions, strict=True)):
         values = [trial.values[place] for trial in finished]
@@ -66,7 +66,7 @@ def _weights(
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    with without_news():
+    with quiet_optuna():
         study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
     for trial, value in zip(finished, values, strict=True):
         study.add_trial(

@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from .optuna_log import without_news
+from .optuna_log import quiet_optuna
 
 
 def study_lines(name: str, directions: Sequence[str], metric_names: Sequence[str]) -> bytes:
@@ -70,7 +70,7 @@ class _Recorder(BaseJournalBackend):
 
 
 def _new_study(recorder: _Recorder, name: str, directions: Sequence[str]) -> optuna.Study:
-    with without_news():
+    with quiet_optuna():
         storage = JournalStorage(recorder)
         return optuna.create_study(storage=storage, study_name=name, directions=_directions(directions))
 

@@ -120,7 +120,7 @@ class StudyMirror:
                 self._append_in_place(line)
         except Exception as error:  # whatever the file system or the lock raises
             self._num_bytes = None  # a part of the line may be there
-            logger.warning("the Optuna journal will lag behind: %s", error)
+            logger.warning("the Optuna journal is delayed: %s", error)
 
     def _send_whole(self, store: Store) -> None:
         with self._sending:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_news() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Show only Optuna's warnings inside the block, not its line about each new study."""
     import optuna
 

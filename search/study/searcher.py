@@ -13,7 +13,7 @@ from ..config import Constraint, Objective, SearchConfig
 from ..parameters import Parameter, as_category
 from ..space.space import draw
 from ..space.students import student_name
-from ..trial_record import counted, counts, trial_name
+from ..trial_record import is_selectable, selectable_values, trial_name
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -110,7 +110,7 @@ class StudySearcher(Searcher):
         self._num_startup_trials = num_startup_trials
         self._window = window
         self._max_concurrent = max_concurrent
-        self._asked: dict[str, Trial] = {}
+        self._suggested: dict[str, Trial] = {}
         self._order: list[str] = []
         self._numbers: dict[str, int] = {}
         self._arguments: list[dict[str, Any]] = []
@@ -119,7 +119,7 @@ class StudySearcher(Searcher):
         self._reported: dict[str, dict[str, Any]] = {}
         self._curves: dict[str, list[list[float]]] = {}
         self._ended: dict[str, str] = {}
-        self._num_told = 0
+        self._num_passed = 0
 
     def suggest(self, trial_id: str) -> Any:
         """Return ``{"number": int, "arguments": {name: value}}`` of the next trial.
@@ -134,14 +134,14 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED if len(self._ended) >= number else None
         if number - len(self._ended) >= self._max_concurrent:
             return None
-        if number >= self._num_startup_trials and not self._tell(number - self._window + 1):
+        if number >= self._num_startup_trials and not self._pass_results(number - self._window + 1):
             return None
         self._ask(trial_id)
         return {"number": number, "arguments": self._arguments[number]}
 
     def _ask(self, trial_id: str) -> None:
         trial = self.study.ask()
-        self._asked[trial_id] = trial
+        self._suggested[trial_id] = trial
         self._numbers[trial_id] = len(self._order)
         self._order.append(trial_id)
         self._arguments.append(draw(trial, self._space))
@@ -153,8 +153,8 @@ class StudySearcher(Searcher):
         for kept in (self._ended, self._reported, self._curves):
             kept.pop(forgotten, None)
         self._numbers[trial_id] = self._numbers.pop(forgotten)
-        if forgotten in self._asked:
-            self._asked[trial_id] = self._asked.pop(forgotten)
+        if forgotten in self._suggested:
+            self._suggested[trial_id] = self._suggested.pop(forgotten)
         return {"number": number, "arguments": self._arguments[number]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -165,12 +165,12 @@ class StudySearcher(Searcher):
         first = self._objectives[0]
         better = 1 if first.mode == "max" else -1
         best = self._reported.get(trial_id)
-        rank = (counts(result), better * result[first.metric])
+        rank = (is_selectable(result), better * result[first.metric])
         if best is None or rank >= (best.get("counts", True), better * best[first.metric]):
             names = {each.metric for each in (*self._objectives, *self._constraints)}
             shared = self._student_metrics.get(student_name(self._arguments[self._numbers[trial_id]]), {})
             found = {name: result[name] for name in names - set(shared)} | dict(shared)
-            self._reported[trial_id] = {**found, "counts": counts(result)}
+            self._reported[trial_id] = {**found, "counts": is_selectable(result)}
         self._curves[trial_id] = result.get("curve", [])
 
     def on_trial_complete(
@@ -184,20 +184,20 @@ class StudySearcher(Searcher):
             self.on_trial_result(trial_id, result)
         self._ended[trial_id] = "failed" if error else "pruned" if stopped else "finished"
 
-    def _tell(self, num_trials: int) -> bool:
+    def _pass_results(self, num_trials: int) -> bool:
         """Pass the first ``num_trials`` results to Optuna in order; False when one of the trials has not ended."""
-        while self._num_told < num_trials:
-            trial_id = self._order[self._num_told]
+        while self._num_passed < num_trials:
+            trial_id = self._order[self._num_passed]
             if trial_id not in self._ended:
                 return False
-            self._tell_one(trial_id)
-            self._num_told += 1
+            self._pass_result(trial_id)
+            self._num_passed += 1
         return True
 
-    def _tell_one(self, trial_id: str) -> None:
+    def _pass_result(self, trial_id: str) -> None:
         from optuna.trial import TrialState
 
-        trial, metrics = self._asked.pop(trial_id), self._reported.pop(trial_id, None)
+        trial, metrics = self._suggested.pop(trial_id), self._reported.pop(trial_id, None)
         curve = self._curves.pop(trial_id, [])
         trial.set_user_attr("trial_id", trial_name(self._numbers[trial_id]))
         if metrics is None or self._ended[trial_id] == "failed" or trial_id in self._foreign:
@@ -233,8 +233,8 @@ class StudySearcher(Searcher):
             if trial.trial_id not in self._numbers:
                 self._adopt(trial)
             if trial.status in ("TERMINATED", "ERROR"):
-                self._hear_of_end(trial)
-            elif trial.trial_id in self._asked:  # it failed, and is retried
+                self._complete(trial)
+            elif trial.trial_id in self._suggested:  # it failed, and is retried
                 self._ended.pop(trial.trial_id, None)
         for number, trial_id in enumerate(self._order):
             if trial_id not in known:
@@ -247,13 +247,13 @@ class StudySearcher(Searcher):
         if number < len(self._order):
             self._again(number, trial.trial_id)
         else:
-            self._tell(max(0, number - self._window + 1))
+            self._pass_results(max(0, number - self._window + 1))
             self._ask(trial.trial_id)
         if self._arguments[number] != arguments:  # Optuna must not learn from what it did not suggest
             self._arguments[number] = arguments
             self._foreign.add(trial.trial_id)
 
-    def _hear_of_end(self, trial: TuneTrial) -> None:
+    def _complete(self, trial: TuneTrial) -> None:
         """Process the end of a trial that is missing from this state."""
         last, first = trial.last_result or {}, self._objectives[0]
         if trial.trial_id in self._ended:
@@ -261,7 +261,7 @@ class StudySearcher(Searcher):
         if last.get("failure"):
             self.on_trial_result(trial.trial_id, last)
         elif last.get("curve"):
-            values = counted(last) or [value for _, value in last["curve"]]
+            values = selectable_values(last) or [value for _, value in last["curve"]]
             best = (max if first.mode == "max" else min)(values)
             self.on_trial_result(trial.trial_id, {**last, first.metric: best})
         self.on_trial_complete(trial.trial_id, last, trial.status == "ERROR")

@@ -71,7 +71,7 @@ def check_fits(
     where = f"search.warm_start: run {run_id!r}"
     if not done:
         raise ConfigError(
-            f"{where} has no finished trial among its {len(records)}; name a run whose search has finished ones"
+            f"{where} has no finished trial among its {len(records)}; choose a run whose search has some"
         )
     given: dict[str, list[Any]] = {}
     for record in done:
@@ -104,8 +104,8 @@ def _searched_fault(
         if may_lack:
             return None
         return (
-            f"{name} is searched now, and none of its trials has it; take search.space.{name} out, "
-            "or name a run that searched it"
+            f"{name} is searched now, but none of its trials has it; remove search.space.{name}, or choose a run "
+            f"that searched it"
         )
 
     def is_outside(value: Any) -> bool:
@@ -119,8 +119,8 @@ def _searched_fault(
     if not outside:
         return None
     return (
-        f"{name} was {_shown(outside)}, outside of the space now; {parameter.accepted()}; "
-        f"widen search.space.{name}, or name another run"
+        f"{name} was {_shown(outside)}, outside of the current space; {parameter.accepted()}; widen "
+        f"search.space.{name}, or choose another run"
     )
 
 
@@ -135,15 +135,15 @@ def _other_fault(
         if not others:
             return None
         return (
-            f"{name} was {_shown(others)}, and is {expected!r} in every trial now; accepted: {expected!r}; "
-            f"search {name} over a range that holds both, or name another run"
+            f"{name} was {_shown(others)}, but is {expected!r} in every trial now; accepted: {expected!r}; search "
+            f"{name} over a range that contains both, or choose another run"
         )
     if len(distinct) == 1 and (fixed is None or len(values) < num_trials):
         return None  # set under a condition, and so determined by the arguments of that condition
     verb = "was searched there" if len(distinct) > 1 else "was set there"
     return (
-        f"{name} {verb}, with {_shown(distinct)}, and is not named now; accepted: only what search.space names; "
-        f"add search.space.{name}, or name another run"
+        f"{name} {verb}, with {_shown(distinct)}, but is not in the space now; accepted: only arguments of "
+        f"search.space; add search.space.{name}, or choose another run"
     )
 
 
@@ -151,8 +151,8 @@ def _missing_fault(name: str, value: Any, given: Mapping[str, list[Any]], may_la
     if name in given or may_lack:
         return None
     return (
-        f"{name} is {value!r} in every trial now, and was not set there; take search.space.{name} out, "
-        "or name a run that has it"
+        f"{name} is {value!r} in every trial now, but was not set there; remove search.space.{name}, or choose a "
+        f"run that has it"
     )
 
 
@@ -167,7 +167,7 @@ def _metric_fault(name: str, done: Sequence[TrialRecord]) -> str | None:
     first = lacking[0]
     numbers = sorted(key for key, value in first.metrics.items() if isinstance(value, int | float))
     return (
-        f"{name} is asked for now, and {len(lacking)} of its {len(done)} finished trials have no value of it "
+        f"{name} is required now, but {len(lacking)} of its {len(done)} finished trials have no value of it "
         f"(trial {first.trial_id} has {', '.join(numbers) or 'none'}); choose another metric, or another run"
     )
 

@@ -14,7 +14,7 @@ from ...errors import PermanentStorageError, first_line
 from ...storage.folders import file_sha256
 from ...storage.reading import check_key, parse_record
 from ...storage.store import Store
-from ..trial_record import counts
+from ..trial_record import is_selectable
 
 RECORD_NAME = "epoch.json"
 _BLOCK = 2**20
@@ -69,7 +69,7 @@ def read_epoch(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
-def send_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
+def upload_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
     """Upload a checkpoint with its record to a trial's folder in the store.
 
     The record is uploaded last: until then, and when the upload is interrupted, the checkpoint does not exist.
@@ -109,13 +109,15 @@ def find_checkpoint(
 ) -> SavedEpoch | None:
     """Return the checkpoint with the best ``metric``, the later of equals; without a metric, the last one.
 
-    Epochs that cannot be selected (see ``counts``) are returned only where there are no others.
+    Epochs that cannot be selected (see ``is_selectable``) are returned only where there are no others.
     """
     sign = 1 if mode == "max" else -1
     if metric is None:
         return max(epochs, key=lambda each: each.epoch, default=None)
     return max(
-        epochs, key=lambda each: (counts(each.metrics), sign * each.metrics[metric], each.epoch), default=None
+        epochs,
+        key=lambda each: (is_selectable(each.metrics), sign * each.metrics[metric], each.epoch),
+        default=None,
     )
 
 
@@ -142,7 +144,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
     """
     content = store.read(f"{key}/{RECORD_NAME}")
     if content is None:
-        raise FileNotFoundError(f"{store}/{key} is not there")
+        raise FileNotFoundError(f"{store}/{key} does not exist")
     try:
         record = parse_record(content)
         files = dict(record["files"])
@@ -155,8 +157,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
         RecursionError,
     ) as error:  # also a name outside of the checkpoint
         raise DamagedCheckpointError(
-            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); put that file back "
-            "from a backup"
+            f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); restore that "
+            f"file from a backup"
         ) from None
     for name in files if names is None else names:
         store.download(f"{key}/{name}", target / name)
@@ -164,8 +166,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
             damage = damage_in(record, name, file)
         if damage:
             raise DamagedCheckpointError(
-                f"storage {store.location(key)}: {damage}; put that file back from a backup; a search takes another "
-                "checkpoint by itself with `distiltune resume RUN`"
+                f"storage {store.location(key)}: {damage}; restore that file from a backup; or resume with "
+                f"`distiltune resume RUN`, which falls back to another checkpoint"
             )
     if names is None:
         (target / RECORD_NAME).write_bytes(content)
@@ -179,13 +181,13 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
         size += len(block)
         digest.update(block)
     if size != record["files"].get(name, size):
-        return f"{name} has {size} bytes, {record['files'][name]} were saved"
+        return f"{name} has {size} bytes, but {record['files'][name]} were saved"
     if digest.hexdigest() != record.get("sha256", {}).get(name, digest.hexdigest()):
-        return f"{name} is damaged: its SHA-256 is not what was saved"
+        return f"{name} is damaged: its SHA-256 differs from the saved one"
     return None
 
 
-def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
+def superseded(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
     """Return all checkpoints but the best and the last ``num_last``."""
     ordered = sorted(epochs, key=lambda each: each.epoch)
     kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
@@ -195,7 +197,7 @@ def superfluous(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: 
 def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
     """Delete all other checkpoints of a trial that has ended, incomplete ones included."""
     epochs = saved_epochs(store, trial)
-    others = superfluous(epochs, metric, mode)
+    others = superseded(epochs, metric, mode)
     delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
 
 

@@ -121,9 +121,9 @@ class TrialEvents:
         try:
             operation()
         except StorageError as error:
-            logger.warning("TensorBoard will lag behind: %s", error)
+            logger.warning("TensorBoard is delayed: %s", error)
         except OSError as error:
-            logger.warning("TensorBoard lacks some points: %s", error)
+            logger.warning("TensorBoard is missing some points: %s", error)
             with suppress(OSError):
                 self._run.reopen()
 

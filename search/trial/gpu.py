@@ -61,11 +61,11 @@ def estimated_bytes(shape: Shape) -> int:
     return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + ends)
 
 
-def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
+def settled_fraction(requested: float, num_bytes: int, total_bytes: int) -> float:
     """Return the fraction of a GPU for a trial: as requested, or more where that many trials would not fit.
 
     Args:
-        asked: Requested GPUs per trial, above 0 and below 1.
+        requested: Requested GPUs per trial, above 0 and below 1.
         num_bytes: Memory of one trial, as measured.
         total_bytes: Memory of the GPU.
 
@@ -73,26 +73,30 @@ def settled_fraction(asked: float, num_bytes: int, total_bytes: int) -> float:
         RunFailedError: Not even one trial fits.
     """
     fitting = int(_USABLE * total_bytes / num_bytes)
-    told = f"a trial takes {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
+    needs = f"a trial needs {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
     if fitting < 1:
         raise RunFailedError(
-            f"{told}; lower training.batch_size or training.max_length, or take a smaller student"
+            f"{needs}; lower training.batch_size or training.max_length, or choose a smaller student"
         )
-    wanted = math.floor(1 / asked + 1e-6)
+    wanted = math.floor(1 / requested + 1e-6)
     if wanted <= fitting:
-        return asked
+        return requested
     settled = math.floor(1e4 / fitting) / 1e4  # Ray counts in ten-thousandths
     logger.warning(
-        "%s: %d trials share one, not the %d of resources.trial.gpu %g", told, fitting, wanted, asked
+        "%s: %d trials share a GPU instead of %d, as resources.trial.gpu %g requests",
+        needs,
+        fitting,
+        wanted,
+        requested,
     )
     return settled
 
 
-def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
+def fit_gpu(requested: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
     """Return the fraction of a GPU for a trial, from the memory of every student, measured on a GPU of the cluster.
 
     Args:
-        asked: Requested GPUs per trial, above 0 and below 1.
+        requested: Requested GPUs per trial, above 0 and below 1.
         inputs: The texts and students.
         settings: Settings that all trials share.
         batch_size: Largest batch size of the space.
@@ -103,26 +107,27 @@ def fit_gpu(asked: float, inputs: TrialInputs, settings: TrialSettings, batch_si
     import ray
 
     if ray.cluster_resources().get("GPU", 0) < 1:
-        logger.warning("no GPU is there yet: whether %g trials fit one is not measured", 1 / asked)
-        return asked
+        logger.warning("there is no GPU yet: it is not measured whether %g trials fit on one", 1 / requested)
+        return requested
     probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
-    fraction = asked
+    fraction = requested
     for student in inputs.students.values():
         found = ray.get(probe.remote(student.key, inputs, settings, batch_size))
         if found is None:
-            logger.warning("CUDA does not answer on a node with a GPU: a trial's memory is not measured")
-            return asked
+            logger.warning(
+                "CUDA is not available on a node with a GPU: the memory of a trial is not measured"
+            )
+            return requested
         estimated, measured, total = found
         if measured is None:
             raise RunFailedError(
-                f"a training step of {batch_size} texts does not fit a GPU of {total / 2**20:,.0f} MiB (estimated: "
-                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or take a smaller "
-                "student"
+                f"a training step of {batch_size} texts does not fit on a GPU of {total / 2**20:,.0f} MiB "
+                f"(estimated: "
+                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or choose a "
+                f"smaller student"
             )
-        logger.info(
-            "a trial takes %.0f MiB of a GPU, %.0f were estimated", measured / 2**20, estimated / 2**20
-        )
-        fraction = max(fraction, settled_fraction(asked, measured, total))
+        logger.info("a trial needs %.0f MiB of a GPU (estimated: %.0f)", measured / 2**20, estimated / 2**20)
+        fraction = max(fraction, settled_fraction(requested, measured, total))
     return fraction
 
 

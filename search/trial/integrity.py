@@ -34,7 +34,7 @@ def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = N
         try:
             damage = retrying(lambda name=name: operation(name), store.location(saved.key), store.retry_s)
         except FileNotFoundError:
-            damage = f"{name} is gone"
+            damage = f"{name} is missing"
         if damage:
             return damage
     return None
@@ -51,14 +51,14 @@ def model_is_intact(store: Store, key: str) -> bool:
         StorageError: The storage does not answer.
     """
     saved = [each for each in saved_epochs(store, key.rpartition("/")[0]) if each.key == key]
-    damage = damage_of(store, saved[0], MODEL_FILES) if saved else "its record is gone"
+    damage = damage_of(store, saved[0], MODEL_FILES) if saved else "its record is missing"
     if damage:
-        logger.warning("the checkpoint %s is not used: %s", store.location(key), damage)
+        logger.warning("skipping checkpoint %s: %s", store.location(key), damage)
     return damage is None
 
 
 def last_intact(
-    store: Store, epochs: Iterable[SavedEpoch], say: Callable[[str], None] = logger.warning
+    store: Store, epochs: Iterable[SavedEpoch], log: Callable[[str], None] = logger.warning
 ) -> SavedEpoch | None:
     """Return the last epoch with an intact checkpoint, and delete later ones, which are damaged.
 
@@ -67,7 +67,7 @@ def last_intact(
     Args:
         store: Store of the checkpoints.
         epochs: The trial's epochs, in any order.
-        say: Called with a message for each damaged checkpoint.
+        log: Called with a message for each damaged checkpoint.
 
     Returns:
         The epoch, or None if no checkpoint is intact.
@@ -79,6 +79,6 @@ def last_intact(
         damage = damage_of(store, saved)
         if damage is None:
             return saved
-        say(f"the checkpoint of epoch {saved.epoch}, {saved.key}, is not used: {damage}")
+        log(f"skipping the checkpoint of epoch {saved.epoch}, {saved.key}: {damage}")
         store.delete(saved.key)
     return None

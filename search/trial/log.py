@@ -36,15 +36,15 @@ def trial_log(store: Store, key: str) -> Iterator[Callable[[str], None]]:
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
     )
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         writer.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     out, err = _Tee(sys.stdout, writer), _Tee(sys.stderr, writer)
     try:
         with _warnings_to(writer), redirect_stdout(out), redirect_stderr(err):
-            yield say
+            yield log
     except Exception:
-        say(traceback.format_exc().rstrip())
+        log(traceback.format_exc().rstrip())
         raise
     finally:
         out.writer = err.writer = None

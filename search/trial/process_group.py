@@ -28,7 +28,7 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Seat:
+class GroupMember:
     """The rank of one process of a trial, and how it reaches the others.
 
     Attributes:
@@ -64,10 +64,10 @@ def listen() -> tuple[TCPStore, str]:
     return store, host
 
 
-def arrive(seat: Seat) -> TCPStore:
+def arrive(member: GroupMember) -> TCPStore:
     """Connect to rank 0's store, and register this process."""
-    store = TCPStore(seat.host, seat.port, timeout=_COLLECTIVE_TIMEOUT)
-    store.set(_arrival(seat.rank), "")
+    store = TCPStore(member.host, member.port, timeout=_COLLECTIVE_TIMEOUT)
+    store.set(_arrival(member.rank), "")
     return store
 
 
@@ -81,26 +81,26 @@ def _arrival(rank: int) -> str:
 
 
 @contextmanager
-def joined(seat: Seat, store: TCPStore) -> Iterator[None]:
+def joined(member: GroupMember, store: TCPStore) -> Iterator[None]:
     """Join the process group inside the block, and set the environment variables that accelerate reads."""
-    with environment_set(_environment(seat)), _group(seat, store):
+    with environment_set(_environment(member)), _group(member, store):
         yield
 
 
 @contextmanager
-def _group(seat: Seat, store: TCPStore) -> Iterator[None]:
+def _group(member: GroupMember, store: TCPStore) -> Iterator[None]:
     try:
         dist.init_process_group(
-            "nccl" if seat.use_gpu else "gloo",
+            "nccl" if member.use_gpu else "gloo",
             store=store,
-            rank=seat.rank,
-            world_size=seat.num_processes,
+            rank=member.rank,
+            world_size=member.num_processes,
             timeout=_COLLECTIVE_TIMEOUT,
-            device_id=torch.device("cuda", 0) if seat.use_gpu else None,
+            device_id=torch.device("cuda", 0) if member.use_gpu else None,
         )
         yield
     except BaseException:
-        if seat.use_gpu:
+        if member.use_gpu:
             abort()  # NCCL's regular shutdown waits for the others, which may be gone
         raise
     finally:
@@ -114,17 +114,17 @@ def abort() -> None:
         dist.group.WORLD.abort()
 
 
-def _environment(seat: Seat) -> dict[str, str]:
+def _environment(member: GroupMember) -> dict[str, str]:
     environment = {
-        "RANK": str(seat.rank),
-        "WORLD_SIZE": str(seat.num_processes),
+        "RANK": str(member.rank),
+        "WORLD_SIZE": str(member.num_processes),
         # Ray makes only its own GPU visible to each process, so each is local rank 0.
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": seat.host,
-        "MASTER_PORT": str(seat.port),
+        "MASTER_ADDR": member.host,
+        "MASTER_PORT": str(member.port),
         # Otherwise accelerate sets the number of threads itself.
-        "OMP_NUM_THREADS": str(seat.num_threads),
+        "OMP_NUM_THREADS": str(member.num_threads),
     }
     # By default gloo uses the address of the host name, which other nodes often cannot reach.
     interface = _interface(get_node_ip_address())

@@ -19,9 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ...storage.temporary import TemporaryDirectory
 from .inputs import TrialInputs
-from .process_group import Seat, TCPStore, abort, all_arrived, arrive, joined, listen
-
-Say = Callable[[str], None]
+from .process_group import GroupMember, TCPStore, abort, all_arrived, arrive, joined, listen
 
 _START_WITHIN_S = 300.0
 _DONE_WITHIN_S = 10.0
@@ -56,14 +54,14 @@ def opened(inputs: TrialInputs | SharedInputs) -> TrialInputs:
 
 
 @contextmanager
-def several_processes(
+def data_parallel(
     num_processes: int,
     function: Callable[..., None],
     arguments: tuple[Any, ...],
     *,
     use_gpu: bool,
     num_threads: int,
-    say: Say,
+    log: Callable[[str], None],
 ) -> Iterator[None]:
     """Start additional processes that run ``function``, and join them, as rank 0, while the block runs.
 
@@ -76,7 +74,7 @@ def several_processes(
         arguments: Arguments of ``function``.
         use_gpu: Whether each process has a GPU.
         num_threads: Threads of each process.
-        say: Function that adds a line to the trial's log.
+        log: Function that adds a line to the trial's log.
 
     Raises:
         RankLostError: A process was lost, or failed in a way that a retry may fix.
@@ -86,12 +84,12 @@ def several_processes(
         yield
         return
     store, host = listen()
-    seat = Seat(0, num_processes, host, store.port, use_gpu, num_threads)
-    others = _Others(seat, function, arguments, say)
+    member = GroupMember(0, num_processes, host, store.port, use_gpu, num_threads)
+    others = _Others(member, function, arguments, log)
     try:
         with others.explaining():
             others.wait_until_arrived(store)
-            with joined(seat, store):
+            with joined(member, store):
                 try:
                     with others.explaining():
                         yield
@@ -106,16 +104,20 @@ class _Others:
     """The additional processes, managed by rank 0."""
 
     def __init__(
-        self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...], say: Say
+        self,
+        member: GroupMember,
+        function: Callable[..., None],
+        arguments: tuple[Any, ...],
+        log: Callable[[str], None],
     ) -> None:
-        self._seat = seat
-        self._say = say
+        self._member = member
+        self._log = log
         self._failure: Exception | None = None
         self._failed, self._ending, self._ended = threading.Event(), threading.Event(), threading.Event()
         bundles = tune.get_context().get_trial_resources().bundles
-        self._actors = [_actor(rank, bundles[rank]) for rank in range(1, seat.num_processes)]
+        self._actors = [_actor(rank, bundles[rank]) for rank in range(1, member.num_processes)]
         self._running: dict[ray.ObjectRef, int] = {
-            actor.train.remote(replace(seat, rank=rank), function, arguments): rank
+            actor.train.remote(replace(member, rank=rank), function, arguments): rank
             for rank, actor in enumerate(self._actors, start=1)
         }
         self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
@@ -124,13 +126,13 @@ class _Others:
     def wait_until_arrived(self, store: TCPStore) -> None:
         """Wait for every process to register in the store."""
         deadline = time.monotonic() + _START_WITHIN_S
-        while not all_arrived(store, self._seat.num_processes):
+        while not all_arrived(store, self._member.num_processes):
             if self._failed.wait(0.02):
                 assert self._failure is not None
                 raise self._failure
             if time.monotonic() > deadline:
                 raise RankLostError(
-                    f"the {self._seat.num_processes} processes of the trial did not start within "
+                    f"the {self._member.num_processes} processes of the trial did not start within "
                     f"{_START_WITHIN_S:g} s"
                 )
 
@@ -174,11 +176,11 @@ class _Others:
 
     def _fail(self, rank: int, error: RayError) -> None:
         """Record the failure, and unblock rank 0, which may be waiting for the failed process."""
-        self._failure = _explained(rank, self._seat.num_processes, error)
+        self._failure = _explained(rank, self._member.num_processes, error)
         self._failed.set()
-        self._say(f"process {rank} of {self._seat.num_processes} failed: {str(error).strip()}")
+        self._log(f"process {rank} of {self._member.num_processes} failed: {str(error).strip()}")
         self._end_actors()
-        if self._seat.use_gpu:
+        if self._member.use_gpu:
             abort()
         if not self._ended.wait(_STUCK_AFTER_S):
             # Nothing else ends a call that does not return. Tune sees a lost worker, and retries the trial.
@@ -224,10 +226,10 @@ class Rank:
     def __init__(self) -> None:
         self._work = TemporaryDirectory("trial")
 
-    def train(self, seat: Seat, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def train(self, member: GroupMember, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Join the process group, and train."""
-        torch.set_num_threads(seat.num_threads)
-        with joined(seat, arrive(seat)):
+        torch.set_num_threads(member.num_threads)
+        with joined(member, arrive(member)):
             function(*arguments, self._work.path)
 
     def clear(self) -> None:

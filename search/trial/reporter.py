@@ -25,7 +25,7 @@ from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ..space.space import METRICS
-from .checkpoints import SavedEpoch, send_epoch, superfluous, write_epoch
+from .checkpoints import SavedEpoch, superseded, upload_epoch, write_epoch
 from .events import TAGS, TrialEvents
 from .inputs import TrialInputs, TrialSettings
 
@@ -45,7 +45,7 @@ class EpochReporter(TrainerCallback):
         inputs: Texts that all trials share.
         settings: Settings that all trials share.
         events: TensorBoard run of the trial.
-        say: Function that adds a line to the trial's log.
+        log: Function that adds a line to the trial's log.
         saved: The trial's checkpoints; it is resumed from the last.
     """
 
@@ -55,14 +55,14 @@ class EpochReporter(TrainerCallback):
         inputs: TrialInputs,
         settings: TrialSettings,
         events: TrialEvents,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         saved: Sequence[SavedEpoch] = (),
     ) -> None:
         self._trial = trial
         self._inputs = inputs
         self._settings = settings
         self._events = events
-        self._say = say
+        self._log = log
         self._saved = list(saved)
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
@@ -161,17 +161,17 @@ class EpochReporter(TrainerCallback):
         }
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
-        self._say(self._line(metrics))
+        self._log(self._line(metrics))
         self._send(directory)
         tune.report(reported)
 
     def _send(self, directory: Path) -> None:
         """Upload a checkpoint, and keep only the best and the last two, in case the last is damaged."""
         store, settings = self._settings.store, self._settings
-        self._saved.append(send_epoch(store, directory, self._trial))
+        self._saved.append(upload_epoch(store, directory, self._trial))
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(StorageError):  # retried after the next epoch, or at the end of the search
-            for each in superfluous(self._saved, settings.metric, settings.mode, num_last=2):
+            for each in superseded(self._saved, settings.metric, settings.mode, num_last=2):
                 store.once.delete(each.key)
                 self._saved.remove(each)
 

@@ -40,7 +40,7 @@ from .inputs import TrialInputs, TrialSettings
 from .integrity import last_intact
 from .log import trial_log
 from .process_group import KeepStep
-from .ranks import SharedInputs, opened, several_processes
+from .ranks import SharedInputs, data_parallel, opened
 from .reporter import EpochReporter, failure_metrics
 
 _BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
@@ -67,13 +67,13 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     trial_id = trial_name(config["number"])
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
     with (
-        trial_log(settings.store, f"{settings.logs}/{trial_id}") as say,
+        trial_log(settings.store, f"{settings.logs}/{trial_id}") as log,
         temporary_directory("trial") as work,
     ):
-        say(f"trial {trial_id} on {_where()}")
-        say(f"arguments: {json.dumps(config['arguments'])}")
-        _run(trial_id, config["arguments"], inputs, settings, work, say)
-        say("the trial ended")
+        log(f"trial {trial_id} on {_where()}")
+        log(f"arguments: {json.dumps(config['arguments'])}")
+        _run(trial_id, config["arguments"], inputs, settings, work, log)
+        log("the trial ended")
 
 
 def _run(
@@ -82,37 +82,37 @@ def _run(
     inputs: TrialInputs | SharedInputs,
     settings: TrialSettings,
     work: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     trial = f"{settings.experiment}/{trial_id}"
-    saved = _report_again(settings.store, trial, say)
+    saved = _report_again(settings.store, trial, log)
     last = saved[-1] if saved else None
     key = last.key if last else None
     if last:
-        say(f"goes on after epoch {last.epoch}")
+        log(f"resuming after epoch {last.epoch}")
     first_step = last.record["step"] if last else 0
     events = TrialEvents(
         settings.store, f"{settings.tensorboard}/{trial_id}", arguments, first_step=first_step
     )
     try:
         if last is None or last.metrics["progress"] < 1:
-            with several_processes(
+            with data_parallel(
                 settings.num_processes,
-                _train_along,
+                _train_other_rank,
                 (arguments, inputs, settings, key),
                 use_gpu=settings.use_gpu,
                 num_threads=settings.num_threads,
-                say=say,
+                log=log,
             ):
                 inputs = opened(inputs)
                 trainer = _trainer(arguments, inputs, settings, work)
-                trainer.add_callback(EpochReporter(trial, inputs, settings, events, say, saved))
+                trainer.add_callback(EpochReporter(trial, inputs, settings, events, log, saved))
                 _train(trainer, settings.store, key, work)
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
     except Exception as error:
-        say(traceback.format_exc().rstrip())
+        log(traceback.format_exc().rstrip())
         events.end("failure")
         events.send()
         tune.report(failure_metrics(error))
@@ -120,7 +120,7 @@ def _run(
         events.close()
 
 
-def _train_along(
+def _train_other_rank(
     arguments: dict[str, Any],
     inputs: TrialInputs | SharedInputs,
     settings: TrialSettings,
@@ -134,7 +134,7 @@ def _train_along(
 
 def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Path) -> None:
     """Train from the beginning, or from a checkpoint."""
-    checkpoint = _bring(store, key, work)
+    checkpoint = _local_checkpoint(store, key, work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -202,13 +202,13 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
         InputError: There is no teacher, or its tokenizer differs from the student's.
     """
     if key is None:
-        raise InputError(f"{weight} is above 0, and the search was given no teacher")
+        raise InputError(f"{weight} is above 0, but the search has no teacher")
     teacher, tokenizer = load_classifier(store.fetch(key))
     # The teacher gets the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"{weight} is above 0, and the student's tokenizer is not the teacher's, so their hidden "
-            "states belong to other tokens; set it to 0, or make the student from the teacher's layers "
+            f"{weight} is above 0, but the student's tokenizer differs from the teacher's, so their hidden states "
+            "belong to different tokens; set it to 0, or build the student from the teacher's layers "
             "(student.kind: layers) with its whole vocabulary"
         )
     return teacher
@@ -235,8 +235,8 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
     store = settings.store
     if store.directory is not None and not store.names(settings.experiment):
         raise StorageError(
-            f"storage {store}: the search's folder is not there on {platform.node()}; mount it, or give a directory "
-            "that all nodes share, or an object store; then go on with `distiltune resume RUN`"
+            f"storage {store}: the search's folder does not exist on {platform.node()}; mount it, or use a "
+            f"directory that all nodes share, or an object store; then resume with `distiltune resume RUN`"
         )
     trial = f"{settings.experiment}/{trial_id}"
     begun = json.loads(json.dumps(begun))  # as it will be parsed
@@ -252,21 +252,21 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
     store.write_json(f"{trial}/{_BEGUN}", begun)
 
 
-def _report_again(store: Store, trial: str, say: Callable[[str], None]) -> list[SavedEpoch]:
+def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[SavedEpoch]:
     """Report the saved epochs to Tune again, and return them.
 
     Tune's snapshot is some seconds old when the driver is killed. Epochs after the last intact checkpoint are
     trained again.
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
-    last = last_intact(store, epochs, say)
+    last = last_intact(store, epochs, log)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:
         tune.report({**each.metrics, "again": each is not last})
     return epochs
 
 
-def _bring(store: Store, key: str | None, work: Path) -> Path | None:
+def _local_checkpoint(store: Store, key: str | None, work: Path) -> Path | None:
     """Return the local path of the checkpoint, downloading it if needed."""
     if key is None:
         return None

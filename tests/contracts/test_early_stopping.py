@@ -75,7 +75,7 @@ def test_an_active_rule_stops_the_worst_of_many_and_another_none(rule, sign):
 
 
 def test_a_rule_that_is_added_from_outside_stops_trials():
-    from distiltune.search.schedulers.in_turn import scheduler_of
+    from distiltune.search.schedulers.tune_schedulers import scheduler_of
 
     with pytest.raises(ConfigError, match=r"search\.scheduler: 'floor'"):
         load_config("quickstart", ["search.scheduler=floor"])

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 from models import tiny_classifier, tiny_data
 
+import distiltune.export.benchmark.measure_models as measuring
 from distiltune.errors import InputError
-from distiltune.export.benchmark import rows, targets, worker
+from distiltune.export.benchmark import targets, worker
+from distiltune.export.benchmark.measure_models import (
+    BenchmarkTexts,
+    Measurement,
+    MeasurementSpec,
+    measure_models,
+)
 from distiltune.export.benchmark.predictions import pack_answers
-from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
 from distiltune.export.benchmark.targets import base
 from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
 from distiltune.export.report.plots.latency import draw_accuracy_latency
-from distiltune.export.selection.choose import choose
+from distiltune.export.selection.select_variant import select_variant
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
 
@@ -61,7 +67,7 @@ def specification(name: str, directory: Path) -> dict[str, Any]:
         for kind, value in (("texts", TEXTS), ("labels", NUMBERS))
     }
     return {
-        "row": {**row, "tokenizer_dir": None, "session": None},
+        "model": {**row, "tokenizer_dir": None, "session": None},
         "texts": {**columns, "label_names": LABELS, "out_of_scope_label": None, "task": "single_label"},
         "config": QUICK,
         "query": TEXTS[0],
@@ -100,31 +106,33 @@ def test_what_is_tuned_and_counted_is_an_onnx_graph(name, folders, monkeypatch) 
         called.append(module)
         return {"session": {"a": 1}, "num_threads": 1}
 
-    monkeypatch.setattr(rows, "call_in_process", call)
-    row, config = RowSpec("a-row", name, str(folders[name]), 16), BenchmarkConfig()
+    monkeypatch.setattr(measuring, "call_in_process", call)
+    row, config = MeasurementSpec("a-row", name, str(folders[name]), 16), BenchmarkConfig()
     texts = BenchmarkTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
-    session, _ = rows._tuned(row, texts, config, TEXTS[0])
-    floor = rows._floor_ms(row, config, TEXTS[0])
+    session, _ = measuring._tuned(row, texts, config, TEXTS[0])
+    floor = measuring._floor_ms(row, config, TEXTS[0])
     assert (session is not None) == (floor is not None) == targets.get(name).is_onnx
     assert called == (["benchmark.session_tuning", "benchmark.roofline"] if targets.get(name).is_onnx else [])
 
 
-def measurement(name: str, kind: str, p50: float = 1.0) -> RowMeasurement:
+def measurement(name: str, kind: str, p50: float = 1.0) -> Measurement:
     times = {"mean": p50, "std": 0.0, "p50": p50, "p90": p50, "p99": p50}
     answers = {"without_threshold": pack_answers(np.zeros(9, int), np.zeros(9, int))}
     common = {"size_mb": 1.0, "latency_ms": times, "sample_latency_ms": times, "throughput": {"1": 1.0}}
     given = {"peak_memory_mb": 1.0, "num_threads": 1, "query": "q", "validation_accuracy": 1.0}
-    return RowMeasurement(name=name, kind=kind, **common, **given, accuracy=1.0, answers=answers)
+    return Measurement(name=name, kind=kind, **common, **given, accuracy=1.0, answers=answers)
 
 
 @pytest.mark.parametrize("name", targets.names())
 def test_its_rows_are_gated_chosen_and_drawn_as_it_says(name, tmp_path) -> None:
     target, others = targets.get(name), [measurement("student-pytorch", "pytorch", 9.0)]
-    choice = choose([*others, measurement("a-row", name)], ChooseConfig(gate="point"))
-    [row] = [each for each in choice.rows if each.name == "a-row"]
+    choice = select_variant([*others, measurement("a-row", name)], ChooseConfig(gate="point"))
+    [row] = [each for each in choice.measurements if each.name == "a-row"]
     assert (row.passed_gate is True) == target.is_gated
     assert choice.chosen == ("a-row" if target.can_be_sealed else None)
-    picture = draw_accuracy_latency([each.to_json() for each in choice.rows], None, tmp_path / "x.png")
+    picture = draw_accuracy_latency(
+        [each.to_json() for each in choice.measurements], None, tmp_path / "x.png"
+    )
     assert picture.stat().st_size > 0
 
 
@@ -146,7 +154,7 @@ def test_a_target_from_outside_is_prepared_opened_and_measured(
     prepared = []
 
     def prepare(given: Preparation) -> Prepared:
-        prepared.append((given.row, given.directory, given.num_labels, given.num_threads))
+        prepared.append((given.name, given.directory, given.num_labels, given.num_threads))
         return Prepared(str(folders["onnx"]), 12.5)
 
     def opened(options: OpenOptions) -> Opened:
@@ -159,13 +167,13 @@ def test_a_target_from_outside_is_prepared_opened_and_measured(
 
     base.register(Target("abacus", "by hand", opened, prepare))
     request.addfinalizer(lambda: base.TARGETS.pop("abacus"))
-    monkeypatch.setattr(rows, "run_module", run)
+    monkeypatch.setattr(measuring, "run_module", run)
     texts = BenchmarkTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
-    spec = RowSpec("by-hand", "abacus", str(tmp_path), 16)
-    [row] = measure_rows([spec], texts, BenchmarkConfig.model_validate(QUICK))
+    spec = MeasurementSpec("by-hand", "abacus", str(tmp_path), 16)
+    [row] = measure_models([spec], texts, BenchmarkConfig.model_validate(QUICK))
     assert prepared == [("by-hand", str(tmp_path), 4, 1)]
     assert (row.kind, row.size_mb, row.session, row.floor_ms) == ("abacus", 12.5, None, None)
-    [onnx] = measure_rows(
+    [onnx] = measure_models(
         [replace(spec, kind="onnx", directory=str(folders["onnx"]))],
         texts,
         BenchmarkConfig.model_validate({**QUICK, "tune_session": False, "floors": False}),

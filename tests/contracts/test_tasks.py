@@ -128,7 +128,7 @@ def test_predictions_correctness_and_metrics(task):
     assert task.compute_metrics(evaluated) == {
         name: value for name, value in metrics.items() if value is not None
     }
-    with pytest.raises(ValueError, match="same length"):
+    with pytest.raises(ValueError, match=r"for .* labels"):
         task.metrics(task.predictions(student)[:0], labels[:0])
 
 

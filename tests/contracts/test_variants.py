@@ -22,12 +22,12 @@ from distiltune.cluster.specification.config import JobConfig, TaskResources
 from distiltune.cluster.specification.faults import described
 from distiltune.errors import ConfigError, ExportError
 from distiltune.export.benchmark import targets
-from distiltune.export.benchmark.rows import BenchmarkTexts, RowSpec, measure_rows
+from distiltune.export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.selection.choose import choose
+from distiltune.export.selection.select_variant import select_variant
 from distiltune.export.variants import base, kinds
-from distiltune.export.variants.base import Making, Quantized, Source, Variant
+from distiltune.export.variants.base import Quantized, Source, Variant, VariantInputs
 from distiltune.export.variants.build import VariantFiles, build_variant
 from distiltune.export.variants.kinds.static import StaticConfig
 from distiltune.export.variants.parity import Logits, torch_logits
@@ -213,9 +213,9 @@ def test_a_name_is_taken_once() -> None:
 
 def test_a_kind_finds_its_own_section() -> None:
     config = ExportConfig(static=StaticConfig(max_excluded=7))
-    assert Making([], config).section(StaticConfig).max_excluded == 7
-    assert Making([], config).section(ChooseConfig) == config.choose
-    assert Making([], config).section(BenchmarkConfig) == BenchmarkConfig()
+    assert VariantInputs([], config).section(StaticConfig).max_excluded == 7
+    assert VariantInputs([], config).section(ChooseConfig) == config.choose
+    assert VariantInputs([], config).section(BenchmarkConfig) == BenchmarkConfig()
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_variant_that_needs_a_gpu_is_made_on_one(monkeypatch) -> None:
 def test_a_variant_from_outside_is_made_measured_and_chosen(student, make, tmp_path, request) -> None:
     """All that it takes: a function that writes a file, and what it declares."""
 
-    def rounded(source: Path, target: Path, _: Making) -> Quantized:
+    def rounded(source: Path, target: Path, _: VariantInputs) -> Quantized:
         model = onnx.load(str(source))
         for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
@@ -267,10 +267,12 @@ def test_a_variant_from_outside_is_made_measured_and_chosen(student, make, tmp_p
     quick = BenchmarkConfig(
         num_warmups=0, num_runs=2, num_sample_texts=2, batch_sizes=[1], tune_session=False, floors=False
     )
-    [row] = measure_rows([RowSpec("rounded", kinds.get("rounded").target, str(out), 32)], texts, quick)
+    [row] = measure_models(
+        [MeasurementSpec("rounded", kinds.get("rounded").target, str(out), 32)], texts, quick
+    )
     assert row.validation_accuracy is not None
     of_student = replace(row, name="student-pytorch", kind="pytorch")
-    assert choose([of_student, row], config.choose).chosen == "rounded"
+    assert select_variant([of_student, row], config.choose).chosen == "rounded"
 
 
 def test_the_registries_load_no_runtime() -> None:

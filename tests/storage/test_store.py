@@ -369,7 +369,7 @@ def test_retrying_ends_with_the_last_reason():
         tries.append(1)
         raise OSError("away\nfor a while")
 
-    with pytest.raises(StorageError, match=r"storage here: away for a while \(tried for 0.6 s\); repair"):
+    with pytest.raises(StorageError, match=r"storage here: away for a while \(retried for 0.6 s\); "):
         retrying(fail, "here", 0.6)
     assert len(tries) == 2
 
@@ -528,7 +528,7 @@ def test_what_may_pass_is_tried_again(name):
 def test_a_name_that_is_too_long_is_said_with_its_path(tmp_path):
     store = Store(str(tmp_path), retry_s=60)
     for use in (lambda: store.write("n" * 300, b"1"), lambda: store.has_folder("n" * 300)):
-        with pytest.raises(PermanentStorageError, match="File name too long; give a shorter"):
+        with pytest.raises(PermanentStorageError, match=r"File name too long; .*shorter"):
             use()
 
 
@@ -547,7 +547,7 @@ def test_a_disk_that_is_full_is_said_at_once_with_its_path(small_disk):
 def test_a_bucket_that_is_not_there_is_not_tried_again(s3_url):
     store = Store(s3_url.replace(s3_url.partition("?")[0], "s3://not-there"), retry_s=60)
     with pytest.raises(
-        PermanentStorageError, match=r"storage s3://not-there/a: .*NO_SUCH_BUCKET.*; make the bucket"
+        PermanentStorageError, match=r"storage s3://not-there/a: .*NO_SUCH_BUCKET.*; create the bucket"
     ):
         store.write("a", b"1")
 

@@ -140,7 +140,7 @@ class Writer:
             "data": {"fingerprint": "f"},
             "teacher": {"key": "cache/teachers/t"},
             "export": {"variants": [{"name": "student-onnx-int8"}]},
-            "benchmark": {"rows": [], "machine": {}},
+            "benchmark": {"measurements": [], "machine": {}},
         }
         return others.get(stage, {})
 

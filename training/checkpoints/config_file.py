@@ -40,9 +40,9 @@ _IGNORED = (
 _REFUSED = {
     "quantization_config": "save it in full precision (dequantize) with save_pretrained",
     "compression_config": "save it in full precision with save_pretrained",
-    "transformers_weights": "name the weights model.safetensors and remove it",
+    "transformers_weights": "rename the weights to model.safetensors and remove this key",
     "fusion_config": "remove it",
-    "per_layer_config": "give a model whose layers are alike",
+    "per_layer_config": "use a model whose layers all have the same shape",
 }
 _LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 _NOT_NEGATIVE = ("initializer_range", "layer_norm_eps", "chunk_size_feed_forward", "type_vocab_size")
@@ -68,13 +68,13 @@ def read_config(directory: Path) -> PreTrainedConfig:
     values = _values(path)
     for key, remedy in _REFUSED.items():
         if values.get(key) is not None:
-            raise ModelError(f"{path}: {key}: {shown(values[key])} given, which is not read; {remedy}")
+            raise ModelError(f"{path}: {key}: {shown(values[key])} given, which is not supported; {remedy}")
     family = values.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         near = nearest(family, CONFIG_MAPPING) if isinstance(family, str) else ""
         given = shown(family) + " given" if "model_type" in values else "missing"
         raise ModelError(
-            f"{path}: model_type: {given}; accepted: a family that transformers has, such as bert, distilbert or "
+            f"{path}: model_type: {given}; accepted: a model type of transformers, such as bert, distilbert or "
             f"roberta{near}; correct it"
         )
     _check_numbers(path, values)
@@ -91,7 +91,7 @@ def _values(path: Path) -> dict[str, Any]:
     try:
         values = read_json(read_regular(path, _MOST_BYTES).decode())
         if not isinstance(values, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(
@@ -117,7 +117,7 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
 
 
 def _check_labels(path: Path, values: dict[str, Any]) -> None:
-    remedy = "list them in id2label, each number from 0 to the number of labels - 1 with a name of its own"
+    remedy = "list in id2label each number from 0 to the number of labels - 1 with a unique name"
     names, count = values.get("id2label"), values.get("num_labels")
     if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
         raise ModelError(
@@ -127,16 +127,17 @@ def _check_labels(path: Path, values: dict[str, Any]) -> None:
         return
     if not isinstance(names, dict) or not names:
         raise ModelError(
-            f"{path}: id2label: {shown(names)} given; accepted: numbers with their names; {remedy}"
+            f"{path}: id2label: {shown(names)} given; accepted: a mapping of numbers to names; {remedy}"
         )
     other = next((each for each in names.values() if not isinstance(each, str)), None)
     if other is not None or None in names.values():
-        raise ModelError(f"{path}: id2label: has {shown(other)}; accepted: names, which are text; {remedy}")
+        raise ModelError(f"{path}: id2label: contains {shown(other)}; accepted: names (text); {remedy}")
     expected = {str(number) for number in range(len(names))}
     if set(names) != expected:
         wrong, missing = sorted(set(names) - expected), sorted(expected - set(names))
         raise ModelError(
-            f"{path}: id2label: has {shown(wrong[0])} and no {shown(missing[0])} among its {len(names)} labels; "
+            f"{path}: id2label: contains {shown(wrong[0])} but not {shown(missing[0])} among its {len(names)} "
+            f"labels; "
             f"{remedy}"
         )
     seen: set[str] = set()
@@ -146,7 +147,7 @@ def _check_labels(path: Path, values: dict[str, Any]) -> None:
         seen.add(name)
     if count is not None and count != len(names):
         raise ModelError(
-            f"{path}: num_labels: {count} given, and id2label has {len(names)}; leave num_labels out; {remedy}"
+            f"{path}: num_labels: {count} given, but id2label has {len(names)}; remove num_labels; {remedy}"
         )
 
 

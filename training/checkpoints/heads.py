@@ -55,18 +55,18 @@ def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher"
     """
     if len(own) == 1:
         raise ModelError(
-            f"{what}: its num_labels is 1, so its head gives one number and tells no labels apart; give a classifier "
-            f"of the data's {len(names)} labels, or fine-tune a {what} on this data"
+            f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
+            f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
         )
     if sorted(own) != sorted(names):
         if all(name == f"LABEL_{number}" for number, name in enumerate(own)):
             raise ModelError(
-                f"{what}: its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are never "
-                "matched by position; set id2label and label2id in its config.json, in the order it was "
+                f"{what}: its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are not matched by "
+                f"position; set id2label and label2id in its config.json, in the order it was "
                 "trained with"
             )
         raise ModelError(
-            f"{what}: its labels are not the data's; only the {what} has: "
+            f"{what}: its labels differ from the data's; only the {what} has: "
             f"{_listed(set(own) - set(names))}; only the data has: {_listed(set(names) - set(own))}; "
             f"rename them in id2label and label2id of its config.json, or fine-tune a {what} on this data"
         )
@@ -113,8 +113,8 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
         if isinstance(head := modules.get(place), nn.Linear):
             return head
     raise ModelError(
-        f"{key}: {shown(model.config.model_type)} given, whose classification head is of unknown form; "
-        f"supported: {family_names()}, and those built like them"
+        f"{key}: {shown(model.config.model_type)} given, whose classification head is not supported; supported: "
+        f"{family_names()}, and models with the same structure"
     )
 
 

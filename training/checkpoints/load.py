@@ -50,7 +50,7 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
         directory = path
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
         raise ModelError(
-            f"{name!r}: no such checkpoint directory; give a directory that holds {CONFIG_FILE} and "
+            f"{name!r}: no such checkpoint directory; give a directory that contains {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}, or a hub id"
         )
     elif sha256 is None:
@@ -220,7 +220,9 @@ def _check_sha256(directory: Path, expected: str, name: str) -> None:
 
 def _check_directory(directory: Path) -> None:
     if not (directory / CONFIG_FILE).is_file():
-        raise ModelError(f"{directory}: no checkpoint, it has no {CONFIG_FILE}; give a model's own directory")
+        raise ModelError(
+            f"{directory}: not a checkpoint: it has no {CONFIG_FILE}; give the directory of a model"
+        )
     weight_files(directory)
 
 

@@ -47,14 +47,14 @@ def naming(key: str) -> Iterator[None]:
 
 def _reason(name: str, error: BaseException) -> str:
     if not isinstance(error, OSError) or Path(name).is_dir():
-        said = " ".join(str(error).split()) or first_line(error)
+        message = " ".join(str(error).split()) or first_line(error)
         return (
-            f"{name}: cannot be loaded: {cut(said, _MOST_SHOWN)}; "
+            f"{name}: cannot be loaded: {cut(message, _MOST_SHOWN)}; "
             "save it again with save_pretrained, or download it again"
         )
     if "safetensors" in str(error):
-        return f"{name}: has no safetensors weights on the hub; give a revision or copy that has them"
+        return f"{name}: has no safetensors weights on the hub; use a revision or copy that has them"
     return (
-        f"{name!r}: no such directory, and the model hub has no such model or cannot be reached; give a local "
-        "directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
+        f"{name!r}: no such directory, and the model is not on the hub or the hub cannot be reached; use a local "
+        f"directory, download it once with network (hf download), or use offline:all-MiniLM-L6-v2"
     )

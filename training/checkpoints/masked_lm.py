@@ -85,7 +85,7 @@ def copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
     weights, own = source.base_model.state_dict(), target.base_model.state_dict()
     shared = {name: weights[name] for name in own if name in weights}
     different = [name for name in {*own, *weights} - set(shared) if not name.startswith("pooler.")]
-    assert not different, f"encoders of the same form: {different}"
+    assert not different, f"the encoders have different parameters: {different}"
     target.base_model.load_state_dict({**own, **shared})
 
 

@@ -69,7 +69,8 @@ def check_num_layers(config: PreTrainedConfig, weights: Mapping[str, Any], name:
     layers = getattr(config, "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > len(weights):
         raise ModelError(
-            f"{name}: config.json has num_hidden_layers {layers}, and the weights are {len(weights)} tensors in all; "
+            f"{name}: config.json has num_hidden_layers {layers}, but there are only {len(weights)} weight tensors "
+            f"in all; "
             "correct it, or save the whole model again with save_pretrained"
         )
 
@@ -90,22 +91,22 @@ def _refuse_unfit(
     gone = [key for key in encoder if complete or not key.startswith(f"{prefix}pooler.")]
     faults = [f"{key} is missing" for key in gone]
     faults += [
-        f"{key} is {_shape(found)} in the file and {_shape(built)} by config.json"
+        f"{key} is {_shape(found)} in the file but {_shape(built)} in config.json"
         for key, found, built in sorted(info["mismatched_keys"])
         if head_fits or key.startswith(prefix)
     ]
-    faults += [f"{key} is of no layer by config.json" for key in _of_other_layers(model, info)]
+    faults += [f"{key} belongs to no layer of config.json" for key in _of_other_layers(model, info)]
     if faults:
         more = f" and {len(faults) - _NUM_SHOWN} more" if len(faults) > _NUM_SHOWN else ""
         raise ModelError(
-            f"{name}: its weights do not fit its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (of "
-            f"{len(weights)} tensors); put their own config.json beside them, or save the model again with "
+            f"{name}: its weights do not match its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (of "
+            f"{len(weights)} tensors); restore the config.json that belongs to them, or save the model again with "
             "save_pretrained"
         )
     if complete and missing:
         more = f" and {len(missing) - _NUM_SHOWN} more" if len(missing) > _NUM_SHOWN else ""
         raise ModelError(
-            f"{name}: no trained classifier, it has no weights for {', '.join(missing[:_NUM_SHOWN])}{more}; "
+            f"{name}: not a trained classifier: it has no weights for {', '.join(missing[:_NUM_SHOWN])}{more}; "
             "fine-tune it first (teacher.fine_tune.checkpoint)"
         )
 
@@ -135,8 +136,8 @@ def refuse_not_finite(finite: Mapping[str, bool], name: str | Path) -> None:
     for key, value in finite.items():
         if not value:
             raise ModelError(
-                f"{name}: its weights are not finite: {key} has NaN or infinite values; train it again with a lower "
-                "learning rate, or give an earlier checkpoint of it"
+                f"{name}: its weights are not finite: {key} has NaN or infinite values; retrain it with a lower "
+                f"learning rate, or use an earlier checkpoint"
             )
 
 

@@ -28,8 +28,8 @@ def weight_files(directory: Path) -> list[Path]:
     """
     if (directory / _ADAPTER_FILE).exists():
         raise ModelError(
-            f"{directory}: holds an adapter ({_ADAPTER_FILE}), which is not read; merge it into its model "
-            "(merge_and_unload) and save that with save_pretrained"
+            f"{directory}: contains an adapter ({_ADAPTER_FILE}), which is not supported; merge it into its model "
+            f"(merge_and_unload) and save the result with save_pretrained"
         )
     if (directory / WEIGHTS_FILE).is_file():
         return [directory / WEIGHTS_FILE]
@@ -37,12 +37,12 @@ def weight_files(directory: Path) -> list[Path]:
         return [_shard(directory, name) for name in _indexed(directory / INDEX_FILE)]
     others = sorted(path.name for kind in ("*.bin", "*.safetensors") for path in directory.glob(kind))
     pickled = (
-        f"only {others[0]}, a pickle, which is not read" if others and others[0].endswith(".bin") else ""
+        f"only {others[0]}, a pickle, which is not loaded" if others and others[0].endswith(".bin") else ""
     )
     found = pickled or ", ".join(others[:3]) or "none"
     raise ModelError(
         f"{directory}: weights must be safetensors ({WEIGHTS_FILE} or {INDEX_FILE}), found {found}; "
-        "load it where you trust it and save it again with save_pretrained"
+        "if you trust it, load it and save it again with save_pretrained"
     )
 
 
@@ -92,14 +92,14 @@ def _indexed(index: Path) -> list[str]:
     try:
         weight_map = read_json(read_regular(index, _MOST_INDEX_BYTES).decode())["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError("weight_map names no file")
+            raise ValueError("weight_map lists no file")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{index}: no index of weight files ({shown(str(error))}); {remedy}") from error
+        raise ModelError(f"{index}: not an index of weight files ({shown(str(error))}); {remedy}") from error
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(
-                f"{index}: weight_map names {shown(name)}; accepted: names of .safetensors files that lie beside "
-                f"it, without a path; {remedy}"
+                f"{index}: weight_map names {shown(name)}; accepted: names of .safetensors files in the same "
+                f"directory, without a path; {remedy}"
             )
     return sorted(set(weight_map.values()))
 
@@ -115,7 +115,7 @@ def _shard(directory: Path, name: str) -> Path:
     except (OSError, ValueError):
         inside, there = False, False
     if not inside or not there:
-        fault = "is a link to a file outside of it" if there else "is not there"
+        fault = "is a link to a file outside of the directory" if there else "does not exist"
         raise ModelError(
             f"{directory / INDEX_FILE}: names {shown(name)}, which {fault}; copy the whole checkpoint, or save the "
             "model again with save_pretrained"

@@ -46,7 +46,7 @@ def check_pieces(tokenizer: Any, directory: Path) -> None:
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ModelError(
             f"{directory}: its tokenizer has {len(tokenizer)} pieces, all of them special tokens; copy the "
-            "tokenizer files of the model beside its weights, or save it again with tokenizer.save_pretrained"
+            f"tokenizer files of the model next to its weights, or save it again with tokenizer.save_pretrained"
         )
 
 
@@ -59,9 +59,9 @@ def check_table(tokenizer: Any, config: PreTrainedConfig, name: str | Path) -> N
     largest, rows = max(tokenizer.get_vocab().values()), config.vocab_size
     if largest >= rows:
         raise ModelError(
-            f"{name}: its tokenizer has token ids up to {largest}, and its embedding table {rows} rows (vocab_size of "
-            "config.json); copy the tokenizer files that belong to the model beside it, or resize the table "
-            "(resize_token_embeddings), train it and save it again"
+            f"{name}: its tokenizer has token ids up to {largest}, but its embedding table has {rows} rows "
+            f"(vocab_size of config.json); copy the tokenizer files that belong to the model, or resize the table "
+            f"(resize_token_embeddings), train it and save it again"
         )
 
 
@@ -83,8 +83,9 @@ def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
     if share > MOST_UNKNOWN:
         raise ModelError(
             f"{parameter}: its tokenizer does not know {share:.0%} of the characters of the training texts (they "
-            f"become {tokenizer.unk_token}); accepted: at most {MOST_UNKNOWN:.0%}; name a checkpoint of the texts' "
-            "language and script, such as a multilingual one, or teacher.scratch, whose pieces are made of the texts"
+            f"become {tokenizer.unk_token}); accepted: at most {MOST_UNKNOWN:.0%}; use a checkpoint for the texts' "
+            f"language and script, such as a multilingual one, or teacher.scratch, whose word pieces are trained "
+            f"on the texts"
         )
     return share
 
@@ -116,7 +117,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
 
 def _no_tokenizer(directory: Path) -> str:
     return (
-        f"{directory}: has no tokenizer; accepted: {TOKENIZER_FILE}, or the vocabulary files of its family (vocab.txt; "
-        "vocab.json and merges.txt; a SentencePiece .model); copy them from the model that it was made of, or save it "
+        f"{directory}: has no tokenizer; accepted: {TOKENIZER_FILE}, or the vocabulary files of its family "
+        f"(vocab.txt; "
+        "vocab.json and merges.txt; a SentencePiece .model); copy them from the original model, or save it "
         "again with tokenizer.save_pretrained"
     )

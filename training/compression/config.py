@@ -11,30 +11,31 @@ from .pruning.base import PRUNING_RULES, PruningConfig
 
 
 class QuantizationAwareConfig(Section):
-    """Fake quantization in the last epochs, with the numerics of the quantized graph."""
+    """Quantization-aware training in the last epochs, with the numerics of the quantized graph."""
 
     num_epochs: float = Field(
         default=2,
         gt=0,
         le=100_000,
-        description="Last epochs that are trained so; below 1: a share of all steps.",
+        description="Number of last epochs with fake quantization; below 1: a share of all steps.",
     )
     weights: Literal["per_tensor", "per_channel"] = Field(
         default="per_tensor",
-        description="One scale for a weight matrix, as onnx-int8 has it, or one for each of its columns.",
+        description="One scale for each weight matrix, as in onnx-int8, or one for each of its columns.",
     )
     weight_bits: Literal[7, 8] = Field(
         default=8,
-        description="Bits of a weight; 7 as in onnx-int8-reduced-range, and as in onnx-int8 where that is made on an "
+        description="Bits of a weight; 7 as in onnx-int8-reduced-range, and as in onnx-int8 if it is built on an "
         "x86 processor without VNNI.",
     )
     embedding_bits: Literal[4, 8] | None = Field(
         default=8,
-        description="Bits of the embedding table: 4 as in onnx-int8-embeddings-4bit; null leaves it in 32.",
+        description="Bits of the embedding table: 4 as in onnx-int8-embeddings-4bit; null keeps 32.",
     )
     activations: Literal["dynamic", "none"] = Field(
         default="dynamic",
-        description="dynamic: what goes into a product is quantized to 8 bits by its range; none: it is not.",
+        description="dynamic: the inputs of matrix products are quantized to 8 bits by their range; none: they are "
+        "not.",
     )
 
 

@@ -153,7 +153,7 @@ def first_step(num_epochs: float, max_steps: int, steps_per_epoch: int) -> int:
     num_steps = max(1, round(num_epochs * (max_steps if num_epochs < 1 else steps_per_epoch)))
     if num_steps > max_steps:
         raise InputError(
-            f"training.quantization_aware.num_epochs is {num_epochs:g}, and the training has "
-            f"{max_steps / steps_per_epoch:g} epochs; give at most so many, or a share below 1"
+            f"training.quantization_aware.num_epochs is {num_epochs:g}, but the training has "
+            f"{max_steps / steps_per_epoch:g} epochs; give at most that many, or a share below 1"
         )
     return max_steps - num_steps

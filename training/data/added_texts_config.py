@@ -8,40 +8,42 @@ from ..section import Count, Name, Probability, Section, Seed
 
 
 class UnlabelledConfig(Section):
-    """Unlabelled texts that the teacher labels: a file, or a dataset of the hub."""
+    """Unlabelled texts that the teacher labels, from a file or a hub dataset."""
 
     path: Name | None = Field(
         default=None,
-        description="A .txt file of one text a line, or a column of a .csv, .jsonl or .parquet file.",
+        description="A .txt file with one text per line, or a column of a .csv, .jsonl or .parquet file.",
     )
-    dataset: Name | None = Field(default=None, description="In its place: repository id of a hub dataset.")
+    dataset: Name | None = Field(
+        default=None, description="Instead of `path`: repository id of a hub dataset."
+    )
     dataset_config: Name | None = Field(default=None, description="dataset: its configuration.")
-    split: Name = Field(default="train", description="dataset: the split that is read.")
-    text_column: Name = Field(default="text", description="Column that holds the text, but of a .txt file.")
-    count: Count | None = Field(default=None, description="Use only this many, drawn by `seed`.")
-    seed: Seed = Field(default=0, description="Seed of that draw. Default: the job's `seed`.")
+    split: Name = Field(default="train", description="dataset: the split to read.")
+    text_column: Name = Field(default="text", description="Column with the text (not for a .txt file).")
+    count: Count | None = Field(default=None, description="Use only this many, sampled with `seed`.")
+    seed: Seed = Field(default=0, description="Seed of that sample. Default: the job's `seed`.")
 
     @model_validator(mode="after")
     def _one_source(self) -> UnlabelledConfig:
         if (self.path is None) == (self.dataset is None):
-            raise ValueError("give one of path and dataset")
+            raise ValueError("set exactly one of path and dataset")
         return self
 
 
-class MadeTextsConfig(Section):
+class SplicedConfig(Section):
     """How many texts to generate from the training texts."""
 
-    count: Count = Field(description="How many to make.")
-    seed: Seed = Field(default=0, description="Seed of the draw. Default: the job's `seed`.")
+    count: Count = Field(description="Number of texts to generate.")
+    seed: Seed = Field(default=0, description="Seed of the generation. Default: the job's `seed`.")
 
 
-class DroppedConfig(MadeTextsConfig):
+class DroppedConfig(SplicedConfig):
     """Training texts with some of their words dropped."""
 
     share: Probability = Field(default=0.2, description="Probability that a word is dropped.")
 
 
-class MaskedConfig(MadeTextsConfig):
+class MaskedConfig(SplicedConfig):
     """Training texts with some of their word pieces masked."""
 
     share: Probability = Field(default=0.15, description="Probability that a word piece is masked.")
@@ -50,8 +52,8 @@ class MaskedConfig(MadeTextsConfig):
 class AugmentationConfig(Section):
     """Texts generated from the training texts, labelled only by the teacher's logits."""
 
-    spliced: MadeTextsConfig | None = Field(
-        default=None, description="The beginning of one text and the end of another."
+    spliced: SplicedConfig | None = Field(
+        default=None, description="Texts joined from the beginning of one text and the end of another."
     )
-    dropped: DroppedConfig | None = Field(default=None, description="Texts without some of their words.")
+    dropped: DroppedConfig | None = Field(default=None, description="Texts with some words dropped.")
     masked: MaskedConfig | None = Field(default=None, description="Texts with some word pieces masked.")

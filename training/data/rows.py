@@ -58,14 +58,16 @@ def checked(raw: RawSplit) -> Split:
         DataError: There is no row, or some are invalid; names the first rows and counts all.
     """
     if not len(raw.texts):
-        raise DataError(f"{raw.origin}: the {raw.name} split has no row; give it at least one text and label")
+        raise DataError(
+            f"{raw.origin}: the {raw.name} split has no rows; it needs at least one text and label"
+        )
     labels = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in raw.labels]
     faults = FaultList()
     for index, (text, label) in enumerate(zip(raw.texts, labels, strict=True)):
         for field, value in (("text", text), ("label", label)):
             if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
                 faults.add(lambda i=index, f=field, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
-    faults.raise_if_any(raw.origin, "give each a text and a label in words, or remove the row")
+    faults.raise_if_any(raw.origin, "give each row a text and a label, or remove the row")
     texts = [text for text in raw.texts if isinstance(text, str)]
     return Split(
         raw.name, raw.origin, texts, [label for label in labels if isinstance(label, str)], raw.place
@@ -128,7 +130,7 @@ def column_error(origin: str, role: str, column: str, columns: Iterable[object])
     there = [str(name) for name in columns]
     return DataError(
         f"{origin}: no column {shown(column)} (data.{role}_column); it has {quoted(there)}"
-        f"{nearest(column, there)}; set data.{role}_column to the one that holds the {role}"
+        f"{nearest(column, there)}; set data.{role}_column to the column with the {role}"
     )
 
 
@@ -138,7 +140,7 @@ def _fault(value: object) -> str:
     if value is None:
         return "is null"
     if isinstance(value, str):
-        return "has half a surrogate pair, which is not text" if value.strip() else "is empty or blank"
+        return "contains a lone surrogate, which is not valid text" if value.strip() else "is empty or blank"
     return f"is {shown(value)} ({type(value).__name__}), not text"
 
 

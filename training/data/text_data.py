@@ -163,8 +163,8 @@ def _warn_of_duplicates(splits: list[Split]) -> None:
         if example in texts[split.name]
     )
     logger.warning(
-        "%s in more than one split (%s), such as %s (%s); figures measured on them are too high: "
-        "remove them from one",
+        "%s in more than one split (%s), such as %s (%s); results measured on them are too optimistic: remove them "
+        "from one",
         f"{len(everywhere):,} text{'s are' if len(everywhere) > 1 else ' is'}",
         pairs,
         shown(example),
@@ -180,7 +180,7 @@ def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
     if named not in names:
         raise DataError(
             f"data.out_of_scope_label: no row has the label {named!r}{nearest(named, names)}; "
-            f"labels: {quoted(names)}; name one of them, or leave it out when the data has none"
+            f"labels: {quoted(names)}; use one of them, or remove the key if the data has none"
         )
     return named
 
@@ -195,7 +195,7 @@ def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
     if num_examples < len(counts):
         raise DataError(
             f"data.max_train_examples: {num_examples:,} is less than the {len(counts):,} labels of "
-            f"{split.origin}; give at least {len(counts):,}, one text a label"
+            f"{split.origin}; give at least {len(counts):,}, one text per label"
         )
 
     def hashed(*values: str) -> bytes:

@@ -59,7 +59,9 @@ def extra_splits(
         return made
     mask_token_id = tokenizer.mask_token_id
     if not isinstance(mask_token_id, int):
-        raise DataError("data.augmentation.masked: the teacher's tokenizer has no mask token; leave it out")
+        raise DataError(
+            "data.augmentation.masked: the teacher's tokenizer has no mask token; remove the section"
+        )
     held = {name: data.splits[name]["text"][:] for name in data.splits}
     tokens = {
         name: tokenize_split(texts, [0] * len(texts), tokenizer, max_length) for name, texts in held.items()

@@ -33,12 +33,12 @@ def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> l
     distinct = {key: text for text in reversed(texts) if (key := normalised(text)) not in known}
     if not distinct:
         raise DataError(
-            f"data.unlabelled: {config.path or config.dataset} holds no text that is not in train, validation or test; "
-            "give it other texts, or leave it out"
+            f"data.unlabelled: {config.path or config.dataset} contains no text that is not in train, validation "
+            f"or test; provide other texts, or remove the section"
         )
     if config.count is not None and len(distinct) < config.count:
         logger.warning(
-            "data.unlabelled: %s texts, %s were asked for", f"{len(distinct):,}", f"{config.count:,}"
+            "data.unlabelled: %s texts, %s were requested", f"{len(distinct):,}", f"{config.count:,}"
         )
 
     def place(key: str) -> bytes:

@@ -54,11 +54,11 @@ class FastTrainingArguments(TrainingArguments):
 
     bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
-        metadata={"help": "Mixed precision in bfloat16. Default: where the hardware multiplies bfloat16."},
+        metadata={"help": "Mixed precision in bfloat16. Default: on if the hardware multiplies bfloat16."},
     )
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Texts a step and device."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Texts per step and device."})
     per_device_eval_batch_size: int = field(
-        default=256, metadata={"help": "Texts an evaluation step and device."}
+        default=256, metadata={"help": "Texts per evaluation step and device."}
     )
     optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
     train_sampling_strategy: str = field(
@@ -68,9 +68,9 @@ class FastTrainingArguments(TrainingArguments):
             "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
         },
     )
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many optimizer steps."})
+    logging_steps: float = field(default=50, metadata={"help": "Log every this many optimizer steps."})
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite (and look at every single one)."}
+        default=False, metadata={"help": "Hide losses that are not finite (checks every loss)."}
     )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, epoch, steps or best."})
 
@@ -102,7 +102,7 @@ class DistillationTrainingArguments(FastTrainingArguments):
         default=0.0,
         metadata={
             "help": "Weight of the squared difference between the student's hidden states and those of "
-            "matched teacher layers, added to the loss; above 0 it needs teacher_model of the same width."
+            "matched teacher layers, added to the loss; above 0 it needs a teacher_model of the same width."
         },
     )
     hidden_layers: list[int] | None = field(
@@ -114,21 +114,21 @@ class DistillationTrainingArguments(FastTrainingArguments):
     )
     eval_with_teacher: bool = field(
         default=False,
-        metadata={"help": "Evaluation also reports the distillation loss, running the teacher if need be."},
+        metadata={"help": "Also report the distillation loss in evaluation, running the teacher if needed."},
     )
     dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Probability of every dropout of the student, 0 up to 1; small students of much data learn "
-            "best with none. Default: as its checkpoint says."
+            "help": "Probability of every dropout of the student, 0 up to 1; small students with much data learn "
+            "best with none. Default: that of its checkpoint."
         },
     )
     freeze_embeddings: bool = field(
-        default=False, metadata={"help": "Keep the student's embeddings as they are: faster, less memory."}
+        default=False, metadata={"help": "Do not train the student's embeddings: faster, less memory."}
     )
     losses: dict | str | None = field(
         default=None,
-        metadata={"help": 'More terms of the loss by name, each with its keys: {"cosine": {"weight": 1.0}}.'},
+        metadata={"help": 'Additional loss terms by name, each with its keys: {"cosine": {"weight": 1.0}}.'},
     )
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "losses"]
@@ -137,10 +137,13 @@ class DistillationTrainingArguments(FastTrainingArguments):
         check_range("alpha", self.alpha, 0 <= self.alpha <= 1, "a number from 0 to 1")
         check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
         check_range(
-            "hidden_loss_weight", self.hidden_loss_weight, self.hidden_loss_weight >= 0, "a number from 0 up"
+            "hidden_loss_weight",
+            self.hidden_loss_weight,
+            self.hidden_loss_weight >= 0,
+            "a number of 0 or more",
         )
         accepted = self.dropout is None or 0 <= self.dropout < 1
-        check_range("dropout", self.dropout, accepted, "a number from 0 up to, and without, 1; or nothing")
+        check_range("dropout", self.dropout, accepted, "a number from 0 to below 1, or null")
         super().__post_init__()
         _check_losses(self.losses)
 
@@ -148,7 +151,7 @@ class DistillationTrainingArguments(FastTrainingArguments):
 def _check_losses(losses: object) -> None:
     """Raise ``InputError`` unless each is a registered term with a section and has only that section's keys."""
     known = with_sections()
-    accepted = f"a mapping of loss terms ({', '.join(known)}), each to a mapping of its keys"
+    accepted = f"a mapping of loss terms ({', '.join(known)}), each with a mapping of its keys"
     check_range("losses", losses, losses is None or isinstance(losses, dict), accepted)
     for name, keys in losses.items() if isinstance(losses, dict) else ():
         check_range("losses", losses, name in known, accepted)
@@ -208,7 +211,7 @@ def arguments_from_config(
     try:
         return DistillationTrainingArguments(output_dir=output_dir, **values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"training arguments are refused: {error}") from error
+        raise ConfigError(f"training arguments are rejected: {error}") from error
 
 
 def _losses(config: TrainingConfig, overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -230,13 +233,15 @@ def _known(given: dict[str, Any], where: str) -> dict[str, Any]:
             nearest = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             if name == "max_length":
-                hint = "; set training.max_length, one for all trials (logits are cached for it)"
+                hint = (
+                    "; set training.max_length, which is the same for all trials (logits are cached for it)"
+                )
             if name == "losses":
                 hint = "; set training.losses"
             raise ConfigError(f"{where}: {name!r} is not an argument of DistillationTrainingArguments{hint}")
         own = _SHORT_NAMES.get(name, name)
         if own in known:
-            raise ConfigError(f"{where}: {own!r} is given twice, once by its short name; keep one")
+            raise ConfigError(f"{where}: {own!r} is given twice, once under its short name; keep one")
         if (kind := _expected(fields[own].default, value)) is not None:
             raise ConfigError(f"{where}.{name}: {shown(value)} given; accepted: {kind}")
         known[own] = value

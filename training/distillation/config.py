@@ -25,7 +25,7 @@ from .losses.base import LossTerm, with_sections
 
 
 class TrainingConfig(OptimizationConfig):
-    """Training of a student; a searched argument of the same name overrides a key in each trial."""
+    """Training of a student; in each trial, a searched argument overrides the key of the same name."""
 
     alpha: Share = Field(default=0.5, description="Weight of cross-entropy; 1 - alpha weighs distillation.")
     temperature: Temperature = Field(default=4.0, description="Softmax temperature of the distillation loss.")
@@ -33,22 +33,27 @@ class TrainingConfig(OptimizationConfig):
     learning_rate: LearningRate = 6e-4
     batch_size: BatchSize = 64
     eval_batch_size: BatchSize = Field(
-        default=256, description="Texts an evaluation step (per_device_eval_batch_size)."
+        default=256, description="Texts per evaluation step (per_device_eval_batch_size)."
     )
     weight_decay: Weight = Field(default=0.01, description="AdamW weight decay.")
     max_length: int = Field(
-        default=64, ge=4, le=2**20, description="Tokens a text is cut to, special tokens included."
+        default=64,
+        ge=4,
+        le=2**20,
+        description="Texts are truncated to this many tokens, including special tokens.",
     )
     seed: Seed = Field(default=42, description="Seed of shuffling and dropout. Default: the job's `seed`.")
     quantization_aware: QuantizationAwareConfig | None = Field(
-        default=None, description="Quantize the student in its last epochs, so that it learns to bear it."
+        default=None,
+        description="Train the last epochs with fake quantization, so that the student loses less when it is "
+        "quantized.",
     )
     pruning: Annotated[PruningConfig | None, PRUNING_RULES.field(default="magnitude")] = Field(
-        default=None, description="Prune the student while it is trained; by default it stays whole."
+        default=None, description="Prune weights during training. Default: no pruning."
     )
     losses: Annotated[dict[str, LossTerm], SectionsByName(with_sections)] = Field(
         default_factory=dict,
-        description="More terms of the loss by name, each with its keys: `cosine: {weight: 1.0}`.",
+        description="Additional loss terms by name, each with its keys: `cosine: {weight: 1.0}`.",
     )
     arguments: dict[Name, Plain] = Field(
         default_factory=dict,

@@ -17,7 +17,7 @@ from .losses.base import NEED_TEACHER_MODEL, Need, needs_of, terms_of
 TEACHER_COLUMN = "teacher_logits"
 
 
-class TeacherSignal:
+class TeacherTargets:
     """Provide the teacher's outputs for a batch's loss; the constructor checks that they fit the student.
 
     Args:
@@ -53,7 +53,7 @@ class TeacherSignal:
             first = dataset[0]
             names = list(first) if isinstance(first, Mapping) else None
         if names is not None and TEACHER_COLUMN not in names:
-            raise self._nothing_to_learn_from()
+            raise self._missing_teacher_error()
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the student's forward, without labels, for which it would compute its own loss."""
@@ -76,7 +76,7 @@ class TeacherSignal:
 
     def _run(self, inputs: Mapping[str, Any], device: torch.device, *, with_states: bool = False) -> Any:
         if self.teacher is None:
-            raise self._nothing_to_learn_from()
+            raise self._missing_teacher_error()
         if not self._placed:
             self.teacher.to(device)
             self._placed = True
@@ -88,7 +88,7 @@ class TeacherSignal:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.teacher(**features)
 
-    def _nothing_to_learn_from(self) -> InputError:
+    def _missing_teacher_error(self) -> InputError:
         needs = [each for each in terms_of(self.args) if each.weight > 0 and "teacher_logits" in each.needs]
         setting, remedy = (
             (needs[0].setting(self.args), needs[0].remedy())
@@ -96,8 +96,8 @@ class TeacherSignal:
             else ("eval_with_teacher is true", "set eval_with_teacher to false")
         )
         return InputError(
-            f"{setting}, so the teacher has weight, and there is neither a teacher_model "
-            f"nor a {TEACHER_COLUMN!r} column in the data; pass one of them, or {remedy}"
+            f"{setting}, so a teacher is needed, but there is neither a teacher_model nor a {TEACHER_COLUMN!r} "
+            f"column in the data; pass one of them, or {remedy}"
         )
 
     def _check_labels(self) -> None:
@@ -105,8 +105,8 @@ class TeacherSignal:
         # The same names in another order would silently train the wrong classes.
         if student and teacher and student != teacher and sorted(student) == sorted(teacher):
             raise ModelError(
-                "teacher and student have the same labels in different order (id2label of their configs); "
-                "reorder the rows of one head to the other's order"
+                "teacher and student have the same labels in different order (id2label of their configs); reorder "
+                "the rows of one head to match the other"
             )
 
     def _check_terms(self) -> None:
@@ -116,8 +116,8 @@ class TeacherSignal:
                 continue
             if self.teacher is None and term.needs & NEED_TEACHER_MODEL:
                 raise InputError(
-                    f"{term.setting(self.args)} and there is no teacher_model: cached logits hold no hidden states; "
-                    f"pass teacher_model, or {term.remedy()}"
+                    f"{term.setting(self.args)} but there is no teacher_model, and cached logits contain no hidden "
+                    f"states; pass teacher_model, or {term.remedy()}"
                 )
             term.check(student, teacher)
 

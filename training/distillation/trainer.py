@@ -25,7 +25,7 @@ from .arguments import DistillationTrainingArguments
 from .dropout import set_dropout
 from .losses.base import LossInputs, needs_of, terms_of
 from .losses.total import weighted_sum
-from .teacher_targets import TEACHER_COLUMN, TeacherSignal
+from .teacher_targets import TEACHER_COLUMN, TeacherTargets
 
 _REPEATED = "repeated"
 
@@ -71,13 +71,13 @@ class DistillationTrainer(Trainer):
     ) -> None:
         if kwargs.get("compute_loss_func") is not None:
             raise InputError(
-                "compute_loss_func is given, but the loss is DistillationTrainer's own; leave it out"
+                "compute_loss_func is given, but DistillationTrainer has its own loss; remove it"
             )
         args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
         kwargs.setdefault("compute_metrics", task.compute_metrics)
         self.task = task
-        self._part_sums: dict[str, Tensor] = {}
-        self._part_steps: float | Tensor = 0.0
+        self._term_sums: dict[str, Tensor] = {}
+        self._term_steps: float | Tensor = 0.0
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
         super().__init__(model=model, args=args, **kwargs)
@@ -88,8 +88,8 @@ class DistillationTrainer(Trainer):
         if args.dropout is not None:
             set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
         self.teacher_model = teacher_model
-        self.signal = TeacherSignal(self._bare_model(), teacher_model, args)
-        self.signal.check_dataset(self.train_dataset)
+        self.targets = TeacherTargets(self._bare_model(), teacher_model, args)
+        self.targets.check_dataset(self.train_dataset)
 
     def _bare_model(self) -> Any:
         assert self.model is not None
@@ -109,7 +109,7 @@ class DistillationTrainer(Trainer):
             super()._set_signature_columns_if_needed()
             own = list(self._signature_columns or [])
             # The teacher may use columns that the student does not (token_type_ids beside a distilbert).
-            extra = {TEACHER_COLUMN, *self.signal.teacher_columns} - set(own)
+            extra = {TEACHER_COLUMN, *self.targets.teacher_columns} - set(own)
             self._signature_columns = [*own, *sorted(extra)]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
@@ -171,14 +171,14 @@ class DistillationTrainer(Trainer):
         if not model.training:
             return self._evaluation_loss(model, inputs, return_outputs)
         repeated = inputs.pop(_REPEATED, False)
-        args, features = self.args, self.signal.student_inputs(inputs)
+        args, features = self.args, self.targets.student_inputs(inputs)
         terms = terms_of(args)
         needs = needs_of(terms)
         if "hidden_states" in needs:
             features["output_hidden_states"] = True
         outputs = model(**features)
         num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
-        teacher_logits, teacher_outputs = self.signal.of_batch(inputs, args.device, needs)
+        teacher_logits, teacher_outputs = self.targets.of_batch(inputs, args.device, needs)
         read = LossInputs(
             logits=outputs["logits"],
             num_items=num_items,
@@ -192,21 +192,21 @@ class DistillationTrainer(Trainer):
         try:
             loss, values = weighted_sum(terms, read)
         except ValueError as error:
-            raise InputError(f"the training data does not fit the loss: {error}") from error
+            raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
-        self._watch(_num_rows(inputs) / num_items * scale, scale, values)
+        self._add_terms(_num_rows(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        outputs = model(**self.signal.student_inputs(inputs))
+        outputs = model(**self.targets.student_inputs(inputs))
         logits, labels = outputs["logits"], inputs.get("labels")
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
-            teacher_logits = self.signal.logits(inputs, self.args.device)
+            teacher_logits = self.targets.logits(inputs, self.args.device)
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss
@@ -220,7 +220,7 @@ class DistillationTrainer(Trainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """Predict as ``Trainer`` does, including rows without labels."""
         if inputs.get("labels") is None:
-            inputs = self.signal.student_inputs(inputs)
+            inputs = self.targets.student_inputs(inputs)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -241,22 +241,22 @@ class DistillationTrainer(Trainer):
 
     # ---- Logging ----------------------------------------------------------------------------------------
 
-    def _watch(self, share: float | Tensor, scale: int, values: dict[str, Tensor]) -> None:
+    def _add_terms(self, share: float | Tensor, scale: int, values: dict[str, Tensor]) -> None:
         """Add the terms of a micro-batch, ``share`` of an optimizer step, without synchronizing with the device."""
         for name, value in values.items():
-            self._part_sums[name] = self._part_sums.get(name, 0) + value * scale
-        self._part_steps = self._part_steps + share
+            self._term_sums[name] = self._term_sums.get(name, 0) + value * scale
+        self._term_steps = self._term_steps + share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; add to a training loss its terms, averaged over the same steps."""
-        if "loss" in logs and self._part_sums:
-            names = list(self._part_sums)
-            steps = torch.as_tensor(self._part_steps, dtype=torch.float32, device=self.args.device)
-            sums = torch.stack([*self._part_sums.values(), steps])
+        if "loss" in logs and self._term_sums:
+            names = list(self._term_sums)
+            steps = torch.as_tensor(self._term_steps, dtype=torch.float32, device=self.args.device)
+            sums = torch.stack([*self._term_sums.values(), steps])
             gathered: Any = nested_gather(sums[None], self.args.parallel_mode)
             *totals, num_steps = gathered.sum(dim=0).tolist()
             logs.update({name: total / num_steps for name, total in zip(names, totals, strict=True)})
-            self._part_sums, self._part_steps = {}, 0.0
+            self._term_sums, self._term_steps = {}, 0.0
             for each in self._pruning():
                 logs["sparsity"] = each.sparsity
         super().log(logs, start_time)
@@ -281,7 +281,7 @@ class DistillationTrainer(Trainer):
             embeddings = getattr(getattr(bare, "base_model", bare), "embeddings", None)
             (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
         # A new training starts here: drop the sums of an earlier, interrupted one.
-        self._part_sums, self._part_steps = {}, 0.0
+        self._term_sums, self._term_steps = {}, 0.0
         return super().create_optimizer(model)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -64,7 +64,7 @@ def compute_logits(
         for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
             logits[place[rows]] = found.float().cpu().numpy()
     if not np.isfinite(logits).all():
-        raise ModelError("the model gives logits that are not finite; train it with a lower learning rate")
+        raise ModelError("the model's logits are not finite; train it with a lower learning rate")
     return logits[rows_of]
 
 

@@ -104,7 +104,7 @@ def classifier_class(config: PreTrainedConfig) -> Any:
     stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if stock is None:
         raise ModelError(
-            f"model family {config.model_type!r} has no sequence classifiers; give one of {family_names()}"
+            f"model family {config.model_type!r} has no sequence classifiers; use one of {family_names()}"
         )
     return _narrowed(stock) if hasattr(config, KEPT_HEADS) else stock
 

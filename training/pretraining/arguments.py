@@ -22,25 +22,25 @@ class PretrainingArguments(FastTrainingArguments):
     gamma: float = field(default=1.0, metadata={"help": "Weight of 1 - cosine of the last hidden states."})
     temperature: float = field(default=2.0, metadata={"help": "Softmax temperature of the distillation."})
     mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share of word pieces that are masked, above 0 and below 1."}
+        default=0.15, metadata={"help": "Share of word pieces to mask, above 0 and below 1."}
     )
     distil_positions: str = field(
         default="all",
         metadata={
-            "help": "Distil at all tokens that are not padding, or at masked ones, which takes much less time.",
+            "help": "Distil at all tokens except padding, or only at masked ones, which is much faster.",
             "choices": list(_POSITIONS),
         },
     )
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Texts a step and device."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Texts per step and device."})
     per_device_eval_batch_size: int = field(
-        default=32, metadata={"help": "Texts an evaluation step and device."}
+        default=32, metadata={"help": "Texts per evaluation step and device."}
     )
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
-            check_range(name, getattr(self, name), getattr(self, name) >= 0, "a number from 0 up")
+            check_range(name, getattr(self, name), getattr(self, name) >= 0, "a number of 0 or more")
         weighed = self.alpha + self.beta + self.gamma > 0
-        check_range("alpha", self.alpha, weighed, "a number above 0, where beta and gamma are 0")
+        check_range("alpha", self.alpha, weighed, "a number above 0, since beta and gamma are 0")
         check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
         share = self.mlm_probability
         check_range("mlm_probability", share, 0 < share < 1, "a number between 0 and 1")

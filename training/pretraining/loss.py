@@ -188,19 +188,20 @@ def _last_states(model: Any) -> Iterator[list[Tensor]]:
 def _check_fit(student: Any, teacher: Any, args: PretrainingArguments) -> None:
     if teacher is None:
         raise InputError(
-            f"beta is {args.beta} and gamma {args.gamma}, and there is no teacher_model; pass one, or set both to 0"
+            f"beta is {args.beta} and gamma {args.gamma}, but there is no teacher_model; pass one, or set both to 0"
         )
     if args.beta:
         language_head(teacher)
         pieces, others = student.config.vocab_size, teacher.config.vocab_size
         if pieces != others:
             raise InputError(
-                f"beta is {args.beta}: distillation needs one vocabulary, the student's has {pieces:,} pieces, the "
-                f"teacher's {others:,}; set beta to 0"
+                f"beta is {args.beta}: distillation needs the same vocabulary, but the student's has {pieces:,} "
+                f"pieces, the teacher's {others:,}; set beta to 0"
             )
     width, others = student.config.hidden_size, teacher.config.hidden_size
     if args.gamma and width != others:
         raise InputError(
-            f"gamma is {args.gamma}: the cosine needs equal widths, the student's is {width}, the teacher's {others}; "
+            f"gamma is {args.gamma}: the cosine needs equal widths, but the student's is {width}, the teacher's "
+            f"{others}; "
             "set gamma to 0"
         )

@@ -31,8 +31,8 @@ class Masking:
     def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
         if getattr(tokenizer, "mask_token_id", None) is None:
             raise InputError(
-                "pretraining masks word pieces, and there is no tokenizer with a mask token; give one "
-                "(processing_class), or a student and teacher that have it"
+                "pretraining masks word pieces, but there is no tokenizer with a mask token; pass one "
+                "(processing_class), or use a student and teacher that have it"
             )
         # Used for masking only: its own generator's state advances with each batch and is lost on resuming.
         self._collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)

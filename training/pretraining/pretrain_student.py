@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ...errors import ModelError
+from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from ..checkpoints.load import load_config, load_tokenizer, resolve_checkpoint
 from ..checkpoints.masked_lm import (
@@ -34,13 +35,11 @@ from .trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[str], None]
-
 _WEIGHT_DECAY = 0.01
 _NUM_MEASURED = 512  # texts: enough for a mean, and a small part of an epoch
 
 
-def warm_student(
+def pretrain_student(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
@@ -50,7 +49,7 @@ def warm_student(
     max_length: int,
     num_threads: int | None = None,
     use_gpu: bool | None = None,
-    tell: Tell | None = None,
+    report: ReportProgress | None = None,
 ) -> dict[str, Any]:
     """Pretrain a student's encoder in place; its pooler and its classification head are not changed.
 
@@ -63,7 +62,7 @@ def warm_student(
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        tell: Called with the progress.
+        report: Called with the losses of the last steps.
 
     Returns:
         ``num_texts``, ``steps``, ``head`` (source of the teacher's masked-language head: ``checkpoint``, ``trained``,
@@ -78,14 +77,14 @@ def warm_student(
     began = time.monotonic()
     if not texts:
         raise ModelError(
-            "student.pretraining: there are no texts to train on; give data.unlabelled, or leave it out"
+            "student.pretraining: there are no texts to train on; set data.unlabelled, or remove the section"
         )
     learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
     check_pair(config, student.config, tokenizer, load_config(learnt_from), load_tokenizer(learnt_from))
     with intra_op_threads(num_threads or torch.get_num_threads()), quiet():
         torch.manual_seed(config.seed)
         split = _tokenized(texts, tokenizer, config, max_length)
-        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", tell)
+        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", report)
         teacher, head = _teacher(learnt_from, run)
         model = masked_lm_around(student, teacher if head != "none" else None)
         losses, steps = run.train(model, teacher, config, config.num_train_epochs, "pretraining")
@@ -100,7 +99,7 @@ def warm_student(
 
 
 def check_pretraining(config: PretrainingConfig, student: str | None, teacher: str | None) -> None:
-    """Reject, before the job starts, models that ``warm_student`` would reject.
+    """Reject, before the job starts, models that ``pretrain_student`` would reject.
 
     Args:
         config: The section ``student.pretraining``.
@@ -131,21 +130,21 @@ def check_pair(
     if hasattr(teacher, KEPT_HEADS):
         raise ModelError(
             f"student.pretraining: the model that it learns from has fewer attention heads ({KEPT_HEADS} of its "
-            "config.json), and no masked-language model has such layers; name one that has all its heads in "
-            "student.pretraining.checkpoint"
+            "config.json), which masked-language models do not support; set student.pretraining.checkpoint to a "
+            "model with all its heads"
         )
     if tokenizer.mask_token_id is None:
-        raise ModelError("student.pretraining: the student's tokenizer has no mask token; leave it out")
+        raise ModelError("student.pretraining: the student's tokenizer has no mask token; remove the section")
     if (config.beta or config.gamma) and tokenizer.get_vocab() != teachers_tokenizer.get_vocab():
         raise ModelError(
-            f"student.pretraining: the student has {len(tokenizer):,} word pieces, the model that it learns from "
-            f"{len(teachers_tokenizer):,}, and they are not the same; name one with the same pieces in "
-            "student.pretraining.checkpoint, or set beta and gamma to 0"
+            f"student.pretraining: the student has {len(tokenizer):,} word pieces, and the model that it learns "
+            f"from has {len(teachers_tokenizer):,} different ones; set student.pretraining.checkpoint to a model "
+            f"with the same pieces, or set beta and gamma to 0"
         )
     if config.gamma and student.hidden_size != teacher.hidden_size:
         raise ModelError(
-            f"student.pretraining.gamma: {config.gamma} given; the cosine needs equal widths, the student's is "
-            f"{student.hidden_size}, that of the model that it learns from {teacher.hidden_size}; set it to 0"
+            f"student.pretraining.gamma: {config.gamma} given; the cosine needs equal widths, but the student's is "
+            f"{student.hidden_size} and that of the model that it learns from is {teacher.hidden_size}; set it to 0"
         )
 
 
@@ -166,13 +165,13 @@ class _Run:
         tokenizer: Any,
         split: TokenizedSplit,
         use_cpu: bool,
-        tell: Tell | None,
+        report: ReportProgress | None,
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
         self._split = split
         self._use_cpu = use_cpu
-        self._tell = tell
+        self._report = report
 
     def train(
         self, model: Any, teacher: Any, weights: PretrainingConfig, epochs: int, name: str
@@ -204,7 +203,7 @@ class _Run:
                 teacher_model=teacher,
                 train_dataset=TokenizedDataset(self._split),
                 processing_class=self._tokenizer,
-                callbacks=[_Progress(name, self._tell)],
+                callbacks=[_LossReporter(name, self._report)],
             )
             trainer.remove_callback(PrinterCallback)
             start = self._measure(trainer)
@@ -212,8 +211,8 @@ class _Run:
             end = self._measure(trainer)
         if not all(map(math.isfinite, end.values())):
             raise ModelError(
-                f"student.pretraining.learning_rate: {config.learning_rate:g} given, and {name} ended in weights that "
-                "are not finite; lower it"
+                f"student.pretraining.learning_rate: {config.learning_rate:g} given, but training ({name}) ended "
+                f"with weights that are not finite; lower it"
             )
         return {"start": start, "end": end}, int(trainer.state.global_step)
 
@@ -233,15 +232,15 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
     if has_head:
         return teacher, "checkpoint"
     if not config.beta:
-        logger.info("%s has no masked-language head; none is needed, beta is 0", name)
+        logger.info("%s has no masked-language head; none is needed, since beta is 0", name)
         return teacher, "none"
     if not config.head_epochs:
         raise ModelError(
-            f"student.pretraining.head_epochs: 0 given, and {name} has no masked-language head, without which its "
-            "predictions are noise; give it epochs to train one, name a model that has one in "
-            "student.pretraining.checkpoint, or set beta to 0"
+            f"student.pretraining.head_epochs: 0 given, but {name} has no masked-language head, without which its "
+            f"predictions are noise; set a number of epochs to train one, set student.pretraining.checkpoint to a "
+            f"model that has one, or set beta to 0"
         )
-    logger.info("%s has no masked-language head; one is trained on its frozen encoder", name)
+    logger.info("%s has no masked-language head; training one on its frozen encoder", name)
     teacher.requires_grad_(False)
     for _, parameter in head_parameters(teacher):
         parameter.requires_grad_(True)
@@ -253,14 +252,14 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
     return teacher, "trained"
 
 
-class _Progress(TrainerCallback):
-    def __init__(self, name: str, tell: Tell | None) -> None:
+class _LossReporter(TrainerCallback):
+    def __init__(self, name: str, report: ReportProgress | None) -> None:
         self._name = name
-        self._tell = tell
+        self._report = report
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the losses of the last steps."""
-        if self._tell is not None and logs and "loss" in logs:
-            self._tell(
-                f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
-            )
+        if self._report is not None and logs and "loss" in logs:
+            message = f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
+            values = {"step": state.global_step, "num_steps": state.max_steps, "loss": float(logs["loss"])}
+            self._report(Progress(message, values))

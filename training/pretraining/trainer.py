@@ -62,12 +62,12 @@ class PretrainingTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("compute_loss_func") is not None:
-            raise InputError(
-                "compute_loss_func is given, but the loss is PretrainingTrainer's own; leave it out"
-            )
+            raise InputError("compute_loss_func is given, but PretrainingTrainer has its own loss; remove it")
         args = args if args is not None else PretrainingArguments(output_dir="tmp_trainer")
         if args.n_gpu > 1:
-            logger.warning("one of %d GPUs is used; start a process for each (accelerate launch)", args.n_gpu)
+            logger.warning(
+                "only one of %d GPUs is used; start one process for each GPU (accelerate launch)", args.n_gpu
+            )
             args._n_gpu = 1  # hidden states of DataParallel's replicas would not be accessible
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.

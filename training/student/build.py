@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ..checkpoints.load import save_checkpoint
-from ..pretraining.pretrain_student import Tell
 from ..tasks import SINGLE_LABEL, Task
 from .kinds.base import StudentConfig, StudentInputs
 
@@ -27,7 +27,7 @@ def build_student(
     validation_texts: Sequence[str] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,
-    tell: Tell | None = None,
+    report: ReportProgress | None = None,
     task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
@@ -47,7 +47,7 @@ def build_student(
         validation_texts: Texts on which what is left out of the student is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        tell: Called with the progress of the pretraining.
+        report: Called with the progress of the pretraining.
         task: The task of student and teacher.
 
     Returns:
@@ -68,7 +68,7 @@ def build_student(
             validation_texts=validation_texts,
             num_threads=num_threads,
             use_gpu=use_gpu,
-            tell=tell,
+            report=report,
             task=task,
         )
     )

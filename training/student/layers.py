@@ -35,7 +35,7 @@ def check_layers(layers: list[int], num_layers: int, owner: str) -> None:
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
         raise ModelError(
             f"student.layers: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
-            "name one or more of them, each once, in rising order"
+            "list one or more of them, each once, in ascending order"
         )
 
 

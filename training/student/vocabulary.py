@@ -186,8 +186,8 @@ def _wordpiece(tokenizer: Any) -> dict[str, Any]:
     kind = whole["model"].get("type")
     if kind != "WordPiece":
         raise ModelError(
-            f"student.vocabulary: the tokenizer's model is {kind}; only WordPiece vocabularies, as BERT and DistilBERT "
-            "have them, can be trimmed; leave it out"
+            f"student.vocabulary: the tokenizer's model is {kind}; only WordPiece vocabularies, such as those of "
+            f"BERT and DistilBERT, can be trimmed; remove the section"
         )
     return {**whole["model"], "added_tokens": whole["added_tokens"]}
 

@@ -73,7 +73,7 @@ def narrow(
     """
     check_width(width, model.config)
     if not texts:
-        raise ModelError("student.width: what is important is measured on training texts, and there are none")
+        raise ModelError("student.width: importance is measured on training texts, but there are none")
     spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
     rows: list[int] = spread.round().astype(int).tolist()
     split = tokenize_split(

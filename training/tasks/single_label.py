@@ -97,7 +97,7 @@ class SingleLabel(Task):
         predictions, labels = np.asarray(predictions), np.asarray(labels)
         if labels.size == 0 or len(predictions) != len(labels):
             raise ValueError(
-                f"{len(predictions)} predictions for {labels.size} labels; they need the same length, above 0"
+                f"{len(predictions)} predictions for {labels.size} labels; the counts must be equal and above 0"
             )
         right = self.correct(predictions, labels)
         accuracy = float(right.mean())

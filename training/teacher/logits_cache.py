@@ -118,10 +118,10 @@ def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None
         logits = np.load(directory / _LOGITS, mmap_mode="r")
         fits = meta == _meta(key, example_ids, logits)
     except (OSError, ValueError, EOFError) as error:
-        logger.warning("%s: cannot be read (%s); the teacher's logits are computed again", directory, error)
+        logger.warning("%s: cannot be read (%s); recomputing the teacher's logits", directory, error)
         return None
     if not fits or not np.array_equal(np.sort(example_ids), np.sort(split.example_ids)):
-        logger.warning("%s: is not what its name says; the teacher's logits are computed again", directory)
+        logger.warning("%s: does not match its key; recomputing the teacher's logits", directory)
         return None
     if np.array_equal(example_ids, split.example_ids):
         return logits

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ...progress import Progress, ReportProgress
 from ...storage.folders import new_folder
 from ...storage.temporary import temporary_directory
 from ..checkpoints.heads import load_with_labels, match_labels
@@ -49,11 +50,9 @@ RECORD_FILE = "teacher.json"
 _FORMAT = 3
 _WEIGHT_DECAY = 0.01
 
-OnEpoch = Callable[[dict[str, float]], None]
-
 
 @dataclass(frozen=True)
-class _Begun:
+class _InitialTeacher:
     """A teacher before its training; it needs none if it has no recipe."""
 
     model: PreTrainedModel
@@ -82,7 +81,7 @@ def prepare_teacher(
     *,
     max_length: int,
     num_threads: int,
-    on_epoch: OnEpoch | None = None,
+    report: ReportProgress | None = None,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
 ) -> dict[str, Any]:
@@ -95,13 +94,13 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        on_epoch: Called with ``epoch`` and ``validation_accuracy`` after each epoch.
+        report: Called after each epoch; the values are ``epoch`` and ``validation_accuracy``.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
-        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``on_epoch``),
+        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``report``),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
@@ -110,23 +109,23 @@ def prepare_teacher(
     """
     began = time.monotonic()
     key = _key(config, data, max_length, task)
-    record = _held(out_dir, key)
+    record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
     replaced = out_dir.exists()  # another teacher, or a damaged one
     with intra_op_threads(num_threads), quiet():
         torch.manual_seed(config.seed)
-        begun = _begin(config, data, max_length, task)
+        initial = _initial_teacher(config, data, max_length, task)
         splits = {
-            name: task.tokenize(data.splits[name], begun.tokenizer, max_length)
+            name: task.tokenize(data.splits[name], initial.tokenizer, max_length)
             for name in ("train", "validation")
         }
-        measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
+        measure = partial(_measure, initial, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
-        if begun.recipe is not None:
-            best = _BestEpoch(begun.model, measure, on_epoch)
+        if initial.recipe is not None:
+            best = _BestEpoch(initial.model, measure, report)
             _train(
-                begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
+                initial, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
             )
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
@@ -134,18 +133,18 @@ def prepare_teacher(
     record = {
         "kind": kind,
         **{f"validation_{name}": value for name, value in metrics.items()},
-        "num_parameters": begun.model.num_parameters(),
-        "num_layers": begun.model.config.num_hidden_layers,
+        "num_parameters": initial.model.num_parameters(),
+        "num_layers": initial.model.config.num_hidden_layers,
         **trained,
         "seconds": round(time.monotonic() - began, 3),
         "key": key,
     }
     # If another process wrote the same teacher first, it may be in use: keep it.
     for keep_existing in (not replaced, False):
-        saved = _save(begun, record, out_dir, keep_existing=keep_existing)
-        held = _held(out_dir, key)
-        if held is not None:
-            return {**held, "reused": held != saved}
+        saved = _save(initial, record, out_dir, keep_existing=keep_existing)
+        existing = _existing_record(out_dir, key)
+        if existing is not None:
+            return {**existing, "reused": existing != saved}
     raise AssertionError("what was just written can be read")
 
 
@@ -158,10 +157,12 @@ def read_record(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
 
 
-def _save(begun: _Begun, record: dict[str, Any], out_dir: Path, *, keep_existing: bool) -> dict[str, Any]:
+def _save(
+    initial: _InitialTeacher, record: dict[str, Any], out_dir: Path, *, keep_existing: bool
+) -> dict[str, Any]:
     """Write the checkpoint and its record; return the record with the checkpoint's fingerprint."""
     with new_folder(out_dir, keep_existing=keep_existing) as folder:
-        save_checkpoint(begun.model.cpu(), begun.tokenizer, folder)
+        save_checkpoint(initial.model.cpu(), initial.tokenizer, folder)
         record = {**record, "fingerprint": checkpoint_fingerprint(folder)}
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -177,7 +178,7 @@ def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
+def _existing_record(out_dir: Path, key: str) -> dict[str, Any] | None:
     """Return the record of the teacher in ``out_dir`` if its key is ``key``, else None."""
     try:
         record = read_record(out_dir)
@@ -187,57 +188,59 @@ def _held(out_dir: Path, key: str) -> dict[str, Any] | None:
         record = {}
     if record.get("key") == key and record.get("fingerprint") == checkpoint_fingerprint(out_dir):
         return record
-    logger.warning("%s: holds another teacher, or a damaged one; it is made again", out_dir)
+    logger.warning("%s: contains a different or damaged teacher; preparing it again", out_dir)
     return None
 
 
-def _begin(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _Begun:
+def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _InitialTeacher:
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name)
         match_labels(model, names)
-        begun = _Begun(model, tokenizer, None, task)
+        initial = _InitialTeacher(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
-        check_table(begun.tokenizer, begun.model.config, name)
+        initial = _InitialTeacher(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
+        check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
-    check_max_length(begun.model, max_length, "teacher")
-    if not isinstance(begun.recipe, ScratchConfig):
-        parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
-        check_known(begun.tokenizer, data.splits["train"]["text"][:], parameter)
-    return begun
+        initial = _InitialTeacher(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
+    check_max_length(initial.model, max_length, "teacher")
+    if not isinstance(initial.recipe, ScratchConfig):
+        parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
+        check_known(initial.tokenizer, data.splits["train"]["text"][:], parameter)
+    return initial
 
 
 def _measure(
-    begun: _Begun,
+    initial: _InitialTeacher,
     split: TokenizedSplit,
     out_of_scope_id: int | None,
     num_threads: int,
     use_gpu: bool | None,
 ) -> dict[str, float | None]:
     logits = compute_logits(
-        begun.model,
+        initial.model,
         split,
-        pad_token_id=begun.tokenizer.pad_token_id,
+        pad_token_id=initial.tokenizer.pad_token_id,
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return begun.task.metrics(begun.task.predictions(logits), split.labels, out_of_scope_id)
+    return initial.task.metrics(initial.task.predictions(logits), split.labels, out_of_scope_id)
 
 
-def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool) -> None:
+def _train(
+    initial: _InitialTeacher, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool
+) -> None:
     """Train in place and restore the best epoch's weights."""
-    recipe = begun.recipe
+    recipe = initial.recipe
     assert recipe is not None
-    train_used_rows(begun.model, train.input_ids)
+    train_used_rows(initial.model, train.input_ids)
     with temporary_directory("teacher") as work:
         trainer = DistillationTrainer(
-            model=begun.model,
+            model=initial.model,
             args=DistillationTrainingArguments(
                 output_dir=str(work),
                 alpha=1.0,
@@ -255,12 +258,12 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
                 dataloader_pin_memory=use_gpu,
             ),
             train_dataset=TokenizedDataset(train),
-            data_collator=DistillationCollator(begun.tokenizer.pad_token_id),
+            data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
             callbacks=[best],
-            task=begun.task,
+            task=initial.task,
         )
         trainer.remove_callback(PrinterCallback)
-        with first_token_in_last_layer(begun.model):
+        with first_token_in_last_layer(initial.model):
             trainer.train()
     best.restore()
 
@@ -269,11 +272,11 @@ class _BestEpoch(TrainerCallback):
     """Keep the weights of the epoch with the best validation accuracy; on ties, the first."""
 
     def __init__(
-        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
+        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], report: ReportProgress | None
     ) -> None:
         self._model = model
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
-        self._on_epoch = on_epoch
+        self._report = report
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
@@ -286,8 +289,9 @@ class _BestEpoch(TrainerCallback):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
-        if self._on_epoch is not None:
-            self._on_epoch(epoch)
+        if self._report is not None:
+            message = f"epoch {epoch['epoch']:g}: validation accuracy {accuracy:.4f}"
+            self._report(Progress(message, epoch))
 
     def restore(self) -> None:
         """Restore the best epoch's weights."""

@@ -53,7 +53,7 @@ def measure_load(
     if not texts or not num_clients or min(num_clients) < 1 or num_threads < 1 or seconds <= 0:
         raise InputError(
             f"{len(texts)} texts, num_clients {list(num_clients)}, num_threads {num_threads}, seconds {seconds}: "
-            "give one text or more, and numbers above 0"
+            "give at least one text, and numbers above 0"
         )
     shared = {
         "directory": str(directory),
@@ -92,7 +92,7 @@ def load_in_threads(
 
     def client(number: int) -> list[float]:
         barrier.wait()
-        return _ask(classifier, texts, number, begin, begin + seconds)
+        return _classify_until(classifier, texts, number, begin, begin + seconds)
 
     with ThreadPoolExecutor(num_clients) as pool:
         times = list(pool.map(client, range(num_clients)))
@@ -106,25 +106,25 @@ def load_in_processes(
     with ExitStack() as stack:
         clients = [stack.enter_context(_process(num_threads)) for _ in range(num_clients)]
         for number, client in enumerate(clients):
-            asked = {
+            request = {
                 "directory": str(directory),
                 "texts": list(texts),
                 "number": number,
                 "num_threads": num_threads,
             }
-            _tell(client, {**asked, "seconds": seconds})
+            _send(client, {**request, "seconds": seconds})
         for client in clients:
-            _hear(client)
+            _receive(client)
         # perf_counter is a machine-wide clock, so all clients start at the same moment.
         begin = time.perf_counter() + _LEAD_S
         for client in clients:
-            _tell(client, begin)
-        heard = [_hear(client) for client in clients]
+            _send(client, begin)
+        replies = [_receive(client) for client in clients]
     return _figures(
-        [each["times"] for each in heard],
+        [each["times"] for each in replies],
         num_threads,
         seconds,
-        sum(each["peak_memory_mb"] for each in heard),
+        sum(each["peak_memory_mb"] for each in replies),
     )
 
 
@@ -135,20 +135,20 @@ def _warm(directory: str, texts: Sequence[str], num_threads: int) -> TextClassif
     return classifier
 
 
-def _ask(
+def _classify_until(
     classifier: TextClassifier, texts: Sequence[str], number: int, begin: float, end: float
 ) -> list[float]:
     """Classify texts from ``begin`` to ``end``, and return the seconds of each call that completed in time."""
-    times, asked = [], number
+    times, index = [], number
     time.sleep(max(0.0, begin - time.perf_counter()))
     while True:
         start = time.perf_counter()
-        classifier(texts[asked % len(texts)])
+        classifier(texts[index % len(texts)])
         answered = time.perf_counter()
         if answered > end:
             return times
         times.append(answered - start)
-        asked += 1
+        index += 1
 
 
 def _figures(
@@ -156,7 +156,7 @@ def _figures(
 ) -> dict[str, Any]:
     together = [each for client in times for each in client]
     if not together:
-        raise RunFailedError(f"no text was answered within {seconds} s; give more seconds")
+        raise RunFailedError(f"no text was classified within {seconds} s; allow more seconds")
     return {
         "num_clients": len(times),
         "num_threads": num_threads,
@@ -186,16 +186,16 @@ def _process(num_threads: int) -> Iterator[subprocess.Popen[str]]:
             client.kill()
 
 
-def _tell(client: subprocess.Popen[str], value: Any) -> None:
+def _send(client: subprocess.Popen[str], value: Any) -> None:
     assert client.stdin is not None
     try:
         client.stdin.write(json.dumps(value) + "\n")
         client.stdin.flush()
     except BrokenPipeError:
-        _hear(client)  # raises with its stderr
+        _receive(client)  # raises with its stderr
 
 
-def _hear(client: subprocess.Popen[str]) -> Any:
+def _receive(client: subprocess.Popen[str]) -> Any:
     assert client.stdout is not None
     assert client.stderr is not None
     line = client.stdout.readline()
@@ -207,15 +207,17 @@ def _hear(client: subprocess.Popen[str]) -> Any:
 
 def main() -> None:
     """Run one client: read the texts and then the start time from stdin, and write the times to stdout."""
-    asked = json.loads(sys.stdin.readline())
-    classifier = _warm(asked["directory"], asked["texts"], asked["num_threads"])
+    request = json.loads(sys.stdin.readline())
+    classifier = _warm(request["directory"], request["texts"], request["num_threads"])
     sys.stdout.write("true\n")
     sys.stdout.flush()
-    told = sys.stdin.readline()
-    if not told:  # the parent process has ended
+    line = sys.stdin.readline()
+    if not line:  # the parent process has ended
         return
-    begin = json.loads(told)
-    times = _ask(classifier, asked["texts"], asked["number"], begin, begin + asked["seconds"])
+    begin = json.loads(line)
+    times = _classify_until(
+        classifier, request["texts"], request["number"], begin, begin + request["seconds"]
+    )
     sys.stdout.write(json.dumps({"times": times, "peak_memory_mb": peak_memory_mb()}) + "\n")
 
 

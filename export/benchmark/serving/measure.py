@@ -10,10 +10,10 @@ from typing import Any
 
 from ....errors import RunFailedError
 from ...runtime.classifier import TextClassifier
+from ..measure_models import NUM_COMPARED_TEXTS
 from ..measurements import PerformanceBenchmark
 from ..memory import peak_memory_mb
 from ..processes import call_in_process
-from ..rows import NUM_COMPARED_TEXTS
 from .concurrency import measure_load
 from .startup import measure_startup
 from .sweeps import sweep
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Extras:
+class ExtraMeasurements:
     """Optional measurements besides latency, throughput, size and memory.
 
     Attributes:
@@ -50,7 +50,7 @@ def measure_serving(
     num_runs: int = 100,
     num_warmups: int = 10,
     num_threads: int = 1,
-    extras: Extras | None = None,
+    extras: ExtraMeasurements | None = None,
 ) -> dict[str, Any]:
     """Measure an artifact in fresh processes that do nothing else.
 
@@ -71,7 +71,7 @@ def measure_serving(
         InputError: a text or number is invalid.
         RunFailedError: a process failed.
     """
-    extras = extras or Extras()
+    extras = extras or ExtraMeasurements()
     shared: dict[str, Any] = {"num_runs": num_runs, "num_warmups": num_warmups, "num_threads": num_threads}
     measured = call_in_process(
         "benchmark.serving.measure",
@@ -158,7 +158,7 @@ def _add_floors(measured: dict[str, Any], directory: str | Path, seconds: float)
     try:
         found = measured_floors(directory, shapes, seconds=seconds)
     except RunFailedError as error:  # such as a graph whose products cannot be counted
-        _log.warning("no floors: %s", error)
+        _log.warning("floors not measured: %s", error)
         return
     by_shape = {(each["batch_size"], each["num_tokens"]): each for each in found["shapes"]}
     measured["floors"] = {

@@ -23,13 +23,13 @@ began = time.perf_counter()
 from {package} import TextClassifier
 imported = time.perf_counter()
 import json, sys
-asked = json.loads(sys.argv[1])
-classifier = TextClassifier.load(asked["directory"], num_threads=asked["num_threads"], session=asked["session"])
+request = json.loads(sys.argv[1])
+classifier = TextClassifier.load(request["directory"], num_threads=request["num_threads"], session=request["session"])
 loaded = time.perf_counter()
-classifier(asked["text"])
+classifier(request["text"])
 labelled = time.perf_counter()
-for _ in range(asked["num_served"]):
-    classifier(asked["text"])
+for _ in range(request["num_served"]):
+    classifier(request["text"])
 from {package}.export.benchmark.memory import peak_memory_mb
 print(json.dumps([[began, imported, loaded, labelled], peak_memory_mb()]))
 """
@@ -63,25 +63,25 @@ def measure_startup(
     """
     if num_runs < 1:
         raise InputError(f"num_runs is {num_runs}; give 1 or more")
-    asked = {
+    request = {
         "directory": str(Path(directory).resolve()),
         "text": text,
         "num_threads": num_threads,
         "session": None if session is None else dict(session),
         "num_served": _NUM_SERVED,
     }
-    runs = np.array([_serve(asked) for _ in range(num_runs)])
+    runs = np.array([_serve(request) for _ in range(num_runs)])
     names = ("python_ms", "import_ms", "load_ms", "first_call_ms", "total_ms", "peak_memory_mb")
     return {name: float(value) for name, value in zip(names, np.median(runs, axis=0), strict=True)}
 
 
-def _serve(asked: dict[str, Any]) -> list[float]:
+def _serve(request: dict[str, Any]) -> list[float]:
     """Run one process, and return the milliseconds of its four phases and in total, and its peak memory."""
-    command = [sys.executable, "-c", _SERVER.format(package=PACKAGE), json.dumps(asked)]
+    command = [sys.executable, "-c", _SERVER.format(package=PACKAGE), json.dumps(request)]
     started = time.perf_counter()
     done = subprocess.run(
         command,
-        env=environment(asked["num_threads"]),
+        env=environment(request["num_threads"]),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -140,5 +140,5 @@ def _check(
             raise InputError(f"{name} is {list(counts)}; give one or more numbers of 1 or more")
     if max(lengths) > max_length:
         raise InputError(
-            f"lengths has {max(lengths)}; this artifact cuts texts after {max_length} tokens: give that at most"
+            f"lengths has {max(lengths)}; this artifact truncates texts to {max_length} tokens: give at most that"
         )

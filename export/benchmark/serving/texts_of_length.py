@@ -53,7 +53,7 @@ def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_to
     while taken and len(tokenizer.encode(" ".join(taken))) > num_tokens:
         taken.pop()
     if not taken:
-        raise InputError(f"no word of the texts fits into {num_tokens} tokens; give longer lengths")
+        raise InputError(f"no word of the texts fits into {num_tokens} tokens; use greater lengths")
     return " ".join(taken)
 
 

@@ -22,6 +22,6 @@ def get(name: str) -> Target:
     """
     if name not in TARGETS:
         raise InputError(
-            f"kind of a row: {shown(name)} given, which is not a target; accepted: {', '.join(TARGETS)}"
+            f"kind of a measurement: {shown(name)} given, which is not a target; accepted: {', '.join(TARGETS)}"
         )
     return TARGETS[name]

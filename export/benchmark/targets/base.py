@@ -1,4 +1,4 @@
-"""Targets: how rows of each kind are opened, measured and evaluated; and their registry."""
+"""Targets: how models of each kind are opened, measured and evaluated; and their registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """The opened model of a row.
+    """The opened model of a model.
 
     With dynamically quantized activations, a text's logits depend on the rest of its batch; ``logits`` are those of
     each text alone, as in timing and serving.
@@ -35,7 +35,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """Options for opening a row.
+    """Options for opening a model.
 
     Attributes:
         directory: The checkpoint or variant.
@@ -54,17 +54,17 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Inputs to a target's preparation of a row.
+    """Inputs to a target's preparation of a model.
 
     Attributes:
-        row: Name of the row.
-        directory: The row's own folder.
+        name: Name of the model.
+        directory: The model's own folder.
         num_labels: Number of labels in the data.
         num_threads: Number of threads to use.
-        scratch: Folder for temporary files, removed after the row is measured.
+        scratch: Folder for temporary files, removed after the model is measured.
     """
 
-    row: str
+    name: str
     directory: str
     num_labels: int
     num_threads: int
@@ -73,11 +73,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Result of a target's preparation of a row.
+    """Result of a target's preparation of a model.
 
     Attributes:
-        directory: Folder to open instead of the row's own.
-        size_mb: Size to report for the row.
+        directory: Folder to open instead of the model's own.
+        size_mb: Size to report for the model.
     """
 
     directory: str
@@ -86,17 +86,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime in which rows of one kind are measured.
+    """A runtime in which models of one kind are measured.
 
     Attributes:
-        name: The ``kind`` of its rows.
+        name: The ``kind`` of its models.
         description: How it classifies, in one phrase.
-        open: Opens a row in the measuring process, where it imports only what that process needs.
-        prepare: Creates the folder to open, in a separate process; None: the row's own folder is opened.
+        open: Opens a model in the measuring process, where it imports only what that process needs.
+        prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
-        is_gated: Whether its rows are variants of the student, which must meet the limits on accuracy.
-        can_be_sealed: Whether its rows can be chosen and sealed.
-        is_onnx: Whether its rows are ONNX graphs, whose sessions are tuned and whose operations are counted.
+        is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
+        can_be_sealed: Whether its models can be chosen and sealed.
+        is_onnx: Whether its models are ONNX graphs, whose sessions are tuned and whose operations are counted.
         color: Color of its points in plots.
     """
 
@@ -116,11 +116,11 @@ TARGETS: dict[str, Target] = {}
 
 
 def register(target: Target) -> None:
-    """Register a target, whose name becomes a valid ``kind`` of rows.
+    """Register a target, whose name becomes a valid ``kind`` of models.
 
     Raises:
         ValueError: A target of that name is already registered.
     """
     if target.name in TARGETS:
-        raise ValueError(f"target {target.name!r} is registered already; give it another name")
+        raise ValueError(f"target {target.name!r} is already registered; give it another name")
     TARGETS[target.name] = target

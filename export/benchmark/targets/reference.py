@@ -1,4 +1,4 @@
-"""Target of an untrained BERT-base with the tokenizer of a row's checkpoint, for latency and size only."""
+"""Target of an untrained BERT-base with the tokenizer of a model's checkpoint, for latency and size only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _prepare(given: Preparation) -> Prepared:
 
     directory = given.scratch / "reference"
     arguments = [given.directory, str(directory), str(given.num_labels)]
-    run_module("benchmark.reference", arguments, what=given.row, num_threads=given.num_threads)
+    run_module("benchmark.reference", arguments, what=given.name, num_threads=given.num_threads)
     size = json.loads((directory / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
     return Prepared(str(directory), size / 2**20)
 

@@ -39,9 +39,9 @@ def _draw_refused(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for row, color in zip(rows, _COLORS, strict=False):
         curve = row["curves"]["refused"]
         axes.plot(_percent(curve["share"]), _percent(curve["accuracy"]), color=color, label=row["name"])
-    axes.set_xlabel("texts refused (%)")
-    axes.set_ylabel("accuracy of the others (%)")
-    axes.set_title("Accuracy against refused share", fontsize=10)
+    axes.set_xlabel("texts rejected (%)")
+    axes.set_ylabel("accuracy of the accepted texts (%)")
+    axes.set_title("Accuracy against share of rejected texts", fontsize=10)
 
 
 def _draw_roc(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -52,8 +52,8 @@ def _draw_roc(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         axes.plot(*chosen, "o", color=color, markeredgecolor="black")
     axes.plot([0, 100], [0, 100], color="#bbbbbb", linewidth=0.8, linestyle=":")
     areas = ", ".join(f"{row['with_threshold']['auroc']:.3f}" for row in rows)
-    axes.set_xlabel("in-scope texts refused (%)")
-    axes.set_ylabel("out-of-scope texts found (%)")
+    axes.set_xlabel("in-scope texts rejected (%)")
+    axes.set_ylabel("out-of-scope texts detected (%)")
     score = rows[0]["with_threshold"]["score"]
     axes.set_title(f"ROC by {score}, AUROC {areas}\ndot: the threshold", fontsize=10)
 
@@ -67,8 +67,8 @@ def _draw_reliability(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.plot([0, 100], [0, 100], color="#bbbbbb", linewidth=0.8, linestyle=":")
     errors = ", ".join(f"{row['calibration_error']:.3f}" for row in rows)
     axes.set_xlabel("probability of the prediction (%)")
-    axes.set_ylabel("right (%)")
-    axes.set_title(f"Reliability, no threshold\nexpected calibration error {errors}", fontsize=10)
+    axes.set_ylabel("correct (%)")
+    axes.set_title(f"Reliability, without threshold\nexpected calibration error {errors}", fontsize=10)
 
 
 def _percent(shares: Sequence[float]) -> list[float]:

@@ -111,7 +111,7 @@ def draw_sensitivity(rankings: dict[str, Sequence[dict[str, Any]]], path: Path) 
             axes.set_ylim(len(order) - 0.4, -0.6)
         else:
             axes.tick_params(labelleft=False)
-    figure.suptitle("Error of the logits when this part alone is in 8 bits, on training texts", fontsize=11)
+    figure.suptitle("Error of the logits with only this part in 8 bits, on training texts", fontsize=11)
     figure.supxlabel("mean squared error of the logits (% of their variance)", fontsize=10)
     return save(figure, path)
 

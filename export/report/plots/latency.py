@@ -25,7 +25,7 @@ _SMALLEST_AREA = 30.0
 _LOG_SPAN = 20.0
 _LINE_COLOR = "#777777"
 _FRONT_COLOR = "#d62728"
-_TITLE = "Accuracy against latency; area by size on disk; dashed: chosen; red: Pareto front"
+_TITLE = "Accuracy against latency; area: size on disk; dashed: selected; red: Pareto front"
 _MOST_POINTS = 10  # in one panel
 _NUMBER_SIZE = 9.0  # points
 
@@ -61,7 +61,7 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
         _scale(axes, rows, shown, log_span=_LOG_SPAN if shown is points else 1.0)
         _draw_rows(axes, drawn)
         axes.set_xlabel("latency of one text, p50 (ms)")
-        axes.set_title("the ONNX variants, closer" if shown is closer else "", fontsize=10)
+        axes.set_title("the ONNX variants, enlarged" if shown is closer else "", fontsize=10)
     figure.suptitle(_TITLE, fontsize=11, x=0.01, horizontalalignment="left")
     panels[0][0].set_ylabel("test accuracy (%)")
     figure.draw_without_rendering()

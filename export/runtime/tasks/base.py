@@ -50,6 +50,6 @@ def register(decoder: Decoder) -> Decoder:
         ValueError: The task already has one.
     """
     if decoder.name in DECODERS:
-        raise ValueError(f"task {decoder.name!r} has a decoder already; give it another name")
+        raise ValueError(f"task {decoder.name!r} already has a decoder; give it another name")
     DECODERS[decoder.name] = decoder
     return decoder

@@ -7,36 +7,41 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..base import Making, Quantized, Source, Variant, fused, register
+from ..base import Quantized, Source, Variant, VariantInputs, fused, register
 
 _INT4_OPSET = 21  # the first with 4-bit integers
 
 
 def _int8(
-    source: Path, target: Path, making: Making, *, per_channel: bool = False, reduced: bool | None = None
+    source: Path,
+    target: Path,
+    inputs: VariantInputs,
+    *,
+    per_channel: bool = False,
+    reduced: bool | None = None,
 ) -> Quantized:
     from ..dynamic import quantize_onnx
     from ..sensitivity import dynamic_sensitivity
 
     reduce_range = quantize_onnx(source, target, per_channel=per_channel, reduce_range=reduced)
-    if not making.measure_sensitivity:
+    if not inputs.measure_sensitivity:
         return Quantized(reduce_range)
-    ranking = dynamic_sensitivity(source, making.rows, per_channel=per_channel)
+    ranking = dynamic_sensitivity(source, inputs.rows, per_channel=per_channel)
     return Quantized(reduce_range, sensitivity=ranking)
 
 
-def _with_small_table(source: Path, target: Path, making: Making) -> Quantized:
+def _with_small_table(source: Path, target: Path, inputs: VariantInputs) -> Quantized:
     from ..dynamic import quantize_embeddings
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         half_way = Path(folder) / target.name
         quantize_embeddings(source, half_way)
-        return _int8(half_way, target, making)
+        return _int8(half_way, target, inputs)
 
 
 INT8 = Variant(
     "onnx-int8",
-    "dynamic int8, one scale a weight matrix",
+    "dynamic int8, one scale per weight matrix",
     Source.PLAIN_GRAPH,
     _int8,
     weight_bits=8,
@@ -48,7 +53,7 @@ INT8 = Variant(
 PER_CHANNEL = replace(
     INT8,
     name="onnx-int8-per-channel",
-    description="dynamic int8, one scale a column",
+    description="dynamic int8, one scale per column",
     make=partial(_int8, per_channel=True),
 )
 REDUCED_RANGE = replace(

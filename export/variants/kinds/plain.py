@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..base import Making, Quantized, Source, Variant, fused, register
+from ..base import Quantized, Source, Variant, VariantInputs, fused, register
 
 
-def _copy(source: Path, target: Path, _: Making) -> Quantized:
+def _copy(source: Path, target: Path, _: VariantInputs) -> Quantized:
     shutil.copyfile(source, target)
     return Quantized()
 
 
-def _half(source: Path, target: Path, _: Making) -> Quantized:
+def _half(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import to_half
 
     to_half(source, target)
@@ -25,7 +25,7 @@ PLAIN = Variant("onnx", "32-bit floats", Source.PLAIN_GRAPH, _copy)
 
 FP16 = Variant(
     "onnx-fp16",
-    "16-bit floats; a CPU computes in 32",
+    "16-bit floats; a CPU computes in 32 bits",
     Source.PLAIN_GRAPH,
     _half,
     weight_bits=16,

@@ -9,40 +9,41 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ....training.section import PositiveAmount, Section
-from ..base import Making, Quantized, Source, Variant, register
+from ..base import Quantized, Source, Variant, VariantInputs, register
 
 if TYPE_CHECKING:
     from ..static import RangeMethod
 
 
 class StaticConfig(Section):
-    """Which parts of a statically quantized graph are left in 32 bits."""
+    """Which parts of a statically quantized graph stay in 32 bits."""
 
     max_error: PositiveAmount = Field(
         default=0.005,
-        description="Mean squared error of the logits on training texts, as a share of their variance, above which the "
-        "most sensitive parts are left out.",
+        description="Mean squared error of the logits on training texts, as a share of their variance, above which "
+        "the most sensitive parts stay in 32 bits.",
     )
     max_excluded: int = Field(
         default=2,
         ge=0,
         le=100_000,
-        description="Most parts (a layer's query, key and value; a layer's feed-forward out; …) that are left out.",
+        description="Maximum number of parts that stay in 32 bits (a layer's query, key and value; a layer's "
+        "feed-forward out; …).",
     )
 
 
-def _static(source: Path, target: Path, making: Making, *, method: RangeMethod) -> Quantized:
+def _static(source: Path, target: Path, inputs: VariantInputs, *, method: RangeMethod) -> Quantized:
     from ..static import quantize_static_onnx
 
-    config = making.section(StaticConfig)
+    config = inputs.section(StaticConfig)
     made = quantize_static_onnx(
         source,
         target,
-        making.rows,
+        inputs.rows,
         method=method,
         max_error=config.max_error,
         max_excluded=config.max_excluded,
-        rank=making.measure_sensitivity,
+        rank=inputs.measure_sensitivity,
     )
     return Quantized(made.reduce_range, made.excluded, made.ranking, made.error)
 

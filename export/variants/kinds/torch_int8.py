@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Making, Quantized, Source, Variant, register
+from ..base import Quantized, Source, Variant, VariantInputs, register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..parity import Logits
 
 
-def _make(source: PreTrainedModel, target: Path, _: Making) -> Quantized:
+def _make(source: PreTrainedModel, target: Path, _: VariantInputs) -> Quantized:
     from ..torch_int8 import quantize_pytorch, save_pytorch_int8
 
     save_pytorch_int8(quantize_pytorch(source), target.parent)

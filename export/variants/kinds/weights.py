@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..base import Making, Quantized, Source, Variant, fused, register
+from ..base import Quantized, Source, Variant, VariantInputs, fused, register
 
 _INT4_OPSET = 21  # the first with 4-bit integers
 
 
-def _weights_8bit(source: Path, target: Path, _: Making) -> Quantized:
+def _weights_8bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import quantize_onnx, quantize_weights
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -20,7 +20,7 @@ def _weights_8bit(source: Path, target: Path, _: Making) -> Quantized:
     return Quantized()
 
 
-def _weights_4bit(source: Path, target: Path, _: Making) -> Quantized:
+def _weights_4bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
     from ..dynamic import quantize_embeddings, quantize_weights
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -32,7 +32,7 @@ def _weights_4bit(source: Path, target: Path, _: Making) -> Quantized:
 
 WEIGHTS_8BIT = Variant(
     "onnx-weights-8bit",
-    "weights and embeddings in 8 bits, products of floats",
+    "weights and embeddings in 8 bits, floating-point products",
     Source.PLAIN_GRAPH,
     _weights_8bit,
     weight_bits=8,
@@ -40,7 +40,7 @@ WEIGHTS_8BIT = Variant(
 )
 WEIGHTS_4BIT = Variant(
     "onnx-weights-4bit",
-    "weights and embeddings in 4 bits, products of floats",
+    "weights and embeddings in 4 bits, floating-point products",
     Source.PLAIN_GRAPH,
     _weights_4bit,
     weight_bits=4,

@@ -84,7 +84,7 @@ def test_a_stream_that_cannot_be_read_is_named() -> None:
         def read(self, size: int = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(InputError, match=r"stdin cannot be read \(Input/output error\)"):
+    with pytest.raises(InputError, match=r"stdin .*\(Input/output error\)"):
         lines_of_stream(Torn(), "stdin")  # pyright: ignore[reportArgumentType]
 
 
@@ -177,8 +177,8 @@ def fifo(path: Path) -> None:
         (fifo, "not a regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
         (lambda path: path.symlink_to(path), "links"),
-        (lambda path: path.write_bytes(b""), "holds no text"),
-        (lambda path: path.write_bytes(b"\n \n"), "holds no text"),
+        (lambda path: path.write_bytes(b""), "no text"),
+        (lambda path: path.write_bytes(b"\n \n"), "no text"),
         (lambda path: path.write_bytes(b"open\n\x80abc"), "line 2"),
         (lambda path: path.write_bytes(bytes(1000)), "NUL"),
         (lambda path: path.write_bytes("open".encode("utf-16")), "line 1"),

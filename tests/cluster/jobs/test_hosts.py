@@ -174,13 +174,12 @@ def test_a_machine_that_is_no_member_sees_every_node(hosts):
 
 def test_status_without_the_token_or_with_a_wrong_one_is_one_line(hosts):
     where = ["cluster", "status", "--address", hosts.dashboard]
-    one_line(hosts.laptop.distiltune(*where), "--token-file", hosts.dashboard, "asks for a token")
+    one_line(hosts.laptop.distiltune(*where), "--token-file", hosts.dashboard, "RAY_AUTH_TOKEN_PATH")
     done = hosts.laptop.distiltune(*where, "--token-file", hosts.wrong_token_file)
     one_line(done, "--token-file", hosts.wrong_token_file, "refuses")
     one_line(hosts.laptop.distiltune("cluster", "status"), "--address", "RAY_ADDRESS")
     one_line(
         hosts.laptop.distiltune("cluster", "status", "--address", f"http://{hosts.head.address}:1"),
-        "nothing answers",
     )
 
 

@@ -54,14 +54,12 @@ def test_an_address_where_nobody_answers_is_one_line_at_once(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     address = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
-    with pytest.raises(
-        InputError, match=rf"^{PARAMETER}: nothing answers at '{address}' \(Connection refused\)"
-    ):
+    with pytest.raises(InputError, match=rf"^{PARAMETER}: .*'{address}' \(Connection refused\)"):
         check_gcs_address(PARAMETER, address)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match=address):
         check_gcs_address(PARAMETER, "auto")
-    with pytest.raises(InputError, match=rf"--address: nothing answers at 'http://{address}'"):
+    with pytest.raises(InputError, match=rf"--address: .*'http://{address}'"):
         get_json(find_cluster(f"http://{address}"), "/api/version")
     assert time.monotonic() - began < 3
 
@@ -71,7 +69,7 @@ def test_what_answers_and_is_no_head_of_ray_is_one_line(monkeypatch, answer):
     monkeypatch.setattr(ports, "_CONNECT_TIMEOUT_S", 0.5)
     with (
         listener(answer, close=answer == b"") as address,
-        pytest.raises(InputError, match=rf"^{PARAMETER}: what answers at '{address}' is no Ray head"),
+        pytest.raises(InputError, match=rf"^{PARAMETER}: .*'{address}'.*Ray head; .*distiltune cluster up"),
     ):
         check_gcs_address(PARAMETER, address)
 
@@ -154,6 +152,6 @@ def test_a_name_that_is_looked_up_for_too_long_is_given_up(monkeypatch):
         raise OSError("unknown name")
 
     monkeypatch.setattr(ports.socket, "create_connection", resolve)
-    with pytest.raises(InputError, match=r"--address: nothing answers at 'h:1' \(timed out\)"):
+    with pytest.raises(InputError, match=r"--address: .*'h:1' \(timed out\)"):
         check_answers("--address", "h:1", "h", 1)
     ended.set()

@@ -147,7 +147,7 @@ def test_a_cluster_on_one_machine_from_up_to_down(tmp_path):
     assert gone(processes)
     assert not directory.exists()
     assert [path.name for path in cluster.state.iterdir()] == ["lock"]
-    assert "nothing runs here" in cluster.command("down").stdout
+    assert "stopped" not in cluster.command("down").stdout
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_a_cluster_on_one_machine_from_up_to_down(tmp_path):
         (["up", "--cpus", "-1"], ["--cpus", "0"]),
         (["join", "head"], ["HEAD:PORT", "head", "HOST:PORT"]),
         (["join", "http://head:6379"], ["HEAD:PORT", "HOST:PORT"]),
-        (["join", "127.0.0.1:1"], ["HEAD:PORT", "127.0.0.1:1", "nothing answers"]),
+        (["join", "127.0.0.1:1"], ["HEAD:PORT", "127.0.0.1:1", "--host"]),
         (["status"], ["--address", "RAY_ADDRESS", "distiltune cluster up"]),
         (["status", "--address", "127.0.0.1:6379"], ["--address", "6379", "GCS", "8265"]),
         (["status", "--address", "ray://127.0.0.1:10001"], ["--address", "ray://", "8265"]),
         (
             ["status", "--address", "http://127.0.0.1:1"],
-            ["--address", "http://127.0.0.1:1", "nothing answers"],
+            ["--address", "http://127.0.0.1:1", "refused"],
         ),
         (
             ["status", "--address", "http://h:1", "--token-file", "none"],
@@ -228,7 +228,7 @@ def test_two_more_nodes_on_the_machine_of_the_head(tmp_path):
         for arguments, parts in (
             ([head, "--token-file", wrong], ["--token-file", "is not the one of"]),
             ([head], ["--token-file", "missing"]),
-            ([f"127.0.0.1:{cluster.dashboard_port}", "--token-file", wrong], ["HEAD:PORT", "no Ray head"]),
+            ([f"127.0.0.1:{cluster.dashboard_port}", "--token-file", wrong], ["HEAD:PORT", "Ray head"]),
         ):
             began = time.monotonic()
             one_line(cluster.command("join", *arguments), *parts)
@@ -297,9 +297,9 @@ def test_jobs_are_those_of_the_token_whatever_ray_has_cached(tmp_path, monkeypat
         assert [each.submission_id for each in clients[0].list_jobs()] == [job]
         assert clients[1].list_jobs() == []
         assert job in first.command("status").stdout
-        with pytest.raises(InputError, match="refuses the token"):
+        with pytest.raises(InputError, match=r"--token-file: .* token of .*distiltune cluster up"):
             job_client(ClusterAddress(first.facts["address"], token_file))
-        with pytest.raises(InputError, match="asks for a token"):
+        with pytest.raises(InputError, match=r"--token-file: .* token.*RAY_AUTH_TOKEN_PATH"):
             job_client(ClusterAddress(first.facts["address"], None))
         # The address that nodes join stands for our own head's dashboard.
         monkeypatch.setenv("RAY_ADDRESS", first.facts["gcs_address"])

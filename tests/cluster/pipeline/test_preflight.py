@@ -81,7 +81,7 @@ def submit(config, monkeypatch):
         yield on_cluster(shipped, monkeypatch, run_id)
 
     monkeypatch.setattr(
-        submission, "_sender", lambda *_: SimpleNamespace(cluster=None, client=None, tell=print)
+        submission, "_sender", lambda *_: SimpleNamespace(cluster=None, client=None, report=print)
     )
     monkeypatch.setattr(submission, "checked_on_cluster", checked)
     submission.submit(config, "job")

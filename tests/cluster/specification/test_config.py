@@ -284,7 +284,7 @@ def test_train_refuses_a_searched_argument_without_a_value():
     layers = """search.space={
         "student.num_layers": {type: int, low: 1, high: 2}, adam_beta1: {type: float, low: 0.8, high: 0.9}}"""
     with pytest.raises(
-        ConfigError, match=r"2 faults: \(1\) .* give it in search\.space; \(2\) search\.space\.adam_beta1: "
+        ConfigError, match=r"2 faults: \(1\) .* in search\.space; \(2\) search\.space\.adam_beta1: "
     ):
         without_search(load_config("quickstart", [layers]))
 
@@ -295,7 +295,7 @@ def test_train_refuses_a_searched_argument_without_a_value():
         ("teacher={scratch: {}, ensemble: 2}", r"teacher\.ensemble: 2 given, but with alpha 1"),
         (
             "data.augmentation.spliced={count: 5}",
-            r"data\.augmentation\.spliced: with alpha 1 nothing is learnt",
+            r"data\.augmentation\.spliced: .*alpha 1",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_faults_of_form_and_of_sense_are_told_together():
     for part in (
         "search.space.learning_rate: low 0.1 is above high 0.01",
         "search.space.lerning_rate: ",
-        "search.space.alpha: 3.0 is refused",
+        "search.space.alpha: 3.0 is rejected",
         "search.space.batch_size.values: at least 1 needed, 0 given",
         "search.space.weight_decay: 'flot' is not known; accepted: float, int, choice, fixed",
         "search.space.optim: give `type`",

@@ -11,7 +11,7 @@ from runfiles import Writer
 from distiltune.cluster.cli import main
 from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DamagedRecordError, InputError
-from distiltune.export.benchmark.rows import RowMeasurement
+from distiltune.export.benchmark.measure_models import Measurement
 
 LATER = "2026-03-01T10:00:00+00:00"
 
@@ -201,7 +201,7 @@ def test_a_run_whose_record_is_lost_is_damaged_and_not_unknown(storage, call):
 def test_the_lease_of_nobody_knows_whom_is_respected(storage):
     run = Writer(storage, "a").searching().run
     run.store.write(run.key("lease.json"), b"")
-    with pytest.raises(DamagedRecordError, match=r"lease\.json.*when no process works"), run.held():
+    with pytest.raises(DamagedRecordError, match=r"lease\.json.*no process"), run.held():
         pass
     for name, value in (("pid", 2**40), ("pid", "1"), ("at", "now"), ("beats", None), ("owner", 5)):
         run.write("lease.json", {**LEASE, name: value})
@@ -268,7 +268,7 @@ def test_what_a_row_must_have_is_what_a_measurement_has(storage):
     """Both descriptions of a row agree: a measured one is read, and what is read becomes a measurement."""
     variants = Writer.result("gate")["variants"]
     run = Writer(storage).finished().run
-    rows = [RowMeasurement.from_json(row).to_json() for row in variants]
+    rows = [Measurement.from_json(row).to_json() for row in variants]
     run.write("stages/gate.json", _with(GATE, "result.variants", rows))
     assert run.stage_record("gate")["result"]["variants"] == rows
     assert set(STAGES) > {"gate"}

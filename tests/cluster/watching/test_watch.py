@@ -22,7 +22,7 @@ from distiltune.cluster.store.runs import STAGES, Run, Storage
 from distiltune.cluster.watching import follow as following
 from distiltune.cluster.watching.logs import follow_log
 from distiltune.cluster.watching.show import print_runs, run_rows
-from distiltune.cluster.watching.status import Watch, watch
+from distiltune.cluster.watching.status import StatusReader, watch
 from distiltune.cluster.watching.status_view import render
 from distiltune.storage.logs import LogWriter
 from distiltune.storage.store import Store
@@ -91,13 +91,13 @@ def test_status_of_a_search_tells_stages_trials_best_and_what_to_type(storage, c
 
 def test_what_is_waited_for_is_named(storage):
     writer = Writer(storage).submitted()
-    found = Watch(writer.run).read()
+    found = StatusReader(writer.run).read()
     assert (found["state"], found["waiting_for"]) == ("submitted", "the cluster to start its job")
     writer.submitted(pending=False).searching()
     writer.progress("search", "waiting", num_trials=4, waiting_for="1 CPU and 1 GPU for a trial")
-    found = Watch(writer.run).read()
+    found = StatusReader(writer.run).read()
     assert found["waiting_for"] == "1 CPU and 1 GPU for a trial"
-    assert "waits for  1 CPU and 1 GPU for a trial" in drawn(found)
+    assert "waiting for  1 CPU and 1 GPU for a trial" in drawn(found)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_waited_for_is_named(storage):
 )
 def test_an_ended_run_says_how_to_go_on(directory, state, command):
     writer = Writer(directory).until("search").stage("search", "stopped").state(state, "the reason")
-    found = Watch(writer.run).read()
+    found = StatusReader(writer.run).read()
     assert (found["state"], found["error"]) == (state, "the reason")
     assert f" {command} a" in found["next"]
     assert f"--storage {directory.store}" in found["next"]
@@ -123,7 +123,7 @@ def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(stora
     assert found["stages"][STAGES.index("search")]["state"] == "interrupted"
     assert found["trials"]["running"] == 0
     assert "resume a" in found["next"]
-    assert "last heard of" in call("status", "a")[1]
+    assert "last heartbeat" in call("status", "a")[1]
     assert json.loads(call("runs", "--json")[1])[0]["state"] == "interrupted"
     assert call("status", "a", "--watch")[0] == 0
 
@@ -132,8 +132,8 @@ def test_records_of_an_earlier_try_are_not_taken_for_this_one(directory):
     writer = Writer(directory).until("search").stage("search", "failed", error="no space left")
     writer.progress("search", "old", **SEARCH, **BEST)
     writer.state("failed", "no space left").submitted()
-    submitted = Watch(writer.run).read()
-    running = Watch(writer.submitted(pending=False).state("running").run).read()
+    submitted = StatusReader(writer.run).read()
+    running = StatusReader(writer.submitted(pending=False).state("running").run).read()
     assert (submitted["state"], running["state"]) == ("submitted", "running")
     for found in (submitted, running):
         assert found["error"] is None
@@ -152,7 +152,7 @@ class CountingStore(Store):
 def test_a_look_at_a_running_run_takes_few_requests(directory):
     writer = Writer(directory).searching()
     store = CountingStore(directory.store.url)
-    reader = Watch(Run(store, "a"))
+    reader = StatusReader(Run(store, "a"))
     reader.read()
     store.num_reads = 0
     first = reader.read()
@@ -243,7 +243,7 @@ def test_a_storage_that_goes_away_is_waited_for():
         assert next(looks)["waiting_for"] is None
     found = next(look for look in looks if look["waiting_for"])
     assert (found["state"], found["trials"]["done"]) == ("running", 1)
-    assert found["waiting_for"].startswith("its storage to answer")
+    assert found["waiting_for"].startswith("its storage to respond")
 
 
 def followed(run):
@@ -321,7 +321,7 @@ def test_ctrl_c_leaves_a_followed_run_running(directory, capsys):
     assert status == 130
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
-    assert "a goes on; watch it with: " in err
+    assert "distiltune status a --watch" in err
     assert "status a --watch" in err
     assert writer.run.state == "running"
 

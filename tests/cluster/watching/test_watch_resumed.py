@@ -9,7 +9,7 @@ from runfiles import BEST, SEARCH, SUBMISSION, Writer, meanwhile
 
 from distiltune.cluster.store.runs import STAGES, Storage, now
 from distiltune.cluster.watching.follow import follow
-from distiltune.cluster.watching.status import Watch
+from distiltune.cluster.watching.status import StatusReader
 
 LONG_AGO = "2026-01-01T10:00:00+00:00"
 
@@ -60,7 +60,7 @@ def stages(found):
 
 def test_a_stage_that_was_killed_is_not_taken_for_one_that_runs(storage):
     """The driver needs some seconds for Ray and the data before it says which stage it is at."""
-    found = Watch(driven(tried_before(storage, "search")).run).read()
+    found = StatusReader(driven(tried_before(storage, "search")).run).read()
     assert (found["state"], found["stage"], found["progress"]) == ("running", None, None)
     assert stages(found)["search"] == {
         "name": "search",
@@ -74,7 +74,7 @@ def test_a_stage_that_was_killed_is_not_taken_for_one_that_runs(storage):
 
 def test_what_the_search_told_before_it_was_killed_is_not_told_again(storage):
     writer = driven(tried_before(storage, "search"))
-    reader = Watch(writer.run)
+    reader = StatusReader(writer.run)
     writer.stage("teacher", "running")
     assert reader.read()["stage"] == "teacher"
     writer.until("search").stage("search", "running")
@@ -89,7 +89,7 @@ def test_what_the_search_told_before_it_was_killed_is_not_told_again(storage):
 def test_a_try_that_failed_earlier_than_the_one_before_it_names_its_own_stage(directory):
     writer = driven(tried_before(directory, "search", "stopped"))
     writer.stage("teacher", "failed").state("failed", "run a, stage teacher: no model")
-    found = stages(Watch(writer.run).read())
+    found = stages(StatusReader(writer.run).read())
     assert (found["teacher"]["state"], found["search"]["state"]) == ("failed", "waiting")
 
 

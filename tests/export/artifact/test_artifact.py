@@ -85,15 +85,15 @@ def test_an_extra_file_is_named(sealed: Path) -> None:
 def test_a_link_in_place_of_a_file_is_refused(sealed: Path, tmp_path: Path) -> None:
     shutil.move(sealed / "model.onnx", tmp_path / "elsewhere")
     (sealed / "model.onnx").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactError, match=r"model\.onnx is a link"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx .*link"):
         verify_artifact(sealed)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "manifest.json: not readable as JSON"),
-        ("[]", "manifest.json: holds list"),
+        ("{", "manifest.json: .*JSON"),
+        ("[]", "manifest.json: .*list"),
         ('{"files": {}}', "format_version is None"),
         ('{"format_version": 99, "files": {}, "made_from": {}, "measurements": {}}', "format_version is 99"),
         (
@@ -123,7 +123,7 @@ def test_a_copy_appears_whole(sealed: Path, tmp_path: Path) -> None:
     target = copy_artifact(sealed, tmp_path / "deep" / "copy")
     assert verify_artifact(target) == verify_artifact(sealed)
     assert names(tmp_path / "deep") == ["copy"]
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         copy_artifact(sealed, target)
 
 

@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing(
         raise error
 
     monkeypatch.setattr(copying.shutil, "copyfile", full)
-    refused(sealed, tmp_path / "new" / "deep" / "copy", tmp_path, "copy", "free space")
+    refused(sealed, tmp_path / "new" / "deep" / "copy", tmp_path, "copy", "choose another folder")
 
 
 def test_a_copy_that_was_damaged_on_its_way_leaves_nothing(

@@ -8,7 +8,12 @@ from artifacts import TEXTS, tiny_artifact
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.artifact.seal import seal_artifact, verify_artifact
 from distiltune.export.benchmark import session_tuning as tuning
-from distiltune.export.benchmark.rows import BenchmarkTexts, RowMeasurement, RowSpec, measure_rows
+from distiltune.export.benchmark.measure_models import (
+    BenchmarkTexts,
+    Measurement,
+    MeasurementSpec,
+    measure_models,
+)
 from distiltune.export.benchmark.session_tuning import candidates, paired_gains, tune_session
 from distiltune.export.config import BenchmarkConfig
 from distiltune.export.runtime.classifier import TextClassifier
@@ -74,7 +79,7 @@ def test_no_option_changes_the_logits(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("session", "message"),
     [
-        ({"intra_op": 4}, "unknown option 'intra_op'; it may hold enable_cpu_mem_arena, "),
+        ({"intra_op": 4}, "unknown option 'intra_op'; accepted: enable_cpu_mem_arena, "),
         ({"set_denormal_as_zero": True}, "unknown option 'set_denormal_as_zero'"),
         ({"enable_mem_pattern": 1}, "enable_mem_pattern is 1; it must be one of true, false"),
         ({"graph_optimization_level": "most"}, "is 'most'; it must be one of disable_all, basic, extended"),
@@ -214,9 +219,9 @@ def test_tunes_a_real_artifact(artifact: Path) -> None:
 def test_a_row_is_timed_and_sealed_with_its_options(artifact: Path, tmp_path: Path) -> None:
     texts = BenchmarkTexts(TEXTS, [0, 1, 2], TEXTS, [0, 1, 2], ["first", "second", "third"])
     config = BenchmarkConfig(num_warmups=1, num_runs=3, num_sample_texts=2, batch_sizes=[1])
-    (row,) = measure_rows([RowSpec("onnx", "onnx", str(artifact), 24)], texts, config)
+    (row,) = measure_models([MeasurementSpec("onnx", "onnx", str(artifact), 24)], texts, config)
     assert row.session is not None
-    assert RowMeasurement.from_json(json.loads(json.dumps(row.to_json()))) == row
+    assert Measurement.from_json(json.loads(json.dumps(row.to_json()))) == row
     session = {"enable_mem_pattern": False}
     made = {"made_from": {}, "measurements": {}, "session": session, "num_threads": 2}
     sealed = seal_artifact(artifact, tmp_path / "sealed", **made)

@@ -105,7 +105,7 @@ def test_sweeps_change_one_thing_at_a_time(artifact: Path) -> None:
     [
         ({"threads": [0]}, r"threads is \[0\]; give one or more numbers of 1 or more"),
         ({"batch_sizes": []}, r"batch_sizes is \[\]"),
-        ({"lengths": [8, 25]}, "lengths has 25; this artifact cuts texts after 24 tokens"),
+        ({"lengths": [8, 25]}, "lengths has 25; .* 24 tokens"),
     ],
 )
 def test_sweeps_of_what_cannot_be_are_refused(artifact: Path, options: dict, message: str) -> None:
@@ -161,7 +161,7 @@ def test_a_client_ends_with_who_started_it(artifact: Path) -> None:
 
 def test_loads_of_nothing_are_refused(artifact: Path) -> None:
     for options in ({"texts": []}, {"num_clients": []}, {"num_clients": [0]}, {"seconds": 0}):
-        with pytest.raises(InputError, match="give one text or more, and numbers above 0"):
+        with pytest.raises(InputError, match=r"num_clients .*above 0"):
             measure_load(artifact, **{"texts": TEXTS, **options})
 
 

@@ -234,7 +234,7 @@ def test_attention_that_cannot_be_fused_is_refused_for_families_that_are_not_kno
     variants._check_fused("onnx-fused", bert, none)  # fuse_onnx itself has said what was missing
     bert.config.model_type = "electra"
     variants._check_fused("onnx-fused", bert, some)
-    said = r"onnx-fused-int8: the attention of the family 'electra' cannot be fused; leave .* out of export\.variants"
+    said = r"onnx-fused-int8: the attention of the family 'electra' cannot be fused; .*export\.variants"
     with pytest.raises(ExportError, match=said):
         variants._check_fused("onnx-fused-int8", bert, none)
 
@@ -314,7 +314,7 @@ def test_pytorch_int8_that_is_not_whole_is_refused(students, tmp_path) -> None:
     tensors = load_file(file)
     for key in ("classifier.int8_scale", "bert.embeddings.LayerNorm.weight"):
         save_file({name: value for name, value in tensors.items() if name != key}, file)
-        with pytest.raises(ModelError, match="make it again"):
+        with pytest.raises(ModelError, match="again"):
             torch_int8.load_pytorch_int8(tmp_path / "int8")
 
 
@@ -357,7 +357,7 @@ def test_parity_covers_short_full_length_and_padded_batches(students) -> None:
 
 @pytest.mark.parametrize("wrong", [np.full((1, 4), np.nan), np.zeros((1, 3))])
 def test_parity_refuses_logits_that_are_not_comparable(wrong) -> None:
-    with pytest.raises(ExportError, match="gives logits of shape"):
+    with pytest.raises(ExportError, match="logits of shape"):
         measure_parity(
             lambda *_: np.zeros((1, 4)), lambda *_: wrong, vocab_size=9, pad_token_id=0, max_length=8
         )
@@ -429,8 +429,8 @@ def test_the_record_is_json(students, plain, tmp_path) -> None:
 def test_what_cannot_be_exported_is_said(students, plain, tmp_path) -> None:
     with pytest.raises(ModelError, match="not a checkpoint"):
         build("onnx", tmp_path / "nowhere", tmp_path / "onnx")
-    with pytest.raises(ExportError, match="not there; make the variant `onnx` first"):
+    with pytest.raises(ExportError, match="variant `onnx` first"):
         build("onnx-int8", students["bert"], tmp_path / "int8", base_onnx=tmp_path / "no.onnx")
     model = AutoModelForSequenceClassification.from_pretrained(students["roberta"])
-    with pytest.raises(ExportError, match=r"max_length is 5000; this model takes 1 to \d+"):
+    with pytest.raises(ExportError, match=r"max_length is 5000; this model accepts 1 to \d+"):
         export_onnx(model, tmp_path / "x.onnx", max_length=5000)

@@ -12,7 +12,7 @@ from markdown_reader import ACTIVE, parse, tables
 from pictures import num_colours
 from rich.console import Console
 
-from distiltune.export.benchmark.rows import RowMeasurement
+from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.report.plots import latency as pictures
 from distiltune.export.report.report import build_report, markdown_report, write_report
 from distiltune.export.report.tables import choice_table, markdown_table, terminal_table, verdicts
@@ -56,9 +56,9 @@ TRIALS = [
 ]
 
 
-def row(name: str, kind: Any, accuracy: float | None, size: float, p50: float, **more) -> RowMeasurement:
+def row(name: str, kind: Any, accuracy: float | None, size: float, p50: float, **more) -> Measurement:
     times = {"mean": p50 * 1.1, "std": p50 / 20, "p50": p50, "p90": p50 * 1.2, "p99": p50 * 1.5}
-    return RowMeasurement(
+    return Measurement(
         name=name,
         kind=kind,
         size_mb=size,
@@ -136,7 +136,7 @@ ROC = {
 }
 
 
-def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> RowMeasurement:
+def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> Measurement:
     """A row whose confidence was measured."""
     found = {"score": "energy", "value": 4.25, "label": "oos", "accuracy": 0.9145, "in_scope_accuracy": 0.94}
     found |= {"oos_recall": 0.8, "in_scope_refused": 0.03, "auroc": 0.965, "validation_accuracy": 0.93}
@@ -351,7 +351,7 @@ SAME = [row(name, "onnx", 0.85, 20.0, 0.35) for name in ("a", "b", "c")]
     ids=["all", "no reference", "one", "reference alone", "two", "many", "close", "same"],
 )
 def test_each_circle_has_its_number_and_no_number_covers_another(
-    rows: list[RowMeasurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     save = pictures.save

@@ -96,5 +96,5 @@ def test_answers_come_back_from_few_bytes(num_classes: int, size: int) -> None:
     assert (answers.predictions == predictions).all()
     assert (answers.right == (predictions == labels)).all()
     for fault in ({"num_texts": 2000}, {"num_texts": 10}, {"right": None}, {"predictions": "x"}):
-        with pytest.raises(InputError, match=r"answers of a row.*again"):
+        with pytest.raises(InputError, match=r"predictions of a measurement.*benchmark"):
             unpack_answers(packed | fault)

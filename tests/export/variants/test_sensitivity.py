@@ -14,7 +14,7 @@ from distiltune.cluster.remote import latency
 from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ExportError
-from distiltune.export.benchmark.rows import RowSpec
+from distiltune.export.benchmark.measure_models import MeasurementSpec
 from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.variants import kinds
@@ -190,10 +190,10 @@ def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) 
     task = Task(Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False)
     timed = []
 
-    def measure(rows: list[RowSpec], *_: object) -> list[SimpleNamespace]:
+    def measure(rows: list[MeasurementSpec], *_: object) -> list[SimpleNamespace]:
         timed.extend(path.name for row in rows for path in Path(row.directory).iterdir())
         return [SimpleNamespace(latency_ms={"p50": 1.5})]
 
-    monkeypatch.setattr(latency, "measure_rows", measure)
+    monkeypatch.setattr(latency, "measure_models", measure)
     assert latency._measured(task, student, {"text": TEXTS, "label": [0] * len(TEXTS)}, ["a"]) == 1.5
     assert "model.onnx" in timed

@@ -13,7 +13,7 @@ import pytest
 from distiltune.errors import StorageError
 from distiltune.search.config import Objective, SearchConfig
 from distiltune.search.driver import budget as budgets
-from distiltune.search.driver.budget import BudgetWatch, max_failed
+from distiltune.search.driver.budget import BudgetMonitor, max_failed
 from distiltune.search.selection import choose_trial, pareto_front
 from distiltune.search.trial_record import TrialRecord
 from distiltune.storage.store import Store
@@ -24,23 +24,23 @@ def config(**values) -> SearchConfig:
 
 
 def test_without_a_budget_nothing_ends():
-    assert BudgetWatch(config()).ended_by(0.99) is None
+    assert BudgetMonitor(config()).ended_by(0.99) is None
 
 
 def test_wall_time_counts_all_tries_together(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(budgets.time, "monotonic", lambda: now[0])
-    first = BudgetWatch(config(budget={"wall_time_s": 60}))
+    first = BudgetMonitor(config(budget={"wall_time_s": 60}))
     now[0] += 40
     assert first.ended_by(None) is None
-    second = BudgetWatch(config(budget={"wall_time_s": 60}))
+    second = BudgetMonitor(config(budget={"wall_time_s": 60}))
     state = first.get_state()
     now[0] += 1000  # nobody searched
     second.set_state(state)
     now[0] += 19
     assert second.ended_by(None) is None
     now[0] += 1
-    assert second.ended_by(None) == "its 60 s are over"
+    assert second.ended_by(None) == "its limit of 60 s is reached"
     pickled = pickle.dumps(second)
     now[0] = 5.0  # another machine
     third = pickle.loads(pickled)
@@ -53,27 +53,27 @@ def test_wall_time_counts_all_tries_together(monkeypatch):
     [("validation_accuracy", "max", 0.94, 0.95), ("validation_loss", "min", 0.96, 0.95)],
 )
 def test_a_target_is_reached_in_the_metrics_own_direction(metric, mode, below, reached):
-    watch = BudgetWatch(config(metric=metric, mode=mode, budget={"target_value": 0.95}))
+    watch = BudgetMonitor(config(metric=metric, mode=mode, budget={"target_value": 0.95}))
     assert watch.ended_by(None) is None
     assert watch.ended_by(below) is None
     assert watch.ended_by(reached) == f"{metric} 0.9500 reached its target 0.95"
 
 
 def test_patience_counts_trials_without_a_better_value():
-    watch = BudgetWatch(config(budget={"patience": 2}))
+    watch = BudgetMonitor(config(budget={"patience": 2}))
     for best in (0.5, 0.6, 0.6):
         watch.trial_ended(best)
         assert watch.ended_by(best) is None
     watch.trial_ended(0.6)
-    assert watch.ended_by(0.6) == "2 trials one after another brought no better validation_accuracy"
-    again = BudgetWatch(config(budget={"patience": 2}))
+    assert watch.ended_by(0.6) == "2 consecutive trials did not improve validation_accuracy"
+    again = BudgetMonitor(config(budget={"patience": 2}))
     again.set_state(watch.get_state())
     assert again.ended_by(0.6) is not None
 
 
 def test_too_many_failures_are_summed_up():
     assert (max_failed(config(num_trials=4)), max_failed(config(num_trials=40))) == (3, 10)
-    watch = BudgetWatch(config(max_failed_trials=2))
+    watch = BudgetMonitor(config(max_failed_trials=2))
     assert watch.too_many_failed(Counter({"nan": 2})) is None
     said = watch.too_many_failed(Counter({"nan": 2, "out of memory": 1}))
     assert said is not None
@@ -110,15 +110,15 @@ def test_a_trial_that_was_cut_short_when_it_reached_the_target_is_the_best():
 
 def test_a_trial_that_waited_for_its_place_when_the_search_was_ended_is_not_missed(tmp_path):
     from distiltune.search.driver.collect import _record
-    from distiltune.search.driver.experiment import Ended
+    from distiltune.search.driver.experiment import SearchEnd
 
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
     plan: Any = SimpleNamespace(settings=settings, config=config())
     waited: Any = SimpleNamespace(config=None, path="search/0a1b2c3d", metrics=None, error=None)
     grid: Any = [waited]
-    assert _record(waited, Ended(grid, 0, "its 60 s are over"), plan, set()) is None
-    with pytest.raises(StorageError, match=r"0a1b2c3d/params\.json is not there"):
-        _record(waited, Ended(grid, 1), plan, set())
+    assert _record(waited, SearchEnd(grid, 0, "60 s"), plan, set()) is None
+    with pytest.raises(StorageError, match=r"0a1b2c3d/params\.json"):
+        _record(waited, SearchEnd(grid, 1), plan, set())
 
 
 @pytest.mark.parametrize(("num_trials", "seconds"), [(5, "10"), (200, "10"), (1000, "50")])
@@ -146,7 +146,7 @@ def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tm
         """Tune's, which gives that trial up each time."""
 
         def fit(self):
-            [watch] = progress.watches
+            [watch] = progress.running_searches
             fitted.append(watch.restored)
             callback = ProgressCallback(config(), 1)
             callback.on_trial_start(0, [trial], trial)
@@ -201,7 +201,7 @@ def test_constraints_go_before_the_metric():
     assert none.best.trial_id == "t2"
     assert (
         none.text
-        == "no trial keeps every constraint; t2 comes nearest, and misses latency_ms <= 0.5 (it has 0.8)"
+        == "no trial satisfies every constraint; t2 is closest and violates latency_ms <= 0.5 (it has 0.8)"
     )
 
 

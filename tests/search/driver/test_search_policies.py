@@ -60,14 +60,14 @@ def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):
         inputs,
         tmp_path / "s",
         journal="optuna.journal",
-        on_progress=told.append,
+        report=told.append,
     )
     assert [trial.state for trial in outcome.trials] == ["finished", "pruned", "finished"]
     bad = outcome.trials[1]
     assert bad.reason == "stopped early after 25% of its schedule"
     assert [progress for progress, _ in bad.curve] == [0.25]
     assert outcome.best.trial_id in (outcome.trials[0].trial_id, outcome.trials[2].trial_id)
-    assert (told[-1].done, told[-1].pruned, told[-1].failed, told[-1].running) == (3, 1, 0, 0)
+    assert [told[-1].values[name] for name in ("done", "pruned", "failed", "running")] == [3, 1, 0, 0]
     assert ended_well(tmp_path / "s" / "tensorboard" / bad.trial_id)
     study = journal_of(tmp_path / "s" / "optuna.journal")
     assert [trial.state for trial in study.trials] == [
@@ -96,8 +96,8 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
 @pytest.mark.parametrize(
     ("budget", "reason", "num_trials"),
     [
-        ({"patience": 2}, "2 trials one after another brought no better validation_accuracy", 4),
-        ({"wall_time_s": 1e-3}, "its 0.001 s are over", None),
+        ({"patience": 2}, "2 .*validation_accuracy", 4),
+        ({"wall_time_s": 1e-3}, ".*0.001 s", None),
     ],
 )
 def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):
@@ -161,5 +161,5 @@ def test_a_student_that_misses_a_bound_is_never_trained(students, tmp_path):
     outcome = search(wanted, students, tmp_path / "s")
     assert [trial.parameters["student.layers"] for trial in outcome.trials] == [[0]] * 3
     tighter = config(num_trials=3, space=LAYERS, constraints=["latency_ms <= 0.1"])
-    with pytest.raises(ConfigError, match=r"no student keeps latency_ms <= 0\.1"):
+    with pytest.raises(ConfigError, match=r"search\.constraints: .*latency_ms <= 0\.1"):
         search(tighter, students, tmp_path / "t")

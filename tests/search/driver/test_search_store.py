@@ -37,8 +37,8 @@ from distiltune.search.trial.checkpoints import (
     find_checkpoint,
     keep_best_and_last,
     saved_epochs,
-    send_epoch,
-    superfluous,
+    superseded,
+    upload_epoch,
     write_epoch,
 )
 from distiltune.search.trial_record import is_trial_name
@@ -74,12 +74,12 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
 
     def tell(progress):
         told.append(progress)
-        if progress.best_value is not None and progress.running:
+        if progress.values["best_value"] is not None and progress.values["running"]:
             seen_while_running.append(store.names(KEYS["tensorboard"]))
 
-    outcome = search(store, 2, 2, on_progress=tell, cpus_per_trial=2)
+    outcome = search(store, 2, 2, report=tell, cpus_per_trial=2)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
-    assert json.loads(json.dumps(told[-1].to_json()))["done"] == 2
+    assert json.loads(json.dumps(dict(told[-1].values)))["done"] == 2
     assert outcome.best.checkpoint is not None
     assert outcome.best.checkpoint.startswith(f"{KEYS['experiment']}/{outcome.best.trial_id}/checkpoint_")
     folder = download_checkpoint(store, outcome.best.checkpoint, tmp_path / "best")
@@ -118,9 +118,9 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
     assert [each.epoch for each in epochs] == [1, 4, 5, 7]
     assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 5
     assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "max")] == [1, 4]
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "max", num_last=3)] == [1]
-    assert [each.epoch for each in superfluous(epochs, "accuracy", "min")] == [4, 5]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "max")] == [1, 4]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "max", num_last=3)] == [1]
+    assert [each.epoch for each in superseded(epochs, "accuracy", "min")] == [4, 5]
     keep_best_and_last(store, "s/t", "accuracy", "max")
     assert store.names("s/t") == ["checkpoint_000004", "checkpoint_000006", "params.json"]
     only = download_checkpoint(store, "s/t/checkpoint_000004", tmp_path / "only", {"model.safetensors"})
@@ -147,16 +147,16 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
         write_epoch(folder, {"epoch": 3, "step": 7, "metrics": {"accuracy": 0.5}})
         return folder
 
-    saved = send_epoch(store, made(b"first"), "s/0001")
+    saved = upload_epoch(store, made(b"first"), "s/0001")
     assert saved == saved_epochs(store, "s/0001")[0]
     assert saved.key == "s/0001/checkpoint_000003"
     monkeypatch.setattr(Store, "upload", away_after_one)
     with pytest.raises(StorageError):
-        send_epoch(store, made(b"other"), "s/0001")
+        upload_epoch(store, made(b"other"), "s/0001")
     assert len(sent) == 1
     assert saved_epochs(store, "s/0001") == [], "half of one and half of another"
     monkeypatch.undo()
-    again = send_epoch(store, tmp_path / "other", "s/0001")
+    again = upload_epoch(store, tmp_path / "other", "s/0001")
     assert saved_epochs(store, "s/0001") == [again]
     assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
 
@@ -181,7 +181,7 @@ def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_p
         assert store.names(f"{experiment}/{after.trial_id}") == store.names(f"{experiment}/{before.trial_id}")
     texts = [read_log(store, f"{logs}/{trial.trial_id}")[0] for trial in again.trials]
     assert [LOGGED_EPOCH.findall(text) for text in texts] == [["1", "2"]] * 3
-    assert [re.findall(r"goes on after epoch (\d+)", text) for text in texts] == [["2"], ["2"], []], (
+    assert [re.findall(r"after epoch (\d+)", text) for text in texts] == [["2"], ["2"], []], (
         "the number of the last one stood for other arguments"
     )
     for trial in again.trials:
@@ -210,7 +210,7 @@ def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_se
 
 
 def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
-    from distiltune.search.driver.progress import watching
+    from distiltune.search.driver.progress import search_running
     from distiltune.search.driver.result_files import ResultFiles
 
     store, away = Store(str(tmp_path), retry_s=0), threading.Event()
@@ -236,7 +236,7 @@ def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_pa
         lines = (read(store, "s/0003/result.json") or b"").splitlines()
         return [(json.loads(line)["epoch"], json.loads(line).get("try", 1)) for line in lines]
 
-    with watching(None, store=store, experiment="s"):
+    with search_running(None, store=store, experiment="s"):
         first = ResultFiles()
         first.on_trial_start(0, [], trial)
         report(first, 1)
@@ -276,7 +276,7 @@ def test_a_directory_that_the_nodes_do_not_share_is_refused_by_the_first_trial(t
         num_threads=torch.get_num_threads(),
         use_gpu=False,
     )
-    with pytest.raises(StorageError, match="the search's folder is not there on"):
+    with pytest.raises(StorageError, match=r"the search's folder .*distiltune resume"):
         run_trial({"number": 0, "arguments": {}}, cast(Any, None), settings)
     assert not list(tmp_path.iterdir())
 
@@ -322,7 +322,7 @@ def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, t
         away.set()
         events.scalars({"loss/total": 1.0}, 1)
         events.send()
-        assert "TensorBoard will lag behind" in caplog.text
+        assert "TensorBoard" in caplog.text
         away.clear()
         events.scalars({"loss/total": 0.5}, 2)
         events.send()
@@ -340,11 +340,11 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
         pass
 
     def tell(moment):
-        if moment.waiting_for:
-            raise EnoughError(moment.waiting_for)
+        if moment.values["waiting_for"]:
+            raise EnoughError(moment.values["waiting_for"])
 
     with pytest.raises(EnoughError, match=r"1 CPU and 0\.5 GPU for a trial"):
-        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, on_progress=tell)
+        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=tell)
 
 
 def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
@@ -370,7 +370,7 @@ def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
 def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):
     from pyarrow.fs import LocalFileSystem, copy_files
 
-    from distiltune.search.driver.whole_files import tune_filesystem
+    from distiltune.search.driver.atomic_files import tune_filesystem
 
     made = pickle.loads(pickle.dumps(tune_filesystem(Store(str(tmp_path)))))
     assert made == tune_filesystem(Store(str(tmp_path)))
@@ -470,11 +470,11 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
         store = Store(url, retry_s=3)
 
         def tell(progress):
-            if progress.best_value is not None:
+            if progress.values["best_value"] is not None:
                 away.set()
 
         with pytest.raises(StorageError, match="distiltune resume") as caught:
-            search(store, 3, 4, on_progress=tell)
+            search(store, 3, 4, report=tell)
         assert "\n" not in str(caught.value)
         away.clear()
         saved = saved_by_trial(direct)
@@ -494,12 +494,12 @@ def test_a_search_whose_disk_is_full_goes_on_when_there_is_room(ray_session, tmp
         store = Store(str(tmp_path / "disk"), retry_s=3)
 
         def tell(progress):
-            if progress.best_value is not None:
+            if progress.values["best_value"] is not None:
                 with suppress(OSError):
                     (tmp_path / "disk" / "filler").write_bytes(bytes(16 * 2**20))
 
         with pytest.raises(StorageError, match="No space left on device") as caught:
-            search(store, 3, 4, on_progress=tell)
+            search(store, 3, 4, report=tell)
         assert "\n" not in str(caught.value)
         (tmp_path / "disk" / "filler").unlink()
         saved = saved_by_trial(store)
@@ -517,12 +517,12 @@ def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_ur
         timers = []
 
         def tell(progress):
-            if progress.best_value is not None and not timers:
+            if progress.values["best_value"] is not None and not timers:
                 away.set()
                 timers.append(threading.Timer(6, away.clear))
                 timers[0].start()
 
-        outcome = search(store, 2, 4, on_progress=tell)
+        outcome = search(store, 2, 4, report=tell)
     assert timers
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
 

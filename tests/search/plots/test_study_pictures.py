@@ -73,7 +73,7 @@ def test_the_same_trials_give_the_same_pictures(tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_trials(tmp_path, count):
     drawn = draw_study(search(count, 2), tmp_path, **TWO)
-    assert drawn.left_out == {IMPORTANCE_FILE: f"{count} trials are finished, and 10 are needed"}
+    assert drawn.left_out == {IMPORTANCE_FILE: f"{count} trials have finished, but 10 are needed"}
     for path in drawn.paths:
         check_picture(path)
 
@@ -83,7 +83,7 @@ def test_no_finished_trial(tmp_path):
     (tmp_path / HISTORY_FILE).write_bytes(b"of an earlier call")
     drawn = draw_study(failed, tmp_path, **ONE)
     assert drawn.paths == []
-    assert drawn.left_out == dict.fromkeys(ALL, "no trial is finished")
+    assert drawn.left_out == dict.fromkeys(ALL, "no trial has finished")
     assert list(tmp_path.iterdir()) == []
 
 

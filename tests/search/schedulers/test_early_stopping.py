@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distiltune.search.schedulers.asha import Asha
-from distiltune.search.schedulers.base import Readings, value_at
+from distiltune.search.schedulers.base import CurveCache, value_at
 from distiltune.search.schedulers.median import MedianRule
 
 
@@ -28,14 +28,14 @@ def at(curves):
 def test_what_is_kept_of_the_curves_is_what_they_say(seed):
     random = np.random.default_rng(seed)
     whole = {f"t{number}": curve(*random.random(2 + number % 5)) for number in range(9)}
-    readings, heard = Readings(), {}
+    readings, heard = CurveCache(), {}
     while not heard or min(map(len, heard.values())) < 2 or len(heard) < 9:
         name = f"t{random.integers(9)}"
         heard[name] = whole[name][: len(heard.get(name, [])) + 1]
         readings.add(name, heard[name])
         fraction = heard[name][-1][0]
         others = at([each for other, each in heard.items() if other != name])(fraction)
-        assert sorted(readings.of_others(name, fraction)) == sorted(others)
+        assert sorted(readings.values_of_others(name, fraction)) == sorted(others)
 
 
 def test_a_curve_is_read_between_its_epochs_and_not_beyond_them():
@@ -104,9 +104,9 @@ def told(scheduler, name: str, values: list[list[float]], **more) -> str:
 
 
 def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
-    from distiltune.search.schedulers.in_turn import StoppingEarly
+    from distiltune.search.schedulers.tune_schedulers import EarlyStoppingScheduler
 
-    scheduler = StoppingEarly(Asha(grace=0.25), "max")
+    scheduler = EarlyStoppingScheduler(Asha(grace=0.25), "max")
     for number in range(3):
         assert told(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"
     assert told(scheduler, "bad", curve(0.1, of=2)) == "STOP"
@@ -117,7 +117,7 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
     for number in range(4):
         assert told(scheduler, f"better{number}", curve(1.2 + number / 10, of=2)) == "CONTINUE"
     assert told(scheduler, "slow", slow) == "CONTINUE", "judged already, before its worker was lost"
-    restored = StoppingEarly(Asha(grace=0.25), "max")
+    restored = EarlyStoppingScheduler(Asha(grace=0.25), "max")
     for number in range(3):
         restored.on_trial_add(None, trial(f"good{number}", {"curve": curve(0.8 + number / 10, 0.9)}))
     restored.on_trial_add(None, trial("new"))
@@ -126,13 +126,13 @@ def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
 
 
 def test_the_trial_with_the_lowest_number_that_waits_is_next():
-    from distiltune.search.schedulers.in_turn import InTurn
+    from distiltune.search.schedulers.tune_schedulers import InOrderScheduler
 
     def live(number: int, status: str):
         return SimpleNamespace(config={"number": number}, status=status)
 
     trials = {3: live(3, "PENDING"), 1: live(1, "RUNNING"), 2: live(2, "PENDING"), 0: live(0, "PAUSED")}
     controller: Any = SimpleNamespace(get_live_trials=lambda: trials.values())
-    assert InTurn().choose_trial_to_run(controller) is trials[2]
+    assert InOrderScheduler().choose_trial_to_run(controller) is trials[2]
     del trials[2], trials[3]
-    assert InTurn().choose_trial_to_run(controller) is None
+    assert InOrderScheduler().choose_trial_to_run(controller) is None

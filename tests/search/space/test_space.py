@@ -74,7 +74,7 @@ def test_a_value_that_an_argument_refuses_is_told_before_any_trial():
     assert len(faults) == 3
     assert "search.space.alpha: 2.0" in faults[0]
     assert "search.space.temperature: 0" in faults[1]
-    assert faults[2].startswith("search.space.learning_rate: 'high' is refused: ")
+    assert faults[2].startswith("search.space.learning_rate: 'high' is rejected: ")
 
 
 def test_an_argument_named_twice_is_told():
@@ -134,11 +134,12 @@ def test_conditions_that_cannot_hold_are_told():
         "warmup_ratio": {"type": "choice", "values": [0.0, 0.1], "when": {"weight_decay": 0.0}},
     }
     faults = faults_of(space)
-    assert "search.space.temperature.when.alpha: a range of floats hits no value exactly" in faults[0]
+    assert "search.space.temperature.when.alpha: " in faults[0]
+    assert "make alpha a choice" in faults[0]
     assert "search.space.num_train_epochs.when.optim: 'optim' is not a argument of the space" in faults[
         1
     ] or ("'optim'" in faults[1])
-    assert "ask about one another" in faults[-1]
+    assert "remove one `when`" in faults[-1]
     assert "weight_decay" in faults[-1]
     assert "warmup_ratio" in faults[-1]
 
@@ -155,13 +156,13 @@ def test_every_kind_of_fault_is_told_in_one_error():
     told = "\n".join(faults)
     for part in (
         "search.space.learning_rat: ",
-        "search.space.alpha: 2.0 is refused",
+        "search.space.alpha: 2.0 is rejected",
         "search.metric: 'validation_los' is not a metric; did you mean 'validation_loss'?",
         "set search.objectives.0.mode to 'min'",
         "search.constraints.0: 'latency' is not a metric; did you mean 'latency_ms'?",
-        "search.objectives.0.metric: latency_ms is that of the student, and all trials have the same; search "
+        "search.objectives.0.metric: latency_ms depends only on the student, and all trials have the same one; search "
         "student.num_layers or student.layers, or leave it out",
-        "search.constraints.1: num_parameters is that of the student",
+        "search.constraints.1: num_parameters depends only on the student",
         "search.scheduler: 'asha' compares trials by one metric",
         "search.points.0.temperature: 40 is outside of the space; accepted: whole numbers from 2 to 20",
         "search.points.1.alhpa: 'alhpa' is not a argument of the space; did you mean 'alpha'?",
@@ -195,16 +196,14 @@ def test_students_that_cannot_be_made_are_told():
     assert len(faults) == 4
     assert "are both given" in faults[0]
     for name, fault in zip(both, faults[1:], strict=False):
-        assert fault.startswith(
-            f"search.space.{name}: refused for a student of kind checkpoint, which accepts "
-        )
+        assert fault.startswith(f"search.space.{name}: ")
         assert "student.num_attention_heads, student.intermediate_size; " in fault
         assert fault.endswith("of kind layers")
-    assert "search.space.student.num_layers: 0 is refused" in faults[3]
+    assert "search.space.student.num_layers: 0 is rejected" in faults[3]
     [fault] = faults_of({"student.layers": {"type": "choice", "values": [[0, 5], [5, 0], "0,5"]}})[:-1] or [
         ""
     ]
-    assert "[5, 0] is refused" in fault
+    assert "[5, 0] is rejected" in fault
 
 
 def test_students_that_miss_a_bound_are_not_trained():
@@ -217,6 +216,6 @@ def test_students_that_miss_a_bound_are_not_trained():
     kept = without_misfits(config(space, constraints=["latency_ms <= 1.0"], points=points), students)
     assert kept.space["student.num_layers"].values == [1, 2]
     assert kept.points == points[1:], "a point with a student that is left out is left out"
-    with pytest.raises(ConfigError, match=r"no student keeps latency_ms <= 0\.1: .*=1 has 0\.4"):
+    with pytest.raises(ConfigError, match=r"search\.constraints: .*latency_ms <= 0\.1: .*=1 has 0\.4"):
         without_misfits(config(space, constraints=["latency_ms <= 0.1"]), students)
     assert without_misfits(config(space), students) == config(space)

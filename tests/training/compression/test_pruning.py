@@ -19,8 +19,8 @@ from transformers import (
 
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.errors import ConfigError, InputError, ModelError
+from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.measurements import compressed_bytes, model_bytes
-from distiltune.export.benchmark.rows import RowMeasurement
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.search.config import SearchConfig
 from distiltune.search.selection import choose_trial
@@ -333,10 +333,10 @@ def test_what_cannot_be_gone_on_with_is_one_clear_error(tmp_path, data):
     more = {"save_strategy": "epoch", "num_train_epochs": 2}
     trained(tmp_path / "whole", data, None, **more)
     checkpoint = tmp_path / "whole" / "checkpoint-3"
-    with pytest.raises(InputError, match=r"checkpoint-3: has no pruning\.state to go on pruning from"):
+    with pytest.raises(InputError, match=r"checkpoint-3: has no pruning\.state"):
         trained(tmp_path, data, CONFIGS["magnitude"], resume=str(checkpoint), **more)
     trained(tmp_path / "other", data, CONFIGS["magnitude"], **more)
-    with pytest.raises(InputError, match="another model, or another method of pruning"):
+    with pytest.raises(InputError, match="pruning method"):
         trained(tmp_path, data, CONFIGS["movement"], resume=str(tmp_path / "other" / "checkpoint-3"), **more)
 
 
@@ -362,9 +362,9 @@ def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, 
         ({"sparsity": -0.1}, r"training\.pruning\.sparsity: .*\(given -0\.1\)"),
         (
             {"sparsity": 0.4, "method": "soft_movement"},
-            r"training\.pruning\.sparsity: is a key of method magnitude, movement alone",
+            r"training\.pruning\.sparsity: is a key of method magnitude, movement",
         ),
-        ({"initial_sparsity": 0.6}, "initial_sparsity 0.6 given; accepted: 0 up to sparsity, 0.5"),
+        ({"initial_sparsity": 0.6}, "initial_sparsity 0.6 given; accepted: 0 to sparsity, 0.5"),
         (
             {"initial_sparsity": 0.1, "method": "soft_movement"},
             r"training\.pruning\.initial_sparsity: is a key of method magnitude, movement",
@@ -395,10 +395,10 @@ def test_faulty_pruning_is_refused(tmp_path, pruning, said):
         (
             {},
             {"space": {SPARSITY: {"type": "choice", "values": [0, 0.5, 1.0]}}},
-            "1.0 is refused: it needs a number",
+            "1.0 is rejected: it must be a number",
         ),
-        ({}, {"space": {SPARSITY: "much"}}, "'much' is refused"),
-        (None, {"space": {SPARSITY: 0.5}}, "nothing is pruned; say how in training.pruning"),
+        ({}, {"space": {SPARSITY: "much"}}, "'much' is rejected"),
+        (None, {"space": {SPARSITY: 0.5}}, "nothing is pruned; configure training.pruning"),
         (None, {"objectives": [{"metric": "sparsity", "mode": "max"}]}, "sparsity: nothing is pruned"),
         (
             {"method": "soft_movement"},
@@ -456,7 +456,7 @@ def test_epochs_before_the_end_of_the_schedule_are_not_chosen():
     stopped, done = trial(0, epochs[0], "pruned"), trial(1, epochs[3])
     assert choose_trial([stopped, done], SearchConfig()).best is done
     only = choose_trial([stopped], SearchConfig())
-    assert (only.best, only.text) == (stopped, "no trial came to the end of its pruning")
+    assert (only.best, only.text) == (stopped, "no trial completed its pruning")
 
 
 # ---- Size -----------------------------------------------------------------------------------------------
@@ -481,7 +481,7 @@ def test_the_report_of_a_pruned_student_has_compressed_sizes_and_says_what_they_
     def row(name, compressed):
         times = dict.fromkeys(("mean", "std", "p50", "p90", "p99"), 1.0)
         more = {"compressed_size_mb": compressed}
-        return RowMeasurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
+        return Measurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
 
     for size, there in ((3.21, True), (None, False)):
         rows = [row("onnx", size), row("onnx-int8", size)]

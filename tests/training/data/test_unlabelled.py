@@ -86,7 +86,7 @@ def test_texts_are_read_once_each_and_none_that_is_in_a_split(files, tmp_path, k
     [
         ("none.txt", None, r"data\.unlabelled\.path does not exist"),
         ("empty.txt", " \n", "the file is empty"),
-        ("known.txt", TEXTS[0], "holds no text that is not in train, validation or test"),
+        ("known.txt", TEXTS[0], "no text that is not in train, validation or test"),
         ("binary.txt", "a\0b", "not text, it is a binary file"),
         ("other.csv", "words\na\n", "no column 'text'"),
     ],
@@ -196,15 +196,15 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"data": {"unlabelled": {}}}, r"data\.unlabelled.*give one of path and dataset"),
+        ({"data": {"unlabelled": {}}}, r"data\.unlabelled.*exactly one of path and dataset"),
         ({"data": {"augmentation": {"dropped": {"count": 5, "share": 1}}}}, r"dropped\.share"),
         (
             {"data": {"augmentation": {"masked": {"count": 5}}}, "student": {"checkpoint": "./some"}},
-            r"data\.augmentation\.masked: the word pieces are the teacher's",
+            r"data\.augmentation\.masked: .*student\.checkpoint",
         ),
         (
             {"data": {"augmentation": {"spliced": {"count": 5}}}, "search": {"space": {"alpha": 1}}},
-            r"data\.augmentation\.spliced: with alpha 1 nothing is learnt from the teacher",
+            r"data\.augmentation\.spliced: .*alpha 1",
         ),
     ],
 )
@@ -222,11 +222,11 @@ MORE = {"unlabelled": {"path": "x.txt", "count": 9}, "augmentation": {"spliced":
     [
         ({"data.unlabelled.count": {"type": "int", "low": 0, "high": 9}}, None),
         ({"data.augmentation.spliced.count": {"type": "choice", "values": [0, 40]}}, None),
-        ({"data.unlabelled.count": 10}, "needs a whole number from 0 to data.unlabelled.count, 9"),
-        ({"data.augmentation.spliced.count": {"type": "float", "low": 0, "high": 40}}, "0.0 is refused"),
+        ({"data.unlabelled.count": 10}, "a whole number from 0 to data.unlabelled.count, 9"),
+        ({"data.augmentation.spliced.count": {"type": "float", "low": 0, "high": 40}}, "0.0 is rejected"),
         (
             {"data.augmentation.masked.count": 4},
-            "there are no such texts; describe them in data.augmentation.masked",
+            "there are no such texts; configure them in data.augmentation.masked",
         ),
         ({"data.augmentation.splice.count": 4}, "did you mean 'data.augmentation.spliced.count'"),
     ],

@@ -317,7 +317,7 @@ def test_dropout_of_a_training_is_not_that_of_its_checkpoint(tmp_path, rows):
     assert _losses(_trained(tmp_path / "some", rows, dropout=0.4)) != pytest.approx(
         _losses(trainer), rel=1e-3
     )
-    with pytest.raises(InputError, match=r"dropout is 1; accepted: a number from 0 up to, and without, 1"):
+    with pytest.raises(InputError, match=r"dropout is 1; accepted: a number from 0 to below 1"):
         _args(tmp_path, dropout=1)
 
 

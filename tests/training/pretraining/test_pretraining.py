@@ -340,7 +340,7 @@ def _student(directory, teacher, **pretraining):
         texts=(TEXTS[:30], TEXTS[30:]),
         num_threads=1,
         use_gpu=False,
-        tell=told.append,
+        report=lambda progress: told.append(progress.message),
     )
     return record, told
 
@@ -391,7 +391,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
         record, _ = _student(tmp_path / head, teachers["bert"], **more, **section)
         assert record["pretraining"]["head"] == head
         assert record["pretraining"]["num_texts"] == 8
-    assert "has no masked-language head; none is needed, beta is 0" in caplog.text
+    assert "none is needed, since beta is 0" in caplog.text
     with pytest.raises(
         ModelError, match=r"head_epochs: 0 given, .* has no masked-language head, .*set beta to 0"
     ):
@@ -448,7 +448,7 @@ def test_pretraining_comes_after_narrowing_and_before_trimming(teachers, tmp_pat
 @pytest.mark.parametrize("texts", [([], []), ((), ())])
 def test_no_texts_are_refused(teachers, tmp_path, texts):
     config = student_config(layers=[0], pretraining={})
-    with pytest.raises(ModelError, match=r"there are no texts to train on; give data\.unlabelled"):
+    with pytest.raises(ModelError, match=r"there are no texts to train on; .*data\.unlabelled"):
         build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=texts)
     assert not (tmp_path / "s").exists()
 
@@ -466,9 +466,9 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
     shutil.copytree(teachers["bert"], tmp_path / "narrow")
     (tmp_path / "narrow" / "config.json").write_text(json.dumps(narrowed))
     for name, message in {
-        "narrow": r"fewer attention heads \(kept_attention_heads .* name one that has all its heads",
-        "wide": r"gamma: 1\.0 given; the cosine needs equal widths, the student's is 32, .* 48; set it to 0",
-        "other": r"word pieces, the model that it learns from \d+, and they are not the same",
+        "narrow": r"fewer attention heads \(kept_attention_heads .*student\.pretraining\.checkpoint",
+        "wide": r"gamma: 1\.0 given; the cosine needs equal widths, .* 32 .* 48; set it to 0",
+        "other": r"word pieces, .* has \d+ .*student\.pretraining\.checkpoint",
         "electra": r"student\.pretraining: 'electra' given.*: bert, distilbert, roberta;",
     }.items():
         section = {

@@ -113,7 +113,7 @@ def test_a_long_list_of_labels_is_cut(checkpoint) -> None:
 def test_labels_without_names_are_not_matched_by_position(data, tmp_path) -> None:
     names = [f"LABEL_{number}" for number in range(4)]
     given = tiny_classifier(tmp_path / "given", label_names=names, texts=TEXTS)
-    with pytest.raises(ModelError, match=r"LABEL_0.*never matched by position; set id2label"):
+    with pytest.raises(ModelError, match=r"LABEL_0.*set id2label"):
         prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
 
 
@@ -121,7 +121,7 @@ def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> 
     model, tokenizer = load_classifier(checkpoint)
     model.base_model.save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ModelError, match=r"no trained classifier.*classifier\.bias.*fine_tune"):
+    with pytest.raises(ModelError, match=r"classifier\.bias.*fine_tune"):
         prepare(teacher(checkpoint=str(tmp_path / "encoder")), data, tmp_path / "teacher")
 
 
@@ -129,8 +129,13 @@ def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> 
 
 
 def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_path, capfd) -> None:
-    told: list[dict] = []
-    record = prepare(teacher(scratch=TINY), data, tmp_path / "teacher", on_epoch=told.append)
+    told: list = []
+    record = prepare(
+        teacher(scratch=TINY),
+        data,
+        tmp_path / "teacher",
+        report=lambda progress: told.append(progress.values),
+    )
     accuracies = [epoch["validation_accuracy"] for epoch in told]
     assert record["kind"] == "scratch"
     assert record["epochs"] == told
@@ -320,9 +325,7 @@ def test_directories_that_are_no_checkpoints_are_refused(checkpoint, tmp_path) -
         resolve_checkpoint(str(tmp_path))
     pickled = Path(shutil.copytree(checkpoint, tmp_path / "pickled"))
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    with pytest.raises(
-        ModelError, match=r"only pytorch_model\.bin, a pickle, which is not read; .*save_pretr"
-    ):
+    with pytest.raises(ModelError, match=r"only pytorch_model\.bin, a pickle, .*save_pretr"):
         resolve_checkpoint(str(pickled))
 
 

@@ -22,10 +22,10 @@ class PruningConfig(Section):
     A rule is a subclass that adds ``method`` (a literal with its name), its own keys, and ``mask``.
     """
 
-    method: str = Field(default="magnitude", description="How the weights that are masked are selected.")
+    method: str = Field(default="magnitude", description="Rule that selects the weights to mask.")
     begin: ShareBelowOne = Field(default=0.1, description="Share of the steps before the first mask.")
     end: float = Field(
-        default=0.7, gt=0, le=1, description="Share of the steps after which the masks stay as they are."
+        default=0.7, gt=0, le=1, description="Share of the steps after which the masks no longer change."
     )
     update_every: int = Field(
         default=20, ge=1, le=10**9, description="Steps between two updates of the masks."
@@ -60,11 +60,9 @@ class SparsityRule(PruningConfig):
     """A rule that masks a given share of each matrix."""
 
     sparsity: ShareBelowOne | None = Field(
-        default=None, description="Share of each matrix that is zero in the end; default: 0.5."
+        default=None, description="Final share of zeros in each matrix; default: 0.5."
     )
-    initial_sparsity: ShareBelowOne = Field(
-        default=0.0, description="Share that is zero from the first mask on."
-    )
+    initial_sparsity: ShareBelowOne = Field(default=0.0, description="Share of zeros in the first mask.")
 
     @property
     def final_sparsity(self) -> float:
@@ -81,8 +79,7 @@ class SparsityRule(PruningConfig):
     def _rises(self) -> SparsityRule:
         if self.initial_sparsity > self.final_sparsity:
             raise ValueError(
-                f"initial_sparsity {self.initial_sparsity:g} given; accepted: 0 up to sparsity, "
-                f"{self.final_sparsity:g}"
+                f"initial_sparsity {self.initial_sparsity:g} given; accepted: 0 to sparsity, {self.final_sparsity:g}"
             )
         return self
 
@@ -91,7 +88,7 @@ class ScoresRule(PruningConfig):
     """A rule that trains a score for each weight with Adam, from the gradient ``dL/dW' * W``."""
 
     score_learning_rate: LearningRate = Field(
-        default=1e-2, description="Adam's rate for the scores, which begin at 0."
+        default=1e-2, description="Learning rate of Adam for the scores, which start at 0."
     )
 
     def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:

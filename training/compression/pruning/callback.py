@@ -69,8 +69,8 @@ class PruningCallback(TrainerCallback):
         has_scores = isinstance(rule, ScoresRule)
         if has_scores and args.fp16:
             raise InputError(
-                f"pruning method {rule.method!r} and fp16, which scales the gradients that the scores are "
-                "made of; take bf16 or neither, or method magnitude"
+                f"pruning method {rule.method!r} does not work with fp16, which scales the gradients that the "
+                f"scores are computed from; use bf16 or neither, or method magnitude"
             )
         self._matrices = {
             name: PrunedMatrix.of(weight, scored=has_scores)

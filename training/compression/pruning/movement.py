@@ -19,7 +19,7 @@ class Movement(SparsityRule, ScoresRule):
     """Mask the lowest scores of each matrix (Sanh, Wolf and Rush, arXiv 2005.07683, 2020)."""
 
     method: Literal["movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default="movement", description="The weights that training moves towards zero the most are masked."
+        default="movement", description="The weights that training moves most towards zero are masked."
     )
 
     def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:

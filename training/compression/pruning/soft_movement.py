@@ -24,7 +24,7 @@ class SoftMovement(ScoresRule):
     """
 
     method: Literal["soft_movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default="soft_movement", description="The weights whose score is below a threshold are masked."
+        default="soft_movement", description="Weights with a score below a threshold are masked."
     )
     threshold: Probability = Field(default=0.1, description="Of sigmoid(score), at the schedule's end.")
     regularization: Weight = Field(

@@ -83,14 +83,14 @@ def load_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optim
         saved = load_file(folder / STATE_FILE)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"{folder}: has no {STATE_FILE} to go on pruning from ({first_line(error)}); resume from a "
-            "checkpoint that was saved while it was pruned, or begin anew"
+            f"{folder}: has no {STATE_FILE} to resume pruning from ({first_line(error)}); resume from a checkpoint "
+            f"that was saved during pruning, or start over"
         ) from error
     own = _tensors(matrices, optimizer)
     if missing := [name for name in own if name not in saved or saved[name].shape != own[name].shape]:
         raise InputError(
-            f"{folder / STATE_FILE}: has no such {missing[0]!r}: another model, or another method of pruning; "
-            "resume with the same, or begin anew"
+            f"{folder / STATE_FILE}: has no {missing[0]!r}: the model or the pruning method is different; resume "
+            f"with the same, or start over"
         )
     for name, each in matrices.items():
         device = each.weight.device

@@ -13,24 +13,25 @@ from ..rows import RawSplit
 
 
 class DataConfig(Section):
-    """The source of the labelled texts, with the keys that all sources share."""
+    """The source of the labelled texts, and the keys that all sources have."""
 
     source: str = Field(default="embedded", description="Where the labelled texts come from.")
     out_of_scope_label: Name | None = Field(
         default=None,
-        description="Name of the label for texts outside every intent. "
-        "Default: `oos` for embedded, clinc_json and clinc/clinc_oos; none for other data.",
+        description="Label of out-of-scope texts. Default: `oos` for embedded, clinc_json and clinc/clinc_oos; none "
+        "for other data.",
     )
     max_train_examples: Count | None = Field(
         default=None,
-        description="Use only this many training texts, drawn by `seed` so that every label keeps its share.",
+        description="Use only this many training texts, a stratified sample with `seed`.",
     )
-    seed: Seed = Field(default=0, description="Seed of that draw. Default: the job's `seed`.")
+    seed: Seed = Field(default=0, description="Seed of that sample. Default: the job's `seed`.")
     unlabelled: UnlabelledConfig | None = Field(
-        default=None, description="More texts, which the student learns from the teacher's logits alone."
+        default=None, description="Unlabelled texts, which the student learns from the teacher's logits only."
     )
     augmentation: AugmentationConfig = Field(
-        default_factory=AugmentationConfig, description="Texts made of training texts, learnt likewise."
+        default_factory=AugmentationConfig,
+        description="Texts generated from training texts, also learned from the teacher's logits only.",
     )
 
     local_files: ClassVar[tuple[str, ...]] = ()
@@ -62,11 +63,11 @@ class DataConfig(Section):
 class ColumnsConfig(DataConfig):
     """A source whose rows have named columns."""
 
-    text_column: Name = Field(default="text", description="hub, files: column that holds the text.")
+    text_column: Name = Field(default="text", description="hub, files: column with the text.")
     label_column: Name = Field(
         default="label",
-        description="hub, files: column that holds the label. Where a hub dataset has no `label` and "
-        "just one column of classes (`intent` in clinc/clinc_oos), that one is read.",
+        description="hub, files: column with the label. If a hub dataset has no `label` but exactly one column of "
+        "classes (`intent` in clinc/clinc_oos), that column is read.",
     )
 
 

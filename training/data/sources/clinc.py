@@ -24,7 +24,7 @@ class EmbeddedData(DataConfig):
     """The corpus that is included in the package."""
 
     source: Literal["embedded"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default="embedded", description="The corpus in the package."
+        default="embedded", description="The corpus included in the package."
     )
 
     @property
@@ -89,8 +89,8 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
         ) from None
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        what = "it ends too early, so it is cut off" if cut else error.msg
-        remedy = "copy or write the file anew" if cut else "for CSV, JSONL or Parquet use data.source: files"
+        what = "it ends too early: the file is truncated" if cut else error.msg
+        remedy = "copy or write the file again" if cut else "for CSV, JSONL or Parquet use data.source: files"
         raise DataError(
             f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); {remedy}"
         ) from None
@@ -100,7 +100,7 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
 
 def _check_keys(document: Any, origin: str) -> None:
     expected = "CLINC150's format is one object whose train, val and test are lists of [text, label]"
-    remedy = "for one file a split use data.source: files"
+    remedy = "for one file per split use data.source: files"
     if not isinstance(document, dict):
         raise DataError(f"{origin}: the document is a {type(document).__name__}; {expected}; {remedy}")
     missing = [key for key in KEYS.values() if key not in document]

@@ -47,7 +47,8 @@ def existing_file(name: str, parameter: str) -> Path:
         if path.is_dir():
             inside = sorted(entry.name for entry in path.iterdir() if entry.is_file())
             raise DataError(
-                f"{name}: {parameter} is a directory, not a file; name one file; it has {quoted(inside, 8)}"
+                f"{name}: {parameter} is a directory, not a file; specify one of its files; it has "
+                f"{quoted(inside, 8)}"
             )
         if path.exists():
             raise DataError(f"{name}: {parameter} is not a regular file; save the data in a file first")
@@ -55,7 +56,7 @@ def existing_file(name: str, parameter: str) -> Path:
     except OSError as error:
         raise _unreadable(name, error) from error
     close = difflib.get_close_matches(path.name, siblings, 3, 0.6)
-    hint = f"near it: {quoted(close)}" if close else f"looked in {path.parent.absolute()}"
+    hint = f"similar names: {quoted(close)}" if close else f"looked in {path.parent.absolute()}"
     raise DataError(f"{name}: {parameter} does not exist; {hint}; correct the path")
 
 
@@ -71,7 +72,7 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise _unreadable(str(path), error) from error
     if not content.removeprefix(codecs.BOM_UTF8).strip():
-        raise DataError(f"{path}: the file is empty; give it at least one text and label")
+        raise DataError(f"{path}: the file is empty; it needs at least one text and label")
     return content
 
 

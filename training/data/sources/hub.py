@@ -31,7 +31,7 @@ class HubData(ColumnsConfig):
     dataset_config: Name | None = Field(
         default="plus",
         description="hub: configuration of the dataset. Default: `plus` for clinc/clinc_oos, "
-        "else the dataset's own.",
+        "otherwise the dataset's default.",
     )
 
     is_remote: ClassVar[bool] = True
@@ -113,8 +113,8 @@ def _load(dataset: str, config: str | None, name: str) -> Any:
 def _tried(load: Callable[[], Any], name: str) -> Any:
     """Call ``load``; turn any failure into a one-line error with its remedy."""
     remedy = (
-        "load it once where there is a network and set HF_HUB_OFFLINE=1 here with the same HF_HOME, "
-        "or give data.dataset a local directory, or use data.source: files or clinc_json"
+        "load it once on a machine with network access and set HF_HUB_OFFLINE=1 here with the same HF_HOME, or set "
+        "data.dataset to a local directory, or use data.source: files or clinc_json"
     )
     from datasets.exceptions import DatasetNotFoundError
 
@@ -126,7 +126,7 @@ def _tried(load: Callable[[], Any], name: str) -> Any:
         return load()
     except ConnectionError as error:
         raise DataError(
-            f"{name}: the dataset is neither cached nor reachable on the hub; {remedy}"
+            f"{name}: the dataset is not cached, and the hub cannot be reached; {remedy}"
         ) from error
     except DatasetNotFoundError as error:
         raise DataError(

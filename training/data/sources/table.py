@@ -31,16 +31,16 @@ class FilesData(ColumnsConfig):
 
     source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="files",
-        description="CSV, JSONL or Parquet, one file a split (`train`, `validation`, `test`).",
+        description="CSV, JSONL or Parquet, one file per split (`train`, `validation`, `test`).",
     )
     train: Name | None = Field(
         default=None, description="files: the training split (.csv, .jsonl, .parquet)."
     )
     validation: Name | None = Field(
-        default=None, description="files: the validation split; every choice is made on it."
+        default=None, description="files: the validation split, on which every selection is made."
     )
     test: Name | None = Field(
-        default=None, description="files: the test split; reported once, never chosen by."
+        default=None, description="files: the test split, which is only reported, never used to select."
     )
 
     local_files: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
@@ -85,7 +85,7 @@ def _read_csv(split: str, path: Path, text_column: str, label_column: str) -> Ra
     origin = str(path)
     content = decode(read_bytes(path), origin, "CSV")
     if content.lstrip()[:1] in ("{", "["):
-        raise DataError(f"{origin}: not CSV, it holds JSON; rename it to .jsonl if it has one object a line")
+        raise DataError(f"{origin}: not CSV but JSON; rename it to .jsonl if it has one object per line")
     csv.field_size_limit(
         max(csv.field_size_limit(), len(content))
     )  # a text may be longer than 131,072 characters
@@ -113,7 +113,7 @@ def _read_csv(split: str, path: Path, text_column: str, label_column: str) -> Ra
     for line, row in zip(lines[1:], rows, strict=True):
         if len(row) != len(header):
             faults.add(lambda n=line, r=row: f"line {n}: {len(r)} fields where the header has {len(header)}")
-    faults.raise_if_any(origin, "put texts that hold a comma in double quotes")
+    faults.raise_if_any(origin, "put texts that contain a comma in double quotes")
     return RawSplit(
         split,
         origin,
@@ -156,7 +156,7 @@ def _read_jsonl(split: str, path: Path, text_column: str, label_column: str) -> 
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
-    remedy = 'JSON Lines has one object a line, such as {"text": "…", "label": "…"}'
+    remedy = 'JSON Lines has one object per line, such as {"text": "…", "label": "…"}'
     try:
         value = read_json(line)
     except json.JSONDecodeError as error:
@@ -179,9 +179,7 @@ def _read_parquet(split: str, path: Path, text_column: str, label_column: str) -
             table = file.read(columns=[text_column, label_column])
         texts, labels = (table.column(name).to_pylist() for name in (text_column, label_column))
     except UnicodeDecodeError:
-        raise DataError(
-            f"{origin}: a text or label is not valid UTF-8; write the file anew as UTF-8"
-        ) from None
+        raise DataError(f"{origin}: a text or label is not valid UTF-8; save the file as UTF-8") from None
     except DataError:
         raise
     except (
@@ -220,11 +218,11 @@ def _not_parquet(path: Path, error: Exception) -> DataError:
     kind = kind_of(content)
     if kind == "a Parquet file":
         return DataError(
-            f"{path}: a damaged or truncated Parquet file ({shown(reason, 90)}); copy or write it anew"
+            f"{path}: a damaged or truncated Parquet file ({shown(reason, 90)}); copy or write it again"
         )
     if kind is None:
         kind = "JSON text" if content.lstrip()[:1] in (b"{", b"[") else "text, perhaps CSV"
-    return DataError(f"{path}: not a Parquet file, it is {kind}; give it the extension of what it holds")
+    return DataError(f"{path}: not a Parquet file but {kind}; rename it with the extension of its format")
 
 
 _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

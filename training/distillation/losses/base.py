@@ -70,13 +70,13 @@ class LossInputs:
 
 
 class LossTerm(Section):
-    """A term of the loss with its weight and other keys; subclasses are registered.
+    """A term of the loss with its weight and other keys.
 
     The loss is the sum of ``weight * value(inputs)`` over the terms that have weight. A term without ``argument`` is
     configured by its section ``training.losses.NAME``, and its keys may be searched under that path.
     """
 
-    weight: Weight = Field(default=1.0, description="Weight of this term in the loss; 0 leaves it out.")
+    weight: Weight = Field(default=1.0, description="Weight of this term in the loss; 0 omits it.")
 
     name: ClassVar[str]
     """Name under which the unweighted value is logged."""

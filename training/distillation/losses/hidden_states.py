@@ -55,7 +55,7 @@ def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> No
         name = term.argument or term.path()
         raise InputError(
             f"{name} needs equal widths: the student's is {student_config.hidden_size}, the "
-            f"teacher's {teacher_config.hidden_size}; {term.remedy()}, or make the student from the teacher's layers"
+            f"teacher's {teacher_config.hidden_size}; {term.remedy()}, or build the student from the teacher's layers"
         )
 
 

@@ -33,12 +33,12 @@ def weighted_sum(terms: Iterable[LossTerm], inputs: LossInputs) -> tuple[Tensor,
                     values[term.name] = term.value(inputs)
             continue
         if missing:
-            raise ValueError(f"{term.name} has weight {term.weight:g} and needs {', '.join(missing)}")
+            raise ValueError(f"{term.name} has weight {term.weight:g} and requires {', '.join(missing)}")
         value = term.value(inputs)
         loss = term.weight * value if loss is None else loss + term.weight * value
         values[term.name] = value.detach()
     if loss is None:
-        raise ValueError("no term of the loss has weight")
+        raise ValueError("no loss term has a weight above 0")
     return loss, values
 
 

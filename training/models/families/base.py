@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 Capability = Literal["layers", "width", "first_token", "masked_lm"]
 _MISSING: dict[Capability | None, str] = {
-    None: "a model family of which nothing is known",
-    "layers": "a model family whose layers cannot be taken one by one",
-    "width": "a model family whose attention heads and feed-forward rows cannot be cut",
-    "first_token": "a model family whose last layer cannot be computed for the first token alone",
+    None: "an unknown model family",
+    "layers": "a model family whose layers cannot be selected one by one",
+    "width": "a model family whose attention heads and feed-forward rows cannot be pruned",
+    "first_token": "a model family whose last layer cannot be computed for the first token only",
     "masked_lm": "a model family whose masked-language head is not known",
 }
 

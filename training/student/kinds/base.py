@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
+from ....progress import ReportProgress
 from ...registry import SectionRegistry
 from ...section import Section, Seed
 from ...tasks import SINGLE_LABEL, Task
@@ -31,7 +32,7 @@ class StudentInputs:
         validation_texts: Texts on which what is left out of the student is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        tell: Called with the progress.
+        report: Called with the progress.
         task: The task of student and teacher.
     """
 
@@ -44,7 +45,7 @@ class StudentInputs:
     validation_texts: Sequence[str] = ()
     num_threads: int | None = None
     use_gpu: bool | None = None
-    tell: Callable[[str], None] | None = None
+    report: ReportProgress | None = None
     task: Task = SINGLE_LABEL
 
 

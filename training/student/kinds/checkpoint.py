@@ -24,7 +24,7 @@ class CheckpointStudent(TransformerStudent):
     checkpoint: Name = Field(description="checkpoint: the encoder: directory or hub id.")
     layers: Layers | None = Field(
         default=None,
-        description="checkpoint: which of its layers to keep, from 0, in rising order. Default: all.",
+        description="checkpoint: which of its layers to keep, from 0, in ascending order. Default: all.",
     )
 
     source_key: ClassVar[str | None] = "checkpoint"

@@ -24,7 +24,7 @@ class LayersStudent(TransformerStudent):
         default="layers", description="Layers of the teacher."
     )
     layers: Layers = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default=[0, 3], description="layers: teacher layers to copy, counted from 0, in rising order."
+        default=[0, 3], description="layers: teacher layers to copy, counted from 0, in ascending order."
     )
 
     searched_keys: ClassVar[tuple[str, ...]] = ("layers", "num_layers", *TransformerStudent.searched_keys)

@@ -23,11 +23,12 @@ class TransformerStudent(StudentConfig):
     layers: Layers | None = Field(default=None, description="Which layers to keep.")
     vocabulary: VocabularyConfig | None = Field(
         default=None,
-        description="Trim the embedding table before training; no text becomes unknown.",
+        description="Trim the vocabulary and its embeddings before training; no text becomes unknown.",
     )
     width: WidthConfig | None = Field(
         default=None,
-        description="Leave each layer its most important attention heads and feed-forward rows, before training.",
+        description="Keep only the most important attention heads and feed-forward rows of each layer, before "
+        "training.",
     )
     pretraining: PretrainingConfig | None = Field(
         default=None,
@@ -126,7 +127,7 @@ class TransformerStudent(StudentConfig):
 
         The record has ``num_attention_heads`` and ``intermediate_size`` of each layer, ``layers`` (None: all), the
         change of the logits by ``width`` and ``vocabulary`` under ``parity`` (nothing is compared if the head is new,
-        or without training texts), and, if configured, ``pretraining``, the result of ``warm_student``, and
+        or without training texts), and, if configured, ``pretraining``, the result of ``pretrain_student``, and
         ``vocabulary``, whose ``covered_share`` is the share of validation texts, 0 to 1, all of whose pieces are kept
         (None without such texts).
 
@@ -193,9 +194,9 @@ def _pretrain(
     model: PreTrainedModel, tokenizer: Any, config: PretrainingConfig, inputs: StudentInputs
 ) -> dict[str, Any]:
     from ...distillation.config import TrainingConfig
-    from ...pretraining.pretrain_student import warm_student
+    from ...pretraining.pretrain_student import pretrain_student
 
-    return warm_student(
+    return pretrain_student(
         model,
         tokenizer,
         inputs.teacher_dir,
@@ -204,7 +205,7 @@ def _pretrain(
         max_length=inputs.max_length or TrainingConfig().max_length,
         num_threads=inputs.num_threads,
         use_gpu=inputs.use_gpu,
-        tell=inputs.tell,
+        report=inputs.report,
     )
 
 

@@ -19,23 +19,23 @@ def tune_filesystem(store: Store) -> FileSystem:
     Writes to an object store are atomic. In a directory, Tune would overwrite its snapshot in place, so that a killed
     driver or a full disk would leave a partial one, and nothing to resume from.
     """
-    return store.filesystem if store.directory is None else PyFileSystem(WholeFiles())
+    return store.filesystem if store.directory is None else PyFileSystem(AtomicFiles())
 
 
-class WholeFiles(FileSystemHandler):
+class AtomicFiles(FileSystemHandler):
     """pyarrow's local file system, except that a file gets its name when it is closed."""
 
     def __init__(self) -> None:
         self._local = LocalFileSystem()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, WholeFiles)
+        return isinstance(other, AtomicFiles)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(WholeFiles)
+        return hash(AtomicFiles)
 
     def get_type_name(self) -> str:
         """Return the type name of the file system."""

@@ -1,15 +1,16 @@
-"""Measure the rows of the report, one after another, each in a fresh process."""
+"""Measure the models of the report, one after another, each in a fresh process."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
+from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from . import targets
 from .measurements import median_text
@@ -26,11 +27,11 @@ NUM_COMPARED_TEXTS = 32  # whose logits are compared to detect session options t
 
 
 @dataclass(frozen=True)
-class RowSpec:
-    """One row to measure.
+class MeasurementSpec:
+    """One model to measure.
 
     Attributes:
-        name: name of the row in the report, such as ``student-pytorch``.
+        name: name of the measurement in the report, such as ``student-pytorch``.
         kind: name of the registered target that measures it, see :mod:`.targets`.
         directory: the checkpoint or variant.
         max_length: maximum number of tokens; longer texts are truncated.
@@ -50,7 +51,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class BenchmarkTexts:
-    """Texts on which every row is measured, in the same order; labels are the task's, indices into ``label_names``."""
+    """Texts on which all models are measured, in this order; labels are the task's, indices into ``label_names``."""
 
     validation_texts: Sequence[str]
     validation_labels: Sequence[int]
@@ -62,23 +63,23 @@ class BenchmarkTexts:
 
 
 @dataclass(frozen=True)
-class RowMeasurement:
-    """Measurements of one row; times in ms, sizes and memory in bytes / 2**20.
+class Measurement:
+    """Measurement of one model; times in ms, sizes and memory in bytes / 2**20.
 
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select.
         validation_accuracy: used by the gate, without a threshold.
         with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
-            threshold is the variant's own, or selected in the same way for a row without one.
+            threshold is the variant's own, or selected in the same way for a model without one.
         calibration_error: expected calibration error on the test split, without a threshold.
-        session: session options of the row, measured to be faster; None: they were not tuned.
+        session: session options of the model, measured to be faster; None: they were not tuned.
         curves: result of ``thresholds.threshold_curves`` and, as ``reliability``, the bins of
             ``thresholds.reliability`` on the test split; for plots.
         size_mb: weights or graph file on disk.
         compressed_size_mb: the same compressed, where requested.
         latency_ms: mean, std, p50, p90, p99 of the query.
         floor_ms: lower bound for the query on one thread, see ``roofline.floor_ms``: ``bytes`` of weights over
-            bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for rows that are not ONNX or
+            bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for models that are not ONNX or
             use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
         throughput: batch size → texts per second.
@@ -126,53 +127,59 @@ class RowMeasurement:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> RowMeasurement:
+    def from_json(cls, values: dict[str, Any]) -> Measurement:
         """Read a measurement written by :meth:`to_json`; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-def measure_rows(
-    rows: Sequence[RowSpec],
+def measure_models(
+    specs: Sequence[MeasurementSpec],
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
     *,
     goal: ScopeGoal | None = None,
     compressed: bool = False,
-    on_row: Callable[[RowMeasurement], None] | None = None,
-) -> list[RowMeasurement]:
-    """Measure every row, one after another, each in a fresh process with the same number of threads.
+    report: ReportProgress | None = None,
+) -> list[Measurement]:
+    """Measure every model, one after another, each in a fresh process with the same number of threads.
 
     The caller must ensure that nothing else runs on this machine meanwhile.
 
     Args:
-        rows: rows to measure.
+        specs: models to measure.
         texts: validation and test split.
         config: the ``benchmark`` section.
         goal: goal of the threshold selection; None: nothing is measured with a threshold.
         compressed: also measure the size after compression, which is slow.
-        on_row: called with each row as soon as it is measured.
+        report: called with each model as soon as it is measured.
 
     Raises:
         InputError: a split is empty.
-        RunFailedError: a row's process failed; the message contains the row and the last line of stderr.
+        RunFailedError: the process of a model failed; the message has the model's name and the last line of stderr.
     """
     if not texts.validation_texts or not texts.test_texts:
-        raise InputError("validation and test texts must hold at least one text each")
+        raise InputError("validation and test texts must have at least one text each")
     query = config.query or median_text(texts.validation_texts)
     measured = []
-    for row in rows:
-        _log.info("benchmark: %s", row.name)
+    for spec in specs:
+        _log.info("benchmark: %s", spec.name)
         with temporary_directory("benchmark") as scratch:
-            result = _measure_row(row, texts, config, query, goal, scratch, compressed=compressed)
+            result = _measure_model(spec, texts, config, query, goal, scratch, compressed=compressed)
         measured.append(result)
-        if on_row is not None:
-            on_row(result)
+        if report is not None:
+            message = f"{spec.name}: {result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
+            report(
+                Progress(
+                    message,
+                    {"name": spec.name, "latency_ms": result.latency_ms["p50"], "size_mb": result.size_mb},
+                )
+            )
     return measured
 
 
-def _measure_row(
-    row: RowSpec,
+def _measure_model(
+    spec: MeasurementSpec,
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
     query: str,
@@ -180,56 +187,56 @@ def _measure_row(
     scratch: Path,
     *,
     compressed: bool,
-) -> RowMeasurement:
-    prepared = _prepare(row, len(texts.label_names), config.num_threads, scratch)
-    # In a separate process, because the compared sessions would count towards the row's memory.
-    session, num_threads = _tuned(row, texts, config, query)
+) -> Measurement:
+    prepared = _prepare(spec, len(texts.label_names), config.num_threads, scratch)
+    # In a separate process, because the compared sessions would count towards the model's memory.
+    session, num_threads = _tuned(spec, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
-    directory = row.directory if prepared is None else prepared.directory
-    spec = {
-        "row": {**asdict(row), "directory": directory, "session": session},
+    directory = spec.directory if prepared is None else prepared.directory
+    request = {
+        "model": {**asdict(spec), "directory": directory, "session": session},
         "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
         "config": config.model_dump(),
         "query": query,
         "compressed": compressed,
         "goal": None if goal is None else {"config": goal.config.model_dump(), "label": goal.label},
     }
-    spec_file, out_file = scratch / "spec.json", scratch / "out.json"
-    spec_file.write_text(json.dumps(spec), encoding="utf-8")
-    arguments = [str(spec_file), str(out_file)]
-    run_module("benchmark.worker", arguments, what=row.name, num_threads=config.num_threads)
+    request_file, out_file = scratch / "request.json", scratch / "out.json"
+    request_file.write_text(json.dumps(request), encoding="utf-8")
+    arguments = [str(request_file), str(out_file)]
+    run_module("benchmark.worker", arguments, what=spec.name, num_threads=config.num_threads)
     values = json.loads(out_file.read_text(encoding="utf-8"))
     if prepared is not None:
         values["size_mb"] = prepared.size_mb
-    return RowMeasurement(
+    return Measurement(
         **values,
-        name=row.name,
-        kind=row.kind,
+        name=spec.name,
+        kind=spec.kind,
         num_threads=config.num_threads,
         query=query,
-        max_abs_diff=row.max_abs_diff,
-        fused=row.fused,
+        max_abs_diff=spec.max_abs_diff,
+        fused=spec.fused,
         session=session,
-        floor_ms=_floor_ms(row, config, query),
+        floor_ms=_floor_ms(spec, config, query),
     )
 
 
-def _prepare(row: RowSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
-    """Create the folder to measure, for a target that does not open the row's own folder."""
-    prepare = targets.get(row.kind).prepare
+def _prepare(spec: MeasurementSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
+    """Create the folder to measure, for a target that does not open the model's own folder."""
+    prepare = targets.get(spec.kind).prepare
     if prepare is None:
         return None
-    return prepare(Preparation(row.name, row.directory, num_labels, num_threads, scratch))
+    return prepare(Preparation(spec.name, spec.directory, num_labels, num_threads, scratch))
 
 
 def _tuned(
-    row: RowSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
+    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
 ) -> tuple[dict[str, Any] | None, int]:
-    """Return the session options and number of threads to measure a row with."""
-    if not targets.get(row.kind).is_onnx or not config.tune_session:
+    """Return the session options and number of threads to measure a model with."""
+    if not targets.get(spec.kind).is_onnx or not config.tune_session:
         return None, config.num_threads
     arguments = {
-        "directory": row.directory,
+        "directory": spec.directory,
         "query": query,
         "texts": list(texts.validation_texts[:NUM_COMPARED_TEXTS]),
         "num_threads": config.num_threads,
@@ -237,21 +244,21 @@ def _tuned(
     }
     most = max(config.num_threads, config.max_threads or 1)
     tuned = call_in_process(
-        "benchmark.session_tuning", "tune_session", arguments, what=row.name, num_threads=most
+        "benchmark.session_tuning", "tune_session", arguments, what=spec.name, num_threads=most
     )
     return tuned["session"], tuned["num_threads"]
 
 
-def _floor_ms(row: RowSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
-    if not targets.get(row.kind).is_onnx or not config.floors or config.num_threads != 1:
+def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
+    if not targets.get(spec.kind).is_onnx or not config.floors or config.num_threads != 1:
         return None
-    arguments = {"directory": row.directory, "text": query, "seconds": SECONDS_OF_RATE}
+    arguments = {"directory": spec.directory, "text": query, "seconds": SECONDS_OF_RATE}
     try:
         return call_in_process(
             "benchmark.roofline", "floor_of_text", arguments, what="the floor", num_threads=1
         )
-    except RunFailedError as error:  # the row is useful without it
-        _log.warning("%s: no floor: %s", row.name, error)
+    except RunFailedError as error:  # the measurement is useful without it
+        _log.warning("%s: floor not measured: %s", spec.name, error)
         return None
 
 

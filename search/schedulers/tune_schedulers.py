@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from .base import EarlyStopping, Readings
+from .base import CurveCache, EarlyStopping
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
 
-class InTurn(FIFOScheduler):
+class InOrderScheduler(FIFOScheduler):
     """Run every trial to its end, in the order of their numbers.
 
     Tune's FIFO scheduler scans all past trials several times per trial, which is quadratic in their number.
@@ -27,7 +27,7 @@ class InTurn(FIFOScheduler):
         return min(waiting, key=lambda trial: trial.config["number"], default=None)
 
 
-class StoppingEarly(InTurn):
+class EarlyStoppingScheduler(InOrderScheduler):
     """Stop trials by a rule of early stopping, in the order in which their reports arrive.
 
     Args:
@@ -39,7 +39,7 @@ class StoppingEarly(InTurn):
         super().__init__()
         self._rule = rule
         self._sign = 1 if mode == "max" else -1
-        self._readings = Readings()
+        self._curves = CurveCache()
         self._judged: dict[str, float] = {}
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
@@ -62,19 +62,19 @@ class StoppingEarly(InTurn):
         ):
             return TrialScheduler.CONTINUE
         self._judged[trial.trial_id] = result["progress"]
-        others = partial(self._readings.of_others, trial.trial_id)
+        others = partial(self._curves.values_of_others, trial.trial_id)
         stops = self._rule.stops(result["curve"], others, self._sign)
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
     def _read(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if result.get("curve"):
-            self._readings.add(trial_id, result["curve"])
+            self._curves.add(trial_id, result["curve"])
 
     def debug_string(self) -> str:
         """Return a description for Tune's own output."""
         return f"early stopping: {self._rule}"
 
 
-def scheduler_of(rule: EarlyStopping, mode: str) -> InTurn:
+def scheduler_of(rule: EarlyStopping, mode: str) -> InOrderScheduler:
     """Return Tune's scheduler for a rule of early stopping; ``mode`` is ``max`` or ``min``."""
-    return StoppingEarly(rule, mode) if rule.is_active else InTurn()
+    return EarlyStoppingScheduler(rule, mode) if rule.is_active else InOrderScheduler()
