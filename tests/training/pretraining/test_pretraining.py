@@ -501,7 +501,7 @@ def test_a_training_that_is_lost_is_refused(teachers, tmp_path):
         update={"learning_rate": 1e20}
     )  # beyond what a specification may ask for
     student = student.model_copy(update={"pretraining": ruinous})
-    with pytest.raises(ModelError, match=r"learning_rate: 1e\+20 given, and .* not finite; lower it"):
+    with pytest.raises(ModelError, match=r"learning_rate: 1e\+20 given, .* not finite; lower it"):
         build_student(student, teachers["bert"], LABELS, tmp_path / "s", max_length=16, texts=(TEXTS, []))
     assert not (tmp_path / "s").exists()
 
