@@ -100,7 +100,7 @@ def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, here, capfd, arg
 def test_a_mistake_ends_the_process_as_it_says(tmp_path):
     done = distiltune("run", "--set", "search.num_trials=0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: search.num_trials")
+    assert "search.num_trials" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
