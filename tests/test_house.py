@@ -22,6 +22,7 @@ MAY_IMPORT = {
 FLOORS = {
     "training": [
         "section registry",
+        "section_registry",
         "data",
         "models",
         "checkpoints",

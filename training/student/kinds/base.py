@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from ...registry import SectionRegistry
 from ...section import Section, Seed
+from ...section_registry import SectionRegistry
 from ...tasks import SINGLE_LABEL, Task
 
 if TYPE_CHECKING:
