@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, RunFailedError
 from ...storage.temporary import temporary_directory
+from ...training import tasks
 from . import targets
 from .measurements import median_text
 from .processes import call_in_process, run_module
@@ -181,7 +182,7 @@ def _measure_row(
     *,
     compressed: bool,
 ) -> RowMeasurement:
-    prepared = _prepare(row, len(texts.label_names), config.num_threads, scratch)
+    prepared = _prepare(row, texts, config.num_threads, scratch)
     # In a separate process, because the compared sessions would count towards the row's memory.
     session, num_threads = _tuned(row, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
@@ -214,12 +215,13 @@ def _measure_row(
     )
 
 
-def _prepare(row: RowSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
+def _prepare(row: RowSpec, texts: BenchmarkTexts, num_threads: int, scratch: Path) -> Prepared | None:
     """Create the folder to measure, for a target that does not open the row's own folder."""
     prepare = targets.get(row.kind).prepare
     if prepare is None:
         return None
-    return prepare(Preparation(row.name, row.directory, num_labels, num_threads, scratch))
+    num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
+    return prepare(Preparation(row.name, row.directory, num_outputs, texts.task, num_threads, scratch))
 
 
 def _tuned(

@@ -45,6 +45,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             tokenizer_dir=row["tokenizer_dir"],
             num_threads=config["num_threads"],
             session=row["session"],
+            task=texts["task"],
         )
     )
     benchmark = PerformanceBenchmark(

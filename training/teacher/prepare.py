@@ -95,7 +95,7 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        on_epoch: Called with ``epoch`` and ``validation_accuracy`` after each epoch.
+        on_epoch: Called with ``epoch``, ``validation_accuracy`` and the task's first metric after each epoch.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
 
@@ -124,7 +124,7 @@ def prepare_teacher(
         measure = partial(_measure, begun, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if begun.recipe is not None:
-            best = _BestEpoch(begun.model, measure, on_epoch)
+            best = _BestEpoch(begun.model, measure, on_epoch, task)
             _train(
                 begun, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
             )
@@ -195,17 +195,17 @@ def _begin(config: TeacherConfig, data: TextData, max_length: int, task: Task) -
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
-        model, tokenizer = load_classifier(name)
-        match_labels(model, names)
+        model, tokenizer = load_classifier(name, task)
+        match_labels(model, names, task=task)
         begun = _Begun(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        begun = _Begun(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
+        begun = _Begun(load_with_labels(name, names, task), load_tokenizer(name), config.fine_tune, task)
         check_table(begun.tokenizer, begun.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        begun = _Begun(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
+        begun = _Begun(new_model(recipe, tokenizer, names, max_length, task), tokenizer, recipe, task)
     check_max_length(begun.model, max_length, "teacher")
     if not isinstance(begun.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if begun.recipe is None else "teacher.fine_tune.checkpoint"
@@ -266,23 +266,31 @@ def _train(begun: _Begun, train: TokenizedSplit, seed: int, best: _BestEpoch, *,
 
 
 class _BestEpoch(TrainerCallback):
-    """Keep the weights of the epoch with the best validation accuracy; on ties, the first."""
+    """Keep the weights of the epoch that is best in the task's first metric on validation; on ties, the first."""
 
     def __init__(
-        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], on_epoch: OnEpoch | None
+        self,
+        model: PreTrainedModel,
+        measure: Callable[[], dict[str, Any]],
+        on_epoch: OnEpoch | None,
+        task: Task,
     ) -> None:
         self._model = model
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
         self._on_epoch = on_epoch
+        metric, mode = task.goal
+        self._metric, self._sign = f"validation_{metric}", 1 if mode == "max" else -1
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure after each epoch, and keep the weights if they are the best so far."""
-        accuracy = self._measure()["accuracy"]
-        epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
-        if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
+        found = {f"validation_{name}": value for name, value in self._measure().items()}
+        epoch = {"epoch": float(state.epoch or 0)}
+        epoch |= {name: found[name] for name in ("validation_accuracy", self._metric)}
+        value = self._sign * epoch[self._metric]
+        if all(value > self._sign * earlier[self._metric] for earlier in self.epochs):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
