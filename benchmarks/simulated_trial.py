@@ -52,7 +52,7 @@ def simulated_trial(
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         from ray import tune
 
-        from distiltune.search.space.space import METRICS
+        from distiltune.search.space.space import metrics_of as metrics_of_task
         from distiltune.search.trial.checkpoints import superseded, upload_epoch, write_epoch
         from distiltune.search.trial.events import TAGS, TrialEvents
         from distiltune.search.trial_record import trial_name
@@ -102,7 +102,7 @@ def simulated_trial(
             events.end("success")
         except ValueError as error:
             events.end("failure")
-            tune.report({**dict.fromkeys(METRICS, 0.0), "failure": str(error)})
+            tune.report({**dict.fromkeys(metrics_of_task("single_label"), 0.0), "failure": str(error)})
         finally:
             events.close()
             log.close()

@@ -22,11 +22,12 @@ MAY_IMPORT = {
 FLOORS = {
     "training": [
         "section registry",
+        "section_registry",
         "data",
+        "tasks",
         "models",
         "checkpoints",
         "compression",
-        "tasks",
         "distillation",
         "teacher pretraining",
         "student",

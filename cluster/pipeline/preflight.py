@@ -124,7 +124,7 @@ def _check_space(job: CheckedJob) -> None:
     from ...search.space.validation import check_space
 
     config = job.config
-    check_space(config.search, config.training, config.student, config.data)
+    check_space(config.search, config.training, config.student, config.data, config.task)
 
 
 def _check_batches(job: CheckedJob) -> None:
@@ -145,11 +145,13 @@ def check_models(config: JobConfig) -> None:
     """
     from ...export.onnx.opset import check_opset
     from ...search.space.students import student_keys
+    from ...training import tasks
     from ...training.checkpoints.load import inspect_checkpoint
     from ...training.checkpoints.loading import naming
     from ...training.models.families import family_of
 
     check_opset(config.export.opset)
+    task = tasks.get(config.task)
     key, checkpoint, teacher = _planned_teacher(config.teacher)
     searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
     source = config.student.check_shapes(teacher, searched)
@@ -157,8 +159,8 @@ def check_models(config: JobConfig) -> None:
         family_of(source, "training.pruning", "layers")
     if checkpoint is not None:
         with naming(key):
-            inspect_checkpoint(checkpoint, complete=config.teacher.fine_tune is None)
-    config.student.check_checkpoints(checkpoint)
+            inspect_checkpoint(checkpoint, complete=config.teacher.fine_tune is None, task=task)
+    config.student.check_checkpoints(checkpoint, task)
     _warn_of_other_bits(config)
 
 
@@ -245,12 +247,12 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
 
 
 CHECKS = (
-    Check("space", ("search", "training", "student", "data"), _check_space),
+    Check("space", ("task", "search", "training", "student", "data"), _check_space),
     Check("batches", ("search", "training", "resources"), _check_batches),
     Check("former trials", ("search",), lambda job: warm_start_trials(job.config, job.storage, job.run)),
     Check(
         "models",
-        ("teacher", "student", "search", "training", "export"),
+        ("task", "teacher", "student", "search", "training", "export"),
         lambda job: check_models(job.local_config),
         frozenset({"checkpoints"}),
     ),

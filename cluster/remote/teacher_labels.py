@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.data.text_data import TextData
-from ...training.data.tokenized import IGNORED_LABEL, LabelledSplit, TokenizedSplit, tokenize_split
+from ...training.data.tokenized import LabelledSplit, TokenizedSplit, tokenize_split
 from ...training.data.transfer_set import extra_splits, extra_texts
 from ...training.student.vocabulary import respelled
 from ...training.teacher.logits_cache import logits_key, teacher_logits
@@ -72,7 +73,10 @@ def label_with_teachers(
             )
     for name, each in {
         "train": tokens["train"],
-        **extra_splits(config.data, data, tokenizer, length),
+        **{
+            kind: _unlabelled(each, data, learned)
+            for kind, each in extra_splits(config.data, data, tokenizer, length).items()
+        },
     }.items():
         logits, keys, computed = _mean_logits(task, teacher_keys, each, name)
         splits[name] = LabelledSplit(each, logits)
@@ -85,6 +89,12 @@ def label_with_teachers(
         metrics = learned.metrics(learned.predictions(logits), validation.labels, data.out_of_scope_id)
         record["ensemble"] = {f"validation_{name}": value for name, value in metrics.items()}
     return splits, record
+
+
+def _unlabelled(split: TokenizedSplit, data: TextData, task: tasks.Task) -> TokenizedSplit:
+    """Return a split with missing labels of the task's type and shape."""
+    labels = task.missing_labels(len(split), task.num_outputs(data.class_names))
+    return replace(split, labels=labels)
 
 
 def _mean_logits(
@@ -107,6 +117,7 @@ def _mean_logits(
             dtype=LOGITS_DTYPE,
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
+            task=tasks.get(task.config.task),
         )
         task.store.publish(key, shared=True)
         total = found.logits.astype(np.float64) if number == 1 else total + found.logits
@@ -124,7 +135,7 @@ def tokenize_for_student(
     tokens = {
         name: learned.tokenize(data.splits[name], tokenizer, length)
         if name in data.splits
-        else tokenize_split(extra[name], [IGNORED_LABEL] * len(extra[name]), tokenizer, length)
+        else _unlabelled(tokenize_split(extra[name], None, tokenizer, length), data, learned)
         for name in splits
         if name in data.splits or name in extra
     }

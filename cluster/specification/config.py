@@ -189,6 +189,18 @@ class JobConfig(Section):
             return values
         return {**values, "export": {"out_of_scope": None, **export}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_metric(cls, values: Any) -> Any:
+        """Optimise the task's own metric if the search names none."""
+        if not isinstance(values, dict):
+            return values
+        name, search = values.get("task"), values.get("search", {})
+        if name not in TASKS.names or not isinstance(search, dict) or {"metric", "mode"} & search.keys():
+            return values
+        metric, mode = TASKS[name].goal
+        return {**values, "search": {"metric": f"validation_{metric}", "mode": mode, **search}}
+
     @model_validator(mode="after")
     def _has_out_of_scope_texts(self) -> JobConfig:
         if TASKS[self.task].out_of_scope is not None:
@@ -279,7 +291,7 @@ def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
         config = JobConfig.model_validate(rest)
     except ValidationError:
         return []
-    faults = space_faults(config.search, config.training, config.student, config.data)
+    faults = space_faults(config.search, config.training, config.student, config.data, config.task)
     # A condition or a point may name an argument that was left out only here.
     return [fault for fault in faults if fault.split(": ")[0].split(".")[-1] not in left_out]
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ...errors import shown
-from ...training.registry import OneSection, SectionRegistry, SectionsByName
+from ...training.section_registry import OneSection, SectionRegistry, SectionsByName
 from .reading import unquoted
 from .sections import section_of
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from ...training.registry import OneSection
+from ...training.section_registry import OneSection
 from .config import JobConfig
 from .sections import SEED, section_of
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ...training.registry import OneSection
 from ...training.section import Section
+from ...training.section_registry import OneSection
 
 SEED = "seed"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
+from ...training import tasks
 from . import targets
 from .measurements import median_text
 from .processes import call_in_process, run_module
@@ -188,7 +189,7 @@ def _measure_model(
     *,
     compressed: bool,
 ) -> Measurement:
-    prepared = _prepare(spec, len(texts.label_names), config.num_threads, scratch)
+    prepared = _prepare(spec, texts, config.num_threads, scratch)
     # In a separate process, because the compared sessions would count towards the model's memory.
     session, num_threads = _tuned(spec, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
@@ -221,12 +222,16 @@ def _measure_model(
     )
 
 
-def _prepare(spec: MeasurementSpec, num_labels: int, num_threads: int, scratch: Path) -> Prepared | None:
+def _prepare(
+    spec: MeasurementSpec, texts: BenchmarkTexts, num_threads: int, scratch: Path
+) -> Prepared | None:
     """Create the folder to measure, for a target that does not open the model's own folder."""
     prepare = targets.get(spec.kind).prepare
     if prepare is None:
         return None
-    return prepare(Preparation(spec.name, spec.directory, num_labels, num_threads, scratch))
+    num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
+    preparation = Preparation(spec.name, spec.directory, num_outputs, texts.task, num_threads, scratch)
+    return prepare(preparation)
 
 
 def _tuned(

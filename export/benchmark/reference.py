@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from .measurements import model_bytes
 from .processes import end_with_parent
@@ -12,7 +13,9 @@ from .processes import end_with_parent
 SIZE_FILE = "reference.json"
 
 
-def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_labels: int) -> int:
+def write_reference(
+    tokenizer_dir: str | Path, out_dir: str | Path, *, num_labels: int, task: str = "single_label"
+) -> int:
     """Write a checkpoint of BERT-base's published shape, with random weights and a given tokenizer.
 
     The shape is ``transformers.BertConfig()``: 12 layers, hidden size 768, 12 heads, 30,522 tokens. If the
@@ -23,16 +26,19 @@ def write_reference(tokenizer_dir: str | Path, out_dir: str | Path, *, num_label
         tokenizer_dir: checkpoint whose tokenizer is used, so that all rows get the same number of tokens.
         out_dir: output folder; ``reference.json`` in it contains the size in bytes at the published shape.
         num_labels: number of outputs of the classification head.
+        task: name of the task that the head is for.
 
     Returns:
         Bytes of the saved safetensors file at the published shape.
     """
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig
 
-    from ...training.checkpoints.load import load_tokenizer
+    from ...training import tasks
+    from ...training.checkpoints.load import load_tokenizer, new_classifier
 
     out_dir = Path(out_dir)
-    model = BertForSequenceClassification(BertConfig(num_labels=num_labels))  # pyright: ignore[reportCallIssue]
+    shapes = BertConfig(num_labels=num_labels)  # pyright: ignore[reportCallIssue]
+    model: Any = new_classifier(shapes, tasks.get(task))
     tokenizer = load_tokenizer(tokenizer_dir)
     model.save_pretrained(out_dir)
     size = model_bytes(out_dir)
@@ -51,8 +57,9 @@ def main() -> None:
     parser.add_argument("tokenizer_dir")
     parser.add_argument("out_dir")
     parser.add_argument("num_labels", type=int)
-    arguments = parser.parse_args()
-    write_reference(arguments.tokenizer_dir, arguments.out_dir, num_labels=arguments.num_labels)
+    parser.add_argument("task")
+    given = parser.parse_args()
+    write_reference(given.tokenizer_dir, given.out_dir, num_labels=given.num_labels, task=given.task)
 
 
 if __name__ == "__main__":

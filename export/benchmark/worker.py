@@ -45,6 +45,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             tokenizer_dir=model["tokenizer_dir"],
             num_threads=config["num_threads"],
             session=model["session"],
+            task=texts["task"],
         )
     )
     benchmark = PerformanceBenchmark(

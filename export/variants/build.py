@@ -18,9 +18,11 @@ from transformers import PreTrainedModel
 
 from ...errors import ExportError, ModelError
 from ...storage.folders import new_folder
+from ...training import tasks
 from ...training.checkpoints.heads import label_names
 from ...training.checkpoints.load import load_model
 from ...training.models.families import family_names, find_family
+from ...training.tasks import Task
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
@@ -111,7 +113,7 @@ def build_variant(
     """
     start = time.perf_counter()
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
-    model = _load_student(student_dir)
+    model = _load_student(student_dir, tasks.get(task))
     with new_folder(out_dir) as folder:
         tokenizer = _write_tokenizer(variant, student_dir, folder)
         rows = _token_ids(tokenizer, training_texts, max_length)
@@ -188,10 +190,10 @@ def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length:
     )
 
 
-def _load_student(directory: Path) -> PreTrainedModel:
+def _load_student(directory: Path, task: Task) -> PreTrainedModel:
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: not a checkpoint; give a folder with config.json and weights")
-    return load_model(directory).eval()
+    return load_model(directory, task=task).eval()
 
 
 def _pad_token_id(model: PreTrainedModel) -> int:

@@ -19,6 +19,7 @@ from ...errors import ModelError
 from ...storage.folders import new_file
 from ...training.checkpoints.config_file import read_config
 from ...training.checkpoints.load import new_classifier
+from ...training.tasks import SINGLE_LABEL, Task
 
 TORCH_INT8_FILE = "model.safetensors"
 _WEIGHT, _SCALE, _ZERO_POINT, _BIAS = ".int8_weight", ".int8_scale", ".int8_zero_point", ".bias"
@@ -58,7 +59,7 @@ def save_pytorch_int8(model: PreTrainedModel, directory: Path) -> None:
         save_file(tensors, str(temporary), metadata={"format": "pt"})
 
 
-def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
+def load_pytorch_int8(directory: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedModel:
     """Load a model saved by :func:`save_pytorch_int8`; its logits are bit-identical to those of the saved model.
 
     Raises:
@@ -73,7 +74,7 @@ def load_pytorch_int8(directory: str | Path) -> PreTrainedModel:
             f"{directory}: not a PyTorch int8 variant ({error}); build it again with `distiltune run`"
         ) from error
     with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, must not advance the global RNG
-        model = new_classifier(config).eval()
+        model = new_classifier(config, task).eval()
     layers = {key.removesuffix(_WEIGHT) for key in tensors if key.endswith(_WEIGHT)}
     rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
     try:

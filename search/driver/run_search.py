@@ -81,7 +81,7 @@ def run_search(
     from .experiment import SearchSetup, run_trials
     from .mirroring import mirrored
 
-    check_space(config, training)
+    check_space(config, training, task=inputs.task)
     check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1

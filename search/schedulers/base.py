@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...training.registry import SectionRegistry
 from ...training.section import Section
+from ...training.section_registry import SectionRegistry
 
 Curve = Sequence[Sequence[float]]
 """``[[fraction of the schedule, value], ...]``, in ascending order of the fraction."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...training import tasks
 from ..config import SearchConfig
 from ..parameters import Parameter
 
@@ -12,14 +13,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-# Metric that every epoch reports -> its mode.
-METRICS = {
-    "validation_accuracy": "max",
-    "validation_in_scope_accuracy": "max",
-    "validation_oos_recall": "max",
-    "validation_loss": "min",
-    "sparsity": "max",
-}
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
 STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS)
@@ -34,6 +27,16 @@ TEXT_COUNTS = {
 SPARSITY = "training.pruning.sparsity"
 # Searched arguments that are not training arguments.
 OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS, SPARSITY)
+
+
+def metrics_of(task: str) -> dict[str, str]:
+    """Return the metrics that every epoch of a task's trial reports, each with its mode; the task's first one leads.
+
+    Raises:
+        InputError: There is no such task.
+    """
+    own = {f"validation_{name}": mode for name, mode in tasks.get(task).metric_modes.items()}
+    return {**own, "validation_loss": "min", "sparsity": "max"}
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from ...training.distillation.config import TrainingConfig
 from ...training.section import MOST_SEED
 from ...training.student.config import StudentConfig
 from ...training.student.kinds.base import STUDENT_KINDS
+from ...training.tasks import SINGLE_LABEL
 from ..config import SearchConfig
 from ..parameters import FloatRange, IntRange, Parameter, accepted_values
 from ..schedulers.base import EARLY_STOPPING
 from .space import (
-    METRICS,
     NUM_STUDENT_LAYERS,
     OTHER_ARGUMENTS,
     SPARSITY,
@@ -27,6 +27,7 @@ from .space import (
     STUDENT_ROWS,
     TEXT_COUNTS,
     by_condition,
+    metrics_of,
 )
 from .students import STUDENT_METRICS
 
@@ -46,6 +47,7 @@ def check_space(
     training: TrainingConfig,
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
+    task: str = SINGLE_LABEL.name,
 ) -> None:
     """Reject an invalid search before Ray is started.
 
@@ -54,11 +56,12 @@ def check_space(
         training: The ``training`` section.
         student: The ``student`` section, to check the student's layers in the space.
         data: The ``data`` section, to check counts of texts in the space.
+        task: Name of the task, to check metrics.
 
     Raises:
         ConfigError: There are ``space_faults``; all are in one message.
     """
-    if faults := space_faults(config, training, student, data):
+    if faults := space_faults(config, training, student, data, task):
         raise ConfigError(listed(faults))
 
 
@@ -67,6 +70,7 @@ def space_faults(
     training: TrainingConfig,
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
+    task: str = SINGLE_LABEL.name,
 ) -> list[str]:
     """Return the faults of a search section, such as unknown arguments, with the nearest valid name.
 
@@ -85,7 +89,7 @@ def space_faults(
         *_refused_values(config, training, names),
         *_quantization_faults(config, training),
         *_condition_faults(config.space),
-        *_metric_faults(config),
+        *_metric_faults(config, metrics_of(task)),
         *(
             fault
             for number, point in enumerate(config.points)
@@ -288,9 +292,9 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
     return faults
 
 
-def _metric_faults(config: SearchConfig) -> list[str]:
-    faults = _metric("search.metric", "search.mode", config.metric, config.mode, METRICS)
-    every = {**METRICS, **STUDENT_METRICS}
+def _metric_faults(config: SearchConfig, reported: dict[str, str]) -> list[str]:
+    faults = _metric("search.metric", "search.mode", config.metric, config.mode, reported)
+    every = {**reported, **STUDENT_METRICS}
     objectives = {f"search.objectives.{number}": each for number, each in enumerate(config.objectives)}
     bounds = {f"search.constraints.{number}": each.metric for number, each in enumerate(config.constraints)}
     seen = {config.metric}

@@ -141,6 +141,7 @@ def measure_step(
     import numpy as np
     import torch
 
+    from ...training import tasks
     from ...training.checkpoints.load import load_model
     from ...training.compression.quantization_aware import FakeQuantized
     from ...training.models.structured_pruning import num_heads
@@ -149,7 +150,7 @@ def measure_step(
         return None
 
     def load(key: str) -> Any:
-        return load_model(settings.store.fetch(key))
+        return load_model(settings.store.fetch(key), task=tasks.get(inputs.task))
 
     model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
     if settings.training.quantization_aware is not None:

@@ -24,7 +24,7 @@ from ...training import tasks
 from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
-from ..space.space import METRICS
+from ..space.space import metrics_of
 from .checkpoints import SavedEpoch, superseded, upload_epoch, write_epoch
 from .events import TAGS, TrialEvents
 from .inputs import TrialInputs, TrialSettings
@@ -219,12 +219,12 @@ class EpochReporter(TrainerCallback):
         }
 
 
-def failure_metrics(error: Exception) -> dict[str, Any]:
+def failure_metrics(error: Exception, task: str) -> dict[str, Any]:
     """Return the report of a failed trial: the reason, and a finite value for every metric, as Tune requires."""
     reason = first_line(error)
     if not isinstance(error, DistiltuneError):
         reason = f"{type(error).__name__}: {reason}"
-    return {**dict.fromkeys(METRICS, 0.0), "failure": reason}
+    return {**dict.fromkeys(metrics_of(task), 0.0), "failure": reason}
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ def _run(
         log(traceback.format_exc().rstrip())
         events.end("failure")
         events.send()
-        tune.report(failure_metrics(error))
+        tune.report(failure_metrics(error, opened(inputs).task))
     finally:
         events.close()
 
@@ -160,13 +160,15 @@ def _trainer(
     num_steps = sum(map(len, train)) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
     args.per_device_train_batch_size = part_of_batch(args.per_device_train_batch_size, settings.num_processes)
-    student = settings.store.fetch(inputs.student_of(arguments).key)
-    model = load_model(student, complete=True)
+    student, task = settings.store.fetch(inputs.student_of(arguments).key), tasks.get(inputs.task)
+    model = load_model(student, complete=True, task=task)
     terms = terms_of(args)
     needs = needs_of(terms)
     runs_teacher = [each for each in terms if each.weight > 0 and each.needs & NEED_TEACHER_MODEL]
     teacher = (
-        _teacher(settings.store, inputs.teacher, student, runs_teacher[0].path()) if runs_teacher else None
+        _teacher(settings.store, inputs.teacher, student, runs_teacher[0].path(), task)
+        if runs_teacher
+        else None
     )
     if not args.freeze_embeddings:
         train_used_rows(model, np.concatenate([split.tokens.input_ids for split in train]))
@@ -183,13 +185,13 @@ def _trainer(
         train_dataset=JoinedDataset(train, with_teacher="teacher_logits" in needs),
         data_collator=DistillationCollator(_pad_token_id(model)),
         callbacks=callbacks,
-        task=tasks.get(inputs.task),
+        task=task,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTrainedModel:
+def _teacher(store: Store, key: str | None, student: Path, weight: str, task: tasks.Task) -> PreTrainedModel:
     """Return the teacher, for a loss term that needs more than its cached logits.
 
     Args:
@@ -197,13 +199,14 @@ def _teacher(store: Store, key: str | None, student: Path, weight: str) -> PreTr
         key: Key of the teacher's checkpoint; None if the search has no teacher.
         student: Checkpoint of the student.
         weight: Name of the argument for the weight of the term.
+        task: The task of both.
 
     Raises:
         InputError: There is no teacher, or its tokenizer differs from the student's.
     """
     if key is None:
         raise InputError(f"{weight} is above 0, but the search has no teacher")
-    teacher, tokenizer = load_classifier(store.fetch(key))
+    teacher, tokenizer = load_classifier(store.fetch(key), task)
     # The teacher gets the student's token ids, and layers are compared token by token.
     if load_tokenizer(student).get_vocab() != tokenizer.get_vocab():
         raise InputError(

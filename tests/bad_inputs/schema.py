@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from distiltune.cluster.cli import app
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
-from distiltune.training.registry import OneSection, SectionRegistry
+from distiltune.training.section_registry import OneSection, SectionRegistry
 
 Model = type[BaseModel]
 

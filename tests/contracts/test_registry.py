@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from distiltune.training.registry import Registry, SectionRegistry
+from distiltune.training.registry import Registry
 from distiltune.training.section import Section
+from distiltune.training.section_registry import SectionRegistry
 
 
 class Shape(Section):

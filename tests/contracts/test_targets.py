@@ -154,7 +154,7 @@ def test_a_target_from_outside_is_prepared_opened_and_measured(
     prepared = []
 
     def prepare(given: Preparation) -> Prepared:
-        prepared.append((given.name, given.directory, given.num_labels, given.num_threads))
+        prepared.append((given.name, given.directory, given.num_outputs, given.num_threads))
         return Prepared(str(folders["onnx"]), 12.5)
 
     def opened(options: OpenOptions) -> Opened:

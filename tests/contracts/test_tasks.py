@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from artifacts import LABELS, TEXTS, tiny_artifact
 from torch import nn
+from transformers import BertConfig, ClapAudioConfig
 
 from distiltune.cluster.specification.config import JobConfig, load_config
-from distiltune.errors import ArtifactError, ConfigError, InputError
+from distiltune.errors import ArtifactError, ConfigError, InputError, ModelError
 from distiltune.export.out_of_scope.thresholds import answers_with_threshold
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.scores import SCORES, Threshold
 from distiltune.export.runtime.tasks import DECODERS, Decoder
+from distiltune.search.space.space import metrics_of
+from distiltune.search.space.validation import check_space
 from distiltune.training import tasks
+from distiltune.training.checkpoints.load import label_names, load_classifier, new_classifier, save_checkpoint
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.losses.base import LossInputs
 from distiltune.training.distillation.losses.hard_targets import HardTargets
@@ -28,9 +36,14 @@ from distiltune.training.distillation.losses.total import weighted_sum
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.tasks import SINGLE_LABEL, TASKS, OutOfScope, Task
 from distiltune.training.tasks.single_label import SingleLabel
+from distiltune.training.teacher.from_scratch import train_tokenizer
+from distiltune.training.teacher.prepare import _BestEpoch
 
 ROOT = Path(__file__).parents[2]
 NUM_TEXTS, TEMPERATURE = 60, 3.0
+TINY: dict[str, Any] = {
+    "vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
 # Calls of argmax outside the tasks' folders; none of them is on logits.
 NO_LOGITS = {
     "training/data/sampling.py": "the group with the longest text",
@@ -83,6 +96,64 @@ REFERENCES: dict[str, Any] = {
 
 def test_every_task_has_a_decoder_and_a_reference():
     assert TASKS.names == list(DECODERS) == list(REFERENCES) == ["single_label"]
+
+
+def test_the_model_of_a_task_has_its_outputs_and_names_its_labels(task, tmp_path):
+    shapes = BertConfig(**TINY, **task.model_config(LABELS))
+    assert shapes.num_labels == task.num_outputs(LABELS)
+    torch.manual_seed(0)
+    model = new_classifier(shapes, task).eval()
+    assert type(model) is task.model_class(shapes)
+    assert type(model).__name__ == task.auto_class.replace("AutoModel", "Bert")
+    found = model(torch.tensor([[1, 2, 3], [4, 5, 6]])).logits
+    assert found.shape[0] == 2 and found.shape[-1] == task.num_outputs(LABELS)
+    tokenizer = train_tokenizer(["red", "blue"], vocab_size=100)
+    save_checkpoint(model, tokenizer, tmp_path / "model")
+    again, _ = load_classifier(tmp_path / "model", task)
+    assert type(again) is type(model)
+    assert again.config.problem_type == task.problem_type
+    assert label_names(again) == LABELS
+    torch.testing.assert_close(again(torch.tensor([[1, 2, 3]])).logits, found[:1], rtol=0, atol=1e-6)
+    with pytest.raises(ModelError, match=rf"'clap_audio_model' has no model for the task {task.name}.*bert"):
+        new_classifier(ClapAudioConfig(), task)
+
+
+def test_labels_have_the_tasks_type_with_and_without_a_label(task):
+    rows = {"text": ["red", "blue", "red blue"], task.label_column: drawn(task, LABELS)[2][:3].tolist()}
+    tokenizer = train_tokenizer(["red", "blue"], vocab_size=100)
+    split = task.tokenize(rows, tokenizer, 8)
+    missing = task.missing_labels(len(split), task.num_outputs(LABELS))
+    assert split.labels.dtype == missing.dtype == np.dtype(task.label_dtype)
+    assert split.labels.shape == missing.shape
+    joined = JoinedDataset(
+        [LabelledSplit(split), LabelledSplit(replace(split, labels=missing))], with_teacher=False
+    )
+    labels = DistillationCollator(0)([joined[number] for number in range(6)])["labels"]
+    assert labels.numpy().dtype == np.dtype(task.label_dtype)
+    logits = torch.from_numpy(drawn(task, LABELS)[0][:6])
+    mean = float(task.hard_loss(logits, labels))
+    assert mean == pytest.approx(float(task.hard_loss(logits[:3], labels[:3]))), (
+        "texts without a label are ignored"
+    )
+
+
+def test_the_first_metric_is_what_models_are_selected_by(task):
+    from distiltune.search.trial.reporter import failure_metrics
+
+    student, teacher, labels = drawn(task, LABELS)
+    assert set(task.metric_modes) == set(task.metrics(task.predictions(student), labels))
+    assert set(task.metric_modes.values()) <= {"max", "min"}
+    metric, mode = task.goal
+    of_teacher, of_student = (
+        task.metrics(task.predictions(logits), labels)[metric] for logits in (teacher, student)
+    )
+    assert of_teacher is not None and of_student is not None
+    assert (of_teacher > of_student) == (mode == "max"), "the teacher is right four times in five"
+    reported = metrics_of(task.name)
+    assert next(iter(reported.items())) == (f"validation_{metric}", mode)
+    search = JobConfig.model_validate({"task": task.name}).search
+    assert (search.metric, search.mode) == (f"validation_{metric}", mode)
+    assert failure_metrics(ValueError("no"), task.name).keys() == {*reported, "failure"}
 
 
 def test_hard_loss(task):
@@ -194,12 +265,20 @@ class LeastLabel(SingleLabel):
 
     name = "least_label"
     description = "the least likely label"
+    label_dtype = "float32"
+    auto_class = "AutoModelForTokenClassification"
+    problem_type = None
+    metric_modes: ClassVar[Any] = {"error": "min", "accuracy": "max"}
 
     def __init__(self) -> None:
         self.out_of_scope: OutOfScope | None = None
 
     def hard_loss(self, logits, labels, **options):
-        return super().hard_loss(-logits, labels, **options)
+        return super().hard_loss(-logits, labels.long(), **options)
+
+    def metrics(self, predictions, labels, out_of_scope_id=None):
+        accuracy = super().metrics(predictions, labels)["accuracy"]
+        return {"error": 1 - accuracy, "accuracy": accuracy}
 
     def predictions(self, logits):
         return (-logits).argmax(axis=-1)
@@ -239,6 +318,35 @@ def test_a_task_that_is_added_from_outside_is_trained_and_measured(tmp_path):
     assert trainer.evaluate()["eval_accuracy"] == 1
     logits = torch.as_tensor(trainer.predict(rows).predictions)  # pyright: ignore[reportArgumentType]
     assert (logits.argmin(dim=-1) == torch.arange(12) % 3).all()
+
+
+@pytest.fixture
+def least() -> Iterator[Task]:
+    with TASKS.temporarily(LeastLabel()) as task:
+        yield task
+
+
+def test_the_model_the_labels_and_the_goal_of_a_task_from_outside(least, tmp_path):
+    test_the_model_of_a_task_has_its_outputs_and_names_its_labels(least, tmp_path)
+    test_labels_have_the_tasks_type_with_and_without_a_label(least)
+    test_the_first_metric_is_what_models_are_selected_by(least)
+    chosen = load_config(
+        "quickstart", ["task=least_label", "search.metric=validation_loss", "search.mode=min"]
+    )
+    assert (chosen.search.metric, chosen.search.mode) == ("validation_loss", "min")
+    with pytest.raises(ConfigError, match=r"search\.metric: 'validation_oos_recall' is not a metric"):
+        config = load_config("quickstart", ["task=least_label", "search.metric=validation_oos_recall"])
+        check_space(config.search, config.training, task=config.task)
+
+
+def test_a_teacher_of_a_task_from_outside_keeps_the_epoch_of_its_goal(least):
+    errors = iter([0.4, 0.1, 0.3])
+    model = new_classifier(BertConfig(**TINY, **SINGLE_LABEL.model_config(LABELS)))
+    best = _BestEpoch(model, lambda: {"error": (error := next(errors)), "accuracy": 1 - error}, None, least)
+    for epoch in (1.0, 2.0, 3.0):
+        best.on_epoch_end(None, SimpleNamespace(epoch=epoch), None)
+    assert best.number == 2
+    assert [each["validation_error"] for each in best.epochs] == [0.4, 0.1, 0.3]
 
 
 def test_an_artifact_of_a_task_from_outside(tmp_path, monkeypatch):

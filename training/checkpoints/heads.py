@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ...errors import ModelError, shown
 from ..models.families import family_names, find_family
+from ..tasks import SINGLE_LABEL, Task
 from .load import label_names, load_config, load_model
 
 _NUM_SHOWN = 10
@@ -19,15 +19,9 @@ _NUM_SHOWN = 10
 _USUAL_PLACES = ("classifier.out_proj", "classifier")
 
 
-def label_maps(names: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration fields ``id2label`` and ``label2id`` for labels in this order."""
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-    }
-
-
-def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teacher") -> None:
+def match_labels(
+    model: PreTrainedModel, names: Sequence[str], what: str = "teacher", task: Task = SINGLE_LABEL
+) -> None:
     """Reorder the rows of a classifier's head to the order of ``names``, matching labels by name.
 
     Afterwards ``logits[:, i]`` is the score of ``names[i]``, and the configuration is updated accordingly.
@@ -43,7 +37,7 @@ def match_labels(model: PreTrainedModel, names: Sequence[str], what: str = "teac
         head.weight.copy_(head.weight[rows])
         if head.bias is not None:
             head.bias.copy_(head.bias[rows])
-    for field, value in label_maps(names).items():
+    for field, value in task.model_config(names).items():
         setattr(model.config, field, value)
 
 
@@ -72,8 +66,8 @@ def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher"
         )
 
 
-def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
-    """Load a checkpoint as a classifier of ``names`` in this order; seed torch first.
+def load_with_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL) -> PreTrainedModel:
+    """Load a checkpoint as a task's model of ``names`` in this order; seed torch first.
 
     A head for the same labels is kept, its rows matched by name. A head for other labels is replaced by a new one,
     even if it has the same number of rows.
@@ -82,10 +76,10 @@ def load_with_labels(name: str | Path, names: Sequence[str]) -> PreTrainedModel:
         ModelError: The checkpoint cannot be loaded.
     """
     if has_labels(name, names):
-        model = load_model(name)
-        match_labels(model, names, "checkpoint")
+        model = load_model(name, task=task)
+        match_labels(model, names, "checkpoint", task)
         return model
-    model = load_model(name, **label_maps(names))
+    model = load_model(name, task=task, **task.model_config(names))
     head = head_of(model, "checkpoint")
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:

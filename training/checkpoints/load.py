@@ -14,6 +14,7 @@ from ...storage.folders import file_sha256
 from ..models.families import first_position
 from ..models.runtime import quiet
 from ..models.structured_pruning import classifier_class
+from ..tasks import SINGLE_LABEL, Task
 from .config_file import CONFIG_FILE, read_config
 from .loading import loading
 from .model_weights import fill_model, refuse_not_finite
@@ -63,14 +64,14 @@ def resolve_checkpoint(name: str, sha256: str | None = None) -> str:
     return str(directory)
 
 
-def load_classifier(directory: str | Path) -> tuple[PreTrainedModel, Any]:
-    """Load a trained sequence classifier, in 32 bits and evaluation mode, and its tokenizer.
+def load_classifier(directory: str | Path, task: Task = SINGLE_LABEL) -> tuple[PreTrainedModel, Any]:
+    """Load a task's trained model, in 32 bits and evaluation mode, and its tokenizer.
 
     Raises:
         ModelError: It cannot be loaded, weights (such as its classification head) are missing or do not match its
             configuration's shapes, or it has fewer embeddings than token ids.
     """
-    model, tokenizer = load_model(directory, complete=True), load_tokenizer(directory)
+    model, tokenizer = load_model(directory, complete=True, task=task), load_tokenizer(directory)
     check_table(tokenizer, model.config, directory)
     return model, tokenizer
 
@@ -80,14 +81,17 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     return read_config(local_directory(name))
 
 
-def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> PreTrainedModel:
-    """Load a sequence classifier in 32 bits and evaluation mode; a missing head is newly initialized.
+def load_model(
+    name: str | Path, *, complete: bool = False, task: Task = SINGLE_LABEL, **config: Any
+) -> PreTrainedModel:
+    """Load a task's model in 32 bits and evaluation mode; a missing head is newly initialized.
 
     Always load students with this function: transformers alone rejects a model with pruned attention heads.
 
     Args:
         name: Directory or hub id.
         complete: Reject a checkpoint that lacks a head.
+        task: The task that its head is for.
         **config: Fields of the model's configuration to set, for example ``id2label``; a head whose shape no longer
             fits is then newly initialized.
 
@@ -97,7 +101,7 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
     """
     directory = local_directory(name)
     own = read_config(directory)
-    kind = classifier_class(own)
+    kind = classifier_class(own, task)
     fits = not config and has_own_head(kind, own)
     for field, value in config.items():
         setattr(own, field, value)
@@ -105,7 +109,9 @@ def load_model(name: str | Path, *, complete: bool = False, **config: Any) -> Pr
     return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
 
 
-def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTrainedConfig:
+def inspect_checkpoint(
+    name: str | Path, *, complete: bool = False, task: Task = SINGLE_LABEL
+) -> PreTrainedConfig:
     """Reject what :func:`load_model` and :func:`load_tokenizer` would reject later, without building the model.
 
     Shapes are read from the file headers; then the weights are read once to check that they are finite.
@@ -113,6 +119,7 @@ def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTraine
     Args:
         name: Directory or hub id.
         complete: Reject a checkpoint that lacks a head.
+        task: The task that its head is for.
 
     Returns:
         Its configuration.
@@ -123,7 +130,7 @@ def inspect_checkpoint(name: str | Path, *, complete: bool = False) -> PreTraine
     """
     directory = local_directory(name)
     config = read_config(directory)
-    kind = classifier_class(config)
+    kind = classifier_class(config, task)
     shapes = weight_shapes(directory)
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
@@ -138,9 +145,9 @@ def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
     return isinstance(named, list) and kind.__name__ in named
 
 
-def new_classifier(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build an untrained sequence classifier of these shapes; seed torch first."""
-    return classifier_class(config)(config)
+def new_classifier(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> PreTrainedModel:
+    """Build a task's untrained model of these shapes; seed torch first."""
+    return classifier_class(config, task)(config)
 
 
 def load_tokenizer(name: str | Path) -> Any:

@@ -24,7 +24,7 @@ class TokenizedSplit:
     Attributes:
         input_ids: int32[total]; the concatenated rows, special tokens included.
         offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        labels: int64[N].
+        labels: [N] or [N, ...], as the task has them.
         example_ids: int64[N]; a hash of the row's token ids. Equal rows have equal ids and a changed row has
             another id, so a join by id never mixes up rows.
     """
@@ -75,9 +75,12 @@ class LabelledSplit:
 
 
 def tokenize_split(
-    texts: Sequence[str], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_length: int
+    texts: Sequence[str],
+    labels: np.ndarray | Sequence[int] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> TokenizedSplit:
-    """Tokenize texts, cut to ``max_length`` tokens, without padding."""
+    """Tokenize texts, cut to ``max_length`` tokens, without padding; labels as in ``from_rows``."""
     rows: list[np.ndarray] = []
     if texts:
         encoded = tokenizer(
@@ -92,14 +95,21 @@ def tokenize_split(
     return from_rows(rows, labels)
 
 
-def from_rows(rows: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> TokenizedSplit:
-    """Build a split from rows int32[L] of token ids with special tokens; ``labels`` default to ``IGNORED_LABEL``."""
+def from_rows(rows: Sequence[np.ndarray], labels: np.ndarray | Sequence[int] | None = None) -> TokenizedSplit:
+    """Build a split from rows int32[L] of token ids with special tokens.
+
+    Args:
+        rows: Token ids of N texts.
+        labels: An array as it is, or numbers of classes; None stands for ``IGNORED_LABEL``.
+    """
+    if not isinstance(labels, np.ndarray):
+        labels = np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64)
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(
         input_ids=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32),
         offsets=offsets,
-        labels=np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64),
+        labels=labels,
         example_ids=np.array([example_id(row) for row in rows], dtype=np.int64),
     )
 

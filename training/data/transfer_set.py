@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import DataError
 from .augmentation import drop_words, mask_pieces, normalised, splice
 from .config import DataConfig
-from .tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
+from .tokenized import TokenizedSplit, tokenize_split
 from .unlabelled import UNLABELLED
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def extra_splits(
         DataError: Masked texts are requested, and the tokenizer has no mask token.
     """
     made = {
-        kind: tokenize_split(texts, [IGNORED_LABEL] * len(texts), tokenizer, max_length)
+        kind: tokenize_split(texts, None, tokenizer, max_length)
         for kind, texts in extra_texts(config, data).items()
     }
     masked = config.augmentation.masked
@@ -63,9 +63,7 @@ def extra_splits(
             "data.augmentation.masked: the teacher's tokenizer has no mask token; remove the section"
         )
     held = {name: data.splits[name]["text"][:] for name in data.splits}
-    tokens = {
-        name: tokenize_split(texts, [0] * len(texts), tokenizer, max_length) for name, texts in held.items()
-    }
+    tokens = {name: tokenize_split(texts, None, tokenizer, max_length) for name, texts in held.items()}
     known = {int(example) for split in [*tokens.values(), *made.values()] for example in split.example_ids}
     split = mask_pieces(
         tokens["train"],

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from ..compression.config import PruningConfig, QuantizationAwareConfig
 from ..compression.pruning.base import PRUNING_RULES
-from ..registry import SectionsByName
 from ..section import (
     BatchSize,
     Epochs,
@@ -21,6 +20,7 @@ from ..section import (
     Temperature,
     Weight,
 )
+from ..section_registry import SectionsByName
 from .losses.base import LossTerm, with_sections
 
 

@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedCo
 from transformers.pytorch_utils import prune_linear_layer
 
 from ...errors import ModelError
+from ..tasks import SINGLE_LABEL, Task
 from .families import Attention, FeedForward, family_names, family_of
 
 KEPT_HEADS = "kept_attention_heads"
@@ -95,16 +96,17 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
     setattr(model.config, family_of(model).intermediate_size, len(kept[0]))
 
 
-def classifier_class(config: PreTrainedConfig) -> Any:
-    """Return the sequence classifier class, with ``from_pretrained``, that builds this configuration's shapes.
+def classifier_class(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> Any:
+    """Return the task's model class, with ``from_pretrained``, that builds this configuration's shapes.
 
     Raises:
         ModelError: There is none, or heads were pruned in an unknown family.
     """
-    stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    stock = task.model_class(config)
     if stock is None:
         raise ModelError(
-            f"model family {config.model_type!r} has no sequence classifiers; use one of {family_names()}"
+            f"model family {config.model_type!r} has no model for the task {task.name} ({task.auto_class}); use one "
+            f"of {family_names()}"
         )
     return _narrowed(stock) if hasattr(config, KEPT_HEADS) else stock
 

@@ -26,7 +26,7 @@ from ..checkpoints.masked_lm import (
     load_masked_lm,
     masked_lm_around,
 )
-from ..data.tokenized import IGNORED_LABEL, TokenizedDataset, TokenizedSplit, selected, tokenize_split
+from ..data.tokenized import TokenizedDataset, TokenizedSplit, selected, tokenize_split
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.structured_pruning import KEPT_HEADS
 from .arguments import PretrainingArguments
@@ -153,7 +153,7 @@ def _tokenized(
 ) -> TokenizedSplit:
     order = np.random.default_rng(config.seed).permutation(len(texts))[: config.max_texts]
     chosen = [texts[int(index)] for index in np.sort(order)]
-    return tokenize_split(chosen, [IGNORED_LABEL] * len(chosen), tokenizer, max_length)
+    return tokenize_split(chosen, None, tokenizer, max_length)
 
 
 class _Run:

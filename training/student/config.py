@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter
 
-from ..registry import OneSection
+from ..section_registry import OneSection
 from .kinds.base import STUDENT_KINDS, StudentConfig
 
 __all__ = ["STUDENT", "STUDENT_KINDS", "AnyStudentConfig", "StudentConfig", "student_config"]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from ...errors import ModelError
 from ..checkpoints.load import load_config, new_classifier
 from ..models.families import family_of
+from ..tasks import SINGLE_LABEL, Task
 
 
 def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
@@ -40,7 +41,7 @@ def check_layers(layers: list[int], num_layers: int, owner: str) -> None:
 
 
 def student_from_layers(
-    teacher: PreTrainedModel, layers: list[int], owner: str = "the teacher"
+    teacher: PreTrainedModel, layers: list[int], owner: str = "the teacher", task: Task = SINGLE_LABEL
 ) -> PreTrainedModel:
     """Build a new model from the teacher's embeddings, the given layers, its pooler and its head.
 
@@ -48,6 +49,7 @@ def student_from_layers(
         teacher: A sequence classifier of a known family.
         layers: Layers to keep, from 0, ascending.
         owner: Name of the layers' owner, for the error message.
+        task: The task of both.
 
     Raises:
         ModelError: The family is unknown, or a layer does not exist, is given twice or out of order.
@@ -57,7 +59,7 @@ def student_from_layers(
     check_layers(layers, num_layers, owner)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
-    student = new_classifier(config)
+    student = new_classifier(config, task)
     kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
     weights = {}
     for name, value in teacher.state_dict().items():

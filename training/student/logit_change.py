@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..data.tokenized import IGNORED_LABEL, tokenize_split
+from ..data.tokenized import tokenize_split
 from ..models.inference import compute_logits
 from ..tasks import SINGLE_LABEL, Task
 
@@ -67,7 +67,7 @@ class StepParity:
         """Return the logits float32[N, C], and move the model to the CPU."""
         if not self._texts:
             return None
-        split = tokenize_split(self._texts, [IGNORED_LABEL] * len(self._texts), tokenizer, self._max_length)
+        split = tokenize_split(self._texts, None, tokenizer, self._max_length)
         logits = compute_logits(
             model,
             split,

@@ -130,7 +130,7 @@ def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> Tok
         for number in range(len(split))
     ]
     rows = [row if len(row) <= max_length else np.append(row[: max_length - 1], row[-1]) for row in rows]
-    return from_rows(rows, split.labels.tolist())
+    return from_rows(rows, split.labels)
 
 
 def _spell(piece: str, model: dict[str, Any]) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
-from ..data.tokenized import IGNORED_LABEL, TokenizedSplit, tokenize_split
+from ..data.tokenized import TokenizedSplit, tokenize_split
 from ..models.families import family_of
 from ..models.inference import logits_of_batches
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
@@ -78,7 +78,9 @@ def narrow(
     rows: list[int] = spread.round().astype(int).tolist()
     split = tokenize_split(
         [texts[int(row)] for row in rows],
-        [labels[int(row)] for row in rows] if labels else [IGNORED_LABEL] * len(rows),
+        [labels[row] for row in rows]
+        if labels
+        else task.missing_labels(len(rows), model.config.num_labels or 0),
         tokenizer,
         max_length or _MAX_LENGTH,
     )
@@ -102,7 +104,7 @@ def importance(
 
     Args:
         model: A classifier; it is run without dropout, and its mode is restored.
-        split: N texts in its tokens; ``IGNORED_LABEL`` means no label.
+        split: N texts in its tokens, with the task's labels, which may be missing.
         task: The classifier's task.
 
     Returns:

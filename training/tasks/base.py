@@ -7,9 +7,9 @@ transformers: a specification is read by names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from ..registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import TokenizedSplit
+
+
+Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Task(ABC):
         description: One phrase, for the documentation.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
+        label_dtype: NumPy's name of the labels' type.
+        auto_class: Name of the class of transformers that selects the model of each family, with its head.
+        problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
+        metric_modes: The names of ``metrics``, each with whether higher or lower is better. The best epoch of a
+            teacher, and by default the best trial, is the best in the first.
         out_of_scope: None if the task cannot predict out-of-scope texts.
     """
 
@@ -52,6 +60,10 @@ class Task(ABC):
     description: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
     label_column: ClassVar[str] = "label"
+    label_dtype: ClassVar[str]
+    auto_class: ClassVar[str]
+    problem_type: ClassVar[str | None] = None
+    metric_modes: ClassVar[Mapping[str, Mode]]
     out_of_scope: OutOfScope | None = None
 
     @abstractmethod
@@ -59,8 +71,28 @@ class Task(ABC):
         """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
 
     @abstractmethod
-    def num_outputs(self, label_names: list[str]) -> int:
+    def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
+        """Return the labels of N texts that only a teacher labels; of the type and shape of other labels."""
+
+    # ---- Model ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def num_outputs(self, label_names: Sequence[str]) -> int:
         """Return C, the number of the head's outputs for these labels."""
+
+    def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+        """Return the class of transformers for models of this family, or None if the family has none."""
+        import transformers
+
+        return getattr(transformers, self.auto_class)._model_mapping.get(type(config), None)
+
+    def model_config(self, label_names: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of a model's configuration that define its head, with C entries of ``id2label``."""
+        return {
+            "id2label": dict(enumerate(label_names)),
+            "label2id": {name: number for number, name in enumerate(label_names)},
+            "problem_type": self.problem_type,
+        }
 
     # ---- Losses -----------------------------------------------------------------------------------------
 
@@ -135,6 +167,11 @@ class Task(ABC):
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
+
+    @property
+    def goal(self) -> tuple[str, Mode]:
+        """The metric by which models are selected, and whether higher or lower is better."""
+        return next(iter(self.metric_modes.items()))
 
     @abstractmethod
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:

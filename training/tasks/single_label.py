@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .base import TASKS, OutOfScope, Task
+from .base import TASKS, Mode, OutOfScope, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,14 @@ class SingleLabel(Task):
 
     name: ClassVar[str] = "single_label"
     description: ClassVar[str] = "one label for each text"
+    label_dtype: ClassVar[str] = "int64"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
+    metric_modes: ClassVar[Mapping[str, Mode]] = {
+        "accuracy": "max",
+        "in_scope_accuracy": "max",
+        "oos_recall": "max",
+    }
 
     def __init__(self) -> None:
         self.out_of_scope = OutOfScope(self.predictions)
@@ -29,9 +38,16 @@ class SingleLabel(Task):
         from ..data.tokenized import tokenize_split
 
         (text,) = self.text_columns
-        return tokenize_split(rows[text][:], rows[self.label_column][:], tokenizer, max_length)
+        labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
+        return tokenize_split(rows[text][:], labels, tokenizer, max_length)
 
-    def num_outputs(self, label_names: list[str]) -> int:
+    def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
+        """Return -100 for each text."""
+        from ..data.tokenized import IGNORED_LABEL
+
+        return np.full(num_texts, IGNORED_LABEL, dtype=self.label_dtype)
+
+    def num_outputs(self, label_names: Sequence[str]) -> int:
         """Return the number of labels; each has one logit."""
         return len(label_names)
 

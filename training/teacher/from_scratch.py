@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..checkpoints.heads import label_maps
+from ..checkpoints.load import new_classifier
+from ..tasks import SINGLE_LABEL, Task
 from .config import ScratchConfig
 
 _SPECIAL = {
@@ -58,18 +59,21 @@ def _continuations(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> l
 
 
 def new_model(
-    config: ScratchConfig, tokenizer: Any, label_names: list[str], max_length: int
-) -> BertForSequenceClassification:
-    """Build an untrained BERT classifier for the tokenizer and the labels; seed torch first."""
-    return BertForSequenceClassification(
-        scratch_shapes(
-            config,
-            vocab_size=len(tokenizer),
-            max_position_embeddings=max_length,
-            pad_token_id=tokenizer.pad_token_id,
-            **label_maps(label_names),
-        )
+    config: ScratchConfig,
+    tokenizer: Any,
+    label_names: list[str],
+    max_length: int,
+    task: Task = SINGLE_LABEL,
+) -> PreTrainedModel:
+    """Build a task's untrained BERT for the tokenizer and the labels; seed torch first."""
+    shapes = scratch_shapes(
+        config,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        **task.model_config(label_names),
     )
+    return new_classifier(shapes, task)
 
 
 def scratch_shapes(config: ScratchConfig, **others: Any) -> BertConfig:

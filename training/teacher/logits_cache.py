@@ -16,6 +16,7 @@ from ...storage.folders import new_folder
 from ..checkpoints.load import checkpoint_fingerprint, load_classifier
 from ..data.tokenized import TokenizedSplit
 from ..models.inference import DTYPES, compute_logits
+from ..tasks import SINGLE_LABEL, Task
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def teacher_logits(
     num_threads: int,
     batch_size: int = 256,
     use_gpu: bool | None = None,
+    task: Task = SINGLE_LABEL,
 ) -> LogitsResult:
     """Return the teacher's logits over a split, from the cache or by running the teacher.
 
@@ -76,6 +78,7 @@ def teacher_logits(
         num_threads: Intra-op threads while computing.
         batch_size: Maximum number of texts per batch; batches have texts of similar length.
         use_gpu: Whether a GPU may be used; None uses one if available.
+        task: The teacher's task.
 
     Raises:
         InputError: ``dtype`` is unknown.
@@ -88,7 +91,7 @@ def teacher_logits(
     held = _read(cache_dir / key, key, split)
     computed, damaged = held is None, held is None and (cache_dir / key).exists()
     if held is None:
-        model, tokenizer = load_classifier(model_dir)
+        model, tokenizer = load_classifier(model_dir, task)
         values = compute_logits(
             model,
             split,

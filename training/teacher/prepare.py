@@ -94,7 +94,7 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        report: Called after each epoch; the values are ``epoch`` and ``validation_accuracy``.
+        report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the task's first metric.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
 
@@ -123,7 +123,7 @@ def prepare_teacher(
         measure = partial(_measure, initial, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
-            best = _BestEpoch(initial.model, measure, report)
+            best = _BestEpoch(initial.model, measure, report, task)
             _train(
                 initial, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
             )
@@ -196,17 +196,21 @@ def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, tas
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
-        model, tokenizer = load_classifier(name)
-        match_labels(model, names)
+        model, tokenizer = load_classifier(name, task)
+        match_labels(model, names, task=task)
         initial = _InitialTeacher(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        initial = _InitialTeacher(load_with_labels(name, names), load_tokenizer(name), config.fine_tune, task)
+        initial = _InitialTeacher(
+            load_with_labels(name, names, task), load_tokenizer(name), config.fine_tune, task
+        )
         check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        initial = _InitialTeacher(new_model(recipe, tokenizer, names, max_length), tokenizer, recipe, task)
+        initial = _InitialTeacher(
+            new_model(recipe, tokenizer, names, max_length, task), tokenizer, recipe, task
+        )
     check_max_length(initial.model, max_length, "teacher")
     if not isinstance(initial.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
@@ -269,28 +273,36 @@ def _train(
 
 
 class _BestEpoch(TrainerCallback):
-    """Keep the weights of the epoch with the best validation accuracy; on ties, the first."""
+    """Keep the weights of the epoch that is best in the task's first metric on validation; on ties, the first."""
 
     def __init__(
-        self, model: PreTrainedModel, measure: Callable[[], dict[str, Any]], report: ReportProgress | None
+        self,
+        model: PreTrainedModel,
+        measure: Callable[[], dict[str, Any]],
+        report: ReportProgress | None,
+        task: Task,
     ) -> None:
         self._model = model
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
         self._report = report
+        metric, mode = task.goal
+        self._metric, self._sign = f"validation_{metric}", 1 if mode == "max" else -1
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure after each epoch, and keep the weights if they are the best so far."""
-        accuracy = self._measure()["accuracy"]
-        epoch = {"epoch": float(state.epoch or 0), "validation_accuracy": accuracy}
-        if all(accuracy > earlier["validation_accuracy"] for earlier in self.epochs):
+        found = {f"validation_{name}": value for name, value in self._measure().items()}
+        epoch = {"epoch": float(state.epoch or 0)}
+        epoch |= {name: found[name] for name in ("validation_accuracy", self._metric)}
+        value = self._sign * epoch[self._metric]
+        if all(value > self._sign * earlier[self._metric] for earlier in self.epochs):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
         if self._report is not None:
-            message = f"epoch {epoch['epoch']:g}: validation accuracy {accuracy:.4f}"
+            message = f"epoch {epoch['epoch']:g}: {self._metric.replace('_', ' ')} {epoch[self._metric]:.4f}"
             self._report(Progress(message, epoch))
 
     def restore(self) -> None:

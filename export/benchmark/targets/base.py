@@ -43,6 +43,7 @@ class OpenOptions:
         tokenizer_dir: Folder of the tokenizer, if not ``directory``.
         num_threads: Intra-op threads.
         session: Session options that were measured to be faster.
+        task: Name of the task.
     """
 
     directory: str
@@ -50,6 +51,7 @@ class OpenOptions:
     tokenizer_dir: str | None
     num_threads: int
     session: dict[str, Any] | None
+    task: str = "single_label"
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,16 @@ class Preparation:
     Attributes:
         name: Name of the model.
         directory: The model's own folder.
-        num_labels: Number of labels in the data.
+        num_outputs: Number of outputs of a model for the data's labels.
+        task: Name of the task.
         num_threads: Number of threads to use.
         scratch: Folder for temporary files, removed after the model is measured.
     """
 
     name: str
     directory: str
-    num_labels: int
+    num_outputs: int
+    task: str
     num_threads: int
     scratch: Path
 

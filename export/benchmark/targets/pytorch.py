@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 def open_checkpoint(options: OpenOptions) -> Opened:
     """Open a classifier's checkpoint."""
+    from ....training import tasks
     from ....training.checkpoints.load import load_classifier
     from ....training.data.tokenized import tokenize_split
     from ....training.models.inference import compute_logits
 
     set_threads(options.num_threads)
-    model, tokenizer = load_classifier(options.directory)
+    model, tokenizer = load_classifier(options.directory, tasks.get(options.task))
 
     def logits(texts: Sequence[str]) -> np.ndarray:
-        split = tokenize_split(texts, [0] * len(texts), tokenizer, options.max_length)
+        split = tokenize_split(texts, None, tokenizer, options.max_length)
         pad_token_id = int(model.config.pad_token_id or 0)
         return compute_logits(
             model, split, pad_token_id=pad_token_id, num_threads=options.num_threads, use_gpu=False

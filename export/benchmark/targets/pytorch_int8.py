@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 def _open(options: OpenOptions) -> Opened:
     import torch
 
+    from ....training import tasks
     from ....training.checkpoints.load import load_tokenizer
     from ....training.data.tokenized import tokenize_split
     from ...variants.torch_int8 import load_pytorch_int8
 
     set_threads(options.num_threads)
-    model = load_pytorch_int8(options.directory)
+    model = load_pytorch_int8(options.directory, tasks.get(options.task))
     tokenizer = load_tokenizer(options.tokenizer_dir or options.directory)
 
     def logits(texts: Sequence[str]) -> np.ndarray:
-        split = tokenize_split(texts, [0] * len(texts), tokenizer, options.max_length)
+        split = tokenize_split(texts, None, tokenizer, options.max_length)
         # Unlike compute_logits, run the whole last layer: the first token alone has another range.
         ids = [torch.from_numpy(split.row(i)).long()[None] for i in range(len(split))]
         with torch.inference_mode():

@@ -13,7 +13,7 @@ def _prepare(given: Preparation) -> Prepared:
     from ..reference import SIZE_FILE
 
     directory = given.scratch / "reference"
-    arguments = [given.directory, str(directory), str(given.num_labels)]
+    arguments = [given.directory, str(directory), str(given.num_outputs), given.task]
     run_module("benchmark.reference", arguments, what=given.name, num_threads=given.num_threads)
     size = json.loads((directory / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
     return Prepared(str(directory), size / 2**20)

@@ -3,6 +3,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -392,14 +393,10 @@ def test_the_reference_takes_the_given_tokenizer_and_published_shape(
 ) -> None:
     import transformers
 
-    class Small(transformers.BertConfig):
-        """BERT-base in small, with fewer pieces than the tokenizer has."""
-
-        def __init__(self, **options) -> None:
-            shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
-            super().__init__(**shape | {"intermediate_size": 64} | options)
-
-    monkeypatch.setattr(transformers, "BertConfig", Small)
+    # BERT-base in small, with fewer pieces than the tokenizer has.
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    small = partial(transformers.BertConfig, **shape, vocab_size=10)
+    monkeypatch.setattr(transformers, "BertConfig", small)
     size = write_reference(folders["student"], tmp_path / "reference", num_labels=7)
     assert json.loads((tmp_path / "reference" / "reference.json").read_text()) == {"bytes": size}
     assert size < model_bytes(tmp_path / "reference")

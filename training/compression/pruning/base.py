@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from ...registry import SectionRegistry
 from ...section import LearningRate, Section, ShareBelowOne
+from ...section_registry import SectionRegistry
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from ...registry import SectionRegistry
 from ...section import Count, Name, Section, Seed
+from ...section_registry import SectionRegistry
 from ..added_texts_config import AugmentationConfig, UnlabelledConfig
 from ..rows import RawSplit
 

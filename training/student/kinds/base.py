@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from ....progress import ReportProgress
-from ...registry import SectionRegistry
 from ...section import Section, Seed
+from ...section_registry import SectionRegistry
 from ...tasks import SINGLE_LABEL, Task
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class StudentConfig(Section):
         """
         return teacher
 
-    def check_checkpoints(self, teacher: str | None) -> None:
+    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
         """Reject checkpoints that are damaged or do not fit together.
 
         Args:
             teacher: The teacher's checkpoint, or the one that it is fine-tuned from; None: it is trained from scratch.
+            task: The task of student and teacher.
 
         Raises:
             ModelError: The message has the key that names the checkpoint.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ...section import Layers, Name
+from ...tasks import SINGLE_LABEL, Task
 from .base import STUDENT_KINDS, StudentInputs
 from .transformer import TransformerStudent
 
@@ -45,14 +46,14 @@ class CheckpointStudent(TransformerStudent):
             family_of(found, "student.checkpoint")
         return found
 
-    def check_checkpoints(self, teacher: str | None) -> None:
+    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
         """Reject a damaged checkpoint, and one that does not fit the section's other keys."""
         from ...checkpoints.load import inspect_checkpoint, resolve_checkpoint
         from ...checkpoints.loading import naming
 
         with naming("student.checkpoint"):
-            inspect_checkpoint(resolve_checkpoint(self.checkpoint))
-        super().check_checkpoints(teacher)
+            inspect_checkpoint(resolve_checkpoint(self.checkpoint), task=task)
+        super().check_checkpoints(teacher, task)
 
     def load_source(self, inputs: StudentInputs) -> tuple[PreTrainedModel, Any, bool]:
         """Load the checkpoint; its head is newly initialized, unless it was trained for these labels."""
@@ -62,7 +63,7 @@ class CheckpointStudent(TransformerStudent):
         from ...models.families import family_of
 
         name = resolve_checkpoint(self.checkpoint)
-        model, tokenizer = load_with_labels(name, inputs.label_names), load_tokenizer(name)
+        model, tokenizer = load_with_labels(name, inputs.label_names, inputs.task), load_tokenizer(name)
         has_head = has_labels(name, inputs.label_names)
         family_of(model)
         check_table(tokenizer, model.config, self.checkpoint)

@@ -52,7 +52,7 @@ class LayersStudent(TransformerStudent):
         from ...checkpoints.load import load_classifier
         from ...models.families import family_of
 
-        model, tokenizer = load_classifier(inputs.teacher_dir)
-        match_labels(model, inputs.label_names)
+        model, tokenizer = load_classifier(inputs.teacher_dir, inputs.task)
+        match_labels(model, inputs.label_names, task=inputs.task)
         family_of(model)
         return model, tokenizer, True

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ...pretraining.config import PretrainingConfig
 from ...section import Layers
+from ...tasks import SINGLE_LABEL, Task
 from ..size_config import VocabularyConfig, WidthConfig
 from .base import BuiltStudent, StudentConfig, StudentInputs
 
@@ -78,7 +79,7 @@ class TransformerStudent(StudentConfig):
             check_layers(self.layers, source.num_hidden_layers, self.layers_of)
         return source
 
-    def check_checkpoints(self, teacher: str | None) -> None:
+    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
         """Reject a vocabulary too small to spell every text, and models that it cannot be pretrained with."""
         from ...checkpoints.load import inspect_checkpoint, load_tokenizer, resolve_checkpoint
         from ...checkpoints.loading import naming
@@ -91,7 +92,7 @@ class TransformerStudent(StudentConfig):
             with naming("student.pretraining.checkpoint"):
                 check_pretraining(self.pretraining, self.source, teacher)
                 if self.pretraining.checkpoint is not None:
-                    inspect_checkpoint(resolve_checkpoint(self.pretraining.checkpoint))
+                    inspect_checkpoint(resolve_checkpoint(self.pretraining.checkpoint), task=task)
 
     def check_new_tokenizer(self, make: Callable[[], Any]) -> None:
         """Reject a vocabulary too small to spell every text in the teacher's word pieces."""
@@ -157,7 +158,7 @@ class TransformerStudent(StudentConfig):
             lengths: dict[str, Any] = {"max_length": inputs.max_length, "task": inputs.task}
             narrow(model, tokenizer, self.width, inputs.texts, inputs.labels, **lengths)
             parity.after("width", model, tokenizer)
-        model = self._with_chosen_layers(model)
+        model = self._with_chosen_layers(model, inputs.task)
         more = {}
         if self.pretraining is not None:  # before trimming, since the teacher has all the pieces
             more["pretraining"] = _pretrain(model, tokenizer, self.pretraining, inputs)
@@ -172,10 +173,12 @@ class TransformerStudent(StudentConfig):
             {**self._shape(model), "num_embeddings": num_embeddings, "parity": parity.steps, **more},
         )
 
-    def _with_chosen_layers(self, source: PreTrainedModel) -> PreTrainedModel:
+    def _with_chosen_layers(self, source: PreTrainedModel, task: Task) -> PreTrainedModel:
         from ..layers import student_from_layers
 
-        return source if self.layers is None else student_from_layers(source, self.layers, self.layers_of)
+        if self.layers is None:
+            return source
+        return student_from_layers(source, self.layers, self.layers_of, task)
 
     def _shape(self, model: PreTrainedModel) -> dict[str, Any]:
         from ...models.families import family_of

@@ -1,0 +1,222 @@
+"""Registries of configuration sections, and the fields that hold one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
+
+from .registry import Registry
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class SectionRegistry(Registry[type[Kind]]):
+    """Configuration sections of one kind, distinguished by the value of one of their keys.
+
+    An entry is a section whose key ``attribute`` is declared as ``Literal["its name"] = "its name"``. A field that
+    takes any of them is annotated ``Annotated[Base, registry.field()]``, or ``Annotated[Base | None, …]``.
+    """
+
+    def name_of(self, entry: type[Kind]) -> str:
+        """Return the value of the key that selects this section."""
+        return entry.model_fields[self.attribute].default
+
+    def field(
+        self,
+        *,
+        default: str | None = None,
+        by_own_keys: bool = False,
+        bare_word: bool = False,
+        ignores_others: bool = False,
+    ) -> OneSection:
+        """Return the metadata that makes a field accept every section registered at validation time.
+
+        Args:
+            default: Entry that a mapping without the key selects; None: the key is required.
+            by_own_keys: Whether a mapping without the key selects the only section that has one of its keys alone.
+            bare_word: Whether an entry's name alone stands for its section with default values.
+            ignores_others: Whether keys that only other sections have are validated and dropped, not rejected.
+        """
+        return OneSection(self, default, by_own_keys, bare_word, ignores_others)
+
+    def named_by(self, values: Mapping[Any, Any]) -> Any:
+        """Return the name in a mapping, else that of the only section which has one of its keys alone, else None."""
+        if self.attribute in values:
+            return values[self.attribute]
+        owners = [self.with_key(key) for key, value in values.items() if value is not None]
+        names = {each[0] for each in owners if len(each) == 1}
+        return names.pop() if len(names) == 1 else None
+
+    def with_key(self, key: str) -> list[str]:
+        """Return the names of the sections that have a key."""
+        return [name for name, section in self._entries.items() if key in section.model_fields]
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all sections, each once."""
+        return list(dict.fromkeys(key for section in self for key in section.model_fields))
+
+
+class OneSection:
+    """Pydantic metadata of a field that holds one section of a registry: an extensible discriminated union.
+
+    Args:
+        registry: The sections.
+        default: As in :meth:`SectionRegistry.field`.
+        by_own_keys: As there.
+        bare_word: As there.
+        ignores_others: As there.
+    """
+
+    def __init__(
+        self,
+        registry: SectionRegistry[Any],
+        default: str | None,
+        by_own_keys: bool,
+        bare_word: bool,
+        ignores_others: bool,
+    ) -> None:
+        self.registry = registry
+        self._default = default
+        self._by_own_keys = by_own_keys
+        self._bare_word = bare_word
+        self._ignores_others = ignores_others
+
+    def selected(self, value: Any) -> type[BaseModel] | None:
+        """Return the section that a value selects by its key or as a bare word, or None."""
+        name = value if isinstance(value, str) else self._default
+        if isinstance(value, dict):
+            name = self.name_in(value)
+        return self.registry[name] if isinstance(name, str) and name in self.registry else None
+
+    def name_in(self, values: Mapping[Any, Any]) -> Any:
+        """Return what a mapping gives as the name of its section, or the name that it implies."""
+        implied = self.registry.named_by(values) if self._by_own_keys else None
+        return values.get(self.registry.attribute, implied or self._default)
+
+    def _validated(self, base: type[BaseModel], value: Any) -> BaseModel:
+        """Return the section that a value describes; errors within it keep their own paths."""
+        key = self.registry.attribute
+        if isinstance(value, base):
+            return value
+        if self._bare_word and isinstance(value, str):
+            value = {key: value}
+        if not isinstance(value, dict):
+            raise PydanticKnownError("model_attributes_type")
+        name = self.name_in(value)
+        if key not in value and name is None:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{key}'"})
+        if not isinstance(name, str) or name not in self.registry:
+            known = ", ".join(f"'{each}'" for each in self.registry.names)
+            context = {"discriminator": f"'{key}'", "tag": str(name), "expected_tags": known}
+            fault = InitErrorDetails(type="union_tag_invalid", loc=(key,), input=name, ctx=context)
+            if self._bare_word:
+                fault["loc"] = ()
+            raise ValidationError.from_exception_data(base.__name__, [fault])
+        section = self.registry[name]
+        return self._of_own_keys(section, value) if self._ignores_others else section.model_validate(value)
+
+    def _of_own_keys(self, section: type[BaseModel], values: dict[Any, Any]) -> BaseModel:
+        others = {
+            key: next((each for each in self.registry if key in each.model_fields), None)
+            for key in values
+            if key not in section.model_fields
+        }
+        own = {key: value for key, value in values.items() if others.get(key) is None}
+        faults = [
+            fault
+            for key, other in others.items()
+            if other is not None
+            for fault in _faults(other, key, values[key])
+        ]
+        try:
+            made = section.model_validate(own)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(error.title, [*_details(error), *faults]) from None
+        if faults:
+            raise ValidationError.from_exception_data(section.__name__, faults)
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        kinds = [kind for kind in get_args(source) if kind is not NoneType]  # of ``Base | None``
+        if not kinds:
+            return core_schema.no_info_plain_validator_function(partial(self._validated, source))
+        return core_schema.nullable_schema(
+            core_schema.no_info_plain_validator_function(partial(self._validated, kinds[0]))
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        sections = {name: self.registry[name].__pydantic_core_schema__ for name in self.registry.names}
+        union = core_schema.tagged_union_schema(sections, self.registry.attribute)
+        return handler(core_schema.nullable_schema(union) if schema["type"] == "nullable" else union)
+
+
+class SectionsByName:
+    """Pydantic metadata of a field that maps entry names to their sections, each name at most once.
+
+    Args:
+        sections: Called at validation time to get the accepted sections by name.
+    """
+
+    def __init__(self, sections: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
+        self.sections = sections
+
+    def _validated(self, values: Any) -> dict[str, BaseModel]:
+        """Return the sections of a mapping; errors keep their own paths and are raised together."""
+        if not isinstance(values, dict):
+            raise PydanticKnownError("dict_type")
+        known = self.sections()
+        made: dict[str, BaseModel] = {}
+        faults: list[InitErrorDetails] = []
+        for name, value in values.items():
+            if name not in known:
+                expected = ", ".join(f"'{each}'" for each in known)
+                context = {"discriminator": "'name'", "tag": str(name), "expected_tags": expected}
+                faults.append(
+                    InitErrorDetails(type="union_tag_invalid", loc=(str(name),), input=value, ctx=context)
+                )
+                continue
+            try:
+                made[name] = known[name].model_validate(value)
+            except ValidationError as error:
+                faults += _details(error, name)
+        if faults:
+            raise ValidationError.from_exception_data("sections", faults)
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        fields = {
+            name: core_schema.typed_dict_field(section.__pydantic_core_schema__, required=False)
+            for name, section in self.sections().items()
+        }
+        return handler(core_schema.typed_dict_schema(fields, extra_behavior="forbid"))
+
+
+def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:
+    """Return the validation errors of one key's value in a section."""
+    kind: Any = section.model_fields[key].rebuild_annotation()
+    try:
+        TypeAdapter(kind, config=section.model_config).validate_python(value)
+    except ValidationError as error:
+        return _details(error, key)
+    return []
+
+
+def _details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(
+            type=item["type"], loc=(*prefix, *item["loc"]), input=item["input"], ctx=item.get("ctx", {})
+        )
+        for item in error.errors(include_url=False)
+    ]
