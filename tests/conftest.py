@@ -12,6 +12,8 @@ from servers import S3_ENVIRONMENT, make_bucket, s3_server
 from servers import small_disk as mounted
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Several processes test at once: threads of one that wait for each other would take the cores from the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a script starts in the background ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inherit it

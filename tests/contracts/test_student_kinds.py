@@ -221,7 +221,7 @@ def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_
         config = load_config("clinc150", given)  # `rows` is a key of this kind alone
         assert config.student == FreshStudent(rows=24, seed=42)
         assert "| `student.rows` | whole number ≥ 1 | `16` | fresh: feed-forward rows. |" in as_markdown()
-        with pytest.raises(ConfigError, match=r"student\.layers: is a key of kind layers, checkpoint alone"):
+        with pytest.raises(ConfigError, match=r"student\.layers: .* kind layers, checkpoint"):
             load_config("quickstart", ["student={kind: fresh, layers: [0]}"])
         with pytest.raises(ConfigError, match=r"student\.row: .*'rows'"):
             load_config("quickstart", ["student={kind: fresh, row: 8}"])

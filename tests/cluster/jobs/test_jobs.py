@@ -109,7 +109,7 @@ def test_a_job_that_was_sent_becomes_a_finished_run(head, finished):
     assert run.stage_record("artifact")["state"] == "finished"
     job = next(job for job in head.client.list_jobs() if job.submission_id == "first")
     assert job.metadata["run_id"] == "first"
-    assert job.metadata["storage"] == finished
+    assert job.metadata["storage"] == finished.partition("?")[0]
     log = head.client.get_job_logs("first")
     assert "artifact" in log
     assert "Traceback" not in log
@@ -139,7 +139,7 @@ def test_the_same_job_again_is_no_error_and_another_under_its_id_is_refused(head
     assert re.search("run first .*finished", again.stdout)
     assert f"distiltune pull first --to DIR --storage '{finished}'" in again.stdout
     config = load_config(head.job, ["search.num_trials=3"], finished)
-    with pytest.raises(InputError, match=r"--run-id: run first exists with another .* \(other: search\)"):
+    with pytest.raises(InputError, match="--run-id: run first .*search"):
         jobs.submit(config, "job", run_id="first", address=head.address, token_file=head.token_file)
     run = run_of(finished, "first")
     assert jobs.stop(run) == "finished"

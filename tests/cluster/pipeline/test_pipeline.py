@@ -183,7 +183,7 @@ def test_each_variant_says_why_it_was_chosen_or_not(home, found):
     rows = {row["name"]: row for row in found["variants"]}
     for name in ("onnx", "onnx-int8"):
         verdict, against = rows[name]["verdict"], rows[name]["against_student"]
-        assert verdict.startswith("chosen: ") == (name == found["chosen"])
+        assert verdict.startswith("selected: ") == (name == found["chosen"])
         difference = rows[name]["validation_accuracy"] - rows["student-pytorch"]["validation_accuracy"]
         assert against["difference"] == pytest.approx(difference)
         assert against["low"] < difference < against["high"]

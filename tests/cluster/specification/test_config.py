@@ -206,7 +206,7 @@ def test_every_fault_is_in_one_message_with_its_path():
         ),
         (
             ["student.kind=layers", "student.checkpoint=a"],
-            ["student.checkpoint", "a key of kind checkpoint alone"],
+            ["student.checkpoint", "kind checkpoint"],
         ),
         (["student.kind=convolutoin"], ["student.kind", "'convolutoin'", "layers, checkpoint"]),
         (["search.num_trials=many"], ["search.num_trials", "'many'"]),

@@ -213,22 +213,22 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
         file.write(b"\0\0\1\0")
     with caplog.at_level(logging.WARNING):
         assert not prepare(config, data, directory)["reused"]
-    assert "made again" in caplog.text
+    assert f"{directory}: " in caplog.text
     assert not prepare(config, data, directory, max_length=12)["reused"]
 
 
 def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
     from distiltune.training.teacher import prepare as module
 
-    config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._begin
+    config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._initial_teacher
 
     def beaten(*args):
-        monkeypatch.setattr(module, "_begin", begin)
+        monkeypatch.setattr(module, "_initial_teacher", begin)
         prepare(config, data, directory)
         (directory / "theirs").touch()
         return begin(*args)
 
-    monkeypatch.setattr(module, "_begin", beaten)
+    monkeypatch.setattr(module, "_initial_teacher", beaten)
     record = prepare(config, data, directory)
     assert record.pop("reused")
     assert (directory / "theirs").exists()
