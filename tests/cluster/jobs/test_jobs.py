@@ -139,7 +139,7 @@ def test_the_same_job_again_is_no_error_and_another_under_its_id_is_refused(head
     assert re.search("run first .*finished", again.stdout)
     assert f"distiltune pull first --to DIR --storage '{finished}'" in again.stdout
     config = load_config(head.job, ["search.num_trials=3"], finished)
-    with pytest.raises(InputError, match="--run-id: run first .*search"):
+    with pytest.raises(InputError, match=r"--run-id: run first .*search"):
         jobs.submit(config, "job", run_id="first", address=head.address, token_file=head.token_file)
     run = run_of(finished, "first")
     assert jobs.stop(run) == "finished"

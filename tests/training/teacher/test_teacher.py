@@ -220,7 +220,11 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
 def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
     from distiltune.training.teacher import prepare as module
 
-    config, directory, begin = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher", module._initial_teacher
+    config, directory, begin = (
+        teacher(checkpoint=str(checkpoint)),
+        tmp_path / "teacher",
+        module._initial_teacher,
+    )
 
     def beaten(*args):
         monkeypatch.setattr(module, "_initial_teacher", begin)
