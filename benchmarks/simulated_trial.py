@@ -54,7 +54,7 @@ def simulated_trial(
 
         from distiltune.search.space.space import metrics_of as metrics_of_task
         from distiltune.search.trial.checkpoints import superseded, upload_epoch, write_epoch
-        from distiltune.search.trial.events import TAGS, TrialEvents
+        from distiltune.search.trial.events import TrialEvents, best_tag, tag_of
         from distiltune.search.trial_record import trial_name
         from distiltune.storage.logs import LogWriter
 
@@ -73,15 +73,15 @@ def simulated_trial(
                     metrics = metrics_of(arguments, config["number"], epoch)
                     curve.append([epoch / num_epochs, metrics["validation_accuracy"]])
                     best = max(value for _, value in curve)
-                    shown = {TAGS[name]: value for name, value in metrics.items() if name in TAGS}
-                    events.scalars({**shown, "best/accuracy": best}, 100 * epoch)
+                    shown = {tag_of(name): value for name, value in metrics.items()}
+                    events.scalars({**shown, best_tag("single_label"): best}, 100 * epoch)
                     events.send()
                     reported = {
                         **metrics,
                         "epoch": epoch,
                         "progress": epoch / num_epochs,
                         "trial_seconds": time.monotonic() - began,
-                        "best_accuracy": best,
+                        "best": best,
                         "saved_at": time.time(),
                         "failure": "",
                         "curve": list(curve),

@@ -88,7 +88,7 @@ def run_search(
     if check_resources:
         needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
         check_fits("resources.trial", needs, processes_per_trial)
-    write_experiment(store, tensorboard, config.space)
+    write_experiment(store, tensorboard, config.space, inputs.task)
     settings = TrialSettings(
         training=training,
         metric=config.metric,

@@ -15,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from ...errors import StorageError
 from ...storage.store import Store
 from ...storage.temporary import TemporaryDirectory
+from ...training import tasks
 from ..parameters import Choice, Fixed, Parameter
 
 logger = logging.getLogger(__name__)
@@ -27,44 +28,42 @@ _summary: Any = summary_pb2
 _api: Any = api_pb2
 _plugin: Any = plugin_data_pb2
 
-# Reported metric -> tag.
-TAGS = {
+_LOSS_TAGS = {
     "train_loss": "loss/total",
     "train_cross_entropy": "loss/cross_entropy",
     "train_distillation": "loss/distillation",
-    "learning_rate": "learning_rate",
-    "validation_accuracy": "validation/accuracy",
-    "validation_in_scope_accuracy": "validation/in_scope_accuracy",
-    "validation_oos_recall": "validation/oos_recall",
-    "validation_loss": "validation/loss",
-    "examples_per_second": "examples_per_second",
 }
-
-# Columns of the HParams tab; the best epoch's value first, since that epoch is the one to export.
-_COLUMNS = (
-    "best/accuracy",
-    "validation/accuracy",
-    "validation/in_scope_accuracy",
-    "validation/oos_recall",
-    "validation/loss",
-    "examples_per_second",
-)
 
 _STATUS = {"success": _api.Status.STATUS_SUCCESS, "failure": _api.Status.STATUS_FAILURE}
 
 
-def write_experiment(store: Store, key: str, space: dict[str, Parameter]) -> None:
-    """Write the search space and the metrics under ``key`` once, as the HParams tab's columns.
+def tag_of(metric: str) -> str:
+    """Return the tag of a reported metric: ``validation_accuracy`` is shown as ``validation/accuracy``."""
+    return _LOSS_TAGS.get(metric) or metric.replace("validation_", "validation/", 1)
+
+
+def best_tag(task: str) -> str:
+    """Return the tag of the best epoch's value so far, in the first metric of a task."""
+    metric, _ = tasks.get(task).goal
+    return f"best/{metric}"
+
+
+def write_experiment(store: Store, key: str, space: dict[str, Parameter], task: str) -> None:
+    """Write the search space and the metrics of a task under ``key`` once, as the HParams tab's columns.
+
+    The best epoch's value is the first metric, since that epoch is the one to export.
 
     Raises:
         StorageError: The storage does not answer.
     """
     if any(name.startswith(_EVENTS) for name in store.names(key)):
         return
+    measured = [f"validation_{name}" for name in (*tasks.get(task).metric_modes, "loss")]
+    tags = [best_tag(task), *map(tag_of, (*measured, "examples_per_second"))]
     experiment = _api.Experiment(
         time_created_secs=time.time(),
         hparam_infos=[_hparam(name, parameter) for name, parameter in space.items()],
-        metric_infos=[_api.MetricInfo(name=_api.MetricName(tag=tag), display_name=tag) for tag in _COLUMNS],
+        metric_infos=[_api.MetricInfo(name=_api.MetricName(tag=tag), display_name=tag) for tag in tags],
     )
     with _Run(store, key) as run:
         run.hparams(metadata.EXPERIMENT_TAG, _plugin.HParamsPluginData(experiment=experiment))

@@ -26,7 +26,7 @@ from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ..space.space import metrics_of
 from .checkpoints import SavedEpoch, superseded, upload_epoch, write_epoch
-from .events import TAGS, TrialEvents
+from .events import TrialEvents, best_tag, tag_of
 from .inputs import TrialInputs, TrialSettings
 
 # Name in the trainer's log -> reported metric.
@@ -67,7 +67,8 @@ class EpochReporter(TrainerCallback):
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
-        self._best_accuracy: float = before.get("best_accuracy", 0.0)
+        self._goal, self._mode = tasks.get(inputs.task).goal
+        self._best: float | None = before.get("best")
         self._curve: list[list[float]] = before.get("curve", [])
         self._started = self._epoch_started = time.monotonic()
         self._epoch_seconds = 0.0
@@ -116,7 +117,7 @@ class EpochReporter(TrainerCallback):
         self._logged.append((state.global_step - self._logged_step, values))
         self._logged_step = state.global_step
         scalars = {**values, "learning_rate": float(logs.get("learning_rate", 0.0))}
-        shown = {TAGS[name]: value for name, value in scalars.items()}
+        shown = {tag_of(name): value for name, value in scalars.items()}
         shown |= {f"loss/{name}": float(logs[name]) for name in with_sections() if name in logs}
         if "sparsity" in logs:
             self._sparsity = shown["sparsity"] = float(logs["sparsity"])
@@ -138,13 +139,15 @@ class EpochReporter(TrainerCallback):
         self.epoch += 1
         metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
         metrics["sparsity"] = self._sparsity
-        self._best_accuracy = max(self._best_accuracy, metrics["validation_accuracy"])
+        reached = metrics[f"validation_{self._goal}"]
+        better = max if self._mode == "max" else min
+        self._best = reached if self._best is None else better(self._best, reached)
         shown = {
-            TAGS[name]: value
+            tag_of(name): value
             for name, value in metrics.items()
-            if name in TAGS and name not in _LOSSES.values()
+            if name.startswith("validation_") or name == "examples_per_second"
         }
-        self._events.scalars({**shown, "best/accuracy": self._best_accuracy}, state.global_step)
+        self._events.scalars({**shown, best_tag(self._inputs.task): self._best}, state.global_step)
         self._events.send()
         progress = state.global_step / state.max_steps
         self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
@@ -155,7 +158,7 @@ class EpochReporter(TrainerCallback):
             "curve": self._curve,
             "counts_from": self._settings.counts_from(state.max_steps),
             "trial_seconds": self._seconds_before + time.monotonic() - self._started,
-            "best_accuracy": self._best_accuracy,
+            "best": self._best,
             "saved_at": time.time(),
             "failure": "",
         }
@@ -181,9 +184,10 @@ class EpochReporter(TrainerCallback):
             "cross-entropy": metrics["train_cross_entropy"],
             "distillation": metrics["train_distillation"],
             "validation loss": metrics["validation_loss"],
-            "accuracy": metrics["validation_accuracy"],
-            "in-scope accuracy": metrics["validation_in_scope_accuracy"],
-            "out-of-scope recall": metrics["validation_oos_recall"],
+            **{
+                name.replace("_", " "): metrics[f"validation_{name}"]
+                for name in tasks.get(self._inputs.task).metric_modes
+            },
         }
         if self._settings.training.pruning is not None:
             values["sparsity"] = metrics["sparsity"]

@@ -119,7 +119,7 @@ def test_trials_appear_while_they_train(storage, tmp_path):
     run = Writer(storage).state("running").run
     with served(run, tmp_path / "tmp") as base:
         assert get(f"{base}data/plugin/scalars/tags") == {}  # no trials yet, and no error
-        write_experiment(run.store, run.tensorboard, SPACE)
+        write_experiment(run.store, run.tensorboard, SPACE, "single_label")
         with trial(run, "one", FIRST) as first:
             epoch(first, 1)
             within(15, lambda: steps(base, "one"), [10])

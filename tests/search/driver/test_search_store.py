@@ -93,7 +93,7 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
         assert LOGGED_EPOCH.findall(text) == ["1", "2"]
         assert f'"alpha": {trial.parameters["alpha"]}' in text
         assert socket.gethostname() in text
-        assert "in-scope accuracy" in text
+        assert "in scope accuracy" in text
     assert search(store, 2, 2, cpus_per_trial=2) == outcome
 
 
