@@ -363,7 +363,7 @@ def test_ctrl_c_while_submitting_leaves_nothing(head, tmp_path):
         text=True,
     )
     line = ""
-    while "the cluster checks it" not in line:
+    while "checking the job" not in line:
         line = process.stderr.readline()
         assert line or process.poll() is None
     time.sleep(1)
