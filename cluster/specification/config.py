@@ -68,8 +68,7 @@ class TrialResources(TaskResources):
         if self.processes > 1 and self.gpu is not None and self.gpu % 1:
             raise ValueError(
                 f"gpu {self.gpu:g} given with processes {self.processes}, but each process needs a GPU of its own; "
-                f"set "
-                "gpu to 0 or 1, or processes to 1"
+                "set gpu to 0 or 1, or processes to 1"
             )
         return self
 

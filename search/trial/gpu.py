@@ -122,9 +122,8 @@ def fit_gpu(requested: float, inputs: TrialInputs, settings: TrialSettings, batc
         if measured is None:
             raise RunFailedError(
                 f"a training step of {batch_size} texts does not fit on a GPU of {total / 2**20:,.0f} MiB "
-                f"(estimated: "
-                f"{estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or choose a "
-                f"smaller student"
+                f"(estimated: {estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or "
+                "choose a smaller student"
             )
         logger.info("a trial needs %.0f MiB of a GPU (estimated: %.0f)", measured / 2**20, estimated / 2**20)
         fraction = max(fraction, settled_fraction(requested, measured, total))

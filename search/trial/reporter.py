@@ -67,7 +67,7 @@ class EpochReporter(TrainerCallback):
         self.epoch = self._saved[-1].epoch if self._saved else 0
         before = self._saved[-1].metrics if self._saved else {}
         self._seconds_before: float = before.get("trial_seconds", 0.0)
-        self._goal, self._mode = tasks.get(inputs.task).goal
+        self._task = tasks.get(inputs.task)
         self._best: float | None = before.get("best")
         self._curve: list[list[float]] = before.get("curve", [])
         self._started = self._epoch_started = time.monotonic()
@@ -139,15 +139,15 @@ class EpochReporter(TrainerCallback):
         self.epoch += 1
         metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
         metrics["sparsity"] = self._sparsity
-        reached = metrics[f"validation_{self._goal}"]
-        better = max if self._mode == "max" else min
+        goal, mode = self._task.goal
+        reached, better = metrics[f"validation_{goal}"], max if mode == "max" else min
         self._best = reached if self._best is None else better(self._best, reached)
         shown = {
             tag_of(name): value
             for name, value in metrics.items()
             if name.startswith("validation_") or name == "examples_per_second"
         }
-        self._events.scalars({**shown, best_tag(self._inputs.task): self._best}, state.global_step)
+        self._events.scalars({**shown, best_tag(self._task.name): self._best}, state.global_step)
         self._events.send()
         progress = state.global_step / state.max_steps
         self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
@@ -184,10 +184,7 @@ class EpochReporter(TrainerCallback):
             "cross-entropy": metrics["train_cross_entropy"],
             "distillation": metrics["train_distillation"],
             "validation loss": metrics["validation_loss"],
-            **{
-                name.replace("_", " "): metrics[f"validation_{name}"]
-                for name in tasks.get(self._inputs.task).metric_modes
-            },
+            **{name.replace("_", " "): metrics[f"validation_{name}"] for name in self._task.metric_modes},
         }
         if self._settings.training.pruning is not None:
             values["sparsity"] = metrics["sparsity"]
@@ -213,7 +210,7 @@ class EpochReporter(TrainerCallback):
                 f"the student's logits are not finite after epoch {self.epoch} "
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
-        task = tasks.get(self._inputs.task)
+        task = self._task
         labels = task.known_labels(split.labels, logits.shape[-1])
         loss = task.hard_loss(torch.from_numpy(logits), torch.from_numpy(labels))
         found = task.metrics(task.predictions(logits), split.labels, self._inputs.out_of_scope_id)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from distiltune.search.space.students import ONLY_STUDENT, Student
+from searches import linked
+
 from distiltune.search.trial.checkpoints import SavedEpoch, saved_epochs
 from distiltune.search.trial.inputs import TrialInputs, TrialSettings
 from distiltune.storage.store import Store
@@ -38,24 +38,18 @@ def run_here(
     """
     from distiltune.search.trial import run
 
-    directory.mkdir(exist_ok=True)
-    for link, path in (("student", inputs.students[ONLY_STUDENT].key), ("teacher", inputs.teacher)):
-        if path is not None and not (directory / link).exists():
-            (directory / link).symlink_to(path)
+    inputs = linked(inputs, directory)
     store, reported = Store(str(directory)), []
     folders = f"{name}/search", f"{name}/tensorboard", f"{name}/logs"
     store.write(f"{name}/search/here", b"")  # the driver has made the folder
     settings = TrialSettings(training, *metric, store, *folders, 1, use_gpu=False)
-    linked = replace(
-        inputs, students={ONLY_STUDENT: Student("student")}, teacher=inputs.teacher and "teacher"
-    )
 
     def add(metrics: dict[str, Any]) -> None:
         reported.append(metrics)
         report(metrics)
 
     with patch.object(run.tune, "report", add), patch.object(run, "_where", lambda: "here"):
-        run.run_trial({"number": 0, "arguments": arguments}, linked, settings)
+        run.run_trial({"number": 0, "arguments": arguments}, inputs, settings)
     return reported
 
 

@@ -76,17 +76,22 @@ def search_config(num_trials: int, **space) -> SearchConfig:
     )
 
 
-def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
-    """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
+def linked(inputs: TrialInputs, directory: Path) -> TrialInputs:
+    """The inputs with keys of a store in ``directory``, where the models that they name by their paths are linked."""
     directory.mkdir(exist_ok=True)
     for name, path in (("student", inputs.students[ONLY_STUDENT].key), ("teacher", inputs.teacher)):
         if path is not None and not (directory / name).exists():
             (directory / name).symlink_to(path)
     students = {**inputs.students, ONLY_STUDENT: Student("student")}
+    return replace(inputs, students=students, teacher=inputs.teacher and "teacher")
+
+
+def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
+    """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
     return run_search(
         config,
         options.pop("training", TRAINING),
-        replace(inputs, students=students, teacher=inputs.teacher and "teacher"),
+        linked(inputs, directory),
         store=Store(str(directory)),
         experiment="search",
         tensorboard="tensorboard",

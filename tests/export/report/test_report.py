@@ -238,7 +238,7 @@ def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path
     picture = matplotlib.image.imread(paths["picture"])
     assert picture.shape[0] > 500
     assert picture.shape[1] > 900
-    assert num_colours(paths["picture"]) > 50
+    assert num_colours(picture) > 50
 
 
 NASTY = (

@@ -137,7 +137,7 @@ def test_the_pictures_are_drawn(made, tmp_path: Path) -> None:
     for path in draw_graphs(records, "onnx-int8", tmp_path):
         picture = matplotlib.image.imread(path)
         sizes[path.name] = (picture.shape[1], picture.shape[0])
-        assert num_colours(path) > 50
+        assert num_colours(picture) > 50
     assert sizes == {
         "size-by-part.png": (1350, 510),
         "sensitivity-by-part.png": (900, 678),
