@@ -33,26 +33,29 @@ class ChooseConfig(Section):
     )
     max_drop_from_student: Share | None = Field(
         default=0.01,
-        description="Maximum loss of validation accuracy against the student; null: no limit.",
+        description="Maximum loss of validation accuracy against the student, from which the variants are made; null: "
+        "no limit.",
     )
     max_drop_from_teacher: Share | None = Field(
-        default=None, description="Maximum loss of validation accuracy against the teacher; null: no limit."
+        default=0.02,
+        description="Maximum loss of validation accuracy against the teacher. If every variant exceeds it, the job "
+        "still finishes, with a warning that says what to change; null: no limit.",
     )
-    gate: Literal["non_inferior", "point"] = Field(
-        default="non_inferior",
-        description="non_inferior: a paired non-inferiority test on the validation split must show that the loss is "
-        "within the limit; point: the measured loss must be within it.",
+    strict: bool = Field(
+        default=False,
+        description="Whether a paired non-inferiority test must show that a loss is within its limit. false: it is "
+        "enough that the measured loss is; where the test does not show it, the verdict is *inconclusive*.",
     )
     confidence: float = Field(
         default=0.95,
         gt=0.5,
         lt=1,
-        description="Confidence of that test, one-sided; also of the reported confidence limits.",
+        description="Confidence of that test, one-sided; also of the confidence limits on the validation split.",
     )
-    accuracy: Literal["without_threshold", "with_threshold"] = Field(
-        default="without_threshold",
+    accuracy: Literal["without_threshold", "with_threshold"] | None = Field(
+        default=None,
         description="Which accuracy the limits apply to; with_threshold: each model with its own out-of-scope "
-        "threshold.",
+        "threshold. Default: as the artifact predicts, with a threshold where there is one.",
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,33 +13,54 @@ from ...errors import RunFailedError
 from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
 from ...export.report.report import build_report, write_report
+from ...export.selection.against_teacher import compare_with_teacher
+from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
 from ...storage.temporary import temporary_directory
 from ..specification.config import JobConfig
 from ..store.records import trials_of
 from ..store.runs import STAGES, Run
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
     from .stages import StageResult
 
 
-def choose_variant(config: JobConfig, run: Run) -> StageResult:
+def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
     """Apply the gate and select a variant, on the validation split; possibly none passes."""
     measured = [
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
-    selection = select_variant(measured, config.export.choose)
+    choose = config.export.choose
+    selection = select_variant(measured, choose)
+    by_name = {each.name: each for each in selection.measurements}
+    compared = None
+    if selection.chosen is not None and TEACHER in by_name:
+        compared = compare_with_teacher(
+            by_name[selection.chosen],
+            by_name[TEACHER],
+            data.splits["test"]["label"][:],
+            data.label_names,
+            choose,
+        )
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     measurements = [replace(each, answers=None) for each in selection.measurements]
     record: dict[str, Any] = {
         "variants": [each.to_json() for each in measurements],
         "chosen": selection.chosen,
         "reason": selection.reason or None,
+        "warning": selection.warning or None,
+        "against_teacher": None if compared is None else compared.to_json(),
     }
-    passed = sum(each.passed_gate is True for each in measurements)
-    failed = sum(each.passed_gate is False for each in measurements)
-    return record, f"{passed} passed, {failed} failed; selected: {selection.chosen or 'none'}"
+    if selection.warning:
+        logger.warning("%s", selection.warning)
+    counts = Counter(each.gate for each in measurements)
+    shown = ", ".join(
+        f"{counts[name]} {name}" for name in ("passed", "inconclusive", "failed") if counts[name]
+    )
+    return record, f"{shown}; selected: {selection.chosen or 'none'}"
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
@@ -96,6 +119,8 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             artifact=run.store.location(run.artifact) if choice["chosen"] else None,
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
+                "against_teacher": choice["against_teacher"],
+                "warning": choice["warning"],
                 "stages": {
                     stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")
                 },

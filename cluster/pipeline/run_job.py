@@ -281,7 +281,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
             runner.do("search", stages.search)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
-    runner.do("gate", lambda _: choose_variant(config, run))
+    runner.do("gate", lambda _: choose_variant(config, run, job.data))
     runner.do("report", lambda _: make_report(config, run))
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
 

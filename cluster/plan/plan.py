@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.measure_models import Measurement
 from ...export.config import ChooseConfig
-from ...export.selection.gate import apply_gate
+from ...export.selection.gate import accuracy_kind, apply_gate
 from ..specification.config import JobConfig, PlanConfig, PlanStep
 from ..specification.faults import described
 from ..store.runs import Run
@@ -158,7 +158,8 @@ def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
     """Return the gate that every change must pass: the job's own, with the plan's limit."""
     return ChooseConfig(
         max_drop_from_student=plan.max_accuracy_drop,
-        gate=choose.gate,
+        max_drop_from_teacher=None,
+        strict=choose.strict,
         confidence=choose.confidence,
         accuracy=choose.accuracy,
     )
@@ -176,7 +177,7 @@ class _Judge:
         measurement = outcome.measurement
         if measurement is None:
             return Tried(outcome.run_id, key, value, kept=False, reason=outcome.reason)
-        thresholded = self._gate.accuracy == "with_threshold"
+        thresholded = accuracy_kind(self._gate, measurement) == "with_threshold"
         accuracy = (
             (measurement.with_threshold or {}).get("validation_accuracy")
             if thresholded
@@ -195,7 +196,7 @@ class _Judge:
         measurements = [replace(self._base, name=_BASE), replace(outcome.measurement, name=_TRIED)]
         judged = apply_gate(measurements, self._gate, student=_BASE)[1]
         tried = replace(tried, against_base=judged.against_student)
-        if not judged.passed_gate:
+        if judged.gate == "failed":
             return replace(tried, kept=False, reason=judged.verdict or "")
         if gained < self._plan.min_gain:
             limit = f"less than min_gain {self._plan.min_gain:g}"

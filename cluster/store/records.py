@@ -171,7 +171,8 @@ class _Measurement(_Record):
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None
     validation_accuracy: float | None = None
-    passed_gate: bool | None = None
+    gate: Literal["passed", "failed", "inconclusive"] | None = None
+    teacher_gate: Literal["passed", "failed", "inconclusive"] | None = None
     with_threshold: dict[str, Any] | None = None
     verdict: str | None = None
 

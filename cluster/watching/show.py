@@ -30,6 +30,8 @@ def summary(run: Run) -> dict[str, Any]:
         "best": search.get("best"),
         "variants": choice.get("variants", []),
         "chosen": choice.get("chosen"),
+        "against_teacher": choice.get("against_teacher"),
+        "warning": choice.get("warning"),
         "artifact": _location(run, run.artifact),
         "report": _location(run, run.report),
         "trials": search.get("trials", []),
@@ -57,10 +59,10 @@ def print_summary(run: Run) -> None:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
     from ...export.report.tables import terminal_table, verdicts
 
+    _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
     for verdict in verdicts(found["variants"]):
         console.print(verdict, soft_wrap=True, markup=False)
-    _print_ratios(console, found)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
         _print_search(console, run, found)
@@ -156,13 +158,28 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
         )
 
 
-def _print_ratios(console: Console, found: dict[str, Any]) -> None:
+def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
+    """Print the selected variant against the teacher on test, and then its ratios to the other models."""
     from ...export.benchmark.measure_models import Measurement
-    from ...export.report.report import ratios
+    from ...export.report.report import TEACHER, ratios
 
     rows = [Measurement.from_json(row) for row in found["variants"]]
+    compared = found["against_teacher"]
+    if compared:
+        console.print(
+            f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: accuracy "
+            f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence), "
+            f"{compared['faster']:.1f}x faster, {compared['smaller']:.1f}x smaller",
+            soft_wrap=True,
+            highlight=False,
+            style="bold",
+            markup=False,
+        )
+    if found["warning"]:
+        console.print(f"[yellow]warning: {escape(found['warning'])}[/yellow]", soft_wrap=True)
     for base, times in ratios(rows).get(found["chosen"], {}).items():
-        console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
+        if not (compared and base == TEACHER):
+            console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
 
 
 def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:

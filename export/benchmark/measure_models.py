@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 SECONDS_OF_RATE = 0.2  # of measurement, for each of the three rates of a floor
+Outcome = Literal["passed", "failed", "inconclusive"]
+"""Of a gate."""
 NUM_COMPARED_TEXTS = 32  # whose logits are compared to detect session options that change them
 
 
@@ -87,11 +89,13 @@ class Measurement:
         peak_memory_mb: peak memory of the process that classified single texts and batches.
         num_threads: intra-op threads: those of the section ``benchmark``, or the fastest number up to ``max_threads``.
         query: the text timed for ``latency_ms``.
-        answers: predictions on the validation split, ``without_threshold`` and, where there is one,
+        answers: split (``validation``, ``test``) → predictions on it, ``without_threshold`` and, where there is one,
             ``with_threshold``, packed by ``predictions.pack_answers``; for paired tests.
         predictions_changed: share of the validation texts whose prediction differs from the student's.
         against_student, against_teacher: result of ``paired_test.compare_paired`` on the validation split.
-        passed_gate: whether it is within the limits on accuracy; ``None`` where the gate does not apply.
+        gate: whether its accuracy is within the limits that a variant must keep: ``passed``, ``failed`` or
+            ``inconclusive`` (see ``selection.gate``); None where the gate does not apply.
+        teacher_gate: the same for the limit against the teacher.
         verdict: why it was chosen, or why not.
     """
 
@@ -110,7 +114,8 @@ class Measurement:
     validation_accuracy: float | None = None
     max_abs_diff: float | None = None
     fused: dict[str, int] | None = None
-    passed_gate: bool | None = None
+    gate: Outcome | None = None
+    teacher_gate: Outcome | None = None
     with_threshold: dict[str, Any] | None = None
     calibration_error: float | None = None
     curves: dict[str, Any] | None = None

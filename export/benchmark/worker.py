@@ -99,7 +99,9 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
         "validation_accuracy": task.metrics(given["validation"], found["validation"][1], outside)["accuracy"],
         "calibration_error": reliable["ece"],
         "curves": {"reliability": reliable["bins"]},
-        "answers": {"without_threshold": pack_answers(place[given["validation"]], right["validation"])},
+        "answers": {
+            split: {"without_threshold": pack_answers(place[given[split]], right[split])} for split in given
+        },
     }
     if goal is not None and task.out_of_scope is not None:
         _judge_threshold(measured, opened, found, task, goal, names, place)
@@ -128,9 +130,9 @@ def _judge_threshold(
         "validation_accuracy": validation["accuracy"],
     }
     measured["curves"] |= threshold_curves(scope, threshold, *found["test"], number)
-    logits, labels = found["validation"]
-    given = answers_with_threshold(scope, threshold, logits, number)
-    measured["answers"]["with_threshold"] = pack_answers(place[given], task.correct(given, labels))
+    for split, (logits, labels) in found.items():
+        given = answers_with_threshold(scope, threshold, logits, number)
+        measured["answers"][split]["with_threshold"] = pack_answers(place[given], task.correct(given, labels))
 
 
 def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) -> list[str]:

@@ -11,7 +11,7 @@ from ...storage.folders import write_file
 from ..benchmark.measure_models import Measurement
 from ..markdown import render
 from ..selection.gate import STUDENT, TEACHER
-from .tables import choice_table, has_any, markdown_table, scope_table, trials_table
+from .tables import choice_table, has_any, losses_table, markdown_table, scope_table, trials_table
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -22,6 +22,7 @@ _NO_SEARCH = {"ended_by": None, "choice": "", "front": [], "pictures": [], "left
 _FILTERS = {
     "variants_table": markdown_table,
     "choice_table": choice_table,
+    "losses_table": losses_table,
     "scope_table": scope_table,
     "trials_table": trials_table,
     "have": has_any,
@@ -119,14 +120,16 @@ def markdown_report(report: dict[str, Any]) -> str:
     variants, search = report["variants"], report.get("search") or {}
     values = {
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
-        **{name: report.get(name) or {} for name in ("trials", "stages")},
+        **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "best": best,
         "ratios": report["ratios"].get(report["chosen"], {}),
         "graphs": {"variants": {}, "pictures": [], **(report.get("graphs") or {})},
         "search": _NO_SEARCH | {name: value for name, value in search.items() if value is not None},
+        "selected": next((row for row in variants if row["name"] == report["chosen"]), None),
         "paired": next((row["against_student"] for row in variants if row.get("against_student")), None),
         "compared": _compared(report),
         "reference": REFERENCE,
+        "teacher": TEACHER,
         "picture": PICTURE_FILE,
         "scope_picture": SCOPE_PICTURE_FILE,
     }

@@ -93,6 +93,14 @@ def verdicts(variants: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{row['name']}: {row['verdict']}" for row in variants if row.get("verdict")]
 
 
+def losses_table(labels: Sequence[dict[str, Any]]) -> Markdown:
+    """Return a Markdown table of ``report["against_teacher"]["labels"]``: texts that both classify correctly."""
+    rows = [
+        [each["label"], each["num_texts"], each["teacher_num_right"], each["num_right"]] for each in labels
+    ]
+    return table(["label", "test texts", "teacher right", "chosen right"], rows)
+
+
 def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
     """Return a Markdown table of each row's calibration error and the effect of its threshold on the test split."""
     shown = [row for row in variants if row.get("curves")]
@@ -154,7 +162,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
     for row in variants:
         latency = row["latency_ms"]
         throughput = list((row.get("throughput") or {}).values())
-        gate = {True: "passed", False: "failed", None: NONE}[row["passed_gate"]]
+        gate = row["gate"] or NONE
         difference, changed = row.get("max_abs_diff"), row.get("predictions_changed")
         yield (
             [

@@ -1,4 +1,9 @@
-"""The gate: check each measured variant against the limits on validation accuracy."""
+"""The gate: check each measured variant against the limits on validation accuracy.
+
+A limit on the loss has three outcomes. *Passed*: the paired test shows, with the configured confidence, that the loss
+is within the limit. *Failed*: the measured loss exceeds it. *Inconclusive*: the measured loss is within the limit, and
+the texts are too few to show it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +14,15 @@ from statistics import NormalDist
 
 from ...errors import ConfigError, RunFailedError
 from ..benchmark import targets
-from ..benchmark.measure_models import Measurement
+from ..benchmark.measure_models import Measurement, Outcome
 from ..benchmark.predictions import Answers, unpack_answers
 from ..config import ChooseConfig
-from .paired_test import PairedDifference, compare_paired
+from .paired_test import PairedDifference, compare_paired, texts_to_show
 
 STUDENT = "student-pytorch"
 TEACHER = "teacher-pytorch"
 _ROUNDING = 1e-9
+_ORDER: tuple[Outcome, ...] = ("passed", "inconclusive", "failed")
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,14 @@ class _ValidationValues:
     name: str
     accuracy: float
     answers: Answers | None
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """The outcome of one limit, and the reason where it is not passed."""
+
+    outcome: Outcome
+    reason: str = ""
 
 
 def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> None:
@@ -44,7 +58,7 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
             "export.choose.accuracy: with_threshold given, but this data has no out-of-scope threshold; remove the "
             "key, or set export.out_of_scope.label and max_in_scope_refused"
         )
-    if config.gate == "point":
+    if not config.strict:
         return
     allowed = config.max_drop_from_student
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
@@ -55,7 +69,7 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
             f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot "
             f"show, "
             f"with confidence {config.confidence:g}, that even a variant with unchanged predictions loses less "
-            f"than {least:.4f}; raise it{more}, or set export.choose.gate: point, which uses the measured difference"
+            f"than {least:.4f}; raise it{more}, or remove export.choose.strict, so that the measured loss decides"
         )
 
 
@@ -68,8 +82,8 @@ def apply_gate(
 ) -> list[Measurement]:
     """Compare each model made from the student with the student and the teacher on the validation split.
 
-    A model is within an allowed drop under ``non_inferior`` when the lower confidence limit of the difference, variant
-    minus student on the same texts, is at least minus the drop; under ``point`` when the difference itself is.
+    Every limit has one of the three outcomes above, and a model has the worst of its limits' outcomes. Under ``strict``
+    whatever is not passed has failed.
 
     Args:
         measurements: all measurements, in any order, including the student's.
@@ -78,23 +92,24 @@ def apply_gate(
         teacher: name of the teacher's measurement.
 
     Returns:
-        The measurements in the same order. Student and variants get ``passed_gate``, a ``verdict`` with every reason
-        where that is False, and, where they have predictions, ``against_student``, ``against_teacher`` and
-        ``predictions_changed``. The gate does not apply to teacher and reference, which are returned unchanged.
+        The measurements in the same order. Student and variants get ``gate``, ``teacher_gate``, a ``verdict`` with the
+        reason of each limit that is not passed, and, where they have predictions, ``against_student``,
+        ``against_teacher`` and ``predictions_changed``. The gate does not apply to teacher and reference, which are
+        returned unchanged.
 
     Raises:
-        RunFailedError: a required measurement, its validation accuracy, or its predictions are missing.
+        RunFailedError: the student's measurement or its validation accuracy is missing, or under ``strict`` the
+            predictions of one.
     """
     values = {
         measurement.name: found
         for measurement in measurements
         if (found := _validation_values(measurement, config)) is not None
     }
-    for name in (student, *([teacher] if config.max_drop_from_teacher is not None else [])):
-        if name not in values:
-            raise RunFailedError(
-                f"the validation accuracy of {name!r} is missing, and the gate compares with it"
-            )
+    if student not in values:
+        raise RunFailedError(
+            f"the validation accuracy of {student!r} is missing, and the gate compares with it"
+        )
     return [
         _judge(measurement, values, config, student, teacher)
         if measurement.name in values
@@ -104,12 +119,18 @@ def apply_gate(
     ]
 
 
+def accuracy_kind(config: ChooseConfig, measurement: Measurement) -> str:
+    """Return which accuracy the limits apply to: the configured one, or that of the artifact."""
+    return config.accuracy or ("with_threshold" if measurement.with_threshold else "without_threshold")
+
+
 def _validation_values(measurement: Measurement, config: ChooseConfig) -> _ValidationValues | None:
-    if config.accuracy == "with_threshold":
+    kind = accuracy_kind(config, measurement)
+    if kind == "with_threshold":
         accuracy = (measurement.with_threshold or {}).get("validation_accuracy")
     else:
         accuracy = measurement.validation_accuracy
-    packed = (measurement.answers or {}).get(config.accuracy)
+    packed = (measurement.answers or {}).get("validation", {}).get(kind)
     if accuracy is None:
         return None
     return _ValidationValues(measurement.name, accuracy, packed and unpack_answers(packed))
@@ -122,28 +143,39 @@ def _judge(
     student: str,
     teacher: str,
 ) -> Measurement:
-    own, faults = values[measurement.name], []
+    own = values[measurement.name]
     compared: dict[str, PairedDifference | None] = {}
+    findings: dict[str, _Finding] = {}
     for name, limit in ((student, "max_drop_from_student"), (teacher, "max_drop_from_teacher")):
         base = values.get(name)
         if base is not None and name != measurement.name:
             compared[name] = _compare(own, base, config.confidence)
-            faults += _drop_faults(own, base, compared[name], limit, config)
-    least = config.min_validation_accuracy
-    if least is not None and own.accuracy < least - _ROUNDING:
-        faults.append(f"validation accuracy {own.accuracy:.4f} below min_validation_accuracy {least:g}")
+            if getattr(config, limit) is not None:
+                findings[name] = _loss_finding(own, base, compared[name], limit, config)
+    own_findings = [_accuracy_finding(own, config), findings.get(student, _Finding("passed"))]
     given = values[student].answers
     changed = None
     if measurement.name != student and own.answers is not None and given is not None:
         changed = float((own.answers.predictions != given.predictions).mean())
     found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
+    reasons = [each.reason for each in [*own_findings, *findings.values()] if each.reason]
     return replace(
         measurement,
-        passed_gate=not faults,
-        verdict="; ".join(faults) or None,
+        gate=max((each.outcome for each in own_findings), key=_ORDER.index),
+        teacher_gate=findings[teacher].outcome if teacher in findings else None,
+        verdict="; ".join(dict.fromkeys(reasons)) or None,
         against_student=found.get(student),
         against_teacher=found.get(teacher),
         predictions_changed=changed,
+    )
+
+
+def _accuracy_finding(own: _ValidationValues, config: ChooseConfig) -> _Finding:
+    least = config.min_validation_accuracy
+    if least is None or own.accuracy >= least - _ROUNDING:
+        return _Finding("passed")
+    return _Finding(
+        "failed", f"validation accuracy {own.accuracy:.4f} below min_validation_accuracy {least:g}"
     )
 
 
@@ -159,29 +191,29 @@ def _compare(own: _ValidationValues, base: _ValidationValues, confidence: float)
     return compare_paired(first, second, confidence=confidence)
 
 
-def _drop_faults(
+def _loss_finding(
     own: _ValidationValues,
     base: _ValidationValues,
     paired: PairedDifference | None,
     limit: str,
     config: ChooseConfig,
-) -> list[str]:
+) -> _Finding:
     allowed = getattr(config, limit)
-    if allowed is None:
-        return []
     difference = own.accuracy - base.accuracy
-    known, reached = "", difference
-    if config.gate == "non_inferior":
-        if paired is None:
-            raise RunFailedError(
-                f"{own.name!r} or {base.name!r} has no predictions for the validation texts, which the paired test "
-                "needs; measure them again, or set export.choose.gate: point"
-            )
-        known = f" ({paired.low:+.4f} … {paired.high:+.4f} with {100 * paired.confidence:g} % confidence)"
-        reached = paired.low
-    if reached >= -allowed - _ROUNDING:
-        return []
-    below = "below" if difference < -allowed - _ROUNDING else "which may be below"
-    return [
-        f"validation accuracy {difference:+.4f} against {base.name}{known}, {below} -{allowed:g} ({limit})"
-    ]
+    if config.strict and paired is None:
+        raise RunFailedError(
+            f"{own.name!r} or {base.name!r} has no predictions for the validation texts, which the paired test "
+            "needs; measure them again, or remove export.choose.strict"
+        )
+    if paired is not None and paired.low >= -allowed - _ROUNDING:
+        return _Finding("passed")
+    limits = ""
+    if paired is not None:
+        limits = f" ({paired.low:+.4f} … {paired.high:+.4f} with {100 * paired.confidence:g} % confidence)"
+    measured = f"validation accuracy {difference:+.4f} against {base.name}{limits}"
+    if difference < -allowed - _ROUNDING:
+        return _Finding("failed", f"{measured}, below -{allowed:g} ({limit})")
+    more = None if paired is None else texts_to_show(paired, allowed)
+    needed = "" if more is None else f"; about {more:,} more validation texts would"
+    outcome = "failed" if config.strict else "inconclusive"
+    return _Finding(outcome, f"{measured} does not show that it is within -{allowed:g} ({limit}){needed}")

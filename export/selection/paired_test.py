@@ -52,7 +52,7 @@ def compare_paired(first: np.ndarray, second: np.ndarray, *, confidence: float) 
     return PairedDifference((b - c) / n, low, high, confidence, b, c, n, mcnemar_p_value(b, c))
 
 
-def score_limits(b: int, c: int, n: int, *, confidence: float) -> tuple[float, float]:
+def score_limits(b: float, c: float, n: float, *, confidence: float) -> tuple[float, float]:
     """Compute confidence limits of p_b - p_c, where b and c of n pairs are discordant one way and the other.
 
     Tango's asymptotic score limits: the differences d at which |T(d)| is the normal quantile z, with
@@ -61,13 +61,45 @@ def score_limits(b: int, c: int, n: int, *, confidence: float) -> tuple[float, f
     1998). They suit a non-inferiority test, and are not degenerate where b = c = 0: there they are ±z² / (n + z²).
 
     Args:
-        b: number of pairs discordant one way.
+        b: number of pairs discordant one way; it and the others may be fractions.
         c: number of pairs discordant the other way.
         n: number of all pairs, at least one.
         confidence: one-sided, of each limit; above 0.5, below 1.
     """
     z = NormalDist().inv_cdf(confidence)
     return -_upper_limit(c, b, n, z), _upper_limit(b, c, n, z)
+
+
+def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
+    """Estimate how many more texts would show that the loss is at most ``allowed``.
+
+    It assumes that more texts have the same shares of discordant pairs.
+
+    Args:
+        found: the comparison on the texts at hand, whose limit does not show it.
+        allowed: the largest loss, a fraction.
+
+    Returns:
+        Number of texts beyond those at hand; None where the measured loss is the allowed one or more (no number
+        of texts would show it), or where more than 2^20 times the texts at hand are needed.
+    """
+    if found.difference <= -allowed:
+        return None
+
+    def is_shown(times: float) -> bool:
+        scaled = (times * found.only_first, times * found.only_second, times * found.num_texts)
+        return score_limits(*scaled, confidence=found.confidence)[0] >= -allowed
+
+    high = 1.0
+    while not is_shown(high):
+        high *= 2
+        if high > 2**20:
+            return None
+    low = high / 2
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_shown(middle) else (middle, high)
+    return max(0, math.ceil(high * found.num_texts - 1e-6) - found.num_texts)
 
 
 def mcnemar_p_value(b: int, c: int) -> float:
@@ -79,7 +111,7 @@ def mcnemar_p_value(b: int, c: int) -> float:
     return min(1.0, 2 * tail / 2 ** (b + c))
 
 
-def _upper_limit(b: int, c: int, n: int, z: float) -> float:
+def _upper_limit(b: float, c: float, n: float, z: float) -> float:
     """Find the d above (b - c) / n at which T(d) = -z, by bisection; T decreases with d."""
     low, high = (b - c) / n, 1.0
     for _ in range(_STEPS):

@@ -19,14 +19,16 @@ class VariantSelection:
     """Result of the selection among variants.
 
     Attributes:
-        measurements: all measurements in order, those of variants with ``passed_gate`` and ``verdict``.
+        measurements: all measurements in order, those of variants with ``gate`` and ``verdict``.
         chosen: name of the selected variant; None where no ONNX variant is within every limit.
         reason: why no variant was selected, with the reason for each; empty where one was.
+        warning: that every variant loses more than ``max_drop_from_teacher``, and what to change; else empty.
     """
 
     measurements: list[Measurement]
     chosen: str | None
     reason: str = ""
+    warning: str = ""
 
 
 def select_variant(
@@ -38,7 +40,9 @@ def select_variant(
 ) -> VariantSelection:
     """Select the ONNX variant with the smallest ``config.minimise`` among those within every limit of ``config``.
 
-    Ties go to the faster variant, then the smaller, then the first. The test split is not used.
+    An inconclusive outcome of the gate counts as within. If every variant loses too much against the teacher, the
+    selection is made as if that limit did not exist, with a warning, except under ``strict``. Ties go to the faster
+    variant, then the smaller, then the first. The test split is not used.
 
     Args:
         measurements: all measurements, including the student's.
@@ -54,16 +58,31 @@ def select_variant(
         for measurement in apply_gate(measurements, config, student=student, teacher=teacher)
     ]
     variants = [measurement for measurement in gated if targets.get(measurement.kind).can_be_sealed]
-    kept = [
-        measurement for measurement in variants if measurement.passed_gate and measurement.verdict is None
-    ]
-    if not kept:
+    kept = [each for each in variants if _is_within(each, config)]
+    faithful = [each for each in kept if each.teacher_gate != "failed"]
+    if not kept or (config.strict and not faithful):
         return VariantSelection(gated, None, _why_none(variants))
     names = (config.minimise, "latency_ms", "size_mb")
-    best = min(kept, key=lambda measurement: tuple(_value(measurement, name) for name in names))
+    best = min(faithful or kept, key=lambda measurement: tuple(_value(measurement, name) for name in names))
     return VariantSelection(
-        [_compared(measurement, best, len(kept), config) for measurement in gated], best.name
+        [_compared(measurement, best, len(faithful or kept), config) for measurement in gated],
+        best.name,
+        warning="" if faithful else _why_unfaithful(best, config),
     )
+
+
+def _is_within(measurement: Measurement, config: ChooseConfig) -> bool:
+    """Return whether a variant is within every limit other than that against the teacher."""
+    return measurement.gate in ("passed", "inconclusive") and not _exceeded(measurement, config)
+
+
+def _exceeded(measurement: Measurement, config: ChooseConfig) -> list[str]:
+    """Return the limits on latency, size and memory that a measurement exceeds."""
+    return [
+        f"over max_{name} {most:g}: {_value(measurement, name):.4g}"
+        for name in _UNITS
+        if (most := getattr(config, f"max_{name}")) is not None and _value(measurement, name) > most
+    ]
 
 
 def _bounded(measurement: Measurement, config: ChooseConfig) -> Measurement:
@@ -71,19 +90,25 @@ def _bounded(measurement: Measurement, config: ChooseConfig) -> Measurement:
     if not targets.get(measurement.kind).can_be_sealed:
         return measurement
     faults = [measurement.verdict] if measurement.verdict else []
-    if measurement.passed_gate is None:
+    if measurement.gate is None:
         faults.append("it has no validation accuracy")
-    for name in _UNITS:
-        most = getattr(config, f"max_{name}")
-        if most is not None and _value(measurement, name) > most:
-            faults.append(f"over max_{name} {most:g}: {_value(measurement, name):.4g}")
-    return replace(measurement, verdict="; ".join(faults) or None)
+    return replace(measurement, verdict="; ".join([*faults, *_exceeded(measurement, config)]) or None)
 
 
 def _compared(
     measurement: Measurement, best: Measurement, num_kept: int, config: ChooseConfig
 ) -> Measurement:
     """Return a measurement with a verdict that compares it with the selected one."""
+    found = _comparison(measurement, best, num_kept, config)
+    if found is None:
+        return measurement
+    return replace(measurement, verdict="; ".join([found, *filter(None, [measurement.verdict])]))
+
+
+def _comparison(
+    measurement: Measurement, best: Measurement, num_kept: int, config: ChooseConfig
+) -> str | None:
+    """Compare a variant within the limits with the selected one; None for every other model."""
     name = config.minimise
     least, own = _value(best, name), _value(measurement, name)
     if measurement.name == best.name:
@@ -92,22 +117,34 @@ def _compared(
             if num_kept > 1
             else "the only one within every limit"
         )
-        return replace(measurement, verdict=f"selected: {name} {least:.3f}, {rivals}")
+        if measurement.teacher_gate == "failed":
+            rivals = rivals.replace("every limit", "the other limits")
+        return f"selected: {name} {least:.3f}, {rivals}"
     target = targets.get(measurement.kind)
-    if target.is_gated and not target.can_be_sealed and measurement.verdict is None:
-        return replace(measurement, verdict="for comparison only: only an ONNX graph can be sealed")
-    if not target.can_be_sealed or measurement.verdict is not None:
-        return measurement
+    if not target.is_gated or not _is_within(measurement, config):
+        return None
+    if not target.can_be_sealed:
+        return "for comparison only: only an ONNX graph can be sealed"
+    if measurement.teacher_gate == "failed" and best.teacher_gate != "failed":
+        return None
     if own > least:
-        return replace(
-            measurement, verdict=f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}"
-        )
+        return f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}"
     for other in ("latency_ms", "size_mb"):
         more = _value(measurement, other) - _value(best, other)
         if more > 0:
-            verdict = f"same {name} as {best.name}, but {more:.3g} {_UNITS[other]} {_WORSE[other]}"
-            return replace(measurement, verdict=verdict)
-    return replace(measurement, verdict=f"the same as {best.name}, which comes first")
+            return f"same {name} as {best.name}, but {more:.3g} {_UNITS[other]} {_WORSE[other]}"
+    return f"the same as {best.name}, which comes first"
+
+
+def _why_unfaithful(best: Measurement, config: ChooseConfig) -> str:
+    paired = best.against_teacher
+    loss = f"{-paired['difference']:.4f}" if paired else "more"
+    return (
+        f"every variant loses more validation accuracy against the teacher than max_drop_from_teacher "
+        f"{config.max_drop_from_teacher:g}: {best.name} loses {loss}; keep more of the teacher (student.layers, "
+        f"student.width), add texts that it labels (data.unlabelled, data.augmentation), or search longer "
+        f"(search.num_trials, num_train_epochs)"
+    )
 
 
 def _why_none(variants: Sequence[Measurement]) -> str:

@@ -43,7 +43,7 @@ def job(**sections: object) -> dict:
         "training": {"max_length": 16},
         "resources": {"num_cpus": 1},
         "benchmark": {"tune_session": False, "floors": False},
-        "export": {"choose": {"gate": "point", "max_drop_from_student": 0.5}},
+        "export": {"choose": {"max_drop_from_student": 0.5}},
         **sections,
     }
 

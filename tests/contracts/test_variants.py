@@ -256,7 +256,7 @@ def test_a_variant_from_outside_is_made_measured_and_chosen(student, make, tmp_p
         ExportConfig(variants=["rounded"])
     base.register(Variant("rounded", "weights rounded", Source.PLAIN_GRAPH, rounded, tolerance=0.05))
     request.addfinalizer(lambda: base.VARIANTS.pop("rounded"))
-    config = ExportConfig(variants=["rounded"], choose=ChooseConfig(gate="point", max_drop_from_student=1))
+    config = ExportConfig(variants=["rounded"], choose=ChooseConfig(max_drop_from_student=1))
     schema = JobConfig.model_json_schema()["$defs"]["ExportConfig"]["properties"]["variants"]
     assert "rounded" in schema["items"]["enum"]
     plain, out = make("onnx")[0] / "model.onnx", tmp_path / "rounded"

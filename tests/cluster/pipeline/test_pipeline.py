@@ -166,7 +166,7 @@ def test_progress_goes_to_stderr_one_line_a_stage(home):
 def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
     chosen = {row["name"]: row for row in found["variants"]}[found["chosen"]]
     assert chosen["kind"] == "onnx"
-    assert chosen["passed_gate"] is True
+    assert chosen["gate"] in ("passed", "inconclusive")
     done = distiltune("pull", "first", "--to", "model", cwd=home)
     assert done.returncode == 0, done.stderr
     pulled = home / "model"

@@ -29,7 +29,7 @@ FAULTS = {
     "former trials": (["search.warm_start=nowhere"], "nowhere"),
     "models": (["student.layers=[0, 99]"], r"student\.layers.*99"),
     "goals": (
-        ["export.choose.max_drop_from_student=0.0001", "export.choose.gate=non_inferior"],
+        ["export.choose.max_drop_from_student=0.0001", "export.choose.strict=true"],
         r"export\.choose\.max_drop_from_student",
     ),
     "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
@@ -62,7 +62,7 @@ def job(tmp_path, checkpoint):
         *files,
         "student.layers=[0, 1]",
         "export.choose.max_drop_from_student=1.0",
-        "export.choose.gate=point",
+        "export.choose.strict=false",
     ]
 
     def make(*overrides):

@@ -32,7 +32,7 @@ def outcome(number, latency, size, num_wrong):
         name="onnx-int8", kind="onnx", size_mb=size, latency_ms=times(latency), sample_latency_ms=times(latency),
         throughput={}, peak_memory_mb=1.0, num_threads=1, query="a text",
         validation_accuracy=1 - num_wrong / NUM_TEXTS,
-        answers={"without_threshold": pack_answers(predictions, predictions == labels)},
+        answers={"validation": {"without_threshold": pack_answers(predictions, predictions == labels)}},
     )  # fmt: skip
     return Outcome(f"run-{number}", row)
 
@@ -125,7 +125,7 @@ def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
     ],
 )
 def test_what_a_later_run_would_refuse_is_refused_before_the_first(plan, told, tmp_path):
-    config = load_config("quickstart", []).model_copy(
+    config = load_config("quickstart", ["export.choose.strict=true"]).model_copy(
         update={
             "plan": PlanConfig.model_validate(plan),
             "storage": StorageConfig(path=str(tmp_path / "runs")),
@@ -147,7 +147,7 @@ def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
         "student": {"layers": [0, 1]},
         "training": {"max_length": 24, "num_train_epochs": 1},
         "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
-        "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0, "gate": "point"}},
+        "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0}},
         "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1]},
         "plan": {
             "minimise": "size_mb",

@@ -353,11 +353,13 @@ def test_answers_are_kept_so_that_rows_can_be_compared(
     )
     assert row.answers is not None
     names = np.array([*other, "none_of_these"])
-    without = unpack_answers(row.answers["without_threshold"])
+    answers = row.answers["validation"]
+    assert answers == row.answers["test"]  # of the same texts
+    without = unpack_answers(answers["without_threshold"])
     given = [answer["label"] for answer in TextClassifier.load(folders["onnx"])(texts.validation_texts)]
     assert names[without.predictions].tolist() == given
     assert without.right.mean() == row.validation_accuracy
-    refused = unpack_answers(row.answers["with_threshold"])
+    refused = unpack_answers(answers["with_threshold"])
     assert row.with_threshold is not None
     assert refused.right.mean() == row.with_threshold["validation_accuracy"]
     changed = refused.predictions != without.predictions

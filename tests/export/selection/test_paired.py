@@ -9,7 +9,12 @@ import pytest
 
 from distiltune.errors import InputError
 from distiltune.export.benchmark.predictions import pack_answers, unpack_answers
-from distiltune.export.selection.paired_test import compare_paired, mcnemar_p_value, score_limits
+from distiltune.export.selection.paired_test import (
+    compare_paired,
+    mcnemar_p_value,
+    score_limits,
+    texts_to_show,
+)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,28 @@ def test_answers_come_back_from_few_bytes(num_classes: int, size: int) -> None:
     for fault in ({"num_texts": 2000}, {"num_texts": 10}, {"right": None}, {"predictions": "x"}):
         with pytest.raises(InputError, match=r"predictions of a measurement.*benchmark"):
             unpack_answers(packed | fault)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "n", "allowed"), [(20, 20, 300, 0.01), (4, 9, 1000, 0.01), (0, 0, 100, 0.01)]
+)
+def test_that_many_more_texts_would_show_it(b: int, c: int, n: int, allowed: float) -> None:
+    found = compare_paired(*discordant(b, c, n), confidence=0.95)
+    assert found.low < -allowed
+    more = texts_to_show(found, allowed)
+    assert more is not None
+    for texts, is_shown in ((n + more, True), (n + more - 2, False)):
+        times = texts / n
+        low, _ = score_limits(b * times, c * times, n * times, confidence=0.95)
+        assert (low >= -allowed - 1e-9) == is_shown
+
+
+def test_no_number_of_texts_shows_a_loss_to_be_smaller_than_it_is() -> None:
+    assert texts_to_show(compare_paired(*discordant(0, 10, 1000), confidence=0.95), 0.01) is None
+    assert texts_to_show(compare_paired(*discordant(0, 11, 1000), confidence=0.95), 0.01) is None
+
+
+def discordant(b: int, c: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of right answers that differ on b texts one way and on c the other."""
+    place = np.arange(n)
+    return place >= c, (place < c) | (place >= c + b)

@@ -1,0 +1,125 @@
+"""Compare the selected variant with the teacher on the test split: what the report says first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..benchmark.measure_models import Measurement
+from ..benchmark.predictions import Answers, unpack_answers
+from ..config import ChooseConfig
+from .gate import accuracy_kind
+from .paired_test import compare_paired
+
+NUM_LABELS_SHOWN = 5
+INTERVAL = 0.95
+"""Confidence of the reported intervals, two-sided."""
+
+
+@dataclass(frozen=True)
+class LabelLoss:
+    """What the average hides: one label's texts in the test split.
+
+    Attributes:
+        label: Name of the label.
+        num_texts: Number of its texts.
+        num_right, teacher_num_right: Number of them that variant and teacher classify correctly.
+    """
+
+    label: str
+    num_texts: int
+    num_right: int
+    teacher_num_right: int
+
+
+@dataclass(frozen=True)
+class TeacherComparison:
+    """A variant against the teacher on the N texts of the test split.
+
+    Attributes:
+        accuracy_kind: ``with_threshold`` or ``without_threshold``, the same for both.
+        accuracy, teacher_accuracy: Shares of the texts.
+        difference, low, high: Variant minus teacher with the limits of its 95 % interval (Tango's, two-sided).
+        num_texts: N.
+        changed: Share of the texts whose prediction differs from the teacher's.
+        labels: The labels that lose most texts, at most five, the largest loss first.
+        faster, smaller: Ratios of the teacher's to the variant's p50 latency and size.
+    """
+
+    accuracy_kind: str
+    accuracy: float
+    teacher_accuracy: float
+    difference: float
+    low: float
+    high: float
+    num_texts: int
+    changed: float
+    labels: list[LabelLoss]
+    faster: float
+    smaller: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return asdict(self)
+
+
+def compare_with_teacher(
+    variant: Measurement,
+    teacher: Measurement,
+    labels: Sequence[int],
+    label_names: Sequence[str],
+    config: ChooseConfig,
+) -> TeacherComparison | None:
+    """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
+
+    Args:
+        variant: The measurement of the variant, with predictions.
+        teacher: The teacher's.
+        labels: int[N], labels of the test split, indices into ``label_names``.
+        label_names: The data's labels.
+        config: The section ``export.choose``.
+
+    Returns:
+        The comparison; None where one has no predictions for the test split.
+    """
+    kind = accuracy_kind(config, variant)
+    own, base = _test_answers(variant, kind), _test_answers(teacher, kind)
+    if own is None or base is None:
+        return None
+    paired = compare_paired(own.right, base.right, confidence=(1 + INTERVAL) / 2)
+    return TeacherComparison(
+        accuracy_kind=kind,
+        accuracy=float(own.right.mean()),
+        teacher_accuracy=float(base.right.mean()),
+        difference=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        num_texts=paired.num_texts,
+        changed=float((own.predictions != base.predictions).mean()),
+        labels=_largest_losses(own.right, base.right, np.asarray(labels), label_names),
+        faster=teacher.latency_ms["p50"] / variant.latency_ms["p50"],
+        smaller=teacher.size_mb / variant.size_mb,
+    )
+
+
+def _test_answers(measurement: Measurement, kind: str) -> Answers | None:
+    packed = (measurement.answers or {}).get("test", {}).get(kind)
+    return None if packed is None else unpack_answers(packed)
+
+
+def _largest_losses(
+    own: np.ndarray, base: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
+) -> list[LabelLoss]:
+    def num_of(flags: np.ndarray) -> np.ndarray:
+        return np.bincount(labels, weights=flags, minlength=len(label_names)).astype(int)
+
+    texts, right, teacher_right = num_of(np.ones(len(labels))), num_of(own), num_of(base)
+    order = np.argsort(right - teacher_right, kind="stable")[:NUM_LABELS_SHOWN]
+    return [
+        LabelLoss(label_names[int(i)], int(texts[i]), int(right[i]), int(teacher_right[i]))
+        for i in order
+        if right[i] < teacher_right[i]
+    ]
