@@ -146,12 +146,12 @@ def check_models(config: JobConfig) -> None:
     from ...export.onnx.opset import check_opset
     from ...search.space.students import student_keys
     from ...training import tasks
-    from ...training.checkpoints.load import inspect_checkpoint
+    from ...training.checkpoints.inspection import inspect_checkpoint
     from ...training.checkpoints.loading import naming
     from ...training.models.families import family_of
 
     check_opset(config.export.opset)
-    task = tasks.get(config.task)
+    task, length = tasks.get(config.task), config.training.max_length
     key, checkpoint, teacher = _planned_teacher(config.teacher)
     searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
     source = config.student.check_shapes(teacher, searched)
@@ -159,8 +159,9 @@ def check_models(config: JobConfig) -> None:
         family_of(source, "training.pruning", "layers")
     if checkpoint is not None:
         with naming(key):
-            inspect_checkpoint(checkpoint, complete=config.teacher.fine_tune is None, task=task)
-    config.student.check_checkpoints(checkpoint, task)
+            whole = config.teacher.fine_tune is None
+            inspect_checkpoint(checkpoint, complete=whole, task=task, max_length=length)
+    config.student.check_checkpoints(checkpoint, task, length)
     _warn_of_other_bits(config)
 
 

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError, user_path
@@ -17,9 +16,9 @@ from ..models.structured_pruning import classifier_class
 from ..tasks import SINGLE_LABEL, Task
 from .config_file import CONFIG_FILE, read_config
 from .loading import loading
-from .model_weights import fill_model, refuse_not_finite
+from .model_weights import fill_model
 from .offline import OFFLINE_PREFIX, offline_directory
-from .weight_files import WEIGHTS_FILE, finite_weights, read_weights, weight_files, weight_shapes
+from .weight_files import WEIGHTS_FILE, read_weights, weight_files
 from .word_pieces import check_pieces, check_table, check_tokenizer_files
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
@@ -107,36 +106,6 @@ def load_model(
         setattr(own, field, value)
     weights = read_weights(directory)
     return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
-
-
-def inspect_checkpoint(
-    name: str | Path, *, complete: bool = False, task: Task = SINGLE_LABEL
-) -> PreTrainedConfig:
-    """Reject what :func:`load_model` and :func:`load_tokenizer` would reject later, without building the model.
-
-    Shapes are read from the file headers; then the weights are read once to check that they are finite.
-
-    Args:
-        name: Directory or hub id.
-        complete: Reject a checkpoint that lacks a head.
-        task: The task that its head is for.
-
-    Returns:
-        Its configuration.
-
-    Raises:
-        ModelError: Its weights do not fit its configuration or are not finite, its tokenizer does not fit its
-            embedding table, or one of its files is missing or damaged.
-    """
-    directory = local_directory(name)
-    config = read_config(directory)
-    kind = classifier_class(config, task)
-    shapes = weight_shapes(directory)
-    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
-    check_table(load_tokenizer(name), config, name)
-    refuse_not_finite(finite_weights(directory), name)
-    return config
 
 
 def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:

@@ -45,7 +45,21 @@ def naming(key: str) -> Iterator[None]:
         raise ModelError(message if named else f"{key}: {message}") from error
 
 
+# Words in another library's message -> what they mean, and a remedy.
+_KNOWN = {
+    "untagged enum": "its tokenizer.json is of another version of tokenizers than the installed one; save the "
+    "tokenizer again with the installed version, or copy the vocabulary files of the original model instead",
+    "sentencepiece": "its tokenizer needs SentencePiece, which is not installed; install it (pip install sentencepiece "
+    "protobuf), or save the tokenizer once with tokenizer.json where it is installed",
+    "tiktoken": "its tokenizer has no tokenizer.json; save it once with tokenizer.json where tiktoken or SentencePiece "
+    "is installed",
+}
+
+
 def _reason(name: str, error: BaseException) -> str:
+    for words, meaning in _KNOWN.items():
+        if words in str(error).lower():
+            return f"{name}: cannot be loaded: {meaning}"
     if not isinstance(error, OSError) or Path(name).is_dir():
         message = " ".join(str(error).split()) or first_line(error)
         return (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _ADAPTER_FILE = "adapter_config.json"
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _MOST_INDEX_BYTES = 64 << 20
 
 
@@ -77,7 +78,19 @@ def is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.sum()) or torch.isfinite(value).all())
 
 
+def wrapped_name(directory: Path) -> str | None:
+    """Return the stored name of a weight that carries the name of a training wrapper, or None."""
+    return next((name for name in _stored(directory, lambda *_: None) if name != unwrapped(name)), None)
+
+
 def _read(directory: Path, get: Any) -> dict[str, Any]:
+    """Return what ``get`` makes of each tensor, by its name without training wrappers."""
+    found = _stored(directory, get)
+    own = {unwrapped(name): value for name, value in found.items()}
+    return own if len(own) == len(found) else found
+
+
+def _stored(directory: Path, get: Any) -> dict[str, Any]:
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
@@ -85,6 +98,19 @@ def _read(directory: Path, get: Any) -> dict[str, Any]:
         with loading(path), safe_open(str(path), framework="pt") as file:
             found.update({name: get(file, name) for name in file.keys()})  # noqa: SIM118 (no mapping)
     return found
+
+
+def unwrapped(name: str) -> str:
+    """Return a weight's name without what training wrappers add to it.
+
+    ``torch.compile`` adds ``_orig_mod.``, data parallelism ``module.`` at the beginning, and FSDP
+    ``_fsdp_wrapped_module.``; a module of the model may be wrapped by itself.
+    """
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
 
 
 def _indexed(index: Path) -> list[str]:

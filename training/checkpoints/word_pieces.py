@@ -65,6 +65,27 @@ def check_table(tokenizer: Any, config: PreTrainedConfig, name: str | Path) -> N
         )
 
 
+def check_padding(tokenizer: Any, config: PreTrainedConfig, name: str | Path, *, is_counted: bool) -> None:
+    """Reject a padding id that differs between tokenizer and configuration where the model computes with it.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        config: Its configuration.
+        name: Its name, for the message.
+        is_counted: Whether positions are counted from the padding id.
+
+    Raises:
+        ModelError: The ids differ; gives both.
+    """
+    own = getattr(config, "pad_token_id", None)
+    if is_counted and own is not None and own != tokenizer.pad_token_id:
+        raise ModelError(
+            f"{name}: pad_token_id: {own} in its config.json, but {tokenizer.pad_token_id} in its tokenizer "
+            f"({tokenizer.pad_token}), and positions are counted from it; copy the tokenizer files that belong to the "
+            f"model, or correct the key"
+        )
+
+
 def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
     """Reject a checkpoint whose tokenizer does not cover the script of the texts.
 

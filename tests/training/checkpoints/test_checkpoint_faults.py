@@ -17,8 +17,8 @@ from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.heads import load_with_labels, match_labels
+from distiltune.training.checkpoints.inspection import inspect_checkpoint
 from distiltune.training.checkpoints.load import (
-    inspect_checkpoint,
     load_classifier,
     load_config,
     load_model,
@@ -107,7 +107,7 @@ def _encoder_key(weights: dict[str, torch.Tensor], end: str) -> str:
 
 
 UNFIT = {
-    "a prefix": lambda weights: {f"module.{name}": value for name, value in weights.items()},
+    "a prefix": lambda weights: {f"student.{name}": value for name, value in weights.items()},
     "another table": lambda weights: {
         **weights,
         (key := _encoder_key(weights, "word_embeddings.weight")): weights[key][:50],

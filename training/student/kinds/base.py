@@ -131,12 +131,15 @@ class StudentConfig(Section):
         """
         return teacher
 
-    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
+    def check_checkpoints(
+        self, teacher: str | None, task: Task = SINGLE_LABEL, max_length: int | None = None
+    ) -> None:
         """Reject checkpoints that are damaged or do not fit together.
 
         Args:
             teacher: The teacher's checkpoint, or the one that it is fine-tuned from; None: it is trained from scratch.
             task: The task of student and teacher.
+            max_length: Tokens that a checkpoint must be able to take; None: any number.
 
         Raises:
             ModelError: The message has the key that names the checkpoint.

@@ -46,14 +46,17 @@ class CheckpointStudent(TransformerStudent):
             family_of(found, "student.checkpoint")
         return found
 
-    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
+    def check_checkpoints(
+        self, teacher: str | None, task: Task = SINGLE_LABEL, max_length: int | None = None
+    ) -> None:
         """Reject a damaged checkpoint, and one that does not fit the section's other keys."""
-        from ...checkpoints.load import inspect_checkpoint, resolve_checkpoint
+        from ...checkpoints.inspection import inspect_checkpoint
+        from ...checkpoints.load import resolve_checkpoint
         from ...checkpoints.loading import naming
 
         with naming("student.checkpoint"):
-            inspect_checkpoint(resolve_checkpoint(self.checkpoint), task=task)
-        super().check_checkpoints(teacher, task)
+            inspect_checkpoint(resolve_checkpoint(self.checkpoint), task=task, max_length=max_length)
+        super().check_checkpoints(teacher, task, max_length)
 
     def load_source(self, inputs: StudentInputs) -> tuple[PreTrainedModel, Any, bool]:
         """Load the checkpoint; its head is newly initialized, unless it was trained for these labels."""

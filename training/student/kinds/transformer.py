@@ -79,9 +79,12 @@ class TransformerStudent(StudentConfig):
             check_layers(self.layers, source.num_hidden_layers, self.layers_of)
         return source
 
-    def check_checkpoints(self, teacher: str | None, task: Task = SINGLE_LABEL) -> None:
+    def check_checkpoints(
+        self, teacher: str | None, task: Task = SINGLE_LABEL, max_length: int | None = None
+    ) -> None:
         """Reject a vocabulary too small to spell every text, and models that it cannot be pretrained with."""
-        from ...checkpoints.load import inspect_checkpoint, load_tokenizer, resolve_checkpoint
+        from ...checkpoints.inspection import inspect_checkpoint
+        from ...checkpoints.load import load_tokenizer, resolve_checkpoint
         from ...checkpoints.loading import naming
         from ...pretraining.pretrain_student import check_pretraining
 
@@ -92,7 +95,8 @@ class TransformerStudent(StudentConfig):
             with naming("student.pretraining.checkpoint"):
                 check_pretraining(self.pretraining, self.source, teacher)
                 if self.pretraining.checkpoint is not None:
-                    inspect_checkpoint(resolve_checkpoint(self.pretraining.checkpoint), task=task)
+                    name = resolve_checkpoint(self.pretraining.checkpoint)
+                    inspect_checkpoint(name, task=task, max_length=max_length)
 
     def check_new_tokenizer(self, make: Callable[[], Any]) -> None:
         """Reject a vocabulary too small to spell every text in the teacher's word pieces."""

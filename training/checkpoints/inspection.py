@@ -1,0 +1,116 @@
+"""Inspect a checkpoint whole before any work begins: configuration, weights, tokenizer, and a forward pass."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...errors import ModelError, first_line
+from ..models.families import first_position
+from ..models.structured_pruning import classifier_class
+from ..tasks import SINGLE_LABEL, Task
+from .config_file import read_config
+from .load import check_max_length, has_own_head, load_tokenizer, local_directory
+from .loading import loading
+from .model_weights import fill_model, refuse_not_finite
+from .weight_files import finite_weights, unwrapped, weight_shapes, wrapped_name
+from .word_pieces import check_padding, check_table
+
+logger = logging.getLogger(__name__)
+
+
+def inspect_checkpoint(
+    name: str | Path,
+    *,
+    complete: bool = False,
+    task: Task = SINGLE_LABEL,
+    max_length: int | None = None,
+) -> PreTrainedConfig:
+    """Reject what training or export would reject later, without building the model in full.
+
+    Shapes are read from the file headers, and the weights are read once to check that they are finite. The forward
+    pass runs in a model of one layer with untrained weights and the checkpoint's own position table.
+
+    Args:
+        name: Directory or hub id.
+        complete: Reject a checkpoint that lacks a head, or whose head is for another task.
+        task: The task that its head is for.
+        max_length: Number of tokens of the forward pass; None skips it.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        ModelError: Its weights do not fit its configuration or are not finite, its tokenizer does not fit its
+            embedding table or padding id, it cannot take ``max_length`` tokens, its head is for another task, or one
+            of its files is missing or damaged.
+    """
+    directory = local_directory(name)
+    config = read_config(directory)
+    if complete:
+        _check_problem_type(config, task, name)
+    kind = classifier_class(config, task)
+    if (stored := wrapped_name(directory)) is not None:
+        logger.warning(
+            "%s: its weights were saved from a wrapped model (%s); read as %s",
+            name,
+            stored,
+            unwrapped(stored),
+        )
+    shapes = weight_shapes(directory)
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
+    tokenizer = load_tokenizer(name)
+    check_table(tokenizer, config, name)
+    shallow = _shallow_model(config, task, name)
+    check_padding(tokenizer, config, name, is_counted=first_position(shallow) > 0)
+    if max_length is not None:
+        check_forward(shallow, name, max_length)
+    refuse_not_finite(finite_weights(directory), name)
+    return config
+
+
+def check_forward(model: PreTrainedModel, name: str | Path, max_length: int) -> None:
+    """Reject a model that cannot take a text of ``max_length`` tokens.
+
+    Raises:
+        ModelError: It has too few positions, or its forward pass fails; the message has the reason.
+    """
+    check_max_length(model, max_length, f"model of {name}")
+    config: Any = model.config
+    # Any token but padding, from which RoBERTa and similar models count their positions.
+    token = next(each for each in range(config.vocab_size) if each != config.pad_token_id)
+    ids = torch.full((1, max_length), token)
+    try:
+        with torch.inference_mode(), loading(name):
+            model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except ModelError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ModelError(
+            f"{name}: a forward pass of {max_length} tokens (training.max_length) fails: {reason}; lower "
+            f"training.max_length, or correct max_position_embeddings in its config.json"
+        ) from error
+
+
+def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> PreTrainedModel:
+    """Build a model of one layer and few token ids, otherwise of these shapes, with untrained weights."""
+    small: Any = copy.deepcopy(config)
+    small.num_hidden_layers = 1
+    small.vocab_size = (small.pad_token_id or 0) + 2
+    with loading(name), torch.random.fork_rng(devices=[]):
+        return classifier_class(small, task)(small)
+
+
+def _check_problem_type(config: PreTrainedConfig, task: Task, name: str | Path) -> None:
+    given: Any = config.problem_type
+    if given is not None and given != task.problem_type:
+        raise ModelError(
+            f"{name}: problem_type: {given} in its config.json, but the task {task.name} needs {task.problem_type}: "
+            f"its outputs mean something else; use a checkpoint trained for that task, or fine-tune this one "
+            f"(teacher.fine_tune.checkpoint)"
+        )
