@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ...export.variants import kinds
 from ...progress import Progress, ReportProgress
 from ...search.space.students import ONLY_STUDENT
+from ...training.tasks import get as get_task
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..session.ray_session import num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
 from ..store.runs import TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
+from .diagnose import describe as describe_problems
+from .diagnose import diagnose
 from .dispatch import Dispatcher
 from .students import Students
 from .warm_start import warm_start_trials
@@ -109,8 +112,17 @@ class Stages:
         self._splits, record = self._dispatcher.do(
             "logits", labelling.label_with_teachers, wanted, self._data, teachers, report=report
         )
+        teacher = self._config.teacher
+        record["diagnostics"] = diagnose(
+            self._run,
+            self._data,
+            self._splits,
+            get_task(self._config.task),
+            learned_here=teacher.checkpoint is None,
+        )
+        problems = describe_problems(record["diagnostics"])
         if not record["keys"]:
-            return record, "not needed: alpha is 1"
+            return record, "; ".join(filter(None, ["not needed: alpha is 1", problems]))
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
         text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
@@ -118,7 +130,7 @@ class Stages:
         if "ensemble" in record:
             text += f"; mean of {len(teachers)} teachers: validation accuracy "
             text += f"{record['ensemble']['validation_accuracy']:.4f}"
-        return record, text
+        return record, "; ".join(filter(None, [text, problems]))
 
     def student(self, report: ReportProgress) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""

@@ -46,8 +46,8 @@ def label_with_teachers(
 ) -> tuple[dict[str, LabelledSplit], dict[str, Any]]:
     """Return the splits' token ids and the teachers' mean logits on all training texts, cached if possible.
 
-    Training texts are ``train`` and the transfer sets, by kind, which are labelled only by the teachers. With alpha
-    fixed to 1 the logits are not used, and not computed.
+    Training texts are ``train`` and the transfer sets, by kind, which are labelled only by the teachers. The logits on
+    the validation split are for diagnostics. With alpha fixed to 1 no logits are used, and none computed.
 
     Returns:
         The splits by kind, and a record; with several teachers it has ``ensemble``, the metrics of their mean logits
@@ -83,9 +83,10 @@ def label_with_teachers(
         record["texts_computed"] += len(each) if computed else 0
         record["keys"][name] = keys
         record["texts"][name] = len(each)
+    validation = tokens["validation"]
+    logits, _, _ = _mean_logits(task, teacher_keys, validation, "validation")
+    splits["validation"] = LabelledSplit(validation, logits)
     if len(teacher_keys) > 1:
-        validation = tokens["validation"]
-        logits, _, _ = _mean_logits(task, teacher_keys, validation, "validation")
         metrics = learned.metrics(learned.predictions(logits), validation.labels, data.out_of_scope_id)
         record["ensemble"] = {f"validation_{name}": value for name, value in metrics.items()}
     return splits, record

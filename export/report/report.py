@@ -11,6 +11,7 @@ from ...storage.folders import write_file
 from ..benchmark.measure_models import Measurement
 from ..markdown import render
 from ..selection.gate import STUDENT, TEACHER
+from .data_tables import confused_table, duplicates_table, issues_table
 from .tables import choice_table, has_any, losses_table, markdown_table, scope_table, trials_table
 
 REPORT_FILE = "report.json"
@@ -19,10 +20,14 @@ PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
 REFERENCE = "reference-bert-base"
 _NO_SEARCH = {"ended_by": None, "choice": "", "front": [], "pictures": [], "left_out": {}}
+_NO_DIAGNOSTICS = {"label_issues": {}, "near_duplicates": {}, "confused_labels": []}
 _FILTERS = {
     "variants_table": markdown_table,
     "choice_table": choice_table,
     "losses_table": losses_table,
+    "issues_table": issues_table,
+    "confused_table": confused_table,
+    "duplicates_table": duplicates_table,
     "scope_table": scope_table,
     "trials_table": trials_table,
     "have": has_any,
@@ -121,6 +126,7 @@ def markdown_report(report: dict[str, Any]) -> str:
     values = {
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
+        "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
         "best": best,
         "ratios": report["ratios"].get(report["chosen"], {}),
         "graphs": {"variants": {}, "pictures": [], **(report.get("graphs") or {})},

@@ -146,6 +146,11 @@ class Task(ABC):
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Return the predictions of logits[N, C]."""
 
+    def class_probabilities(self, logits: np.ndarray) -> np.ndarray | None:
+        """Return the probabilities of the classes, float[N, C]; None for a task whose texts have no single class."""
+        del logits
+        return None
+
     @abstractmethod
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each prediction is correct, bool[N]; the gate compares two models by it."""

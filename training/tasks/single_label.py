@@ -93,6 +93,11 @@ class SingleLabel(Task):
         """Return the class of the largest logit, int64[N]; of equal ones, the first."""
         return logits.argmax(axis=-1)
 
+    def class_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return softmax(logits[N, C])."""
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponents / exponents.sum(axis=1, keepdims=True)
+
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each predicted class is the label, bool[N]."""
         return predictions == labels

@@ -1,0 +1,139 @@
+"""Diagnose a job's texts and labels from the teacher's logits: records for the report, and CSV files in the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...training.data.diagnostics import LabelIssue, confused_labels, label_issues, near_duplicates
+from ...training.data.rows import SPLITS
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+    from ...training.data.tokenized import LabelledSplit
+    from ...training.tasks import Task
+    from ..store.runs import Run
+
+ISSUES_FILE = "diagnostics/label-issues.csv"
+DUPLICATES_FILE = "diagnostics/near-duplicates.csv"
+_MOST_ROWS = 10_000  # of a CSV file
+_NUM_SHOWN = 10  # in the record and the report
+
+
+def diagnose(
+    run: Run, data: TextData, splits: Mapping[str, LabelledSplit], task: Task, *, learned_here: bool
+) -> dict[str, Any]:
+    """Find labels that are probably wrong, confused labels and near-duplicates; write the CSV files.
+
+    Args:
+        run: The run that gets the files, below ``diagnostics``.
+        data: The texts.
+        splits: ``train`` and ``validation`` with the teacher's logits.
+        task: The task; labels are diagnosed for tasks with one label per text.
+        learned_here: Whether the teacher learned the labels of ``train`` in this job, so that it agrees with most of
+            them.
+
+    Returns:
+        ``label_issues`` and ``near_duplicates``: number by split, and the first ones with their texts;
+        ``confused_labels``: the most frequent pairs on the validation split; ``learned_here``.
+    """
+    issues: list[dict[str, Any]] = []
+    confused: list[dict[str, Any]] = []
+    names = data.label_names
+    for split in ("validation", "train"):
+        logits = splits[split].teacher_logits
+        probabilities = None if logits is None else task.class_probabilities(logits)
+        if logits is None or probabilities is None:
+            continue
+        labels = np.asarray(splits[split].tokens.labels)
+        issues += _issue_rows(split, probabilities, labels, names, data.splits[split]["text"])
+        if split == "validation":
+            confused = _confused(task.predictions(logits), labels, names)
+    duplicates = _duplicate_rows(data)
+    _write(run, ISSUES_FILE, issues)
+    _write(run, DUPLICATES_FILE, duplicates)
+    return {
+        "learned_here": learned_here,
+        "label_issues": _summary(issues),
+        "confused_labels": confused[:_NUM_SHOWN],
+        "near_duplicates": _summary(duplicates),
+    }
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """Return a summary of ``diagnose``'s record in words; empty if nothing was found."""
+    named = {
+        "label_issues": "labels that are probably wrong",
+        "near_duplicates": "near-duplicates across splits",
+    }
+    totals = {words: sum(found[key]["num"].values()) for key, words in named.items()}
+    parts = [f"{num:,} {words}" for words, num in totals.items() if num]
+    return f"{' and '.join(parts)} (see the report)" if parts else ""
+
+
+def _issue_rows(
+    split: str, probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    known = np.flatnonzero(labels < probabilities.shape[1])  # not of a label that no training text has
+    found = label_issues(probabilities[known], labels[known])
+    return [_issue_row(split, int(known[each.row]), each, names, texts) for each in found]
+
+
+def _issue_row(
+    split: str, row: int, issue: LabelIssue, names: Sequence[str], texts: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "split": split,
+        "row": row + 1,
+        "label": names[issue.label],
+        "predicted": names[issue.predicted],
+        "label_probability": round(issue.label_probability, 4),
+        "predicted_probability": round(issue.predicted_probability, 4),
+        "text": texts[row],
+    }
+
+
+def _confused(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"labels": [names[a], names[b]], "first_as_second": first, "second_as_first": second}
+        for a, b, first, second in confused_labels(predictions, labels)
+    ]
+
+
+def _duplicate_rows(data: TextData) -> list[dict[str, Any]]:
+    texts = {split: data.splits[split]["text"][:] for split in SPLITS}
+    return [
+        {
+            "split": each.split,
+            "row": each.row + 1,
+            "text": texts[each.split][each.row],
+            "other_split": each.other_split,
+            "other_row": each.other_row + 1,
+            "other_text": texts[each.other_split][each.other_row],
+            "similarity": round(each.similarity, 3),
+        }
+        for each in near_duplicates(texts)
+    ]
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    splits = dict.fromkeys(row["split"] for row in rows)
+    return {
+        "num": {split: sum(row["split"] == split for row in rows) for split in splits},
+        "shown": rows[:_NUM_SHOWN],
+    }
+
+
+def _write(run: Run, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    rows = list(rows)[:_MOST_ROWS]
+    if not rows:
+        return
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    run.store.write(run.key(name), content.getvalue().encode())
