@@ -13,6 +13,7 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    EarlyStoppingCallback,
     HfArgumentParser,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -373,6 +374,82 @@ def forget_graphs():
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
+
+
+# ---- What a Trainer takes -------------------------------------------------------------------------------
+
+
+class _Recorder(TrainerCallback):
+    """Counts the steps, and stops after four."""
+
+    num_steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.num_steps += 1
+        control.should_training_stop = self.num_steps == 4
+
+
+def test_callbacks_and_early_stopping_of_transformers(tmp_path, rows):
+    recorder = _Recorder()
+    trainer = DistillationTrainer(
+        model=_bert(), args=_args(tmp_path), train_dataset=_Rows(rows, True), callbacks=[recorder]
+    )
+    trainer.train()
+    assert recorder.num_steps == trainer.state.global_step == 4
+
+    stopping = DistillationTrainer(
+        model=_bert(),
+        args=_args(
+            tmp_path / "stopping",
+            num_train_epochs=9,
+            learning_rate=0.0,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="accuracy",
+        ),
+        train_dataset=_Rows(rows, True),
+        eval_dataset=_Rows(rows, True),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+    )
+    stopping.train()
+    assert stopping.state.epoch == 3  # the accuracy of the first epoch never improves
+
+
+def test_metrics_of_ones_own_take_the_place_of_accuracy(tmp_path, rows):
+    def compute(evaluated):
+        predicted = evaluated.predictions.argmax(axis=1)
+        return {"num_zero": int((predicted == 0).sum()), "num_texts": len(evaluated.label_ids)}
+
+    trainer = DistillationTrainer(
+        model=_bert(), args=_args(tmp_path), eval_dataset=_Rows(rows, True), compute_metrics=compute
+    )
+    found = trainer.evaluate()
+    predicted = trainer.predict(_Rows(rows, True)).predictions.argmax(axis=1)
+    assert found["eval_num_zero"] == (predicted == 0).sum()
+    assert found["eval_num_texts"] == NUM_ROWS
+    assert "eval_accuracy" not in found
+
+
+def test_an_optimizer_of_ones_own_trains_the_student(tmp_path, rows):
+    """Plain gradient descent, one step over all rows: the weights move by the learning rate times the gradient."""
+    model, expected = _bert(), _bert()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    trainer = DistillationTrainer(
+        model=model,
+        args=_args(tmp_path, max_steps=1, per_device_train_batch_size=NUM_ROWS, max_grad_norm=0.0, alpha=0.3),
+        train_dataset=_Rows(rows, True),
+        optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)),
+    )
+    trainer.train()
+    batch = DistillationCollator(0)(_Rows(rows, True).rows)
+    logits = expected(batch["input_ids"], batch["attention_mask"]).logits
+    loss = distillation_loss(logits, batch["teacher_logits"], batch["labels"], alpha=0.3, temperature=4)
+    loss.backward()
+    with torch.no_grad():
+        for each in expected.parameters():
+            each -= 0.5 * each.grad if each.grad is not None else 0
+    torch.testing.assert_close(_weights(model), _weights(expected), rtol=1e-4, atol=1e-6)
 
 
 # ---- Resume ---------------------------------------------------------------------------------------------
