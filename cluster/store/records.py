@@ -174,6 +174,7 @@ class _Measurement(_Record):
     gate: Literal["passed", "failed", "inconclusive"] | None = None
     teacher_gate: Literal["passed", "failed", "inconclusive"] | None = None
     with_threshold: dict[str, Any] | None = None
+    waiting: float | None = None
     verdict: str | None = None
 
 

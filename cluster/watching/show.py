@@ -57,12 +57,12 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report.tables import terminal_table, verdicts
+    from ...export.report.tables import disturbed, terminal_table, verdicts
 
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
-    for verdict in verdicts(found["variants"]):
-        console.print(verdict, soft_wrap=True, markup=False)
+    for line in [*disturbed(found["variants"]), *verdicts(found["variants"])]:
+        console.print(line, soft_wrap=True, markup=False)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
         _print_search(console, run, found)

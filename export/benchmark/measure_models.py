@@ -14,6 +14,7 @@ from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from ...training import tasks
 from . import targets
+from .contention import MOST_WAITING
 from .measurements import median_text
 from .processes import call_in_process, run_module
 from .targets.base import Preparation, Prepared
@@ -85,6 +86,8 @@ class Measurement:
             bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for models that are not ONNX or
             use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
+        waiting: share of the timing during which the process waited for a processor that others used, 0 to 1, in the
+            least disturbed of up to three tries; None where the system does not count it.
         throughput: batch size → texts per second.
         peak_memory_mb: peak memory of the process that classified single texts and batches.
         num_threads: intra-op threads: those of the section ``benchmark``, or the fastest number up to ``max_threads``.
@@ -127,6 +130,12 @@ class Measurement:
     session: dict[str, Any] | None = None
     compressed_size_mb: float | None = None
     floor_ms: dict[str, float] | None = None
+    waiting: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other processes disturbed the timing, so that the latency is uncertain."""
+        return self.waiting is not None and self.waiting > MOST_WAITING
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as JSON values."""
@@ -175,6 +184,7 @@ def measure_models(
         measured.append(result)
         if report is not None:
             message = f"{spec.name}: {result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
+            message += "; disturbed by other processes" if result.is_disturbed else ""
             report(
                 Progress(
                     message,

@@ -21,6 +21,7 @@ from ..out_of_scope.thresholds import (
 )
 from ..runtime.scores import SCORES
 from . import targets
+from .contention import time_undisturbed
 from .measurements import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .predictions import pack_answers
@@ -62,9 +63,15 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         batch_sizes=config["batch_sizes"],
         query=spec["query"],
     )
+    threads = config["num_threads"]
+    latency, waiting = time_undisturbed(model["name"], benchmark.time_pipeline, num_threads=threads)
+    sample, waiting_in_sample = time_undisturbed(
+        f"{model['name']}, sample", benchmark.time_sample, num_threads=threads
+    )
     measured: dict[str, Any] = {
-        "latency_ms": benchmark.time_pipeline(),
-        "sample_latency_ms": benchmark.time_sample(),
+        "latency_ms": latency,
+        "sample_latency_ms": sample,
+        "waiting": max(waiting or 0.0, waiting_in_sample or 0.0) if waiting is not None else None,
         "throughput": benchmark.compute_throughput(),
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),

@@ -12,7 +12,7 @@ from ..benchmark.measure_models import Measurement
 from ..markdown import render
 from ..selection.gate import STUDENT, TEACHER
 from .data_tables import confused_table, duplicates_table, issues_table
-from .tables import choice_table, has_any, losses_table, markdown_table, scope_table, trials_table
+from .tables import choice_table, disturbed, has_any, losses_table, markdown_table, scope_table, trials_table
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -31,6 +31,7 @@ _FILTERS = {
     "scope_table": scope_table,
     "trials_table": trials_table,
     "have": has_any,
+    "disturbed": disturbed,
     "title_of": lambda picture: Path(picture).stem.replace("-", " "),
     "quoted": repr,
 }

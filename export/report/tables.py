@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..benchmark.contention import MOST_WAITING, NUM_TRIES
 from ..markdown import NONE, Markdown, bold, fixed, number, table
 
 if TYPE_CHECKING:
@@ -93,6 +94,16 @@ def verdicts(variants: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{row['name']}: {row['verdict']}" for row in variants if row.get("verdict")]
 
 
+def disturbed(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each model whose timing other processes disturbed."""
+    return [
+        f"{row['name']}: its timing was disturbed: it waited {100 * row['waiting']:.0f} % of the time for a processor "
+        f"that other processes used, in the best of {NUM_TRIES} tries; measure again on an idle machine"
+        for row in variants
+        if (row.get("waiting") or 0.0) > MOST_WAITING
+    ]
+
+
 def losses_table(labels: Sequence[dict[str, Any]]) -> Markdown:
     """Return a Markdown table of ``report["against_teacher"]["labels"]``: texts that both classify correctly."""
     rows = [
@@ -172,7 +183,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 fixed(row.get("validation_accuracy"), 4),
                 fixed(row["size_mb"], 2),
                 fixed(row.get("compressed_size_mb"), 2),
-                fixed(latency["p50"], 2),
+                fixed(latency["p50"], 2) + ("?" if (row.get("waiting") or 0.0) > MOST_WAITING else ""),
                 fixed((row.get("floor_ms") or {}).get("floor"), 2),
                 f"{latency['mean']:.2f} ± {latency['std']:.2f}",
                 fixed(latency["p99"], 2),

@@ -386,3 +386,16 @@ def test_the_front_has_the_rows_that_none_beats() -> None:
         "onnx-fused",
         "teacher-pytorch",
     ]
+
+
+def test_a_disturbed_timing_is_marked_and_explained() -> None:
+    rows = [replace(each, waiting=0.3 if each.name == "onnx-int8" else 0.001) for each in ROWS]
+    report = build_report(
+        run_id="a-run", state="finished", best=None, rows=rows, chosen="onnx", artifact=None, machine={}
+    )
+    written = markdown_report(report)
+    assert "onnx-int8: its timing was disturbed: it waited 30 %" in written
+    assert written.count("was disturbed") == 1
+    (line,) = [line for line in written.splitlines() if line.startswith("| onnx-int8 ")]
+    assert "0.64? " in line
+    assert [each.is_disturbed for each in rows].count(True) == 1

@@ -1,0 +1,64 @@
+"""Detect timings that other processes disturbed, and repeat them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+MOST_WAITING = 0.02
+"""Largest share of a timing during which the process may have waited for a processor."""
+NUM_TRIES = 3
+_THREADS = Path("/proc/self/task")
+_PAUSE_S = 2.0  # before a timing is repeated
+
+_log = logging.getLogger(__name__)
+_Timed = TypeVar("_Timed")
+
+
+def waiting_seconds() -> float | None:
+    """Return how long the threads of this process have waited for a processor although they could run, in seconds.
+
+    Linux counts it for each thread (``schedstat``, second value, in ns); None where it does not.
+    """
+    try:
+        counted = [(thread / "schedstat").read_text().split()[1] for thread in _THREADS.iterdir()]
+    except (OSError, IndexError):
+        return None
+    return sum(map(int, counted)) / 1e9
+
+
+def time_undisturbed(
+    what: str, measure: Callable[[], _Timed], *, num_threads: int = 1, pause_s: float = _PAUSE_S
+) -> tuple[_Timed, float | None]:
+    """Measure again while the process had to wait for a processor, at most three times.
+
+    Args:
+        what: Name of the measurement, for the log.
+        measure: Measures once.
+        num_threads: Number of threads that compute.
+        pause_s: Pause before a repetition, in s.
+
+    Returns:
+        The measurement that waited least, and the share of its time that a thread waited, 0 to 1; None where that is
+        not known.
+    """
+    best: tuple[_Timed, float | None] | None = None
+    for attempt in range(1, NUM_TRIES + 1):
+        before, began = waiting_seconds(), time.monotonic()
+        timed = measure()
+        after, seconds = waiting_seconds(), time.monotonic() - began
+        if before is None or after is None:
+            return timed, None
+        share = max(0.0, after - before) / max(seconds * num_threads, 1e-9)
+        if best is None or share < (best[1] or 0.0):
+            best = timed, share
+        if share <= MOST_WAITING:
+            break
+        _log.info("%s: waited %.0f %% of the time for a processor (attempt %d)", what, 100 * share, attempt)
+        if attempt < NUM_TRIES:
+            time.sleep(pause_s)
+    assert best is not None, "it was measured"
+    return best

@@ -1,0 +1,77 @@
+"""Timings on a busy machine: repeated, and marked where they stay uncertain."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from distiltune.export.benchmark import contention
+from distiltune.export.benchmark.contention import MOST_WAITING, NUM_TRIES, time_undisturbed, waiting_seconds
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, waits: list[float | None]) -> None:
+    """Each measurement takes 1 s, of which it waits as given."""
+    clock = {"now": 0.0, "waited": 0.0}
+    given: Iterator[float | None] = iter(waits)
+
+    def measure() -> int:
+        clock["now"] += 1.0
+        clock["waited"] += next(given) or 0.0
+        return int(clock["now"])
+
+    monkeypatch.setattr(contention.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(contention, "waiting_seconds", lambda: None if None in waits else clock["waited"])
+    monkeypatch.setattr(contention, "_fake", measure, raising=False)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float | None], **options: int
+) -> tuple[int, float | None]:
+    counted(monkeypatch, waits)
+    return time_undisturbed("a row", contention._fake, pause_s=0.0, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_quiet_machine_is_measured_once(monkeypatch) -> None:
+    assert run(monkeypatch, [MOST_WAITING / 2]) == (1, pytest.approx(MOST_WAITING / 2))
+
+
+def test_a_disturbed_timing_is_repeated_until_one_is_quiet(monkeypatch) -> None:
+    assert run(monkeypatch, [0.5, 0.001]) == (2, pytest.approx(0.001))
+
+
+def test_of_disturbed_timings_the_least_disturbed_is_kept(monkeypatch) -> None:
+    assert run(monkeypatch, [0.5, 0.2, 0.4]) == (2, pytest.approx(0.2))
+    assert NUM_TRIES == 3
+
+
+def test_the_wait_is_a_share_of_all_threads(monkeypatch) -> None:
+    assert run(monkeypatch, [0.03], num_threads=2) == (1, pytest.approx(0.015))
+
+
+def test_where_nothing_is_counted_it_is_measured_once(monkeypatch) -> None:
+    assert run(monkeypatch, [None]) == (1, None)
+
+
+@pytest.mark.skipif(waiting_seconds() is None, reason="this system does not count it")
+def test_a_process_that_shares_its_processor_is_seen_to_wait() -> None:
+    allowed = os.sched_getaffinity(0)
+    one = {min(allowed)}
+    os.sched_setaffinity(0, one)
+    try:
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # it inherits the one processor
+        try:
+            time.sleep(0.2)
+            before, began = waiting_seconds(), time.monotonic()
+            while time.monotonic() - began < 0.5:
+                pass
+            after = waiting_seconds()
+        finally:
+            other.kill()
+            other.wait()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert before is not None and after is not None
+    assert after - before > 0.1
