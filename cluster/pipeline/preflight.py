@@ -204,13 +204,14 @@ def check_texts(config: JobConfig, data: TextData) -> None:
     Raises:
         ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
-    from ...training.checkpoints.heads import check_labels
+    from ...training.checkpoints.heads import LabelMatch
     from ...training.checkpoints.load import label_names, load_config, load_tokenizer, resolve_checkpoint
     from ...training.checkpoints.word_pieces import check_known
 
     if config.teacher.checkpoint is not None:
         own = label_names(load_config(resolve_checkpoint(config.teacher.checkpoint)))
-        check_labels(own, data.class_names, "teacher.checkpoint")
+        match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
+        match.positions(own, data.class_names, "teacher.checkpoint")
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),

@@ -34,7 +34,7 @@ def resolve_paths(values: dict[str, Any], directory: Path) -> None:
 
 def _data_files() -> Iterator[tuple[str, ...]]:
     for source in DATA_SOURCES:
-        yield from (("data", key) for key in source.local_files)
+        yield from (("data", key) for key in (*source.local_files, *source.optional_files))
 
 
 def _student_checkpoints(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
+from ...training.data.sources.base import DATA_SOURCES
 from ...training.student.config import STUDENT, STUDENT_KINDS
 from .reading import apply_overrides, preset_names, read_specification
 from .relative import resolve_paths
@@ -46,7 +47,10 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
 
 
 def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Clear the teacher or the student of a preset where overrides describe another kind of it."""
+    """Clear the data, teacher or student of a preset where overrides describe another kind of it."""
+    source = DATA_SOURCES.named_by(_given(overrides, "data"))
+    if source is not None and source != (values.get("data") or {}).get("source"):
+        values["data"] = {}
     asked = _given(overrides, "teacher").keys() & _TEACHERS
     if asked and not asked & (values.get("teacher") or {}).keys():
         values["teacher"] = {}

@@ -17,6 +17,7 @@ INPUTS = "cache/inputs"
 REFERENCE = "storage:"
 
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
+_DATASET_SUFFIXES = (".json", ".arrow")
 
 
 def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
@@ -84,7 +85,8 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
         ConfigError: A URL holds credentials.
     """
     found: dict[tuple[str, ...], str | None] = {
-        ("data", field): getattr(config.data, field) for field in config.data.local_files
+        ("data", field): getattr(config.data, field)
+        for field in (*config.data.local_files, *config.data.optional_files)
     }
     if config.data.unlabelled is not None:
         found["data", "unlabelled", "path"] = config.data.unlabelled.path
@@ -123,9 +125,10 @@ def _is_local_checkpoint(name: str, parameter: str) -> bool:
 
 
 def _file(key: tuple[str, ...], name: str) -> Path:
-    from ...training.data.sources.files import existing_file
+    from ...training.data.sources.files import existing_data, existing_file
 
-    return existing_file(name, ".".join(key)).absolute()
+    existing = existing_file if "unlabelled" in key else existing_data
+    return existing(name, ".".join(key)).absolute()
 
 
 def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
@@ -137,26 +140,35 @@ def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
 
 
 def _send(path: Path, store: Store) -> str:
-    files = [path] if path.is_file() else _checkpoint_files(path)
+    files = _files_of(path)
     digest = hashlib.sha256(f"{path.name}\n".encode())
     for file in files:
-        digest.update(f"{file.name}:{file_sha256(file)}\n".encode())
+        digest.update(
+            f"{file.relative_to(path) if path.is_dir() else path.name}:{file_sha256(file)}\n".encode()
+        )
     key = f"{INPUTS}/{digest.hexdigest()}"
     if not store.has_folder(key):
         with new_folder(store.local(key), keep_existing=True) as folder:
             for file in files:
-                target = folder / path.name if path.is_file() else folder / path.name / file.name
-                target.parent.mkdir(exist_ok=True)
+                target = folder / path.name / file.relative_to(path) if path.is_dir() else folder / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
         store.publish(key, shared=True)
     return f"{REFERENCE}{key}/{path.name}"
 
 
-def _checkpoint_files(directory: Path) -> list[Path]:
+def _files_of(path: Path) -> list[Path]:
+    """Return the files that are sent: a file itself, those of a saved dataset, or those of a checkpoint."""
+    from ...training.data.sources.files import is_saved
+
+    if path.is_file():
+        return [path]
+    of_data = is_saved(path)
+    suffixes = _DATASET_SUFFIXES if of_data else _CHECKPOINT_SUFFIXES
     return sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_file() and path.suffix in _CHECKPOINT_SUFFIXES and not path.name.startswith(".")
+        file
+        for file in (path.rglob("*") if of_data else path.iterdir())
+        if file.is_file() and file.suffix in suffixes and not file.name.startswith(".")
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.data.config import DataConfig
+from distiltune.training.data.sources.base import ColumnsConfig
 
 from .case import Case
-from .damages import CUT, Damage, both, cut, edit_json, flip, write
+from .damages import CUT, Damage, cut, edit_json, flip, write
 from .goods import job
 from .paths import _job_file
 from .schema import key
@@ -34,25 +35,31 @@ CSV_FILES: dict[str, bytes | str] = {
     "header-only": "text,label\n",
     "no-label-column": "text,intent\nhi,alarm\n",
     "no-text-column": "Text,label\nhi,alarm\n",
-    "semicolons": CSV.replace(",", ";"),
+    "semicolons": CSV.replace(",", ";").replace("label", "intent"),
+    "tabs-fewer": CSV.replace(",", "\t") + "hi\n",
     "column-twice": "text,label,text\na,alarm,b\n",
-    "blank-text": CSV + " ,oos\n",
+    "blank-texts": "text,label\n ,oos\n,alarm\n",
     "blank-label": CSV + "hi, \n",
     "more-fields": CSV + "hi, you,alarm\n",
     "fewer-fields": CSV + "hi\n",
     "open-quote": CSV + '"never closed,alarm\n',
     "latin-1": CSV.encode() + b"caf\xe9,oos\n",
-    "utf-16": CSV.encode("utf-16"),
+    "utf-16": (CSV + "hi, \n").encode("utf-16"),
+    "utf-16-cut": CSV.encode("utf-16")[:-1],
+    "utf-16-blank": " \n".encode("utf-16"),
+    "utf-32": CSV.encode("utf-32"),
     "binary": bytes(range(256)) * 8,
     "nul": CSV + "a\0b,oos\n",
     "gzip": gzip.compress(CSV.encode()),
     "workbook": b"PK\x03\x04rest",
     "json": _lines(GOOD),
     "one-label": "text,label\na,alarm\nb,alarm\n",
-    "label-nowhere-else": CSV + "x,unheard-of\n",
-    "long-label": CSV + f"x,{'l' * 5000}\n",
+    "label-in-capitals": CSV + "x,ALARM\n",
+    "label-with-a-space": CSV + "x,alarm \n",
+    "labels-of-no-other-split": "text,label\na,x\nb,y\nc,y\n",
+    "long-labels": f"text,label\na,{'l' * 5000}\nb,{'m' * 5000}\n",
     "long-column": f"{'c' * 5000},label\nx,alarm\n",
-    "many-faults": CSV + " ,oos\n" * 3000,
+    "many-faults": CSV + "a, \n" * 3000,
     "return-only": CSV.replace("\n", "\r").replace("text", "txt"),
 }
 JSONL_FILES: dict[str, bytes | str] = {
@@ -66,9 +73,9 @@ JSONL_FILES: dict[str, bytes | str] = {
     "huge-number": '{"text": "a", "label": ' + "9" * 5000 + "}",
     "no-label": _lines({"text": "a", "intent": "b"}),
     "one-lacks": _lines(GOOD, {"text": "hi"}),
-    "null-text": _lines(GOOD, {"text": None, "label": "oos"}),
+    "null-texts": _lines({"text": None, "label": "oos"}, {"text": None, "label": "alarm"}),
+    "null-label": _lines(GOOD, {"text": "a", "label": None}),
     "number": _lines(GOOD, {"text": 4, "label": "oos"}),
-    "truth": _lines({"text": "a", "label": True}),
     "fraction": _lines({"text": "a", "label": 1.5}),
     "not-a-number": '{"text": "a", "label": NaN}\n',
     "list": _lines({"text": ["a"], "label": "alarm"}),
@@ -80,6 +87,41 @@ JSONL_FILES: dict[str, bytes | str] = {
     "latin-1": b'{"text": "caf\xe9", "label": "oos"}\n',
     "two-a-line": '{"text": "a", "label": "oos"} {"text": "b", "label": "oos"}\n',
     "long-value": _lines({"text": {"x": "v" * 5000}, "label": "oos"}),
+}
+JSON_FILES: dict[str, bytes | str] = {
+    "empty": "",
+    "blank": "[]",
+    "object": json.dumps({"train": [GOOD]}, indent=1),
+    "lists": json.dumps([["wake me", "alarm"]]),
+    "cut": json.dumps(EVERY)[:-9],
+    "null-label": json.dumps([*EVERY, {"text": "a", "label": None}]),
+    "key-twice": '[{"text": "a", "text": "b", "label": "c"}]',
+    "deep": "[" * 100_000,
+    "csv": CSV,
+    "lines-cut": _lines(GOOD) + '{"text": "hi',
+    "gzip": gzip.compress(json.dumps(EVERY).encode()),
+}
+GZIP_FILES: dict[str, bytes | str] = {
+    "csv": CSV,
+    "empty": "",
+    "cut": gzip.compress(CSV.encode())[:-9],
+    "changed": gzip.compress(CSV.encode())[:-8] + bytes(8),
+    "blank": gzip.compress(b"\n"),
+    "blank-label": gzip.compress((CSV + "hi, \n").encode()),
+}
+ARROW_FILES: dict[str, bytes | str] = {
+    "empty": "",
+    "csv": CSV,
+    "mark-only": b"ARROW1",
+    "zeros": b"ARROW1\0\0" + bytes(1000),
+    "stream-cut": b"\xff\xff\xff\xff\x80\0\0\0" + bytes(40),
+    "stream-huge": b"\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(40),
+}
+SAVED_FILES: dict[str, str] = {
+    "dataset_dict.json": "[",
+    "train/state.json": "{}",
+    "train/dataset_info.json": "[]",
+    "train/data-00000-of-00001.arrow": "ARROW1",
 }
 PARQUET_FILES: dict[str, Damage] = {
     "empty": write("data/train.parquet", ""),
@@ -109,7 +151,8 @@ PARQUET_FILES |= {
     "no-label": _table(text=["a"], intent=["b"]),
     "numbers": _table(text=[1, 2], label=["alarm", "oos"]),
     "lists": _table(text=[["a"], ["b"]], label=["alarm", "oos"]),
-    "nulls": _table(text=["a", None], label=["alarm", "oos"]),
+    "nulls": _table(text=["a", "b"], label=["alarm", None]),
+    "null-texts": _table(text=[None, None], label=["alarm", "oos"]),
     "bytes": _table(text=[b"\xff\xfe", b"b"], label=["alarm", "oos"]),
     "no-rows": _table(text=[], label=[]),
 }
@@ -127,7 +170,7 @@ CLINC_FILES: dict[str, Damage] = {
     "row-is-a-word": edit_json(CLINC, "train.0", "word"),
     "row-of-three": edit_json(CLINC, "train.0", ["a", "b", "c"]),
     "row-of-numbers": edit_json(CLINC, "train.0", [1, 2]),
-    "row-is-blank": edit_json(CLINC, "train.0", [" ", "alarm"]),
+    "row-is-blank": edit_json(CLINC, "train.0", ["alarm", " "]),
     "row-is-null": edit_json(CLINC, "oos_test.0", None),
     "deep": write(CLINC, "[" * 100_000),
     "binary": write(CLINC, bytes(range(256))),
@@ -139,11 +182,34 @@ MORE_FILES: dict[str, bytes | str] = {
     "blank": "\n\n",
     "binary": bytes(range(256)),
     "latin-1": b"caf\xe9\n",
-    "utf-16": "text\n".encode("utf-16"),
+    "utf-16": "text\n".encode("utf-16")[:-1],
     "nul": "a\0b\n",
     "gzip": gzip.compress(b"text\n"),
 }
-OTHER_NAMES = ("train.json", "train", "train.csv.gz", "train.xlsx", "train.tsv", "TRAIN.CSV ")
+OTHER_NAMES = ("train", "train.gz", "train.xlsx", "train.csv.zip", "TRAIN.CSV ")
+
+
+OF_LABELS = (
+    "one-label",
+    "label-in-capitals",
+    "label-with-a-space",
+    "labels-of-no-other-split",
+    "long-labels",
+)
+
+
+def _saved(name: str, content: str) -> Damage:
+    """A folder of ``save_to_disk``, with one damaged file."""
+
+    def damage() -> None:
+        import datasets
+
+        datasets.disable_progress_bars()
+        rows = datasets.Dataset.from_list(EVERY)
+        datasets.DatasetDict({"train": rows}).save_to_disk("data/saved")
+        Path("data/saved", name).write_text(content)
+
+    return damage
 
 
 def _case(
@@ -170,18 +236,32 @@ def _case(
     )
 
 
-def _train(name: str, how: str, damage: Damage, named: str = "") -> Case:
-    path = f"data/{name}"
-    return _case(
-        Path(name).suffix or "other", how, (named or path,), damage, lambda data: data.update(train=path)
+def _kind(name: str) -> str:
+    return (
+        "".join(Path(name).suffixes)
+        if name.endswith(".gz") and name != "train.gz"
+        else Path(name).suffix or "other"
     )
 
 
+def _train(name: str, how: str, damage: Damage, named: str = "") -> Case:
+    path = f"data/{name}"
+    return _case(_kind(name), how, (named or path,), damage, lambda data: data.update(train=path))
+
+
 def _cases() -> Iterator[Case]:
-    for name, contents in (("train.csv", CSV_FILES), ("train.jsonl", JSONL_FILES)):
+    for name, contents in (
+        ("train.csv", CSV_FILES),
+        ("train.jsonl", JSONL_FILES),
+        ("train.json", JSON_FILES),
+        ("train.csv.gz", GZIP_FILES),
+        ("train.arrow", ARROW_FILES),
+    ):
         for how, content in contents.items():
-            named = "label" if how == "one-label" else f"data/{name}"
+            named = "label" if how in OF_LABELS else f"data/{name}"
             yield _train(name, how, write(f"data/{name}", content), named)
+    for name, content in SAVED_FILES.items():
+        yield _train("saved", f"damaged-{Path(name).name}", _saved(name, content))
     for how, damage in PARQUET_FILES.items():
         yield _train("train.parquet", how, damage)
     for name in OTHER_NAMES:
@@ -208,8 +288,32 @@ def _cases() -> Iterator[Case]:
         lambda: None,
         lambda data: data.update(out_of_scope_label="nonsense"),
     )
-    alike = both(*(write(f"data/{split}.csv", "text,label\nx,weather\n") for split in ("validation", "test")))
-    yield _case("splits", "labels-only-in-train", ("alarm",), alike, lambda _: None)
+    other = write("data/test.csv", "text,label\nx,storm\n")
+    yield _case("splits", "labels-only-in-test", ("data/test.csv",), other, lambda _: None)
+    few = write("data/train.csv", "text,label\nx,weather\ny,alarm\n")
+    yield _case(
+        "splits", "too-few-to-hold-out", ("data.split.test",), few, lambda data: data.update(test=None)
+    )
+    for split in ({"validation": 0.5, "test": 0.5}, {"validation": 0}, {"test": 1}):
+        how = "-".join(f"{name}-{value}" for name, value in split.items())
+        yield _case("split", how, ("data.split",), lambda: None, lambda data, s=split: data.update(split=s))
+    for how, value in {"unknown": "{nonsense}", "no-column": "text", "open": "{text"}.items():
+        yield _case(
+            "text_template",
+            how,
+            (key(ColumnsConfig, "text_template"),),
+            lambda: None,
+            lambda data, v=value: data.update(text_template=v),
+            700,
+        )
+    yield _case(
+        "group_column",
+        "unknown",
+        (key(ColumnsConfig, "group_column"),),
+        lambda: None,
+        lambda data: data.update(group_column="nonsense"),
+        700,
+    )
 
 
 CASES: tuple[Case, ...] = tuple(_cases())

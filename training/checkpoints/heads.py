@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,51 +21,102 @@ _NUM_SHOWN = 10
 _USUAL_PLACES = ("classifier.out_proj", "classifier")
 
 
+@dataclass(frozen=True)
+class LabelMatch:
+    """How the labels of a classifier become those of the data.
+
+    Attributes:
+        renamed: The data's names of labels that the classifier calls otherwise.
+        drop: Whether labels that the data lack are dropped.
+        key: Path of the section that sets both, for the error message; empty where a checkpoint's are not matched.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    drop: bool = False
+    key: str = ""
+
+    def positions(self, own: Sequence[str], names: Sequence[str], what: str) -> list[int]:
+        """Return the position of each of ``names`` among a classifier's own labels.
+
+        Raises:
+            ModelError: The labels differ, or the classifier's have only numbers.
+        """
+        unknown = [name for name in self.renamed if name not in own]
+        if unknown:
+            raise ModelError(
+                f"{self.key}.labels: {_listed(set(unknown))} given, but the labels of {what} are "
+                f"{_listed(set(own))}; accepted: its labels"
+            )
+        called = [self.renamed.get(name, name) for name in own]
+        twice = next((name for name in called if called.count(name) > 1), None)
+        if twice is not None:
+            both = ", ".join(each for each, name in zip(own, called, strict=True) if name == twice)
+            raise ModelError(
+                f"{what}: its labels {both} have the same name {shown(twice)}; give it to one of them"
+                f"{f' in {self.key}.labels' if self.key else ''}"
+            )
+        if len(own) == 1:
+            raise ModelError(
+                f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
+                f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
+            )
+        lacking, more = set(names) - set(called), set(called) - set(names)
+        if lacking or (more and not self.drop):
+            unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(own))
+            what_differs = (
+                f"its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are not matched by position"
+                if unnamed
+                else f"its labels differ from the data's; only the {what} has: {_listed(more)}; only the data has: "
+                f"{_listed(lacking)}"
+            )
+            raise ModelError(f"{what}: {what_differs}; {self._remedy(own, lacking, more, unnamed=unnamed)}")
+        return [called.index(name) for name in names]
+
+    def _remedy(self, own: Sequence[str], lacking: set[str], more: set[str], *, unnamed: bool) -> str:
+        """Return what to do where the data lack labels (``more``), or have others (``lacking``)."""
+        rename = "set id2label and label2id in its config.json, in the order it was trained with"
+        if unnamed and not self.key:
+            return rename
+        remedies = []
+        if lacking and more:
+            others = [name for name in own if self.renamed.get(name, name) in more]
+            alike = {name: each for name in others for each in lacking if _letters(name) == _letters(each)}
+            pairs = list((alike or {others[0]: min(lacking)}).items())[:3]
+            example = ", ".join(f"{_yaml(name)}: {_yaml(each)}" for name, each in pairs)
+            rename = rename if unnamed else "rename them in id2label and label2id of its config.json"
+            remedies.append(f"rename them by {self.key}.labels: {{{example}}}" if self.key else rename)
+        if len(more) > len(lacking) and self.key:
+            remedies.append(f"{'and ' if remedies else ''}ignore the others by {self.key}.drop_labels: true")
+        return ", ".join([*remedies, f"{'or ' if remedies else ''}fine-tune a teacher on this data"])
+
+
 def match_labels(
-    model: PreTrainedModel, names: Sequence[str], what: str = "teacher", task: Task = SINGLE_LABEL
+    model: PreTrainedModel,
+    names: Sequence[str],
+    what: str = "teacher",
+    task: Task = SINGLE_LABEL,
+    match: LabelMatch | None = None,
 ) -> None:
     """Reorder the rows of a classifier's head to the order of ``names``, matching labels by name.
 
-    Afterwards ``logits[:, i]`` is the score of ``names[i]``, and the configuration is updated accordingly.
+    Afterwards ``logits[:, i]`` is the score of ``names[i]``, rows of other labels are dropped, and the configuration
+    is updated accordingly.
 
     Raises:
         ModelError: The labels of the model and ``names`` differ, or the model's have only numbers.
     """
-    own = label_names(model)
-    check_labels(own, names, what)
-    rows = torch.tensor([own.index(name) for name in names])
-    head = head_of(model, what)
+    positions = (match or LabelMatch()).positions(label_names(model), names, what)
+    head, rows = head_of(model, what), torch.tensor(positions)
     with torch.no_grad():
-        head.weight.copy_(head.weight[rows])
+        head.weight = nn.Parameter(head.weight[rows], requires_grad=head.weight.requires_grad)
         if head.bias is not None:
-            head.bias.copy_(head.bias[rows])
-    for field, value in task.model_config(names).items():
-        setattr(model.config, field, value)
-
-
-def check_labels(own: Sequence[str], names: Sequence[str], what: str = "teacher") -> None:
-    """Check that a classifier's labels are ``names``, in any order.
-
-    Raises:
-        ModelError: The labels differ, or the classifier's have only numbers.
-    """
-    if len(own) == 1:
-        raise ModelError(
-            f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
-            f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
-        )
-    if sorted(own) != sorted(names):
-        if all(name == f"LABEL_{number}" for number, name in enumerate(own)):
-            raise ModelError(
-                f"{what}: its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are not matched by "
-                f"position; set id2label and label2id in its config.json, in the order it was "
-                "trained with"
-            )
-        raise ModelError(
-            f"{what}: its labels differ from the data's; only the {what} has: "
-            f"{_listed(set(own) - set(names))}; only the data has: {_listed(set(names) - set(own))}; "
-            f"rename them in id2label and label2id of its config.json, or fine-tune a {what} on this data"
-        )
+            head.bias = nn.Parameter(head.bias[rows], requires_grad=head.bias.requires_grad)
+    head.out_features = len(positions)
+    for name, value in task.model_config(names).items():
+        setattr(model.config, name, value)
+    attributes: Any = model
+    if hasattr(model, "num_labels"):
+        attributes.num_labels = len(names)  # the losses of transformers read it
 
 
 def load_with_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL) -> PreTrainedModel:
@@ -115,3 +168,12 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
 def _listed(names: set[str]) -> str:
     shown = ", ".join(sorted(names)[:_NUM_SHOWN]) or "none"
     return shown + (f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else "")
+
+
+def _yaml(name: str) -> str:
+    """Return a name as it is written in a YAML mapping."""
+    return name if name.replace("_", "").isalnum() and name.isascii() and not name.isdigit() else shown(name)
+
+
+def _letters(name: str) -> str:
+    return "".join(each for each in name.casefold() if each.isalnum())

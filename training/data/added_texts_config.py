@@ -12,7 +12,7 @@ class UnlabelledConfig(Section):
 
     path: Name | None = Field(
         default=None,
-        description="A .txt file with one text per line, or a column of a .csv, .jsonl or .parquet file.",
+        description="A .txt file with one text per line, or a column of a file in any format of `data.train`.",
     )
     dataset: Name | None = Field(
         default=None, description="Instead of `path`: repository id of a hub dataset."

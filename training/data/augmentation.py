@@ -11,16 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from .rows import normalised
 from .tokenized import TokenizedSplit, example_id, from_rows
 
 _TRIES = 20  # attempts to generate a new text
 _SPLICED, _DROPPED, _MASKED = range(3)
 _Made = TypeVar("_Made")
-
-
-def normalised(text: str) -> str:
-    """Normalise case and white space, so that texts with the same words compare equal."""
-    return " ".join(text.casefold().split())
 
 
 def splice(texts: Sequence[str], count: int, *, seed: int, known: set[str]) -> list[str]:

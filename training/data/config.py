@@ -10,7 +10,9 @@ from .sources.base import DATA_SOURCES, DataConfig
 
 __all__ = ["AnyDataConfig", "DataConfig", "data_config"]
 
-AnyDataConfig = Annotated[DataConfig, DATA_SOURCES.field(default="embedded", ignores_others=True)]
+AnyDataConfig = Annotated[
+    DataConfig, DATA_SOURCES.field(default="embedded", by_own_keys=True, ignores_others=True)
+]
 """The section of any source; keys that only another source has are ignored once their values are valid."""
 
 

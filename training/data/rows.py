@@ -31,6 +31,8 @@ class RawSplit:
         texts: One value per row; anything that a file can hold.
         labels: One value per row, parallel to ``texts``.
         place: Location of a row (counted from 0) in the origin, such as ``line 7``.
+        groups: One value per row, parallel to ``texts``: rows of equal value are not separated when a split is held
+            out; None: there are no groups.
     """
 
     name: str
@@ -38,40 +40,80 @@ class RawSplit:
     texts: Sequence[object]
     labels: Sequence[object]
     place: Callable[[int], str]
+    groups: Sequence[object] | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings and labels are names; ``place`` as in RawSplit."""
+    """One checked split: texts are strings and labels and groups are names; ``place`` as in RawSplit."""
 
     name: str
     origin: str
     texts: list[str]
     labels: list[str]
     place: Callable[[int], str]
+    groups: list[str | None]
+
+    def select(self, indices: Sequence[int], name: str | None = None) -> Split:
+        """Return the split of some of its rows, under another name if one is given."""
+        return Split(
+            name or self.name,
+            self.origin,
+            [self.texts[i] for i in indices],
+            [self.labels[i] for i in indices],
+            lambda i: self.place(indices[i]),
+            [self.groups[i] for i in indices],
+        )
 
 
-def checked(raw: RawSplit) -> Split:
-    """Check that every text is a non-blank string and every label a name (integers become names).
+def checked(raw: RawSplit, notes: list[str]) -> Split:
+    """Check that every text is a string and every label a name; drop the rows without a text.
+
+    Integers, whole fractions such as 1.0, and truth values become names.
+
+    Args:
+        raw: The split.
+        notes: A warning that counts the dropped rows is appended; it is to be logged once the job has no fault.
 
     Raises:
-        DataError: There is no row, or some are invalid; names the first rows and counts all.
+        DataError: There is no row with a text, or some are invalid; names the first rows and counts all.
     """
-    if not len(raw.texts):
+    num_rows = len(raw.texts)
+    if not num_rows:
         raise DataError(
             f"{raw.origin}: the {raw.name} split has no rows; it needs at least one text and label"
         )
-    labels = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in raw.labels]
+    kept = [i for i, text in enumerate(raw.texts) if not _is_blank(text)]
+    if not kept:
+        raise DataError(
+            f"{raw.origin}: no row of the {raw.name} split has a text: {raw.place(0)}: text "
+            f"{_fault(raw.texts[0])}; check the column with the text"
+        )
     faults = FaultList()
-    for index, (text, label) in enumerate(zip(raw.texts, labels, strict=True)):
-        for field, value in (("text", text), ("label", label)):
-            if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+    texts: list[str] = []
+    labels: list[str] = []
+    for index in kept:
+        text, label = raw.texts[index], _label_name(raw.labels[index])
+        for field, value, sound in (("text", text, texts), ("label", label, labels)):
+            if isinstance(value, str) and value.strip() and _is_unicode(value):
+                sound.append(value)
+            else:
                 faults.add(lambda i=index, f=field, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
     faults.raise_if_any(raw.origin, "give each row a text and a label, or remove the row")
-    texts = [text for text in raw.texts if isinstance(text, str)]
-    return Split(
-        raw.name, raw.origin, texts, [label for label in labels if isinstance(label, str)], raw.place
-    )
+    if len(kept) < num_rows:
+        first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
+        rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
+        notes.append(
+            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without a text; the first: "
+            f"{raw.place(first)}"
+        )
+    groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
+    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups)
+
+
+def normalised(text: str) -> str:
+    """Normalise case and white space, so that texts with the same words compare equal."""
+    return " ".join(text.casefold().split())
 
 
 class FaultList:
@@ -125,13 +167,38 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; nearest: {quoted(close)}" if close else ""
 
 
-def column_error(origin: str, role: str, column: str, columns: Iterable[object]) -> DataError:
-    """Return the error for a missing column; ``role`` is ``text`` or ``label``."""
+def column_error(origin: str, key: str, column: str, columns: Iterable[object]) -> DataError:
+    """Return the error for a missing column; ``key`` is the full path of the key that names it."""
     there = [str(name) for name in columns]
-    return DataError(
-        f"{origin}: no column {shown(column)} (data.{role}_column); it has {quoted(there)}"
-        f"{nearest(column, there)}; set data.{role}_column to the column with the {role}"
+    role = key.rpartition(".")[2].partition("_")[0]
+    remedy = (
+        f"name columns that it has in {key}"
+        if key.endswith("template")
+        else f"set {key} to the column with the {role}"
     )
+    return DataError(
+        f"{origin}: no column {shown(column)} ({key}); it has {quoted(there)}{nearest(column, there)}; {remedy}"
+    )
+
+
+def _label_name(value: object) -> object:
+    """Return the name of a label that a file holds as a number or truth value; NaN, pandas' null, becomes None."""
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else value
+    return str(value) if isinstance(value, int) else value
+
+
+def _group_name(value: object) -> str | None:
+    name = _label_name(value)
+    return None if name is None or name is MISSING or not str(name).strip() else str(name)
+
+
+def _is_blank(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value is MISSING or (isinstance(value, float) and value != value)
 
 
 def _fault(value: object) -> str:

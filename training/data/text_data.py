@@ -13,7 +13,9 @@ import datasets
 
 from ...errors import DataError, shown
 from .config import DataConfig
-from .rows import NUM_SHOWN, SPLITS, Split, checked, collect, nearest, quoted
+from .labels import unified_labels, without_rare, without_untaught
+from .rows import SPLITS, Split, checked, collect, nearest, quoted
+from .splitting import hashed, hold_out
 from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
@@ -78,17 +80,20 @@ class TextData:
 
 
 def load_data(config: DataConfig) -> TextData:
-    """Read and check the three splits that ``config`` names.
+    """Read and check the splits that ``config`` names, and hold out of train those that it does not name.
 
-    Texts that occur in more than one split are kept, and counted in a logged warning.
+    Rows without a text, and rows whose label train does not have, are dropped; texts that occur in more than one split
+    are kept. Each is counted in a logged warning.
 
     Raises:
         DataError: The data is invalid; gives file, row and remedy.
     """
-    splits = collect([lambda raw=raw: checked(raw) for raw in config.read()])
-    out_of_scope = _out_of_scope_label(config, sorted({label for split in splits for label in split.labels}))
-    _check_labels(splits, out_of_scope)
-    _warn_of_duplicates(splits)
+    notes: list[str] = []
+    given = collect([lambda raw=raw: checked(raw, notes) for raw in config.read()])
+    given = unified_labels(given)
+    out_of_scope = _out_of_scope_label(config, sorted({label for split in given for label in split.labels}))
+    splits = _completed(without_rare(given, config, out_of_scope, notes), config)
+    splits = without_untaught(splits, out_of_scope, notes)
     names = sorted(set(splits[0].labels))
     if out_of_scope is not None and out_of_scope not in names:
         names.append(out_of_scope)  # last, so that a model's class ids equal the label ids
@@ -107,54 +112,41 @@ def load_data(config: DataConfig) -> TextData:
         }
         made[split.name] = datasets.Dataset.from_dict(columns, features=features)
     unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
+    for note in [*notes, *_duplicates(splits)]:
+        logger.warning("%s", note)
     return TextData(made, out_of_scope, unlabelled)
 
 
-def _check_labels(splits: list[Split], out_of_scope: str | None) -> None:
-    """Check that every label is in train and in another split, so that it can be trained and evaluated.
+def _completed(given: list[Split], config: DataConfig) -> list[Split]:
+    """Return train, validation and test; those that are not given are held out of train.
 
-    The out-of-scope label need not be in train: a threshold can predict it.
+    Raises:
+        DataError: Train has too few texts, or too large groups, to hold out a split.
     """
-    have = {split.name: set(split.labels) for split in splits}
-    wrong = [
-        label
-        for label in sorted(set().union(*have.values()))
-        if (label not in have["train"] and label != out_of_scope)
-        or not any(label in have[name] for name in SPLITS[1:])
-    ]
-    if wrong:
-        first = "; ".join(_where(label, splits) for label in wrong[:NUM_SHOWN])
-        more = f"; and {len(wrong) - NUM_SHOWN:,} more labels" if len(wrong) > NUM_SHOWN else ""
-        raise DataError(
-            f"every label must be in train and in validation or test; {first}{more}; "
-            "add rows of it to the other splits, correct its spelling, or check data.label_column"
-        )
-    if len(have["train"]) < 2:
-        raise DataError(
-            f"{splits[0].origin}: the only label is {quoted(have['train'])}; a classifier needs two or more; "
-            "check data.label_column"
-        )
+    splits = {split.name: split for split in given}
+    train, shares = splits["train"], config.split
+    missing = {name: getattr(shares, name) for name in SPLITS[1:] if name not in splits}
+    if not missing:
+        return [splits[name] for name in SPLITS]
+    rows = hold_out(train.texts, train.labels, train.groups, missing, shares.seed)
+    for name in missing:
+        if not rows[name]:
+            raise DataError(
+                f"{train.origin}: no text can be held out for the {name} split (data.split.{name}: {missing[name]:g} "
+                f"of {len(train.texts):,} texts): each label keeps one in train, and equal texts and groups are not "
+                f"separated; give more texts, or a {name} split"
+            )
+    splits |= {name: train.select(indices, name) for name, indices in rows.items()}
+    return [splits[name] for name in SPLITS]
 
 
-def _where(label: str, splits: list[Split]) -> str:
-    having = [split for split in splits if label in split.labels]
-    first = having[0]
-    place = f"{first.origin} {first.place(first.labels.index(label))}"
-    count = sum(split.labels.count(label) for split in having)
-    train = next(split for split in splits if split.name == "train")
-    hint = (
-        "" if first is train else nearest(label, set(train.labels)).replace("; nearest", ", nearest in train")
-    )
-    rows = "1 row" if count == 1 else f"{count:,} rows, the first"
-    return f"{shown(label)} is only in {' and '.join(s.name for s in having)} ({rows}: {place}{hint})"
-
-
-def _warn_of_duplicates(splits: list[Split]) -> None:
+def _duplicates(splits: list[Split]) -> list[str]:
+    """Return the warning that counts the texts in more than one split, if there are any."""
     texts = {split.name: set(split.texts) for split in splits}
     shared = {(a, b): texts[a] & texts[b] for a, b in combinations(SPLITS, 2)}
     everywhere: set[str] = set().union(*shared.values())
     if not everywhere:
-        return
+        return []
     pairs = ", ".join(f"{a} and {b}: {len(both):,}" for (a, b), both in shared.items() if both)
     example = min(everywhere)
     places = ", ".join(
@@ -162,14 +154,11 @@ def _warn_of_duplicates(splits: list[Split]) -> None:
         for split in splits
         if example in texts[split.name]
     )
-    logger.warning(
-        "%s in more than one split (%s), such as %s (%s); results measured on them are too optimistic: remove them "
-        "from one",
-        f"{len(everywhere):,} text{'s are' if len(everywhere) > 1 else ' is'}",
-        pairs,
-        shown(example),
-        places,
-    )
+    count = f"{len(everywhere):,} text{'s are' if len(everywhere) > 1 else ' is'}"
+    return [
+        f"{count} in more than one split ({pairs}), such as {shown(example)} ({places}); results measured on them are "
+        "too optimistic: remove them from one"
+    ]
 
 
 def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
@@ -198,15 +187,14 @@ def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
             f"{split.origin}; give at least {len(counts):,}, one text per label"
         )
 
-    def hashed(*values: str) -> bytes:
-        return hashlib.blake2b("\0".join((str(seed), *values)).encode(), digest_size=8).digest()
-
     rows: defaultdict[str, list[int]] = defaultdict(list)
-    for index in sorted(range(len(split.texts)), key=lambda i: (hashed(split.labels[i], split.texts[i]), i)):
+    for index in sorted(
+        range(len(split.texts)), key=lambda i: (hashed(seed, split.labels[i], split.texts[i]), i)
+    ):
         rows[split.labels[index]].append(index)
     # Relative rank of each row within its label; taking the lowest keeps each label's share.
     ranked = [
-        ((place + 0.5) / counts[label] if place else -1.0, hashed(label), index)
+        ((place + 0.5) / counts[label] if place else -1.0, hashed(seed, label), index)
         for label, indices in rows.items()
         for place, index in enumerate(indices)
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import DataError
-from .augmentation import drop_words, mask_pieces, normalised, splice
+from .augmentation import drop_words, mask_pieces, splice
 from .config import DataConfig
+from .rows import normalised
 from .tokenized import TokenizedSplit, tokenize_split
 from .unlabelled import UNLABELLED
 

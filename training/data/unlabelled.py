@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 
 import datasets
 
@@ -12,6 +11,7 @@ from ...errors import DataError
 from .added_texts_config import UnlabelledConfig
 from .augmentation import normalised
 from .rows import checked
+from .sources.columns import Columns
 from .sources.files import decode, existing_file, read_bytes
 from .sources.table import read_table
 
@@ -48,13 +48,18 @@ def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> l
 
 
 def _read(config: UnlabelledConfig) -> list[str]:
+    columns = Columns(config.text_column, section="data.unlabelled")
     if config.dataset is not None:
         from .sources.hub import read_hub_column
 
-        raw = read_hub_column(config.dataset, config.dataset_config, config.split, config.text_column)
+        raw = read_hub_column(config.dataset, config.dataset_config, config.split, columns)
     elif str(config.path).lower().endswith(".txt"):
         path = existing_file(str(config.path), "data.unlabelled.path")
         return [line for line in decode(read_bytes(path), str(path), "text").splitlines() if line.strip()]
     else:
-        raw = read_table(UNLABELLED, str(config.path), config.text_column, config.text_column)
-    return checked(replace(raw, labels=[UNLABELLED] * len(raw.texts))).texts
+        raw = read_table(UNLABELLED, str(config.path), columns)
+    notes: list[str] = []
+    texts = checked(raw, notes).texts
+    for note in notes:
+        logger.warning("%s", note)
+    return texts

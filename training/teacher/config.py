@@ -63,6 +63,14 @@ class TeacherConfig(Section):
         default=None, description="An encoder to fine-tune on the training split."
     )
     scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from scratch.")
+    labels: dict[Name, Name] = Field(
+        default_factory=dict,
+        max_length=100_000,
+        description="The data's names of a checkpoint's labels, where they differ: `{NEGATIVE: negative}`.",
+    )
+    drop_labels: bool = Field(
+        default=False, description="Drop a checkpoint's labels (and their logits) that the data lack."
+    )
     seed: Seed = Field(default=0, description="Seed of the fine-tuning. Default: the job's `seed`.")
     ensemble: int = Field(
         default=1,
@@ -84,6 +92,16 @@ class TeacherConfig(Section):
                 "set the others to null"
             )
         return values if named else {**values, "scratch": {}}
+
+    @model_validator(mode="after")
+    def _labels_of_a_checkpoint(self) -> TeacherConfig:
+        given = [name for name in ("labels", "drop_labels") if getattr(self, name)]
+        if given and self.checkpoint is None:
+            raise ValueError(
+                f"{', '.join(given)} given, but a teacher that is trained here has the data's labels; remove "
+                "them, or set checkpoint"
+            )
+        return self
 
     @model_validator(mode="after")
     def _members_differ(self) -> TeacherConfig:

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from ...progress import Progress, ReportProgress
 from ...storage.folders import new_folder
 from ...storage.temporary import temporary_directory
-from ..checkpoints.heads import load_with_labels, match_labels
+from ..checkpoints.heads import LabelMatch, load_with_labels, match_labels
 from ..checkpoints.load import (
     check_max_length,
     checkpoint_fingerprint,
@@ -197,7 +197,8 @@ def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, tas
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name, task)
-        match_labels(model, names, task=task)
+        match = LabelMatch(config.labels, config.drop_labels, "teacher")
+        match_labels(model, names, task=task, match=match)
         initial = _InitialTeacher(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)

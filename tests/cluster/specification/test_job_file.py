@@ -43,7 +43,7 @@ def seeds_of(values: dict, path: str = "") -> dict[str, int]:
 def test_every_seed_follows_the_jobs_unless_it_is_given():
     config = JobConfig.model_validate({**EVERYTHING, "seed": 5, "search": {"seed": 3}})
     seeds = seeds_of(config.model_dump())
-    assert len(seeds) == 10
+    assert len(seeds) == 11
     others = {"search.seed": 3, "data.augmentation.spliced.seed": 9}
     assert seeds == {**dict.fromkeys(seeds, 5), **others}
 

@@ -1,10 +1,12 @@
 """Files that a job names: sent into the store by their content, and found on every node; in a directory and on S3."""
 
 import http.server
+import shutil
 import threading
 from functools import partial
 from pathlib import Path
 
+import datasets
 import pytest
 from models import tiny_classifier
 
@@ -12,6 +14,7 @@ from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store.input_files import data_is_local, ship_inputs, with_local_inputs
 from distiltune.errors import DataError, ModelError
 from distiltune.storage.store import Store
+from distiltune.training.data.text_data import load_data
 
 SPLITS = ("train", "validation", "test")
 
@@ -69,6 +72,35 @@ def test_the_same_content_is_sent_once_and_named_the_same_wherever_it_lies(store
     assert set(store.sizes("cache")) > set(sent)
 
 
+def test_optional_files_and_saved_datasets_are_sent_whole(store, tmp_path, node):
+    rows = datasets.Dataset.from_dict({"text": list("abcdefgh"), "label": list("xyxyxyxy")})
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "saved"))
+    rows.save_to_disk(str(tmp_path / "alone"))
+    (tmp_path / "saved" / "train" / "other.pkl").write_bytes(b"x")
+    data = {"train": str(tmp_path / "saved"), "validation": str(tmp_path / "alone")}
+    config = JobConfig.model_validate({"data": data})
+    assert data_is_local(config)
+    shipped = ship_inputs(config, store)
+    assert shipped.data.train.endswith("/saved") and shipped.data.validation.startswith("storage:")
+    assert shipped.data.test is None
+    before = load_data(config.data)
+    shutil.rmtree(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "alone")
+    node(tmp_path / "there")
+    brought = with_local_inputs(shipped, store).data
+    assert load_data(brought).fingerprint == before.fingerprint
+    assert not list(Path(brought.train).rglob("*.pkl"))
+
+
+def test_a_single_file_is_sent_and_its_missing_splits_stay_missing(tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
+    config, store = JobConfig.model_validate({"data": {"train": str(path)}}), Store(str(tmp_path / "store"))
+    brought = with_local_inputs(ship_inputs(config, store), store).data
+    assert (brought.validation, brought.test) == (None, None)
+    assert load_data(brought).fingerprint == load_data(config.data).fingerprint
+
+
 def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):
     directory = tmp_path / "teacher"
     tiny_classifier(directory)
@@ -99,7 +131,7 @@ def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):
         {"teacher": {"checkpoint": "owner/model"}},
         {"teacher": {"fine_tune": {"checkpoint": "offline:all-MiniLM-L6-v2"}}},
         {"data": {"source": "hub"}},
-        {"data": {"path": "not-read-by-this-source.json"}},
+        {"data": {"source": "embedded", "path": "not-read-by-this-source.json"}},
     ],
 )
 def test_what_is_no_file_of_this_machine_stays(section, tmp_path):

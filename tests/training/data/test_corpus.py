@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-CORPUS_DIR = files("distiltune.training.data") / "corpus"
+CORPUS_DIR = files("distiltune.training.data.sources") / "corpus"
 OUT_OF_SCOPE = "oos"
 PARTS = ("train", "val", "test")
 

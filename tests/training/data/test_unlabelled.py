@@ -14,8 +14,9 @@ from distiltune.search.config import SearchConfig
 from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.search.space.validation import check_space
 from distiltune.search.trial.inputs import TrialInputs
-from distiltune.training.data.augmentation import drop_words, mask_pieces, normalised, splice
+from distiltune.training.data.augmentation import drop_words, mask_pieces, splice
 from distiltune.training.data.config import data_config
+from distiltune.training.data.rows import normalised
 from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import IGNORED_LABEL, JoinedDataset, LabelledSplit, tokenize_split
 from distiltune.training.data.transfer_set import extra_splits, extra_texts

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_classifier, tiny_data
+from pydantic import ValidationError
 
 from distiltune.errors import ModelError
-from distiltune.training.checkpoints.heads import match_labels
+from distiltune.training.checkpoints.heads import LabelMatch, match_labels
 from distiltune.training.checkpoints.load import (
     checkpoint_fingerprint,
     label_names,
@@ -113,8 +114,60 @@ def test_a_long_list_of_labels_is_cut(checkpoint) -> None:
 def test_labels_without_names_are_not_matched_by_position(data, tmp_path) -> None:
     names = [f"LABEL_{number}" for number in range(4)]
     given = tiny_classifier(tmp_path / "given", label_names=names, texts=TEXTS)
-    with pytest.raises(ModelError, match=r"LABEL_0.*set id2label"):
+    with pytest.raises(ModelError, match=r"LABEL_0.*teacher\.labels: {LABEL_0: label_0"):
         prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
+    named = dict(zip(names, reversed(LABELS), strict=True))
+    prepare(teacher(checkpoint=str(given), labels=named), data, tmp_path / "teacher")
+    assert label_names(load_classifier(tmp_path / "teacher")[0]) == LABELS
+    np.testing.assert_allclose(logits_of(tmp_path / "teacher"), logits_of(given)[:, ::-1], atol=1e-6)
+
+
+def test_labels_are_renamed_and_those_that_the_data_lack_are_dropped(data, tmp_path) -> None:
+    names = ["LABEL 3", "neutral", "label_1", "LABEL 0", "label_2"]
+    given = tiny_classifier(tmp_path / "given", label_names=names, texts=TEXTS)
+    renamed = {"LABEL 3": "label_3", "LABEL 0": "label_0"}
+    with pytest.raises(
+        ModelError,
+        match=r"teacher.labels: {'LABEL 3': label_3, 'LABEL 0': label_0}, and .*teacher.drop_labels: true",
+    ):
+        prepare(teacher(checkpoint=str(given)), data, tmp_path / "teacher")
+    with pytest.raises(
+        ModelError, match=r"has: neutral; only the data has: none; .*teacher.drop_labels: true"
+    ):
+        prepare(teacher(checkpoint=str(given), labels=renamed), data, tmp_path / "teacher")
+    config = teacher(checkpoint=str(given), labels=renamed, drop_labels=True)
+    record = prepare(config, data, tmp_path / "teacher")
+    model, _ = load_classifier(tmp_path / "teacher")
+    assert label_names(model) == LABELS and model.num_labels == 4
+    after = logits_of(tmp_path / "teacher")
+    np.testing.assert_allclose(after, logits_of(given)[:, [3, 2, 4, 0]], atol=1e-6)
+    right = after.argmax(axis=1) == np.array(data.splits["validation"]["label"][:])
+    assert record["validation_accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"label_9": "label_0"}, r"teacher\.labels: label_9 given, .*label_0, label_1, label_2, label_3"),
+        ({"label_1": "label_0"}, r"its labels label_0, label_1 have the same name 'label_0'"),
+        (
+            {"label_1": "LABEL_1"},
+            r"the data has: label_1; rename them by teacher\.labels: {label_1: label_1}",
+        ),
+    ],
+)
+def test_names_that_do_not_map_labels_one_to_one_are_refused(labels, message) -> None:
+    match = LabelMatch(labels, key="teacher")
+    with pytest.raises(ModelError, match=message):
+        match.positions(LABELS, LABELS, "teacher")
+
+
+def test_only_a_checkpoint_has_labels_of_its_own() -> None:
+    for given in ({"labels": {"A": "b"}}, {"drop_labels": True}):
+        with pytest.raises(ValidationError, match=f"{next(iter(given))} given.*set checkpoint"):
+            teacher(**given)
+        with pytest.raises(ValidationError, match="set checkpoint"):
+            teacher(**given, fine_tune={"checkpoint": "x"})
 
 
 def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> None:

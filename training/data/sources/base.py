@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from ...section import Count, Name, Section, Seed
+from ...section import Count, Name, Probability, Section, Seed, Text
 from ...section_registry import SectionRegistry
 from ..added_texts_config import AugmentationConfig, UnlabelledConfig
 from ..rows import RawSplit
+from .columns import Columns, template_columns
+
+DEFAULT_TEXT_COLUMN = "text"
+
+
+class SplitConfig(Section):
+    """How splits that the data lacks are held out of train."""
+
+    validation: Probability = Field(
+        default=0.1, description="Share of train that is held out if there is no validation split."
+    )
+    test: Probability = Field(
+        default=0.1, description="Share of train that is held out if there is no test split."
+    )
+    seed: Seed = Field(default=0, description="Seed of the division. Default: the job's `seed`.")
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} given, which leaves no text to train; lower "
+                "them to less than 1 together"
+            )
+        return self
 
 
 class DataConfig(Section):
@@ -26,6 +50,19 @@ class DataConfig(Section):
         description="Use only this many training texts, a stratified sample with `seed`.",
     )
     seed: Seed = Field(default=0, description="Seed of that sample. Default: the job's `seed`.")
+    split: SplitConfig = Field(
+        default_factory=SplitConfig,
+        description="How a missing validation or test split is held out of train: stratified by label, equal texts "
+        "together.",
+    )
+    min_examples_per_label: Count = Field(
+        default=1, description="Number of texts, in all splits, below which a label is rare."
+    )
+    rare: Literal["keep", "drop", "other"] = Field(
+        default="keep",
+        description="Rare labels: keep them with a warning, drop them and their texts, or merge them into the label "
+        "`other`.",
+    )
     unlabelled: UnlabelledConfig | None = Field(
         default=None, description="Unlabelled texts, which the student learns from the teacher's logits only."
     )
@@ -35,7 +72,9 @@ class DataConfig(Section):
     )
 
     local_files: ClassVar[tuple[str, ...]] = ()
-    """Required keys that name a file; these files are uploaded with a submitted job."""
+    """Required keys that name a file or folder; these are uploaded with a submitted job."""
+    optional_files: ClassVar[tuple[str, ...]] = ()
+    """Keys that may name a file or folder; these are uploaded too."""
     is_remote: ClassVar[bool] = False
     """Whether reading may need a network."""
 
@@ -45,7 +84,7 @@ class DataConfig(Section):
         return None
 
     def read(self) -> list[RawSplit]:
-        """Return the unchecked train, validation and test splits, in that order.
+        """Return the unchecked train split, and the validation and test splits that there are.
 
         Raises:
             DataError: The data cannot be read; gives file, row and remedy, for all files together.
@@ -60,15 +99,46 @@ class DataConfig(Section):
         return self
 
 
+def _with_columns(template: str) -> str:
+    template_columns(template)
+    return template
+
+
 class ColumnsConfig(DataConfig):
     """A source whose rows have named columns."""
 
-    text_column: Name = Field(default="text", description="hub, files: column with the text.")
+    text_column: Name = Field(default=DEFAULT_TEXT_COLUMN, description="hub, files: column with the text.")
+    text_template: Annotated[Text, AfterValidator(_with_columns)] | None = Field(
+        default=None,
+        description="hub, files: instead of `text_column`, a text with columns in braces, such as "
+        '"{title}: {body}".',
+    )
     label_column: Name = Field(
         default="label",
         description="hub, files: column with the label. If a hub dataset has no `label` but exactly one column of "
         "classes (`intent` in clinc/clinc_oos), that column is read.",
     )
+    group_column: Name | None = Field(
+        default=None,
+        description="hub, files: column whose equal values, such as one customer, stay together when a split is held "
+        "out.",
+    )
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that are read."""
+        return Columns(
+            None if self.text_template is not None else self.text_column,
+            self.label_column,
+            self.group_column,
+            self.text_template,
+        )
+
+    @model_validator(mode="after")
+    def _one_text(self) -> ColumnsConfig:
+        if self.text_template is not None and self.text_column != DEFAULT_TEXT_COLUMN:
+            raise ValueError("set one of text_column and text_template, not both")
+        return self
 
 
 DATA_SOURCES: SectionRegistry[DataConfig] = SectionRegistry("source")

@@ -74,7 +74,7 @@ def read_clinc_json(name: str) -> list[RawSplit]:
 
 def read_embedded() -> list[RawSplit]:
     """Read train, validation and test of the corpus in the package."""
-    corpus = files("distiltune.training.data") / "corpus" / "embedded.json"
+    corpus = files("distiltune.training.data.sources") / "corpus" / "embedded.json"
     return parse_clinc(corpus.read_bytes(), "embedded.json")
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ....errors import DataError, first_line, shown, user_path
 from ...section import Name
-from ..rows import RawSplit, column_error, quoted
+from ..rows import RawSplit, quoted
 from .base import DATA_SOURCES, ColumnsConfig
-from .table import class_name
+from .columns import Columns
+from .files import is_saved
+from .formats.saved import split_names, split_of
 
-_ALIASES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-DEFAULT_LABEL_COLUMN = "label"
 CLINC_DATASETS = ("clinc/clinc_oos", "clinc_oos")
 """Names of CLINC150 on the hub."""
 
@@ -42,8 +42,8 @@ class HubData(ColumnsConfig):
         return "oos" if self.dataset in CLINC_DATASETS else None
 
     def read(self) -> list[RawSplit]:
-        """Return the three splits of the dataset."""
-        return read_hub(self.dataset, self.dataset_config, self.text_column, self.label_column)
+        """Return the splits that the dataset has."""
+        return read_hub(self.dataset, self.dataset_config, self.columns)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,61 +53,58 @@ class HubData(ColumnsConfig):
         return values
 
 
-def read_hub(dataset: str, config: str | None, text_column: str, label_column: str) -> list[RawSplit]:
-    """Read train, validation and test of a dataset with ``datasets.load_dataset``.
+def read_hub(dataset: str, config: str | None, columns: Columns) -> list[RawSplit]:
+    """Read train, and validation and test if there are any, of a dataset with ``datasets.load_dataset``.
 
     Args:
         dataset: Repository id, or a local directory (data files, or the output of ``save_to_disk``).
         config: Configuration of the dataset; None for its default.
-        text_column: Column of strings.
-        label_column: Column of named class numbers, strings or integers. If there is no column of the default
-            name ``label`` and exactly one column holds classes, that one is read (``intent`` in clinc_oos).
+        columns: Columns to read. Labels are named class numbers, strings or numbers. If there is no column of the
+            default name ``label`` and exactly one column holds classes, that one is read (``intent`` in clinc_oos).
 
     Raises:
         DataError: The hub is not reachable, or there is no such dataset, configuration, split or column.
     """
     name = f"{dataset} ({config})" if config else dataset
     loaded = _load(dataset, config, name)
-    splits = list(loaded) if hasattr(loaded, "keys") else []
-    found = {split: next((s for s in splits if s in names), None) for split, names in _ALIASES.items()}
-    missing = [split for split, there in found.items() if there is None]
-    if missing:
+    found = split_names(loaded)
+    if "train" not in found:
         raise DataError(
-            f"{name}: no split {quoted(missing)}; it has {quoted(splits)}; "
-            "save the three splits as files and use data.source: files"
+            f"{name}: no split 'train'; it has {quoted(loaded)}; save its splits as files and use data.source: files"
         )
-    return [
-        _split(loaded[there], split, str(there), name, text_column, label_column)
-        for split, there in found.items()
-    ]
+    return [split_of(loaded[there], split, name, there, columns) for split, there in found.items()]
 
 
-def read_hub_column(dataset: str, config: str | None, split: str, column: str) -> RawSplit:
-    """Read a text column of one split of a dataset; the labels are a copy of the texts.
+def read_hub_column(dataset: str, config: str | None, split: str, columns: Columns) -> RawSplit:
+    """Read a text column of one split of a dataset.
 
     Raises:
         DataError: As for :func:`read_hub`.
     """
     name = f"{dataset} ({config})" if config else dataset
     loaded = _load(dataset, config, name)
-    splits = list(loaded) if hasattr(loaded, "keys") else []
-    if split not in splits:
-        raise DataError(f"{name}: no split {split!r} (data.unlabelled.split); it has {quoted(splits)}")
-    return _split(loaded[split], "unlabelled", split, name, column, column)
+    if split not in loaded:
+        raise DataError(f"{name}: no split {split!r} (data.unlabelled.split); it has {quoted(loaded)}")
+    return split_of(loaded[split], "unlabelled", name, split, columns)
 
 
-def _load(dataset: str, config: str | None, name: str) -> Any:
+def _load(dataset: str, config: str | None, name: str) -> Mapping[str, Any]:
+    """Return the splits of a dataset by name; a dataset without splits is called ``train``."""
     import datasets
 
     path = user_path(dataset, "data.dataset", DataError)
-    if (path / "dataset_dict.json").is_file():
-        return _tried(lambda: datasets.load_from_disk(str(path)), name)
+    if is_saved(path):
+        return _by_split(_tried(lambda: datasets.load_from_disk(str(path)), name))
     if dataset.startswith((".", "/", "~")) and not path.is_dir():
         raise DataError(
             f"{dataset}: data.dataset is not a directory; correct the path, or give a repository id"
         )
     local = str(path) if path.is_dir() else dataset
-    return _tried(lambda: datasets.load_dataset(local, config), name)
+    return _by_split(_tried(lambda: datasets.load_dataset(local, config), name))
+
+
+def _by_split(loaded: Any) -> Mapping[str, Any]:
+    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
 
 
 def _tried(load: Callable[[], Any], name: str) -> Any:
@@ -142,21 +139,3 @@ def _tried(load: Callable[[], Any], name: str) -> Any:
         raise DataError(f"{name}: cannot be loaded: {shown(reason, 300)}; {remedy}") from error
     finally:
         retries.setLevel(level)
-
-
-def _split(rows: Any, split: str, there: str, name: str, text_column: str, label_column: str) -> RawSplit:
-    from datasets import ClassLabel
-
-    features = rows.features
-    classes = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    if label_column == DEFAULT_LABEL_COLUMN and label_column not in features and len(classes) == 1:
-        label_column = classes[0]
-    for role, column in (("text", text_column), ("label", label_column)):
-        if column not in features:
-            raise column_error(name, role, column, features)
-    columns = rows.select_columns(list(dict.fromkeys((text_column, label_column)))).with_format(None)
-    labels = columns[label_column][:]
-    feature = features[label_column]
-    if isinstance(feature, ClassLabel):
-        labels = [class_name(value, feature.names) for value in labels]
-    return RawSplit(split, name, columns[text_column][:], labels, lambda i: f"{there} row {i + 1}")

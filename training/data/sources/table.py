@@ -1,228 +1,131 @@
-"""Read CSV, JSON Lines and Parquet files, one per split, keeping the exact line or row of each text and label."""
+"""Files of labelled texts, one per split, in the format that their extension names, and folders of ``save_to_disk``."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from ....errors import DataError, first_line, shown
-from ....storage.safe_reading import read_json
+from ....errors import DataError, shown, user_path
 from ...section import Name
-from ..rows import MISSING, FaultList, RawSplit, collect, column_error
+from ..rows import SPLITS, RawSplit, collect, quoted
 from .base import DATA_SOURCES, ColumnsConfig
-from .files import decode, existing_file, kind_of, read_bytes
+from .columns import Columns, Table
+from .files import existing_data
+from .formats.arrow import read_arrow, read_parquet
+from .formats.delimited import read_delimited
+from .formats.json_files import read_json_lines, read_json_list
+from .formats.saved import read_saved, split_folders
 
+FORMATS = ".csv, .tsv, .jsonl, .json (each also .gz), .parquet, .arrow, and folders of save_to_disk"
+
+_TAB = "tab"
 _HINTS = {
-    ".json": "for JSON Lines rename it to .jsonl; for a file in CLINC150's format use source clinc_json",
-    ".tsv": "save it with commas as .csv",
     ".xlsx": "export it as CSV",
-    ".gz": "unpack it first",
+    ".xls": "export it as CSV",
+    ".zip": "unpack it first",
+    ".txt": "rename it",
 }
+
+
+def _named_tab(value: Any) -> Any:
+    return _TAB if value == "\t" else value
+
+
+Delimiter = Annotated[Literal[",", ";", "|", "tab"], BeforeValidator(_named_tab)]
 
 
 @DATA_SOURCES.register
 class FilesData(ColumnsConfig):
-    """One file for each split."""
+    """A file for each split, or one for all."""
 
     source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="files",
-        description="CSV, JSONL or Parquet, one file per split (`train`, `validation`, `test`).",
+        description="CSV, JSON, Parquet or Arrow files: `train`, and `validation` and `test` if there are any.",
     )
     train: Name | None = Field(
-        default=None, description="files: the training split (.csv, .jsonl, .parquet)."
+        default=None,
+        description=f"files: the texts to learn ({FORMATS}). A folder of several splits gives the other two as well.",
     )
     validation: Name | None = Field(
-        default=None, description="files: the validation split, on which every selection is made."
+        default=None,
+        description="files: the validation split, on which every selection is made. Default: held out of `train`.",
     )
     test: Name | None = Field(
-        default=None, description="files: the test split, which is only reported, never used to select."
+        default=None,
+        description="files: the test split, which is only reported, never used to select. Default: held out of "
+        "`train`.",
+    )
+    delimiter: Delimiter | None = Field(
+        default=None,
+        description="files: what stands between the fields of .csv and .tsv files. Default: detected from the header "
+        "and the first records.",
     )
 
-    local_files: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    local_files: ClassVar[tuple[str, ...]] = ("train",)
+    optional_files: ClassVar[tuple[str, ...]] = ("validation", "test")
 
     def read(self) -> list[RawSplit]:
-        """Return the three splits; the errors of all files are raised together."""
+        """Return the splits that there are; the errors of all files are raised together."""
+        splits = {split: getattr(self, split) or self._in_train(split) for split in SPLITS}
         return collect(
             [
-                lambda split=split: read_table(
-                    split, str(getattr(self, split)), self.text_column, self.label_column
-                )
-                for split in self.local_files
+                lambda split=split, name=name: read_table(split, name, self.columns, self.delimiter)
+                for split, name in splits.items()
+                if name is not None
             ]
         )
 
+    def _in_train(self, split: str) -> str | None:
+        """Return the folder that ``train`` names, if it has a split."""
+        folder = user_path(str(self.train), "data.train", DataError)
+        return str(self.train) if split in split_folders(folder) else None
 
-def read_table(split: str, name: str, text_column: str, label_column: str) -> RawSplit:
-    """Read one split from a file, in the format given by its extension.
+
+def read_table(split: str, name: str, columns: Columns, delimiter: str | None = None) -> RawSplit:
+    """Read one split from a file, in the format given by its extension, or from a folder of ``save_to_disk``.
 
     Args:
         split: Name of the split, and of the parameter that names the file.
-        name: Path of a ``.csv``, ``.jsonl`` or ``.parquet`` file.
-        text_column: Column that holds the text.
-        label_column: Column that holds the label.
+        name: Path of the file or folder.
+        columns: Columns to read.
+        delimiter: Character between the fields of a CSV file, or ``tab``; None: detected.
 
     Raises:
-        DataError: The file does not exist, its extension is not supported or does not match its content, or the
+        DataError: The file does not exist, its extension is not supported or does not match its content, or a
             column does not exist.
     """
-    path = existing_file(name, f"data.{split}")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        hint = _HINTS.get(path.suffix.lower(), "convert it to one of them")
+    path = existing_data(name, f"data.{split}")
+    if path.is_dir():
+        return _read_folder(split, path, columns)
+    extension = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+    if (read := _READERS.get(extension)) is not None:
+        return columns.split(split, read(path, columns))
+    if extension.removesuffix(".gz") not in _DELIMITED:
+        hint = _HINTS.get(extension, "convert it to one of them")
         raise DataError(
-            f"{name}: data.{split} has the extension {path.suffix!r}; "
-            f"source files reads .csv, .jsonl and .parquet; {hint}"
+            f"{name}: data.{split} has the extension {shown(extension)}; source files reads {FORMATS}; {hint}"
         )
-    return reader(split, path, text_column, label_column)
+    return columns.split(split, read_delimited(path, columns, "\t" if delimiter == _TAB else delimiter))
 
 
-def _read_csv(split: str, path: Path, text_column: str, label_column: str) -> RawSplit:
-    origin = str(path)
-    content = decode(read_bytes(path), origin, "CSV")
-    if content.lstrip()[:1] in ("{", "["):
-        raise DataError(f"{origin}: not CSV but JSON; rename it to .jsonl if it has one object per line")
-    csv.field_size_limit(
-        max(csv.field_size_limit(), len(content))
-    )  # a text may be longer than 131,072 characters
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    records: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
-    try:
-        for record in reader:
-            if record:
-                records.append(record)
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
+def _read_folder(split: str, path: Path, columns: Columns) -> RawSplit:
+    folders = split_folders(path)
+    if folders and split not in folders:
         raise DataError(
-            f"{origin}: line {start}: not valid CSV ({error}); "
-            'close every quote and write a quote inside a field as ""'
-        ) from None
-    header, rows = records[0], records[1:]
-    text, label = (
-        _position(origin, role, column, header)
-        for role, column in (("text", text_column), ("label", label_column))
-    )
-    faults = FaultList()
-    for line, row in zip(lines[1:], rows, strict=True):
-        if len(row) != len(header):
-            faults.add(lambda n=line, r=row: f"line {n}: {len(r)} fields where the header has {len(header)}")
-    faults.raise_if_any(origin, "put texts that contain a comma in double quotes")
-    return RawSplit(
-        split,
-        origin,
-        [row[text] for row in rows],
-        [row[label] for row in rows],
-        lambda i: f"line {lines[i + 1]}",
-    )
-
-
-def _position(origin: str, role: str, column: str, columns: list[str]) -> int:
-    count = columns.count(column)
-    if not count:
-        raise column_error(origin, role, column, columns)
-    if count > 1:
-        raise DataError(f"{origin}: {count} columns are called {column!r}; rename all but one")
-    return columns.index(column)
-
-
-def _read_jsonl(split: str, path: Path, text_column: str, label_column: str) -> RawSplit:
-    origin = str(path)
-    content = decode(read_bytes(path), origin, "JSON Lines")
-    objects: list[dict[str, Any]] = []
-    lines: list[int] = []
-    # Not splitlines(): JSON strings may hold U+2028 and the like, which it treats as line ends.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            objects.append(_json_object(line, f"{origin}: line {number}"))
-            lines.append(number)
-    columns = dict.fromkeys(key for item in objects for key in item)
-    for role, column in (("text", text_column), ("label", label_column)):
-        if column not in columns:
-            raise column_error(origin, role, column, columns)
-    return RawSplit(
-        split,
-        origin,
-        [item.get(text_column, MISSING) for item in objects],
-        [item.get(label_column, MISSING) for item in objects],
-        lambda i: f"line {lines[i]}",
-    )
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    remedy = 'JSON Lines has one object per line, such as {"text": "…", "label": "…"}'
-    try:
-        value = read_json(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg}): {shown(line)}; {remedy}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON {type(value).__name__}, not an object: {shown(line)}; {remedy}")
-    return value
-
-
-def _read_parquet(split: str, path: Path, text_column: str, label_column: str) -> RawSplit:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    origin = str(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            for role, column in (("text", text_column), ("label", label_column)):
-                _position(origin, role, column, schema.names)
-            table = file.read(columns=[text_column, label_column])
-        texts, labels = (table.column(name).to_pylist() for name in (text_column, label_column))
-    except UnicodeDecodeError:
-        raise DataError(f"{origin}: a text or label is not valid UTF-8; save the file as UTF-8") from None
-    except DataError:
-        raise
-    except (
-        pa.ArrowException,
-        OSError,
-        OverflowError,
-        ValueError,
-    ) as error:  # such as a date beyond Python's range
-        raise _not_parquet(path, error) from error
-    names = _class_names(schema.metadata, label_column)
-    if names:
-        labels = [class_name(value, names) for value in labels]
-    return RawSplit(split, origin, texts, labels, lambda i: f"row {i + 1}")
-
-
-def class_name(value: object, names: list[str]) -> object:
-    """Return the name of class number ``value``; numbers without a name (-1 is unlabelled) become None."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return names[value] if 0 <= value < len(names) else None
-    return value
-
-
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
-    """Return the label names that `datasets` stores in the hub's Parquet files, where labels are bare numbers."""
-    try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else None
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _not_parquet(path: Path, error: Exception) -> DataError:
-    content = read_bytes(path)
-    reason = first_line(error)
-    kind = kind_of(content)
-    if kind == "a Parquet file":
-        return DataError(
-            f"{path}: a damaged or truncated Parquet file ({shown(reason, 90)}); copy or write it again"
+            f"{path}: data.{split} has no split of that name; it has {quoted(folders)}; specify the folder of one"
         )
-    if kind is None:
-        kind = "JSON text" if content.lstrip()[:1] in (b"{", b"[") else "text, perhaps CSV"
-    return DataError(f"{path}: not a Parquet file but {kind}; rename it with the extension of its format")
+    return read_saved(folders.get(split, path), split, columns)
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path, Columns], Table]] = {
+    ".jsonl": read_json_lines,
+    ".jsonl.gz": read_json_lines,
+    ".json": read_json_list,
+    ".json.gz": read_json_list,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+}
+_DELIMITED = (".csv", ".tsv")

@@ -1,0 +1,102 @@
+"""Read Parquet and Arrow files, with the class names that ``datasets`` stores in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .....errors import DataError, first_line, shown
+from ..columns import Columns, Table
+from ..files import kind_of, read_bytes
+
+
+def read_parquet(path: Path, columns: Columns) -> Table:
+    """Read the columns of a Parquet file.
+
+    Raises:
+        DataError: It is not a Parquet file, is damaged, or lacks a column.
+    """
+
+    def read() -> Any:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            columns.check(str(path), file.schema_arrow.names)
+            return file.read(columns=list(columns.keys))
+
+    return _read(path, "Parquet", columns, read)
+
+
+def read_arrow(path: Path, columns: Columns) -> Table:
+    """Read the columns of an Arrow file: the streaming format that ``datasets`` writes, or the file format.
+
+    Raises:
+        DataError: It is not an Arrow file, is damaged, or lacks a column.
+    """
+
+    def read() -> Any:
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
+                columns.check(str(path), reader.schema.names)
+                table = reader.read_all().select(list(columns.keys))
+        table.validate(full=True)  # a damaged file may have offsets beyond its end
+        return table
+
+    return _read(path, "Arrow", columns, read)
+
+
+def class_name(value: object, names: list[str]) -> object:
+    """Return the name of class number ``value``; numbers without a name (-1 is unlabelled) become None."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return names[value] if 0 <= value < len(names) else None
+    return value
+
+
+def _read(path: Path, kind: str, columns: Columns, read: Callable[[], Any]) -> Table:
+    import pyarrow as pa
+
+    origin = str(path)
+    try:
+        table = read()
+        values = {name: table.column(name).to_pylist() for name in columns.keys}
+    except UnicodeDecodeError:
+        raise DataError(f"{origin}: a text or label is not valid UTF-8; save the file as UTF-8") from None
+    except DataError:
+        raise
+    # ValueError: such as a date beyond Python's range
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
+        raise _not_readable(path, kind, error) from error
+    names = _class_names(table.schema.metadata, columns.label)
+    if names and columns.label is not None:
+        values[columns.label] = [class_name(value, names) for value in values[columns.label]]
+    return Table(origin, table.schema.names, values.__getitem__, lambda i: f"row {i + 1}")
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, column: str | None) -> list[str] | None:
+    """Return the label names that ``datasets`` stores in its files, where labels are bare numbers."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else None
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _not_readable(path: Path, wanted: str, error: Exception) -> DataError:
+    content = read_bytes(path)
+    kind = kind_of(content)
+    article = "an" if wanted == "Arrow" else "a"
+    if kind == f"{article} {wanted} file" or (wanted == "Arrow" and content[:4] == b"\xff\xff\xff\xff"):
+        reason = shown(first_line(error), 90)
+        return DataError(f"{path}: a damaged or truncated {wanted} file ({reason}); copy or write it again")
+    if kind is None:
+        kind = "JSON text" if content.lstrip()[:1] in (b"{", b"[") else "text, perhaps CSV"
+    return DataError(
+        f"{path}: not {article} {wanted} file but {kind}; rename it with the extension of its format"
+    )

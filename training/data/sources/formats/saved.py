@@ -1,0 +1,101 @@
+"""Read datasets of the library ``datasets``: loaded ones, and folders of ``save_to_disk``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from .....errors import DataError, first_line, shown
+from .....storage.safe_reading import read_json, read_regular
+from ...rows import RawSplit, quoted
+from ..columns import Columns, Table
+from ..files import is_saved_dict
+from .arrow import class_name
+
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""Splits -> the names that datasets give them."""
+
+DEFAULT_LABEL_COLUMN = "label"
+_MOST_BYTES = 2**20
+
+
+def split_names(there: Iterable[str]) -> dict[str, str]:
+    """Map each split to its name in a dataset; those that it lacks are left out."""
+    known = list(there)
+    found = {split: next((name for name in names if name in known), None) for split, names in ALIASES.items()}
+    return {split: name for split, name in found.items() if name is not None}
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Map each split to its folder in a folder of ``DatasetDict.save_to_disk``; empty for another folder or file.
+
+    Raises:
+        DataError: The folder's list of splits is damaged.
+    """
+    if not is_saved_dict(folder):
+        return {}
+    path = folder / "dataset_dict.json"
+    try:
+        names = read_json(read_regular(path, _MOST_BYTES).decode())["splits"]
+        return {split: folder / there for split, there in split_names(names).items()}
+    except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError):
+        raise DataError(f"{path}: damaged; it must list the splits of the dataset; save it again") from None
+
+
+def read_saved(folder: Path, name: str, columns: Columns) -> RawSplit:
+    """Read a split from a folder of ``Dataset.save_to_disk``.
+
+    Raises:
+        DataError: It is damaged, or lacks a column.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(
+            f"{folder}: cannot be loaded: {shown(first_line(error), 200)}; write it again with save_to_disk"
+        ) from error
+    if not isinstance(rows, datasets.Dataset):
+        raise DataError(f"{folder}: has several splits ({quoted(rows)}); specify the folder of one of them")
+    return split_of(rows, name, str(folder), "", columns)
+
+
+def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) -> RawSplit:
+    """Return a loaded dataset as a split.
+
+    If there is no column of the default name ``label`` and exactly one column holds classes, that one is the label.
+
+    Args:
+        rows: A ``datasets.Dataset``.
+        name: Name of the split.
+        origin: Its name, for messages.
+        there: The dataset's own name of the split, for messages; empty: none.
+        columns: The columns to read.
+
+    Raises:
+        DataError: A column does not exist.
+    """
+    from datasets import ClassLabel
+
+    features = rows.features
+    classes = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    if columns.label == DEFAULT_LABEL_COLUMN and columns.label not in features and len(classes) == 1:
+        columns = replace(columns, label=classes[0])
+    columns.check(origin, list(features))
+    held = rows.select_columns(list(columns.keys)).with_format(None)
+
+    def column(name: str) -> list[object]:
+        feature, values = features[name], held[name][:]
+        of_class = isinstance(feature, ClassLabel)
+        return [class_name(value, feature.names) for value in values] if of_class else values
+
+    table = Table(origin, list(features), column, lambda i: f"{there} row {i + 1}".lstrip())
+    return columns.split(name, table)

@@ -1,0 +1,180 @@
+"""Hold validation and test parts out of the training texts: stratified, grouped, and independent of file order."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .rows import normalised
+
+TRAIN = "train"
+_NO_QUOTA = 0.25
+"""Rows that count as the quota of a split without one: any other split is preferred, unless a group is indivisible."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """Rows that must not be separated.
+
+    Attributes:
+        rows: Their numbers.
+        counts: Number of them by label.
+        place: Hash that orders the units.
+    """
+
+    rows: list[int]
+    counts: Counter[str]
+    place: bytes
+
+
+def hold_out(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str | None],
+    shares: Mapping[str, float],
+    seed: int,
+) -> dict[str, list[int]]:
+    """Divide N rows into train and held-out splits.
+
+    Rows with equal text, up to case and white space, and rows of one group stay together. Where none does, each
+    held-out split has the share of every label to within one row. Every label keeps a row in train. Units are ordered
+    by a hash of seed and content, so that the result depends on neither file order nor process.
+
+    Args:
+        texts: One text per row.
+        labels: One label per row.
+        groups: Group of each row, or None for a row that is in none.
+        shares: Share of all rows by name of the held-out split; together below 1.
+        seed: Seed of the division.
+
+    Returns:
+        Ascending row numbers by split: ``train`` and each name in ``shares``. A held-out split is empty if the rows
+        are too few, or their groups too large.
+    """
+    units = _units(texts, labels, groups, seed)
+    quotas = _quotas(Counter(labels), shares, seed)
+    splits = _assigned(units, quotas)
+    _teach_every_label(splits)
+    for name in shares:
+        if not splits[name]:
+            _move_one(splits, name)
+    return {name: sorted(row for unit in members for row in unit.rows) for name, members in splits.items()}
+
+
+def hashed(seed: int, *values: str) -> bytes:
+    """Return a hash (8 bytes) of a seed and texts, equal in every process."""
+    return hashlib.blake2b("\0".join((str(seed), *values)).encode(), digest_size=8).digest()
+
+
+def _units(
+    texts: Sequence[str], labels: Sequence[str], groups: Sequence[str | None], seed: int
+) -> list[_Unit]:
+    """Return the connected rows, ordered by hash."""
+    find = _connected(
+        [(("text", normalised(text)), ("group", group)) for text, group in zip(texts, groups, strict=True)]
+    )
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for row in range(len(texts)):
+        members[find(row)].append(row)
+    units = [
+        _Unit(
+            rows,
+            Counter(labels[row] for row in rows),
+            min(hashed(seed, labels[row], texts[row]) for row in rows),
+        )
+        for rows in members.values()
+    ]
+    return sorted(units, key=lambda unit: unit.place)
+
+
+def _connected(keys: Sequence[Iterable[tuple[str, str | None]]]) -> Callable[[int], int]:
+    """Join rows that share a key (union-find); return a function from a row to the first row joined with it."""
+    parents = list(range(len(keys)))
+    first: dict[tuple[str, str | None], int] = {}
+
+    def find(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for row, own in enumerate(keys):
+        for key in own:
+            if key[1] is not None:
+                one, other = sorted((find(row), find(first.setdefault(key, row))))
+                parents[other] = one
+    return find
+
+
+def _quotas(counts: Counter[str], shares: Mapping[str, float], seed: int) -> dict[str, dict[str, int]]:
+    """Return the number of rows of each label that each split should have.
+
+    Rounding is cumulative over the labels, in another order for each split: a label's number is its share rounded up
+    or down, and all labels together have the share of all rows.
+    """
+    quotas: dict[str, dict[str, int]] = {}
+    for name, share in shares.items():
+        quotas[name], total, given = {}, 0, 0
+        for label in sorted(counts, key=lambda label, name=name: hashed(seed, name, label)):
+            total += counts[label] if counts[label] > 1 else 0  # the only row of a label is for training
+            quotas[name][label] = math.floor(total * share + 0.5 + 1e-9) - given
+            given += quotas[name][label]
+    for label, count in counts.items():
+        while sum(quotas[name][label] for name in shares) >= count:  # each label keeps a row in train
+            excess = {
+                name: quotas[name][label] - count * share
+                for name, share in shares.items()
+                if quotas[name][label]
+            }
+            quotas[max(excess, key=excess.__getitem__)][label] -= 1
+    return {
+        TRAIN: {label: n - sum(quotas[s][label] for s in shares) for label, n in counts.items()},
+        **quotas,
+    }
+
+
+def _assigned(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str, list[_Unit]]:
+    """Assign each unit, large ones first, to the split that is filled least in proportion to its quotas.
+
+    Single rows fill every quota exactly: this is Sainte-Laguë's method with the quotas as votes.
+    """
+    splits: dict[str, list[_Unit]] = {name: [] for name in quotas}
+    filled: dict[str, Counter[str]] = {name: Counter() for name in quotas}
+
+    def cost(name: str, unit: _Unit) -> float:
+        return sum(
+            n * (2 * filled[name][label] + n) / (quotas[name][label] or _NO_QUOTA)
+            for label, n in unit.counts.items()
+        )
+
+    for unit in sorted(units, key=lambda unit: -len(unit.rows)):
+        name = min(quotas, key=lambda name, unit=unit: cost(name, unit))
+        splits[name].append(unit)
+        filled[name].update(unit.counts)
+    return splits
+
+
+def _teach_every_label(splits: dict[str, list[_Unit]]) -> None:
+    """Move to train the first unit of each label that train lacks."""
+    taught = {label for unit in splits[TRAIN] for label in unit.counts}
+    for name in [name for name in splits if name != TRAIN]:
+        for unit in list(splits[name]):
+            if not taught.issuperset(unit.counts):
+                splits[name].remove(unit)
+                splits[TRAIN].append(unit)
+                taught.update(unit.counts)
+
+
+def _move_one(splits: dict[str, list[_Unit]], name: str) -> None:
+    """Move the smallest unit of train whose labels train keeps to an empty split, if there is one."""
+    counts: Counter[str] = Counter()
+    for unit in splits[TRAIN]:
+        counts.update(unit.counts)
+    for unit in sorted(splits[TRAIN], key=lambda unit: (len(unit.rows), unit.place)):
+        if all(counts[label] > n for label, n in unit.counts.items()):
+            splits[TRAIN].remove(unit)
+            splits[name].append(unit)
+            return
