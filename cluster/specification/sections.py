@@ -74,6 +74,8 @@ def chosen_keys(
         default = getattr(defaults, name) if type(defaults) is type(section) else _default(field)
         if implied is not None and value == getattr(implied, name) and not _selects(field):
             continue
+        if value is None and field.default is None and path not in always:
+            continue  # the default section has a value there only because it has no other
         if isinstance(value, BaseModel):
             inner = chosen_keys(value, seed, always, default, f"{path}.")
             if inner and type(value) is not type(default):

@@ -17,7 +17,7 @@ from .files import existing_data
 from .formats.arrow import read_arrow, read_parquet
 from .formats.delimited import read_delimited
 from .formats.json_files import read_json_lines, read_json_list
-from .formats.saved import read_saved, split_folders
+from .formats.saved import open_saved, read_saved, split_folders
 
 FORMATS = ".csv, .tsv, .jsonl, .json (each also .gz), .parquet, .arrow, and folders of save_to_disk"
 
@@ -99,25 +99,37 @@ def read_table(split: str, name: str, columns: Columns, delimiter: str | None = 
     """
     path = existing_data(name, f"data.{split}")
     if path.is_dir():
-        return _read_folder(split, path, columns)
+        return read_saved(_folder_of(path, split), split, columns)
+    return columns.split(split, _open_file(split, path, columns, delimiter))
+
+
+def open_table(name: str, delimiter: str | None = None) -> Table:
+    """Return all columns of the file or folder that ``data.train`` names; raises as :func:`read_table` does."""
+    path = existing_data(name, "data.train")
+    if path.is_dir():
+        return open_saved(_folder_of(path, "train"))
+    return _open_file("train", path, Columns(None), delimiter)
+
+
+def _open_file(split: str, path: Path, columns: Columns, delimiter: str | None) -> Table:
     extension = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     if (read := _READERS.get(extension)) is not None:
-        return columns.split(split, read(path, columns))
+        return read(path, columns)
     if extension.removesuffix(".gz") not in _DELIMITED:
         hint = _HINTS.get(extension, "convert it to one of them")
         raise DataError(
-            f"{name}: data.{split} has the extension {shown(extension)}; source files reads {FORMATS}; {hint}"
+            f"{path}: data.{split} has the extension {shown(extension)}; source files reads {FORMATS}; {hint}"
         )
-    return columns.split(split, read_delimited(path, columns, "\t" if delimiter == _TAB else delimiter))
+    return read_delimited(path, columns, "\t" if delimiter == _TAB else delimiter)
 
 
-def _read_folder(split: str, path: Path, columns: Columns) -> RawSplit:
+def _folder_of(path: Path, split: str) -> Path:
     folders = split_folders(path)
     if folders and split not in folders:
         raise DataError(
             f"{path}: data.{split} has no split of that name; it has {quoted(folders)}; specify the folder of one"
         )
-    return read_saved(folders.get(split, path), split, columns)
+    return folders.get(split, path)
 
 
 _READERS: dict[str, Callable[[Path, Columns], Table]] = {

@@ -13,7 +13,7 @@ from ..files import kind_of, read_bytes
 
 
 def read_parquet(path: Path, columns: Columns) -> Table:
-    """Read the columns of a Parquet file.
+    """Read the columns of a Parquet file; all of them if ``columns`` names none.
 
     Raises:
         DataError: It is not a Parquet file, is damaged, or lacks a column.
@@ -24,7 +24,7 @@ def read_parquet(path: Path, columns: Columns) -> Table:
 
         with pq.ParquetFile(path) as file:
             columns.check(str(path), file.schema_arrow.names)
-            return file.read(columns=list(columns.keys))
+            return file.read(columns=list(columns.keys) or None)
 
     return _read(path, "Parquet", columns, read)
 
@@ -44,7 +44,8 @@ def read_arrow(path: Path, columns: Columns) -> Table:
             file.seek(0)
             with pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file) as reader:
                 columns.check(str(path), reader.schema.names)
-                table = reader.read_all().select(list(columns.keys))
+                table = reader.read_all()
+                table = table.select(list(columns.keys) or table.column_names)
         table.validate(full=True)  # a damaged file may have offsets beyond its end
         return table
 
@@ -64,7 +65,7 @@ def _read(path: Path, kind: str, columns: Columns, read: Callable[[], Any]) -> T
     origin = str(path)
     try:
         table = read()
-        values = {name: table.column(name).to_pylist() for name in columns.keys}
+        values = {name: table.column(name).to_pylist() for name in table.column_names}
     except UnicodeDecodeError:
         raise DataError(f"{origin}: a text or label is not valid UTF-8; save the file as UTF-8") from None
     except DataError:

@@ -82,7 +82,7 @@ def _found_delimiter(content: str, columns: Columns, path: Path) -> str:
     candidates = sorted(DELIMITERS, key=lambda each: each != "\t") if ".tsv" in path.suffixes else DELIMITERS
     samples = {each: _sample(content, each) for each in candidates}
     for each, records in samples.items():
-        if records and records[0] and all(records[0].count(name) for name in columns.keys):
+        if columns.keys and records and all(records[0].count(name) for name in columns.keys):
             return each
 
     def alikeness(each: str) -> tuple[bool, int, int]:

@@ -55,6 +55,16 @@ def read_saved(folder: Path, name: str, columns: Columns) -> RawSplit:
     Raises:
         DataError: It is damaged, or lacks a column.
     """
+    return split_of(_load(folder), name, str(folder), "", columns)
+
+
+def open_saved(folder: Path) -> Table:
+    """Return all columns of a folder of ``Dataset.save_to_disk``; raises ``DataError`` if it is damaged."""
+    rows = _load(folder)
+    return _table(rows, list(rows.features), str(folder), "")
+
+
+def _load(folder: Path) -> Any:
     import datasets
 
     try:
@@ -65,7 +75,7 @@ def read_saved(folder: Path, name: str, columns: Columns) -> RawSplit:
         ) from error
     if not isinstance(rows, datasets.Dataset):
         raise DataError(f"{folder}: has several splits ({quoted(rows)}); specify the folder of one of them")
-    return split_of(rows, name, str(folder), "", columns)
+    return rows
 
 
 def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) -> RawSplit:
@@ -90,12 +100,18 @@ def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) ->
     if columns.label == DEFAULT_LABEL_COLUMN and columns.label not in features and len(classes) == 1:
         columns = replace(columns, label=classes[0])
     columns.check(origin, list(features))
-    held = rows.select_columns(list(columns.keys)).with_format(None)
+    return columns.split(name, _table(rows, list(columns.keys), origin, there))
+
+
+def _table(rows: Any, names: list[str], origin: str, there: str) -> Table:
+    from datasets import ClassLabel
+
+    features = rows.features
+    held = rows.select_columns(names).with_format(None)
 
     def column(name: str) -> list[object]:
         feature, values = features[name], held[name][:]
         of_class = isinstance(feature, ClassLabel)
         return [class_name(value, feature.names) for value in values] if of_class else values
 
-    table = Table(origin, list(features), column, lambda i: f"{there} row {i + 1}".lstrip())
-    return columns.split(name, table)
+    return Table(origin, list(features), column, lambda i: f"{there} row {i + 1}".lstrip())

@@ -1,0 +1,147 @@
+"""Write the file of a new job after a look at its data."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import shown
+from ...training.data.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
+from .config import JobConfig
+from .printing import as_yaml
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+
+_OFFLINE = "offline:all-MiniLM-L6-v2"
+_ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+_LAYERS = [0, 2, 5]  # of the six of that encoder
+_SMALL = 5000  # training texts below which a training takes minutes
+_TEACHER_TEXTS = 75_000  # that a fine-tuning reads: five epochs of 15,000
+_RARE = 10  # texts of a label
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job for somebody's own data.
+
+    Attributes:
+        content: The commented YAML file.
+        summary: What was found in the data, one line each.
+    """
+
+    content: str
+    summary: list[str]
+
+
+def new_job(data: str, path: Path, *, text: str | None = None, label: str | None = None) -> NewJob:
+    """Look at a file of labelled texts, and write a job for it.
+
+    Args:
+        data: Path of a file or folder that ``data.train`` can name.
+        path: The job's file; the path of the data in it is relative to its directory.
+        text: Column with the text; None: guessed.
+        label: Column with the label; None: guessed.
+
+    Raises:
+        DataError: The data cannot be read, or its columns cannot be guessed; the message names the remedy.
+    """
+    from ...training.data.config import data_config
+    from ...training.data.sources.table import open_table
+    from ...training.data.text_data import load_data
+
+    guess = guess_columns(open_table(data), text, label)
+    section: dict[str, Any] = {"source": "files", "train": data}
+    section |= {"text_column": guess.text, "label_column": guess.label}
+    loaded = load_data(data_config(**section))
+    names = loaded.label_names
+    if (outside := guess_out_of_scope(names)) is not None:
+        section["out_of_scope_label"] = outside
+    written = {**section, "train": _relative(data, path.parent)}
+    summary = list(_summary(loaded, guess, outside))
+    config = JobConfig.model_validate(_values(written, len(loaded.splits["train"]), _max_length(loaded)))
+    return NewJob(f"{_header(data, path, summary)}\n{as_yaml(config)}", summary)
+
+
+def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, Any]:
+    from ...training.checkpoints.offline import is_missing
+
+    is_small = num_texts < _SMALL
+    return {
+        "data": data,
+        "teacher": {
+            "fine_tune": {
+                "checkpoint": _ON_THE_HUB if is_missing(_OFFLINE) else _OFFLINE,
+                "num_train_epochs": min(5, max(2, round(_TEACHER_TEXTS / max(num_texts, 1)))),
+                "learning_rate": 2e-4,
+                "batch_size": 32,
+            }
+        },
+        "student": {"layers": _LAYERS},
+        "training": {
+            "learning_rate": 6e-4,
+            "batch_size": 32 if is_small else 128,
+            "max_length": max_length,
+        },
+        "search": {"num_trials": 8 if is_small else 4, "num_startup_trials": 4},
+        "export": {"variants": ["onnx", "onnx-int8", "onnx-int8-per-channel"]},
+    }
+
+
+def _max_length(data: TextData) -> int:
+    """Return a number of tokens that 99.5 % of the training texts do not exceed, a multiple of 8 from 16 to 256."""
+    import numpy as np
+
+    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
+    from ...training.checkpoints.offline import is_missing
+
+    texts = data.splits["train"]["text"][:]
+    if is_missing(_OFFLINE):
+        lengths = [2 + round(1.5 * len(text.split())) for text in texts]  # word pieces per word of English
+    else:
+        tokenizer = load_tokenizer(resolve_checkpoint(_OFFLINE))
+        encoded = tokenizer(texts, truncation=True, max_length=256, return_attention_mask=False)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+    return int(min(256, max(16, 8 * np.ceil(np.percentile(lengths, 99.5) / 8))))
+
+
+def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:
+    yield f"text: column {shown(guess.text)}; label: column {shown(guess.label)}"
+    if guess.others:
+        yield f"not used: {', '.join(map(shown, guess.others[:10]))}"
+    names = data.label_names
+    labels = [names[label] for split in data.splits.values() for label in split["label"]]
+    counts = Counter(labels)
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    yield f"{len(labels):,} texts ({sizes}), {len(counts):,} labels"
+    (most, num_most), (least, num_least) = counts.most_common()[0], counts.most_common()[-1]
+    yield f"most texts: {shown(most)} ({num_most:,}); fewest: {shown(least)} ({num_least:,})"
+    if outside is not None:
+        yield f"{shown(outside)} is taken for the out-of-scope label"
+    rare = rare_labels(labels, _RARE)
+    if rare:
+        few = ", ".join(f"{shown(name)} {count}" for name, count in list(rare.items())[:5])
+        yield (
+            f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} fewer than {_RARE} texts ({few}); "
+            f"data.min_examples_per_label: {_RARE} with data.rare: drop or other leaves them out"
+        )
+
+
+def _header(data: str, path: Path, summary: list[str]) -> str:
+    lines = [f"A job for {data}, written after a look at it:", *(f"  {line}" for line in summary)]
+    lines += [f"Run it: distiltune run {shlex.quote(path.name)}. All keys: distiltune config --reference."]
+    wrapped = (textwrap.wrap(line, _WIDTH, subsequent_indent="    ") for line in lines)
+    return "".join(f"# {line}\n" for each in wrapped for line in each)
+
+
+def _relative(data: str, directory: Path) -> str:
+    """Return a path relative to the job's directory; an absolute one stays absolute."""
+    path = Path(data).expanduser()
+    return str(path) if path.is_absolute() else os.path.relpath(path.absolute(), directory.absolute())

