@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...training.data.diagnostics import LabelIssue, confused_labels, label_issues, near_duplicates
+from ...training.data.analysis.diagnostics import LabelIssue, confused_labels, label_issues, near_duplicates
 from ...training.data.rows import SPLITS
 
 if TYPE_CHECKING:

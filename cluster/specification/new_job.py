@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
-from ...training.data.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
+from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from .config import JobConfig
 from .printing import as_yaml
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distiltune.training.data.diagnostics import (
+from distiltune.training.data.analysis.diagnostics import (
     MIN_SIMILARITY,
     confused_labels,
     label_issues,

@@ -3,7 +3,7 @@
 import pytest
 
 from distiltune.errors import DataError
-from distiltune.training.data.guess import guess_columns, guess_out_of_scope, look_at, rare_labels
+from distiltune.training.data.analysis.guess import guess_columns, guess_out_of_scope, look_at, rare_labels
 from distiltune.training.data.rows import MISSING
 from distiltune.training.data.sources.columns import Table
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import DataError, shown
-from .rows import MISSING, quoted
-from .sources.columns import Table
+from ....errors import DataError, shown
+from ..rows import MISSING, quoted
+from ..sources.columns import Table
 
 _TEXT_NAMES = (
     *(
