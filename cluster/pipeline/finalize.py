@@ -119,6 +119,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             artifact=run.store.location(run.artifact) if choice["chosen"] else None,
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
+                "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
                 "warning": choice["warning"],

@@ -18,11 +18,13 @@ from .warm_start import warm_start_trials
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ...training.teacher.config import TeacherConfig
 
 logger = logging.getLogger(__name__)
 
+_MANY_TRUNCATED = 0.01  # share of the training texts
 _MANY_UNKNOWN = 0.1  # share of characters: below 0.01 for ordinary texts, 0.05 with an emoji in each
 
 
@@ -37,6 +39,8 @@ class CheckedJob:
         has_inputs: Whether this machine can read all data and checkpoints.
         since: A job that has passed the checks; its texts are reused if both jobs read the same data.
         data_seconds: Seconds spent on the data, including the checks that read it.
+        lengths: Lengths of the training texts in the tokens of the teacher's checkpoint; None until they are checked,
+            and where the teacher is trained from scratch.
     """
 
     config: JobConfig
@@ -45,6 +49,7 @@ class CheckedJob:
     has_inputs: bool = True
     since: CheckedJob | None = None
     data_seconds: float = 0.0
+    lengths: TokenLengths | None = None
 
     @cached_property
     def local_config(self) -> JobConfig:
@@ -232,6 +237,29 @@ def check_texts(config: JobConfig, data: TextData) -> None:
             )
 
 
+def measure_texts(job: CheckedJob) -> None:
+    """Measure the training texts in tokens, and warn if many of them are truncated."""
+    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
+    from ...training.data.analysis.lengths import measure_lengths
+
+    teacher = job.local_config.teacher
+    name = teacher.checkpoint or (teacher.fine_tune.checkpoint if teacher.fine_tune else None)
+    if name is None:
+        return
+    texts = job.data.splits["train"]["text"][:]
+    found = measure_lengths(load_tokenizer(resolve_checkpoint(name)), texts, job.config.training.max_length)
+    job.lengths = found
+    if found.share_truncated > _MANY_TRUNCATED:
+        logger.warning(
+            "training.max_length: %d given, and %.1f %% of the training texts are longer and lose their end (95 %% "
+            "have at most %d tokens, 99 %% at most %d); raise it if what is cut off matters",
+            found.max_length,
+            100 * found.share_truncated,
+            found.p95,
+            found.p99,
+        )
+
+
 def check_new_pieces(config: JobConfig, data: TextData) -> None:
     """Reject a student that does not fit the word pieces that a new teacher will have.
 
@@ -246,6 +274,11 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
     if scratch is not None:
         texts = data.splits["train"]["text"]
         config.student.check_new_tokenizer(lambda: train_tokenizer(texts[:], scratch.vocab_size))
+
+
+def _check_texts(job: CheckedJob) -> None:
+    check_texts(job.local_config, job.data)
+    measure_texts(job)
 
 
 CHECKS = (
@@ -268,7 +301,7 @@ CHECKS = (
     Check(
         "texts",
         ("data", "teacher", "student"),
-        lambda job: check_texts(job.local_config, job.data),
+        _check_texts,
         frozenset({"data", "checkpoints"}),
     ),
 )

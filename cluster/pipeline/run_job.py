@@ -76,7 +76,7 @@ def run_job(
                     lease.interruption = "stop"
                     raise KeyboardInterrupt
                 already_s = job.data_seconds + time.monotonic() - checked
-                runner.do("data", lambda _: _describe_data(job.data), already_s=already_s)
+                runner.do("data", lambda _: _describe_data(job), already_s=already_s)
                 _do(runner, job, run)
                 _end(run, "finished", None)
             except BaseException as error:
@@ -286,7 +286,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
 
 
-def _describe_data(data: TextData) -> StageResult:
+def _describe_data(job: CheckedJob) -> StageResult:
+    data, lengths = job.data, job.lengths
     counts = {split: len(data.splits[split]) for split in data.splits}
     intents = len(data.label_names) - (data.out_of_scope_label is not None)
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
@@ -298,5 +299,7 @@ def _describe_data(data: TextData) -> StageResult:
         "texts": counts,
         "num_labels": len(data.label_names),
         "out_of_scope_label": data.out_of_scope_label,
+        "lengths": None if lengths is None else lengths.to_json(),
     }
-    return record, f"{intents} intents{outside}; {texts}"
+    cut = f"; {lengths.share_truncated:.1%} truncated" if lengths and lengths.share_truncated else ""
+    return record, f"{intents} intents{outside}; {texts}{cut}"

@@ -101,15 +101,15 @@ def _max_length(data: TextData) -> int:
 
     from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
     from ...training.checkpoints.offline import is_missing
+    from ...training.data.analysis.lengths import measure_lengths
 
     texts = data.splits["train"]["text"][:]
     if is_missing(_OFFLINE):
-        lengths = [2 + round(1.5 * len(text.split())) for text in texts]  # word pieces per word of English
+        pieces = [2 + 1.5 * len(text.split()) for text in texts]  # word pieces per word of English
+        length = float(np.percentile(pieces, 99.5))
     else:
-        tokenizer = load_tokenizer(resolve_checkpoint(_OFFLINE))
-        encoded = tokenizer(texts, truncation=True, max_length=256, return_attention_mask=False)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-    return int(min(256, max(16, 8 * np.ceil(np.percentile(lengths, 99.5) / 8))))
+        length = measure_lengths(load_tokenizer(resolve_checkpoint(_OFFLINE)), texts, 256).p995
+    return int(min(256, max(16, 8 * np.ceil(length / 8))))
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:

@@ -127,6 +127,7 @@ def markdown_report(report: dict[str, Any]) -> str:
     values = {
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
+        "lengths": report.get("lengths") or {},
         "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
         "best": best,
         "ratios": report["ratios"].get(report["chosen"], {}),
