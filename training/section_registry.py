@@ -48,9 +48,13 @@ class SectionRegistry(Registry[type[Kind]]):
         """Return the name in a mapping, else that of the only section which has one of its keys alone, else None."""
         if self.attribute in values:
             return values[self.attribute]
-        owners = [self.with_key(key) for key, value in values.items() if value is not None]
-        names = {each[0] for each in owners if len(each) == 1}
+        names = set(self.own_keys(values).values())
         return names.pop() if len(names) == 1 else None
+
+    def own_keys(self, values: Mapping[Any, Any]) -> dict[str, str]:
+        """Map each key with a value that one section alone has to the name of that section."""
+        owners = {key: self.with_key(key) for key, value in values.items() if value is not None}
+        return {key: each[0] for key, each in owners.items() if len(each) == 1}
 
     def with_key(self, key: str) -> list[str]:
         """Return the names of the sections that have a key."""
@@ -108,6 +112,12 @@ class OneSection:
         if not isinstance(value, dict):
             raise PydanticKnownError("model_attributes_type")
         name = self.name_in(value)
+        own = self.registry.own_keys(value) if self._by_own_keys and self._ignores_others else {}
+        if key not in value and len(set(own.values())) > 1:
+            raise ValueError(
+                f"{', '.join(own)} given, which are keys of {', '.join(dict.fromkeys(own.values()))}; set {key} to the "
+                "one that is meant"
+            )
         if key not in value and name is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{key}'"})
         if not isinstance(name, str) or name not in self.registry:

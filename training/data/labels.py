@@ -76,12 +76,13 @@ def without_rare(
         f"{_listed([f'{shown(name)} ({counts[name]:,})' for name in rare])}"
     )
     if config.rare == "drop":
-        return [_filtered(split, lambda label: label not in rare) for split in splits]
-    if config.rare == "other":
         return [
-            replace(split, labels=[other if label in rare else label for label in split.labels])
+            _filtered(split, lambda label: counts[label] >= least or label == out_of_scope)
             for split in splits
         ]
+    if config.rare == "other":
+        new = dict.fromkeys(rare, other)
+        return [replace(split, labels=[new.get(label, label) for label in split.labels]) for split in splits]
     return splits
 
 
@@ -129,7 +130,7 @@ def without_untaught(splits: list[Split], out_of_scope: str | None, notes: list[
         ]
         notes.append(
             f"{len(partial):,} of {len(taught):,} labels {'is' if len(partial) == 1 else 'are'} not in every split, "
-            f"so that the split does not measure {'it' if len(partial) == 1 else 'them'}: {_listed(shares)}; "
+            f"and not measured where {'it is' if len(partial) == 1 else 'they are'} missing: {_listed(shares)}; "
             "data.min_examples_per_label and data.rare drop or merge such labels"
         )
     return kept

@@ -26,7 +26,7 @@ class _Unit:
     """
 
     rows: list[int]
-    counts: Counter[str]
+    counts: dict[str, int]
     place: bytes
 
 
@@ -79,14 +79,12 @@ def _units(
     members: defaultdict[int, list[int]] = defaultdict(list)
     for row in range(len(texts)):
         members[find(row)].append(row)
-    units = [
-        _Unit(
-            rows,
-            Counter(labels[row] for row in rows),
-            min(hashed(seed, labels[row], texts[row]) for row in rows),
-        )
-        for rows in members.values()
-    ]
+    units = []
+    for rows in members.values():
+        counts: dict[str, int] = {}
+        for row in rows:
+            counts[labels[row]] = counts.get(labels[row], 0) + 1
+        units.append(_Unit(rows, counts, min(hashed(seed, labels[row], texts[row]) for row in rows)))
     return sorted(units, key=lambda unit: unit.place)
 
 
@@ -142,18 +140,19 @@ def _assigned(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str
     Single rows fill every quota exactly: this is Sainte-Laguë's method with the quotas as votes.
     """
     splits: dict[str, list[_Unit]] = {name: [] for name in quotas}
-    filled: dict[str, Counter[str]] = {name: Counter() for name in quotas}
-
-    def cost(name: str, unit: _Unit) -> float:
-        return sum(
-            n * (2 * filled[name][label] + n) / (quotas[name][label] or _NO_QUOTA)
-            for label, n in unit.counts.items()
-        )
-
+    filled = {name: dict.fromkeys(own, 0) for name, own in quotas.items()}
+    votes = {name: {label: n or _NO_QUOTA for label, n in own.items()} for name, own in quotas.items()}
     for unit in sorted(units, key=lambda unit: -len(unit.rows)):
-        name = min(quotas, key=lambda name, unit=unit: cost(name, unit))
+        costs = {
+            name: sum(
+                n * (2 * filled[name][label] + n) / votes[name][label] for label, n in unit.counts.items()
+            )
+            for name in quotas
+        }
+        name = min(costs, key=costs.__getitem__)
         splits[name].append(unit)
-        filled[name].update(unit.counts)
+        for label, n in unit.counts.items():
+            filled[name][label] += n
     return splits
 
 

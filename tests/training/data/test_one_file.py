@@ -131,6 +131,13 @@ def test_an_override_of_a_preset_implies_the_source(path):
         load_config("quickstart", ["data.source=files"])
 
 
+def test_keys_of_two_sources_need_the_source(path):
+    with pytest.raises(ConfigError, match=r"data: train, dataset given, .*files, hub; set source"):
+        load_config("quickstart", [f"data={{train: {path}, dataset: owner/name}}"])
+    assert data_config(source="files", train=path, dataset="owner/name").source == "files"
+    assert data_config(train=path, path=None).source == "files"
+
+
 # ---- Labels that are rare, or that a split lacks ----------------------------------------------------------------
 
 
@@ -140,7 +147,7 @@ def test_a_label_that_is_too_rare_for_every_split_is_counted(tmp_path, caplog):
         data = loaded(write(tmp_path / "rare.csv", rows))
     assert data.label_names == data.class_names == ["a", "b", "c", "d", "e"]
     (message,) = messages(caplog)
-    assert message.startswith("2 of 5 labels are not in every split")
+    assert message.startswith("2 of 5 labels are not in every split, and not measured where")
     assert "'d' (train 1, validation 0, test 0); 'e' (train " in message
     assert "data.min_examples_per_label" in message and "data.rare" in message
 
