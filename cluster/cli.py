@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError, first_line
 from .commands import artifact as commands_artifact
+from .commands import cleaning as commands_cleaning
 from .commands import cluster as commands_cluster
 from .commands import jobs as commands_jobs
 from .commands import run as commands_run
@@ -57,7 +58,7 @@ def _main(
     logger.setLevel(handler.level)
 
 
-for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact):
+for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact, commands_cleaning):
     app.add_typer(_commands.app)
 app.add_typer(commands_cluster.app)
 

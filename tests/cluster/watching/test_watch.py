@@ -451,6 +451,7 @@ def test_runs_lists_every_run_newest_first(storage, call):
         "validation_accuracy": 0.91234,
         "chosen": None,
         "error": None,
+        "size_bytes": sum(storage.store.sizes("runs/second").values()),
     }
     assert rows[2]["chosen"] == "student-onnx-int8"
     _, out, _ = call("runs")
