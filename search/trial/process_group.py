@@ -153,7 +153,12 @@ class KeepStep(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Gather every process's random state into the checkpoint, which only rank 0 keeps."""
+        """Gather every process's random state into the checkpoint, which only rank 0 keeps.
+
+        The last checkpoint has none: it is not resumed.
+        """
+        if args.save_only_model:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         states: list[Any] = [None] * args.world_size
         dist.all_gather_object(states, (folder / _random_state(args.process_index)).read_bytes())

@@ -41,7 +41,7 @@ from .integrity import last_intact
 from .log import trial_log
 from .process_group import KeepStep
 from .ranks import SharedInputs, data_parallel, opened
-from .reporter import EpochReporter, failure_metrics
+from .reporter import EpochReporter, LastSaveIsModel, failure_metrics
 
 _BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
 
@@ -175,7 +175,8 @@ def _trainer(
     if not runs_teacher:
         first_token_in_last_layer(model)
     # In this order: the step's random states and masks are in the checkpoint before it is uploaded.
-    callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
+    callbacks: list[TrainerCallback] = [LastSaveIsModel()]
+    callbacks += [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
     callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
     trainer = DistillationTrainer(
@@ -263,6 +264,8 @@ def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
     last = last_intact(store, epochs, log)
+    if last is None:  # a best epoch alone cannot be resumed
+        delete_checkpoints(store, trial)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:
         tune.report({**each.metrics, "again": each is not last})
