@@ -18,6 +18,7 @@ from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
 from ...search.space.students import student_keys
+from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
@@ -72,6 +73,7 @@ class Task:
 
 def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     """Run a task's function and write its log to the run store."""
+    remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())

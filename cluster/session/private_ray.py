@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ...errors import RunFailedError, first_line
 from ...search.driver.nodes import RAY_WORKER_ENV
@@ -69,6 +70,21 @@ def remove_old_directory(path: Path) -> None:
     remove_if_abandoned(path, before=lambda path: end_users_of([path]))
 
 
+def own_job_config() -> Any:
+    """Return a job configuration by which workers import nothing from the directory that the command was called in.
+
+    Ray would put it first on their ``sys.path``, and somebody's own ``datasets.py`` there would take the place of the
+    package.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnCodeAlone(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:  # Ray then adds no directory of the driver
+            return True
+
+    return OwnCodeAlone()
+
+
 def start_private_ray(num_cpus: int | None) -> PrivateDirectory:
     """Start a Ray instance and connect to it; it ends with this process at the latest.
 
@@ -105,6 +121,7 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
                 address="local",
                 num_cpus=num_cpus,
                 include_dashboard=False,
+                job_config=own_job_config(),
                 runtime_env={"env_vars": dict(RAY_WORKER_ENV)},
                 logging_level=logging.ERROR,
                 log_to_driver=False,

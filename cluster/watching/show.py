@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
     steps = {
         "artifact": artifact,
         "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
-        "predict": f"{own_name()} predict {artifact} 'a text'",
+        "predict": f"{own_name()} predict {shlex.quote(artifact)} 'a text'",
         "trials": command("tensorboard", run),
         "pull": command("pull", run, "--to DIR"),
     }

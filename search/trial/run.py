@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ...errors import InputError, StorageError
+from ...storage.environment import remove_process_group
 from ...storage.store import Store
 from ...storage.temporary import temporary_directory
 from ...training import tasks
@@ -63,6 +64,7 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
         StorageError: The storage did not answer during all retries, or is not accessible on this node; the search
             ends.
     """
+    remove_process_group()  # left in the shell that started this node
     torch.set_num_threads(settings.num_threads)
     trial_id = trial_name(config["number"])
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
