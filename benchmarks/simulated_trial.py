@@ -53,7 +53,13 @@ def simulated_trial(
         from ray import tune
 
         from distiltune.search.space.space import metrics_of as metrics_of_task
-        from distiltune.search.trial.checkpoints import superseded, upload_epoch, write_epoch
+        from distiltune.search.trial.checkpoints import (
+            checkpoint_key,
+            thinned,
+            upload_files,
+            upload_record,
+            write_epoch,
+        )
         from distiltune.search.trial.events import TrialEvents, best_tag, tag_of
         from distiltune.search.trial_record import trial_name
         from distiltune.storage.logs import LogWriter
@@ -94,10 +100,10 @@ def simulated_trial(
                         (directory / name).write_bytes(bytes(1024))
                     write_epoch(directory, {"epoch": epoch, "step": 100 * epoch, "metrics": reported})
                     log.write(f"epoch {epoch}: accuracy {metrics['validation_accuracy']:.4f}\n")
-                    saved.append(upload_epoch(store, directory, f"{settings.experiment}/{trial_id}"))
-                    for each in superseded(saved, settings.metric, settings.mode, num_last=2):
-                        store.delete(each.key)
-                        saved.remove(each)
+                    key = checkpoint_key(f"{settings.experiment}/{trial_id}", epoch)
+                    upload_files(store, directory, key)
+                    saved.append(upload_record(store, directory, key))
+                    saved = thinned(store, saved, settings.metric, settings.mode, ended=epoch == num_epochs)
                     tune.report(reported)
             events.end("success")
         except ValueError as error:

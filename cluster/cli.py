@@ -13,7 +13,9 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError, first_line
+from ..storage.environment import remove_process_group
 from .commands import artifact as commands_artifact
+from .commands import cleaning as commands_cleaning
 from .commands import cluster as commands_cluster
 from .commands import jobs as commands_jobs
 from .commands import run as commands_run
@@ -57,7 +59,7 @@ def _main(
     logger.setLevel(handler.level)
 
 
-for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact):
+for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact, commands_cleaning):
     app.add_typer(_commands.app)
 app.add_typer(commands_cluster.app)
 
@@ -65,6 +67,7 @@ app.add_typer(commands_cluster.app)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 (failed run), 2 (bad input) or 130 (Ctrl-C)."""
     given = _verbose_first(sys.argv[1:] if arguments is None else arguments)
+    remove_process_group()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # terminals may lack characters
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -29,3 +30,22 @@ def _apply(settings: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+_PROCESS_GROUP = re.compile(
+    r"(?:GROUP_|ROLE_|LOCAL_|NODE_|CROSS_)?(?:RANK|WORLD_SIZE|SIZE)|GROUP_WORLD_SIZE|ROLE_NAME|MASTER_(?:ADDR|PORT)"
+    r"|(?:OMPI|PMI|PMIX|MV2|ACCELERATE|FSDP|TORCHELASTIC)_.*|MPI_LOCAL.*"
+    r"|SLURM_(?:PROCID|LOCALID|NODEID|NTASKS.*|NPROCS|TASKS_PER_NODE|TASK_PID|STEP.*|SRUN.*|LAUNCH_NODE.*|GTIDS)"
+)
+
+
+def remove_process_group() -> list[str]:
+    """Remove the variables by which torch and accelerate join a process group; return their names.
+
+    torchrun, MPI, SLURM and cluster services leave them in a shell. Every ``TrainingArguments`` would then wait for
+    processes that do not exist. A trial of several processes sets its own for the duration of its training.
+    """
+    found = [name for name in os.environ if _PROCESS_GROUP.fullmatch(name)]
+    for name in found:
+        del os.environ[name]
+    return found

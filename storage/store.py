@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 RETRY_S = 60.0
-_LISTING = ".folder.json"  # beside a published folder: its files with size and SHA-256
+LISTING = ".folder.json"  # beside a published folder: its files with size and SHA-256
 _READS = 5
 _LONGEST_FAULT = 100  # characters of a parser's message
 _RECORD_BYTES = 64 * 2**20  # of the largest record; anything larger is not a record
@@ -196,7 +196,7 @@ class Store:
 
     def names(self, key: str = "") -> list[str]:
         """List the names directly below a key, sorted; a published folder's listing file is left out."""
-        return sorted(name for name, _ in self._entries(key, recursive=False) if not name.endswith(_LISTING))
+        return sorted(name for name, _ in self._entries(key, recursive=False) if not name.endswith(LISTING))
 
     def sizes(self, key: str) -> dict[str, int]:
         """Return the relative path and size in bytes of every file below a key."""
@@ -288,15 +288,15 @@ class Store:
         listing = {"below": below, "files": _listing(folder)}
         content = json.dumps(listing, indent=2).encode()
         if not shared:
-            self.delete(key + _LISTING)
+            self.delete(key + LISTING)
             self.delete(key)
         for name in listing["files"]:
             self.upload(folder / name, _join(key, below, name))
         if shared and self.has_folder(key):  # another process was faster
             self.delete(_join(key, below))
             return
-        self.write(key + _LISTING, content)
-        write_file(folder.with_name(folder.name + _LISTING), content)
+        self.write(key + LISTING, content)
+        write_file(folder.with_name(folder.name + LISTING), content)
 
     def has_folder(self, key: str) -> bool:
         """Return whether a complete folder exists under the key."""
@@ -304,7 +304,7 @@ class Store:
         if self.directory is not None:
             folder = self.directory / key
             return self._retrying(folder.is_dir, key)
-        return self.read(key + _LISTING) is not None
+        return self.read(key + LISTING) is not None
 
     def fetch(self, key: str) -> Path:
         """Download a published folder unless it is here already, verify every hash, and return its local path.
@@ -325,10 +325,10 @@ class Store:
         return folder
 
     def _bring(self, key: str, folder: Path) -> None:
-        content = self.read(key + _LISTING, _RECORD_BYTES)
+        content = self.read(key + LISTING, _RECORD_BYTES)
         if content is None:
             raise FileNotFoundError(f"{self.location(key)} does not exist")
-        beside = folder.with_name(folder.name + _LISTING)
+        beside = folder.with_name(folder.name + LISTING)
         below, files = self._listed(key, content)
         here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
         same = beside.is_file() and beside.read_bytes() == content
@@ -360,7 +360,7 @@ class Store:
                 else "is not a list of files"
             )
             raise DamagedRecordError(
-                f"storage {self.location(key)}{_LISTING}: the listing {what}; restore that file from a backup"
+                f"storage {self.location(key)}{LISTING}: the listing {what}; restore that file from a backup"
             ) from None
         return below, files
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,18 +69,47 @@ def remove_abandoned(
     Returns:
         The deleted directories.
     """
-    removed = []
-    for path in sorted(parent.glob(f"{prefix}*{_SUFFIX}")):
-        with suppress(OSError):
-            lock = _open_own(path)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                before(path)
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(path)
-            finally:
-                os.close(lock)
-    return removed
+    found = sorted(parent.glob(f"{prefix}*{_SUFFIX}"))
+    return [path for path in found if remove_if_abandoned(path, before)]
+
+
+def abandoned(parent: Path, prefix: str = PREFIX, older_than_s: float = 0.0) -> list[Path]:
+    """Return the directories that ``remove_abandoned`` would delete, if they have not changed for a while."""
+    latest = time.time() - older_than_s
+    return [
+        path
+        for path in sorted(parent.glob(f"{prefix}*{_SUFFIX}"))
+        if _is_older(path, latest) and _if_abandoned(path, lambda _: None)
+    ]
+
+
+def remove_if_abandoned(path: Path, before: Callable[[Path], None] = lambda _: None) -> bool:
+    """Delete one temporary directory of this user unless its process lives; return whether it was deleted."""
+
+    def remove(path: Path) -> None:
+        before(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+    return _if_abandoned(path, remove)
+
+
+def _if_abandoned(path: Path, work: Callable[[Path], None]) -> bool:
+    """Call a function with a directory that no process holds, while it is held; return whether it was called."""
+    with suppress(OSError):
+        lock = _open_own(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work(path)
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
+def _is_older(path: Path, latest: float) -> bool:
+    with suppress(OSError):
+        return path.lstat().st_mtime < latest
+    return False
 
 
 def short_temporary_directory() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,5 +152,5 @@ def _facts(daemon: Daemon) -> dict[str, Any]:
 
 
 def _join_command(daemon: Daemon) -> str:
-    token = f" --token-file {daemon.token_file}" if daemon.token_file else ""
+    token = f" --token-file {shlex.quote(str(daemon.token_file))}" if daemon.token_file else ""
     return f"distiltune cluster join {daemon.address}{token}"

@@ -105,6 +105,7 @@ def stop(
 
 
 def _show(submission: Submission, follow: bool, as_json: bool) -> int:
+    from ..store.removal import lacks
     from ..store.runs import command
 
     run = submission.run
@@ -126,6 +127,8 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
     else:
         said = "submitted" if submission.sent else f"is already {submission.state}; nothing was submitted"
         typer.echo(f"run {run.id} {said}")
+        if missing := lacks(run):
+            typer.echo(f"  {missing}")
         for command in commands.values():
             typer.echo(f"  {command}")
     if not follow:

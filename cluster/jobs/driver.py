@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DistiltuneError, StorageError
+from ...storage.environment import remove_process_group
 from ..specification.config import JobConfig
 from .shipping import read_specification
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def main() -> int:
     """Run the job and return the exit status: 0, or that of the error."""
     catch_signals()
+    remove_process_group()
     from rich.console import Console
 
     from ..pipeline.run_job import run_job

@@ -10,6 +10,7 @@ from ...search.trial_record import TrialRecord, find_trial
 from ...storage.folders import new_folder
 from ..specification.config import JobConfig
 from ..store.records import trials_of
+from ..store.removal import check_not_cut
 from ..store.runs import Run
 
 _AFTER_SEARCH = ("export", "benchmark", "gate", "report", "artifact")
@@ -54,6 +55,7 @@ def select_other_trial(run: Run, trial_id: str) -> None:
     Raises:
         InputError: The search is not finished, the run is running, or there is no such trial with a checkpoint.
     """
+    check_not_cut(run, "another trial cannot be selected")
     record = run.stage_record("search")
     if record.get("state") != "finished":
         raise InputError(f"run {run.id}: its search has not finished; see `distiltune status {run.id}`")

@@ -87,6 +87,7 @@ class Dispatcher:
             store=self._run.store,
             config=self._config,
             log=self._run.stage_log(stage, part),
+            unfinished=self._run.key("/".join(filter(None, ["unfinished", stage, part]))),
             progress=progress,
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,

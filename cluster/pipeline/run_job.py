@@ -17,7 +17,8 @@ from ...progress import Progress, ReportProgress
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ..specification.config import JobConfig, StorageConfig
-from ..store.runs import Run, Storage, name_run, now
+from ..store.removal import check_not_cut
+from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
 from .preflight import CheckedJob, check_job
@@ -111,6 +112,9 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ...export.machine import describe_machine
 
     refuse_other_specification(run, config)
+    if any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
+        searched = run.stage_record("search").get("state") == "finished"
+        check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
     read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
     if read != data.fingerprint:
         raise InputError(

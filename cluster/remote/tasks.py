@@ -18,10 +18,12 @@ from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
 from ...search.space.students import student_keys
+from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
 from ...training import tasks as learning
+from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
 from ...training.student.build import build_student
 from ..specification.config import JobConfig
@@ -40,6 +42,7 @@ class Task:
         progress: Key of the record with the task's latest progress line; it exists once the task has begun.
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
+        unfinished: Start of the keys for the states of unfinished trainings.
     """
 
     store: Store
@@ -48,6 +51,7 @@ class Task:
     progress: str
     num_threads: int
     use_gpu: bool
+    unfinished: str
 
     def report(self, progress: Progress) -> None:
         """Report progress to the driver, which shows its message, and to the task's log."""
@@ -69,6 +73,7 @@ class Task:
 
 def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     """Run a task's function and write its log to the run store."""
+    remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
@@ -88,6 +93,11 @@ def make_student(
 ) -> dict[str, Any]:
     """Write a checkpoint that trials start from, as specified except for the searched arguments."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
+    made = {"teacher": teacher_key, "searched": searched}
+    known = task.store.read_json(f"{key}.made.json") if config.student.is_pretrained else None
+    if known is not None and known["made"] == made and task.store.has_folder(key):
+        return known["record"]
+    unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
     record = build_student(
         config.student.with_searched(student_keys(searched), teacher),
         teacher,
@@ -101,8 +111,12 @@ def make_student(
         use_gpu=task.use_gpu,
         report=task.report,
         task=learning.get(config.task),
+        unfinished=unfinished,
     )
     task.store.publish(key)
+    if config.student.is_pretrained:
+        task.store.write_json(f"{key}.made.json", {"made": made, "record": record})
+        unfinished.forget()
     return record
 
 

@@ -12,6 +12,7 @@ from ...progress import Progress
 from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
+from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
 from ...training.data.tokenized import LabelledSplit, TokenizedSplit, tokenize_split
 from ...training.data.transfer_set import extra_splits, extra_texts
@@ -27,6 +28,7 @@ LOGITS_DTYPE = "float32"
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
     """Prepare one of the teachers (``number`` counts from 0) and store it at ``key``, unless it exists."""
     config = task.local_config
+    unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
     record = prepare_teacher(
         config.teacher.members[number],
         data,
@@ -36,8 +38,10 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
         report=task.report,
+        unfinished=unfinished,
     )
     task.store.publish(key, shared=True)
+    unfinished.forget()
     return {**record, **read_record(task.store.fetch(key))}
 
 

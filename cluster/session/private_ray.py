@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ...errors import RunFailedError, first_line
 from ...search.driver.nodes import RAY_WORKER_ENV
-from ...storage.temporary import TemporaryDirectory, remove_abandoned, short_temporary_directory
+from ...storage.reading import entries_of
+from ...storage.temporary import (
+    TemporaryDirectory,
+    abandoned,
+    remove_abandoned,
+    remove_if_abandoned,
+    short_temporary_directory,
+)
 from ..nodes.ports import LOOPBACK
 from .watchdog import Watchdog, end_users_of
 
@@ -43,6 +52,37 @@ class PrivateDirectory:
         end_users_of([self.path])
         self._directory.remove()
         self._watchdog.dismiss()
+
+
+def old_directories(older_than_s: float) -> dict[Path, int]:
+    """Return this user's temporary directories on this machine whose processes were killed, with sizes in bytes.
+
+    Args:
+        older_than_s: Least time in seconds since their last change.
+    """
+    found = abandoned(Path(tempfile.gettempdir()), older_than_s=older_than_s)
+    found += abandoned(short_temporary_directory(), _PREFIX, older_than_s)
+    return {path: sum(size or 0 for _, size in entries_of(path, recursive=True)) for path in found}
+
+
+def remove_old_directory(path: Path) -> None:
+    """Delete one of ``old_directories``, after killing the processes that its own has left; unless it is used again."""
+    remove_if_abandoned(path, before=lambda path: end_users_of([path]))
+
+
+def own_job_config() -> Any:
+    """Return a job configuration by which workers import nothing from the directory that the command was called in.
+
+    Ray would put it first on their ``sys.path``, and somebody's own ``datasets.py`` there would take the place of the
+    package.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnCodeAlone(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:  # Ray then adds no directory of the driver
+            return True
+
+    return OwnCodeAlone()
 
 
 def start_private_ray(num_cpus: int | None) -> PrivateDirectory:
@@ -81,6 +121,7 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
                 address="local",
                 num_cpus=num_cpus,
                 include_dashboard=False,
+                job_config=own_job_config(),
                 runtime_env={"env_vars": dict(RAY_WORKER_ENV)},
                 logging_level=logging.ERROR,
                 log_to_driver=False,

@@ -21,7 +21,7 @@ from ..nodes.addresses import check_gcs_address, driver_environment
 from ..nodes.loopback import MULTI_NODE_ENV
 from ..nodes.ray_environment import PROCESS_ENV
 from ..specification.config import ResourcesConfig, TaskResources
-from .private_ray import PrivateDirectory, start_private_ray
+from .private_ray import PrivateDirectory, own_job_config, start_private_ray
 from .shipped_code import runtime_env
 
 
@@ -93,6 +93,7 @@ def _attach(address: str) -> None:
         with nullcontext({"env_vars": dict(RAY_WORKER_ENV)}) if is_shipped else runtime_env() as environment:
             ray.init(
                 address=address,
+                job_config=own_job_config(),
                 runtime_env=environment,
                 logging_level=logging.ERROR,
                 log_to_driver=False,

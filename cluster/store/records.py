@@ -104,6 +104,13 @@ class _FormerRecord(_Record):
     trials: list[TrialRecord]
 
 
+class _CutRecord(_Record):
+    """``cut.json``."""
+
+    kept: Literal["best", "artifacts"]
+    at: Moment
+
+
 class _StageRecord(_Record):
     """``stages/STAGE.json``."""
 
@@ -216,6 +223,7 @@ _RECORDS: dict[str, type[_Record]] = {
     r"submission\.json": _SubmissionRecord,
     r"lease\.json": _LeaseRecord,
     r"former\.json": _FormerRecord,
+    r"cut\.json": _CutRecord,
     r"stages/[^/]+\.progress\.json": _ProgressRecord,
     r"stages/[^/]+\.task-progress\.json": _TaskProgressRecord,
     r"stages/[^/.]+\.json": _StageRecord,

@@ -334,12 +334,12 @@ def command(name: str, run: Run, options: str = "") -> str:
 
 
 def own_name() -> str:
-    """Return the name of this program, or its path if it is not on PATH."""
+    """Return the name of this program, or its path if it is not on PATH, quoted for a shell."""
     own = Path(sys.argv[0])
     if own.name != "distiltune" or shutil.which(own.name) or not own.is_file():
         return "distiltune"
     path = own.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def seconds_since(moment: str) -> float:

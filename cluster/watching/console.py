@@ -26,6 +26,16 @@ def tables() -> Console:
     return Console(highlight=False, width=10_000 if is_piped else None)
 
 
+def bytes_text(num_bytes: int) -> str:
+    """Format a size: ``17 kB``, ``4.2 MB``; 1 kB is 1,024 bytes, as in all sizes of this project."""
+    amount = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+
+
 class ProgressPrinter:
     """Listener that prints a job's events; a context manager, so that the live line is always removed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import PermanentStorageError
+from ..store.garbage import run_sizes
 from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
-from .console import tables
+from .console import bytes_text, tables
 from .status import StatusReader
 from .status_view import COLOURS, age, print_status
 
@@ -73,8 +75,10 @@ def print_summary(run: Run) -> None:
 
 def run_rows(storage: Storage) -> list[dict[str, Any]]:
     """Return one row per run, newest first; damaged runs have the state ``damaged`` and an ``error``."""
+    sizes = run_sizes(storage)
     with ThreadPoolExecutor(READERS) as pool:
         rows = [row for row in pool.map(_row, storage.candidates()) if row is not None]
+    rows = [{**row, "size_bytes": sizes.get(row["run_id"], 0)} for row in rows]
     return sorted(rows, key=lambda row: (row["created"] or "", row["run_id"]), reverse=True)
 
 
@@ -85,7 +89,7 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         console.print("no runs yet; start one with: distiltune run")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "age", "trials", "accuracy"):
+    for name in ("run", "state", "age", "trials", "accuracy", "size"):
         table.add_column(
             name, no_wrap=True
         )  # a truncated or wrapped id can be neither copied nor searched for
@@ -95,8 +99,9 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         shown = "" if accuracy is None else f"{accuracy:.4f}"
         trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
         state = Text(row["state"], style=COLOURS.get(row["state"], ""))
+        size = bytes_text(row["size_bytes"])
         begun = age(row["created"]) if row["created"] else ""
-        table.add_row(row["run_id"], state, begun, trials, shown, row["chosen"] or "")
+        table.add_row(row["run_id"], state, begun, trials, shown, size, row["chosen"] or "")
     console.print(table)
     for row in rows:
         if row["error"]:
@@ -195,7 +200,7 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
     steps = {
         "artifact": artifact,
         "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
-        "predict": f"{own_name()} predict {artifact} 'a text'",
+        "predict": f"{own_name()} predict {shlex.quote(artifact)} 'a text'",
         "trials": command("tensorboard", run),
         "pull": command("pull", run, "--to DIR"),
     }

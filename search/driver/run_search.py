@@ -120,14 +120,20 @@ def run_search(
 
 def _clean_up(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
     """Remove what interrupted attempts left in the store, and collect the outcome."""
-    from ..trial.checkpoints import keep_best_and_last
+    from ..trial.checkpoints import thin_out
     from ..trial.events import mark_ended
     from .collect import collect
 
     settings, config = setup.settings, setup.config
     known = {PurePosixPath(result.path).name: result for result in ended.grid}
     for trial_id, result in known.items():
-        keep_best_and_last(settings.store, f"{settings.experiment}/{trial_id}", config.metric, config.mode)
+        thin_out(
+            settings.store,
+            f"{settings.experiment}/{trial_id}",
+            config.metric,
+            config.mode,
+            ended=result.error is None,
+        )
         stopped = (result.metrics or {}).get("progress", 1.0) < 1
         if result.error is not None or stopped:
             status = "failure" if result.error is not None else "success"

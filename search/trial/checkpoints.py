@@ -17,6 +17,7 @@ from ...storage.store import Store
 from ..trial_record import is_selectable
 
 RECORD_NAME = "epoch.json"
+MODEL_FILES = ("model.safetensors", "config.json")
 _BLOCK = 2**20
 _NAME = re.compile(r"checkpoint_(\d{6})")
 
@@ -28,7 +29,8 @@ class SavedEpoch:
     Attributes:
         key: Its folder in the store.
         record: Record that ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their sizes in
-            bytes, ``sha256`` of the same files, and ``seal``, the SHA-256 of all that.
+            bytes, ``sha256`` of the same files, and ``seal``, the SHA-256 of all that; ``reduced`` if files that
+            resuming needs were deleted.
     """
 
     key: str
@@ -38,6 +40,11 @@ class SavedEpoch:
     def epoch(self) -> int:
         """Number of the epoch, from 1."""
         return self.record["epoch"]
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether training can be resumed from it, or is complete."""
+        return not self.record.get("reduced") or self.metrics.get("progress", 0) >= 1
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -69,20 +76,32 @@ def read_epoch(directory: Path) -> dict[str, Any]:
     return json.loads((directory / RECORD_NAME).read_text(encoding="utf-8"))
 
 
-def upload_epoch(store: Store, directory: Path, trial: str) -> SavedEpoch:
-    """Upload a checkpoint with its record to a trial's folder in the store.
+def checkpoint_key(trial: str, epoch: int) -> str:
+    """Return the key of a trial's checkpoint of an epoch."""
+    return f"{trial}/checkpoint_{epoch:06}"
 
-    The record is uploaded last: until then, and when the upload is interrupted, the checkpoint does not exist.
+
+def upload_files(store: Store, directory: Path, key: str) -> None:
+    """Upload a checkpoint's files without its record, so that the checkpoint does not exist yet.
 
     Raises:
         StorageError: The upload failed.
     """
-    record = read_epoch(directory)
-    key = f"{trial}/checkpoint_{record['epoch']:06}"
     store.delete(f"{key}/{RECORD_NAME}")  # left from an epoch that is trained again
-    for name in (*record["files"], RECORD_NAME):
-        store.upload(directory / name, f"{key}/{name}")
-    return SavedEpoch(key, record)
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file() and name != RECORD_NAME:
+            store.upload(path, f"{key}/{name}")
+
+
+def upload_record(store: Store, directory: Path, key: str) -> SavedEpoch:
+    """Upload the record of a checkpoint whose files are in the store: from now on the checkpoint exists.
+
+    Raises:
+        StorageError: The upload failed.
+    """
+    store.upload(directory / RECORD_NAME, f"{key}/{RECORD_NAME}")
+    return SavedEpoch(key, read_epoch(directory))
 
 
 def saved_epochs(store: Store, trial: str) -> list[SavedEpoch]:
@@ -167,7 +186,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
         if damage:
             raise DamagedCheckpointError(
                 f"storage {store.location(key)}: {damage}; restore that file from a backup; or resume with "
-                f"`distiltune resume RUN`, which falls back to another checkpoint"
+                f"`distiltune resume RUN`, which trains that trial again"
             )
     if names is None:
         (target / RECORD_NAME).write_bytes(content)
@@ -187,18 +206,60 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
     return None
 
 
-def superseded(epochs: Iterable[SavedEpoch], metric: str, mode: str, num_last: int = 1) -> list[SavedEpoch]:
-    """Return all checkpoints but the best and the last ``num_last``."""
-    ordered = sorted(epochs, key=lambda each: each.epoch)
-    kept = [find_checkpoint(ordered, metric, mode), *ordered[-num_last:]]
-    return [each for each in ordered if each not in kept]
+def thinned(
+    store: Store, epochs: Iterable[SavedEpoch], metric: str, mode: str, *, ended: bool
+) -> list[SavedEpoch]:
+    """Delete what is not needed of a trial's complete checkpoints, and return those that are left.
+
+    The best one keeps its model, the last one everything that resuming needs; once the trial has ended, the last one
+    keeps its record alone unless it is the best.
+
+    Args:
+        store: Store of the checkpoints.
+        epochs: The trial's checkpoints.
+        metric: Metric by which the best one is selected.
+        mode: ``max`` or ``min``.
+        ended: Whether the trial will not be resumed.
+
+    Raises:
+        StorageError: The storage does not answer.
+    """
+    ordered, left = sorted(epochs, key=lambda each: each.epoch), []
+    best = find_checkpoint(ordered, metric, mode)
+    for each in ordered:
+        is_last = each is ordered[-1]
+        if is_last and not ended:
+            left.append(each)
+        elif each is best or is_last:
+            left.append(_reduced(store, each, MODEL_FILES if each is best else ()))
+        else:
+            store.delete(each.key)
+    return left
 
 
-def keep_best_and_last(store: Store, trial: str, metric: str, mode: str) -> None:
-    """Delete all other checkpoints of a trial that has ended, incomplete ones included."""
-    epochs = saved_epochs(store, trial)
-    others = superseded(epochs, metric, mode)
-    delete_checkpoints(store, trial, kept={each.key for each in epochs if each not in others})
+def _reduced(store: Store, saved: SavedEpoch, names: Collection[str]) -> SavedEpoch:
+    """Delete all files of a checkpoint but some; its record, rewritten first, no longer has the others."""
+    others = saved.record["files"].keys() - set(names)
+    if not others:
+        return saved
+    kept = {
+        part: {name: value for name, value in saved.record[part].items() if name in names}
+        for part in ("files", "sha256")
+        if part in saved.record
+    }
+    bare = {name: value for name, value in saved.record.items() if name != "seal"}
+    record = {**bare, **kept, "reduced": True}
+    record["seal"] = _seal(record)
+    store.write(f"{saved.key}/{RECORD_NAME}", (json.dumps(record, indent=2) + "\n").encode())
+    for name in others:
+        store.delete(f"{saved.key}/{name}")
+    return SavedEpoch(saved.key, record)
+
+
+def thin_out(store: Store, trial: str, metric: str, mode: str, *, ended: bool = True) -> None:
+    """Delete what is not needed of a trial's checkpoints in the store, incomplete ones included; see ``thinned``."""
+    left = thinned(store, saved_epochs(store, trial), metric, mode, ended=ended)
+    delete_checkpoints(store, trial, kept={each.key for each in left})
 
 
 def delete_checkpoints(store: Store, trial: str, kept: Collection[str] = ()) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 
 from ...storage.retry import retrying
 from ...storage.store import Store
-from .checkpoints import SavedEpoch, damage_in, saved_epochs
+from .checkpoints import MODEL_FILES, SavedEpoch, damage_in, saved_epochs
 
 logger = logging.getLogger(__name__)
-
-MODEL_FILES = ("model.safetensors", "config.json")
 
 
 def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = None) -> str | None:
@@ -60,7 +58,7 @@ def model_is_intact(store: Store, key: str) -> bool:
 def last_intact(
     store: Store, epochs: Iterable[SavedEpoch], log: Callable[[str], None] = logger.warning
 ) -> SavedEpoch | None:
-    """Return the last epoch with an intact checkpoint, and delete later ones, which are damaged.
+    """Return the last epoch whose checkpoint is intact and can be resumed; delete later ones, which are damaged.
 
     Earlier checkpoints are not read.
 
@@ -70,12 +68,14 @@ def last_intact(
         log: Called with a message for each damaged checkpoint.
 
     Returns:
-        The epoch, or None if no checkpoint is intact.
+        The epoch, or None if there is none.
 
     Raises:
         StorageError: The storage does not answer.
     """
     for saved in sorted(epochs, key=lambda each: -each.epoch):
+        if not saved.can_be_resumed:
+            continue
         damage = damage_of(store, saved)
         if damage is None:
             return saved

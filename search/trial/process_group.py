@@ -21,7 +21,7 @@ from ray.util import get_node_ip_address
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...storage.environment import environment_set
+from ...storage.environment import environment_set, remove_process_group
 
 # How long one process may wait for another, which may be evaluating, or retrying the storage.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -83,6 +83,7 @@ def _arrival(rank: int) -> str:
 @contextmanager
 def joined(member: GroupMember, store: TCPStore) -> Iterator[None]:
     """Join the process group inside the block, and set the environment variables that accelerate reads."""
+    remove_process_group()  # left in the shell that started this node
     with environment_set(_environment(member)), _group(member, store):
         yield
 
@@ -153,7 +154,12 @@ class KeepStep(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Gather every process's random state into the checkpoint, which only rank 0 keeps."""
+        """Gather every process's random state into the checkpoint, which only rank 0 keeps.
+
+        The last checkpoint has none: it is not resumed.
+        """
+        if args.save_only_model:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         states: list[Any] = [None] * args.world_size
         dist.all_gather_object(states, (folder / _random_state(args.process_index)).read_bytes())

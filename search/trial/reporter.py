@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ...errors import DistiltuneError, StorageError, first_line
 from ...training import tasks
@@ -25,7 +27,7 @@ from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ..space.space import metrics_of
-from .checkpoints import SavedEpoch, superseded, upload_epoch, write_epoch
+from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, upload_record, write_epoch
 from .events import TrialEvents, best_tag, tag_of
 from .inputs import TrialInputs, TrialSettings
 
@@ -35,6 +37,16 @@ _LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distil
 
 class TrialFailedError(DistiltuneError):
     """A trial cannot continue with its arguments."""
+
+
+class LastSaveIsModel(TrainerCallback):
+    """Save the model alone after the last epoch, since a finished trial is not resumed."""
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave optimizer, schedule and random states out of the last checkpoint."""
+        args.save_only_model = state.global_step >= state.max_steps
 
 
 class EpochReporter(TrainerCallback):
@@ -131,13 +143,19 @@ class EpochReporter(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """Evaluate, upload the epoch's checkpoint to the store, and report to Tune.
+        """Evaluate while the epoch's checkpoint is uploaded to the store, complete it, and report to Tune.
 
         Additional processes of the trial wait for this one at the next step.
         """
         assert model is not None
         self.epoch += 1
-        metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+        directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
+        key = checkpoint_key(self._trial, self.epoch)
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(upload_files, self._settings.store, directory, key)
+            metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+            sent.result()
         metrics["sparsity"] = self._sparsity
         goal, mode = self._task.goal
         reached, better = metrics[f"validation_{goal}"], max if mode == "max" else min
@@ -162,21 +180,20 @@ class EpochReporter(TrainerCallback):
             "saved_at": time.time(),
             "failure": "",
         }
-        directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
         self._log(self._line(metrics))
-        self._send(directory)
+        self._complete(directory, key, ended=progress >= 1)
         tune.report(reported)
 
-    def _send(self, directory: Path) -> None:
-        """Upload a checkpoint, and keep only the best and the last two, in case the last is damaged."""
-        store, settings = self._settings.store, self._settings
-        self._saved.append(upload_epoch(store, directory, self._trial))
+    def _complete(self, directory: Path, key: str, *, ended: bool) -> None:
+        """Upload the record of a checkpoint, and delete what is no longer needed of all checkpoints."""
+        settings = self._settings
+        self._saved.append(upload_record(settings.store, directory, key))
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(StorageError):  # retried after the next epoch, or at the end of the search
-            for each in superseded(self._saved, settings.metric, settings.mode, num_last=2):
-                store.once.delete(each.key)
-                self._saved.remove(each)
+            self._saved = thinned(
+                settings.store.once, self._saved, settings.metric, settings.mode, ended=ended
+            )
 
     def _line(self, metrics: dict[str, float]) -> str:
         values = {

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ...errors import InputError, StorageError
+from ...storage.environment import remove_process_group
 from ...storage.store import Store
 from ...storage.temporary import temporary_directory
 from ...training import tasks
@@ -41,7 +42,7 @@ from .integrity import last_intact
 from .log import trial_log
 from .process_group import KeepStep
 from .ranks import SharedInputs, data_parallel, opened
-from .reporter import EpochReporter, failure_metrics
+from .reporter import EpochReporter, LastSaveIsModel, failure_metrics
 
 _BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
 
@@ -63,6 +64,7 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
         StorageError: The storage did not answer during all retries, or is not accessible on this node; the search
             ends.
     """
+    remove_process_group()  # left in the shell that started this node
     torch.set_num_threads(settings.num_threads)
     trial_id = trial_name(config["number"])
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
@@ -175,7 +177,8 @@ def _trainer(
     if not runs_teacher:
         first_token_in_last_layer(model)
     # In this order: the step's random states and masks are in the checkpoint before it is uploaded.
-    callbacks: list[TrainerCallback] = [KeepStep()] if settings.num_processes > 1 else []
+    callbacks: list[TrainerCallback] = [LastSaveIsModel()]
+    callbacks += [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
     callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
     trainer = DistillationTrainer(
@@ -263,6 +266,8 @@ def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
     last = last_intact(store, epochs, log)
+    if last is None:  # a best epoch alone cannot be resumed
+        delete_checkpoints(store, trial)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:
         tune.report({**each.metrics, "again": each is not last})

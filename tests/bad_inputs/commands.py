@@ -16,6 +16,7 @@ from .schema import commands, is_option, key, label, option
 # Arguments that a command needs before the bad one is looked at.
 GOOD_ARGUMENTS = {
     "run_id": RUN,
+    "run_ids": RUN,
     "directory": "artifact",
     "head": "127.0.0.1:1",
     "trial": "0007",

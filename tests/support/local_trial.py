@@ -14,6 +14,8 @@ from distiltune.search.trial.inputs import TrialInputs, TrialSettings
 from distiltune.storage.store import Store
 from distiltune.training.distillation.config import TrainingConfig
 
+LAST = ("sparsity", "max")  # never falls, and of equal epochs the last is kept
+
 
 def run_here(
     inputs: TrialInputs,
@@ -33,7 +35,7 @@ def run_here(
         arguments: Arguments of the trial.
         training: Arguments that are not searched.
         name: A trial of the same name is resumed.
-        metric: Metric and direction by which the best epoch is kept.
+        metric: Metric and direction by which the best epoch is kept; ``LAST`` keeps the last.
         report: Called with each report; may raise to interrupt the trial.
     """
     from distiltune.search.trial import run

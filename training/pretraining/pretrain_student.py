@@ -26,6 +26,7 @@ from ..checkpoints.masked_lm import (
     load_masked_lm,
     masked_lm_around,
 )
+from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..data.tokenized import TokenizedDataset, TokenizedSplit, selected, tokenize_split
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.structured_pruning import KEPT_HEADS
@@ -50,6 +51,7 @@ def pretrain_student(
     num_threads: int | None = None,
     use_gpu: bool | None = None,
     report: ReportProgress | None = None,
+    unfinished: UnfinishedTraining | None = None,
 ) -> dict[str, Any]:
     """Pretrain a student's encoder in place; its pooler and its classification head are not changed.
 
@@ -63,6 +65,8 @@ def pretrain_student(
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called with the losses of the last steps.
+        unfinished: Place for the last completed epoch of each training, from which an interrupted one is resumed, in
+            the same bits on CPUs; to be deleted by the caller once the student is stored.
 
     Returns:
         ``num_texts``, ``steps``, ``head`` (source of the teacher's masked-language head: ``checkpoint``, ``trained``,
@@ -84,10 +88,13 @@ def pretrain_student(
     with intra_op_threads(num_threads or torch.get_num_threads()), quiet():
         torch.manual_seed(config.seed)
         split = _tokenized(texts, tokenizer, config, max_length)
-        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", report)
+        run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", report, unfinished)
         teacher, head = _teacher(learnt_from, run)
+        torch.manual_seed(config.seed)  # whether or not the head's training was resumed
         model = masked_lm_around(student, teacher if head != "none" else None)
-        losses, steps = run.train(model, teacher, config, config.num_train_epochs, "pretraining")
+        losses, steps = run.train(
+            model, teacher, config, config.num_train_epochs, "pretraining", kept_as="encoder"
+        )
         copy_encoder(model.cpu(), student)
     return {
         "num_texts": len(split),
@@ -166,18 +173,29 @@ class _Run:
         split: TokenizedSplit,
         use_cpu: bool,
         report: ReportProgress | None,
+        unfinished: UnfinishedTraining | None,
     ) -> None:
         self.config = config
+        self._unfinished = unfinished
         self._tokenizer = tokenizer
         self._split = split
         self._use_cpu = use_cpu
         self._report = report
 
     def train(
-        self, model: Any, teacher: Any, weights: PretrainingConfig, epochs: int, name: str
+        self,
+        model: Any,
+        teacher: Any,
+        weights: PretrainingConfig,
+        epochs: int,
+        name: str,
+        *,
+        kept_as: str,
     ) -> tuple[dict[str, dict[str, float]], int]:
         """Train in place; return the losses at start and end, and the number of steps."""
         config = self.config
+        unfinished = self._unfinished.below(kept_as) if self._unfinished else None
+        last = unfinished.last() if unfinished else None
         with temporary_directory("pretraining") as work:
             trainer = PretrainingTrainer(
                 model=model,
@@ -194,7 +212,7 @@ class _Run:
                     warmup_steps=config.warmup_ratio,  # below 1: a share of all steps
                     weight_decay=_WEIGHT_DECAY,
                     eval_strategy="no",
-                    save_strategy="no",
+                    save_strategy="epoch" if unfinished else "no",
                     logging_first_step=True,
                     disable_tqdm=True,
                     use_cpu=self._use_cpu,
@@ -203,11 +221,14 @@ class _Run:
                 teacher_model=teacher,
                 train_dataset=TokenizedDataset(self._split),
                 processing_class=self._tokenizer,
-                callbacks=[_LossReporter(name, self._report)],
+                callbacks=[
+                    _LossReporter(name, self._report),
+                    *([KeepEpochs(unfinished)] if unfinished else []),
+                ],
             )
             trainer.remove_callback(PrinterCallback)
             start = self._measure(trainer)
-            trainer.train()
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
             end = self._measure(trainer)
         if not all(map(math.isfinite, end.values())):
             raise ModelError(
@@ -248,7 +269,7 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # train the head on the same inputs that it gets afterwards
     masked = config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
-    run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head")
+    run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head", kept_as="head")
     return teacher, "trained"
 
 

@@ -11,6 +11,7 @@ import torch
 from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ..checkpoints.load import save_checkpoint
+from ..checkpoints.unfinished import UnfinishedTraining
 from ..tasks import SINGLE_LABEL, Task
 from .kinds.base import StudentConfig, StudentInputs
 
@@ -29,6 +30,7 @@ def build_student(
     use_gpu: bool | None = None,
     report: ReportProgress | None = None,
     task: Task = SINGLE_LABEL,
+    unfinished: UnfinishedTraining | None = None,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -49,6 +51,7 @@ def build_student(
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called with the progress of the pretraining.
         task: The task of student and teacher.
+        unfinished: Place for the last completed epoch of the pretraining; see ``pretrain_student``.
 
     Returns:
         ``num_parameters``, and the record of :class:`~.kinds.base.BuiltStudent`.
@@ -70,6 +73,7 @@ def build_student(
             use_gpu=use_gpu,
             report=report,
             task=task,
+            unfinished=unfinished,
         )
     )
     with new_folder(out_dir) as folder:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -29,6 +30,7 @@ from ..checkpoints.load import (
     resolve_checkpoint,
     save_checkpoint,
 )
+from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..checkpoints.word_pieces import check_known, check_table
 from ..data.collator import DistillationCollator
 from ..data.text_data import TextData
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
 _FORMAT = 3
+_BEST_WEIGHTS, _BEST_RECORD = "best.safetensors", "best.json"  # beside the last epoch's state
 _WEIGHT_DECAY = 0.01
 
 
@@ -84,6 +87,7 @@ def prepare_teacher(
     report: ReportProgress | None = None,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
+    unfinished: UnfinishedTraining | None = None,
 ) -> dict[str, Any]:
     """Write the teacher's checkpoint to ``out_dir``, unless it already exists there.
 
@@ -97,6 +101,8 @@ def prepare_teacher(
         report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the task's first metric.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
+        unfinished: Place for the last completed epoch, from which an interrupted training is resumed, in the same bits
+            on CPUs; to be deleted by the caller once the teacher is stored.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
@@ -124,9 +130,8 @@ def prepare_teacher(
         trained = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
             best = _BestEpoch(initial.model, measure, report, task)
-            _train(
-                initial, splits["train"], config.seed, best, use_gpu=evaluation_device(use_gpu).type != "cpu"
-            )
+            on_gpu = evaluation_device(use_gpu).type != "cpu"
+            _train(initial, splits["train"], config.seed, best, unfinished, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
@@ -237,11 +242,18 @@ def _measure(
 
 
 def _train(
-    initial: _InitialTeacher, train: TokenizedSplit, seed: int, best: _BestEpoch, *, use_gpu: bool
+    initial: _InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    best: _BestEpoch,
+    unfinished: UnfinishedTraining | None,
+    *,
+    use_gpu: bool,
 ) -> None:
     """Train in place and restore the best epoch's weights."""
     recipe = initial.recipe
     assert recipe is not None
+    last = unfinished.last() if unfinished else None
     train_used_rows(initial.model, train.input_ids)
     with temporary_directory("teacher") as work:
         trainer = DistillationTrainer(
@@ -256,7 +268,7 @@ def _train(
                 warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
                 weight_decay=_WEIGHT_DECAY,
                 eval_strategy="no",
-                save_strategy="no",
+                save_strategy="epoch" if unfinished else "no",
                 logging_strategy="no",
                 disable_tqdm=True,
                 use_cpu=not use_gpu,
@@ -264,12 +276,14 @@ def _train(
             ),
             train_dataset=TokenizedDataset(train),
             data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
-            callbacks=[best],
+            callbacks=[best, *([KeepEpochs(unfinished)] if unfinished else [])],
             task=initial.task,
         )
         trainer.remove_callback(PrinterCallback)
         with first_token_in_last_layer(initial.model):
-            trainer.train()
+            if last is not None:
+                best.load(last)
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
     best.restore()
 
 
@@ -305,6 +319,19 @@ class _BestEpoch(TrainerCallback):
         if self._report is not None:
             message = f"epoch {epoch['epoch']:g}: {self._metric.replace('_', ' ')} {epoch[self._metric]:.4f}"
             self._report(Progress(message, epoch))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the best epoch to the checkpoint."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        save_file({name: value.contiguous() for name, value in self._weights.items()}, folder / _BEST_WEIGHTS)
+        record = {"epochs": self.epochs, "best_epoch": self.number}
+        (folder / _BEST_RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Load what ``on_save`` added to a checkpoint."""
+        record = json.loads((folder / _BEST_RECORD).read_text(encoding="utf-8"))
+        self.epochs, self.number = record["epochs"], record["best_epoch"]
+        self._weights = load_file(folder / _BEST_WEIGHTS)
 
     def restore(self) -> None:
         """Restore the best epoch's weights."""

@@ -54,7 +54,9 @@ def data() -> TextData:
 
 
 def task(directory: Path, config: JobConfig) -> Task:
-    return Task(Store(str(directory)), config, "log", "told", num_threads=1, use_gpu=False)
+    return Task(
+        Store(str(directory)), config, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
+    )
 
 
 def test_the_first_of_an_ensemble_is_the_teacher_that_a_job_without_one_has(data):
@@ -72,6 +74,7 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     here = task(tmp_path, job(ensemble=2))
     for number in range(2):
         make_teacher(here, data, number, f"t{number}")
+    assert here.store.names() == ["t0", "t1", "told"], "nothing is left of the trainings"
     splits, record = label_with_teachers(here, data, ["t0", "t1"])
     each = []
     for number in range(2):

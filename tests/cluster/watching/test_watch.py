@@ -21,7 +21,7 @@ from distiltune.cluster.store import lease as leases
 from distiltune.cluster.store.runs import STAGES, Run, Storage
 from distiltune.cluster.watching import follow as following
 from distiltune.cluster.watching.logs import follow_log
-from distiltune.cluster.watching.show import print_runs, run_rows
+from distiltune.cluster.watching.show import print_runs, print_summary, run_rows
 from distiltune.cluster.watching.status import StatusReader, watch
 from distiltune.cluster.watching.status_view import render
 from distiltune.storage.logs import LogWriter
@@ -432,6 +432,14 @@ def test_a_list_of_runs_fits_a_terminal_with_every_id_whole(directory, capsys, m
     assert "student-onnx-int8" in capsys.readouterr().out
 
 
+def test_a_printed_command_quotes_its_paths(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    print_summary(Writer(Storage(str(tmp_path / "my runs"), retry_s=0)).finished().run)
+    out = capsys.readouterr().out
+    assert "predict 'my runs/runs/a/artifact' 'a text'" in out
+    assert f"--storage '{tmp_path}/my runs'" in out
+
+
 def test_runs_lists_every_run_newest_first(storage, call):
     Writer(storage, "first", "2026-01-01T10:00:00+00:00").finished()
     Writer(storage, "second", "2026-01-02T10:00:00+00:00").searching()
@@ -451,6 +459,7 @@ def test_runs_lists_every_run_newest_first(storage, call):
         "validation_accuracy": 0.91234,
         "chosen": None,
         "error": None,
+        "size_bytes": sum(storage.store.sizes("runs/second").values()),
     }
     assert rows[2]["chosen"] == "student-onnx-int8"
     _, out, _ = call("runs")

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from local_trial import epochs_of, run_here
+from local_trial import LAST, epochs_of, run_here
 from models import tiny_classifier, tiny_data
 from safetensors.torch import load_file
 from searches import (
@@ -105,7 +105,7 @@ def test_the_best_epochs_checkpoint_is_kept_and_holds_the_model_that_was_measure
         assert measured == pytest.approx(trial.metrics["validation_accuracy"], abs=1e-9)
 
 
-def test_only_the_best_and_the_last_checkpoint_stay(searched):
+def test_a_finished_trial_keeps_the_weights_of_its_best_epoch_alone(searched):
     directory, outcome, _ = searched
     for trial in finished(outcome):
         kept = sorted((directory / "search" / trial.trial_id).glob("checkpoint_*"))
@@ -113,7 +113,10 @@ def test_only_the_best_and_the_last_checkpoint_stay(searched):
         assert trial.parameters["num_train_epochs"] in epochs
         assert trial.best_epoch in epochs
         assert len(kept) <= 2
-        assert all((each / "model.safetensors").is_file() for each in kept)
+        files = {path.name for each in kept for path in each.iterdir()}
+        assert files == {"model.safetensors", "config.json", "epoch.json"}
+        assert sum((each / "model.safetensors").is_file() for each in kept) == 1
+        assert (directory / trial.checkpoint / "model.safetensors").is_file()
 
 
 def test_ctrl_c_after_a_search_is_still_ctrl_c(searched):
@@ -134,7 +137,7 @@ def test_a_seed_gives_the_same_suggestions(simulated, inputs, tmp_path):
 
 def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoint(inputs, tmp_path):
     arguments = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3, "bf16": True}
-    reported = run_here(inputs, tmp_path, arguments, TRAINING)
+    reported = run_here(inputs, tmp_path, arguments, TRAINING, metric=LAST)
     logits = logits_of(tmp_path / epochs_of(tmp_path)[-1].key, inputs.validation)
     labels = torch.from_numpy(inputs.validation.labels.copy())
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
@@ -179,7 +182,9 @@ def test_a_trial_learns_the_teachers_hidden_states(with_teacher, tmp_path):
     reached = []
     for weight in (0.0, 1.0):
         name = f"weight-{weight:g}"
-        run_here(with_teacher, tmp_path, {**fixed, "hidden_loss_weight": weight}, TRAINING, name=name)
+        run_here(
+            with_teacher, tmp_path, {**fixed, "hidden_loss_weight": weight}, TRAINING, name=name, metric=LAST
+        )
         last = tmp_path / epochs_of(tmp_path, name)[-1].key
         load_tokenizer(with_teacher.students[ONLY_STUDENT].key).save_pretrained(last)
         reached.append(distance(str(last)))
@@ -354,9 +359,10 @@ def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tm
             raise StorageError("cut off")
 
     with pytest.raises(StorageError, match="cut off"):
-        run_here(inputs, tmp_path, arguments, PRUNED, name="cut", report=cut_off)
-    run_here(inputs, tmp_path, arguments, PRUNED, name="cut")
-    reported = run_here(inputs, tmp_path, arguments, PRUNED, name="whole")
+        run_here(inputs, tmp_path, arguments, PRUNED, name="cut", metric=LAST, report=cut_off)
+    again = run_here(inputs, tmp_path, arguments, PRUNED, name="cut", metric=LAST)
+    reported = run_here(inputs, tmp_path, arguments, PRUNED, name="whole", metric=LAST)
+    assert again[-1]["validation_loss"] == reported[-1]["validation_loss"]
     assert "after epoch 3" in read_log(Store(str(tmp_path)), "cut/logs/0000")[0]
     assert reported[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
     assert 0 < sparsities[2] < 0.8

@@ -33,14 +33,17 @@ from transformers import AutoModelForSequenceClassification
 
 from distiltune.errors import StorageError
 from distiltune.search.trial.checkpoints import (
+    checkpoint_key,
     download_checkpoint,
     find_checkpoint,
-    keep_best_and_last,
     saved_epochs,
-    superseded,
-    upload_epoch,
+    thin_out,
+    thinned,
+    upload_files,
+    upload_record,
     write_epoch,
 )
+from distiltune.search.trial.integrity import last_intact
 from distiltune.search.trial_record import is_trial_name
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
@@ -106,6 +109,7 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
         folder = tmp_path / f"made-{number}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(bytes(10 * number))
+        (folder / "optimizer.pt").write_bytes(bytes(7))
         write_epoch(folder, {"epoch": epoch, "step": 7 * epoch, "metrics": {"accuracy": accuracy}})
         for path in folder.iterdir():
             store.write(f"s/t/checkpoint_{number:06}/{path.name}", path.read_bytes())
@@ -118,15 +122,36 @@ def test_a_checkpoint_counts_when_all_its_files_have_their_size(place, request, 
     assert [each.epoch for each in epochs] == [1, 4, 5, 7]
     assert (find_checkpoint(epochs, "accuracy") or epochs[0]).epoch == 5
     assert (find_checkpoint(epochs) or epochs[0]).epoch == 7
-    assert [each.epoch for each in superseded(epochs, "accuracy", "max")] == [1, 4]
-    assert [each.epoch for each in superseded(epochs, "accuracy", "max", num_last=3)] == [1]
-    assert [each.epoch for each in superseded(epochs, "accuracy", "min")] == [4, 5]
-    keep_best_and_last(store, "s/t", "accuracy", "max")
+    thin_out(store, "s/t", "accuracy", "max")
     assert store.names("s/t") == ["checkpoint_000004", "checkpoint_000006", "params.json"]
     only = download_checkpoint(store, "s/t/checkpoint_000004", tmp_path / "only", {"model.safetensors"})
     assert [path.name for path in only.iterdir()] == ["model.safetensors"]
+    assert [list(each.record["files"]) for each in saved_epochs(store, "s/t")] == [["model.safetensors"], []]
+    assert sum(store.sizes("s/t").values()) < 2000, "weights once, and records"
     with pytest.raises(FileNotFoundError):
         download_checkpoint(store, "s/t/checkpoint_000000", tmp_path / "none")
+
+
+def test_the_last_epoch_alone_keeps_what_resuming_needs(tmp_path):
+    store, left = Store(str(tmp_path / "store"), retry_s=0), []
+    for epoch, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8)):
+        folder = tmp_path / f"made-{epoch}"
+        folder.mkdir()
+        for name in ("config.json", "model.safetensors", "optimizer.pt"):
+            (folder / name).write_bytes(b"x")
+        write_epoch(folder, {"epoch": epoch, "step": epoch, "metrics": {"accuracy": accuracy}})
+        upload_files(store, folder, checkpoint_key("s/t", epoch))
+        left.append(upload_record(store, folder, checkpoint_key("s/t", epoch)))
+        left = thinned(store, left, "accuracy", "max", ended=False)
+        assert left == saved_epochs(store, "s/t")
+        assert [each.epoch for each in left if "optimizer.pt" in each.record["files"]] == [epoch]
+        assert [each.epoch for each in left if each.can_be_resumed] == [epoch]
+    best, last = left
+    assert (best.epoch, last.epoch) == (2, 4)
+    assert set(best.record["files"]) == {"config.json", "model.safetensors"}
+    assert sorted(store.sizes(best.key)) == ["config.json", "epoch.json", "model.safetensors"]
+    store.write(f"{last.key}/optimizer.pt", b"y")
+    assert last_intact(store, left, print) is None, "the best epoch has nothing to resume from"
 
 
 def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
@@ -147,16 +172,21 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
         write_epoch(folder, {"epoch": 3, "step": 7, "metrics": {"accuracy": 0.5}})
         return folder
 
-    saved = upload_epoch(store, made(b"first"), "s/0001")
+    key = checkpoint_key("s/0001", 3)
+    first, other = made(b"first"), made(b"other")
+    upload_files(store, first, key)
+    assert saved_epochs(store, "s/0001") == []
+    saved = upload_record(store, first, key)
     assert saved == saved_epochs(store, "s/0001")[0]
     assert saved.key == "s/0001/checkpoint_000003"
     monkeypatch.setattr(Store, "upload", away_after_one)
     with pytest.raises(StorageError):
-        upload_epoch(store, made(b"other"), "s/0001")
+        upload_files(store, other, key)
     assert len(sent) == 1
     assert saved_epochs(store, "s/0001") == [], "half of one and half of another"
     monkeypatch.undo()
-    again = upload_epoch(store, tmp_path / "other", "s/0001")
+    upload_files(store, other, key)
+    again = upload_record(store, other, key)
     assert saved_epochs(store, "s/0001") == [again]
     assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
 

@@ -14,6 +14,7 @@ import distiltune
 from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError, ModelError
+from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer, save_checkpoint
 from distiltune.training.checkpoints.masked_lm import (
     head_parameters,
@@ -21,6 +22,7 @@ from distiltune.training.checkpoints.masked_lm import (
     load_masked_lm,
     masked_lm_around,
 )
+from distiltune.training.checkpoints.unfinished import UnfinishedTraining
 from distiltune.training.data.tokenized import IGNORED_LABEL, TokenizedDataset, tokenize_split
 from distiltune.training.models.structured_pruning import KEPT_HEADS
 from distiltune.training.pretraining import loss as triple_loss
@@ -327,7 +329,7 @@ def test_the_trainer_is_at_the_front_door():
 # ---- A student ------------------------------------------------------------------------------------------
 
 
-def _student(directory, teacher, **pretraining):
+def _student(directory, teacher, unfinished=None, **pretraining):
     given = {"num_train_epochs": 1, "learning_rate": 3e-3, "batch_size": 8} | pretraining
     section = {"layers": [0, 2], "pretraining": given}
     told = []
@@ -341,6 +343,7 @@ def _student(directory, teacher, **pretraining):
         num_threads=1,
         use_gpu=False,
         report=lambda progress: told.append(progress.message),
+        unfinished=unfinished,
     )
     return record, told
 
@@ -377,6 +380,34 @@ def test_the_same_student_twice(teachers, tmp_path):
         torch.manual_seed(past)
         _student(tmp_path / name, teachers["bert"], max_texts=8)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_an_interrupted_pretraining_is_resumed_after_its_last_epoch_in_the_same_bits(
+    teachers, tmp_path, monkeypatch
+):
+    """It ends after the only epoch of the teacher's head, then after the first one of the encoder."""
+    record, _ = _student(tmp_path / "whole", teachers["bert"], num_train_epochs=2, max_texts=16)
+    keep, kept = UnfinishedTraining.keep, []
+
+    def keep_and_end(self, checkpoint):
+        keep(self, checkpoint)
+        kept.append(self.key)
+        if len(kept) < 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(UnfinishedTraining, "keep", keep_and_end)
+    unfinished = UnfinishedTraining(Store(str(tmp_path)), "unfinished")
+    for past in range(2):
+        torch.manual_seed(past)
+        with pytest.raises(KeyboardInterrupt):
+            _student(tmp_path / "cut", teachers["bert"], unfinished, num_train_epochs=2, max_texts=16)
+    again, _ = _student(tmp_path / "cut", teachers["bert"], unfinished, num_train_epochs=2, max_texts=16)
+    assert kept == ["unfinished/head", "unfinished/encoder", "unfinished/encoder"]
+    for each in (record, again):
+        del each["pretraining"]["seconds"]
+    assert again == record
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert one == two
 
 

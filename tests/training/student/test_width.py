@@ -405,7 +405,9 @@ def test_a_searched_student_is_made_with_the_labels_of_train(wide, tmp_path):
     job = JobConfig.model_validate(
         {"teacher": {"checkpoint": str(wide["bert"])}, "student": {"width": {"intermediate_size": 40}}}
     )
-    task = Task(Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False)
+    task = Task(
+        Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
+    )
     searched = {"student.num_layers": 2, "student.num_attention_heads": 3}
     made = make_student(task, "teacher", data, "made", searched)
     assert [made[name] for name in ("num_layers", "num_attention_heads", "intermediate_size")] == [2, 3, 40]

@@ -12,6 +12,8 @@ from models import tiny_classifier, tiny_data
 from pydantic import ValidationError
 
 from distiltune.errors import ModelError
+from distiltune.progress import Progress
+from distiltune.storage.store import Store
 from distiltune.training.checkpoints.heads import LabelMatch, match_labels
 from distiltune.training.checkpoints.load import (
     checkpoint_fingerprint,
@@ -21,6 +23,7 @@ from distiltune.training.checkpoints.load import (
     resolve_checkpoint,
 )
 from distiltune.training.checkpoints.offline import OFFLINE_MODELS
+from distiltune.training.checkpoints.unfinished import UnfinishedTraining
 from distiltune.training.data.text_data import TextData
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.teacher.config import TeacherConfig
@@ -234,6 +237,30 @@ def test_the_same_seed_gives_the_same_weights(data, tmp_path) -> None:
         return checkpoint_fingerprint(tmp_path / name)
 
     assert weights("one", 3) == weights("two", 3) != weights("three", 4)
+
+
+def test_an_interrupted_training_is_resumed_after_its_last_epoch_in_the_same_bits(data, tmp_path) -> None:
+    section = {**TINY, "num_train_epochs": 4, "dropout": 0.1, "learning_rate": 1e-3}
+    unfinished, told = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
+
+    def interrupt(progress: Progress) -> None:
+        told.append(progress.values["epoch"])
+        if told in ([1, 2], [1, 2, 2, 3, 4]):
+            raise KeyboardInterrupt
+
+    whole = prepare(teacher(scratch=section), data, tmp_path / "whole")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(teacher(scratch=section), data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
+        assert not (tmp_path / "cut").exists()
+    torch.manual_seed(77)  # the resumed process has another past
+    cut = prepare(teacher(scratch=section), data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
+    assert told == [1, 2, 2, 3, 4, 4]
+    assert cut["epochs"] == whole["epochs"]
+    assert cut["best_epoch"] == whole["best_epoch"]
+    assert checkpoint_fingerprint(tmp_path / "cut") == checkpoint_fingerprint(tmp_path / "whole")
+    unfinished.forget()
+    assert unfinished.last() is None
 
 
 def test_an_encoder_is_fine_tuned_to_the_datas_labels(checkpoint, data, tmp_path) -> None:

@@ -17,6 +17,8 @@ from ...tasks import SINGLE_LABEL, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ...checkpoints.unfinished import UnfinishedTraining
+
 
 @dataclass(frozen=True)
 class StudentInputs:
@@ -47,6 +49,7 @@ class StudentInputs:
     use_gpu: bool | None = None
     report: ReportProgress | None = None
     task: Task = SINGLE_LABEL
+    unfinished: UnfinishedTraining | None = None
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,7 @@ def _pretrain(
         num_threads=inputs.num_threads,
         use_gpu=inputs.use_gpu,
         report=inputs.report,
+        unfinished=inputs.unfinished,
     )
 
 
