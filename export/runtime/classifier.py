@@ -12,7 +12,7 @@ import tokenizers
 from ...errors import ArtifactError, InputError
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
-from ..artifact.manifest import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
+from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
 from .graph import Graph, open_graph
 from .session_options import MAX_THREADS, check_session, session_options
@@ -49,7 +49,7 @@ class TextClassifier:
         self.threshold = config.threshold
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
-                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
+                f"{SETTINGS_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
                 f"pull the artifact again"
             )
         self._probe()
@@ -72,10 +72,10 @@ class TextClassifier:
 
         Args:
             directory: an artifact, or an exported ONNX variant.
-            num_threads: intra-op threads; default: ``num_threads`` of ``config.json``, else 1.
+            num_threads: intra-op threads; default: ``num_threads`` of ``distiltune.json``, else 1.
             providers: ONNX Runtime execution providers; default: the CPU.
             session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
-                ``session`` of ``config.json``, the options measured to be faster. ``{}``: none of them.
+                ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
 
         Raises:
@@ -92,7 +92,7 @@ class TextClassifier:
             raise InputError(f"session: {error}") from None
         contents = Contents(Path(directory), verify=verify)
         folder = contents.directory
-        config = read_config(contents.read(CONFIG_FILE, MAX_JSON_BYTES), folder / CONFIG_FILE)
+        config = read_config(contents.read(SETTINGS_FILE, MAX_JSON_BYTES), folder / SETTINGS_FILE)
         tokenizer = Tokenizer(
             contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES),
             config.max_length,
@@ -126,7 +126,7 @@ class TextClassifier:
             self._graph.run(feed, self._num_outputs)
         except ArtifactError as error:
             raise ArtifactError(
-                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {CONFIG_FILE}"
+                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {SETTINGS_FILE}"
             ) from error
 
     @overload

@@ -15,7 +15,7 @@ class Decoder(ABC):
     """Turn logits into predictions, as defined by the task of the same name in ``training/tasks``.
 
     Attributes:
-        name: The task's name in an artifact's ``config.json``.
+        name: The task's name in an artifact's ``distiltune.json``.
         has_threshold: Whether a threshold can mark texts as out of scope.
     """
 

@@ -195,7 +195,7 @@ def test_a_file_of_texts_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize(
-    "damage", ["config.json", "model.onnx", "tokenizer.json", "manifest.json", "README.md"]
+    "damage", ["distiltune.json", "model.onnx", "tokenizer.json", "manifest.json", "README.md"]
 )
 def test_a_changed_artifact_is_not_measured(
     artifact: Path, capsys: pytest.CaptureFixture[str], damage: str

@@ -181,7 +181,7 @@ def test_a_file_that_is_no_graph_is_refused(artifact: Path, content: bytes) -> N
     refused(artifact, "model.onnx")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "distiltune.json"])
 @pytest.mark.parametrize("kind", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_what_is_not_a_file_is_refused_at_once(artifact: Path, name: str, kind) -> None:
     (artifact / name).unlink()
@@ -189,7 +189,7 @@ def test_what_is_not_a_file_is_refused_at_once(artifact: Path, name: str, kind) 
     refused(artifact, name)
 
 
-@pytest.mark.parametrize("folder", ["absent", "config.json", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("folder", ["absent", "distiltune.json", "x" * 300, "a\0b"])
 def test_a_folder_that_is_none_is_refused(artifact: Path, folder: str) -> None:
     refused(artifact / folder)
 
@@ -424,7 +424,7 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, change: di
     artifact = tiny_artifact(tmp_path / "artifact", **change)
     with pytest.raises(ArtifactError, match=message) as raised:
         TextClassifier.load(artifact)
-    checked(raised.value, "config.json")
+    checked(raised.value, "distiltune.json")
 
 
 def test_keys_of_others_are_left_alone(tmp_path: Path) -> None:
