@@ -250,9 +250,6 @@ DIRECTORIES = {
     "device": "/dev/zero",
 }
 TEXTS: dict[str, tuple[str, ...]] = {
-    "empty": ("",),
-    "blank": ("   \t",),
-    "second-blank": (TEXT, " "),
     "surrogate": ("a\udcff",),
     "long-surrogate": ("a\udcff" + "x" * 5000,),
 }

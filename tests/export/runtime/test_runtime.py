@@ -138,8 +138,6 @@ def test_no_texts_give_no_answers(variant: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("", "text 0 is empty"),
-        (["fine", " \n"], "text 1 is empty"),
         (["fine", None], "text 1 is NoneType"),
         ([3], "text 0 is int 3"),
         (None, "texts is NoneType"),
