@@ -10,9 +10,9 @@ import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.commands.lines import lines_of_stream
 from distiltune.errors import InputError
 from distiltune.export.artifact.seal import seal_artifact
+from distiltune.export.commands.lines import lines_of_stream
 
 COMMAND = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
 
