@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from ..errors import DistiltuneError
 from .commands import artifact as commands_artifact
 from .commands import cluster as commands_cluster
+from .commands import evaluate as commands_evaluate
 from .commands import jobs as commands_jobs
 from .commands import lean as commands_lean
 from .commands import run as commands_run
@@ -53,7 +54,14 @@ def _main(
     logger.setLevel(handler.level)
 
 
-for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact, commands_lean):
+for _commands in (
+    commands_run,
+    commands_jobs,
+    commands_watch,
+    commands_artifact,
+    commands_lean,
+    commands_evaluate,
+):
     app.add_typer(_commands.app)
 app.add_typer(commands_cluster.app)
 

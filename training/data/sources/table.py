@@ -57,7 +57,9 @@ class FilesData(ColumnsConfig):
         )
 
 
-def read_table(split: str, name: str, text_column: str, label_column: str) -> RawSplit:
+def read_table(
+    split: str, name: str, text_column: str, label_column: str, *, parameter: str | None = None
+) -> RawSplit:
     """Read one split from a file, in the format given by its extension.
 
     Args:
@@ -65,17 +67,19 @@ def read_table(split: str, name: str, text_column: str, label_column: str) -> Ra
         name: Path of a ``.csv``, ``.jsonl`` or ``.parquet`` file.
         text_column: Column that holds the text.
         label_column: Column that holds the label.
+        parameter: What names the file, for messages; default: ``data.`` and the split.
 
     Raises:
         DataError: The file does not exist, its extension is not supported or does not match its content, or the
             column does not exist.
     """
-    path = existing_file(name, f"data.{split}")
+    parameter = parameter or f"data.{split}"
+    path = existing_file(name, parameter)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         hint = _HINTS.get(path.suffix.lower(), "convert it to one of them")
         raise DataError(
-            f"{name}: data.{split} has the extension {path.suffix!r}; "
+            f"{name}: {parameter} has the extension {path.suffix!r}; "
             f"source files reads .csv, .jsonl and .parquet; {hint}"
         )
     return reader(split, path, text_column, label_column)
