@@ -1,67 +1,23 @@
-"""The command-line application: registers the commands and maps errors to messages and exit statuses."""
+"""The command line: starts a command, and turns its errors into messages and exit statuses.
+
+Commands of ``export/commands`` are started without typer, so that they work where only the runtime is installed.
+"""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import sys
-from typing import Annotated
+from contextlib import suppress
+from importlib.util import find_spec
 
-import typer
-from typer.exceptions import TyperException
-
-from ..errors import DistiltuneError, first_line
+from ..errors import DistiltuneError, InputError, first_line
+from ..export import commands as lean
 from ..storage.environment import remove_process_group
-from .commands import artifact as commands_artifact
-from .commands import cleaning as commands_cleaning
-from .commands import cluster as commands_cluster
-from .commands import jobs as commands_jobs
-from .commands import run as commands_run
-from .commands import watch as commands_watch
 
 _LONG_WORD = re.compile(r"(\S{200})\S+")
-app = typer.Typer(
-    name="distiltune",
-    help="Turn a large text classifier into the smallest and fastest one that keeps its accuracy.",
-    invoke_without_command=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from .. import __version__
-
-        typer.echo(f"distiltune {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    del version
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
-    logger = logging.getLogger("distiltune")
-    logger.handlers = [handler]
-    logger.setLevel(handler.level)
-
-
-for _commands in (commands_run, commands_jobs, commands_watch, commands_artifact, commands_cleaning):
-    app.add_typer(_commands.app)
-app.add_typer(commands_cluster.app)
+_PRINTERS = ("typer", "rich")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,12 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # terminals may lack characters
     try:
-        status = app(given, prog_name="distiltune", standalone_mode=False)
+        status = _run(given)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return status if isinstance(status, int) else 0
-    except TyperException as error:
-        return _complain(f"{error.format_message()} (see: distiltune --help)", error.exit_code)
+        return status
     except (BrokenPipeError, SystemExit):  # typer raises SystemExit on a broken pipe
         _discard_stdout()
         return 0
@@ -92,6 +46,37 @@ def main(arguments: list[str] | None = None) -> int:
             )
         what = f"{type(error).__name__}: {first_line(error)}"
         return _complain(f"unexpected {what} (distiltune --verbose shows where)", 1)
+
+
+def _run(given: list[str]) -> int:
+    """Run a command; ``--verbose``, if given, is the first argument."""
+    words = given[1:] if given[:1] in (["--verbose"], ["-v"]) else given
+    command = lean.COMMANDS.get(words[0]) if words else None
+    options = words[: words.index("--")] if "--" in words else words
+    asks_for_help = "--help" in options or "-h" in options
+    if command is not None and not (asks_for_help and find_spec("typer")):
+        return _run_lean(command, words[1:])
+    if find_spec("typer") is None:
+        raise InputError(
+            f"{' '.join(words[:1]) or 'help'}: not in this installation, which has {', '.join(lean.COMMANDS)}; "
+            "install all of distiltune for the other commands: pip install distiltune"
+        )
+    from .app import run_app
+
+    return run_app(given)
+
+
+def _run_lean(command: lean.Command, arguments: list[str]) -> int:
+    from .store.artifact_folder import find_artifact
+
+    try:
+        values = command.parse(arguments)
+    except SystemExit:  # of argparse, after its help
+        return 0
+    try:
+        return command.run(values, find_artifact)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
 
 
 def _verbose_first(arguments: list[str]) -> list[str]:
@@ -115,13 +100,17 @@ def _is_of_stdout(error: OSError) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     module = place.tb_frame.f_globals.get("__name__", "") if place else ""
-    return error.filename is None and (module == __name__ or module.split(".")[0] in ("typer", "rich"))
+    prints = module.split(".")[0] in _PRINTERS or module in (__name__, lean.streams.__name__)
+    return error.filename is None and prints
 
 
 def _complain(message: str, status: int) -> int:
     """Print an error on one line, with overlong words truncated, and return the exit status."""
     line = _LONG_WORD.sub(r"\1…", "; ".join(message.splitlines()))
-    typer.echo(f"error: {line}", err=True)
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(f"error: {line}\n")
+            sys.stderr.flush()
     return status
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from distiltune.cluster.cli import app
+from distiltune.cluster.app import app
 from distiltune.cluster.specification.config import load_config
 
 ROOT = Path(__file__).parents[1]

@@ -1,24 +1,19 @@
-"""Commands for a run's result: pull, choose, predict, benchmark."""
+"""Commands for a run's result: pull, choose, benchmark."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...errors import InputError
-from .lines import lines_of_stream
 from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
-from .panics import quiet_panics
 
 _MOST_RUNS = 1_000_000
 
 app = typer.Typer()
-
-_CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 @app.command()
@@ -61,32 +56,9 @@ def choose(
 
 
 @app.command()
-def predict(
-    directory: ArtifactArgument,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines are read from stdin."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Classify texts with an artifact."""
-    from ...export.runtime.classifier import TextClassifier
-
-    if not texts and (sys.stdin is None or sys.stdin.isatty()):
-        raise InputError("TEXT: none given; give one or more texts, or pipe lines to stdin")
-    given = texts or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
-    with quiet_panics():
-        results = TextClassifier.load(directory)(given)
-    if as_json:
-        echo_json([{"text": text, **result} for text, result in zip(given, results, strict=True)])
-        return
-    for text, result in zip(given, results, strict=True):
-        typer.echo(f"{_printed(result['label'])}\t{result['score']:.4f}\t{_printed(text)}")
-
-
-@app.command()
 def benchmark(
     directory: ArtifactArgument,
+    storage: StorageOption = None,
     texts: Annotated[
         Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one per line.")
     ] = None,
@@ -127,12 +99,13 @@ def benchmark(
 ) -> None:
     """Measure an artifact on this machine: latency, throughput, size, memory."""
     from ...export.benchmark.serving.measure import ExtraMeasurements
+    from ..store.artifact_folder import find_artifact
     from .measure import measure_artifact
     from .measure_tables import print_measurement
 
     wanted = {"sweep": sweep, "load": load, "startup": startup, "session": session, "floors": floors}
     measured = measure_artifact(
-        directory,
+        find_artifact(directory, storage),
         texts_file=texts,
         num_runs=runs,
         num_warmups=warmups,
@@ -142,8 +115,3 @@ def benchmark(
         ),
     )
     echo_json(measured) if as_json else print_measurement(measured)
-
-
-def _printed(text: str) -> str:
-    """Escape a text's line breaks and control characters, which a terminal would interpret."""
-    return text.translate(_CONTROLS)

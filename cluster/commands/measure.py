@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArtifactError
-from .lines import lines_of_file
-from .panics import quiet_panics
+from ...export.commands.lines import lines_of_file
+from ...export.commands.streams import quiet_panics
 
 if TYPE_CHECKING:
     from ...export.benchmark.serving.measure import ExtraMeasurements

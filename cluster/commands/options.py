@@ -10,31 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError
+from ..store.artifact_folder import STORAGE_VARIABLE, check_storage
 
 if TYPE_CHECKING:
     from ..store.runs import Run, Storage
 
-_STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
-
 
 def _usable_storage(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Return the given storage; reject an empty one, which would mean the default or the working directory."""
-    from pydantic import ValidationError
-
-    from ..specification.config import StorageConfig
-    from ..specification.faults import described
-
     # Typer treats an empty environment variable as not given.
-    given = os.environ.get(_STORAGE_VARIABLE) if value is None else value
+    given = os.environ.get(STORAGE_VARIABLE) if value is None else value
     if given is None:
         return None
     source = context.get_parameter_source(str(parameter.name))
-    name = _STORAGE_VARIABLE if value is None or getattr(source, "name", "") == "ENVIRONMENT" else "--storage"
-    try:
-        StorageConfig(path=given)
-    except ValidationError as error:
-        fault = described(error, StorageConfig)[0].partition(": ")[2]
-        raise InputError(f"{name}: {fault}") from None
+    name = STORAGE_VARIABLE if value is None or getattr(source, "name", "") == "ENVIRONMENT" else "--storage"
+    check_storage(given, name)
     return value
 
 
@@ -42,13 +32,6 @@ def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise InputError(f"{parameter.metavar}: {value!r} given; omit it, or specify a file or a preset")
     return value
-
-
-def _directory(given: str) -> Path:
-    """Return the path of a directory; reject an empty one, which would mean the working directory."""
-    if not given.strip():
-        raise typer.BadParameter(f"{given!r} given; specify a directory ('.' is this one)", param_hint="DIR")
-    return Path(given)
 
 
 SetOption = Annotated[
@@ -59,7 +42,7 @@ StorageOption = Annotated[
     typer.Option(
         "--storage",
         metavar="DIR|URL",
-        envvar=_STORAGE_VARIABLE,
+        envvar=STORAGE_VARIABLE,
         callback=_usable_storage,
         help="Directory or URL (s3://, gs://) of the runs.",
     ),
@@ -76,7 +59,7 @@ RunIdOption = Annotated[
     str | None, typer.Option("--run-id", help="Id of the run; an existing run with this id is resumed.")
 ]
 ArtifactArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", parser=_directory, help="Directory of an artifact.")
+    str, typer.Argument(metavar="DIR", help="Directory of an artifact, or a run's id or `latest`.")
 ]
 AddressOption = Annotated[
     str | None,

@@ -14,10 +14,15 @@ from .files import MAX_JSON_BYTES, parse_object, read_regular
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "config.json"
+SETTINGS_FILE = "distiltune.json"
 MODEL_DATA_FILE = MODEL_FILE + ".data"
+CONFIG_FILE = "config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 FORMAT_VERSION = 1
-REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE)
+REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE, SETTINGS_FILE)
+"""Files that the runtime reads."""
+OPTIONAL_FILES = (MODEL_DATA_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE)
+"""Weights beside the graph, and what transformers, optimum and transformers.js read."""
 
 _MAX_FILES = 1000
 _MAX_NAME_BYTES = 255

@@ -15,11 +15,11 @@ from .contents import check_hashes, not_listed
 from .copying import copy_folder
 from .files import MAX_JSON_BYTES, hash_regular, is_folder, open_regular, parse_object, read_regular
 from .manifest import (
-    CONFIG_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
-    MODEL_DATA_FILE,
+    OPTIONAL_FILES,
     REQUIRED_FILES,
+    SETTINGS_FILE,
     Manifest,
     read_manifest,
 )
@@ -41,12 +41,13 @@ def seal_artifact(
     An existing artifact in ``out_dir`` is replaced, so that an interrupted stage can be repeated.
 
     Args:
-        source_dir: a variant: ``model.onnx``, ``tokenizer.json``, ``config.json``; other files are not copied.
+        source_dir: a variant: ``model.onnx``, ``tokenizer.json``, ``distiltune.json``, and those of ``OPTIONAL_FILES``
+            that it has; other files are not copied.
         out_dir: the artifact's folder, written atomically.
         made_from: data, teacher, hyperparameters and versions of the variant; JSON values.
         measurements: measurements of the variant; JSON values.
-        session: session options that it was measured with, for its ``config.json``.
-        num_threads: intra-op threads that it was measured with, for its ``config.json``.
+        session: session options that it was measured with, for its ``distiltune.json``.
+        num_threads: intra-op threads that it was measured with, for its ``distiltune.json``.
 
     Returns:
         ``out_dir``.
@@ -55,11 +56,11 @@ def seal_artifact(
         ArtifactError: ``source_dir`` lacks a file, or its configuration cannot be read.
     """
     source, target = Path(source_dir), Path(out_dir)
-    names = [*REQUIRED_FILES, *([MODEL_DATA_FILE] if (source / MODEL_DATA_FILE).is_file() else [])]
+    names = [*REQUIRED_FILES, *(name for name in OPTIONAL_FILES if (source / name).is_file())]
     for name in names:
         if not (source / name).is_file():
             raise ArtifactError(f"{source}: {name} is missing; only an exported ONNX variant can be sealed")
-    config = parse_object(read_regular(source / CONFIG_FILE, MAX_JSON_BYTES)[0], source / CONFIG_FILE)
+    config = parse_object(read_regular(source / SETTINGS_FILE, MAX_JSON_BYTES)[0], source / SETTINGS_FILE)
     with new_folder(target) as folder:
         for name in names:
             shutil.copyfile(source / name, folder / name)
@@ -67,7 +68,7 @@ def seal_artifact(
         settings = {name: value for name, value in measured_with.items() if value is not None}
         if settings:
             text = json.dumps(config | settings, indent=2, ensure_ascii=False) + "\n"
-            (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+            (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
         card = model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ExportError
 from ...training import tasks
-from ..runtime.classifier import CONFIG_FILE, TextClassifier
+from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.scores import Threshold
 from .thresholds import ScopeGoal, choose_threshold
 
@@ -32,7 +32,7 @@ class CalibrationTexts:
 
 
 def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
-    """Select a variant's threshold on the logits of one text at a time, and write it to its config.json.
+    """Select a variant's threshold on the logits of one text at a time, and write it to its distiltune.json.
 
     Raises:
         ExportError: There are no texts to select it on, or the variant's task has no out-of-scope texts.
@@ -55,7 +55,7 @@ def calibrate(variant: Path, calibration: CalibrationTexts) -> Threshold:
     labels = np.array([names.index(label) for label in calibration.labels])
     outside = names.index(calibration.goal.label)
     threshold = choose_threshold(scope, logits, labels, outside, calibration.goal)
-    path = variant / CONFIG_FILE
+    path = variant / SETTINGS_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"out_of_scope_label": threshold.label, "threshold": threshold.to_json()}
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import tokenizers
 from ...errors import ArtifactError, InputError
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
-from ..artifact.manifest import CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE
+from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
 from .graph import Graph, open_graph
 from .session_options import MAX_THREADS, check_session, session_options
@@ -49,7 +49,7 @@ class TextClassifier:
         self.threshold = config.threshold
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
-                f"{CONFIG_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
+                f"{SETTINGS_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
                 f"pull the artifact again"
             )
         self._probe()
@@ -72,10 +72,10 @@ class TextClassifier:
 
         Args:
             directory: an artifact, or an exported ONNX variant.
-            num_threads: intra-op threads; default: ``num_threads`` of ``config.json``, else 1.
+            num_threads: intra-op threads; default: ``num_threads`` of ``distiltune.json``, else 1.
             providers: ONNX Runtime execution providers; default: the CPU.
             session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
-                ``session`` of ``config.json``, the options measured to be faster. ``{}``: none of them.
+                ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
 
         Raises:
@@ -92,7 +92,7 @@ class TextClassifier:
             raise InputError(f"session: {error}") from None
         contents = Contents(Path(directory), verify=verify)
         folder = contents.directory
-        config = read_config(contents.read(CONFIG_FILE, MAX_JSON_BYTES), folder / CONFIG_FILE)
+        config = read_config(contents.read(SETTINGS_FILE, MAX_JSON_BYTES), folder / SETTINGS_FILE)
         tokenizer = Tokenizer(
             contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES),
             config.max_length,
@@ -126,46 +126,64 @@ class TextClassifier:
             self._graph.run(feed, self._num_outputs)
         except ArtifactError as error:
             raise ArtifactError(
-                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {CONFIG_FILE}"
+                f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {SETTINGS_FILE}"
             ) from error
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self, texts: str, batch_size: int = 32
+        self, texts: str, batch_size: int = 32, *, top_k: None = None
     ) -> dict[str, Any]: ...
     @overload
-    def __call__(self, texts: Sequence[str], batch_size: int = 32) -> list[dict[str, Any]]: ...
+    def __call__(
+        self, texts: Sequence[str], batch_size: int = 32, *, top_k: None = None
+    ) -> list[dict[str, Any]]: ...
+    @overload
+    def __call__(self, texts: str | Sequence[str], batch_size: int = 32, *, top_k: int) -> list[Any]: ...
 
     def __call__(
-        self, texts: str | Sequence[str], batch_size: int = 32
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+        self, texts: str | Sequence[str], batch_size: int = 32, *, top_k: int | None = None
+    ) -> dict[str, Any] | list[Any]:
         """Classify one text or several.
 
         Args:
             texts: a text, or a sequence of texts. Texts longer than ``max_length`` tokens are truncated.
             batch_size: maximum number of texts in one run of the model.
+            top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
             ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
             the score is the softmax probability of the label. A text that the threshold rejects gets the
-            threshold's label, with the score 1 - the largest probability of the other labels.
+            threshold's label, with the score 1 - the largest probability of the other labels. With ``top_k``, a list
+            of such predictions for each text, the best first. A blank text, which says nothing, gets the model's
+            prediction with ``"blank": True``.
 
         Raises:
-            InputError: a text is empty or not a string, or ``batch_size`` is below 1.
+            InputError: a text is not a string, ``batch_size`` or ``top_k`` is below 1, or the task has no ``top_k``.
             ArtifactError: the tokenizer or the model fails, or the logits are not finite.
         """
         single = isinstance(texts, str)
-        logits = self.logits([texts] if single else texts, batch_size=batch_size)
-        answers = self._decoder.decode(logits, self.labels, self.threshold)
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            raise InputError(f"top_k is {top_k!r:.60}; give 1 or more")
+        given = _checked([texts] if single else texts)
+        encodings = self._tokenizer.encode(given) if given else []
+        logits = self._logits(encodings, batch_size)
+        if top_k is None:
+            answers: list[Any] = self._decoder.decode(logits, self.labels, self.threshold)
+        else:
+            answers = self._decoder.ranked(logits, self.labels, self.threshold, top_k)
+        for row, (text, encoding) in enumerate(zip(given, encodings, strict=True)):
+            if not text.strip() or len(encoding) == 0:
+                answers[row] = _as_blank(answers[row])
         return answers[0] if single else answers
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``."""
-        if isinstance(texts, str):
-            texts = [texts]
+        given = _checked([texts] if isinstance(texts, str) else texts)
+        return self._logits(self._tokenizer.encode(given) if given else [], batch_size)
+
+    def _logits(self, encodings: list[tokenizers.Encoding], batch_size: int) -> np.ndarray:
         if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
-        encodings = self._encode(texts)
         if len(encodings) == 1:
             return self._run(encodings).astype(np.float32, copy=False)
         outputs = np.empty((len(encodings), self._num_outputs), dtype=np.float32)
@@ -176,28 +194,16 @@ class TextClassifier:
             outputs[rows] = self._run([encodings[i] for i in rows])
         return outputs
 
-    def _encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if not isinstance(texts, Iterable):
-            raise InputError(f"texts is {type(texts).__name__}; give a string or a sequence of strings")
-        texts = list(texts)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"text {i} is {type(text).__name__} {text!r:.60}; give a string")
-            if not text.strip():
-                raise InputError(f"text {i} is empty; give a text with at least one word")
-        return self._tokenizer.encode(texts) if texts else []
-
     def _run(self, encodings: list[tokenizers.Encoding]) -> np.ndarray:
-        """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``."""
-        shape = (len(encodings), max(len(encoding) for encoding in encodings))
+        """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``.
+
+        A text without tokens, such as a blank one of a tokenizer that adds none, is one token of padding.
+        """
+        shape = (len(encodings), max(1, *(len(encoding) for encoding in encodings)))
         feed = {name: np.zeros(shape, dtype) for name, dtype in self._graph.input_types.items()}
         feed["input_ids"].fill(self._pad_token_id)
         for row, encoding in enumerate(encodings):
-            ids = encoding.ids
-            if not ids:
-                raise InputError(
-                    "the tokenizer finds no tokens in a text, such as one of control characters only; remove it"
-                )
+            ids = encoding.ids or [self._pad_token_id]
             try:
                 feed["input_ids"][row, : len(ids)] = ids
             except OverflowError:
@@ -207,5 +213,23 @@ class TextClassifier:
             if "attention_mask" in feed:
                 feed["attention_mask"][row, : len(ids)] = 1
             if "token_type_ids" in feed:
-                feed["token_type_ids"][row, : len(ids)] = encoding.type_ids
+                feed["token_type_ids"][row, : len(encoding.ids)] = encoding.type_ids
         return self._graph.run(feed, self._num_outputs)
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list, which may be empty."""
+    if not isinstance(texts, Iterable):
+        raise InputError(f"texts is {type(texts).__name__}; give a string or a sequence of strings")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {i} is {type(text).__name__} {text!r:.60}; give a string")
+    return texts
+
+
+def _as_blank(answer: Any) -> Any:
+    """Mark a prediction, or each of several, as that of a blank text."""
+    if isinstance(answer, list):
+        return [_as_blank(each) for each in answer]
+    return {**answer, "blank": True}

@@ -1,4 +1,4 @@
-"""Read ``config.json`` of a classifier: task, labels, lengths, threshold, and session options."""
+"""Read ``distiltune.json`` of a classifier: task, labels, lengths, threshold, and session options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ClassifierConfig:
 
 
 def read_config(content: bytes, path: Path) -> ClassifierConfig:
-    """Read and check ``config.json``; keys that the runtime does not use are ignored.
+    """Read and check ``distiltune.json``; keys that the runtime does not use are ignored.
 
     Args:
         content: Content of the file.

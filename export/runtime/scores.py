@@ -57,7 +57,7 @@ class Threshold:
         return SCORES[self.score](logits) < self.value
 
     def to_json(self) -> dict[str, Any]:
-        """Return the threshold as it is stored in an artifact's config.json."""
+        """Return the threshold as it is stored in an artifact's distiltune.json."""
         return asdict(self)
 
     @classmethod

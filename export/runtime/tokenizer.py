@@ -46,7 +46,7 @@ class Tokenizer:
             ) from error
         if self.tokenizer.id_to_token(pad_token_id) is None:
             raise ArtifactError(
-                f"{path} has no token with id {pad_token_id}, the pad_token_id of config.json; pull the "
+                f"{path} has no token with id {pad_token_id}, the pad_token_id of distiltune.json; pull the "
                 "artifact again"
             )
         if added >= max_length:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,29 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 from transformers import PreTrainedModel
 
 from ...errors import ExportError, ModelError
 from ...storage.folders import new_folder
 from ...training import tasks
-from ...training.checkpoints.heads import label_names
-from ...training.checkpoints.load import load_model
+from ...training.checkpoints.load import label_names, load_model
 from ...training.models.families import family_names, find_family
 from ...training.tasks import Task
+from ..artifact.manifest import TOKENIZER_FILE
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
+from ..onnx.metadata import write_metadata
 from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
 from . import kinds
 from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
 from .graph_record import GraphRecord, describe_graph
+from .model_files import copy_tokenizer, pad_token_id, read_tokenizer, write_model_files
 from .parity import Parity, check_tolerance, measure_parity, torch_logits
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "config.json"
-_TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,9 @@ def build_variant(
         out_dir: the output folder, written atomically; an existing one is replaced.
         config: the section ``export``; its list of variants, ``out_of_scope`` and ``choose`` are not used.
         max_length: maximum number of tokens of a text.
-        task: the task that the student was trained for; stored in the config.json of a variant that can be sealed.
-        out_of_scope_label: stored in the config.json of a variant that can be sealed.
-        num_threads: intra-op threads; stored in the same config.json for the runtime.
+        task: the task that the student was trained for; stored in the files of a variant that can be sealed.
+        out_of_scope_label: stored in the distiltune.json of a variant that can be sealed.
+        num_threads: intra-op threads; stored in the same distiltune.json for the runtime.
         base_onnx: the plain ONNX graph of this student if it already exists, which saves an export.
             Fused variants export their own, with shapes.
         training_texts: for the variants that need them, see ``Variant.takes_texts``.
@@ -115,15 +112,24 @@ def build_variant(
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
     model = _load_student(student_dir, tasks.get(task))
     with new_folder(out_dir) as folder:
-        tokenizer = _write_tokenizer(variant, student_dir, folder)
-        rows = _token_ids(tokenizer, training_texts, max_length)
+        rows = _token_ids(student_dir / TOKENIZER_FILE, training_texts, max_length)
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
         inputs = VariantInputs(rows, config, wants_sensitivity)
-        made = _write_file(variant, model, folder, max_length, base_onnx, inputs, config.opset)
+        made = _write_file(variant, model, folder, task, max_length, base_onnx, inputs, config.opset)
         if variant.can_be_sealed:
-            _write_config(model, folder, task, max_length, out_of_scope_label, num_threads)
+            write_model_files(
+                model,
+                student_dir,
+                folder,
+                task=tasks.get(task),
+                max_length=max_length,
+                out_of_scope_label=out_of_scope_label,
+                num_threads=num_threads,
+            )
             if calibration is not None:
                 calibrate(folder, calibration)
+        else:
+            copy_tokenizer(student_dir, folder)
         parity = _compare(variant, model, folder, max_length)
         if variant.tolerance is None:
             check_tolerance(name, parity, config.parity_tolerance)
@@ -147,6 +153,7 @@ def _write_file(
     variant: Variant,
     model: PreTrainedModel,
     folder: Path,
+    task: str,
     max_length: int,
     base_onnx: Path | None,
     inputs: VariantInputs,
@@ -168,6 +175,8 @@ def _write_file(
             base, counts = fused, fuse_onnx(base, fused)
             _check_fused(variant.name, model, counts)
         quantized = variant.make(base, target, inputs)
+        if variant.can_be_sealed:
+            write_metadata(target, task, label_names(model))
         record = describe_graph(base, target, quantized) if variant.file == MODEL_FILE else None
         return _BuiltFile(counts, quantized, record)
 
@@ -185,7 +194,7 @@ def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length:
         torch_logits(model),
         variant.open_logits(folder),  # from its files, which are what is measured and shipped
         vocab_size=model.config.vocab_size,
-        pad_token_id=_pad_token_id(model),
+        pad_token_id=pad_token_id(model),
         max_length=max_length,
     )
 
@@ -196,58 +205,9 @@ def _load_student(directory: Path, task: Task) -> PreTrainedModel:
     return load_model(directory, task=task).eval()
 
 
-def _pad_token_id(model: PreTrainedModel) -> int:
-    return int(model.config.pad_token_id or 0)
-
-
-def _write_tokenizer(variant: Variant, student_dir: Path, folder: Path) -> Path:
-    """Write a variant's tokenizer files, and return the path of the checkpoint's own tokenizer.json."""
-    source = student_dir / TOKENIZER_FILE
-    if variant.can_be_sealed:  # without the padding and truncation of its last use
-        _read_tokenizer(source).save(str(folder / TOKENIZER_FILE))
-    else:
-        for file in (student_dir / name for name in _TOKENIZER_FILES):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-    return source
-
-
 def _token_ids(tokenizer_file: Path, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     if not texts:
         return []
-    tokenizer = _read_tokenizer(tokenizer_file)
+    tokenizer = read_tokenizer(tokenizer_file)
     tokenizer.enable_truncation(max_length)
     return [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(texts))]
-
-
-def _read_tokenizer(source: Path) -> tokenizers.Tokenizer:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(source))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ModelError(
-            f"{source}: it has no fast tokenizer ({error}); save the student with one"
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _write_config(
-    model: PreTrainedModel,
-    folder: Path,
-    task: str,
-    max_length: int,
-    out_of_scope_label: str | None,
-    num_threads: int,
-) -> None:
-    config = {
-        "task": task,
-        "labels": label_names(model.config),
-        "max_length": max_length,
-        "pad_token_id": _pad_token_id(model),
-        "out_of_scope_label": out_of_scope_label,
-        "threshold": None,
-        "num_threads": num_threads,
-    }
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")

@@ -26,7 +26,7 @@ from .damages import (
 from .goods import RUN, STORAGE, TEXT
 from .schema import option
 
-MODEL, TOKENIZER, CONFIG = "model.onnx", "tokenizer.json", "config.json"
+MODEL, TOKENIZER, CONFIG = "model.onnx", "tokenizer.json", "distiltune.json"
 MANIFEST, CARD = "manifest.json", "README.md"
 PULLED = f"{STORAGE}/runs/{RUN}/artifact"
 
@@ -250,9 +250,6 @@ DIRECTORIES = {
     "device": "/dev/zero",
 }
 TEXTS: dict[str, tuple[str, ...]] = {
-    "empty": ("",),
-    "blank": ("   \t",),
-    "second-blank": (TEXT, " "),
     "surrogate": ("a\udcff",),
     "long-surrogate": ("a\udcff" + "x" * 5000,),
 }

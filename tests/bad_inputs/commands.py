@@ -21,6 +21,7 @@ GOOD_ARGUMENTS = {
     "head": "127.0.0.1:1",
     "trial": "0007",
     "to": "pulled",
+    "data": "data/test.csv",
 }
 
 

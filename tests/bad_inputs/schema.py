@@ -11,7 +11,7 @@ from typing import Any, get_args
 import typer
 from pydantic import BaseModel
 
-from distiltune.cluster.cli import app
+from distiltune.cluster.app import app
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.section_registry import OneSection, SectionRegistry

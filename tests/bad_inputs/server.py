@@ -36,7 +36,7 @@ from typing import Any
 
 import typer.main
 
-from distiltune.cluster.cli import app
+from distiltune.cluster.app import app
 
 from .case import Case, Outcome
 from .goods import copy_good, make_goods

@@ -63,5 +63,5 @@ def tiny_artifact(directory: Path, **config) -> Path:
         "num_threads": 1,
         **config,
     }
-    (directory / "config.json").write_text(json.dumps(told))
+    (directory / "distiltune.json").write_text(json.dumps(told))
     return directory

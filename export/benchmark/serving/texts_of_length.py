@@ -10,17 +10,19 @@ from pathlib import Path
 import tokenizers
 
 from ....errors import InputError
-from ...runtime.classifier import CONFIG_FILE, TOKENIZER_FILE
+from ...runtime.classifier import SETTINGS_FILE, TOKENIZER_FILE
 
 
 def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
-    """Load the artifact's tokenizer, which neither pads nor truncates."""
-    return tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
+    """Load the artifact's tokenizer without its truncation; it does not pad either."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def num_tokens(directory: str | Path, text: str) -> int:
     """Return how many tokens of a text an artifact processes, including special ones."""
-    config = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = json.loads((Path(directory) / SETTINGS_FILE).read_text(encoding="utf-8"))
     return min(len(untruncated(directory).encode(text)), config["max_length"])
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ....errors import InputError
 from ..scores import Threshold
 
 
@@ -15,7 +16,7 @@ class Decoder(ABC):
     """Turn logits into predictions, as defined by the task of the same name in ``training/tasks``.
 
     Attributes:
-        name: The task's name in an artifact's ``config.json``.
+        name: The task's name in an artifact's ``distiltune.json``.
         has_threshold: Whether a threshold can mark texts as out of scope.
     """
 
@@ -37,6 +38,16 @@ class Decoder(ABC):
             labels: Label names, in the order of the outputs.
             threshold: Threshold for out-of-scope texts, if there is one.
         """
+
+    def ranked(
+        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None, count: int
+    ) -> list[list[dict[str, Any]]]:
+        """Return the best ``count`` predictions for each of N texts, the first of which is that of ``decode``.
+
+        Raises:
+            InputError: The task has one prediction for a text.
+        """
+        raise InputError(f"top_k is {count}, but the task {self.name} has no order of labels; leave it out")
 
 
 DECODERS: dict[str, Decoder] = {}

@@ -29,8 +29,7 @@ class SingleLabel(Decoder):
         A text that the threshold rejects gets the threshold's label, with the score 1 - the largest probability of
         the other labels.
         """
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        probabilities = _softmax(logits)
         best = probabilities.argmax(axis=-1)
         answers = [{"label": labels[i], "score": float(probabilities[row, i])} for row, i in enumerate(best)]
         if threshold is None:
@@ -39,6 +38,26 @@ class SingleLabel(Decoder):
             if answers[row]["label"] != threshold.label:
                 answers[row] = {"label": threshold.label, "score": 1 - answers[row]["score"]}
         return answers
+
+    def ranked(
+        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None, count: int
+    ) -> list[list[dict[str, Any]]]:
+        """Return the most probable labels of each text; those of a rejected one follow the threshold's label."""
+        probabilities = _softmax(logits)
+        ranked = [
+            [{"label": labels[i], "score": float(row[i])} for i in np.argsort(-row, kind="stable")[:count]]
+            for row in probabilities
+        ]
+        for answers, best in zip(ranked, self.decode(logits, labels, threshold), strict=True):
+            if answers[0] != best:
+                rest = [each for each in answers if each["label"] != best["label"]]
+                answers[:] = [best, *rest][:count]
+        return ranked
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 register(SingleLabel())

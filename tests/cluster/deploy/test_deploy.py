@@ -470,7 +470,7 @@ def test_the_guide_names_every_file_and_everything_to_replace():
 def test_the_guide_shows_commands_that_exist(words):
     import typer
 
-    from distiltune.cluster.cli import app
+    from distiltune.cluster.app import app
 
     command: Any = typer.main.get_command(app)
     while words and hasattr(command, "commands"):

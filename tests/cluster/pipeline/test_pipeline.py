@@ -221,7 +221,7 @@ def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, fou
     rows = {row["name"]: row["session"] for row in found["variants"]}
     assert rows["student-pytorch"] is None
     artifact = home / found["artifact"]
-    assert rows[found["chosen"]] == json.loads((artifact / "config.json").read_text()).get("session", {})
+    assert rows[found["chosen"]] == json.loads((artifact / "distiltune.json").read_text()).get("session", {})
 
 
 def test_show_report_and_runs_tell_of_the_run(home, found):

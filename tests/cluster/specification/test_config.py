@@ -112,7 +112,9 @@ def test_an_override_takes_the_place_of_a_presets_student_of_another_kind(preset
 
 
 def test_an_override_of_the_same_kind_keeps_the_other_keys_of_a_presets_student():
-    student = load_config("quickstart", ["student.width.intermediate_size=768", "student.kind=layers"]).student
+    student = load_config(
+        "quickstart", ["student.width.intermediate_size=768", "student.kind=layers"]
+    ).student
     assert (student.layers, student.width.intermediate_size) == ([0, 5], 768)
     student = load_config("clinc150", ["student.layers=[1]"]).student
     assert (student.kind, student.layers) == ("checkpoint", [1])

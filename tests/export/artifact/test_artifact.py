@@ -13,6 +13,14 @@ from distiltune.export.variants.build import build_variant
 
 LABELS = ["balance", "transfer", "oos"]
 MADE_FROM = {"run_id": "r1", "hyperparameters": {"alpha": 0.25}}
+FILES = [
+    "README.md",
+    "config.json",
+    "distiltune.json",
+    "model.onnx",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
 MEASURED = {"accuracy": 0.9375, "latency_ms": {"p50": 0.64}, "fused": None}
 
 
@@ -35,12 +43,12 @@ def names(directory: Path) -> list[str]:
 
 
 def test_seals_verifies_and_runs(sealed: Path, tmp_path: Path) -> None:
-    assert names(sealed) == ["README.md", "config.json", "manifest.json", "model.onnx", "tokenizer.json"]
+    assert names(sealed) == sorted([*FILES, "manifest.json"])
     assert names(tmp_path) == ["sealed"]
     manifest = verify_artifact(sealed)
     assert manifest.made_from == MADE_FROM
     assert manifest.measurements == MEASURED
-    assert sorted(manifest.files) == ["README.md", "config.json", "model.onnx", "tokenizer.json"]
+    assert sorted(manifest.files) == FILES
     assert manifest.files["model.onnx"]["bytes"] == (sealed / "model.onnx").stat().st_size
     card = (sealed / "README.md").read_text()
     for text in ("pipeline_tag: text-classification", "| accuracy | 0.9375 |", "| latency_ms.p50 | 0.64 |"):
@@ -64,7 +72,7 @@ def test_a_variant_without_a_graph_is_not_sealed(variant: Path, tmp_path: Path) 
     assert names(tmp_path) == ["source"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.json", "model.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_changed_or_missing_file_is_named(sealed: Path, name: str) -> None:
     content = bytearray((sealed / name).read_bytes())
     content[len(content) // 2] ^= 1

@@ -139,12 +139,12 @@ def test_a_copy_that_was_damaged_on_its_way_leaves_nothing(
 
     def damaged(source: Path, target: Path) -> None:
         copyfile(source, target)
-        if target.name == "config.json":
+        if target.name == "distiltune.json":
             target.write_text("{}")
 
     monkeypatch.setattr(copying.shutil, "copyfile", damaged)
     before = tree(tmp_path)
-    with pytest.raises(ArtifactError, match=r"config\.json was changed"):
+    with pytest.raises(ArtifactError, match=r"distiltune\.json was changed"):
         copy_artifact(sealed, tmp_path / "new" / "copy")
     assert tree(tmp_path) == before
 

@@ -14,7 +14,7 @@ from distiltune.export.artifact import contents, files, hash_cache
 from distiltune.export.artifact.seal import seal_artifact, verify_artifact
 from distiltune.export.runtime.classifier import TextClassifier
 
-SEALED = ["README.md", "config.json", "model.onnx", "tokenizer.json"]
+SEALED = ["README.md", "distiltune.json", "model.onnx", "tokenizer.json"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,11 @@ def test_a_changed_file_is_refused_and_verify_false_loads_it(sealed: Path, name:
 
 
 def test_other_labels_of_the_same_size_are_refused(sealed: Path) -> None:
-    config = sealed / "config.json"
+    config = sealed / "distiltune.json"
     before = config.stat()
     config.write_text(config.read_text().replace("first", "fifth"))
     os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ArtifactError, match=r"config\.json was changed"):
+    with pytest.raises(ArtifactError, match=r"distiltune\.json was changed"):
         TextClassifier.load(sealed)
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_manifest_is_not_taken_for_none(sealed: Path, damage: str) -> 
 
 def test_a_folder_without_manifest_is_loaded_as_it_is(sealed: Path, hashed: list[str]) -> None:
     (sealed / "manifest.json").unlink()
-    edit(sealed / "config.json", labels=["a", "b", "c"])
+    edit(sealed / "distiltune.json", labels=["a", "b", "c"])
     assert TextClassifier.load(sealed).labels == ["a", "b", "c"]
     assert hashed == []
 
@@ -134,15 +134,15 @@ def test_a_changed_file_is_hashed_again_though_its_mtime_is_put_back(
 ) -> None:
     TextClassifier.load(sealed)
     hashed.clear()
-    config = sealed / "config.json"
+    config = sealed / "distiltune.json"
     before = config.stat()
     time.sleep(0.02)  # a tick of the file system's clock
     config.write_text(config.read_text().replace("first", "fifth"))
     os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (config.stat().st_size, config.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    with pytest.raises(ArtifactError, match=r"config\.json was changed"):
+    with pytest.raises(ArtifactError, match=r"distiltune\.json was changed"):
         TextClassifier.load(sealed)
-    assert hashed == ["config.json"]
+    assert hashed == ["distiltune.json"]
 
 
 def test_a_file_changed_a_moment_ago_is_not_remembered(sealed: Path, cache: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_cache_stays_small(cache: Path, settled: None) -> None:
     assert min(each.inode for each in kept) == 800 - 512
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.onnx"])
+@pytest.mark.parametrize("name", ["distiltune.json", "tokenizer.json", "model.onnx"])
 def test_a_file_replaced_between_its_check_and_its_use_is_refused(
     sealed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -294,8 +294,8 @@ def test_a_value_of_the_wrong_kind_is_named(sealed: Path, key: str, value: objec
     manifest = sealed / "manifest.json"
     if key == "entry":
         listed = json.loads(manifest.read_text())["files"]
-        edit(manifest, files={**listed, "config.json": value})
-        key = r"config\.json"
+        edit(manifest, files={**listed, "distiltune.json": value})
+        key = r"distiltune\.json"
     else:
         edit(manifest, **{key: value})
     for use in (TextClassifier.load, verify_artifact):
@@ -319,10 +319,10 @@ def test_a_value_of_the_wrong_kind_is_named(sealed: Path, key: str, value: objec
     ],
     ids=["twice", "nan", "infinity", "deep", "deep list", "digits", "mark", "not utf-8"],
 )
-@pytest.mark.parametrize("name", ["manifest.json", "config.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "distiltune.json"])
 def test_json_that_means_no_one_thing_is_refused(sealed: Path, name: str, content: str) -> None:
     (sealed / name).write_bytes(content.encode("latin-1" if content == "\xff" else "utf-8"))
-    if name == "config.json":
+    if name == "distiltune.json":
         (sealed / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=f"{name}: .*JSON") as raised:
         TextClassifier.load(sealed)

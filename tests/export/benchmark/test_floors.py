@@ -164,7 +164,7 @@ def test_the_floor_of_a_text_is_that_of_its_tokens(tmp_path: Path, monkeypatch: 
     rates = MachineRates(1e6, 1e7, 1e7)
     monkeypatch.setattr("distiltune.export.benchmark.roofline.measure_rates", lambda *_: rates)
     short, long = "open the door", "open the door " * 100
-    config = json.loads((artifact / "config.json").read_text())
+    config = json.loads((artifact / "distiltune.json").read_text())
     whole = len(Tokenizer.from_file(str(artifact / "tokenizer.json")).encode(short))
     assert (num_tokens(artifact, short), num_tokens(artifact, long)) == (whole, config["max_length"])
     for text in (short, long):

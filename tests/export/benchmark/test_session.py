@@ -35,7 +35,7 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def write(artifact: Path, session: object) -> Path:
-    path = artifact / "config.json"
+    path = artifact / "distiltune.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"session": session}))
     return artifact
 
@@ -226,8 +226,8 @@ def test_a_row_is_timed_and_sealed_with_its_options(artifact: Path, tmp_path: Pa
     made = {"made_from": {}, "measurements": {}, "session": session, "num_threads": 2}
     sealed = seal_artifact(artifact, tmp_path / "sealed", **made)
     verify_artifact(sealed)
-    assert json.loads((sealed / "config.json").read_text()) == json.loads(
-        (artifact / "config.json").read_text()
+    assert json.loads((sealed / "distiltune.json").read_text()) == json.loads(
+        (artifact / "distiltune.json").read_text()
     ) | {"session": session, "num_threads": 2}
     classifier = TextClassifier.load(sealed)
     assert options_of(classifier).enable_mem_pattern is False

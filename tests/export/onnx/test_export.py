@@ -34,6 +34,7 @@ TEXTS = [
     "will it rain in the town where my brother lives today",
 ]
 MAX_LENGTH = 32
+FILES = ["config.json", "distiltune.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"]
 FAMILIES = ["bert", "distilbert", "roberta"]
 
 
@@ -92,14 +93,10 @@ def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> Non
     )
     assert {opset.domain: opset.version for opset in graph.opset_import}[""] == 18
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.graph.initializer)
-    assert sorted(file.name for file in plain[family].iterdir()) == [
-        "config.json",
-        "model.onnx",
-        "tokenizer.json",
-    ]
+    assert sorted(file.name for file in plain[family].iterdir()) == FILES
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
     # The positions that a text of max_length reaches: roberta's begin behind that of its padding.
-    pad = json.loads((plain[family] / "config.json").read_text())["pad_token_id"]
+    pad = json.loads((plain[family] / "distiltune.json").read_text())["pad_token_id"]
     rows = MAX_LENGTH + (pad + 1 if family == "roberta" else 0)
     assert [shapes[name] for name in shapes if "position_embeddings" in name] == [[rows, 32]]
     products = [node.input[1] for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")]
@@ -375,7 +372,7 @@ def test_padding_and_truncation_of_the_checkpoint_do_not_reach_the_variant(stude
     build("onnx", student, tmp_path / "onnx", base_onnx=plain["bert"] / "model.onnx")
     saved = json.loads((tmp_path / "onnx" / "tokenizer.json").read_text())
     assert saved["padding"] is None
-    assert saved["truncation"] is None
+    assert saved["truncation"]["max_length"] == MAX_LENGTH
 
 
 def test_a_text_of_full_length_works_and_a_longer_one_is_cut(students, plain) -> None:
@@ -415,7 +412,7 @@ def test_a_variant_takes_the_place_of_an_earlier_one_whole(students, plain, tmp_
     out_dir.mkdir()
     (out_dir / "left-over").write_text("old")
     build("onnx-int8", students["bert"], out_dir, base_onnx=plain["bert"] / "model.onnx")
-    assert sorted(file.name for file in out_dir.iterdir()) == ["config.json", "model.onnx", "tokenizer.json"]
+    assert sorted(file.name for file in out_dir.iterdir()) == FILES
     assert [entry.name for entry in tmp_path.iterdir()] == ["int8"]
 
 

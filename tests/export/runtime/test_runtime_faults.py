@@ -16,6 +16,7 @@ from onnx.external_data_helper import set_external_data
 
 from distiltune.errors import ArtifactError, DistiltuneError, InputError
 from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.scores import Threshold
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_a_file_that_is_no_graph_is_refused(artifact: Path, content: bytes) -> N
     refused(artifact, "model.onnx")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "distiltune.json"])
 @pytest.mark.parametrize("kind", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_what_is_not_a_file_is_refused_at_once(artifact: Path, name: str, kind) -> None:
     (artifact / name).unlink()
@@ -189,7 +190,7 @@ def test_what_is_not_a_file_is_refused_at_once(artifact: Path, name: str, kind) 
     refused(artifact, name)
 
 
-@pytest.mark.parametrize("folder", ["absent", "config.json", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("folder", ["absent", "distiltune.json", "x" * 300, "a\0b"])
 def test_a_folder_that_is_none_is_refused(artifact: Path, folder: str) -> None:
     refused(artifact / folder)
 
@@ -361,13 +362,58 @@ def test_lone_surrogates_are_named(artifact: Path, text: str) -> None:
         checked(raised.value, repr(text))
 
 
-def test_a_text_without_tokens_is_refused(artifact: Path) -> None:
+@pytest.mark.parametrize("blank", ["", " \n\t", "\u3000"])
+def test_a_blank_text_is_answered_and_flagged_beside_the_others(artifact: Path, blank: str) -> None:
+    classifier = TextClassifier.load(artifact)
+    first, middle, last = classifier(["open early", blank, "late"])
+    assert [first, last] == classifier(["open early", "late"])
+    assert middle["blank"] is True
+    assert middle["label"] in LABELS
+    assert classifier(blank) == middle
+    assert "blank" not in first
+    assert all(each["blank"] for each in classifier(blank, top_k=2))
+    np.testing.assert_array_equal(classifier.logits([blank, "late"])[1], classifier.logits(["late"])[0])
+
+
+@pytest.mark.parametrize("threshold", [None, -1e9, 1e9])
+@pytest.mark.parametrize("label", ["none_of_these", LABELS[1]])
+def test_the_best_labels_begin_with_the_answer(artifact: Path, threshold: float | None, label: str) -> None:
+    classifier = TextClassifier.load(artifact)
+    if threshold is not None:
+        classifier.threshold = Threshold("energy", threshold, label)
+    answers = classifier(TEXTS)
+    for count in (1, 2, 3, 9):
+        ranked = classifier(TEXTS, top_k=count)
+        assert [each[0] for each in ranked] == answers
+        for text, each in zip(TEXTS, ranked, strict=True):
+            names = [answer["label"] for answer in each]
+            assert len(set(names)) == len(names) <= count
+            assert len(names) >= min(count, len(LABELS))
+            scores = [answer["score"] for answer in each if answer != each[0]]
+            assert scores == sorted(scores, reverse=True)
+            assert [answer["label"] for answer in classifier(text, top_k=count)] == names
+    softmax = np.exp(classifier.logits(TEXTS[:1])[0])
+    if threshold != 1e9:
+        assert [each["score"] for each in classifier(TEXTS[0], top_k=3)] == pytest.approx(
+            sorted(softmax / softmax.sum(), reverse=True)
+        )
+
+
+@pytest.mark.parametrize("top_k", [0, -1, True, 1.5, "2"])
+def test_a_top_k_that_is_no_count_is_refused(artifact: Path, top_k: object) -> None:
+    with pytest.raises(InputError, match="top_k is "):
+        TextClassifier.load(artifact)("open", top_k=top_k)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def test_a_text_without_tokens_is_blank(artifact: Path) -> None:
     edit_tokenizer(artifact, lambda given: given.update(post_processor=None, normalizer={"type": "Nmt"}))
     classifier = TextClassifier.load(artifact)
     assert classifier("open")["label"] in LABELS
     for texts in ("\u0001", ["open", "\u0001"]):
-        with pytest.raises(InputError, match="no tokens"):
-            classifier(texts)
+        answers = classifier(texts)
+        last = answers[-1] if isinstance(answers, list) else answers
+        assert last["blank"] is True
+        assert np.isfinite(last["score"])
 
 
 def test_a_very_long_text_is_cut_as_a_long_one_is(artifact: Path) -> None:
@@ -424,7 +470,7 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, change: di
     artifact = tiny_artifact(tmp_path / "artifact", **change)
     with pytest.raises(ArtifactError, match=message) as raised:
         TextClassifier.load(artifact)
-    checked(raised.value, "config.json")
+    checked(raised.value, "distiltune.json")
 
 
 def test_keys_of_others_are_left_alone(tmp_path: Path) -> None:

@@ -37,14 +37,15 @@ class Columns:
         label: Column with the label; None for unlabelled texts.
         group: Column with the group, or None.
         template: Text with columns in braces, or None.
-        section: Path of the section that names them.
+        section: Path of the section that names them; None: options of a command name them, such as
+            ``--text-column``.
     """
 
     text: str | None
     label: str | None = None
     group: str | None = None
     template: str | None = None
-    section: str = "data"
+    section: str | None = "data"
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -56,7 +57,10 @@ class Columns:
             self.label: "label_column",
             self.text: "text_column",
         }
-        return {column: f"{self.section}.{key}" for column, key in named.items() if column is not None}
+        return {column: self._path(key) for column, key in named.items() if column is not None}
+
+    def _path(self, key: str) -> str:
+        return f"--{key.replace('_', '-')}" if self.section is None else f"{self.section}.{key}"
 
     def check(self, origin: str, names: Sequence[str]) -> None:
         """Check that each column to read exists once.

@@ -84,7 +84,14 @@ class FilesData(ColumnsConfig):
         return str(self.train) if split in split_folders(folder) else None
 
 
-def read_table(split: str, name: str, columns: Columns, delimiter: str | None = None) -> RawSplit:
+def read_table(
+    split: str,
+    name: str,
+    columns: Columns,
+    delimiter: str | None = None,
+    *,
+    parameter: str | None = None,
+) -> RawSplit:
     """Read one split from a file, in the format given by its extension, or from a folder of ``save_to_disk``.
 
     Args:
@@ -92,15 +99,17 @@ def read_table(split: str, name: str, columns: Columns, delimiter: str | None = 
         name: Path of the file or folder.
         columns: Columns to read.
         delimiter: Character between the fields of a CSV file, or ``tab``; None: detected.
+        parameter: What names the file, for messages; default: ``data.`` and the split.
 
     Raises:
         DataError: The file does not exist, its extension is not supported or does not match its content, or a
             column does not exist.
     """
-    path = existing_data(name, f"data.{split}")
+    parameter = parameter or f"data.{split}"
+    path = existing_data(name, parameter)
     if path.is_dir():
         return read_saved(_folder_of(path, split), split, columns)
-    return columns.split(split, _open_file(split, path, columns, delimiter))
+    return columns.split(split, _open_file(path, columns, delimiter, parameter))
 
 
 def open_table(name: str, delimiter: str | None = None) -> Table:
@@ -108,17 +117,17 @@ def open_table(name: str, delimiter: str | None = None) -> Table:
     path = existing_data(name, "data.train")
     if path.is_dir():
         return open_saved(_folder_of(path, "train"))
-    return _open_file("train", path, Columns(None), delimiter)
+    return _open_file(path, Columns(None), delimiter, "data.train")
 
 
-def _open_file(split: str, path: Path, columns: Columns, delimiter: str | None) -> Table:
+def _open_file(path: Path, columns: Columns, delimiter: str | None, parameter: str) -> Table:
     extension = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     if (read := _READERS.get(extension)) is not None:
         return read(path, columns)
     if extension.removesuffix(".gz") not in _DELIMITED:
         hint = _HINTS.get(extension, "convert it to one of them")
         raise DataError(
-            f"{path}: data.{split} has the extension {shown(extension)}; source files reads {FORMATS}; {hint}"
+            f"{path}: {parameter} has the extension {shown(extension)}; source files reads {FORMATS}; {hint}"
         )
     return read_delimited(path, columns, "\t" if delimiter == _TAB else delimiter)
 

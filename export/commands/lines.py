@@ -21,13 +21,25 @@ def lines_of_file(file: Path, option: str) -> list[str]:
     Raises:
         InputError: The file cannot be read, is not text, or is blank.
     """
-    shown = f"{option}: {str(file)!r:.200}"
+    name = f"{option}: {str(file)!r:.200}"
+    return _lines(read_content(file, name), name)
+
+
+def read_content(file: Path, name: str) -> bytes:
+    """Return the content of a regular file of texts.
+
+    Args:
+        file: A file of at most 2**28 bytes.
+        name: Name of the file for messages.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     try:
-        content = read_regular(file, _MAX_FILE_BYTES)
+        return read_regular(file, _MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise InputError(f"{shown} cannot be read ({reason}); give a file of texts, one per line") from None
-    return _lines(content, shown)
+        raise InputError(f"{name} cannot be read ({reason}); give a file of texts, one per line") from None
 
 
 def lines_of_stream(stream: BinaryIO, name: str) -> list[str]:
@@ -50,21 +62,30 @@ def lines_of_stream(stream: BinaryIO, name: str) -> list[str]:
 
 
 def _lines(content: bytes, name: str) -> list[str]:
-    texts = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}, line {number}: byte {line[error.start]:#04x} is not UTF-8; convert it with `iconv -t utf-8`"
-            ) from None
-        if "\0" in text:
-            raise InputError(
-                f"{name}, line {number}: it contains NUL bytes and is not UTF-8 text; convert it with `iconv -t "
-                f"utf-8`"
-            )
-        if text.strip():
-            texts.append(text)
+    texts = [line.removesuffix("\r") for line in decoded(content, name).split("\n")]
+    texts = [text for text in texts if text.strip()]
     if not texts:
         raise InputError(f"{name} contains no text; put one on each line")
     return texts
+
+
+def decoded(content: bytes, name: str) -> str:
+    """Decode UTF-8 without its byte-order mark.
+
+    Raises:
+        InputError: It is not UTF-8 text; the message names the first such line.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{name}, line {number}: byte {content[error.start]:#04x} is not UTF-8; convert it with `iconv -t utf-8`"
+        ) from None
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(
+            f"{name}, line {number}: it contains NUL bytes and is not UTF-8 text; convert it with `iconv -t utf-8`"
+        )
+    return text

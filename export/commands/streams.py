@@ -1,4 +1,4 @@
-"""Suppress the stderr output of panics in Rust libraries if they are reported as an error of this package."""
+"""Print to stdout, and hold back what panics in Rust libraries print to stderr."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _STDERR = 2
+
+
+def echo(text: str) -> None:
+    """Print a line on stdout, if there is a stdout."""
+    if sys.stdout is not None:
+        sys.stdout.write(text + "\n")
 
 
 @contextmanager

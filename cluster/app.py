@@ -1,0 +1,88 @@
+"""The application of all commands, with their help."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from ..errors import DistiltuneError
+from .commands import artifact as commands_artifact
+from .commands import cleaning as commands_cleaning
+from .commands import cluster as commands_cluster
+from .commands import evaluate as commands_evaluate
+from .commands import jobs as commands_jobs
+from .commands import lean as commands_lean
+from .commands import run as commands_run
+from .commands import watch as commands_watch
+
+app = typer.Typer(
+    name="distiltune",
+    help="Turn a large text classifier into the smallest and fastest one that keeps its accuracy.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"distiltune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger = logging.getLogger("distiltune")
+    logger.handlers = [handler]
+    logger.setLevel(handler.level)
+
+
+for _commands in (
+    commands_run,
+    commands_jobs,
+    commands_watch,
+    commands_artifact,
+    commands_lean,
+    commands_evaluate,
+    commands_cleaning,
+):
+    app.add_typer(_commands.app)
+app.add_typer(commands_cluster.app)
+
+
+class UsageError(DistiltuneError):
+    """The arguments of a command cannot be used."""
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run a command, and return its exit status.
+
+    Raises:
+        UsageError: The arguments cannot be used.
+        Exception: What the command raises.
+    """
+    try:
+        status = app(arguments, prog_name="distiltune", standalone_mode=False)
+    except TyperException as error:
+        usage = UsageError(f"{error.format_message()} (see: distiltune --help)")
+        usage.exit_status = error.exit_code
+        raise usage from error
+    return status if isinstance(status, int) else 0

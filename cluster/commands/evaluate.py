@@ -1,0 +1,124 @@
+"""The command evaluate: an artifact on labelled texts of the user."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...errors import InputError, shown
+from .options import ArtifactArgument, JsonOption, StorageOption, echo_json
+
+app = typer.Typer()
+
+_MOST_CONFUSIONS = 10
+
+
+@app.command()
+def evaluate(
+    directory: ArtifactArgument,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Labelled texts, in any form that data.train takes.")
+    ],
+    text_column: Annotated[
+        str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
+    ] = "text",
+    label_column: Annotated[
+        str, typer.Option("--label-column", metavar="NAME", help="Column with the label.")
+    ] = "label",
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE", help="JSON file to write, with every figure.")
+    ] = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate an artifact on labelled texts: accuracy, each label, confusions, calibration."""
+    from ...export.benchmark.evaluation import evaluate as evaluate_answers
+    from ...export.commands.streams import quiet_panics
+    from ...export.runtime.classifier import TextClassifier
+    from ...training.data.rows import checked
+    from ...training.data.sources.columns import Columns
+    from ...training.data.sources.table import read_table
+    from ..store.artifact_folder import find_artifact
+
+    if output is not None:
+        _check_output(output)
+    folder = find_artifact(directory, storage)
+    notes: list[str] = []
+    columns = Columns(text_column, label_column, section=None)
+    split = checked(read_table("given", data, columns, parameter="DATA"), notes)
+    for note in notes:
+        typer.echo(f"warning: {note}", err=True)
+    with quiet_panics():
+        classifier = TextClassifier.load(folder)
+        answers = classifier(split.texts)
+    outside = [] if classifier.threshold is None else [classifier.threshold.label]
+    known = list(dict.fromkeys([*classifier.labels, *outside]))
+    if not set(known) & set(split.labels):
+        raise InputError(
+            f"DATA: {shown(data, 200)} has the labels {', '.join(sorted(set(split.labels)))!s:.100}, none of which "
+            f"the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
+        )
+    report = {"artifact": directory, "data": data, **evaluate_answers(answers, split.labels, known)}
+    if output is not None:
+        _write(output, report)
+    if as_json:
+        echo_json(report)
+    else:
+        _print(report)
+
+
+def _check_output(output: str) -> None:
+    path = Path(output)
+    try:
+        usable = path.suffix == ".json" and path.parent.is_dir()
+    except (OSError, ValueError):
+        usable = False
+    if not usable:
+        raise InputError(f"--output: {shown(output, 200)} given; specify a .json file in an existing folder")
+
+
+def _write(output: str, report: dict[str, Any]) -> None:
+    from ...storage.folders import write_file
+
+    try:
+        write_file(Path(output), json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--output: {shown(output, 200)} cannot be written ({error!s:.100}); choose another"
+        ) from None
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("label")
+    for head in ("precision", "recall", "f1", "texts"):
+        table.add_column(head, justify="right")
+    for each in report["labels"]:
+        figures = [each[name] for name in ("precision", "recall", "f1")]
+        cells = ["-" if figure is None else f"{figure:.3f}" for figure in figures]
+        table.add_row(each["label"], *cells, str(each["num_texts"]))
+    console.print(table)
+    confusion = report["confusion"]
+    wrong = [
+        (count, confusion["labels"][true], confusion["labels"][given])
+        for true, row in enumerate(confusion["counts"])
+        for given, count in enumerate(row)
+        if count and true != given
+    ]
+    for count, true, given in sorted(wrong, key=lambda each: -each[0])[:_MOST_CONFUSIONS]:
+        console.print(f"{count} of {true!r} predicted as {given!r}", soft_wrap=True)
+    low, high = report["interval"]
+    console.print(
+        f"accuracy {report['accuracy']:.4f} (95 % from {low:.4f} to {high:.4f}) on {report['num_texts']:,} texts; "
+        f"expected calibration error {report['calibration_error']:.4f}",
+        soft_wrap=True,
+    )
+    if report["unknown"]:
+        console.print(f"the artifact never predicts {', '.join(report['unknown'])}", soft_wrap=True)

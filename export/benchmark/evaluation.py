@@ -1,0 +1,71 @@
+"""Evaluate predicted labels against true ones: accuracy with its interval, each label, confusions, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..out_of_scope.thresholds import reliability
+
+_Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
+
+
+def evaluate(
+    answers: Sequence[Mapping[str, Any]], truth: Sequence[str], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Compare N predictions with the true labels.
+
+    Args:
+        answers: ``label`` and ``score`` of each text, in order.
+        truth: The true label of each text.
+        labels: Labels of the classifier, which come first in the tables; others of ``truth`` and ``answers`` follow.
+
+    Returns:
+        ``num_texts``; ``accuracy``; ``interval``, its lower and upper bound at 95 % by Wilson's score ("Probable
+        Inference", 1927); ``calibration_error`` of the scores; ``labels``, for each that occurs: ``label``,
+        ``precision``, ``recall``, ``f1`` (None where it is not defined), ``num_texts``; ``unknown``, labels of the
+        texts that the classifier cannot predict; ``confusion``: ``labels`` and ``counts[true][predicted]``.
+    """
+    predicted = [answer["label"] for answer in answers]
+    names = list(dict.fromkeys([*labels, *sorted({*truth, *predicted})]))
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, ([place[each] for each in truth], [place[each] for each in predicted]), 1)
+    right = np.array([one == other for one, other in zip(predicted, truth, strict=True)])
+    scores = np.array([answer["score"] for answer in answers], dtype=np.float64)
+    occurring: list[int] = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
+    return {
+        "num_texts": len(truth),
+        "accuracy": float(right.mean()),
+        "interval": wilson_interval(int(right.sum()), len(right)),
+        "calibration_error": reliability(scores, right)["ece"],
+        "labels": [_measure_label(names[i], i, counts) for i in occurring],
+        "unknown": sorted({*truth} - {*labels, *predicted}),
+        "confusion": {
+            "labels": [names[i] for i in occurring],
+            "counts": counts[np.ix_(occurring, occurring)].tolist(),
+        },
+    }
+
+
+def wilson_interval(num_right: int, num_texts: int) -> list[float]:
+    """Return the lower and upper bound of an accuracy at 95 % confidence, by Wilson's score."""
+    share, squared = num_right / num_texts, _Z_95**2
+    middle = share + squared / (2 * num_texts)
+    width = _Z_95 * math.sqrt(share * (1 - share) / num_texts + squared / (4 * num_texts**2))
+    whole = 1 + squared / num_texts
+    return [max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)]
+
+
+def _measure_label(name: str, number: int, counts: np.ndarray) -> dict[str, Any]:
+    hits, given, true = counts[number, number], counts[:, number].sum(), counts[number].sum()
+    return {
+        "label": name,
+        "precision": float(hits / given) if given else None,
+        "recall": float(hits / true) if true else None,
+        "f1": float(2 * hits / (given + true)),
+        "num_texts": int(true),
+    }

@@ -1,0 +1,8 @@
+"""Commands that need no more than the runtime does: onnxruntime, tokenizers, numpy and the standard library."""
+
+from . import streams as streams
+from .arguments import Command as Command
+from .predict import PREDICT
+
+COMMANDS: dict[str, Command] = {each.name: each for each in (PREDICT,)}
+"""Every such command by its name."""

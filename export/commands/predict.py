@@ -1,0 +1,117 @@
+"""``distiltune predict``: classify texts of the command line, of a file or of stdin with an artifact."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from .arguments import Command, OpenArtifact, Parameter
+from .lines import lines_of_stream
+from .streams import echo, quiet_panics
+from .tables import check_output, read_texts, write_answers
+
+_CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
+def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
+    """Classify the texts, and print or write the answers."""
+    source, output = values["source"], values["output"]
+    if source is not None and values["texts"]:
+        raise InputError("--input and TEXT given; give one of them")
+    if output is not None:
+        check_output(Path(output))
+    directory = open_artifact(values["directory"], values["storage"])
+    texts = _texts(values["texts"], source, values["column"])
+    from ..runtime.classifier import TextClassifier
+
+    top_k = values["top_k"]
+    with quiet_panics():
+        classifier = TextClassifier.load(directory)
+        ranked: list[Any] | None = None if top_k is None else classifier(texts, top_k=top_k)
+        best: list[dict[str, Any]] = classifier(texts) if ranked is None else [each[0] for each in ranked]
+    answers = [
+        {"text": text, **answer, **({} if ranked is None else {"top": ranked[row]})}
+        for row, (text, answer) in enumerate(zip(texts, best, strict=True))
+    ]
+    _warn_of_blanks(answers)
+    if output is not None:
+        write_answers(Path(output), answers, top_k or 1)
+    elif values["as_json"]:
+        echo(json.dumps(answers, indent=2, allow_nan=False))
+    else:
+        for answer in answers:
+            echo(_line(answer))
+    return 0
+
+
+def _texts(given: Sequence[str], source: str | None, column: str) -> list[str]:
+    if source is not None:
+        return read_texts(Path(source), column)
+    if not given and (sys.stdin is None or sys.stdin.isatty()):
+        raise InputError("TEXT: none given; give one or more texts, --input FILE, or pipe lines to stdin")
+    return list(given) or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
+
+
+def _warn_of_blanks(answers: Sequence[dict[str, Any]]) -> None:
+    blank = [number for number, answer in enumerate(answers, 1) if answer.get("blank")]
+    if blank and sys.stderr is not None:
+        sys.stderr.write(
+            f"warning: {len(blank)} of {len(answers)} texts are blank (the first is text {blank[0]}); "
+            "their answers mean nothing\n"
+        )
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """Return label and score of each prediction for a text, and the text."""
+    cells = [
+        cell
+        for each in answer.get("top", [answer])
+        for cell in (_printed(each["label"]), f"{each['score']:.4f}")
+    ]
+    return "\t".join([*cells, _printed(answer["text"])])
+
+
+def _printed(text: str) -> str:
+    """Escape a text's line breaks and control characters, which a terminal would interpret."""
+    return text.translate(_CONTROLS)
+
+
+DIRECTORY = Parameter("directory", "Directory of an artifact, or a run's id or `latest`.", "DIR")
+STORAGE = Parameter(
+    "storage", "Directory or URL (s3://, gs://) of the runs, where DIR is a run.", "DIR|URL", "--storage"
+)
+AS_JSON = Parameter(
+    "as_json", "Print one JSON value on stdout and nothing else.", option="--json", kind=bool, default=False
+)
+PREDICT = Command(
+    "predict",
+    "Classify texts with an artifact.",
+    (
+        DIRECTORY,
+        Parameter(
+            "texts", "Texts; without any, lines are read from stdin.", "TEXT", default=None, is_many=True
+        ),
+        Parameter(
+            "source", "Texts of a .csv, .jsonl or .txt file, one answer for each row.", "FILE", "--input"
+        ),
+        Parameter("column", "Column or key of the texts in --input.", "NAME", "--column", default="text"),
+        Parameter("output", "File to write, .csv or .jsonl, instead of stdout.", "FILE", "--output"),
+        Parameter(
+            "top_k",
+            "Number of labels for each text, the best first.",
+            "K",
+            "--top-k",
+            int,
+            None,
+            1,
+            1_000_000,
+        ),
+        AS_JSON,
+        STORAGE,
+    ),
+    _run,
+)

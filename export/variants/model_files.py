@@ -1,0 +1,145 @@
+"""Write the files beside a variant's graph: tokenizer, settings of the runtime, configuration for transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import PreTrainedModel
+
+from ...errors import ModelError
+from ...storage.safe_reading import read_json
+from ...training.checkpoints.load import label_names
+from ...training.tasks import Task
+from ..artifact.manifest import CONFIG_FILE, SETTINGS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+
+_SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+_TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, _SPECIAL_TOKENS_FILE, "vocab.txt")
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_TRUNCATION_SIDE = "right"
+# Of the checkpoint that was exported: where it lay, code to download, and the form of weights that are not here.
+_NOT_OF_A_GRAPH = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
+
+
+def pad_token_id(model: PreTrainedModel) -> int:
+    """Return the id that pads the shorter texts of a batch."""
+    return int(model.config.pad_token_id or 0)
+
+
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Read a ``tokenizer.json``, without the padding and truncation of its last use.
+
+    Raises:
+        ModelError: It is missing or is not a tokenizer.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"{path}: it has no fast tokenizer ({error}); save the student with one") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def copy_tokenizer(student_dir: Path, folder: Path) -> None:
+    """Copy a checkpoint's tokenizer files to a variant that transformers opens."""
+    for file in (student_dir / name for name in _TOKENIZER_FILES):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def write_model_files(
+    model: PreTrainedModel,
+    student_dir: Path,
+    folder: Path,
+    *,
+    task: Task,
+    max_length: int,
+    out_of_scope_label: str | None,
+    num_threads: int,
+) -> None:
+    """Write everything but the graph of a variant that can be sealed.
+
+    ``distiltune.json`` is what :class:`TextClassifier` reads, and the only file that changes with a threshold or a
+    session option. ``config.json`` and ``tokenizer_config.json`` are for transformers, optimum and transformers.js.
+
+    Args:
+        model: The student.
+        student_dir: Its checkpoint, with the tokenizer.
+        folder: Folder of the variant.
+        task: Task that the student was trained for.
+        max_length: Number of tokens to which a text is truncated, here as in those libraries.
+        out_of_scope_label: Label of out-of-scope texts; None where there is none.
+        num_threads: Intra-op threads of the runtime.
+
+    Raises:
+        ModelError: The checkpoint has no fast tokenizer.
+    """
+    tokenizer = read_tokenizer(student_dir / TOKENIZER_FILE)
+    tokenizer.enable_truncation(max_length, direction=_TRUNCATION_SIDE)
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    labels, pad = label_names(model.config), pad_token_id(model)
+    settings = {
+        "task": task.name,
+        "labels": labels,
+        "max_length": max_length,
+        "pad_token_id": pad,
+        "out_of_scope_label": out_of_scope_label,
+        "threshold": None,
+        "num_threads": num_threads,
+    }
+    tokenizer_config = {
+        # Not the family's class: that one builds a tokenizer of its own, which may split words differently.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **_special_tokens(student_dir),
+        "pad_token": tokenizer.id_to_token(pad),
+        "model_max_length": max_length,
+        "truncation_side": _TRUNCATION_SIDE,
+        "padding_side": "right",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(folder / SETTINGS_FILE, settings)
+    _write_json(folder / CONFIG_FILE, _model_config(model, task, labels))
+    _write_json(folder / TOKENIZER_CONFIG_FILE, tokenizer_config)
+
+
+def _model_config(model: PreTrainedModel, task: Task, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the student's configuration, with the names that a pipeline of transformers shows."""
+    config = json.loads(model.config.to_json_string())
+    for name in _NOT_OF_A_GRAPH:
+        config.pop(name, None)
+    return config | {
+        "architectures": [type(model).__name__],
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "problem_type": task.problem_type,
+    }
+
+
+def _special_tokens(student_dir: Path) -> dict[str, str]:
+    """Return a checkpoint's special tokens by their role, from whichever of its files names them."""
+    found: dict[str, str] = {}
+    for name in (_SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE):
+        try:
+            values = read_json((student_dir / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{student_dir / name}: cannot be read ({error}); save the student again"
+            ) from error
+        for role in _SPECIAL_TOKENS:
+            token = values.get(role)
+            token = token.get("content") if isinstance(token, Mapping) else token
+            if isinstance(token, str):
+                found[role] = token
+    return found
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+import pytest
+from artifacts import LABELS, TEXTS, tiny_artifact
+
+from distiltune.export.runtime.classifier import TextClassifier
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return tiny_artifact(tmp_path / "model")
+
+
+def test_labelled_texts_of_a_file_are_evaluated(here, artifact: Path, capsys) -> None:
+    predicted = [answer["label"] for answer in TextClassifier.load(artifact)(TEXTS)]
+    other = next(label for label in LABELS if label != predicted[0])
+    rows = zip(TEXTS, [other, *predicted[1:]], strict=True)
+    Path("data.csv").write_text("id,body,label\n" + "".join(f"1,{text},{label}\n" for text, label in rows))
+    assert here("evaluate", "model", "data.csv", "--text-column", "body", "--output", "report.json") == 0
+    out = capsys.readouterr().out
+    assert "accuracy 0.6667 (95 % from 0.2077 to 0.9385) on 3 texts" in out
+    assert f"1 of {other!r} predicted as {predicted[0]!r}" in out
+    report = json.loads(Path("report.json").read_text())
+    assert report["accuracy"] == pytest.approx(2 / 3)
+    assert here("evaluate", "model", "data.csv", "--text-column", "body", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == report
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "parts"),
+    [
+        ("data.csv", "text,label\nopen,weather\n", [], ["DATA", "weather", LABELS[0]]),
+        ("data.csv", "text,label\n ,first\n", [], ["line 2", "text"]),
+        ("data.csv", "text,intent\nopen,first\n", [], ["label", "intent"]),
+        ("data.txt", "open", [], ["DATA", ".txt", ".csv"]),
+        ("other.csv", "", [], ["DATA", "data.csv"]),
+        ("data.csv", "text,label\nopen,first\n", ["--output", "x.txt"], ["--output", "x.txt"]),
+        ("data.csv", "text,label\nopen,first\n", ["--output", "no/x.json"], ["--output", "no/x.json"]),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    here, artifact: Path, capsys, name, content, options, parts
+) -> None:
+    Path(name).write_text(content)
+    given = "data.csv" if name == "other.csv" else name
+    assert here("evaluate", "model", given, *options) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
