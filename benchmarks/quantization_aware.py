@@ -34,7 +34,7 @@ import transformers
 from transformers import PreTrainedModel, PrinterCallback
 
 from distiltune.export.config import ExportConfig, OutOfScopeConfig
-from distiltune.export.out_of_scope.select_threshold import CalibrationTexts
+from distiltune.export.out_of_scope.fit_scores import ValidationTexts
 from distiltune.export.out_of_scope.thresholds import scope_goal
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build_variant
@@ -134,16 +134,14 @@ def measure_variant(setting: Setting, name: str, student: Path, folder: Path) ->
         split: np.array([data.label_names[label] for label in data.splits[split]["label"][:]])
         for split in texts
     }
-    calibration = None
-    if setting.goal is not None:
-        calibration = CalibrationTexts(texts["validation"], labels["validation"].tolist(), setting.goal)
+    validation = ValidationTexts(texts["validation"], labels["validation"].tolist(), setting.goal)
     files = build_variant(
         name,
         student,
         folder,
         config=ExportConfig(),
         max_length=setting.training.max_length,
-        calibration=calibration,
+        validation=validation,
     )
     figures: dict[str, Any] = {"size_mb": files.size_mb, "max_abs_diff": files.max_abs_diff}
     classifier = TextClassifier.load(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models
 from ...export.machine import describe_machine
-from ...export.out_of_scope.select_threshold import CalibrationTexts
+from ...export.out_of_scope.fit_scores import ValidationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
@@ -141,16 +141,17 @@ def make_variant(
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
-        calibration=None if goal is None else _calibration_texts(data, goal),
+        validation=_validation_texts(data, goal),
         training_texts=data.splits["train"]["text"][:] if takes_texts else [],
     )
     task.store.publish(key)
     return made.to_json()
 
 
-def _calibration_texts(data: TextData, goal: ScopeGoal) -> CalibrationTexts:
+def _validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
     rows, names = data.splits["validation"], data.label_names
-    return CalibrationTexts(rows["text"][:], [names[label] for label in rows["label"][:]], goal)
+    labels = [names[label] for label in rows["label"][:]]
+    return ValidationTexts(rows["text"][:], labels, goal, data.out_of_scope_label)
 
 
 def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[str, Any]:

@@ -75,10 +75,12 @@ class Measurement:
         validation_accuracy: used by the gate, without a threshold.
         with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
             threshold is the variant's own, or selected in the same way for a model without one.
-        calibration_error: expected calibration error on the test split, without a threshold.
+        calibration: ``temperature``, the model's own or fitted on the validation split, and the expected calibration
+            error on the test split, without a threshold: ``in_scope_error_before`` and ``_after`` scaling by the
+            temperature, and the same for ``out_of_scope``; None for a task without class probabilities.
         session: session options of the model, measured to be faster; None: they were not tuned.
         curves: result of ``thresholds.threshold_curves`` and, as ``reliability``, the bins of
-            ``thresholds.reliability`` on the test split; for plots.
+            ``thresholds.reliability`` on the in-scope texts of the test split, scaled; for plots.
         size_mb: weights or graph file on disk.
         compressed_size_mb: the same compressed, where requested.
         latency_ms: mean, std, p50, p90, p99 of the query.
@@ -120,7 +122,7 @@ class Measurement:
     gate: Outcome | None = None
     teacher_gate: Outcome | None = None
     with_threshold: dict[str, Any] | None = None
-    calibration_error: float | None = None
+    calibration: dict[str, Any] | None = None
     curves: dict[str, Any] | None = None
     answers: dict[str, Any] | None = None
     predictions_changed: float | None = None

@@ -20,6 +20,7 @@ from ..out_of_scope.thresholds import (
     threshold_curves,
 )
 from ..runtime.scores import SCORES
+from ..temperature import fit_temperature
 from . import targets
 from .contention import time_undisturbed
 from .measurements import PerformanceBenchmark, compressed_bytes
@@ -99,13 +100,13 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
     outside = None if label is None else names.index(label)
     given = {split: task.predictions(logits) for split, (logits, _) in found.items()}
     right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
-    reliable = reliability(SCORES["max_softmax"](found["test"][0]), right["test"])
+    calibration, reliable = _calibration(opened, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
     measured: dict[str, Any] = {
         **task.metrics(given["test"], found["test"][1], outside),
         "validation_accuracy": task.metrics(given["validation"], found["validation"][1], outside)["accuracy"],
-        "calibration_error": reliable["ece"],
-        "curves": {"reliability": reliable["bins"]},
+        "calibration": calibration,
+        "curves": {"reliability": reliable},
         "answers": {
             split: {"without_threshold": pack_answers(place[given[split]], right[split])} for split in given
         },
@@ -113,6 +114,36 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
     if goal is not None and task.out_of_scope is not None:
         _judge_threshold(measured, opened, found, task, goal, names, place)
     return measured
+
+
+def _calibration(
+    opened: Opened,
+    task: Task,
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+    right: np.ndarray,
+    outside: int | None,
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Measure how well probabilities are calibrated on test; return that and the bins of the reliability diagram.
+
+    A model without a temperature of its own gets one that is fitted on the validation split, as variants do.
+    """
+    if task.class_probabilities(found["test"][0]) is None:
+        return None, []
+    logits, labels = found["validation"]
+    temperature = opened.temperature
+    if temperature is None:
+        known = (labels < logits.shape[1]) & (labels != outside)
+        temperature = fit_temperature(logits[known], labels[known])
+    logits, labels = found["test"]
+    inside = labels != outside if outside is not None else np.ones(len(labels), bool)
+    before, after = (SCORES["max_softmax"](logits / divisor) for divisor in (1.0, temperature))
+    measured: dict[str, Any] = {"temperature": temperature}
+    for name, rows in (("in_scope", inside), ("out_of_scope", ~inside)):
+        for stage, confidence in (("before", before), ("after", after)):
+            error = reliability(confidence[rows], right[rows])["ece"] if rows.any() else None
+            measured[f"{name}_error_{stage}"] = error
+    rows = inside if inside.any() else ~inside
+    return measured, reliability(after[rows], right[rows])["bins"]
 
 
 def _judge_threshold(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ...training.tasks import OutOfScope
     from .config import OutOfScopeConfig
 
-# Bins of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017.
 NUM_BINS = 15
+_LEAST_TEXTS = 10  # of a bin
 _MOST_POINTS = 200  # per curve in a report
 
 
@@ -187,18 +187,23 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
         right: bool[N], whether each prediction is correct.
 
     Returns:
-        ``ece``: the expected calibration error, the mean of |accuracy - confidence| over bins of equal width,
-        weighted by their number of texts (Guo et al., "On Calibration of Modern Neural Networks", 2017); ``bins``:
-        ``confidence``, ``accuracy`` and ``count`` of each non-empty bin.
+        ``ece``: the expected calibration error, the mean of |accuracy - confidence| over bins, weighted by their
+        number of texts (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). The bins, 15 or as many as
+        have ten texts each, have equal numbers of texts, since most predictions of a good model would share one of
+        equal width (Nixon et al., "Measuring Calibration in Deep Learning", 2019); equal confidences are in one bin.
+        ``bins``: ``confidence``, ``accuracy`` and ``count`` of each.
     """
-    place = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    order = np.argsort(confidence, kind="stable")
+    ranked, num_bins = confidence[order], max(1, min(NUM_BINS, len(order) // _LEAST_TEXTS))
+    cuts = np.searchsorted(ranked, ranked[len(order) * np.arange(1, num_bins) // num_bins], "left")
     bins = [
         {
-            "confidence": float(confidence[place == each].mean()),
-            "accuracy": float(right[place == each].mean()),
-            "count": int((place == each).sum()),
+            "confidence": float(confidence[rows].mean()),
+            "accuracy": float(right[rows].mean()),
+            "count": len(rows),
         }
-        for each in np.unique(place)
+        for rows in np.split(order, np.unique(cuts))
+        if len(rows)
     ]
     gaps = [abs(each["accuracy"] - each["confidence"]) * each["count"] for each in bins]
     return {"ece": sum(gaps) / len(right), "bins": bins}

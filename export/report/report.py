@@ -146,6 +146,6 @@ def markdown_report(report: dict[str, Any]) -> str:
 
 def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the confidence plot: the chosen one, the student, the teacher."""
-    by_name = {row["name"]: row for row in report["variants"] if row.get("curves")}
+    by_name = {row["name"]: row for row in report["variants"] if row.get("calibration")}
     wanted = dict.fromkeys([report["chosen"] or STUDENT, STUDENT, TEACHER])
     return [by_name[name] for name in wanted if name in by_name]

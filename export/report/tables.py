@@ -114,21 +114,28 @@ def losses_table(labels: Sequence[dict[str, Any]]) -> Markdown:
 
 def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
     """Return a Markdown table of each row's calibration error and the effect of its threshold on the test split."""
-    shown = [row for row in variants if row.get("curves")]
-    headers = ["variant", "calibration error"]
+    shown = [row for row in variants if row.get("calibration")]
+    headers = ["variant", "temperature", "calibration error before", "after", "out-of-scope before", "after"]
     if any(row.get("with_threshold") for row in shown):
         headers += ["threshold", "accuracy without", "with", "in-scope with", "oos recall with"]
         headers += ["in-scope refused", "AUROC"]
     rows = []
     for row in shown:
         found = row.get("with_threshold") or {}
-        cells = [_name(row, chosen), fixed(row["calibration_error"], 4)]
+        cells = [_name(row, chosen), *_calibration_cells(row["calibration"])]
         if found:
             cells += [f"{found['score']} {found['value']:.3f}", fixed(row["accuracy"], 4)]
             names = ("accuracy", "in_scope_accuracy", "oos_recall", "in_scope_refused", "auroc")
             cells += [fixed(found[name], 4) for name in names]
         rows.append([*cells, *[NONE] * (len(headers) - len(cells))])
     return table(headers, rows)
+
+
+def _calibration_cells(found: dict[str, Any]) -> list[str]:
+    errors = [
+        f"{scope}_error_{stage}" for scope in ("in_scope", "out_of_scope") for stage in ("before", "after")
+    ]
+    return [fixed(found["temperature"], 3), *(fixed(found[name], 4) for name in errors)]
 
 
 def trials_table(trials: Sequence[dict[str, Any]]) -> Markdown:

@@ -34,6 +34,7 @@ class TextClassifier:
         out_of_scope_label: Label of texts outside every intent; None where there is none.
         threshold: Selects texts that get that label in addition to those predicted by their largest logit; None: no
             others.
+        temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
     """
 
     def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
@@ -47,6 +48,7 @@ class TextClassifier:
         self.max_length = config.max_length
         self.out_of_scope_label = config.out_of_scope_label
         self.threshold = config.threshold
+        self.temperature = config.temperature
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
                 f"{SETTINGS_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
@@ -152,10 +154,10 @@ class TextClassifier:
 
         Returns:
             ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
-            the score is the softmax probability of the label. A text that the threshold rejects gets the
-            threshold's label, with the score 1 - the largest probability of the other labels. With ``top_k``, a list
-            of such predictions for each text, the best first. A blank text, which says nothing, gets the model's
-            prediction with ``"blank": True``.
+            the score is the probability of the label: softmax(logits / temperature). A text that the threshold
+            rejects gets the threshold's label, with the score 1 - the largest probability of the other labels. With
+            ``top_k``, a list of such predictions for each text, the best first. A blank text, which says nothing, gets
+            the model's prediction with ``"blank": True``.
 
         Raises:
             InputError: a text is not a string, ``batch_size`` or ``top_k`` is below 1, or the task has no ``top_k``.
@@ -168,9 +170,9 @@ class TextClassifier:
         encodings = self._tokenizer.encode(given) if given else []
         logits = self._logits(encodings, batch_size)
         if top_k is None:
-            answers: list[Any] = self._decoder.decode(logits, self.labels, self.threshold)
+            answers: list[Any] = self._decoder.decode(logits, self.labels, self.threshold, self.temperature)
         else:
-            answers = self._decoder.ranked(logits, self.labels, self.threshold, top_k)
+            answers = self._decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature)
         for row, (text, encoding) in enumerate(zip(given, encodings, strict=True)):
             if not text.strip() or len(encoding) == 0:
                 answers[row] = _as_blank(answers[row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class ClassifierConfig:
         pad_token_id: Id that pads the shorter texts of a batch.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
         threshold: Selects texts that get that label in addition to those predicted by their largest logit.
+        temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
     """
@@ -38,6 +40,7 @@ class ClassifierConfig:
     pad_token_id: int
     out_of_scope_label: str | None = None
     threshold: Threshold | None = None
+    temperature: float = 1.0
     num_threads: int | None = None
     session: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +87,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         pad_token_id=given["pad_token_id"],
         out_of_scope_label=label,
         threshold=threshold,
+        temperature=_checked_temperature(given.get("temperature"), path),
         num_threads=given.get("num_threads"),
         session=session or {},
     )
@@ -93,6 +97,14 @@ def _checked_task(task: Any, path: Path) -> str:
     if not isinstance(task, str) or task not in DECODERS:
         raise ArtifactError(f"{path}: task is {task!r:.60}; it must be one of {', '.join(DECODERS)}")
     return task
+
+
+def _checked_temperature(value: Any, path: Path) -> float:
+    if value is None:
+        return 1.0
+    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+        raise ArtifactError(f"{path}: temperature is {value!r:.60}; it must be null or a number above 0")
+    return float(value)
 
 
 def _check_labels(labels: Any, path: Path) -> None:

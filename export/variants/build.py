@@ -24,7 +24,7 @@ from ..artifact.manifest import TOKENIZER_FILE
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..onnx.metadata import write_metadata
-from ..out_of_scope.select_threshold import CalibrationTexts, calibrate
+from ..out_of_scope.fit_scores import ValidationTexts, fit_scores
 from . import kinds
 from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
@@ -80,7 +80,7 @@ def build_variant(
     out_of_scope_label: str | None = None,
     num_threads: int = 1,
     base_onnx: Path | None = None,
-    calibration: CalibrationTexts | None = None,
+    validation: ValidationTexts | None = None,
     training_texts: Sequence[str] = (),
 ) -> VariantFiles:
     """Build one variant of the checkpoint ``student_dir``, and compare its logits with the student's.
@@ -97,8 +97,8 @@ def build_variant(
         base_onnx: the plain ONNX graph of this student if it already exists, which saves an export.
             Fused variants export their own, with shapes.
         training_texts: for the variants that need them, see ``Variant.takes_texts``.
-        calibration: texts for selecting the out-of-scope threshold of a variant that can be sealed; None: it gets no
-            threshold.
+        validation: texts for fitting the temperature and selecting the out-of-scope threshold of a variant that can be
+            sealed; None: it gets neither.
 
     Returns:
         The record of the variant. ``TextClassifier.load(out_dir)`` opens every variant that can be sealed.
@@ -126,8 +126,8 @@ def build_variant(
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
             )
-            if calibration is not None:
-                calibrate(folder, calibration)
+            if validation is not None:
+                fit_scores(folder, validation)
         else:
             copy_tokenizer(student_dir, folder)
         parity = _compare(variant, model, folder, max_length)

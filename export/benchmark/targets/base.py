@@ -25,12 +25,14 @@ class Opened:
         logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
         labels: Names of the C labels.
         threshold: Out-of-scope threshold that is shipped with the model.
+        temperature: Temperature that is shipped with the model.
     """
 
     pipeline: Callable[..., Any]
     logits: Callable[[Sequence[str]], np.ndarray]
     labels: list[str]
     threshold: Threshold | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

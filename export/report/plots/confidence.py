@@ -65,7 +65,7 @@ def _draw_reliability(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         confidence = _percent([each["confidence"] for each in bins])
         axes.plot(confidence, right, "o-", color=color, markersize=4, label=row["name"])
     axes.plot([0, 100], [0, 100], color="#bbbbbb", linewidth=0.8, linestyle=":")
-    errors = ", ".join(f"{row['calibration_error']:.3f}" for row in rows)
+    errors = ", ".join(f"{row['calibration']['in_scope_error_after']:.3f}" for row in rows)
     axes.set_xlabel("probability of the prediction (%)")
     axes.set_ylabel("correct (%)")
     axes.set_title(f"Reliability, without threshold\nexpected calibration error {errors}", fontsize=10)

@@ -29,18 +29,28 @@ class Decoder(ABC):
 
     @abstractmethod
     def decode(
-        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        temperature: float = 1.0,
     ) -> list[dict[str, Any]]:
         """Return a prediction for each of N texts.
 
         Args:
             logits: [N, C].
             labels: Label names, in the order of the outputs.
-            threshold: Threshold for out-of-scope texts, if there is one.
+            threshold: Threshold for out-of-scope texts, if there is one; applied to the logits themselves.
+            temperature: Divisor of the logits in probabilities; it changes no prediction.
         """
 
     def ranked(
-        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None, count: int
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        count: int,
+        temperature: float = 1.0,
     ) -> list[list[dict[str, Any]]]:
         """Return the best ``count`` predictions for each of N texts, the first of which is that of ``decode``.
 

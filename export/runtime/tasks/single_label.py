@@ -22,14 +22,18 @@ class SingleLabel(Decoder):
         return len(labels)
 
     def decode(
-        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        temperature: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Return the label and softmax probability of each text.
+        """Return the label and probability of each text, by softmax(logits / temperature).
 
         A text that the threshold rejects gets the threshold's label, with the score 1 - the largest probability of
         the other labels.
         """
-        probabilities = _softmax(logits)
+        probabilities = _softmax(logits / temperature)
         best = probabilities.argmax(axis=-1)
         answers = [{"label": labels[i], "score": float(probabilities[row, i])} for row, i in enumerate(best)]
         if threshold is None:
@@ -40,15 +44,20 @@ class SingleLabel(Decoder):
         return answers
 
     def ranked(
-        self, logits: np.ndarray, labels: Sequence[str], threshold: Threshold | None, count: int
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        count: int,
+        temperature: float = 1.0,
     ) -> list[list[dict[str, Any]]]:
         """Return the most probable labels of each text; those of a rejected one follow the threshold's label."""
-        probabilities = _softmax(logits)
+        probabilities = _softmax(logits / temperature)
         ranked = [
             [{"label": labels[i], "score": float(row[i])} for i in np.argsort(-row, kind="stable")[:count]]
             for row in probabilities
         ]
-        for answers, best in zip(ranked, self.decode(logits, labels, threshold), strict=True):
+        for answers, best in zip(ranked, self.decode(logits, labels, threshold, temperature), strict=True):
             if answers[0] != best:
                 rest = [each for each in answers if each["label"] != best["label"]]
                 answers[:] = [best, *rest][:count]

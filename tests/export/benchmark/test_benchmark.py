@@ -33,7 +33,7 @@ from distiltune.export.benchmark.reference import write_reference
 from distiltune.export.benchmark.targets import pytorch, pytorch_int8
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
-from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
+from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores
 from distiltune.export.out_of_scope.thresholds import ScopeGoal, choose_threshold, reliability
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.scores import SCORES
@@ -242,9 +242,12 @@ def test_rows_are_measured_with_their_own_threshold_too(
     goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=0.5), "label_3")
     shutil.copytree(folders["onnx"], tmp_path / "onnx")
     labels = [LABELS[label] for label in texts.validation_labels]
-    chosen = calibrate(tmp_path / "onnx", CalibrationTexts(texts.validation_texts, labels, goal))
+    fitted = fit_scores(tmp_path / "onnx", ValidationTexts(texts.validation_texts, labels, goal))
     classifier = TextClassifier.load(tmp_path / "onnx")
-    assert (classifier.threshold, classifier.out_of_scope_label) == (chosen, "label_3")
+    chosen = classifier.threshold
+    assert chosen is not None
+    assert (fitted["threshold"], classifier.out_of_scope_label) == (chosen.to_json(), "label_3")
+    assert classifier.temperature == fitted["temperature"] != 1
     specs = [
         MeasurementSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
         MeasurementSpec("onnx", "onnx", str(tmp_path / "onnx"), 16),
@@ -279,7 +282,7 @@ def test_quantized_rows_are_judged_by_each_text_alone(
         tmp_path / name,
         config=ExportConfig(),
         max_length=16,
-        calibration=CalibrationTexts(texts.validation_texts, labels, goal),
+        validation=ValidationTexts(texts.validation_texts, labels, goal),
     )
     is_onnx = name == "onnx-int8"
     spec = MeasurementSpec(
@@ -301,11 +304,13 @@ def test_quantized_rows_are_judged_by_each_text_alone(
     def calibration_error(size: int) -> float:
         given = logits_in_batches(ask, texts.test_texts, size)
         right = given.argmax(axis=1) == np.asarray(texts.test_labels)
-        return reliability(SCORES["max_softmax"](given), right)["ece"]
+        inside = np.asarray(texts.test_labels) != 3
+        return reliability(SCORES["max_softmax"](given)[inside], right[inside])["ece"]
 
     assert row.with_threshold is not None
     assert row.with_threshold["value"] == pytest.approx(threshold(1), abs=1e-6)
-    assert row.calibration_error == pytest.approx(calibration_error(1), abs=1e-6)
+    assert row.calibration is not None
+    assert row.calibration["in_scope_error_before"] == pytest.approx(calibration_error(1), abs=1e-6)
     # Otherwise than in batches, so the above says something.
     assert abs(threshold(32) - threshold(1)) > 1e-5
     assert abs(calibration_error(32) - calibration_error(1)) > 1e-5

@@ -142,17 +142,33 @@ def test_area_under_roc_counts_ties_half():
 
 
 def test_calibration_error_is_the_mean_gap_of_the_bins():
-    logits = np.log(np.array([[0.9, 0.1], [0.92, 0.08], [0.55, 0.45], [0.2, 0.8]]))
-    found = reliability(SCORES["max_softmax"](logits), logits.argmax(axis=1) == np.array([0, 1, 1, 1]))
-    # Of 15 bins: [0.867, 0.933) holds 0.9 and 0.92, one right; 0.55 wrong; 0.8 right.
-    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.91) + 0.55 + 0.2) / 4)
-    assert [each["count"] for each in found["bins"]] == [1, 1, 2]
-    assert (
-        reliability(SCORES["max_softmax"](np.array([[100.0, 0.0]])), np.array([True]))["bins"][0][
-            "confidence"
-        ]
-        == 1
-    )
+    """Three bins of ten texts, by loops; the order of the texts does not matter."""
+    generator = np.random.default_rng(0)
+    confidence, right = generator.uniform(0.3, 1, 30), generator.random(30) < 0.6
+    found = reliability(confidence, right)
+    assert [each["count"] for each in found["bins"]] == [10, 10, 10]
+    ranked = sorted(range(30), key=lambda i: confidence[i])
+    gaps = [
+        abs(
+            np.mean([right[i] for i in ranked[k : k + 10]])
+            - np.mean([confidence[i] for i in ranked[k : k + 10]])
+        )
+        for k in (0, 10, 20)
+    ]
+    assert found["ece"] == pytest.approx(np.mean(gaps))
+    shuffled = generator.permutation(30)
+    assert reliability(confidence[shuffled], right[shuffled])["ece"] == pytest.approx(found["ece"])
+
+
+def test_there_are_at_most_15_bins_and_equal_confidences_share_one():
+    many = np.linspace(0.1, 1, 3000)
+    counts = [each["count"] for each in reliability(many, many > 0.5)["bins"]]
+    assert counts == [200] * 15
+    assert len(reliability(np.full(3000, 0.75), np.arange(3000) < 1500)["bins"]) == 1
+    same = np.concatenate([np.linspace(0.1, 0.9, 100), np.ones(900)])
+    assert reliability(same, same > 0.5)["bins"][-1]["count"] == 900
+    few = reliability(np.array([1.0, 0.5]), np.array([True, True]))
+    assert few == {"ece": pytest.approx(0.25), "bins": [{"confidence": 0.75, "accuracy": 1.0, "count": 2}]}
 
 
 NAMES = ["balance", "oos", "transfer"]

@@ -136,6 +136,15 @@ ROC = {
 }
 
 
+CALIBRATION = {
+    "temperature": 1.5,
+    "in_scope_error_before": 0.091,
+    "in_scope_error_after": 0.028,
+    "out_of_scope_error_before": 0.3,
+    "out_of_scope_error_after": None,
+}
+
+
 def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> Measurement:
     """A row whose confidence was measured."""
     found = {"score": "energy", "value": 4.25, "label": "oos", "accuracy": 0.9145, "in_scope_accuracy": 0.94}
@@ -146,7 +155,7 @@ def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> Measurement:
         {"confidence": 0.9, "accuracy": 0.92, "count": 90},
     ]
     curves = {"refused": refused, "roc": roc, "reliability": bins}
-    more = {"with_threshold": found, "calibration_error": 0.028, "curves": curves}
+    more = {"with_threshold": found, "calibration": CALIBRATION, "curves": curves}
     return row(name, kind, 0.85, 17.0, 0.6, **more)
 
 
@@ -158,8 +167,8 @@ def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, r
     assert paths["confidence"].read_bytes().startswith(b"\x89PNG")
     text = paths["markdown"].read_text()
     assert (
-        "| **onnx-int8** | 0.0280 | energy 4.250 | 0.8500 | 0.9145 | 0.9400 | 0.8000 | 0.0300 | 0.9650 |"
-        in text
+        "| **onnx-int8** | 1.500 | 0.0910 | 0.0280 | 0.3000 | \N{EN DASH} "
+        "| energy 4.250 | 0.8500 | 0.9145 | 0.9400 | 0.8000 | 0.0300 | 0.9650 |" in text
     )
     assert "- With threshold: " in text
     assert "![confidence](confidence.png)" in text

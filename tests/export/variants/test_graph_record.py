@@ -16,7 +16,7 @@ from distiltune.errors import ConfigError, ExportError, ModelError
 from distiltune.export.config import ExportConfig, OutOfScopeConfig
 from distiltune.export.onnx.components import GROUPS, bytes_by_group, part_of
 from distiltune.export.onnx.opset import accepted_opsets, check_opset
-from distiltune.export.out_of_scope.select_threshold import CalibrationTexts, calibrate
+from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores
 from distiltune.export.out_of_scope.thresholds import ScopeGoal
 from distiltune.export.report.plots.graphs import draw_graphs
 from distiltune.export.variants.build import build_variant
@@ -171,6 +171,6 @@ def test_a_family_of_which_no_student_can_be_made_is_refused_before_the_job_begi
 
 
 def test_a_threshold_needs_validation_texts(made) -> None:
-    nothing = CalibrationTexts([], [], ScopeGoal(OutOfScopeConfig(), "oos"))
-    with pytest.raises(ExportError, match="the validation split is empty"):
-        calibrate(made["onnx"][0].parent, nothing)
+    nothing = ValidationTexts([], [], ScopeGoal(OutOfScopeConfig(), "oos"))
+    with pytest.raises(ExportError, match=r"data\.validation: the split is empty"):
+        fit_scores(made["onnx"][0].parent, nothing)
