@@ -18,11 +18,12 @@ SETTINGS_FILE = "distiltune.json"
 MODEL_DATA_FILE = MODEL_FILE + ".data"
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+PROBES_FILE = "probes.json"
 FORMAT_VERSION = 1
 REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE, SETTINGS_FILE)
 """Files that the runtime reads."""
-OPTIONAL_FILES = (MODEL_DATA_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE)
-"""Weights beside the graph, and what transformers, optimum and transformers.js read."""
+OPTIONAL_FILES = (MODEL_DATA_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE, PROBES_FILE)
+"""Weights beside the graph; what transformers, optimum and transformers.js read; what ``verify`` runs."""
 
 _MAX_FILES = 1000
 _MAX_NAME_BYTES = 255

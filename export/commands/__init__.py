@@ -3,6 +3,7 @@
 from . import streams as streams
 from .arguments import Command as Command
 from .predict import PREDICT
+from .verify import VERIFY
 
-COMMANDS: dict[str, Command] = {each.name: each for each in (PREDICT,)}
+COMMANDS: dict[str, Command] = {each.name: each for each in (PREDICT, VERIFY)}
 """Every such command by its name."""

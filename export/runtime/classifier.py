@@ -196,6 +196,26 @@ class TextClassifier:
             outputs[rows] = self._run([encodings[i] for i in rows])
         return outputs
 
+    def token_ids(self) -> list[int]:
+        """Return every id of the vocabulary, in ascending order."""
+        return self._tokenizer.ids()
+
+    def added_ids(self) -> list[int]:
+        """Return the ids that the tokenizer adds to a text."""
+        return self._tokenizer.encode([""])[0].ids
+
+    def logits_of_ids(self, ids: Sequence[int]) -> np.ndarray:
+        """Return the model's raw outputs, float32 ``[C]``, for the token ids of one text, special ones included.
+
+        Raises:
+            ArtifactError: The model cannot run on them.
+        """
+        feed = {name: np.zeros((1, len(ids)), dtype) for name, dtype in self._graph.input_types.items()}
+        feed["input_ids"][0] = ids
+        if "attention_mask" in feed:
+            feed["attention_mask"].fill(1)
+        return self._graph.run(feed, self._num_outputs)[0].astype(np.float32, copy=False)
+
     def _run(self, encodings: list[tokenizers.Encoding]) -> np.ndarray:
         """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``.
 

@@ -59,6 +59,10 @@ class Tokenizer:
         last = self.tokenizer.get_vocab_size(with_added_tokens=True) - 1
         return last if last >= 0 and self.tokenizer.id_to_token(last) is not None else None
 
+    def ids(self) -> list[int]:
+        """Return every token id, in ascending order."""
+        return sorted(set(self.tokenizer.get_vocab(with_added_tokens=True).values()))
+
     def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """Tokenize strings.
 

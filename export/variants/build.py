@@ -25,6 +25,7 @@ from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..onnx.metadata import write_metadata
 from ..out_of_scope.fit_scores import ValidationTexts, fit_scores
+from ..runtime.probes import write_probes
 from . import kinds
 from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
@@ -126,6 +127,7 @@ def build_variant(
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
             )
+            write_probes(folder)
             if validation is not None:
                 fit_scores(folder, validation)
         else:

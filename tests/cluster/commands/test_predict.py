@@ -18,7 +18,17 @@ from distiltune.export.commands import COMMANDS
 from distiltune.export.runtime.classifier import TextClassifier
 
 ROWS = ["open early, red", "", 'say "close"\nlate']
-FORBIDDEN = ("typer", "pydantic", "rich", "torch", "transformers", "onnx", "yaml", "huggingface_hub", "ray")
+FORBIDDEN = (
+    "typer",
+    "pydantic",
+    "rich",
+    "torch",
+    "transformers",
+    "onnx",
+    "yaml",
+    "huggingface_hub",
+    "jinja2",
+)
 LEAN = f"""
 import sys
 
@@ -158,6 +168,8 @@ def test_the_commands_of_the_runtime_need_only_its_packages(artifact: Path) -> N
     done = lean("predict", "latest", "open", cwd=artifact.parent)
     assert done.returncode == 2
     assert "pip install distiltune" in done.stderr
+    done = lean("verify", "model", cwd=artifact.parent)
+    assert (done.returncode, done.stderr) == (0, "")
     done = lean("run", cwd=artifact.parent)
     assert done.returncode == 2
     assert "run: not in this installation" in done.stderr

@@ -18,6 +18,7 @@ FILES = [
     "config.json",
     "distiltune.json",
     "model.onnx",
+    "probes.json",
     "tokenizer.json",
     "tokenizer_config.json",
 ]

@@ -34,7 +34,14 @@ TEXTS = [
     "will it rain in the town where my brother lives today",
 ]
 MAX_LENGTH = 32
-FILES = ["config.json", "distiltune.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"]
+FILES = [
+    "config.json",
+    "distiltune.json",
+    "model.onnx",
+    "probes.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
 FAMILIES = ["bert", "distilbert", "roberta"]
 
 

@@ -1,0 +1,108 @@
+"""Probes of an artifact: random token ids with the logits that its graph gave where it was exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import ArtifactError
+from ..artifact.files import MAX_JSON_BYTES, parse_object, read_regular
+from ..artifact.manifest import PROBES_FILE
+from .classifier import TextClassifier
+
+NUM_PROBES = 32
+_NUM_CANDIDATES = 4  # for each probe
+_MOST_TOKENS = 64
+_SEED = 0
+
+
+class Probe(NamedTuple):
+    """Token ids of a text that nobody wrote, and its logits [C]."""
+
+    ids: list[int]
+    logits: list[float]
+
+
+def write_probes(directory: Path) -> None:
+    """Write the probes of a variant beside its graph.
+
+    Each is 1 to 64 ids drawn from the whole vocabulary, between the tokens that the tokenizer adds, so that it shows
+    nothing of the data. Of several candidates of one length, the one with the largest gap between its best two
+    logits is kept: a fault changes its answer, the rounding of another processor does not.
+
+    Args:
+        directory: An exported ONNX variant.
+    """
+    classifier = TextClassifier.load(directory)
+    added, every_id = classifier.added_ids(), classifier.token_ids()
+    room = max(1, min(_MOST_TOKENS, classifier.max_length) - len(added))
+    before = (len(added) + 1) // 2
+    rng = np.random.default_rng(_SEED)
+    rows = []
+    for length in np.geomspace(1, room, NUM_PROBES).round().astype(int).tolist():
+        candidates = []
+        for _ in range(_NUM_CANDIDATES):
+            drawn = rng.choice(every_id, size=length).tolist()
+            ids = [*added[:before], *drawn, *added[before:]]
+            logits = [float(f"{logit:.8g}") for logit in classifier.logits_of_ids(ids)]
+            candidates.append(Probe(ids, logits))
+        rows.append(max(candidates, key=_gap)._asdict())
+    (directory / PROBES_FILE).write_text(json.dumps({"probes": rows}) + "\n", encoding="utf-8")
+
+
+def _gap(probe: Probe) -> float:
+    second, best = sorted([-np.inf, *probe.logits])[-2:]
+    return best - second
+
+
+def run_probes(directory: Path) -> dict[str, Any]:
+    """Run an artifact's probes on this machine.
+
+    Returns:
+        ``num_probes``; ``num_changed``, those whose largest logit is another one than where it was exported;
+        ``max_abs_diff``, the largest difference of a logit.
+
+    Raises:
+        ArtifactError: The probes are damaged, or the artifact cannot be used.
+    """
+    probes, classifier = _read_probes(directory), TextClassifier.load(directory)
+    if any(len(each.logits) != len(probes[0].logits) for each in probes):
+        raise ArtifactError(
+            f"{directory / PROBES_FILE}: probes differ in number of logits; pull the artifact again"
+        )
+    expected = np.array([each.logits for each in probes])
+    found = np.array([classifier.logits_of_ids(each.ids) for each in probes])
+    if found.shape != expected.shape:
+        raise ArtifactError(
+            f"{directory / PROBES_FILE}: a probe has {expected.shape[1]} logits, the graph {found.shape[1]}; pull the "
+            "artifact again"
+        )
+    return {
+        "num_probes": len(probes),
+        "num_changed": int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        "max_abs_diff": float(np.abs(found - expected).max()),
+    }
+
+
+def _read_probes(directory: Path) -> list[Probe]:
+    path = directory / PROBES_FILE
+    rows = parse_object(read_regular(path, MAX_JSON_BYTES)[0], path).get("probes")
+    if not isinstance(rows, list) or not rows or not all(map(_is_probe, rows)):
+        raise ArtifactError(
+            f"{path}: probes must be a list of objects with ids and logits; pull the artifact again"
+        )
+    return [Probe(row["ids"], row["logits"]) for row in rows]
+
+
+def _is_probe(row: Any) -> bool:
+    if not isinstance(row, dict) or set(row) != {"ids", "logits"}:
+        return False
+    ids, logits = row["ids"], row["logits"]
+    if not isinstance(ids, list) or not isinstance(logits, list) or not ids or not logits:
+        return False
+    return all(type(each) is int and 0 <= each < 2**31 for each in ids) and all(
+        type(each) in (int, float) for each in logits
+    )
