@@ -17,12 +17,12 @@ from .commands import jobs as commands_jobs
 from .commands import lean as commands_lean
 from .commands import run as commands_run
 from .commands import watch as commands_watch
+from .commands.examples import add_help
 
 app = typer.Typer(
     name="distiltune",
     help="Turn a large text classifier into the smallest and fastest one that keeps its accuracy.",
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,17 +55,18 @@ def _main(
     logger.setLevel(handler.level)
 
 
-for _commands in (
-    commands_run,
-    commands_jobs,
-    commands_watch,
-    commands_artifact,
-    commands_lean,
-    commands_evaluate,
-    commands_cleaning,
+for _commands, _panel in (
+    (commands_run, "Jobs"),
+    (commands_jobs, "Jobs"),
+    (commands_watch, "Runs"),
+    (commands_cleaning, "Runs"),
+    (commands_artifact, "Artifacts"),
+    (commands_lean, "Artifacts"),
+    (commands_evaluate, "Artifacts"),
 ):
+    add_help(_commands.app.registered_commands, _panel)
     app.add_typer(_commands.app)
-app.add_typer(commands_cluster.app)
+app.add_typer(commands_cluster.app, rich_help_panel="Clusters")
 
 
 class UsageError(DistiltuneError):

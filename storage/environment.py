@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -30,6 +31,14 @@ def _apply(settings: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def home_directory() -> Path | None:
+    """Return the user's home directory, or None for a user without one, such as a container's numbered user."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 _PROCESS_GROUP = re.compile(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import InputError
+from ...errors import DistiltuneError, InputError
+from ..specification.preset_files import preset_names
 from ..store.artifact_folder import STORAGE_VARIABLE, check_storage
 
 if TYPE_CHECKING:
@@ -34,6 +36,21 @@ def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
     return value
 
 
+def _sources(incomplete: str) -> list[str]:
+    """Return the presets and job files that a shell completes."""
+    files = sorted(path.name for path in Path().glob("*.y*ml"))
+    return [name for name in [*files, *preset_names()] if name.startswith(incomplete)]
+
+
+def _runs(incomplete: str) -> list[str]:
+    """Return the runs of the default storage that a shell completes."""
+    with suppress(DistiltuneError):
+        found = open_storage(os.environ.get(STORAGE_VARIABLE)).candidates()
+        names = ["latest", *sorted((run.id for run in found), reverse=True)]
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key of the specification.")
 ]
@@ -48,11 +65,16 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout and nothing else.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.", autocompletion=_runs)
+]
 SourceArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CONFIG|PRESET]", callback=_not_empty, help="A YAML file or a preset; default: quickstart."
+        metavar="[CONFIG|PRESET]",
+        callback=_not_empty,
+        help=f"A YAML file, or one of the presets {', '.join(preset_names())}; default: quickstart.",
+        autocompletion=_sources,
     ),
 ]
 RunIdOption = Annotated[

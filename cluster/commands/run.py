@@ -1,4 +1,4 @@
-"""Commands that run a job on this machine: run, train and plan; and config, which prints the job."""
+"""Commands that write, run and print a job on this machine: init, run, train, plan and config."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ from ...errors import InputError, RunInterruptedError
 from .options import JsonOption, RunIdOption, SetOption, SourceArgument, StorageOption, echo_json
 
 app = typer.Typer()
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file of labelled texts, such as data.csv.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The job's file; default: job.yaml.")
+    ] = Path("job.yaml"),
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="COLUMN", help="Column with the text; default: guessed.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Column with the label; default: guessed.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Look at your own data, and write a commented job file for it."""
+    from ...storage.folders import write_file
+    from ..specification.new_job import new_job
+    from ..store.runs import own_name
+
+    if out.exists() and not force:
+        raise InputError(f"--out: {out} exists; give another name, or --force to replace it")
+    job = new_job(data, out, text=text, label=label)
+    try:
+        write_file(out, job.content)
+    except OSError as error:
+        raise InputError(f"--out: {out} cannot be written: {error.strerror}; give another place") from error
+    for line in job.summary:
+        typer.echo(line, err=True)
+    typer.echo(f"written: {out}", err=True)
+    typer.echo(f"next: {own_name()} run {shlex.quote(str(out))}", err=True)
 
 
 @app.command()
@@ -51,6 +83,10 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
     from ..watching.console import ProgressPrinter
     from ..watching.show import print_summary, summary
 
+    if source is None:
+        typer.echo(
+            "no job given: running the preset quickstart (your own: distiltune init data.csv)", err=True
+        )
     signal.signal(signal.SIGTERM, interrupt)
     try:
         # Ray prints lost nodes on stdout, which is reserved for the result.
@@ -124,38 +160,6 @@ def config(
         echo_json(JobConfig.model_json_schema())
         return
     typer.echo(as_yaml(load_config(source, overrides or []), all_keys=all_keys), nl=False)
-
-
-@app.command()
-def init(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A file of labelled texts, such as data.csv.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The job's file; default: job.yaml.")
-    ] = Path("job.yaml"),
-    text: Annotated[
-        str | None, typer.Option("--text", metavar="COLUMN", help="Column with the text; default: guessed.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", metavar="COLUMN", help="Column with the label; default: guessed.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-) -> None:
-    """Look at your own data, and write a commented job file for it."""
-    from ...storage.folders import write_file
-    from ..specification.new_job import new_job
-    from ..store.runs import own_name
-
-    if out.exists() and not force:
-        raise InputError(f"--out: {out} exists; give another name, or --force to replace it")
-    job = new_job(data, out, text=text, label=label)
-    try:
-        write_file(out, job.content)
-    except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {error.strerror}; give another place") from error
-    for line in job.summary:
-        typer.echo(line, err=True)
-    typer.echo(f"written: {out}", err=True)
-    typer.echo(f"next: {own_name()} run {shlex.quote(str(out))}", err=True)
 
 
 def interrupt(*_: Any) -> None:

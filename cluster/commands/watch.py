@@ -27,8 +27,9 @@ def list_runs(storage: StorageOption = None, as_json: JsonOption = False) -> Non
     """List every run in the storage, newest first."""
     from ..watching.show import print_runs, run_rows
 
-    rows = run_rows(open_storage(storage))
-    echo_json(rows) if as_json else print_runs(rows)
+    opened = open_storage(storage)
+    rows = run_rows(opened)
+    echo_json(rows) if as_json else print_runs(rows, str(opened.store))
 
 
 @app.command()

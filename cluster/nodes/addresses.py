@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...errors import InputError, first_line, shown
-from ...storage.environment import environment_set
+from ...storage.environment import environment_set, home_directory
 from ...storage.filesystems import refuse_userinfo
 from ...storage.safe_reading import read_regular
 from .daemon import Daemon, running_daemons
@@ -238,9 +238,10 @@ def _authenticated(dashboard: str, token_file: Path | None, head: Daemon | None)
         return ClusterAddress(dashboard, None, token)
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return ClusterAddress(dashboard, Path(path))
-    default = Path.home() / ".ray" / "auth_token"
+    home = home_directory()
+    default = home / ".ray" / "auth_token" if home else None
     # Ray's own file: its permissions are left to Ray.
-    token = default.read_text(encoding="utf-8").strip() if default.is_file() else None
+    token = default.read_text(encoding="utf-8").strip() if default and default.is_file() else None
     return ClusterAddress(dashboard, None, token)
 
 

@@ -20,6 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ...errors import InputError, RunFailedError, shown
+from ...storage.environment import home_directory
 from ...storage.folders import write_file
 from ...storage.safe_reading import read_regular
 from ...storage.temporary import short_temporary_directory
@@ -64,8 +65,13 @@ def state_directory() -> Path:
         InputError: The directory cannot be created.
     """
     given = os.environ.get("DISTILTUNE_STATE_DIR")
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = Path(given).absolute() if given else Path(home) / "distiltune" / "cluster"
+    home = home_directory()
+    above = os.environ.get("XDG_STATE_HOME") or (home and home / ".local" / "state")
+    if not given and not above:
+        raise InputError(
+            "DISTILTUNE_STATE_DIR: not set, and this user has no home directory; set it to a directory of your own"
+        )
+    path = Path(given).absolute() if given else Path(str(above)) / "distiltune" / "cluster"
     try:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -109,7 +115,7 @@ def spawn(arguments: list[str], directory: Path, environment: dict[str, str]) ->
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=descriptor,
-            cwd=Path.home(),
+            cwd=home_directory() or Path("/"),
             env={**environment, MARK: str(directory)},
             start_new_session=True,
         )

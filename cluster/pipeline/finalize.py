@@ -17,6 +17,8 @@ from ...export.selection.against_teacher import compare_with_teacher
 from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
 from ...storage.temporary import temporary_directory
+from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
+from ...training.teacher.config import TeacherConfig
 from ..specification.config import JobConfig
 from ..store.records import trials_of
 from ..store.runs import STAGES, Run
@@ -90,16 +92,35 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
 
 def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
     teacher = run.stage_record("teacher")["result"]
+    base_model, licence = _origin(config.teacher)
     best = run.stage_record("search")["result"]["best"]
     return {
         "run_id": run.id,
-        "data": {"source": config.data.source, "fingerprint": data.fingerprint},
+        "data": {
+            "source": config.data.source,
+            "dataset": getattr(config.data, "dataset", None),
+            "fingerprint": data.fingerprint,
+        },
+        "base_model": base_model,
+        "licences": {"teacher": licence, "data": config.data.licence},
         "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
         "teacher_validation_accuracy": teacher["validation_accuracy"],
         "student": config.student.model_dump(mode="json", exclude_none=True),
         "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
         "machine": run.stage_record("benchmark")["result"]["machine"],
     }
+
+
+def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:
+    """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
+    name = teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    if name is None:
+        return None, teacher.licence
+    packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
+    if name.startswith(OFFLINE_PREFIX) and packaged is not None:
+        return packaged, teacher.licence or licence
+    is_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists()
+    return None if is_path else name, teacher.licence
 
 
 def make_report(config: JobConfig, run: Run) -> StageResult:

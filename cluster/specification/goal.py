@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ...export.artifact.licences import is_non_commercial
 from ...export.out_of_scope.thresholds import ScopeGoal, scope_goal
 from ...export.selection.gate import check_gate
 from .config import JobConfig
@@ -40,5 +41,8 @@ def check_goals(config: JobConfig, data: TextData) -> None:
             "0.02",
             data.out_of_scope_label,
         )
+    for key, licence in (("data.licence", config.data.licence), ("teacher.licence", config.teacher.licence)):
+        if is_non_commercial(licence):
+            logger.warning("%s: %s excludes commercial use, and so does the artifact", key, licence)
     num_texts = len(data.splits["validation"])
     check_gate(config.export.choose, num_texts, has_threshold=goal is not None)

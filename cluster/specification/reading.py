@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ from yaml.composer import ComposerError
 from ...errors import ConfigError, first_line, shown
 from ...storage.safe_reading import read_json, read_regular
 from ...training.section import MOST_DEPTH
+from .preset_files import preset_folder, preset_names
 
 _MOST_BYTES = 2**20
 _MOST_NODES = 20_000  # keys, values and lists, with every alias expanded
@@ -110,15 +110,6 @@ for _kind, _pattern, _first in (
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(_pattern), list(_first))
 
 
-def preset_names() -> list[str]:
-    """Return the names of the presets, which can be given in place of a file."""
-    return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
-
-
-def _presets() -> Any:
-    return files("distiltune.cluster.specification") / "presets"
-
-
 def read_specification(source: str) -> dict[str, Any]:
     """Return the values of a preset, or of a YAML or JSON file.
 
@@ -127,7 +118,7 @@ def read_specification(source: str) -> dict[str, Any]:
     """
     name = unquoted(source)
     if source in preset_names():
-        text = (_presets() / f"{source}.yaml").read_text(encoding="utf-8")
+        text = (preset_folder() / f"{source}.yaml").read_text(encoding="utf-8")
     else:
         text = _read_file(source)
     try:

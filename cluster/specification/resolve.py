@@ -9,7 +9,8 @@ from typing import Any
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
 from ...training.data.sources.base import DATA_SOURCES
 from ...training.student.config import STUDENT, STUDENT_KINDS
-from .reading import apply_overrides, preset_names, read_specification
+from .preset_files import preset_names
+from .reading import apply_overrides, read_specification
 from .relative import resolve_paths
 
 logger = logging.getLogger(__name__)

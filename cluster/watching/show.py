@@ -82,11 +82,15 @@ def run_rows(storage: Storage) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["created"] or "", row["run_id"]), reverse=True)
 
 
-def print_runs(rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table."""
+def print_runs(rows: list[dict[str, Any]], storage: str) -> None:
+    """Print the rows as a table; ``storage`` is where they were looked for."""
     console = tables()
     if not rows:
-        console.print("no runs yet; start one with: distiltune run")
+        console.print(
+            f"no runs in {storage}; start one with: distiltune run, or look elsewhere with --storage DIR|URL",
+            soft_wrap=True,
+            markup=False,
+        )
         return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "state", "age", "trials", "accuracy", "size"):

@@ -6,6 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..markdown import render
+from .licences import UNKNOWN, is_non_commercial, licence_of_artifact
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "in_scope_accuracy": "accuracy, in scope",
+    "oos_recall": "recall, out of scope",
+}
+# Keys of ``made_from`` that the card shows in places of their own.
+_OWN_PLACE = ("licences", "base_model")
 
 
 def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
@@ -13,22 +22,56 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
 
     Args:
         labels: Labels of the classifier.
-        made_from: Data, teacher, hyperparameters and versions of the classifier; JSON values.
+        made_from: Data, teacher, hyperparameters and versions of the classifier; JSON values. ``licences`` of
+            ``teacher`` and ``data``, ``base_model`` and ``data.dataset`` are names, or None where they are not known.
         measurements: Measurements of the classifier; JSON values.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    licences = made_from.get("licences") or {}
+    dataset = (made_from.get("data") or {}).get("dataset")
     data = ModelCardData(
         library_name="onnxruntime",
         pipeline_tag="text-classification",
         tags=["distiltune", "distillation", "onnx"],
+        license=licence_of_artifact(licences),
+        base_model=made_from.get("base_model"),
+        datasets=None if dataset is None else [dataset],
+        **_results(made_from, measurements, dataset),
     )
+    shown = {name: value for name, value in made_from.items() if name not in _OWN_PLACE}
     values = {
         "labels": labels,
-        "sections": {"Measured": [*_flatten(measurements)], "Made from": [*_flatten(made_from)]},
+        "licences": {name: licences.get(name) or UNKNOWN for name in ("teacher", "data")},
+        "non_commercial": [name for name in ("teacher", "data") if is_non_commercial(licences.get(name))],
+        "sections": {"Measured": [*_flatten(measurements)], "Made from": [*_flatten(shown)]},
     }
     body = render(__name__, "card.md.j2", values)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _results(
+    made_from: Mapping[str, Any], measurements: Mapping[str, Any], dataset: str | None
+) -> dict[str, Any]:
+    """Return the metrics on the test split as the hub's ``model-index``."""
+    from huggingface_hub import EvalResult
+
+    fingerprint = (made_from.get("data") or {}).get("fingerprint")
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=dataset or "custom",
+            dataset_name=dataset or "the job's own data",
+            dataset_split="test",
+            dataset_revision=None if dataset else fingerprint,
+            metric_type="accuracy" if name != "oos_recall" else "recall",
+            metric_name=title,
+            metric_value=round(measurements[name], 4),
+        )
+        for name, title in _METRICS.items()
+        if measurements.get(name) is not None
+    ]
+    return {"model_name": made_from.get("run_id") or "classifier", "eval_results": results} if results else {}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

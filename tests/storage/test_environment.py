@@ -1,10 +1,11 @@
 """Variables that a launcher left in the environment."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from distiltune.storage.environment import remove_process_group
+from distiltune.storage.environment import home_directory, remove_process_group
 
 LEFT = (
     *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "ROLE_WORLD_SIZE"),
@@ -41,3 +42,12 @@ def test_a_command_removes_it_first(surroundings, tmp_path, capsys):
 
     assert main(["runs", "--storage", str(tmp_path)]) == 0
     assert not set(LEFT) & set(os.environ)
+
+
+def test_a_user_without_a_home_directory_is_no_error(monkeypatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    assert home_directory() == Path.home()
+    monkeypatch.setattr(Path, "home", none)
+    assert home_directory() is None

@@ -19,6 +19,9 @@ OFFLINE_MODELS = {
     ),
 }
 
+OFFLINE_SOURCES = {"all-MiniLM-L6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
+"""Name → repository on the hub and licence of the model there."""
+
 
 def is_missing(checkpoint: object) -> bool:
     """Return whether a checkpoint is an ``offline:`` model whose package is not installed, without importing it."""

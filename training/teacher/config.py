@@ -71,6 +71,11 @@ class TeacherConfig(Section):
     drop_labels: bool = Field(
         default=False, description="Drop a checkpoint's labels (and their logits) that the data lack."
     )
+    licence: Name | None = Field(
+        default=None,
+        description="Licence of the checkpoint, such as apache-2.0, for the model card. Default: known for `offline:` "
+        "encoders, else unknown.",
+    )
     seed: Seed = Field(default=0, description="Seed of the fine-tuning. Default: the job's `seed`.")
     ensemble: int = Field(
         default=1,

@@ -174,7 +174,7 @@ def _save(
 
 
 def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> str:
-    settings = config.model_dump(mode="json", exclude={"ensemble"})
+    settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
-from distiltune.cluster.specification.reading import preset_names
+from distiltune.cluster.specification.preset_files import preset_names
 from distiltune.errors import ConfigError
 from distiltune.training.checkpoints.offline import OFFLINE_MODELS
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.specification.preset_files import preset_names
 from distiltune.cluster.specification.printing import as_yaml
-from distiltune.cluster.specification.reading import preset_names
 from distiltune.cluster.specification.reference import as_markdown
 from distiltune.errors import ConfigError
 

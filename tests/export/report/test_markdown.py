@@ -154,6 +154,19 @@ def test_a_card_is_read_back_by_the_hubs_library(tmp_path):
         "library_name": "onnxruntime",
         "pipeline_tag": "text-classification",
         "tags": ["distiltune", "distillation", "onnx"],
+        "license": "unknown",
+        "model-index": [
+            {
+                "name": "r1",
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": {"type": "custom", "name": "the job's own data", "split": "test"},
+                        "metrics": [{"type": "accuracy", "value": 0.9375, "name": "accuracy"}],
+                    }
+                ],
+            }
+        ],
     }
     assert card.content == text
     assert tables(card.text) == [

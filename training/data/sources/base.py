@@ -45,6 +45,10 @@ class DataConfig(Section):
         description="Label of out-of-scope texts. Default: `oos` for embedded, clinc_json and clinc/clinc_oos; none "
         "for other data.",
     )
+    licence: Name | None = Field(
+        default=None,
+        description="Licence of the data, such as cc-by-4.0, for the model card. Default: unknown.",
+    )
     max_train_examples: Count | None = Field(
         default=None,
         description="Use only this many training texts, a stratified sample with `seed`.",
