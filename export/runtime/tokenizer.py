@@ -19,6 +19,8 @@ _CHARACTERS_PER_TOKEN = 32
 class Tokenizer:
     """A ``tokenizers.Tokenizer`` that truncates to ``max_length`` tokens and raises only this package's errors.
 
+    It cuts the side that the file's own truncation names, the end by default.
+
     Args:
         content: Content of ``tokenizer.json``.
         max_length: Maximum number of tokens of a text.
@@ -36,7 +38,9 @@ class Tokenizer:
         try:
             self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
             self.tokenizer.no_padding()
-            self.tokenizer.enable_truncation(max_length)
+            side = (self.tokenizer.truncation or {}).get("direction", "right")
+            self._keeps_end = side == "left"
+            self.tokenizer.enable_truncation(max_length, direction=side)
             added = self.tokenizer.num_special_tokens_to_add(False)
         except BaseException as error:
             if not is_fault(error):
@@ -91,9 +95,9 @@ class Tokenizer:
             ) from error
 
     def _shortened(self, text: str) -> str:
-        """Return the beginning of a very long text if that already exceeds ``max_length`` tokens, else the text."""
-        start = text[: self._long]
-        return start if len(start) < len(text) and self.tokenizer.encode(start).overflowing else text
+        """Return the end that is kept of a very long text if it exceeds ``max_length`` tokens, else the text."""
+        kept = text[-self._long :] if self._keeps_end else text[: self._long]
+        return kept if len(kept) < len(text) and self.tokenizer.encode(kept).overflowing else text
 
 
 def is_fault(error: BaseException) -> bool:

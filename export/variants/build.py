@@ -30,7 +30,14 @@ from . import kinds
 from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
 from .config import VariantsConfig
 from .graph_record import GraphRecord, describe_graph
-from .model_files import copy_tokenizer, pad_token_id, read_tokenizer, write_model_files
+from .model_files import (
+    check_tokens,
+    copy_tokenizer,
+    pad_token_id,
+    read_tokenizer,
+    truncation_side,
+    write_model_files,
+)
 from .parity import Parity, check_tolerance, measure_parity, torch_logits
 
 logger = logging.getLogger(__name__)
@@ -107,7 +114,8 @@ def build_variant(
     Raises:
         ConfigError: there is no variant of this name.
         ModelError: ``student_dir`` cannot be read.
-        ExportError: the variant cannot be made, or a 32-bit one differs by more than the tolerance.
+        ExportError: the variant cannot be made, a 32-bit one differs by more than the tolerance, or its tokenizer gives
+            other token ids than the student's.
     """
     start = time.perf_counter()
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
@@ -127,6 +135,7 @@ def build_variant(
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
             )
+            check_tokens(student_dir, folder, validation.texts if validation else training_texts, max_length)
             write_probes(folder)
             if validation is not None:
                 fit_scores(folder, validation)
@@ -211,5 +220,5 @@ def _token_ids(tokenizer_file: Path, texts: Sequence[str], max_length: int) -> l
     if not texts:
         return []
     tokenizer = read_tokenizer(tokenizer_file)
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length, direction=truncation_side(tokenizer_file.parent))
     return [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(texts))]

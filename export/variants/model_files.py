@@ -11,16 +11,18 @@ from typing import Any
 import tokenizers
 from transformers import PreTrainedModel
 
-from ...errors import ModelError
+from ...errors import ExportError, ModelError
 from ...storage.safe_reading import read_json
-from ...training.checkpoints.load import label_names
+from ...training.checkpoints.load import label_names, load_tokenizer
 from ...training.tasks import Task
 from ..artifact.manifest import CONFIG_FILE, SETTINGS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from ..runtime.classifier_config import read_config
+from ..runtime.tokenizer import Tokenizer
 
+_NUM_COMPARED, _NUM_LONGEST = 200, 20  # texts whose token ids are compared
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 _TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, _SPECIAL_TOKENS_FILE, "vocab.txt")
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
-_TRUNCATION_SIDE = "right"
 # Of the checkpoint that was exported: where it lay, code to download, and the form of weights that are not here.
 _NOT_OF_A_GRAPH = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
 
@@ -43,6 +45,43 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def truncation_side(student_dir: Path) -> str:
+    """Return the side from which the student's tokenizer cuts long texts: ``right`` or ``left``."""
+    return load_tokenizer(student_dir).truncation_side
+
+
+def check_tokens(student_dir: Path, folder: Path, texts: Sequence[str], max_length: int) -> None:
+    """Check that the variant's tokenizer gives the same token ids as the one that the student was trained with.
+
+    It compares up to 200 texts, evenly spaced, and the 20 longest.
+
+    Args:
+        student_dir: The student's checkpoint.
+        folder: Folder of the variant, whose files are complete.
+        texts: Texts of the data.
+        max_length: Number of tokens to which a text is truncated.
+
+    Raises:
+        ExportError: The ids of a text differ.
+    """
+    chosen = [*texts[:: -(-len(texts) // _NUM_COMPARED) or 1], *sorted(texts, key=len)[-_NUM_LONGEST:]]
+    if not chosen:
+        return
+    trained = load_tokenizer(student_dir)(
+        chosen, truncation=True, max_length=max_length, return_attention_mask=False
+    )["input_ids"]
+    path = folder / TOKENIZER_FILE
+    settings = read_config((folder / SETTINGS_FILE).read_bytes(), folder / SETTINGS_FILE)
+    runtime = Tokenizer(path.read_bytes(), settings.max_length, settings.pad_token_id, path)
+    for text, expected, encoding in zip(chosen, trained, runtime.encode(chosen), strict=True):
+        if list(expected) != encoding.ids:
+            raise ExportError(
+                f"{student_dir}: the exported tokenizer gives other token ids than the one in training: of "
+                f"{text!r:.60}, {encoding.ids!s:.60} instead of {list(expected)!s:.60}; save the student's tokenizer "
+                f"again as a fast one (tokenizer.json)"
+            )
 
 
 def copy_tokenizer(student_dir: Path, folder: Path) -> None:
@@ -79,8 +118,8 @@ def write_model_files(
     Raises:
         ModelError: The checkpoint has no fast tokenizer.
     """
-    tokenizer = read_tokenizer(student_dir / TOKENIZER_FILE)
-    tokenizer.enable_truncation(max_length, direction=_TRUNCATION_SIDE)
+    tokenizer, side = read_tokenizer(student_dir / TOKENIZER_FILE), truncation_side(student_dir)
+    tokenizer.enable_truncation(max_length, direction=side)
     tokenizer.save(str(folder / TOKENIZER_FILE))
     labels, pad = label_names(model.config), pad_token_id(model)
     settings = {
@@ -98,7 +137,7 @@ def write_model_files(
         **_special_tokens(student_dir),
         "pad_token": tokenizer.id_to_token(pad),
         "model_max_length": max_length,
-        "truncation_side": _TRUNCATION_SIDE,
+        "truncation_side": side,
         "padding_side": "right",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
