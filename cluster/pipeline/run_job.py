@@ -189,6 +189,10 @@ class _Runner:
         """Report the id and storage of the run."""
         self._listener(StageEvent("run", "begun", f"{self._run.id} in {self._run.store}"))
 
+    def show_reused(self, stage: str, text: str) -> None:
+        """Report a stage whose result was copied from another run."""
+        self._listener(StageEvent(stage, "reused", text))
+
     def is_finished(self, *stages: str) -> bool:
         """Return whether all of these stages are finished."""
         return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
@@ -271,9 +275,14 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
     from .finalize import choose_variant, make_report, seal_chosen
+    from .reuse import StageReuse
     from .stages import Stages
 
     config = job.config
+    reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
+    if reuse is not None and not runner.is_finished("benchmark"):
+        for stage, text in reuse.bring():
+            runner.show_reused(stage, text)
     if not runner.is_finished("search", "export", "benchmark"):
         with ray_session(config.resources):
             check_cluster(config.resources, run.store)
@@ -285,6 +294,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
             runner.do("search", stages.search)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
+        if reuse is not None:
+            reuse.remember()
     runner.do("gate", lambda _: choose_variant(config, run, job.data))
     runner.do("report", lambda _: make_report(config, run))
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))

@@ -109,6 +109,11 @@ class StorageConfig(Section):
         default="distiltune-runs",
         description="Directory or URL (s3://, gs://, any that pyarrow or fsspec knows) of all runs and caches.",
     )
+    reuse: bool = Field(
+        default=True,
+        description="Whether search, export and benchmark of another run in this storage are reused where all of their "
+        "inputs are the same.",
+    )
     retry_s: float = Field(
         default=60,
         ge=0,

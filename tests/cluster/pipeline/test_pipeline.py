@@ -448,3 +448,21 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     artifact = TextClassifier.load(tmp_path / "distiltune-runs" / "runs" / "untaught" / "artifact")
     assert "oos" not in artifact.labels
     assert artifact.threshold.label == artifact.out_of_scope_label == "oos"
+
+
+def test_choosing_again_under_other_limits_repeats_nothing(home, found):
+    more = ["--set", "export.choose.minimise=size_mb", "--set", "export.choose.max_drop_from_student=1.0"]
+    done = distiltune("run", "job.yaml", "--run-id", "again", "--json", *more, cwd=home)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    sizes = {row["name"]: row["size_mb"] for row in again["variants"] if row["name"].startswith("onnx")}
+    assert again["chosen"] == min(sizes, key=sizes.__getitem__)
+    timed = {row["name"]: row["latency_ms"] for row in found["variants"]}
+    assert {row["name"]: row["latency_ms"] for row in again["variants"]} == timed
+    seconds = {stage["name"]: stage["seconds"] for stage in again["stages"]}
+    reused = ("teacher", "logits", "student", "search", "export", "benchmark")
+    assert [seconds[stage] for stage in reused] == [0.0] * len(reused)
+    for stage in reused:
+        assert re.search(rf"{stage} .*\(of run first\)", done.stderr)
+    assert "raylet" not in done.stderr
+    verify_artifact(home / "distiltune-runs" / "runs" / "again" / "artifact")

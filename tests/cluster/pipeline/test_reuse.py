@@ -1,0 +1,152 @@
+"""Stages of other runs are found by the content of their inputs, and only while all of their files are there."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distiltune.cluster.pipeline import reuse
+from distiltune.cluster.pipeline.reuse import INDEX, StageReuse
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.store.runs import Run, Storage, now
+from distiltune.training.data.text_data import TextData, load_data
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "teacher": {"key": "cache/teachers/" + "a" * 32, "validation_accuracy": 0.9},
+    "logits": {"keys": {}},
+    "student": {"students": {}},
+    "search": {
+        "best": {"trial_id": "0002", "epoch": 3, "validation_accuracy": 0.8, "parameters": {}},
+        "trials": [],
+    },
+    "export": {"variants": [{"name": "onnx"}, {"name": "onnx-int8"}]},
+    "benchmark": {"measurements": [], "machine": {}},
+}
+SEARCHED = ["teacher", "logits", "student", "search"]
+
+
+@pytest.fixture(scope="module")
+def data() -> TextData:
+    return load_data(job().data)
+
+
+def job(*overrides: str) -> JobConfig:
+    return load_config("quickstart-scratch", ["export.variants=[onnx, onnx-int8]", *overrides])
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def folder(run: Run, key: str, content: str) -> None:
+    local = run.store.local(key)
+    local.mkdir(parents=True)
+    (local / "file").write_text(content)
+    run.store.publish(key)
+
+
+@pytest.fixture
+def made(storage, data) -> Run:
+    """A run whose stages up to the benchmark are finished and entered in the index."""
+    run = Run(storage.store, "first")
+    for stage, result in RESULTS.items():
+        moment = {"started": now(), "ended": now(), "seconds": 9.0}
+        run.write(f"stages/{stage}.json", {"state": "finished", "text": stage, "result": result, **moment})
+    for key in (run.best, run.variant("onnx"), run.variant("onnx-int8"), RESULTS["teacher"]["key"]):
+        folder(run, key, key)
+    StageReuse(job(), job(), run, data).remember()
+    return run
+
+
+@pytest.fixture
+def bring(storage, data) -> Callable[..., list[str]]:
+    """Return the stages that a new run of a job gets from others."""
+
+    def of(*overrides: str, name: str = "second", texts: TextData = data) -> list[str]:
+        config = job(*overrides)
+        return [stage for stage, _ in StageReuse(config, config, Run(storage.store, name), texts).bring()]
+
+    return of
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("export.choose.minimise=size_mb", [*SEARCHED, "export", "benchmark"]),
+        ("export.choose.strict=true", [*SEARCHED, "export", "benchmark"]),
+        ("storage.retry_s=3", [*SEARCHED, "export", "benchmark"]),
+        ("benchmark.num_runs=7", [*SEARCHED, "export"]),
+        ("export.variants=[onnx]", SEARCHED),
+        ("export.out_of_scope.in_scope_weight=0.5", SEARCHED),
+        ("benchmark.num_threads=2", SEARCHED),
+        ("search.num_trials=9", []),
+        ("training.learning_rate=0.1", []),
+        ("student.layers=[1]", []),
+        ("teacher.scratch.hidden_size=64", []),
+        ("seed=9", []),
+    ],
+)
+def test_what_a_change_does_not_touch_is_reused(override, stages, bring) -> None:
+    assert bring(override) == stages
+
+
+def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) -> None:
+    assert len(bring()) == 6
+    run = Run(storage.store, "second")
+    for stage, result in RESULTS.items():
+        record = run.stage_record(stage)
+        assert (record["state"], record["seconds"], record["result"]) == ("finished", 0.0, result)
+        assert (record["text"], record["reused_from"]) == (f"{stage} (of run first)", "first")
+    for key, source in ((run.best, made.best), (run.variant("onnx-int8"), made.variant("onnx-int8"))):
+        assert (storage.store.fetch(key) / "file").read_text() == source
+
+
+@pytest.mark.usefixtures("made")
+def test_a_run_that_reused_is_not_entered_in_its_place(bring, storage, data) -> None:
+    bring()
+    StageReuse(job(), job(), Run(storage.store, "second"), data).remember()
+    entries = [storage.store.read_json(f"{INDEX}/{name}") for name in storage.store.names(INDEX)]
+    assert {entry["run_id"] for entry in entries if entry} == {"first"}
+    assert len(bring(name="third")) == 6
+
+
+@pytest.mark.parametrize(("key", "stages"), [("best", []), ("teacher", []), ("onnx-int8", SEARCHED)])
+def test_what_has_lost_its_files_is_made_again(key, stages, made, bring) -> None:
+    lost = {"best": made.best, "teacher": RESULTS["teacher"]["key"]}.get(key) or made.variant(key)
+    shutil.rmtree(made.store.local(lost))
+    assert bring() == stages
+
+
+def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring) -> None:
+    record = made.stage_record("search")
+    record["result"] = {**record["result"], "best": {**record["result"]["best"], "trial_id": "0005"}}
+    made.write("stages/search.json", record)
+    assert bring() == []
+
+
+@pytest.mark.usefixtures("made")
+def test_other_texts_versions_or_a_warm_start_are_other_inputs(bring, data, monkeypatch) -> None:
+    assert bring("search.warm_start=first") == []
+    fewer = TextData(data.splits, data.out_of_scope_label, ["one more text"])
+    assert bring(texts=fewer) == []
+    monkeypatch.setattr(reuse.metadata, "version", lambda name: "0")
+    assert bring() == []
+
+
+def test_a_run_that_is_gone_or_damaged_is_passed_over(made, bring) -> None:
+    made.store.write(made.key("stages/search.json"), b"{")
+    assert bring() == []
+    for name in made.store.names(INDEX):
+        made.store.write_json(f"{INDEX}/{name}", {"run_id": "nowhere"})
+    assert bring() == []
+    for name in made.store.names(INDEX):
+        made.store.write_json(f"{INDEX}/{name}", {"run_id": None})
+    assert bring() == []
+
+
+@pytest.mark.usefixtures("made")
+def test_a_benchmark_on_a_cluster_is_measured_there(bring) -> None:
+    assert bring("resources.address=10.0.0.1:6379") == [*SEARCHED, "export"]
