@@ -7,12 +7,15 @@ import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...errors import InputError, RunInterruptedError
 from .options import JsonOption, RunIdOption, SetOption, SourceArgument, StorageOption, echo_json
+
+if TYPE_CHECKING:
+    from ..watching.events import StageEvent
 
 app = typer.Typer()
 
@@ -83,15 +86,17 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
     from ..watching.console import ProgressPrinter
     from ..watching.show import print_summary, summary
 
-    if source is None:
-        typer.echo(
-            "no job given: running the preset quickstart (your own: distiltune init data.csv)", err=True
-        )
     signal.signal(signal.SIGTERM, interrupt)
     try:
         # Ray prints lost nodes on stdout, which is reserved for the result.
         with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
-            finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=printer)
+
+            def listen(event: StageEvent) -> None:
+                if source is None and event.stage == "run":
+                    typer.echo("no job given: running the quickstart (your own: distiltune init data.csv)")
+                printer(event)
+
+            finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=listen)
     except KeyboardInterrupt as error:
         raise RunInterruptedError(str(error) or "interrupted; nothing was started") from None
     if as_json:

@@ -28,8 +28,8 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    licences = made_from.get("licences") or {}
-    dataset = (made_from.get("data") or {}).get("dataset")
+    licences, given = _mapping(made_from, "licences"), _mapping(made_from, "data")
+    dataset = given.get("dataset")
     data = ModelCardData(
         library_name="onnxruntime",
         pipeline_tag="text-classification",
@@ -56,7 +56,7 @@ def _results(
     """Return the metrics on the test split as the hub's ``model-index``."""
     from huggingface_hub import EvalResult
 
-    fingerprint = (made_from.get("data") or {}).get("fingerprint")
+    fingerprint = _mapping(made_from, "data").get("fingerprint")
     results = [
         EvalResult(
             task_type="text-classification",
@@ -72,6 +72,12 @@ def _results(
         if measurements.get(name) is not None
     ]
     return {"model_name": made_from.get("run_id") or "classifier", "eval_results": results} if results else {}
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a value that is a mapping; an empty one for anything else, since ``made_from`` has no fixed schema."""
+    value = values.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
