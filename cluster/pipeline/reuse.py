@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "export": ("export",),
     "benchmark": ("benchmark",),
 }
-_LIBRARIES = ("distiltune", "torch", "transformers", "onnxruntime", "tokenizers", "numpy")
+_LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
 
 
 class StageReuse:
@@ -112,7 +113,7 @@ class StageReuse:
         config, task = self._local_config, tasks.get(self._config.task)
         teachers = [teacher_key(each, self._data, config.training, task) for each in config.teacher.members]
         return {
-            "versions": {name: metadata.version(name) for name in _LIBRARIES},
+            "versions": _versions(),
             "task": self._config.task,
             "data": self._data.fingerprint,
             "unlabelled": self._data.unlabelled,
@@ -172,6 +173,16 @@ class StageReuse:
     def _best(self, run: Run) -> Any:
         best = (run.stage_record("search").get("result") or {}).get("best") or {}
         return [best.get("trial_id"), best.get("epoch")]
+
+
+def _versions() -> dict[str, str]:
+    from ... import __version__
+
+    found = {"distiltune": __version__}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _contents(config: JobConfig) -> dict[str, str]:

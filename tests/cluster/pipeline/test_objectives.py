@@ -48,7 +48,8 @@ def found(home):
 
 
 def test_another_run_takes_the_latencies_that_were_measured(home, found):
-    again = spoken(distiltune("run", "job.yaml", "--run-id", "again", "--json", cwd=home))
+    options = ["--set", "storage.reuse=false"]
+    again = spoken(distiltune("run", "job.yaml", "--run-id", "again", "--json", *options, cwd=home))
     latencies = [{trial["metrics"]["latency_ms"] for trial in run["trials"]} for run in (found, again)]
     assert latencies[0] == latencies[1]
     assert len(list((home / "distiltune-runs/cache/latencies").glob("*.json"))) == 2

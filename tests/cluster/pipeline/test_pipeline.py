@@ -266,7 +266,8 @@ def test_another_specification_under_the_same_id_is_refused(home, here, monkeypa
 
 @pytest.mark.slow
 def test_a_task_that_no_node_can_hold_is_refused_before_it_waits(home):
-    done = distiltune("run", "job.yaml", "--run-id", "large", "--set", "resources.export.cpu=999", cwd=home)
+    options = ["--set", "resources.export.cpu=999", "--set", "storage.reuse=false"]
+    done = distiltune("run", "job.yaml", "--run-id", "large", *options, cwd=home)
     assert done.returncode == 2
     assert "resources.export: 999 CPUs" in done.stderr
 
