@@ -12,12 +12,22 @@ from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.training.data.text_data import TextData, load_data
 
+BEST: dict[str, Any] = {
+    "trial_id": "0002",
+    "epoch": 3,
+    "validation_accuracy": 0.8,
+    "parameters": {},
+    "metrics": {},
+    "alpha": 0.5,
+    "temperature": 2,
+    "num_train_epochs": 3,
+}
 RESULTS: dict[str, dict[str, Any]] = {
     "teacher": {"key": "cache/teachers/" + "a" * 32, "validation_accuracy": 0.9},
     "logits": {"keys": {}},
     "student": {"students": {}},
     "search": {
-        "best": {"trial_id": "0002", "epoch": 3, "validation_accuracy": 0.8, "parameters": {}},
+        "best": BEST,
         "trials": [],
     },
     "export": {"variants": [{"name": "onnx"}, {"name": "onnx-int8"}]},
@@ -32,7 +42,9 @@ def data() -> TextData:
 
 
 def job(*overrides: str) -> JobConfig:
-    return load_config("quickstart-scratch", ["export.variants=[onnx, onnx-int8]", *overrides])
+    usual = {"export.variants": "[onnx, onnx-int8]"}
+    given = usual | dict(each.split("=", 1) for each in overrides)
+    return load_config("quickstart-scratch", [f"{name}={value}" for name, value in given.items()])
 
 
 @pytest.fixture
