@@ -40,7 +40,7 @@ FLOORS = {
         "driver plots",
     ],
     "export": [
-        "markdown",
+        "markdown temperature",
         "artifact machine onnx",
         "runtime",
         "out_of_scope commands",

@@ -91,7 +91,6 @@ def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, 
             "max_length": max_length,
         },
         "search": {"num_trials": 8 if is_small else 4, "num_startup_trials": 4},
-        "export": {"variants": ["onnx", "onnx-int8", "onnx-int8-per-channel"]},
     }
 
 

@@ -72,8 +72,8 @@ def chosen_keys(
     for name, field in type(section).model_fields.items():
         value, path = getattr(section, name), f"{prefix}{name}"
         default = getattr(defaults, name) if type(defaults) is type(section) else _default(field)
-        if implied is not None and value == getattr(implied, name) and not _selects(field):
-            continue
+        if implied is not None and not _selects(field):
+            default = getattr(implied, name)
         if value is None and field.default is None and path not in always:
             continue  # the default section has a value there only because it has no other
         if isinstance(value, BaseModel):

@@ -178,6 +178,11 @@ class TextClassifier:
                 answers[row] = _as_blank(answers[row])
         return answers[0] if single else answers
 
+    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        """Return the predictions of logits[N, C] without their scores and without a threshold."""
+        decoded = self._decoder.decode(logits, self.labels, None)
+        return [{name: value for name, value in each.items() if name != "score"} for each in decoded]
+
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``."""
         given = _checked([texts] if isinstance(texts, str) else texts)

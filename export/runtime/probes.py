@@ -62,7 +62,7 @@ def run_probes(directory: Path) -> dict[str, Any]:
     """Run an artifact's probes on this machine.
 
     Returns:
-        ``num_probes``; ``num_changed``, those whose largest logit is another one than where it was exported;
+        ``num_probes``; ``num_changed``, those whose answer is another one than where it was exported;
         ``max_abs_diff``, the largest difference of a logit.
 
     Raises:
@@ -82,7 +82,10 @@ def run_probes(directory: Path) -> dict[str, Any]:
         )
     return {
         "num_probes": len(probes),
-        "num_changed": int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        "num_changed": sum(
+            own != other
+            for own, other in zip(classifier.answers(found), classifier.answers(expected), strict=True)
+        ),
         "max_abs_diff": float(np.abs(found - expected).max()),
     }
 

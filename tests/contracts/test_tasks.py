@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 # Calls of argmax outside the tasks' folders; none of them is on logits.
 NO_LOGITS = {
+    "training/data/analysis/diagnostics.py": "the most probable of the labels whose threshold is reached",
     "training/data/sampling.py": "the group with the longest text",
     "training/models/tied_embedding_rows.py": "the kept embedding row that is most similar",
     "export/variants/sensitivity.py": "the embedding row with the largest value",
@@ -290,7 +291,7 @@ class LeastDecoder(Decoder):
     def num_outputs(self, labels):
         return len(labels)
 
-    def decode(self, logits, labels, threshold):
+    def decode(self, logits, labels, threshold, temperature=1.0):
         return [{"label": labels[number]} for number in logits.argmin(axis=-1)]
 
 

@@ -246,7 +246,7 @@ def test_all_of_the_package_is_sent_and_nothing_else(tmp_path):
         "progress.py",
     }
     assert (copy / "cluster" / "specification" / "presets" / "quickstart.yaml").is_file()
-    assert (copy / "training" / "data" / "corpus" / "embedded.json").is_file()
+    assert (copy / "training" / "data" / "sources" / "corpus" / "embedded.json").is_file()
     assert not list(copy.rglob("__pycache__"))
 
 

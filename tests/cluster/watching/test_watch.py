@@ -423,12 +423,12 @@ def test_a_list_of_runs_fits_a_terminal_with_every_id_whole(directory, capsys, m
     for run_id in ids:
         Writer(directory, run_id).finished()
     monkeypatch.setenv("COLUMNS", "80")
-    print_runs(run_rows(directory))
+    print_runs(run_rows(directory), str(directory.store))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert sorted(line.split()[0] for line in lines[1:]) == ids
     monkeypatch.delenv("COLUMNS")  # a pipe has no width
-    print_runs(run_rows(directory))
+    print_runs(run_rows(directory), str(directory.store))
     assert "student-onnx-int8" in capsys.readouterr().out
 
 
