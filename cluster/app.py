@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError
 from .commands import artifact as commands_artifact
+from .commands import check as commands_check
 from .commands import cleaning as commands_cleaning
 from .commands import cluster as commands_cluster
 from .commands import evaluate as commands_evaluate
@@ -57,6 +58,7 @@ def _main(
 
 for _commands, _panel in (
     (commands_run, "Jobs"),
+    (commands_check, "Jobs"),
     (commands_jobs, "Jobs"),
     (commands_watch, "Runs"),
     (commands_cleaning, "Runs"),

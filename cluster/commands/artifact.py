@@ -60,8 +60,14 @@ def benchmark(
     directory: ArtifactArgument,
     storage: StorageOption = None,
     texts: Annotated[
-        Path | None, typer.Option("--texts", metavar="FILE", help="Texts to time, one per line.")
+        Path | None,
+        typer.Option(
+            "--texts", metavar="FILE", help="Texts to time: one per line, or a table such as texts.csv."
+        ),
     ] = None,
+    text_column: Annotated[
+        str, typer.Option("--text-column", metavar="NAME", help="Column of the table with the text.")
+    ] = "text",
     runs: Annotated[int, typer.Option("--runs", min=1, max=_MOST_RUNS, help="Timed runs of one text.")] = 100,
     warmups: Annotated[
         int, typer.Option("--warmups", min=0, max=_MOST_RUNS, help="Runs before timing.")
@@ -107,6 +113,7 @@ def benchmark(
     measured = measure_artifact(
         find_artifact(directory, storage),
         texts_file=texts,
+        text_column=text_column,
         num_runs=runs,
         num_warmups=warmups,
         num_threads=threads,

@@ -7,6 +7,7 @@ from typing import Any
 
 EXAMPLES = {
     "init": "distiltune init data.csv",
+    "check": "distiltune check job.yaml",
     "run": "distiltune run job.yaml --set search.num_trials=4",
     "train": "distiltune train job.yaml --set training.alpha=0.3",
     "plan": "distiltune plan job.yaml",

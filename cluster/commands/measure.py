@@ -17,6 +17,7 @@ def measure_artifact(
     directory: Path,
     *,
     texts_file: Path | None,
+    text_column: str = "text",
     num_runs: int,
     num_warmups: int,
     num_threads: int,
@@ -26,7 +27,9 @@ def measure_artifact(
 
     Args:
         directory: The artifact; it is verified first.
-        texts_file: File with one text per line; the default is the text that was timed when the artifact was made.
+        texts_file: Any file that ``data.train`` can name, or a text file with one text per line; the default is the
+            text that was timed when the artifact was made.
+        text_column: Column of that file with the text.
         num_runs: Timed runs of one text.
         num_warmups: Runs before timing.
         num_threads: Intra-op threads.
@@ -41,7 +44,7 @@ def measure_artifact(
     from ...export.machine import describe_machine
     from ...export.runtime.classifier import TextClassifier
 
-    texts = None if texts_file is None else lines_of_file(texts_file, "--texts")
+    texts = None if texts_file is None else _texts(texts_file, text_column)
     query = verify_artifact(directory).measurements.get("query")
     if texts is None:
         if not isinstance(query, str) or not query.strip():
@@ -61,3 +64,15 @@ def measure_artifact(
         extras=extras,
     )
     return {"artifact": str(directory), **measured, "machine": describe_machine()}
+
+
+def _texts(file: Path, column: str) -> list[str]:
+    """Return the texts of a table, or the lines of a file in another format, without blank ones."""
+    from ...training.data.rows import checked
+    from ...training.data.sources.columns import Columns
+    from ...training.data.sources.table import is_table, read_table
+
+    if not is_table(file):
+        return lines_of_file(file, "--texts")
+    raw = read_table("given", str(file), Columns(column, section=None), parameter="--texts")
+    return checked(raw, []).texts

@@ -77,7 +77,7 @@ def run_job(
                     lease.interruption = "stop"
                     raise KeyboardInterrupt
                 already_s = job.data_seconds + time.monotonic() - checked
-                runner.do("data", lambda _: _describe_data(job), already_s=already_s)
+                runner.do("data", lambda _: describe_data(job), already_s=already_s)
                 _do(runner, job, run)
                 _end(run, "finished", None)
             except BaseException as error:
@@ -301,7 +301,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
 
 
-def _describe_data(job: CheckedJob) -> StageResult:
+def describe_data(job: CheckedJob) -> StageResult:
+    """Return the record of a job's data, and its summary in one line."""
     data, lengths = job.data, job.lengths
     counts = {split: len(data.splits[split]) for split in data.splits}
     intents = len(data.label_names) - (data.out_of_scope_label is not None)

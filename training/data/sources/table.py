@@ -120,8 +120,18 @@ def open_table(name: str, delimiter: str | None = None) -> Table:
     return _open_file(path, Columns(None), delimiter, "data.train")
 
 
+def is_table(path: Path) -> bool:
+    """Return whether a path has the extension of a table, or is a folder."""
+    return path.is_dir() or _extension(path) in _READERS or _extension(path).removesuffix(".gz") in _DELIMITED
+
+
+def _extension(path: Path) -> str:
+    """Return a file's extension in lower case, with the one before ``.gz``."""
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+
+
 def _open_file(path: Path, columns: Columns, delimiter: str | None, parameter: str) -> Table:
-    extension = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+    extension = _extension(path)
     if (read := _READERS.get(extension)) is not None:
         return read(path, columns)
     if extension.removesuffix(".gz") not in _DELIMITED:

@@ -1,0 +1,63 @@
+"""`distiltune check`: what a job would do, or what is wrong with it, without a trace."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distiltune.cluster.cli import main
+from distiltune.cluster.commands.measure import _texts
+from distiltune.errors import InputError
+
+
+def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["--set", "search.num_trials=7", "--set", "export.variants=[onnx]"]
+    assert main(["check", "quickstart-scratch", *overrides]) == 0
+    shown = capsys.readouterr()
+    for part in (
+        "17 intents + out-of-scope",
+        "a small BERT trained from scratch",
+        "7 trials over alpha 0 to 1",
+        "export     onnx\n",
+    ):
+        assert part in shown.out
+    assert "run quickstart-scratch --set search.num_trials=7 --set 'export.variants=[onnx]'" in shown.err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["check", "quickstart-scratch", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) >= {"data", "teacher", "student", "search", "storage"}
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("student.layers=[0, 99]", "student.layers"),
+        ("search.space={alhpa: {type: float, low: 0, high: 1}}", "alhpa"),
+        ("teacher={checkpoint: ./nowhere}", "teacher.checkpoint"),
+        ("data={train: nowhere.csv}", "data.train"),
+    ],
+)
+def test_a_fault_is_one_line_and_leaves_nothing(override, part, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "quickstart-scratch", "--set", override]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert part in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_to_time_are_lines_or_a_table(tmp_path) -> None:
+    def file(name: str, content: str) -> Path:
+        (tmp_path / name).write_text(content)
+        return tmp_path / name
+
+    expected = ["how much, please", "where is it"]
+    lines = file("texts.txt", "how much, please\n\nwhere is it\n")
+    table = file("texts.csv", 'id;question\n1;"how much, please"\n2; \n3;where is it\n')
+    objects = file("texts.jsonl", "\n".join(json.dumps({"question": each}) for each in expected))
+    assert _texts(lines, "text") == _texts(table, "question") == _texts(objects, "question") == expected
+    with pytest.raises(InputError, match=r"--text-column.*'id', 'question'"):
+        _texts(table, "text")
+    with pytest.raises(InputError, match="--texts does not exist"):
+        _texts(tmp_path / "nowhere.csv", "text")
