@@ -280,10 +280,12 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
 
     config = job.config
     reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
-    if reuse is not None and not runner.is_finished("benchmark"):
-        for stage, text in reuse.bring():
+    brought = {} if reuse is None or runner.is_finished("benchmark") else dict(reuse.bring())
+    all_finished = runner.is_finished("search", "export", "benchmark")
+    for stage, text in brought.items():
+        if all_finished or stage in ("teacher", "logits", "student"):  # the others are reported below
             runner.show_reused(stage, text)
-    if not runner.is_finished("search", "export", "benchmark"):
+    if not all_finished:
         with ray_session(config.resources):
             check_cluster(config.resources, run.store)
             stages = Stages(config, job.local_config, run, job.data)

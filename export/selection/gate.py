@@ -93,9 +93,9 @@ def apply_gate(
 
     Returns:
         The measurements in the same order. Student and variants get ``gate``, ``teacher_gate``, a ``verdict`` with the
-        reason of each limit that is not passed, and, where they have predictions, ``against_student``,
-        ``against_teacher`` and ``predictions_changed``. The gate does not apply to teacher and reference, which are
-        returned unchanged.
+        reason of each limit that is not passed (of that against the teacher, if it failed), and, where they have
+        predictions, ``against_student``, ``against_teacher`` and ``predictions_changed``. The gate does not apply to
+        teacher and reference, which are returned unchanged.
 
     Raises:
         RunFailedError: the student's measurement or its validation accuracy is missing, or under ``strict`` the
@@ -158,7 +158,10 @@ def _judge(
     if measurement.name != student and own.answers is not None and given is not None:
         changed = float((own.answers.predictions != given.predictions).mean())
     found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
-    reasons = [each.reason for each in [*own_findings, *findings.values()] if each.reason]
+    reasons = [each.reason for each in own_findings if each.reason]
+    # Few texts seldom show how far a student is from its teacher: that is no reason to name for every variant.
+    if teacher in findings and findings[teacher].outcome == "failed":
+        reasons.append(findings[teacher].reason)
     return replace(
         measurement,
         gate=max((each.outcome for each in own_findings), key=_ORDER.index),

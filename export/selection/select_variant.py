@@ -9,6 +9,7 @@ from ..benchmark import targets
 from ..benchmark.measure_models import Measurement
 from ..config import ChooseConfig
 from .gate import STUDENT, TEACHER, apply_gate
+from .paired_test import PairedDifference, texts_to_show
 
 _WORSE = {"latency_ms": "slower", "size_mb": "larger", "peak_memory_mb": "more memory"}
 _UNITS = {"latency_ms": "ms", "size_mb": "MB", "peak_memory_mb": "MB"}
@@ -119,7 +120,7 @@ def _comparison(
         )
         if measurement.teacher_gate == "failed":
             rivals = rivals.replace("every limit", "the other limits")
-        return f"selected: {name} {least:.3f}, {rivals}"
+        return f"selected: {name} {least:.3f}, {rivals}{_open_question(best, config)}"
     target = targets.get(measurement.kind)
     if not target.is_gated or not _is_within(measurement, config):
         return None
@@ -134,6 +135,19 @@ def _comparison(
         if more > 0:
             return f"same {name} as {best.name}, but {more:.3g} {_UNITS[other]} {_WORSE[other]}"
     return f"the same as {best.name}, which comes first"
+
+
+def _open_question(best: Measurement, config: ChooseConfig) -> str:
+    """Return that the validation texts are too few to compare the selected variant with the teacher, if they are."""
+    found, allowed = best.against_teacher, config.max_drop_from_teacher
+    if best.teacher_gate != "inconclusive" or found is None or allowed is None:
+        return ""
+    limits = f"{found['difference']:+.4f} ({found['low']:+.4f} … {found['high']:+.4f})"
+    more = texts_to_show(PairedDifference(**found), allowed)
+    needed = "" if more is None else f"; about {more:,} more validation texts would show that it is"
+    return (
+        f"; inconclusive against the teacher: {limits}, within -{allowed:g} (max_drop_from_teacher){needed}"
+    )
 
 
 def _why_unfaithful(best: Measurement, config: ChooseConfig) -> str:

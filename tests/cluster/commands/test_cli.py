@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -32,11 +32,13 @@ def distiltune(*arguments, cwd=None, stdin=None, **environment):
 
 
 def test_help_answers_at_once():
+    """In seconds of the processor, which other processes do not lengthen."""
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = distiltune("--help")
-        seconds.append(time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
     assert done.returncode == 0
     for command in (

@@ -295,3 +295,18 @@ def test_a_gate_that_nothing_can_pass_is_refused_before_the_work() -> None:
 def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExportConfig.model_validate(values)
+
+
+def test_the_selected_one_names_an_open_comparison_with_the_teacher_and_the_others_do_not() -> None:
+    """Of 1,000 texts each is right on 100 that the other is not: within -0.02, which the texts do not show."""
+    teacher = row("teacher-pytorch", "pytorch", lost=100, gained=100, p50=9.0)
+    found = select_variant([teacher, STUDENT, row("onnx", p50=2.0), row("onnx-int8")], ChooseConfig())
+    why = verdicts(found)
+    assert found.chosen == "onnx-int8"
+    assert found.warning == ""
+    gates = {each.name: each.teacher_gate for each in found.measurements}
+    assert gates["onnx-int8"] == "inconclusive"
+    assert re.search(
+        r"inconclusive against the teacher: [+-]0\.0000 .*more validation texts", why["onnx-int8"] or ""
+    )
+    assert "teacher" not in (why["onnx"] or "")
