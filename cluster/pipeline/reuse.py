@@ -16,6 +16,7 @@ from ...errors import DistiltuneError
 from ...storage.folders import new_folder
 from ..specification.config import JobConfig
 from ..store.runs import TEACHERS, Run, now
+from .diagnose import DUPLICATES_FILE, ISSUES_FILE
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -157,6 +158,9 @@ class StageReuse:
     def _copy(self, source: Run, stage: str) -> None:
         if stage == "search":
             self._copy_folder(source.best, self._run.best)
+            for name in (ISSUES_FILE, DUPLICATES_FILE):
+                if (content := source.store.read(source.key(name))) is not None:
+                    self._run.store.write(self._run.key(name), content)
         elif stage == "export":
             for each in source.stage_record("export")["result"]["variants"]:
                 self._copy_folder(source.variant(each["name"]), self._run.variant(each["name"]))

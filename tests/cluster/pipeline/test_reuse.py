@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distiltune.cluster.pipeline import reuse
+from distiltune.cluster.pipeline.diagnose import DUPLICATES_FILE, ISSUES_FILE
 from distiltune.cluster.pipeline.reuse import INDEX, StageReuse
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage, now
@@ -68,6 +69,7 @@ def made(storage, data) -> Run:
         run.write(f"stages/{stage}.json", {"state": "finished", "text": stage, "result": result, **moment})
     for key in (run.best, run.variant("onnx"), run.variant("onnx-int8"), RESULTS["teacher"]["key"]):
         folder(run, key, key)
+    storage.store.write(run.key(ISSUES_FILE), b"split,row")
     StageReuse(job(), job(), run, data).remember()
     return run
 
@@ -112,6 +114,8 @@ def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) 
         record = run.stage_record(stage)
         assert (record["state"], record["seconds"], record["result"]) == ("finished", 0.0, result)
         assert (record["text"], record["reused_from"]) == (f"{stage} (of run first)", "first")
+    assert storage.store.read(run.key(ISSUES_FILE)) == b"split,row"
+    assert storage.store.read(run.key(DUPLICATES_FILE)) is None
     for key, source in ((run.best, made.best), (run.variant("onnx-int8"), made.variant("onnx-int8"))):
         assert (storage.store.fetch(key) / "file").read_text() == source
 
