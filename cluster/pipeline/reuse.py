@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -55,36 +55,39 @@ class StageReuse:
         self._run = run
         self._data = data
         self._search_key: str | None = None
+        self._missing: list[str] = []
 
-    def bring(self) -> Iterator[tuple[str, str]]:
-        """Copy what other runs have into this one, stage by stage; yield each stage with what was reused, in words.
+    def bring(self) -> dict[str, str]:
+        """Copy what other runs have into this one, until the first stage that no run has or whose files are gone.
 
-        It ends at the first stage that no run has, or whose files are gone.
+        Returns:
+            Each stage that was copied, and what was reused, in words.
         """
-        for last, stages in _GROUPS.items():
-            if self._is_finished(last):
-                continue
+        brought: dict[str, str] = {}
+        self._missing = [last for last in _GROUPS if not self._is_finished(last)]
+        for last in list(self._missing):
             key = self._key(last)
             source = None if key is None else self._source(key, last)
             if source is None:
-                return
+                break
             self._copy(source, last)
-            for stage in stages:
+            for stage in _GROUPS[last]:
                 record = source.stage_record(stage)
-                text = f"{record.get('text', '')} (of run {source.id})"
+                brought[stage] = f"{record.get('text', '')} (of run {source.id})"
                 moment = {"started": now(), "ended": now(), "seconds": 0.0}
-                reused = {**record, **moment, "text": text, "reused_from": source.id}
+                reused = {**record, **moment, "text": brought[stage], "reused_from": source.id}
                 self._run.write(f"stages/{stage}.json", reused)
-                yield stage, text
+            self._missing.remove(last)
+        return brought
 
     def remember(self) -> None:
-        """Enter this run's finished stages in the index, unless they were reused themselves."""
-        for last in _GROUPS:
-            record = self._run.stage_record(last)
-            if record.get("state") != "finished":
-                return
-            key = self._key(last)
-            if key is not None and "reused_from" not in record:
+        """Enter the stages that this process has run since ``bring`` in the index.
+
+        Others may have been changed by hand since they were run (``distiltune choose``), or are entered already.
+        """
+        for last in self._missing:
+            key = self._key(last) if self._is_finished(last) else None
+            if key is not None:
                 entry = {"run_id": self._run.id, "best": self._best(self._run)}
                 self._run.store.write_json(f"{INDEX}/{key}.json", entry)
 

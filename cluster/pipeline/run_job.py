@@ -280,7 +280,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
 
     config = job.config
     reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
-    brought = {} if reuse is None or runner.is_finished("benchmark") else dict(reuse.bring())
+    brought = {} if reuse is None or runner.is_finished("benchmark") else reuse.bring()
     all_finished = runner.is_finished("search", "export", "benchmark")
     for stage, text in brought.items():
         if all_finished or stage in ("teacher", "logits", "student"):  # the others are reported below

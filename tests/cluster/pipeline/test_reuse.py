@@ -64,13 +64,15 @@ def folder(run: Run, key: str, content: str) -> None:
 def made(storage, data) -> Run:
     """A run whose stages up to the benchmark are finished and entered in the index."""
     run = Run(storage.store, "first")
+    reuse_of = StageReuse(job(), job(), run, data)
+    assert reuse_of.bring() == {}
     for stage, result in RESULTS.items():
         moment = {"started": now(), "ended": now(), "seconds": 9.0}
         run.write(f"stages/{stage}.json", {"state": "finished", "text": stage, "result": result, **moment})
     for key in (run.best, run.variant("onnx"), run.variant("onnx-int8"), RESULTS["teacher"]["key"]):
         folder(run, key, key)
     storage.store.write(run.key(ISSUES_FILE), b"split,row")
-    StageReuse(job(), job(), run, data).remember()
+    reuse_of.remember()
     return run
 
 
@@ -80,7 +82,7 @@ def bring(storage, data) -> Callable[..., list[str]]:
 
     def of(*overrides: str, name: str = "second", texts: TextData = data) -> list[str]:
         config = job(*overrides)
-        return [stage for stage, _ in StageReuse(config, config, Run(storage.store, name), texts).bring()]
+        return list(StageReuse(config, config, Run(storage.store, name), texts).bring())
 
     return of
 
@@ -122,8 +124,9 @@ def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) 
 
 @pytest.mark.usefixtures("made")
 def test_a_run_that_reused_is_not_entered_in_its_place(bring, storage, data) -> None:
-    bring()
-    StageReuse(job(), job(), Run(storage.store, "second"), data).remember()
+    second = StageReuse(job(), job(), Run(storage.store, "second"), data)
+    assert len(second.bring()) == 6
+    second.remember()
     entries = [storage.store.read_json(f"{INDEX}/{name}") for name in storage.store.names(INDEX)]
     assert {entry["run_id"] for entry in entries if entry} == {"first"}
     assert len(bring(name="third")) == 6
@@ -136,11 +139,20 @@ def test_what_has_lost_its_files_is_made_again(key, stages, made, bring) -> None
     assert bring() == stages
 
 
-def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring) -> None:
+def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring, data) -> None:
     record = made.stage_record("search")
     record["result"] = {**record["result"], "best": {**record["result"]["best"], "trial_id": "0005"}}
     made.write("stages/search.json", record)
     assert bring() == []
+    for stage in ("export", "benchmark"):  # as `distiltune choose` and `resume` do
+        made.store.delete(made.key(f"stages/{stage}.json"))
+    resumed = StageReuse(job(), job(), made, data)
+    assert resumed.bring() == {}
+    for stage in ("export", "benchmark"):
+        moment = {"started": now(), "ended": now(), "seconds": 9.0}
+        made.write(f"stages/{stage}.json", {"state": "finished", "result": RESULTS[stage], **moment})
+    resumed.remember()
+    assert bring(name="third") == []
 
 
 @pytest.mark.usefixtures("made")
