@@ -341,7 +341,6 @@ def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, input
     assert [each["sparsity"] for each in reported] == sorted(each["sparsity"] for each in reported)
     assert {each["counts_from"] for each in reported} == {27 / 48}
     checkpoint = tmp_path / "s" / trial.checkpoint
-    assert (checkpoint / "pruning.state").is_file()
     weights = load_file(checkpoint / "model.safetensors")
     pruned = [each for name, each in weights.items() if "encoder" in name and each.dim() == 2]
     assert [int((each == 0).sum()) for each in pruned] == [round(0.6 * each.numel()) for each in pruned]
