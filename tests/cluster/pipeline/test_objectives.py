@@ -94,7 +94,7 @@ def test_another_trial_may_be_chosen(home, found):
     shown = spoken(distiltune("show", "both", "--json", cwd=home))
     assert (shown["state"], shown["best"]["trial_id"]) == ("finished", other["trial_id"])
     assert shown["choice"].startswith(f"trial {other['trial_id']}, ")
-    config = json.loads((home / "distiltune-runs/runs/both/best/distiltune.json").read_text())
+    config = json.loads((home / "distiltune-runs/runs/both/best/config.json").read_text())
     assert config["num_hidden_layers"] == other["parameters"]["student.num_layers"]
 
 
