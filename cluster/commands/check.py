@@ -86,8 +86,7 @@ def _student(student: Any) -> str:
 
 
 def _range(parameter: Any) -> str:
-    values = parameter.model_dump(mode="json", exclude_none=True)
-    if "low" in values:
-        return f"{values['low']:g} to {values['high']:g}"
-    chosen = values.get("values", values.get("value"))
-    return ", ".join(map(str, chosen)) if isinstance(chosen, list) else str(chosen)
+    from ...search.parameters import FloatRange, IntRange
+
+    values = (f"{each:g}" if isinstance(each, float) else str(each) for each in parameter.end_values())
+    return (" to " if isinstance(parameter, FloatRange | IntRange) else ", ").join(values)

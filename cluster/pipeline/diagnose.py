@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ISSUES_FILE = "diagnostics/label-issues.csv"
 DUPLICATES_FILE = "diagnostics/near-duplicates.csv"
+SUMMARY = "diagnostics/summary.json"
 _MOST_ROWS = 10_000  # of a CSV file
 _NUM_SHOWN = 10  # in the record and the report
 
@@ -41,6 +42,8 @@ def diagnose(
         ``label_issues`` and ``near_duplicates``: number by split, and the first ones with their texts;
         ``confused_labels``: the most frequent pairs on the validation split; ``learned_here``.
     """
+    if (known := run.read(SUMMARY)) is not None:  # of this run before it was resumed
+        return known
     issues: list[dict[str, Any]] = []
     confused: list[dict[str, Any]] = []
     names = data.label_names
@@ -56,12 +59,14 @@ def diagnose(
     duplicates = _duplicate_rows(data)
     _write(run, ISSUES_FILE, issues)
     _write(run, DUPLICATES_FILE, duplicates)
-    return {
+    found = {
         "learned_here": learned_here,
         "label_issues": _summary(issues),
         "confused_labels": confused[:_NUM_SHOWN],
         "near_duplicates": _summary(duplicates),
     }
+    run.write(SUMMARY, found)
+    return found
 
 
 def describe(found: Mapping[str, Any]) -> str:

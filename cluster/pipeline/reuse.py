@@ -7,8 +7,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +29,6 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "export": ("export",),
     "benchmark": ("benchmark",),
 }
-_LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
 
 
 class StageReuse:
@@ -111,13 +108,14 @@ class StageReuse:
         return _hash(parts)
 
     def _search_parts(self) -> dict[str, Any]:
+        from ...export.machine import describe_machine
         from ...training import tasks
         from ...training.teacher.prepare import teacher_key
 
         config, task = self._local_config, tasks.get(self._config.task)
         teachers = [teacher_key(each, self._data, config.training, task) for each in config.teacher.members]
         return {
-            "versions": _versions(),
+            "versions": describe_machine()["versions"],
             "task": self._config.task,
             "data": self._data.fingerprint,
             "unlabelled": self._data.unlabelled,
@@ -180,16 +178,6 @@ class StageReuse:
     def _best(self, run: Run) -> Any:
         best = (run.stage_record("search").get("result") or {}).get("best") or {}
         return [best.get("trial_id"), best.get("epoch")]
-
-
-def _versions() -> dict[str, str]:
-    from ... import __version__
-
-    found = {"distiltune": __version__}
-    for name in _LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _contents(config: JobConfig) -> dict[str, str]:

@@ -100,8 +100,12 @@ def disturbed(variants: Sequence[dict[str, Any]]) -> list[str]:
         f"{row['name']}: its timing was disturbed: it waited {100 * row['waiting']:.0f} % of the time for a processor "
         f"that other processes used, in the best of {NUM_TRIES} tries; measure again on an idle machine"
         for row in variants
-        if (row.get("waiting") or 0.0) > MOST_WAITING
+        if _is_disturbed(row)
     ]
+
+
+def _is_disturbed(row: dict[str, Any]) -> bool:
+    return (row.get("waiting") or 0.0) > MOST_WAITING
 
 
 def losses_table(labels: Sequence[dict[str, Any]]) -> Markdown:
@@ -190,7 +194,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 fixed(row.get("validation_accuracy"), 4),
                 fixed(row["size_mb"], 2),
                 fixed(row.get("compressed_size_mb"), 2),
-                fixed(latency["p50"], 2) + ("?" if (row.get("waiting") or 0.0) > MOST_WAITING else ""),
+                fixed(latency["p50"], 2) + ("?" if _is_disturbed(row) else ""),
                 fixed((row.get("floor_ms") or {}).get("floor"), 2),
                 f"{latency['mean']:.2f} ± {latency['std']:.2f}",
                 fixed(latency["p99"], 2),

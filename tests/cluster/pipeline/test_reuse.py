@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from distiltune.cluster.pipeline import reuse
 from distiltune.cluster.pipeline.diagnose import DUPLICATES_FILE, ISSUES_FILE
 from distiltune.cluster.pipeline.reuse import INDEX, StageReuse
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage, now
+from distiltune.export import machine
 from distiltune.training.data.text_data import TextData, load_data
 
 BEST: dict[str, Any] = {
@@ -160,7 +160,7 @@ def test_other_texts_versions_or_a_warm_start_are_other_inputs(bring, data, monk
     assert bring("search.warm_start=first") == []
     fewer = TextData(data.splits, data.out_of_scope_label, ["one more text"])
     assert bring(texts=fewer) == []
-    monkeypatch.setattr(reuse.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "0")
     assert bring() == []
 
 
