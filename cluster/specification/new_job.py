@@ -24,6 +24,7 @@ _ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 _LAYERS = [0, 2, 5]  # of the six of that encoder
 _SMALL = 5000  # training texts below which a training takes minutes
 _TEACHER_TEXTS = 75_000  # that a fine-tuning reads: five epochs of 15,000
+_STUDENT_TEXTS = 150_000  # that the longest trial reads: ten epochs of 15,000
 _RARE = 10  # texts of a label
 _WIDTH = 100
 
@@ -74,12 +75,13 @@ def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, 
     from ...training.checkpoints.offline import is_missing
 
     is_small = num_texts < _SMALL
+    most_epochs = _epochs(_STUDENT_TEXTS, num_texts, fewest=4, most=10)
     return {
         "data": data,
         "teacher": {
             "fine_tune": {
                 "checkpoint": _ON_THE_HUB if is_missing(_OFFLINE) else _OFFLINE,
-                "num_train_epochs": min(5, max(2, round(_TEACHER_TEXTS / max(num_texts, 1)))),
+                "num_train_epochs": _epochs(_TEACHER_TEXTS, num_texts, fewest=2, most=5),
                 "learning_rate": 2e-4,
                 "batch_size": 32,
             }
@@ -90,8 +92,17 @@ def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, 
             "batch_size": 32 if is_small else 128,
             "max_length": max_length,
         },
-        "search": {"num_trials": 8 if is_small else 4, "num_startup_trials": 4},
+        "search": {
+            "num_trials": 8 if is_small else 4,
+            "num_startup_trials": 4,
+            "space": {"num_train_epochs": {"type": "int", "low": most_epochs // 2, "high": most_epochs}},
+        },
     }
+
+
+def _epochs(num_read: int, num_texts: int, *, fewest: int, most: int) -> int:
+    """Return the number of epochs in which a training reads about ``num_read`` texts, within limits."""
+    return min(most, max(fewest, round(num_read / max(num_texts, 1))))
 
 
 def _max_length(data: TextData) -> int:

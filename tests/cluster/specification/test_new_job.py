@@ -123,3 +123,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, mon
     assert part in error
     assert len(error.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "teacher", "student"), [(500, 5, (5, 10)), (20_000, 4, (4, 8)), (90_000, 2, (2, 4))]
+)
+def test_large_data_are_read_in_fewer_epochs(num_texts, teacher, student) -> None:
+    from distiltune.cluster.specification.new_job import _values
+
+    job = _values({}, num_texts, 32)
+    assert job["teacher"]["fine_tune"]["num_train_epochs"] == teacher
+    space = job["search"]["space"]["num_train_epochs"]
+    assert (space["low"], space["high"]) == student
