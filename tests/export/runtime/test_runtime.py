@@ -46,7 +46,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     @cache
     def made(family: str) -> tuple[Path, Path]:
         root = tmp_path_factory.mktemp(family)
-        student = tiny_classifier(root / "student", family=family, label_names=LABELS, texts=TEXTS)
+        options = {"num_layers": 1, "label_names": LABELS, "texts": TEXTS}
+        student = tiny_classifier(root / "student", family=family, **options)
         build_variant("onnx", student, root / "onnx", config=ExportConfig(), max_length=MAX_LENGTH)
         return student, root / "onnx"
 
