@@ -70,9 +70,11 @@ def test_no_command_shows_the_help_and_version_its_number():
         (["pull", "missing", "--to", "x"], ["missing"]),
         (["run", "quikstart"], ["quikstart", "quickstart"]),
         (["run", "--set", "search.num_trial=3"], ["search.num_trial", "num_trials"]),
+        (["run", "--set", "search.num_trials=0"], ["search.num_trials", "given 0"]),
         (["run", "--set", "search.space.learning_rat=0.1"], ["learning_rat", "learning_rate"]),
         (["run", "--set", "data.source=clinc_json", "--set", "data.path=missing.json"], ["missing.json"]),
-        (["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"]),
+        # pyarrow tries for seconds
+        pytest.param(["run", "--storage", "s3://bucket/x"], ["s3://bucket/x"], marks=pytest.mark.slow),
         (["run", "--run-id", "a/b"], ["--run-id"]),
         (["run", "--set", "student.layers=[0, 9]"], ["student.layers", "0 to 5"]),
         (["run", "--set", "student.checkpoint=./nowhere"], ["./nowhere", "no such"]),
@@ -100,9 +102,9 @@ def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, here, capfd, arg
 
 
 def test_a_mistake_ends_the_process_as_it_says(tmp_path):
-    done = distiltune("run", "--set", "search.num_trials=0", cwd=tmp_path)
+    done = distiltune("run", "quikstart", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "search.num_trials" in done.stderr
+    assert "quikstart" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
