@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+import typer.main
 from typer.exceptions import TyperException
 
 from ..errors import DistiltuneError
@@ -75,6 +77,12 @@ class UsageError(DistiltuneError):
     """The arguments of a command cannot be used."""
 
 
+@cache
+def command_tree() -> Any:
+    """Return the command with its subcommands, built once a process: it takes some 50 ms."""
+    return typer.main.get_command(app)
+
+
 def run_app(arguments: list[str]) -> int:
     """Run a command, and return its exit status.
 
@@ -83,7 +91,7 @@ def run_app(arguments: list[str]) -> int:
         Exception: What the command raises.
     """
     try:
-        status = app(arguments, prog_name="distiltune", standalone_mode=False)
+        status = command_tree()(arguments, prog_name="distiltune", standalone_mode=False)
     except TyperException as error:
         usage = UsageError(f"{error.format_message()} (see: distiltune --help)")
         usage.exit_status = error.exit_code

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,44 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inherit it
 
 
+# A file runs in one process, and the other process would wait for one of these that begins late.
+LONG = (
+    "cluster/jobs/test_jobs.py",
+    "cluster/pipeline/test_pipeline.py",
+    "export/benchmark/test_benchmark.py",
+    "export/onnx/test_export.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that share a Ray come first: a process reads how to authenticate when it first uses Ray."""
-    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
+    """Order the tests: those that share a Ray, the long files, the others.
+
+    A process reads how to authenticate when it first uses Ray.
+    """
+    tests = Path(__file__).parent
+    items.sort(
+        key=lambda item: (
+            "ray_session" not in getattr(item, "fixturenames", ()),
+            item.path.relative_to(tests).as_posix() not in LONG,
+        )
+    )
 
 
 def pytest_collection_finish() -> None:
     """Refuse a test module that loads Ray: the process would have settled how to authenticate by then."""
     if "ray" in sys.modules:
         raise pytest.UsageError("a test module loads Ray while tests are collected; load it inside the tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_are_no_garbage() -> None:
+    """Keep what lives between test modules out of the collections of garbage.
+
+    transformers collects twice a training, and the exporter once a graph. With all libraries loaded a collection takes
+    longer than the steps of a tiny training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +77,16 @@ def ray_session() -> Iterator[None]:
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         yield
+
+
+@pytest.fixture(scope="session")
+def plain_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int], Path]:
+    """Gives the plain ONNX graph of a checkpoint and a length; an export takes seconds, so equal ones share it."""
+    from exports import exported
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return lambda student, max_length: exported(student, max_length, shared / "plain-graphs")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,12 @@ LIGHT = [
 HEAVY = {"torch", "transformers", "ray", "onnx", "datasets", "optuna", "matplotlib", "sklearn"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def modules():
     return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -91,7 +98,7 @@ def modules_of(path: Path, root: Path = ROOT) -> set[str]:
     """Dotted names of our modules that a module imports, at any depth, without the package's own name."""
     found = set()
     package = path.relative_to(root).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             above = package[: len(package) - node.level + 1]
             module = ".".join((*above, *filter(None, [node.module])))
@@ -111,7 +118,7 @@ def floor_of(folder: str) -> dict[str, int]:
 def imports_of(path: Path, root: Path = ROOT) -> tuple[set[str], set[str]]:
     """Folders of ours and packages of others that a module imports, at any depth."""
     ours, others = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -202,7 +209,7 @@ def test_the_reader_of_imports_sees_a_wrong_one(tmp_path):
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_says_what_it_owns_and_stays_readable(path):
     text = path.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(text))
+    assert ast.get_docstring(tree_of(path))
     assert text.count("\n") <= 400
 
 

@@ -12,7 +12,8 @@ MOST_WAITING = 0.02
 """Largest share of a timing during which the process may have waited for a processor."""
 NUM_TRIES = 3
 _THREADS = Path("/proc/self/task")
-_PAUSE_S = 2.0  # before a timing is repeated
+_LONGEST_PAUSE_S = 2.0  # before a timing is repeated
+_PAUSES_PER_TIMING = 20  # length of that pause, as a multiple of the timing: one of 0.1 s or longer has the longest
 
 _log = logging.getLogger(__name__)
 _Timed = TypeVar("_Timed")
@@ -31,15 +32,16 @@ def waiting_seconds() -> float | None:
 
 
 def time_undisturbed(
-    what: str, measure: Callable[[], _Timed], *, num_threads: int = 1, pause_s: float = _PAUSE_S
+    what: str, measure: Callable[[], _Timed], *, num_threads: int = 1
 ) -> tuple[_Timed, float | None]:
     """Measure again while the process had to wait for a processor, at most three times.
+
+    Before each repetition it pauses for 20 times as long as the timing took, at most 2 s.
 
     Args:
         what: Name of the measurement, for the log.
         measure: Measures once.
         num_threads: Number of threads that compute.
-        pause_s: Pause before a repetition, in s.
 
     Returns:
         The measurement that waited least, and the share of its time that a thread waited, 0 to 1; None where that is
@@ -59,6 +61,6 @@ def time_undisturbed(
             break
         _log.info("%s: waited %.0f %% of the time for a processor (attempt %d)", what, 100 * share, attempt)
         if attempt < NUM_TRIES:
-            time.sleep(pause_s)
+            time.sleep(min(_LONGEST_PAUSE_S, _PAUSES_PER_TIMING * seconds))
     assert best is not None, "it was measured"
     return best

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import dataclasses
-import functools
 import gc
 import importlib
 import importlib.abc
@@ -34,9 +33,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import typer.main
-
-from distiltune.cluster.app import app
+from distiltune.cluster.app import command_tree
 
 from .case import Case, Outcome
 from .goods import copy_good, make_goods
@@ -59,9 +56,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # The tree of commands is made anew for each call, which takes longer than most cases.
-    typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(app)
+    command_tree()  # here rather than in each fork: it takes longer than most cases
     _load(TIERS[tier])
     if tier == "training":
         _make_goods(base / "goods")

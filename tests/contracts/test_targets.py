@@ -40,14 +40,15 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(student: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph) -> dict[str, Path]:
     """Target -> a folder that it opens."""
     root, found = tmp_path_factory.mktemp("rows"), {}
+    options = {"config": ExportConfig(), "max_length": 16, "base_onnx": plain_graph(student, 16)}
     for name in targets.names():
         found[name] = student
         if name in VARIANT_OF:
             found[name] = root / name
-            build_variant(VARIANT_OF[name], student, root / name, config=ExportConfig(), max_length=16)
+            build_variant(VARIANT_OF[name], student, root / name, **options)
     return found
 
 

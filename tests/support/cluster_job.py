@@ -12,6 +12,7 @@ JOB = {
             "num_train_epochs": 1,
         }
     },
+    "resources": {"teacher": {"cpu": 1}},  # threads that wait for each other take the cores from other tests
     "student": {"layers": [0]},
     "training": {"max_length": 16},
     "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},

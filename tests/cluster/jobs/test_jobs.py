@@ -70,6 +70,18 @@ def head(tmp_path_factory):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def ask(head, distiltune_here):
+    """The same commands in this process; gives what each printed on stdout."""
+
+    def asked(*arguments):
+        done = distiltune_here(head.state, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return asked
+
+
 @pytest.fixture(scope="module")
 def finished(head, s3_endpoint):
     """A storage on S3 with one finished run, ``first``, sent from files of this machine."""
@@ -116,28 +128,26 @@ def test_a_job_that_was_sent_becomes_a_finished_run(head, finished):
     assert not [job for job in head.client.list_jobs() if "check" in str(job.submission_id)]
 
 
-def test_its_artifact_is_pulled_from_s3_by_a_machine_that_has_none_of_it(head, finished, tmp_path):
-    def here(*arguments):
-        done = head(*arguments, "--storage", finished, DISTILTUNE_CACHE=str(tmp_path / "cache"))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert json.loads(here("show", "first", "--json"))["artifact"] == (
+def test_its_artifact_is_pulled_from_s3_by_a_machine_that_has_none_of_it(
+    ask, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
+    there = ("--storage", finished)
+    assert json.loads(ask("show", "first", "--json", *there))["artifact"] == (
         f"{finished.partition('?')[0]}/runs/first/artifact"
     )
-    here("pull", "first", "--to", tmp_path / "model")
+    ask("pull", "first", "--to", tmp_path / "model", *there)
     assert verify_artifact(tmp_path / "model").made_from["run_id"] == "first"
-    assert [(run["run_id"], run["state"]) for run in json.loads(here("runs", "--json"))] == [
+    assert [(run["run_id"], run["state"]) for run in json.loads(ask("runs", "--json", *there))] == [
         ("first", "finished")
     ]
-    assert "| **" in here("report", "first")
+    assert "| **" in ask("report", "first", *there)
 
 
-def test_the_same_job_again_is_no_error_and_another_under_its_id_is_refused(head, finished):
-    again = head.submit(finished, "--run-id", "first")
-    assert again.returncode == 0, again.stderr
-    assert re.search("run first .*finished", again.stdout)
-    assert f"distiltune pull first --to DIR --storage '{finished}'" in again.stdout
+def test_the_same_job_again_is_no_error_and_another_under_its_id_is_refused(head, ask, finished):
+    again = ask("submit", head.job, "--storage", finished, "--run-id", "first")
+    assert re.search("run first .*finished", again)
+    assert f"distiltune pull first --to DIR --storage '{finished}'" in again
     config = load_config(head.job, ["search.num_trials=3"], finished)
     with pytest.raises(InputError, match=r"--run-id: run first .*search"):
         jobs.submit(config, "job", run_id="first", address=head.address, token_file=head.token_file)
@@ -178,6 +188,7 @@ def without_train(overrides):
     return [each for each in overrides if not each.startswith("data.train=")]
 
 
+@pytest.mark.slow
 def test_what_only_the_cluster_can_see_is_refused_before_the_job_is_sent(head, finished, tmp_path):
     data = write_data(tmp_path)
     url = f"s3://nothing-here/train.csv?endpoint_override={head.address.removeprefix('http://')}&scheme=http"

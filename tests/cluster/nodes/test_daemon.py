@@ -181,8 +181,8 @@ def test_a_cluster_on_one_machine_from_up_to_down(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, parts):
-    one_line(distiltune(tmp_path / "state", "cluster", *arguments), *parts)
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, distiltune_here, arguments, parts):
+    one_line(distiltune_here(tmp_path / "state", "cluster", *arguments), *parts)
     assert {path.name for path in (tmp_path / "state").glob("*")} <= {"lock"}
 
 

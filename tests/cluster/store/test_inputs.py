@@ -211,7 +211,13 @@ def test_a_data_file_of_the_web_is_brought(tmp_path, node):
 
 
 @pytest.mark.parametrize(
-    "url", ["foo://host/all.json", "s3://b-q/all.json?endpoint_override=127.0.0.1:1&scheme=http"]
+    "url",
+    [
+        "foo://host/all.json",
+        pytest.param(  # pyarrow tries for seconds
+            "s3://b-q/all.json?endpoint_override=127.0.0.1:1&scheme=http", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_url_that_cannot_be_read_is_one_line(url, tmp_path, s3_endpoint):
     config = JobConfig.model_validate({"data": {"source": "clinc_json", "path": url}})

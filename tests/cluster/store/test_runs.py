@@ -29,6 +29,12 @@ def storage(request, tmp_path):
     return Storage(url, retry_s=2)
 
 
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Where two write a lease at once they are processes of their own, which wait for each other as long as ever."""
+    monkeypatch.setattr(leases, "_SETTLE_S", 0.1)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Heartbeats in a hurry."""

@@ -20,6 +20,7 @@ from distiltune.cluster.cli import main
 from distiltune.cluster.store import lease as leases
 from distiltune.cluster.store.runs import STAGES, Run, Storage
 from distiltune.cluster.watching import follow as following
+from distiltune.cluster.watching import logs
 from distiltune.cluster.watching.logs import follow_log
 from distiltune.cluster.watching.show import print_runs, print_summary, run_rows
 from distiltune.cluster.watching.status import StatusReader, watch
@@ -401,16 +402,17 @@ def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run
     assert max(late) < 4
 
 
-def test_a_character_that_is_half_written_is_waited_for(directory):
+def test_a_character_that_is_half_written_is_waited_for(directory, monkeypatch):
     """A log reaches the store in pieces of so many bytes, wherever they cut the text."""
+    monkeypatch.setattr(logs, "_PERIOD_S", 0.1)
     writer = Writer(directory).state("running")
     run, text = writer.run, "zwölf Prüfungen\n".encode()
 
     def work():
         run.store.write(f"{run.log}/000000.log", text[:3])
-        time.sleep(1.3)
+        time.sleep(0.3)
         run.store.write(f"{run.log}/000001.log", text[3:9])
-        time.sleep(1.3)
+        time.sleep(0.3)
         run.store.write(f"{run.log}/000001.log", text[3:])
         writer.state("finished")
 

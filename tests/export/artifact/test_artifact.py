@@ -11,7 +11,7 @@ from distiltune.export.config import ExportConfig
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build_variant
 
-LABELS = ["balance", "transfer", "oos"]
+LABELS = ["balance", "transfer", "weather", "oos"]
 MADE_FROM = {"run_id": "r1", "hyperparameters": {"alpha": 0.25}}
 FILES = [
     "README.md",
@@ -26,10 +26,11 @@ MEASURED = {"accuracy": 0.9375, "latency_ms": {"p50": 0.64}, "fused": None}
 
 
 @pytest.fixture(scope="module")
-def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def variant(tmp_path_factory: pytest.TempPathFactory, plain_graph) -> Path:
     root = tmp_path_factory.mktemp("artifact")
     student = tiny_classifier(root / "student", label_names=LABELS)
-    build_variant("onnx", student, root / "onnx", config=ExportConfig(), max_length=16)
+    options = {"config": ExportConfig(), "max_length": 16, "base_onnx": plain_graph(student, 16)}
+    build_variant("onnx", student, root / "onnx", **options)
     (root / "onnx" / "notes.pkl").write_bytes(b"stays behind")
     return root / "onnx"
 

@@ -143,12 +143,12 @@ def test_machine_names_processor_and_versions() -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, plain_graph) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("rows")
     student = tiny_classifier(root / "student", label_names=LABELS)
-    for name in ("onnx", "student-pytorch-int8"):
-        build_variant(name, student, root / name, config=ExportConfig(), max_length=16)
-    return {"student": student, "onnx": root / "onnx", "int8": root / "student-pytorch-int8"}
+    options = {"config": ExportConfig(), "max_length": 16, "base_onnx": plain_graph(student, 16)}
+    build_variant("onnx", student, root / "onnx", **options)
+    return {"student": student, "onnx": root / "onnx"}
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +175,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], texts: BenchmarkTexts) -> None:
     specs = [
         MeasurementSpec("student-pytorch", "pytorch", str(folders["student"]), 16),
-        MeasurementSpec("student-pytorch-int8", "pytorch-int8", str(folders["int8"]), 16, max_abs_diff=0.01),
         MeasurementSpec("onnx", "onnx", str(folders["onnx"]), 16, max_abs_diff=1e-7, fused={"Attention": 2}),
     ]
     seen: list[str] = []
     rows = measure_models(specs, texts, QUICK, report=lambda progress: seen.append(progress.values["name"]))
     assert seen == [row.name for row in rows] == [spec.name for spec in specs]
-    student, int8, onnx = rows
+    student, onnx = rows
     for row in rows:
         assert row.num_threads == 1
         assert row.query == median_text(texts.validation_texts)
@@ -193,7 +192,6 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
     assert (onnx.accuracy, onnx.validation_accuracy) == (student.accuracy, student.validation_accuracy)
     assert student.size_mb == (folders["student"] / "model.safetensors").stat().st_size / 2**20
     assert onnx.size_mb == (folders["onnx"] / "model.onnx").stat().st_size / 2**20
-    assert int8.size_mb < student.size_mb
     assert onnx.fused == {"Attention": 2}
     # No torch in the ONNX row's process.
     assert onnx.peak_memory_mb < student.peak_memory_mb / 2
@@ -271,7 +269,7 @@ def test_rows_are_measured_with_their_own_threshold_too(
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ["onnx-int8", "student-pytorch-int8"])
 def test_quantized_rows_are_judged_by_each_text_alone(
-    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: str
+    folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: str, plain_graph
 ) -> None:
     """A threshold and a calibration error are numbers made of logits: they show which ones."""
     goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.3), "label_3")
@@ -282,6 +280,7 @@ def test_quantized_rows_are_judged_by_each_text_alone(
         tmp_path / name,
         config=ExportConfig(),
         max_length=16,
+        base_onnx=plain_graph(folders["student"], 16),
         validation=ValidationTexts(texts.validation_texts, labels, goal),
     )
     is_onnx = name == "onnx-int8"
@@ -307,6 +306,7 @@ def test_quantized_rows_are_judged_by_each_text_alone(
         inside = np.asarray(texts.test_labels) != 3
         return reliability(SCORES["max_softmax"](given)[inside], right[inside])["ece"]
 
+    assert row.size_mb < model_bytes(folders["student"]) / 2**20
     assert row.with_threshold is not None
     assert row.with_threshold["value"] == pytest.approx(threshold(1), abs=1e-6)
     assert row.calibration is not None

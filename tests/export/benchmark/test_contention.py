@@ -1,5 +1,6 @@
 """Timings on a busy machine: repeated, and marked where they stay uncertain."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,26 +13,30 @@ from distiltune.export.benchmark import contention
 from distiltune.export.benchmark.contention import MOST_WAITING, NUM_TRIES, time_undisturbed, waiting_seconds
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, waits: list[float | None]) -> None:
-    """Each measurement takes 1 s, of which it waits as given."""
+def counted(monkeypatch: pytest.MonkeyPatch, waits: list[float | None], seconds: float = 1.0) -> list[float]:
+    """Each measurement takes some seconds, of which it waits as given; returns the list of the pauses."""
     clock = {"now": 0.0, "waited": 0.0}
     given: Iterator[float | None] = iter(waits)
+    pauses: list[float] = []
+    num_measured = itertools.count(1)
 
     def measure() -> int:
-        clock["now"] += 1.0
+        clock["now"] += seconds
         clock["waited"] += next(given) or 0.0
-        return int(clock["now"])
+        return next(num_measured)
 
     monkeypatch.setattr(contention.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(contention.time, "sleep", pauses.append)
     monkeypatch.setattr(contention, "waiting_seconds", lambda: None if None in waits else clock["waited"])
     monkeypatch.setattr(contention, "_fake", measure, raising=False)
+    return pauses
 
 
 def run(
     monkeypatch: pytest.MonkeyPatch, waits: list[float | None], **options: int
 ) -> tuple[int, float | None]:
     counted(monkeypatch, waits)
-    return time_undisturbed("a row", contention._fake, pause_s=0.0, **options)  # pyright: ignore[reportAttributeAccessIssue]
+    return time_undisturbed("a row", contention._fake, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_quiet_machine_is_measured_once(monkeypatch) -> None:
@@ -45,6 +50,15 @@ def test_a_disturbed_timing_is_repeated_until_one_is_quiet(monkeypatch) -> None:
 def test_of_disturbed_timings_the_least_disturbed_is_kept(monkeypatch) -> None:
     assert run(monkeypatch, [0.5, 0.2, 0.4]) == (2, pytest.approx(0.2))
     assert NUM_TRIES == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"), [(0.001, 0.02), (0.05, 1.0), (0.1, 2.0), (30.0, 2.0)], ids="{}s".format
+)
+def test_the_pause_before_a_repetition_is_in_proportion_to_the_timing(monkeypatch, seconds, pause) -> None:
+    pauses = counted(monkeypatch, [seconds] * NUM_TRIES, seconds)
+    time_undisturbed("a row", contention._fake)  # pyright: ignore[reportAttributeAccessIssue]
+    assert pauses == [pytest.approx(pause)] * (NUM_TRIES - 1)
 
 
 def test_the_wait_is_a_share_of_all_threads(monkeypatch) -> None:

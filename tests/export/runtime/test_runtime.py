@@ -3,6 +3,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -33,24 +35,28 @@ TEXTS = [
 MAX_LENGTH = 16
 
 
-FAMILIES = ["bert", "roberta"]
+FAMILIES = pytest.mark.parametrize("family", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
+Make = Callable[[str], tuple[Path, Path]]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Checkpoint and ONNX variant of each family."""
-    folders = {}
-    for family in FAMILIES:
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Make checkpoint and ONNX variant of a family, once."""
+
+    @cache
+    def made(family: str) -> tuple[Path, Path]:
         root = tmp_path_factory.mktemp(family)
-        student = tiny_classifier(root / "student", family=family, label_names=LABELS, texts=TEXTS)
+        options = {"num_layers": 1, "label_names": LABELS, "texts": TEXTS}
+        student = tiny_classifier(root / "student", family=family, **options)
         build_variant("onnx", student, root / "onnx", config=ExportConfig(), max_length=MAX_LENGTH)
-        folders[family] = (student, root / "onnx")
-    return folders
+        return student, root / "onnx"
+
+    return made
 
 
 @pytest.fixture
-def variant(made: dict[str, tuple[Path, Path]]) -> Path:
-    return made["bert"][1]
+def variant(make: Make) -> Path:
+    return make("bert")[1]
 
 
 @pytest.fixture
@@ -58,9 +64,9 @@ def copy(variant: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(variant, tmp_path / "copy"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_answers_as_the_transformers_pipeline_does(made: dict[str, tuple[Path, Path]], family: str) -> None:
-    student, variant = made[family]
+@FAMILIES
+def test_answers_as_the_transformers_pipeline_does(make: Make, family: str) -> None:
+    student, variant = make(family)
     model, tokenizer = load_classifier(student)
     torch_pipeline = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     classifier = TextClassifier.load(variant)
@@ -85,11 +91,9 @@ def test_logits_keep_the_order_of_the_texts(variant: Path) -> None:
     assert classifier.labels == LABELS
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_reads_labels_and_ids_from_the_folder(
-    made: dict[str, tuple[Path, Path]], family: str
-) -> None:
-    student, variant = made[family]
+@FAMILIES
+def test_transformers_reads_labels_and_ids_from_the_folder(make: Make, family: str) -> None:
+    student, variant = make(family)
     config = AutoConfig.from_pretrained(variant)
     assert config.architectures == [type(load_classifier(student)[0]).__name__]
     assert config.model_type == family
@@ -112,11 +116,11 @@ def test_transformers_reads_labels_and_ids_from_the_folder(
     assert [encoding.ids for encoding in alone.encode_batch(TEXTS)] == ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@FAMILIES
 def test_the_folder_has_the_special_tokens_of_the_student_and_nothing_of_its_place(
-    made: dict[str, tuple[Path, Path]], family: str
+    make: Make, family: str
 ) -> None:
-    student, variant = made[family]
+    student, variant = make(family)
     found, expected = (AutoTokenizer.from_pretrained(each) for each in (variant, student))
     assert found.special_tokens_map == expected.special_tokens_map
     for name in ("config.json", "tokenizer_config.json", "distiltune.json"):

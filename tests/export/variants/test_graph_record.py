@@ -53,7 +53,7 @@ VARIANTS = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
+def made(tmp_path_factory: pytest.TempPathFactory, plain_graph) -> dict[str, tuple[Path, dict]]:
     """Variant -> its graph and its record."""
     root = tmp_path_factory.mktemp("variants")
     student, found = tiny_classifier(root / "student"), {}
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
             root / name,
             config=ExportConfig(sensitivity=name == "onnx-int8"),
             max_length=32,
-            base_onnx=None if name == "onnx" else found["onnx"][0],
+            base_onnx=plain_graph(student, 32) if name == "onnx" else found["onnx"][0],
             training_texts=[text for text, _ in tiny_data()],
         )
         found[name] = root / name / "model.onnx", record.to_json()["graph"]

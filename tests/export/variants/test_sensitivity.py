@@ -165,9 +165,8 @@ def test_training_texts_go_where_they_are_needed() -> None:
     assert taken == {False: static, True: ["onnx-int8", "onnx-int8-per-channel", *static]}
 
 
-@pytest.mark.parametrize(
-    "name", ["onnx-fused-int8", pytest.param("onnx-fused-int8-per-channel", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
+@pytest.mark.slow  # each exports a graph of its own; that they take no texts for a ranking is tested above
 def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: str) -> None:
     config = ExportConfig(sensitivity=True)
     made = build_variant(name, student, tmp_path / name, config=config, max_length=32)

@@ -1,6 +1,7 @@
 """The tokenizer of a variant is that of the training: equal ids of real texts, whichever end is cut off."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,21 @@ def student(path: Path, side: str) -> Path:
     return path
 
 
-def build(student_dir: Path, out: Path) -> None:
+@pytest.fixture
+def build(plain_graph) -> Callable[[Path, Path], None]:
     texts = [*TEXTS[:40], *LONG]
     validation = ValidationTexts(texts, [LABELS[n % 4] for n in range(len(texts))])
-    build_variant(
-        "onnx", student_dir, out, config=ExportConfig(), max_length=MAX_LENGTH, validation=validation
-    )
+    options = {"config": ExportConfig(), "max_length": MAX_LENGTH, "validation": validation}
+
+    def built(student_dir: Path, out: Path) -> None:
+        base = plain_graph(student_dir, MAX_LENGTH)
+        build_variant("onnx", student_dir, out, base_onnx=base, **options)
+
+    return built
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_long_text_is_read_from_the_same_end_as_in_training(side: str, tmp_path: Path) -> None:
+def test_a_long_text_is_read_from_the_same_end_as_in_training(side: str, build, tmp_path: Path) -> None:
     directory = student(tmp_path / "student", side)
     build(directory, tmp_path / "onnx")
     classifier, tokenizer = TextClassifier.load(tmp_path / "onnx"), load_tokenizer(directory)
@@ -58,7 +64,7 @@ def test_a_long_text_is_read_from_the_same_end_as_in_training(side: str, tmp_pat
     assert ids == tokenizer(very_long, truncation=True, max_length=MAX_LENGTH)["input_ids"]
 
 
-def test_other_ids_than_in_training_are_no_export(tmp_path: Path, monkeypatch) -> None:
+def test_other_ids_than_in_training_are_no_export(build, tmp_path: Path, monkeypatch) -> None:
     directory = student(tmp_path / "student", "left")
     monkeypatch.setattr(model_files, "truncation_side", lambda _: "right")
     with pytest.raises(ExportError, match="other token ids than the one in training"):
@@ -66,7 +72,7 @@ def test_other_ids_than_in_training_are_no_export(tmp_path: Path, monkeypatch) -
     assert not (tmp_path / "onnx").exists()
 
 
-def test_the_longest_texts_are_among_those_that_are_compared(tmp_path: Path, monkeypatch) -> None:
+def test_the_longest_texts_are_among_those_that_are_compared(build, tmp_path: Path, monkeypatch) -> None:
     """One long text of a thousand, which an even spacing passes over."""
     directory = student(tmp_path / "student", "left")
     build(directory, tmp_path / "onnx")

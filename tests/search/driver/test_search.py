@@ -129,6 +129,7 @@ def test_a_finished_search_is_only_read(searched, inputs):
     assert again == outcome
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_suggestions(simulated, inputs, tmp_path):
     first, again = (search(search_config(6), inputs, tmp_path / name) for name in ("first", "again"))
     assert len(first.trials) == 6
@@ -301,6 +302,7 @@ def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
             assert values["best/accuracy"] == pytest.approx(trial.metrics["validation_accuracy"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_last_trials_leaves_them_unfinished(ray_session, inputs, tmp_path):
     """Tune calls them terminated."""
     wanted = search_config(2, num_train_epochs=10, learning_rate=5e-3)

@@ -83,6 +83,7 @@ def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):
     assert study.best_value == outcome.best.metrics["validation_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_path):
     wanted = config(**rates(*[GOOD_RATE] * 6), budget={"target_value": 0.3})
     outcome = search(wanted, inputs, tmp_path / "s")
@@ -97,7 +98,7 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
 @pytest.mark.parametrize(
     ("budget", "reason", "num_trials"),
     [
-        ({"patience": 2}, "2 .*validation_accuracy", 4),
+        pytest.param({"patience": 2}, "2 .*validation_accuracy", 4, marks=pytest.mark.slow),
         ({"wall_time_s": 1e-3}, ".*0.001 s", None),
     ],
 )
@@ -114,6 +115,7 @@ def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_
     assert ended == ["finished", "failed", "finished", "finished"][:num_trials]
 
 
+@pytest.mark.slow
 def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):
     wanted = config(**rates(GOOD_RATE, *[RUINOUS_RATE] * 6), max_failed_trials=1)
     with pytest.raises(
@@ -137,6 +139,7 @@ def students(inputs, tmp_path):
 LAYERS = {"student.layers": {"type": "choice", "values": [[0], [1]]}, "learning_rate": GOOD_RATE}
 
 
+@pytest.mark.slow
 def test_several_objectives_give_a_front_and_a_stated_choice(students, tmp_path):
     wanted = config(
         num_trials=4,
@@ -157,6 +160,7 @@ def test_several_objectives_give_a_front_and_a_stated_choice(students, tmp_path)
     assert [trial.values[1] for trial in study.trials] == latencies
 
 
+@pytest.mark.slow
 def test_a_student_that_misses_a_bound_is_never_trained(students, tmp_path):
     wanted = config(num_trials=3, space=LAYERS, constraints=["latency_ms <= 1.0"])
     outcome = search(wanted, students, tmp_path / "s")

@@ -70,6 +70,7 @@ def events_of(store: Store, run: str, folder: Path):
     return events
 
 
+@pytest.mark.slow
 def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_path):
     store = Store(s3_url, retry_s=5)
     told = []
@@ -191,6 +192,7 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
     assert store.read(f"{again.key}/deep/optimizer.pt") == b"other"
 
 
+@pytest.mark.slow
 def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_path):
     """As after a kill of the driver within the seconds before a snapshot; nothing is trained again."""
     store = Store(str(tmp_path))
@@ -342,6 +344,7 @@ def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, c
     assert "printed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, tmp_path, caplog):
     from distiltune.search.trial.events import TrialEvents
 
