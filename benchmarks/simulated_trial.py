@@ -80,7 +80,7 @@ def simulated_trial(
                     curve.append([epoch / num_epochs, metrics["validation_accuracy"]])
                     best = max(value for _, value in curve)
                     shown = {tag_of(name): value for name, value in metrics.items()}
-                    events.scalars({**shown, best_tag("single_label"): best}, 100 * epoch)
+                    events.scalars({**shown, best_tag("accuracy"): best}, 100 * epoch)
                     events.send()
                     reported = {
                         **metrics,

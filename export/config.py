@@ -28,23 +28,24 @@ class ChooseConfig(Section):
     max_peak_memory_mb: PositiveAmount | None = Field(
         default=None, description="Maximum memory of the measured process, in units of 2^20 bytes."
     )
-    min_validation_accuracy: Share | None = Field(
-        default=None, description="Minimum accuracy on the validation split."
+    min_validation_metric: Share | None = Field(
+        default=None, description="Minimum of the job's metric on the validation split."
     )
     max_drop_from_student: Share | None = Field(
         default=0.01,
-        description="Maximum loss of validation accuracy against the student, from which the variants are made; null: "
-        "no limit.",
+        description="Maximum loss of the job's metric on the validation split against the student, from which the "
+        "variants are made; null: no limit.",
     )
     max_drop_from_teacher: Share | None = Field(
         default=0.02,
-        description="Maximum loss of validation accuracy against the teacher. If every variant exceeds it, the job "
-        "still finishes, with a warning that says what to change; null: no limit.",
+        description="Maximum loss of the job's metric on the validation split against the teacher. If every variant "
+        "exceeds it, the job still finishes, with a warning that says what to change; null: no limit.",
     )
     strict: bool = Field(
         default=False,
-        description="Whether a paired non-inferiority test must show that a loss is within its limit. false: it is "
-        "enough that the measured loss is; where the test does not show it, the verdict is *inconclusive*.",
+        description="Whether a paired non-inferiority test must show that a loss is within its limit (of accuracy a "
+        "score test, of any other metric a bootstrap). false: it is enough that the measured loss is; where the test "
+        "does not show it, the verdict is *inconclusive*.",
     )
     confidence: float = Field(
         default=0.95,
@@ -54,7 +55,7 @@ class ChooseConfig(Section):
     )
     accuracy: Literal["without_threshold", "with_threshold"] | None = Field(
         default=None,
-        description="Which accuracy the limits apply to; with_threshold: each model with its own out-of-scope "
+        description="Which predictions the limits apply to; with_threshold: each model with its own out-of-scope "
         "threshold. Default: as the artifact predicts, with a threshold where there is one.",
     )
 

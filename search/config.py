@@ -44,7 +44,9 @@ class Constraint(Section):
 def _parsed_constraint(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", value)
+    found = re.fullmatch(
+        r"\s*(\S(?:.*\S)?)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", value
+    )
     if found is None:
         raise ValueError("expected `metric <= number` or `metric >= number`, for example latency_ms <= 1.0")
     return {"metric": found[1], "sense": found[2], "bound": float(found[3])}
@@ -78,7 +80,8 @@ class SearchConfig(Section):
 
     num_trials: NumTrials = Field(default=20, description="Trials.")
     metric: Name = Field(
-        default="validation_accuracy", description="Metric of the validation split to optimise."
+        default="validation_accuracy",
+        description="Metric of the validation split to optimise. Default: the job's `metric`, as validation_METRIC.",
     )
     mode: Literal["max", "min"] = Field(default="max", description="max: higher is better.")
     seed: Seed = Field(

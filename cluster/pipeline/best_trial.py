@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from ...errors import InputError
+from ...search.space.space import VALIDATION
 from ...search.trial_record import TrialRecord, find_trial
 from ...storage.folders import new_folder
 from ..specification.config import JobConfig
@@ -33,7 +34,7 @@ def keep_best(run: Run, student: str, checkpoint: str) -> None:
 
 
 def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
-    """Return the record of the best trial, with the three values that every report shows, searched or not."""
+    """Return the record of the best trial, with the values that every report shows, searched or not."""
     training = config.training
     values = {
         name: trial.parameters.get(name, getattr(training, name))
@@ -41,6 +42,8 @@ def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
     }
     return {
         **values,
+        "metric": config.metric,
+        "value": trial.metrics[f"{VALIDATION}{config.metric}"],
         "validation_accuracy": trial.metrics["validation_accuracy"],
         "trial_id": trial.trial_id,
         "epoch": trial.best_epoch,

@@ -16,8 +16,10 @@ from ...export.report.report import build_report, write_report
 from ...export.selection.against_teacher import compare_with_teacher
 from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
+from ...search.space.space import VALIDATION
 from ...storage.temporary import temporary_directory
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
+from ...training.tasks import get as get_task
 from ...training.teacher.config import TeacherConfig
 from ..specification.config import JobConfig
 from ..store.records import trials_of
@@ -36,7 +38,8 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
     choose = config.export.choose
-    selection = select_variant(measured, choose)
+    metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
+    selection = select_variant(measured, choose, metric=metric)
     by_name = {each.name: each for each in selection.measurements}
     compared = None
     if selection.chosen is not None and TEACHER in by_name:
@@ -46,6 +49,7 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
             data.splits["test"]["label"][:],
             data.label_names,
             choose,
+            metric,
         )
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     measurements = [replace(each, answers=None) for each in selection.measurements]
@@ -93,6 +97,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
 def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
     teacher = run.stage_record("teacher")["result"]
     base_model, licence = _origin(config.teacher)
+    goal = f"{VALIDATION}{config.metric}"
     best = run.stage_record("search")["result"]["best"]
     return {
         "run_id": run.id,
@@ -104,7 +109,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         "base_model": base_model,
         "licences": {"teacher": licence, "data": config.data.licence},
         "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
-        "teacher_validation_accuracy": teacher["validation_accuracy"],
+        **{f"teacher_{name}": teacher[name] for name in dict.fromkeys((goal, "validation_accuracy"))},
         "student": config.student.model_dump(mode="json", exclude_none=True),
         "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
         "machine": run.stage_record("benchmark")["result"]["machine"],
@@ -140,6 +145,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             artifact=run.store.location(run.artifact) if choice["chosen"] else None,
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
+                "metric": config.metric,
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],

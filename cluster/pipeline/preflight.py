@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ...errors import ConfigError, InputError, shown
 from ..specification.config import JobConfig
 from ..specification.goal import check_goals
 from ..store.input_files import data_is_local, with_local_inputs
@@ -129,7 +132,7 @@ def _check_space(job: CheckedJob) -> None:
     from ...search.space.validation import check_space
 
     config = job.config
-    check_space(config.search, config.training, config.student, config.data, config.task)
+    check_space(config.search, config.training, config.student, config.data, config.task, config.metric)
 
 
 def _check_batches(job: CheckedJob) -> None:
@@ -168,6 +171,38 @@ def check_models(config: JobConfig) -> None:
             inspect_checkpoint(checkpoint, complete=whole, task=task, max_length=length)
     config.student.check_checkpoints(checkpoint, task, length)
     _warn_of_other_bits(config)
+
+
+def check_metrics(config: JobConfig, data: TextData) -> None:
+    """Reject a metric of a label that the data lacks, and one that no validation text defines.
+
+    Raises:
+        ConfigError: The message has the key, the metric and its remedy.
+    """
+    from ...search.space.space import VALIDATION, named_metrics
+    from ...training import tasks
+
+    task, labels = tasks.get(config.task), np.asarray(data.splits["validation"]["label"][:])
+    for name in dict.fromkeys((config.metric, *named_metrics(config.search, config.task))):
+        key = "metric" if name == config.metric else _key_that_names(f"{VALIDATION}{name}", config)
+        try:
+            metric = task.metric(name, data.label_names, data.out_of_scope_id)
+        except InputError as error:
+            raise ConfigError(str(error).replace("metric: ", f"{key}: ", 1)) from None
+        concerned = metric.concerns is None or bool(metric.concerns(labels).any())
+        if not concerned or (metric.of_counts is None and metric.measure(labels, labels) is None):
+            raise ConfigError(
+                f"{key}: {shown(name)} given, but no text of the validation split has that label; add some, or use "
+                "another metric"
+            )
+
+
+def _key_that_names(metric: str, config: JobConfig) -> str:
+    """Return the key of the search that names a metric."""
+    if config.search.metric == metric:
+        return "search.metric"
+    objectives = [each.metric for each in config.search.objectives]
+    return "search.objectives" if metric in objectives else "search.constraints"
 
 
 def _planned_teacher(config: TeacherConfig) -> tuple[str, str | None, PreTrainedConfig]:
@@ -282,7 +317,7 @@ def _check_texts(job: CheckedJob) -> None:
 
 
 CHECKS = (
-    Check("space", ("task", "search", "training", "student", "data"), _check_space),
+    Check("space", ("task", "metric", "search", "training", "student", "data"), _check_space),
     Check("batches", ("search", "training", "resources"), _check_batches),
     Check("former trials", ("search",), lambda job: warm_start_trials(job.config, job.storage, job.run)),
     Check(
@@ -291,7 +326,18 @@ CHECKS = (
         lambda job: check_models(job.local_config),
         frozenset({"checkpoints"}),
     ),
-    Check("goals", ("data", "export"), lambda job: check_goals(job.config, job.data), frozenset({"data"})),
+    Check(
+        "metric",
+        ("task", "metric", "search", "data"),
+        lambda job: check_metrics(job.config, job.data),
+        frozenset({"data"}),
+    ),
+    Check(
+        "goals",
+        ("task", "metric", "data", "export"),
+        lambda job: check_goals(job.config, job.data),
+        frozenset({"data"}),
+    ),
     Check(
         "new pieces",
         ("data", "teacher", "student"),

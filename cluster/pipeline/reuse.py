@@ -113,10 +113,14 @@ class StageReuse:
         from ...training.teacher.prepare import teacher_key
 
         config, task = self._local_config, tasks.get(self._config.task)
-        teachers = [teacher_key(each, self._data, config.training, task) for each in config.teacher.members]
+        teachers = [
+            teacher_key(each, self._data, config.training, task, config.metric)
+            for each in config.teacher.members
+        ]
         return {
             "versions": describe_machine()["versions"],
             "task": self._config.task,
+            "metric": self._config.metric,
             "data": self._data.fingerprint,
             "unlabelled": self._data.unlabelled,
             "augmentation": self._config.data.augmentation.model_dump(mode="json"),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...export.variants import kinds
 from ...progress import Progress, ReportProgress
+from ...search.space.space import VALIDATION
 from ...search.space.students import ONLY_STUDENT
 from ...training.tasks import get as get_task
+from ...training.tasks import title_of
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..session.ray_session import num_gpus, whole_node
@@ -52,6 +54,8 @@ class Stages:
         self._splits: dict[str, LabelledSplit] = {}
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
+        self._metric = f"{VALIDATION}{config.metric}"
+        self._metric_title = f"validation {title_of(config.metric)}"
 
     def teacher(self, report: ReportProgress) -> StageResult:
         """Load, fine-tune or train the teachers, once for all runs with the same data and settings."""
@@ -61,23 +65,21 @@ class Stages:
         task = tasks.get(self._config.task)
         local, wanted = self._local_config, self._whole(self._config.resources.teacher)
         keys = [
-            f"{TEACHERS}/{teacher_key(each, self._data, local.training, task)}"
+            f"{TEACHERS}/{teacher_key(each, self._data, local.training, task, self._config.metric)}"
             for each in local.teacher.members
         ]
         if len(keys) == 1:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
+            text = f"{record['kind']}, {self._metric_title} {record[self._metric]:.4f}"
             return {**record, "key": keys[0], "keys": keys}, text
         records = self._ensemble(keys, wanted, report)
-        accuracies = [record["validation_accuracy"] for record in records]
-        text = f"{len(keys)} of {records[0]['kind']}, validation accuracy "
-        text += f"{min(accuracies):.4f} to {max(accuracies):.4f}"
-        members = [
-            {name: record[name] for name in ("validation_accuracy", "seconds", "reused")}
-            for record in records
-        ]
+        reached = [record[self._metric] for record in records]
+        text = f"{len(keys)} of {records[0]['kind']}, {self._metric_title} "
+        text += f"{min(reached):.4f} to {max(reached):.4f}"
+        names = dict.fromkeys((self._metric, "validation_accuracy", "seconds", "reused"))
+        members = [{name: record[name] for name in names} for record in records]
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
     def _ensemble(
@@ -128,8 +130,8 @@ class Stages:
         text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
         text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
-            text += f"; mean of {len(teachers)} teachers: validation accuracy "
-            text += f"{record['ensemble']['validation_accuracy']:.4f}"
+            text += f"; mean of {len(teachers)} teachers: {self._metric_title} "
+            text += f"{record['ensemble'][self._metric]:.4f}"
         return record, "; ".join(filter(None, [text, problems]))
 
     def student(self, report: ReportProgress) -> StageResult:
@@ -177,6 +179,7 @@ class Stages:
             label_names=self._data.label_names,
             teacher=self._teacher(),
             task=config.task,
+            metric=config.metric,
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
@@ -203,7 +206,7 @@ class Stages:
         counts = Counter(trial.state for trial in outcome.trials)
         parts = [f"{counts['finished']} of {len(outcome.trials)} trials"]
         parts += [f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state]]
-        parts += [f"validation accuracy {best['validation_accuracy']:.4f}", outcome.choice]
+        parts += [f"{self._metric_title} {best['value']:.4f}", outcome.choice]
         if outcome.ended_by is not None:
             parts.append(f"ended: {outcome.ended_by}")
         return {**outcome.to_json(), "best": best}, "; ".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.measure_models import Measurement
 from ...export.config import ChooseConfig
 from ...export.selection.gate import accuracy_kind, apply_gate
+from ...training.tasks import Metric
+from ...training.tasks import get as get_task
 from ..specification.config import JobConfig, PlanConfig, PlanStep
 from ..specification.faults import described
 from ..store.runs import Run
@@ -27,11 +29,15 @@ class Outcome:
         run_id: Id of the run.
         measurement: That of the selected variant, with its predictions; None if no variant is within its limits.
         reason: Why no variant does.
+        label_names: Labels of its data.
+        out_of_scope_id: Number of the out-of-scope label among them; None without one.
     """
 
     run_id: str
     measurement: Measurement | None
     reason: str = ""
+    label_names: Sequence[str] = ()
+    out_of_scope_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Tried:
         latency_ms: Latency of one text, p50.
         size_mb: Size of the graph, in 2**20 bytes.
         validation_accuracy: Accuracy of the kind that ``export.choose.accuracy`` selects.
-        against_base: Paired comparison of that accuracy with the first entry's; None in the first entry.
+        against_base: Paired comparison of the job's metric with the first entry's; None in the first entry.
         cost: Quantity that the plan minimises, as a share of the first entry's.
         kept: Whether the following changes build on this one.
         reason: Why it was kept, or why not.
@@ -136,7 +142,8 @@ def tries(
     outcome = do(kept, 0)
     if outcome.measurement is None:
         raise RunFailedError(f"run {outcome.run_id}, the unchanged job: {outcome.reason}")
-    judge = _Judge(plan, config.export.choose, outcome.measurement)
+    metric = get_task(config.task).metric(config.metric, outcome.label_names, outcome.out_of_scope_id)
+    judge = _Judge(plan, config.export.choose, outcome.measurement, metric)
     first = replace(judge.described(outcome, None, None), cost=1.0)
     yield first, kept
     least, number = first.cost or 1.0, 0
@@ -168,8 +175,9 @@ def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
 class _Judge:
     """Compares outcomes with the first one."""
 
-    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: Measurement) -> None:
+    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: Measurement, metric: Metric) -> None:
         self._plan = plan
+        self._metric = metric
         self._base = base
         self._gate = gate_of(plan, choose)
 
@@ -194,7 +202,7 @@ class _Judge:
             return tried
         gained = 1 - self._cost(outcome.measurement) / self._cost(self._base) / least
         measurements = [replace(self._base, name=_BASE), replace(outcome.measurement, name=_TRIED)]
-        judged = apply_gate(measurements, self._gate, student=_BASE)[1]
+        judged = apply_gate(measurements, self._gate, metric=self._metric, student=_BASE)[1]
         tried = replace(tried, against_base=judged.against_student)
         if judged.gate == "failed":
             return replace(tried, kept=False, reason=judged.verdict or "")
@@ -216,10 +224,11 @@ def outcome_of(run: Run) -> Outcome:
     choice = run.stage_record("gate").get("result") or {}
     if choice.get("chosen") is None:
         return Outcome(run.id, None, choice.get("reason") or "the run has not reached its gate")
-    measurements = run.stage_record("benchmark")["result"]["measurements"]
+    measured = run.stage_record("benchmark")["result"]
+    chosen = next(each for each in measured["measurements"] if each["name"] == choice["chosen"])
     return Outcome(
         run.id,
-        Measurement.from_json(
-            next(measurement for measurement in measurements if measurement["name"] == choice["chosen"])
-        ),
+        Measurement.from_json(chosen),
+        label_names=measured.get("label_names", ()),
+        out_of_scope_id=measured.get("out_of_scope_id"),
     )

@@ -178,7 +178,12 @@ def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[st
         compressed=task.config.training.pruning is not None,
         report=task.report,
     )
-    return {"measurements": [each.to_json() for each in measured], "machine": machine}
+    return {
+        "measurements": [each.to_json() for each in measured],
+        "machine": machine,
+        "label_names": list(data.label_names),
+        "out_of_scope_id": data.out_of_scope_id,
+    }
 
 
 def _here(store: Store, spec: MeasurementSpec) -> MeasurementSpec:

@@ -39,6 +39,7 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         task=tasks.get(config.task),
         report=task.report,
         unfinished=unfinished,
+        metric=config.metric,
     )
     task.store.publish(key, shared=True)
     unfinished.forget()
@@ -91,7 +92,13 @@ def label_with_teachers(
     logits, _, _ = _mean_logits(task, teacher_keys, validation, "validation")
     splits["validation"] = LabelledSplit(validation, logits)
     if len(teacher_keys) > 1:
-        metrics = learned.metrics(learned.predictions(logits), validation.labels, data.out_of_scope_id)
+        metrics = learned.measured(
+            learned.predictions(logits),
+            validation.labels,
+            data.out_of_scope_id,
+            also=[config.metric],
+            label_names=data.label_names,
+        )
         record["ensemble"] = {f"validation_{name}": value for name, value in metrics.items()}
     return splits, record
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ...errors import ConfigError, listed
+from ...errors import ConfigError, InputError, listed
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
@@ -28,7 +28,7 @@ from ...training.section import (
 )
 from ...training.student.config import AnyStudentConfig, student_config
 from ...training.tasks import TASKS
-from ...training.tasks.config import TaskName
+from ...training.tasks.config import TaskName, metric_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
 from .reading import unquoted
@@ -145,7 +145,8 @@ class PlanConfig(Section):
     min_gain: ShareBelowOne = Field(default=0.03, description="Minimum relative decrease.")
     max_accuracy_drop: Share = Field(
         default=0.01,
-        description="Maximum loss of validation accuracy against the unchanged job, tested as in export.choose.",
+        description="Maximum loss of the job's metric on the validation split against the unchanged job, tested as in "
+        "export.choose.",
     )
 
 
@@ -158,6 +159,7 @@ class JobConfig(Section):
     task: TaskName = Field(
         default="single_label", description="The task to learn: single_label, one label for each text."
     )
+    metric: Name = Field(default="accuracy", description=metric_description())
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
         default_factory=lambda: TeacherConfig.model_validate({}), description="The teacher."
@@ -195,15 +197,32 @@ class JobConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_own_metric(cls, values: Any) -> Any:
-        """Optimise the task's own metric if the search names none."""
-        if not isinstance(values, dict):
+    def _with_metric(cls, values: Any) -> Any:
+        """Use the task's own metric if the job names none, and optimise it if the search names none."""
+        name = values.get("task", "single_label") if isinstance(values, dict) else None
+        if not isinstance(name, str) or name not in TASKS.names:
+            return values  # the key's check reports the fault
+        task = TASKS[name]
+        values = {"metric": task.goal[0], **values}
+        metric, search = values["metric"], values.get("search", {})
+        if not isinstance(metric, str) or not isinstance(search, dict) or "metric" in search:
             return values
-        name, search = values.get("task"), values.get("search", {})
-        if name not in TASKS.names or not isinstance(search, dict) or {"metric", "mode"} & search.keys():
+        try:
+            mode = task.metric_mode(metric)
+        except InputError:  # reported by the check of `metric`
             return values
-        metric, mode = TASKS[name].goal
         return {**values, "search": {"metric": f"validation_{metric}", "mode": mode, **search}}
+
+    @field_validator("metric")
+    @classmethod
+    def _is_of_task(cls, metric: str, info: ValidationInfo) -> str:
+        task = info.data.get("task")
+        if task is not None:  # else its own check reports the fault
+            try:
+                TASKS[task].metric_mode(metric)
+            except InputError as error:
+                raise ValueError(str(error).removeprefix("metric: ")) from None
+        return metric
 
     @model_validator(mode="after")
     def _has_out_of_scope_texts(self) -> JobConfig:
@@ -295,7 +314,9 @@ def _search_faults(values: dict[str, Any], errors: list[Any]) -> list[str]:
         config = JobConfig.model_validate(rest)
     except ValidationError:
         return []
-    faults = space_faults(config.search, config.training, config.student, config.data, config.task)
+    faults = space_faults(
+        config.search, config.training, config.student, config.data, config.task, config.metric
+    )
     # A condition or a point may name an argument that was left out only here.
     return [fault for fault in faults if fault.split(": ")[0].split(".")[-1] not in left_out]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...export.artifact.licences import is_non_commercial
 from ...export.out_of_scope.thresholds import ScopeGoal, scope_goal
 from ...export.selection.gate import check_gate
+from ...training.tasks import get as get_task
 from .config import JobConfig
 
 if TYPE_CHECKING:
@@ -44,5 +47,7 @@ def check_goals(config: JobConfig, data: TextData) -> None:
     for key, licence in (("data.licence", config.data.licence), ("teacher.licence", config.teacher.licence)):
         if is_non_commercial(licence):
             logger.warning("%s: %s excludes commercial use, and so does the artifact", key, licence)
-    num_texts = len(data.splits["validation"])
+    labels = np.asarray(data.splits["validation"]["label"][:])
+    metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
+    num_texts = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
     check_gate(config.export.choose, num_texts, has_threshold=goal is not None)

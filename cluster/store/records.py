@@ -131,6 +131,8 @@ class _StageRecord(_Record):
 
 class _BestTrial(_Record):
     trial_id: str
+    metric: str
+    value: float
     validation_accuracy: float
     parameters: dict[str, Any]
     alpha: float
@@ -162,6 +164,14 @@ class _Times(_Record):
     p99: float
 
 
+class _MetricValues(_Record):
+    """The job's metric of a model, where it is not accuracy."""
+
+    name: str
+    validation: float | None
+    test: float | None
+
+
 class _Measurement(_Record):
     """Fields of an ``Measurement`` that tables show."""
 
@@ -183,6 +193,7 @@ class _Measurement(_Record):
     with_threshold: dict[str, Any] | None = None
     waiting: float | None = None
     verdict: str | None = None
+    metric: _MetricValues | None = None
 
 
 class _GateResult(_Record):
@@ -199,6 +210,8 @@ class _GateResult(_Record):
 class _BenchmarkResult(_Record):
     measurements: list[_Measurement]
     machine: dict[str, Any]
+    label_names: list[str] = Field(default_factory=list)
+    out_of_scope_id: int | None = None
 
 
 class _Variant(_Record):

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...errors import PermanentStorageError
+from ...training.tasks import title_of
 from ..store.garbage import run_sizes
 from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import bytes_text, tables
@@ -93,14 +94,15 @@ def print_runs(rows: list[dict[str, Any]], storage: str) -> None:
         )
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "age", "trials", "accuracy", "size"):
+    for name in ("run", "state", "age", "trials", "validation", "size"):
         table.add_column(
             name, no_wrap=True
         )  # a truncated or wrapped id can be neither copied nor searched for
     table.add_column("chosen", overflow="ellipsis")
     for row in rows:
-        accuracy = row["validation_accuracy"]
-        shown = "" if accuracy is None else f"{accuracy:.4f}"
+        value, metric = row["best_value"], row["metric"]
+        shown = "" if value is None else f"{value:.4f}"
+        shown += f" {title_of(metric)}" if value is not None and metric not in (None, "accuracy") else ""
         trials = "" if row["trials_done"] is None else f"{row['trials_done']}/{row['num_trials']}"
         state = Text(row["state"], style=COLOURS.get(row["state"], ""))
         size = bytes_text(row["size_bytes"])
@@ -118,7 +120,7 @@ def _row(run: Run) -> dict[str, Any] | None:
         created = run.began
         return _row_of(run, created) if created else None
     except PermanentStorageError as error:
-        nothing = dict.fromkeys(("num_trials", "trials_done", "validation_accuracy", "chosen"))
+        nothing = dict.fromkeys(("num_trials", "trials_done", "metric", "best_value", "chosen"))
         return {"run_id": run.id, "state": "damaged", "created": created, **nothing, "error": str(error)}
 
 
@@ -133,7 +135,8 @@ def _row_of(run: Run, created: str) -> dict[str, Any]:
         "created": created,
         "num_trials": progress.get("num_trials"),
         "trials_done": progress.get("done"),
-        "validation_accuracy": found["best"]["validation_accuracy"] if found else progress.get("best_value"),
+        "metric": found["best"]["metric"] if found else None,
+        "best_value": found["best"]["value"] if found else progress.get("best_value"),
         "chosen": (gate.get("result") or {}).get("chosen"),
         "error": None,
     }
@@ -146,7 +149,7 @@ def _location(run: Run, key: str) -> str | None:
 def _best_line(best: dict[str, Any]) -> str:
     return (
         f"best trial {best['trial_id']}: alpha {best['alpha']:.3g}, temperature {best['temperature']:g}, "
-        f"{best['num_train_epochs']} epochs -> validation accuracy {best['validation_accuracy']:.4f} "
+        f"{best['num_train_epochs']} epochs -> validation {title_of(best['metric'])} {best['value']:.4f} "
         f"(epoch {best['epoch']})"
     )
 
@@ -176,7 +179,7 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
     compared = found["against_teacher"]
     if compared:
         console.print(
-            f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: accuracy "
+            f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: {compared['title']} "
             f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence), "
             f"{compared['faster']:.1f}x faster, {compared['smaller']:.1f}x smaller",
             soft_wrap=True,

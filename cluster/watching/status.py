@@ -177,7 +177,7 @@ def _best(search: dict[str, Any], result: dict[str, Any] | None) -> dict[str, An
         best = result["best"]
         return {
             "trial_id": best["trial_id"],
-            "value": best["validation_accuracy"],
+            "value": best["value"],
             "parameters": best["parameters"],
         }
     if search.get("best_value") is None:

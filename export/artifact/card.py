@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...training.tasks import title_of
 from ..markdown import render
 from .licences import UNKNOWN, is_non_commercial, licence_of_artifact
 
@@ -13,6 +14,8 @@ _METRICS = {
     "in_scope_accuracy": "accuracy, in scope",
     "oos_recall": "recall, out of scope",
 }
+_HUB_TYPES = {"f1": "f1", "precision": "precision", "recall": "recall", "mcc": "matthews_correlation"}
+"""Word in a metric's name -> what the hub calls it; otherwise ``accuracy``."""
 # Keys of ``made_from`` that the card shows in places of their own.
 _OWN_PLACE = ("licences", "base_model")
 
@@ -42,6 +45,7 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     shown = {name: value for name, value in made_from.items() if name not in _OWN_PLACE}
     values = {
         "labels": labels,
+        "result": _result(measurements),
         "licences": {name: licences.get(name) or UNKNOWN for name in ("teacher", "data")},
         "non_commercial": [name for name in ("teacher", "data") if is_non_commercial(licences.get(name))],
         "sections": {"Measured": [*_flatten(measurements)], "Made from": [*_flatten(shown)]},
@@ -57,6 +61,10 @@ def _results(
     from huggingface_hub import EvalResult
 
     fingerprint = _mapping(made_from, "data").get("fingerprint")
+    values = {name: (title, measurements.get(name)) for name, title in _METRICS.items()}
+    own = _mapping(measurements, "metric")
+    if "name" in own and own["name"] not in values:
+        values = {own["name"]: (title_of(own["name"]), own.get("test")), **values}
     results = [
         EvalResult(
             task_type="text-classification",
@@ -64,14 +72,29 @@ def _results(
             dataset_name=dataset or "the job's own data",
             dataset_split="test",
             dataset_revision=None if dataset else fingerprint,
-            metric_type="accuracy" if name != "oos_recall" else "recall",
+            metric_type=_hub_type(name),
             metric_name=title,
-            metric_value=round(measurements[name], 4),
+            metric_value=round(value, 4),
         )
-        for name, title in _METRICS.items()
-        if measurements.get(name) is not None
+        for name, (title, value) in values.items()
+        if value is not None
     ]
     return {"model_name": made_from.get("run_id") or "classifier", "eval_results": results} if results else {}
+
+
+def _hub_type(name: str) -> str:
+    words = name.partition(".")[0].split("_")
+    return next((kind for word, kind in _HUB_TYPES.items() if word in words), "accuracy")
+
+
+def _result(measurements: Mapping[str, Any]) -> str | None:
+    """Return the job's metric on the test split as the artifact predicts, for the card's first lines."""
+    own = _mapping(measurements, "metric")
+    value = own.get("test")
+    if not own:
+        thresholded = _mapping(measurements, "with_threshold").get("accuracy")
+        value = thresholded if thresholded is not None else measurements.get("accuracy")
+    return None if value is None else f"{title_of(own.get('name', 'accuracy'))} {value:.4f}"
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -96,9 +96,12 @@ class Measurement:
         query: the text timed for ``latency_ms``.
         answers: split (``validation``, ``test``) → predictions on it, ``without_threshold`` and, where there is one,
             ``with_threshold``, packed by ``predictions.pack_answers``; for paired tests.
+        metric: the job's metric, where it is not accuracy: its ``name``, its values on ``validation`` and ``test``, and
+            ``kind``, ``with_threshold`` or ``without_threshold``, of the predictions; added by ``selection.gate``.
         predictions_changed: share of the validation texts whose prediction differs from the student's.
-        against_student, against_teacher: result of ``paired_test.compare_paired`` on the validation split.
-        gate: whether its accuracy is within the limits that a variant must keep: ``passed``, ``failed`` or
+        against_student, against_teacher: the paired comparison of the metric on the validation split, see
+            ``paired_test.PairedDifference``.
+        gate: whether its value in the metric is within the limits that a variant must keep: ``passed``, ``failed`` or
             ``inconclusive`` (see ``selection.gate``); None where the gate does not apply.
         teacher_gate: the same for the limit against the teacher.
         verdict: why it was chosen, or why not.
@@ -125,6 +128,7 @@ class Measurement:
     calibration: dict[str, Any] | None = None
     curves: dict[str, Any] | None = None
     answers: dict[str, Any] | None = None
+    metric: dict[str, Any] | None = None
     predictions_changed: float | None = None
     against_student: dict[str, Any] | None = None
     against_teacher: dict[str, Any] | None = None

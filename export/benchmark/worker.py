@@ -108,7 +108,10 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
         "calibration": calibration,
         "curves": {"reliability": reliable},
         "answers": {
-            split: {"without_threshold": pack_answers(place[given[split]], right[split])} for split in given
+            split: {
+                "without_threshold": pack_answers(place[given[split]], right[split], place[found[split][1]])
+            }
+            for split in given
         },
     }
     if goal is not None and task.out_of_scope is not None:
@@ -170,7 +173,8 @@ def _judge_threshold(
     measured["curves"] |= threshold_curves(scope, threshold, *found["test"], number)
     for split, (logits, labels) in found.items():
         given = answers_with_threshold(scope, threshold, logits, number)
-        measured["answers"][split]["with_threshold"] = pack_answers(place[given], task.correct(given, labels))
+        right = task.correct(given, labels)
+        measured["answers"][split]["with_threshold"] = pack_answers(place[given], right, place[labels])
 
 
 def _all_names(own: list[str], of_data: list[str], goal: dict[str, Any] | None) -> list[str]:

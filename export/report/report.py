@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.folders import write_file
+from ...training.tasks import title_of
 from ..benchmark.measure_models import Measurement
 from ..markdown import render
-from ..selection.gate import STUDENT, TEACHER
+from ..selection.gate import ACCURACY, STUDENT, TEACHER
 from .data_tables import confused_table, duplicates_table, issues_table
 from .tables import choice_table, disturbed, has_any, losses_table, markdown_table, scope_table, trials_table
 
@@ -34,6 +35,7 @@ _FILTERS = {
     "disturbed": disturbed,
     "title_of": lambda picture: Path(picture).stem.replace("-", " "),
     "quoted": repr,
+    "metric_title": title_of,
 }
 
 
@@ -53,7 +55,8 @@ def build_report(
     Args:
         run_id: id of the run.
         state: state of the run, such as ``finished``.
-        best: the best trial: alpha, temperature, num_train_epochs, validation_accuracy, trial_id.
+        best: the best trial: alpha, temperature, num_train_epochs, metric and its value on the validation split,
+            validation_accuracy, trial_id.
         rows: measured and gated rows, in the order of the table.
         chosen: name of the chosen row.
         artifact: path of the sealed artifact.
@@ -122,14 +125,15 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
 
 def markdown_report(report: dict[str, Any]) -> str:
     """Return ``report.md``: variants, the selection and its explanation, plots, trials and machine."""
-    best = {name: value for name, value in (report.get("best") or {}).items() if not isinstance(value, dict)}
+    metric = report.get("metric") or ACCURACY.name
     variants, search = report["variants"], report.get("search") or {}
     values = {
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
         "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
-        "best": best,
+        "best": _best_shown(report.get("best") or {}),
+        "metric": metric,
         "ratios": report["ratios"].get(report["chosen"], {}),
         "graphs": {"variants": {}, "pictures": [], **(report.get("graphs") or {})},
         "search": _NO_SEARCH | {name: value for name, value in search.items() if value is not None},
@@ -142,6 +146,17 @@ def markdown_report(report: dict[str, Any]) -> str:
         "scope_picture": SCOPE_PICTURE_FILE,
     }
     return render(__name__, "report.md.j2", values, _FILTERS)
+
+
+def _best_shown(best: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the best trial to show, its metric under the metric's name."""
+    shown = {name: value for name, value in best.items() if not isinstance(value, dict)}
+    metric, value = shown.pop("metric", None), shown.pop("value", None)
+    if metric is None or f"validation_{metric}" in shown:
+        return shown
+    place = list(shown).index("validation_accuracy")
+    items = list(shown.items())
+    return dict([*items[:place], (f"validation_{metric}", value), *items[place:]])
 
 
 def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:

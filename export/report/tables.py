@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...training.tasks import title_of
 from ..benchmark.contention import MOST_WAITING, NUM_TRIES
 from ..markdown import NONE, Markdown, bold, fixed, number, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COMPRESSED, _FLOOR = "compressed MB", "floor ms"
+_METRIC, _COMPRESSED, _FLOOR = "metric", "compressed MB", "floor ms"
 _HEADERS = (
     "variant",
+    _METRIC,  # the job's, where it is not accuracy, under its own name
     "accuracy",
     "in-scope",
     "oos recall",
@@ -35,6 +37,7 @@ _HEADERS = (
 # Header in the full table -> header in the terminal, for the columns that fit a width of 80.
 _TERMINAL_HEADERS = {
     "variant": "variant",
+    _METRIC: _METRIC,
     "accuracy": "accuracy",
     "in-scope": "in-scope",
     "oos recall": "oos",
@@ -47,9 +50,14 @@ _TERMINAL_HEADERS = {
 
 def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
     """Return the table of ``report["variants"]`` in Markdown, with the chosen row in bold."""
-    shown = {_COMPRESSED: has_any(variants, "compressed_size_mb"), _FLOOR: has_any(variants, "floor_ms")}
+    shown = {
+        _METRIC: has_any(variants, "metric"),
+        _COMPRESSED: has_any(variants, "compressed_size_mb"),
+        _FLOOR: has_any(variants, "floor_ms"),
+    }
     hidden = {_HEADERS.index(name) for name, is_shown in shown.items() if not is_shown}
-    headers = [name for i, name in enumerate(_HEADERS) if i not in hidden]
+    named = {_METRIC: _metric_title(variants)}
+    headers = [named.get(name, name) for i, name in enumerate(_HEADERS) if i not in hidden]
     rows = []
     for every, is_chosen in _cells(variants, chosen):
         cells = [cell for i, cell in enumerate(every) if i not in hidden]
@@ -59,7 +67,7 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
 
 
 def choice_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """Return a Markdown table of each variant's validation accuracy against the student's, with its verdict.
+    """Return a Markdown table of each variant's metric on the validation split against the student's, with its verdict.
 
     It includes the difference from the teacher, with limits, where that was compared.
     """
@@ -142,17 +150,17 @@ def _calibration_cells(found: dict[str, Any]) -> list[str]:
     return [fixed(found["temperature"], 3), *(fixed(found[name], 4) for name in errors)]
 
 
-def trials_table(trials: Sequence[dict[str, Any]]) -> Markdown:
+def trials_table(trials: Sequence[dict[str, Any]], metric: str) -> Markdown:
     """Return a Markdown table of every trial's parameters and best epoch; a failed trial shows its reason."""
     names = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
-    headers = ["trial", *names, "validation accuracy", "best epoch", "seconds", "state"]
+    headers = ["trial", *names, f"validation {title_of(metric)}", "best epoch", "seconds", "state"]
     rows = []
     for trial in trials:
         values = [number(trial["parameters"].get(name, NONE)) for name in names]
-        accuracy = fixed((trial.get("metrics") or {}).get("validation_accuracy"), 4)
+        value = fixed((trial.get("metrics") or {}).get(f"validation_{metric}"), 4)
         epoch = NONE if trial["best_epoch"] is None else trial["best_epoch"]
         state = trial["reason"] or trial["state"]
-        rows.append([trial["trial_id"], *values, accuracy, epoch, fixed(trial["seconds"], 0), state])
+        rows.append([trial["trial_id"], *values, value, epoch, fixed(trial["seconds"], 0), state])
     return table(headers, rows)
 
 
@@ -163,16 +171,24 @@ def _name(row: dict[str, Any], chosen: str | None) -> str:
 def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Table:
     """Return the ``rich`` table of variants, with the columns that fit a terminal."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    kept = [_HEADERS.index(name) for name in _TERMINAL_HEADERS]
+    names = [name for name in _TERMINAL_HEADERS if name != _METRIC or has_any(variants, "metric")]
+    kept = [_HEADERS.index(name) for name in names]
+    named = {**_TERMINAL_HEADERS, _METRIC: _metric_title(variants)}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for i in kept:
-        table.add_column(_TERMINAL_HEADERS[_HEADERS[i]], justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(escape(named[_HEADERS[i]]), justify="left" if i == 0 else "right", no_wrap=True)
     for cells, is_chosen in _cells(variants, chosen):
         marked = [f"{cells[0]} *" if is_chosen else cells[0], *cells[1:]]
         table.add_row(*(marked[i] for i in kept), style="bold" if is_chosen else None)
     return table
+
+
+def _metric_title(variants: Sequence[dict[str, Any]]) -> str:
+    """Return the name of the job's metric for display, empty where it is accuracy."""
+    return next((title_of(row["metric"]["name"]) for row in variants if row.get("metric")), "")
 
 
 def has_any(variants: Sequence[dict[str, Any]], key: str) -> bool:
@@ -189,6 +205,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
         yield (
             [
                 row["name"],
+                fixed((row.get("metric") or {}).get("test"), 4),
                 *(fixed(row.get(key), 4) for key in ("accuracy", "in_scope_accuracy", "oos_recall")),
                 fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 fixed(row.get("validation_accuracy"), 4),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ...training.tasks import Metric
 from ..benchmark.measure_models import Measurement
-from ..benchmark.predictions import Answers, unpack_answers
 from ..config import ChooseConfig
-from .gate import accuracy_kind
-from .paired_test import compare_paired
+from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers
 
 NUM_LABELS_SHOWN = 5
 INTERVAL = 0.95
@@ -41,8 +40,11 @@ class TeacherComparison:
 
     Attributes:
         accuracy_kind: ``with_threshold`` or ``without_threshold``, the same for both.
-        accuracy, teacher_accuracy: Shares of the texts.
-        difference, low, high: Variant minus teacher with the limits of its 95 % interval (Tango's, two-sided).
+        metric: Name of the metric that is compared.
+        title: That name for display.
+        value, teacher_value: Its values.
+        difference, low, high: Variant minus teacher with the limits of its 95 % interval, two-sided: Tango's for
+            accuracy, a paired bootstrap's for any other metric. Where lower is better, the sign is reversed.
         num_texts: N.
         changed: Share of the texts whose prediction differs from the teacher's.
         labels: The labels that lose most texts, at most five, the largest loss first.
@@ -50,8 +52,10 @@ class TeacherComparison:
     """
 
     accuracy_kind: str
-    accuracy: float
-    teacher_accuracy: float
+    metric: str
+    title: str
+    value: float
+    teacher_value: float
     difference: float
     low: float
     high: float
@@ -72,6 +76,7 @@ def compare_with_teacher(
     labels: Sequence[int],
     label_names: Sequence[str],
     config: ChooseConfig,
+    metric: Metric = ACCURACY,
 ) -> TeacherComparison | None:
     """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
 
@@ -81,33 +86,40 @@ def compare_with_teacher(
         labels: int[N], labels of the test split, indices into ``label_names``.
         label_names: The data's labels.
         config: The section ``export.choose``.
+        metric: The job's metric.
 
     Returns:
         The comparison; None where one has no predictions for the test split.
     """
-    kind = accuracy_kind(config, variant)
-    own, base = _test_answers(variant, kind), _test_answers(teacher, kind)
+    kind, numbers = accuracy_kind(config, variant), np.asarray(labels)
+    own, base = answers_of(variant, "test", kind), answers_of(teacher, "test", kind)
     if own is None or base is None:
         return None
-    paired = compare_paired(own.right, base.right, confidence=(1 + INTERVAL) / 2)
+    own, base = replace(own, labels=numbers), replace(base, labels=numbers)
+    value, teacher_value = (
+        float(each.right.mean())
+        if metric.name == ACCURACY.name
+        else metric.measure(each.predictions, numbers)
+        for each in (own, base)
+    )
+    paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
+    if value is None or teacher_value is None or paired is None:
+        return None
     return TeacherComparison(
         accuracy_kind=kind,
-        accuracy=float(own.right.mean()),
-        teacher_accuracy=float(base.right.mean()),
+        metric=metric.name,
+        title=metric.title,
+        value=value,
+        teacher_value=teacher_value,
         difference=paired.difference,
         low=paired.low,
         high=paired.high,
         num_texts=paired.num_texts,
         changed=float((own.predictions != base.predictions).mean()),
-        labels=_largest_losses(own.right, base.right, np.asarray(labels), label_names),
+        labels=_largest_losses(own.right, base.right, numbers, label_names),
         faster=teacher.latency_ms["p50"] / variant.latency_ms["p50"],
         smaller=teacher.size_mb / variant.size_mb,
     )
-
-
-def _test_answers(measurement: Measurement, kind: str) -> Answers | None:
-    packed = (measurement.answers or {}).get("test", {}).get(kind)
-    return None if packed is None else unpack_answers(packed)
 
 
 def _largest_losses(

@@ -1,8 +1,8 @@
-"""The gate: check each measured variant against the limits on validation accuracy.
+"""The gate: check each measured variant against the limits on the job's metric on the validation split.
 
-A limit on the loss has three outcomes. *Passed*: the paired test shows, with the configured confidence, that the loss
-is within the limit. *Failed*: the measured loss exceeds it. *Inconclusive*: the measured loss is within the limit, and
-the texts are too few to show it.
+A limit on the loss has three outcomes. *Passed*: the paired test (of accuracy) or the paired bootstrap (of any other
+metric) shows, with the configured confidence, that the loss is within the limit. *Failed*: the measured loss exceeds
+it. *Inconclusive*: the measured loss is within the limit, and the texts are too few to show it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 from ...errors import ConfigError, RunFailedError
+from ...training.tasks import SINGLE_LABEL, Metric
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement, Outcome
 from ..benchmark.predictions import Answers, unpack_answers
 from ..config import ChooseConfig
+from .bootstrap import compare_in_metric
 from .paired_test import PairedDifference, compare_paired, texts_to_show
 
 STUDENT = "student-pytorch"
 TEACHER = "teacher-pytorch"
+ACCURACY = SINGLE_LABEL.metric("accuracy", ())
 _ROUNDING = 1e-9
 _ORDER: tuple[Outcome, ...] = ("passed", "inconclusive", "failed")
 
@@ -30,7 +34,7 @@ class _ValidationValues:
     """The values that the gate uses of one measurement."""
 
     name: str
-    accuracy: float
+    value: float
     answers: Answers | None
 
 
@@ -47,7 +51,7 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
 
     Args:
         config: The section ``export.choose``.
-        num_texts: Number of texts in the validation split.
+        num_texts: Number of texts in the validation split that the job's metric is about.
         has_threshold: Whether the variants get an out-of-scope threshold.
 
     Raises:
@@ -77,6 +81,7 @@ def apply_gate(
     measurements: Sequence[Measurement],
     config: ChooseConfig,
     *,
+    metric: Metric = ACCURACY,
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> list[Measurement]:
@@ -88,30 +93,34 @@ def apply_gate(
     Args:
         measurements: all measurements, in any order, including the student's.
         config: the section ``export.choose``.
+        metric: the job's metric, to which the limits apply.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 
     Returns:
-        The measurements in the same order. Student and variants get ``gate``, ``teacher_gate``, a ``verdict`` with the
-        reason of each limit that is not passed (of that against the teacher, if it failed), and, where they have
-        predictions, ``against_student``, ``against_teacher`` and ``predictions_changed``. The gate does not apply to
-        teacher and reference, which are returned unchanged.
+        The measurements in the same order; all with predictions get ``metric`` if it is not accuracy. Student and
+        variants get ``gate``, ``teacher_gate``, a ``verdict`` with the reason of each limit that is not passed (of that
+        against the teacher, if it failed), and, where they have predictions, ``against_student``, ``against_teacher``
+        and ``predictions_changed``. The gate does not apply to teacher and reference.
 
     Raises:
-        RunFailedError: the student's measurement or its validation accuracy is missing, or under ``strict`` the
+        RunFailedError: the student's measurement or its value in the metric is missing, or under ``strict`` the
             predictions of one.
     """
+    if metric.name != ACCURACY.name:
+        measurements = [replace(each, metric=_measured(each, config, metric)) for each in measurements]
     values = {
         measurement.name: found
         for measurement in measurements
-        if (found := _validation_values(measurement, config)) is not None
+        if (measurement.metric is not None or metric.name == ACCURACY.name)
+        and (found := _validation_values(measurement, config)) is not None
     }
     if student not in values:
         raise RunFailedError(
-            f"the validation accuracy of {student!r} is missing, and the gate compares with it"
+            f"the validation {metric.title} of {student!r} is missing, and the gate compares with it"
         )
     return [
-        _judge(measurement, values, config, student, teacher)
+        _judge(measurement, values, config, metric, student, teacher)
         if measurement.name in values
         and (measurement.name == student or targets.get(measurement.kind).is_gated)
         else measurement
@@ -120,26 +129,50 @@ def apply_gate(
 
 
 def accuracy_kind(config: ChooseConfig, measurement: Measurement) -> str:
-    """Return which accuracy the limits apply to: the configured one, or that of the artifact."""
+    """Return which predictions the limits apply to: the configured ones, or those of the artifact."""
     return config.accuracy or ("with_threshold" if measurement.with_threshold else "without_threshold")
+
+
+def answers_of(measurement: Measurement, split: str, kind: str) -> Answers | None:
+    """Return the predictions of a measurement on a split, or None if it has none.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    packed = (measurement.answers or {}).get(split, {}).get(kind)
+    return None if packed is None else unpack_answers(packed)
+
+
+def _measured(measurement: Measurement, config: ChooseConfig, metric: Metric) -> dict[str, Any] | None:
+    """Return the metric of a measurement on both splits, as ``Measurement.metric``; None without predictions."""
+    kind = accuracy_kind(config, measurement)
+    found = {split: answers_of(measurement, split, kind) for split in ("validation", "test")}
+    values = {
+        split: metric.measure(each.predictions, each.labels)
+        for split, each in found.items()
+        if each is not None and each.labels is not None
+    }
+    return {"name": metric.name, "kind": kind, "validation": None, "test": None, **values} if values else None
 
 
 def _validation_values(measurement: Measurement, config: ChooseConfig) -> _ValidationValues | None:
     kind = accuracy_kind(config, measurement)
-    if kind == "with_threshold":
-        accuracy = (measurement.with_threshold or {}).get("validation_accuracy")
+    if measurement.metric is not None:
+        value = measurement.metric["validation"]
+    elif kind == "with_threshold":
+        value = (measurement.with_threshold or {}).get("validation_accuracy")
     else:
-        accuracy = measurement.validation_accuracy
-    packed = (measurement.answers or {}).get("validation", {}).get(kind)
-    if accuracy is None:
+        value = measurement.validation_accuracy
+    if value is None:
         return None
-    return _ValidationValues(measurement.name, accuracy, packed and unpack_answers(packed))
+    return _ValidationValues(measurement.name, value, answers_of(measurement, "validation", kind))
 
 
 def _judge(
     measurement: Measurement,
     values: dict[str, _ValidationValues],
     config: ChooseConfig,
+    metric: Metric,
     student: str,
     teacher: str,
 ) -> Measurement:
@@ -149,10 +182,10 @@ def _judge(
     for name, limit in ((student, "max_drop_from_student"), (teacher, "max_drop_from_teacher")):
         base = values.get(name)
         if base is not None and name != measurement.name:
-            compared[name] = _compare(own, base, config.confidence)
+            compared[name] = _compare(own, base, metric, config.confidence)
             if getattr(config, limit) is not None:
-                findings[name] = _loss_finding(own, base, compared[name], limit, config)
-    own_findings = [_accuracy_finding(own, config), findings.get(student, _Finding("passed"))]
+                findings[name] = _loss_finding(own, base, compared[name], limit, config, metric)
+    own_findings = [_value_finding(own, config, metric), findings.get(student, _Finding("passed"))]
     given = values[student].answers
     changed = None
     if measurement.name != student and own.answers is not None and given is not None:
@@ -173,25 +206,44 @@ def _judge(
     )
 
 
-def _accuracy_finding(own: _ValidationValues, config: ChooseConfig) -> _Finding:
-    least = config.min_validation_accuracy
-    if least is None or own.accuracy >= least - _ROUNDING:
+def _value_finding(own: _ValidationValues, config: ChooseConfig, metric: Metric) -> _Finding:
+    least = config.min_validation_metric
+    if least is None or own.value >= least - _ROUNDING:
         return _Finding("passed")
     return _Finding(
-        "failed", f"validation accuracy {own.accuracy:.4f} below min_validation_accuracy {least:g}"
+        "failed", f"validation {metric.title} {own.value:.4f} below min_validation_metric {least:g}"
     )
 
 
-def _compare(own: _ValidationValues, base: _ValidationValues, confidence: float) -> PairedDifference | None:
+def _compare(
+    own: _ValidationValues, base: _ValidationValues, metric: Metric, confidence: float
+) -> PairedDifference | None:
     if own.answers is None or base.answers is None:
         return None
-    first, second = own.answers.right, base.answers.right
-    if len(first) != len(second):
+    first, second = own.answers, base.answers
+    if len(first.right) != len(second.right):
         raise RunFailedError(
-            f"{own.name!r} and {base.name!r} were measured on {len(first)} and {len(second)} validation texts; "
-            "measure them again"
+            f"{own.name!r} and {base.name!r} were measured on {len(first.right)} and {len(second.right)} validation "
+            "texts; measure them again"
         )
-    return compare_paired(first, second, confidence=confidence)
+    return compare_answers(first, second, metric, confidence=confidence)
+
+
+def compare_answers(
+    first: Answers, second: Answers, metric: Metric, *, confidence: float
+) -> PairedDifference | None:
+    """Compare two models on the same texts: accuracies by the paired test, any other metric by a paired bootstrap.
+
+    Returns:
+        The comparison; None where the metric needs labels that were not packed.
+    """
+    if metric.name == ACCURACY.name:
+        return compare_paired(first.right, second.right, confidence=confidence)
+    if first.labels is None:
+        return None
+    return compare_in_metric(
+        first.predictions, second.predictions, first.labels, metric, confidence=confidence
+    )
 
 
 def _loss_finding(
@@ -200,9 +252,10 @@ def _loss_finding(
     paired: PairedDifference | None,
     limit: str,
     config: ChooseConfig,
+    metric: Metric,
 ) -> _Finding:
     allowed = getattr(config, limit)
-    difference = own.accuracy - base.accuracy
+    difference = metric.sign * (own.value - base.value)
     if config.strict and paired is None:
         raise RunFailedError(
             f"{own.name!r} or {base.name!r} has no predictions for the validation texts, which the paired test "
@@ -213,7 +266,7 @@ def _loss_finding(
     limits = ""
     if paired is not None:
         limits = f" ({paired.low:+.4f} … {paired.high:+.4f} with {100 * paired.confidence:g} % confidence)"
-    measured = f"validation accuracy {difference:+.4f} against {base.name}{limits}"
+    measured = f"validation {metric.title} {difference:+.4f} against {base.name}{limits}"
     if difference < -allowed - _ROUNDING:
         return _Finding("failed", f"{measured}, below -{allowed:g} ({limit})")
     more = None if paired is None else texts_to_show(paired, allowed)

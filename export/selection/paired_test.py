@@ -1,11 +1,11 @@
-"""Compare two classifiers on the same texts: the difference of their accuracies, with confidence limits."""
+"""Compare the accuracies of two classifiers on the same texts, with confidence limits."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,15 +14,19 @@ _STEPS = 60  # of bisection: 2 / 2**60 is below the resolution of a float
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Difference in accuracy of two classifiers on the same N texts.
+    """Difference of two classifiers in accuracy, or in another metric, on the same N texts.
 
     Attributes:
-        difference: accuracy of the first minus that of the second, a fraction.
+        difference: value of the first minus that of the second; above 0, the first is better.
         low, high: lower and upper limit of the difference; each holds by itself with ``confidence``.
         confidence: one-sided, a fraction.
         only_first, only_second: number of texts that only this classifier got right.
         num_texts: N.
-        p_value: two-sided, of McNemar's exact test that both are right equally often.
+        p_value: two-sided, that there is no difference: McNemar's exact test of accuracies, or the share of the
+            resamples on the other side of 0, twice.
+        method: how the limits were found: ``score``, Tango's score limits, or ``bootstrap``, see
+            :mod:`.bootstrap`.
+        metric: name of the metric.
     """
 
     difference: float
@@ -33,6 +37,8 @@ class PairedDifference:
     only_second: int
     num_texts: int
     p_value: float
+    method: Literal["score", "bootstrap"] = "score"
+    metric: str = "accuracy"
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -73,7 +79,8 @@ def score_limits(b: float, c: float, n: float, *, confidence: float) -> tuple[fl
 def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
     """Estimate how many more texts would show that the loss is at most ``allowed``.
 
-    It assumes that more texts have the same shares of discordant pairs.
+    It assumes that more texts have the same shares of discordant pairs; after a bootstrap, that the limits narrow with
+    the square root of the number of texts.
 
     Args:
         found: the comparison on the texts at hand, whose limit does not show it.
@@ -81,10 +88,13 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
 
     Returns:
         Number of texts beyond those at hand; None where the measured loss is the allowed one or more (no number
-        of texts would show it), or where more than 2^20 times the texts at hand are needed.
+        of texts would show it), where more than 2^20 times the texts at hand are needed, or where a bootstrap had no
+        text that only one got right to estimate the width from.
     """
     if found.difference <= -allowed:
         return None
+    if found.method == "bootstrap":
+        return _texts_to_narrow(found, allowed)
 
     def is_shown(times: float) -> bool:
         scaled = (times * found.only_first, times * found.only_second, times * found.num_texts)
@@ -100,6 +110,13 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
         middle = (low + high) / 2
         low, high = (low, middle) if is_shown(middle) else (middle, high)
     return max(0, math.ceil(high * found.num_texts - 1e-6) - found.num_texts)
+
+
+def _texts_to_narrow(found: PairedDifference, allowed: float) -> int | None:
+    if found.only_first == found.only_second == 0:
+        return None
+    times = ((found.difference - found.low) / (found.difference + allowed)) ** 2
+    return None if times > 2**20 else max(0, math.ceil((times - 1) * found.num_texts - 1e-6))
 
 
 def mcnemar_p_value(b: int, c: int) -> float:

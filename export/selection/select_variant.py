@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...training.tasks import Metric
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement
 from ..config import ChooseConfig
-from .gate import STUDENT, TEACHER, apply_gate
+from .gate import ACCURACY, STUDENT, TEACHER, apply_gate
 from .paired_test import PairedDifference, texts_to_show
 
 _WORSE = {"latency_ms": "slower", "size_mb": "larger", "peak_memory_mb": "more memory"}
@@ -36,6 +37,7 @@ def select_variant(
     measurements: Sequence[Measurement],
     config: ChooseConfig,
     *,
+    metric: Metric = ACCURACY,
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> VariantSelection:
@@ -48,6 +50,7 @@ def select_variant(
     Args:
         measurements: all measurements, including the student's.
         config: the section ``export.choose``.
+        metric: the job's metric, to which the limits on losses apply.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 
@@ -55,8 +58,8 @@ def select_variant(
         RunFailedError: the measurements lack values that :func:`~distiltune.export.selection.gate.apply_gate` needs.
     """
     gated = [
-        _bounded(measurement, config)
-        for measurement in apply_gate(measurements, config, student=student, teacher=teacher)
+        _bounded(measurement, config, metric)
+        for measurement in apply_gate(measurements, config, metric=metric, student=student, teacher=teacher)
     ]
     variants = [measurement for measurement in gated if targets.get(measurement.kind).can_be_sealed]
     kept = [each for each in variants if _is_within(each, config)]
@@ -68,7 +71,7 @@ def select_variant(
     return VariantSelection(
         [_compared(measurement, best, len(faithful or kept), config) for measurement in gated],
         best.name,
-        warning="" if faithful else _why_unfaithful(best, config),
+        warning="" if faithful else _why_unfaithful(best, config, metric),
     )
 
 
@@ -86,13 +89,13 @@ def _exceeded(measurement: Measurement, config: ChooseConfig) -> list[str]:
     ]
 
 
-def _bounded(measurement: Measurement, config: ChooseConfig) -> Measurement:
+def _bounded(measurement: Measurement, config: ChooseConfig, metric: Metric) -> Measurement:
     """Add every exceeded limit to a measurement's verdict; limits apply only to variants that can be sealed."""
     if not targets.get(measurement.kind).can_be_sealed:
         return measurement
     faults = [measurement.verdict] if measurement.verdict else []
     if measurement.gate is None:
-        faults.append("it has no validation accuracy")
+        faults.append(f"it has no validation {metric.title}")
     return replace(measurement, verdict="; ".join([*faults, *_exceeded(measurement, config)]) or None)
 
 
@@ -150,11 +153,11 @@ def _open_question(best: Measurement, config: ChooseConfig) -> str:
     )
 
 
-def _why_unfaithful(best: Measurement, config: ChooseConfig) -> str:
+def _why_unfaithful(best: Measurement, config: ChooseConfig, metric: Metric) -> str:
     paired = best.against_teacher
     loss = f"{-paired['difference']:.4f}" if paired else "more"
     return (
-        f"every variant loses more validation accuracy against the teacher than max_drop_from_teacher "
+        f"every variant loses more validation {metric.title} against the teacher than max_drop_from_teacher "
         f"{config.max_drop_from_teacher:g}: {best.name} loses {loss}; keep more of the teacher (student.layers, "
         f"student.width), add texts that it labels (data.unlabelled, data.augmentation), or search longer "
         f"(search.num_trials, num_train_epochs)"

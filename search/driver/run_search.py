@@ -73,7 +73,7 @@ def run_search(
         KeyboardInterrupt: The search was interrupted and its state is saved; call again to resume.
     """
     from ..space.batches import check_batches
-    from ..space.space import searched
+    from ..space.space import named_metrics, searched
     from ..space.students import without_misfits
     from ..space.validation import check_space
     from ..trial.events import write_experiment
@@ -81,14 +81,15 @@ def run_search(
     from .experiment import SearchSetup, run_trials
     from .mirroring import mirrored
 
-    check_space(config, training, task=inputs.task)
+    check_space(config, training, task=inputs.task, metric=inputs.metric)
     check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
     if check_resources:
         needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
         check_fits("resources.trial", needs, processes_per_trial)
-    write_experiment(store, tensorboard, config.space, inputs.task)
+    also = tuple(named_metrics(config, inputs.task))
+    write_experiment(store, tensorboard, config.space, inputs.task, (inputs.goal, *also))
     settings = TrialSettings(
         training=training,
         metric=config.metric,
@@ -100,6 +101,7 @@ def run_search(
         num_threads=max(1, int(cpus_per_trial)),
         use_gpu=gpus_per_trial > 0,
         num_processes=processes_per_trial,
+        also=also,
     )
     if 0 < gpus_per_trial < 1:
         used = inputs if _runs_teacher(config, training) else replace(inputs, teacher=None)

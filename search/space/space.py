@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ...errors import InputError
 from ...training import tasks
 from ..config import SearchConfig
 from ..parameters import Parameter
@@ -29,14 +31,35 @@ SPARSITY = "training.pruning.sparsity"
 OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS, SPARSITY)
 
 
-def metrics_of(task: str) -> dict[str, str]:
+VALIDATION = "validation_"
+"""Start of the name of a task's metric among those that an epoch reports."""
+
+
+def metrics_of(task: str, also: Iterable[str] = ()) -> dict[str, str]:
     """Return the metrics that every epoch of a task's trial reports, each with its mode; the task's first one leads.
 
+    Args:
+        task: Name of the task.
+        also: Names of other metrics of the task that are reported.
+
     Raises:
-        InputError: There is no such task.
+        InputError: There is no such task, or it has no such metric.
     """
-    own = {f"validation_{name}": mode for name, mode in tasks.get(task).metric_modes.items()}
+    found = tasks.get(task)
+    names = dict.fromkeys((*found.metric_modes, *found.epoch_metrics, *also))
+    own = {f"{VALIDATION}{name}": found.metric_mode(name) for name in names}
     return {**own, "validation_loss": "min", "sparsity": "max"}
+
+
+def named_metrics(config: SearchConfig, task: str) -> list[str]:
+    """Return the task's metrics that a search optimises or bounds, without their prefix."""
+    found, named = tasks.get(task), []
+    for each in (*config.all_objectives, *config.constraints):
+        name = each.metric.removeprefix(VALIDATION)
+        with suppress(InputError):  # a metric of the search itself, or one that its check refuses
+            if name != each.metric and found.metric_mode(name):
+                named.append(name)
+    return named
 
 
 def fixed_values(config: SearchConfig) -> dict[str, Any]:

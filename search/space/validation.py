@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ...errors import ConfigError, first_line, listed, shown
+from ...training import tasks
 from ...training.compression.pruning.base import PRUNING_RULES, has_sparsity
 from ...training.data.config import DataConfig
 from ...training.distillation.config import TrainingConfig
@@ -26,8 +27,10 @@ from .space import (
     STUDENT_LAYERS,
     STUDENT_ROWS,
     TEXT_COUNTS,
+    VALIDATION,
     by_condition,
     metrics_of,
+    named_metrics,
 )
 from .students import STUDENT_METRICS
 
@@ -48,6 +51,7 @@ def check_space(
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
     task: str = SINGLE_LABEL.name,
+    metric: str | None = None,
 ) -> None:
     """Reject an invalid search before Ray is started.
 
@@ -57,11 +61,12 @@ def check_space(
         student: The ``student`` section, to check the student's layers in the space.
         data: The ``data`` section, to check counts of texts in the space.
         task: Name of the task, to check metrics.
+        metric: The job's metric; None: the task's first.
 
     Raises:
         ConfigError: There are ``space_faults``; all are in one message.
     """
-    if faults := space_faults(config, training, student, data, task):
+    if faults := space_faults(config, training, student, data, task, metric):
         raise ConfigError(listed(faults))
 
 
@@ -71,6 +76,7 @@ def space_faults(
     student: StudentConfig | None = None,
     data: DataConfig | None = None,
     task: str = SINGLE_LABEL.name,
+    metric: str | None = None,
 ) -> list[str]:
     """Return the faults of a search section, such as unknown arguments, with the nearest valid name.
 
@@ -89,7 +95,7 @@ def space_faults(
         *_refused_values(config, training, names),
         *_quantization_faults(config, training),
         *_condition_faults(config.space),
-        *_metric_faults(config, metrics_of(task)),
+        *_metric_faults(config, _reported(config, task, metric), task),
         *(
             fault
             for number, point in enumerate(config.points)
@@ -292,19 +298,30 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
     return faults
 
 
-def _metric_faults(config: SearchConfig, reported: dict[str, str]) -> list[str]:
-    faults = _metric("search.metric", "search.mode", config.metric, config.mode, reported)
+def _reported(config: SearchConfig, task: str, metric: str | None) -> dict[str, str]:
+    """Return every metric that a search of the task can name, with its mode."""
+    further = tasks.get(task).metric_names
+    return metrics_of(task, [*further, *named_metrics(config, task), *([metric] if metric else [])])
+
+
+def _metric_faults(config: SearchConfig, reported: dict[str, str], task: str) -> list[str]:
+    patterns = [f"{VALIDATION}{kind}.LABEL" for kind in tasks.get(task).label_metrics]
+    faults = _metric("search.metric", "search.mode", config.metric, config.mode, reported, patterns)
     every = {**reported, **STUDENT_METRICS}
     objectives = {f"search.objectives.{number}": each for number, each in enumerate(config.objectives)}
     bounds = {f"search.constraints.{number}": each.metric for number, each in enumerate(config.constraints)}
     seen = {config.metric}
     for where, objective in objectives.items():
-        faults += _metric(f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every)
+        faults += _metric(
+            f"{where}.metric", f"{where}.mode", objective.metric, objective.mode, every, patterns
+        )
         if objective.metric in seen:
             faults.append(f"{where}.metric: {objective.metric} is already an objective; list each once")
         seen.add(objective.metric)
     faults += [
-        _unknown(where, metric, every, "metric") for where, metric in bounds.items() if metric not in every
+        _unknown(where, metric, [*every, *patterns], "metric")
+        for where, metric in bounds.items()
+        if metric not in every
     ]
     if not any(name in config.space for name in STUDENT_ARGUMENTS):
         named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
@@ -324,9 +341,11 @@ def _metric_faults(config: SearchConfig, reported: dict[str, str]) -> list[str]:
     return faults
 
 
-def _metric(where: str, where_mode: str, metric: str, mode: str, known: dict[str, str]) -> list[str]:
+def _metric(
+    where: str, where_mode: str, metric: str, mode: str, known: dict[str, str], patterns: list[str]
+) -> list[str]:
     if metric not in known:
-        return [_unknown(where, metric, known, "metric")]
+        return [_unknown(where, metric, [*known, *patterns], "metric")]
     if known[metric] == mode:
         return []
     better = "lower" if known[metric] == "min" else "higher"
@@ -349,4 +368,5 @@ def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> l
 def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    hint += f" accepted: {', '.join(known)}" if near and kind == "metric" else ""
     return f"{where}: {shown(name)} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"

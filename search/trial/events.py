@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -17,6 +17,7 @@ from ...storage.store import Store
 from ...storage.temporary import TemporaryDirectory
 from ...training import tasks
 from ..parameters import Choice, Fixed, Parameter
+from ..space.space import VALIDATION, metrics_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +43,34 @@ def tag_of(metric: str) -> str:
     return _LOSS_TAGS.get(metric) or metric.replace("validation_", "validation/", 1)
 
 
-def best_tag(task: str) -> str:
-    """Return the tag of the best epoch's value so far, in the first metric of a task."""
-    metric, _ = tasks.get(task).goal
+def best_tag(metric: str) -> str:
+    """Return the tag of the best epoch's value so far, in a metric of a task."""
     return f"best/{metric}"
 
 
-def write_experiment(store: Store, key: str, space: dict[str, Parameter], task: str) -> None:
+def write_experiment(
+    store: Store, key: str, space: dict[str, Parameter], task: str, metrics: Sequence[str] = ()
+) -> None:
     """Write the search space and the metrics of a task under ``key`` once, as the HParams tab's columns.
 
-    The best epoch's value is the first metric, since that epoch is the one to export.
+    The best epoch's value leads, since that epoch is the one to export.
+
+    Args:
+        store: The run store.
+        key: The runs' folder.
+        space: Arguments of the search.
+        task: Name of the task.
+        metrics: The job's metric, then others that are measured besides those of every epoch; default: the task's
+            first.
 
     Raises:
         StorageError: The storage does not answer.
     """
     if any(name.startswith(_EVENTS) for name in store.names(key)):
         return
-    measured = [f"validation_{name}" for name in (*tasks.get(task).metric_modes, "loss")]
-    tags = [best_tag(task), *map(tag_of, (*measured, "examples_per_second"))]
+    goal = metrics[0] if metrics else tasks.get(task).goal[0]
+    measured = [name for name in metrics_of(task, metrics) if name.startswith(VALIDATION)]
+    tags = [best_tag(goal), *map(tag_of, (*measured, "examples_per_second"))]
     experiment = _api.Experiment(
         time_created_secs=time.time(),
         hparam_infos=[_hparam(name, parameter) for name, parameter in space.items()],

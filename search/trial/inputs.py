@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...training import tasks
 from ..space.space import SPARSITY, TEXT_COUNTS
 from ..space.students import Student, student_name
 
@@ -29,6 +30,7 @@ class TrialInputs:
         label_names: Label names, in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
         task: Name of the task.
+        metric: Metric of the job, in which the best epoch is shown; None: the task's first.
     """
 
     students: dict[str, Student]
@@ -38,6 +40,12 @@ class TrialInputs:
     label_names: list[str]
     teacher: str | None = None
     task: str = "single_label"
+    metric: str | None = None
+
+    @property
+    def goal(self) -> str:
+        """The metric in which the best epoch is shown."""
+        return self.metric or tasks.get(self.task).goal[0]
 
     def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
         """Return the training texts of a trial; of a kind whose count is searched, only the first ones."""
@@ -66,6 +74,7 @@ class TrialSettings:
         num_processes: Data-parallel processes of a trial.
         gpu_share: A trial's share of the memory of a GPU that several trials share. A trial that exceeds it fails
             without affecting the others.
+        also: Metrics of the task that the search names, and that are therefore measured after every epoch.
     """
 
     training: TrainingConfig
@@ -79,6 +88,7 @@ class TrialSettings:
     use_gpu: bool
     num_processes: int = 1
     gpu_share: float = 1.0
+    also: tuple[str, ...] = ()
 
     def pruning_of(self, arguments: Mapping[str, Any]) -> PruningConfig | None:
         """Return the pruning configuration of a trial with these arguments."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +26,8 @@ from ...training import tasks
 from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
-from ..space.space import metrics_of
+from ...training.tasks import title_of
+from ..space.space import VALIDATION, metrics_of
 from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, upload_record, write_epoch
 from .events import TrialEvents, best_tag, tag_of
 from .inputs import TrialInputs, TrialSettings
@@ -157,15 +158,15 @@ class EpochReporter(TrainerCallback):
             metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
             sent.result()
         metrics["sparsity"] = self._sparsity
-        goal, mode = self._task.goal
-        reached, better = metrics[f"validation_{goal}"], max if mode == "max" else min
+        better = max if self._task.metric_mode(self._inputs.goal) == "max" else min
+        reached = metrics[f"{VALIDATION}{self._inputs.goal}"]
         self._best = reached if self._best is None else better(self._best, reached)
         shown = {
             tag_of(name): value
             for name, value in metrics.items()
             if name.startswith("validation_") or name == "examples_per_second"
         }
-        self._events.scalars({**shown, best_tag(self._task.name): self._best}, state.global_step)
+        self._events.scalars({**shown, best_tag(self._inputs.goal): self._best}, state.global_step)
         self._events.send()
         progress = state.global_step / state.max_steps
         self._curve = [*self._curve, [progress, metrics[self._settings.metric]]]
@@ -196,12 +197,13 @@ class EpochReporter(TrainerCallback):
             )
 
     def _line(self, metrics: dict[str, float]) -> str:
+        shown_metrics = dict.fromkeys((self._inputs.goal, *self._task.metric_modes))
         values = {
             "loss": metrics["train_loss"],
             "cross-entropy": metrics["train_cross_entropy"],
             "distillation": metrics["train_distillation"],
             "validation loss": metrics["validation_loss"],
-            **{name.replace("_", " "): metrics[f"validation_{name}"] for name in self._task.metric_modes},
+            **{title_of(name): metrics[f"{VALIDATION}{name}"] for name in shown_metrics},
         }
         if self._settings.training.pruning is not None:
             values["sparsity"] = metrics["sparsity"]
@@ -230,19 +232,31 @@ class EpochReporter(TrainerCallback):
         task = self._task
         labels = task.known_labels(split.labels, logits.shape[-1])
         loss = task.hard_loss(torch.from_numpy(logits), torch.from_numpy(labels))
-        found = task.metrics(task.predictions(logits), split.labels, self._inputs.out_of_scope_id)
+        found = task.measured(
+            task.predictions(logits),
+            split.labels,
+            self._inputs.out_of_scope_id,
+            also=(self._inputs.goal, *self._settings.also),
+            label_names=self._inputs.label_names,
+        )
         return {
             "validation_loss": float(loss),
             **{f"validation_{name}": float(value or 0.0) for name, value in found.items()},
         }
 
 
-def failure_metrics(error: Exception, task: str) -> dict[str, Any]:
-    """Return the report of a failed trial: the reason, and a finite value for every metric, as Tune requires."""
+def failure_metrics(error: Exception, task: str, also: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the report of a failed trial: the reason, and a finite value for every metric, as Tune requires.
+
+    Args:
+        error: Why the trial failed.
+        task: Name of the task.
+        also: Metrics that are measured besides those of every epoch.
+    """
     reason = first_line(error)
     if not isinstance(error, DistiltuneError):
         reason = f"{type(error).__name__}: {reason}"
-    return {**dict.fromkeys(metrics_of(task), 0.0), "failure": reason}
+    return {**dict.fromkeys(metrics_of(task, also), 0.0), "failure": reason}
 
 
 @torch.no_grad()

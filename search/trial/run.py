@@ -117,7 +117,8 @@ def _run(
         log(traceback.format_exc().rstrip())
         events.end("failure")
         events.send()
-        tune.report(failure_metrics(error, opened(inputs).task))
+        shared = opened(inputs)
+        tune.report(failure_metrics(error, shared.task, (shared.goal, *settings.also)))
     finally:
         events.close()
 

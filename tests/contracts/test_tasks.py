@@ -343,7 +343,9 @@ def test_the_model_the_labels_and_the_goal_of_a_task_from_outside(least, tmp_pat
 def test_a_teacher_of_a_task_from_outside_keeps_the_epoch_of_its_goal(least):
     errors = iter([0.4, 0.1, 0.3])
     model = new_classifier(BertConfig(**TINY, **SINGLE_LABEL.model_config(LABELS)))
-    best = _BestEpoch(model, lambda: {"error": (error := next(errors)), "accuracy": 1 - error}, None, least)
+    best = _BestEpoch(
+        model, lambda: {"error": (error := next(errors)), "accuracy": 1 - error}, None, *least.goal
+    )
     for epoch in (1.0, 2.0, 3.0):
         best.on_epoch_end(None, SimpleNamespace(epoch=epoch), None)
     assert best.number == 2

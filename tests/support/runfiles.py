@@ -113,6 +113,8 @@ class Writer:
         if stage == "search":
             best = {
                 **PARAMETERS,
+                "metric": "accuracy",
+                "value": 0.91234,
                 "validation_accuracy": 0.91234,
                 "trial_id": "0007",
                 "epoch": 3,

@@ -7,23 +7,21 @@ transformers: a specification is read by names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ...errors import InputError, shown
 from ..registry import Registry
+from .metrics import LabelCounts, Metric, Mode, unknown_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import TokenizedSplit
-
-
-Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,11 @@ class Task(ABC):
         label_dtype: NumPy's name of the labels' type.
         auto_class: Name of the class of transformers that selects the model of each family, with its head.
         problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
-        metric_modes: The names of ``metrics``, each with whether higher or lower is better. The best epoch of a
-            teacher, and by default the best trial, is the best in the first.
+        metric_modes: The names of ``metrics``, each with whether higher or lower is better. Where the job names no
+            metric, epochs, trials and variants are selected by the first.
+        further_metrics: Further names that the job's ``metric`` may have, likewise with their modes.
+        epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
+        label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
         out_of_scope: None if the task cannot predict out-of-scope texts.
     """
 
@@ -64,6 +65,9 @@ class Task(ABC):
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None
     metric_modes: ClassVar[Mapping[str, Mode]]
+    further_metrics: ClassVar[Mapping[str, Mode]] = {}
+    epoch_metrics: ClassVar[tuple[str, ...]] = ()
+    label_metrics: ClassVar[Mapping[str, Mode]] = {}
     out_of_scope: OutOfScope | None = None
 
     @abstractmethod
@@ -175,8 +179,79 @@ class Task(ABC):
 
     @property
     def goal(self) -> tuple[str, Mode]:
-        """The metric by which models are selected, and whether higher or lower is better."""
+        """The metric by which models are selected by default, and whether higher or lower is better."""
         return next(iter(self.metric_modes.items()))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names that the job's ``metric`` may have, without those of one label."""
+        return [*self.metric_modes, *self.further_metrics]
+
+    def metric_mode(self, name: str) -> Mode:
+        """Return whether higher or lower is better in a metric; its label is not checked.
+
+        Raises:
+            InputError: There is no such metric; with the nearest name and those that are accepted.
+        """
+        kind, _, label = name.partition(".")
+        modes: dict[str, Mode] = {**self.metric_modes, **self.further_metrics}
+        mode = self.label_metrics.get(kind) if label else modes.get(name)
+        if mode is None:
+            raise InputError(f"metric: {unknown_metric(name, self.metric_names, self.label_metrics)}")
+        return mode
+
+    def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
+        """Return a metric by its name.
+
+        Args:
+            name: One of ``metric_names``, or of one label.
+            label_names: The data's labels.
+            out_of_scope_id: Class of the texts outside every label; None where there is none.
+
+        Raises:
+            InputError: There is no such metric, or no such label; with the nearest name.
+        """
+        del label_names
+        return Metric(
+            name,
+            self.metric_mode(name),
+            lambda predictions, labels: self.metrics(predictions, labels, out_of_scope_id)[name],
+        )
+
+    def measured(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        out_of_scope_id: int | None = None,
+        *,
+        also: Iterable[str] = (),
+        label_names: Sequence[str] = (),
+    ) -> dict[str, float | None]:
+        """Measure predictions in the metrics of every epoch, and in others by name.
+
+        Args:
+            predictions: Predictions for N texts.
+            labels: Labels of the same texts.
+            out_of_scope_id: Class of the texts outside every label; None where there is none.
+            also: Names of other metrics.
+            label_names: The data's labels.
+
+        Returns:
+            Each metric's value by name; None for one that is undefined on these texts.
+
+        Raises:
+            InputError: There is no such metric, or no such label.
+        """
+        found, wanted = self.metrics(predictions, labels, out_of_scope_id), tuple(also)
+        for name in dict.fromkeys((*self.epoch_metrics, *wanted)):
+            if name in found:
+                continue
+            metric = self.metric(name, label_names, out_of_scope_id)
+            if name in wanted or metric.of_counts is None:
+                found[name] = metric.measure(predictions, labels)
+            else:  # the same value, without loading scikit-learn for what nobody asked for
+                found[name] = float(metric.of_counts(LabelCounts.of(predictions, labels)))
+        return found
 
     @abstractmethod
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:

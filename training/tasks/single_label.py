@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .base import TASKS, Mode, OutOfScope, Task
+from ...errors import InputError
+from .base import TASKS, OutOfScope, Task
+from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, recalls
+from .metrics import LabelCounts, Metric, Mode, position_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +33,9 @@ class SingleLabel(Task):
         "in_scope_accuracy": "max",
         "oos_recall": "max",
     }
+    further_metrics: ClassVar[Mapping[str, Mode]] = {name: "max" for name in METRICS if name != "accuracy"}
+    epoch_metrics: ClassVar[tuple[str, ...]] = ("balanced_accuracy", "macro_f1", "weighted_f1")
+    label_metrics: ClassVar[Mapping[str, Mode]] = dict.fromkeys(LABEL_METRICS, "max")
 
     def __init__(self) -> None:
         self.out_of_scope = OutOfScope(self.predictions)
@@ -131,12 +138,52 @@ class SingleLabel(Task):
             "oos_recall": float(right[outside].mean()) if outside.any() else None,
         }
 
+    def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
+        """Return a metric; the out-of-scope class, where there is one, is a label like the others in averages."""
+        mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
+        if label:
+            try:
+                number = position_of(label, name, label_names)
+            except ValueError as error:
+                raise InputError(f"metric: {error}") from None
+            return Metric(name, mode, *of_label(kind, number), concerns=lambda labels: labels == number)
+        if name in METRICS:
+            return Metric(name, mode, *METRICS[name])
+        found = super().metric(name, label_names, out_of_scope_id)
+        if out_of_scope_id is None:
+            return replace(found, of_counts=accuracy_of) if name == "in_scope_accuracy" else found
+        outside = out_of_scope_id
+        if name == "oos_recall":
+            return replace(
+                found,
+                of_counts=lambda counts: recalls(counts)[..., outside],
+                concerns=lambda labels: labels == outside,
+            )
+        if name != "in_scope_accuracy":
+            return found
+        return replace(
+            found,
+            of_counts=lambda counts: _in_scope_accuracy(counts, outside),
+            concerns=lambda labels: labels != outside,
+        )
+
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of logits[N, C], or of classes int[N] from ``preprocess_logits_for_metrics``."""
         given = np.asarray(evaluated.predictions)
         predictions = self.predictions(given) if given.ndim == 2 else given
         found = self.metrics(predictions, evaluated.label_ids)
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_scope_accuracy(counts: LabelCounts, outside: int) -> np.ndarray:
+    """Return the accuracy over the texts of every other label, [...]; over all where there are no such texts."""
+    inside = accuracy_of(
+        LabelCounts(
+            *(np.delete(each, outside, axis=-1) for each in (counts.texts, counts.predicted, counts.right))
+        )
+    )
+    has_any = np.delete(counts.texts, outside, axis=-1).any(axis=-1)
+    return np.where(has_any, inside, accuracy_of(counts))
 
 
 SINGLE_LABEL = TASKS.register(SingleLabel())

@@ -42,14 +42,14 @@ from ..models.first_token import first_token_in_last_layer
 from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.trainable_embedding_rows import train_used_rows
-from ..tasks import SINGLE_LABEL, Task
+from ..tasks import SINGLE_LABEL, Mode, Task, title_of
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 from .from_scratch import new_model, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
-_FORMAT = 3
+_FORMAT = 4
 _BEST_WEIGHTS, _BEST_RECORD = "best.safetensors", "best.json"  # beside the last epoch's state
 _WEIGHT_DECAY = 0.01
 
@@ -65,16 +65,20 @@ class _InitialTeacher:
 
 
 def teacher_key(
-    config: TeacherConfig, data: TextData, training: TrainingConfig, task: Task = SINGLE_LABEL
+    config: TeacherConfig,
+    data: TextData,
+    training: TrainingConfig,
+    task: Task = SINGLE_LABEL,
+    metric: str | None = None,
 ) -> str:
-    """Return a hash of all that a prepared teacher depends on: section, data, max length, task, initial checkpoint.
+    """Return a hash of all that a prepared teacher depends on: section, data, max length, task, metric, checkpoint.
 
     A local checkpoint is hashed by its content, independent of its path; a hub id by its name.
 
     Raises:
         ModelError: The initial checkpoint does not exist.
     """
-    return _key(config, data, training.max_length, task)
+    return _key(config, data, training.max_length, task, metric)
 
 
 def prepare_teacher(
@@ -88,6 +92,7 @@ def prepare_teacher(
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
     unfinished: UnfinishedTraining | None = None,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Write the teacher's checkpoint to ``out_dir``, unless it already exists there.
 
@@ -98,11 +103,12 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the task's first metric.
+        report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the job's metric.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
         unfinished: Place for the last completed epoch, from which an interrupted training is resumed, in the same bits
             on CPUs; to be deleted by the caller once the teacher is stored.
+        metric: The metric in which the best epoch is selected; None: the task's first.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
@@ -114,7 +120,8 @@ def prepare_teacher(
             texts' characters, texts may exceed its positions, or training ended with weights that are not finite.
     """
     began = time.monotonic()
-    key = _key(config, data, max_length, task)
+    key = _key(config, data, max_length, task, metric)
+    goal = metric or task.goal[0]
     record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
@@ -126,10 +133,10 @@ def prepare_teacher(
             name: task.tokenize(data.splits[name], initial.tokenizer, max_length)
             for name in ("train", "validation")
         }
-        measure = partial(_measure, initial, splits["validation"], data.out_of_scope_id, num_threads, use_gpu)
+        measure = partial(_measure, initial, splits["validation"], data, goal, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
-            best = _BestEpoch(initial.model, measure, report, task)
+            best = _BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal))
             on_gpu = evaluation_device(use_gpu).type != "cpu"
             _train(initial, splits["train"], config.seed, best, unfinished, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
@@ -173,13 +180,13 @@ def _save(
     return record
 
 
-def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> str:
+def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task, metric: str | None) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    parts = [_FORMAT, task.name, settings, data.fingerprint, max_length]
+    parts = [_FORMAT, task.name, metric or task.goal[0], settings, data.fingerprint, max_length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -227,7 +234,8 @@ def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, tas
 def _measure(
     initial: _InitialTeacher,
     split: TokenizedSplit,
-    out_of_scope_id: int | None,
+    data: TextData,
+    metric: str,
     num_threads: int,
     use_gpu: bool | None,
 ) -> dict[str, float | None]:
@@ -238,7 +246,13 @@ def _measure(
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return initial.task.metrics(initial.task.predictions(logits), split.labels, out_of_scope_id)
+    return initial.task.measured(
+        initial.task.predictions(logits),
+        split.labels,
+        data.out_of_scope_id,
+        also=[metric],
+        label_names=data.label_names,
+    )
 
 
 def _train(
@@ -288,20 +302,21 @@ def _train(
 
 
 class _BestEpoch(TrainerCallback):
-    """Keep the weights of the epoch that is best in the task's first metric on validation; on ties, the first."""
+    """Keep the weights of the epoch that is best in a metric on the validation split; on ties, the first."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         measure: Callable[[], dict[str, Any]],
         report: ReportProgress | None,
-        task: Task,
+        metric: str,
+        mode: Mode,
     ) -> None:
         self._model = model
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
         self._report = report
-        metric, mode = task.goal
         self._metric, self._sign = f"validation_{metric}", 1 if mode == "max" else -1
+        self._title = f"validation {title_of(metric)}"
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
@@ -317,7 +332,7 @@ class _BestEpoch(TrainerCallback):
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
         if self._report is not None:
-            message = f"epoch {epoch['epoch']:g}: {self._metric.replace('_', ' ')} {epoch[self._metric]:.4f}"
+            message = f"epoch {epoch['epoch']:g}: {self._title} {epoch[self._metric]:.4f}"
             self._report(Progress(message, epoch))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -28,6 +28,7 @@ FAULTS = {
     ),
     "former trials": (["search.warm_start=nowhere"], "nowhere"),
     "models": (["student.layers=[0, 99]"], r"student\.layers.*99"),
+    "metric": (["metric=recall.ye"], r"metric: 'recall\.ye'.*recall\.yes"),
     "goals": (
         ["export.choose.max_drop_from_student=0.0001", "export.choose.strict=true"],
         r"export\.choose\.max_drop_from_student",
@@ -173,5 +174,32 @@ def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypat
     assert changed.data is base.data
     made.clear()
     fewer = check_job(job("data.max_train_examples=6"), storage, since=base)
-    assert made == ["space", "goals", "new pieces", "texts"]
+    assert made == ["space", "metric", "goals", "new pieces", "texts"]
     assert len(fewer.data.splits["train"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["metric=oos_recall"], r"^metric: 'oos_recall' given.*validation split"),
+        (
+            ["search.metric=validation_recall.maybe"],
+            r"^search\.metric: 'recall\.maybe' given.*no label 'maybe'",
+        ),
+        (["search.metric=validation_oos_recall"], r"^search\.metric: 'oos_recall' given"),
+        (["search.constraints=['validation_f1.y >= 0.5']"], r"^search\.constraints: 'f1\.y' given.*f1\.yes"),
+    ],
+)
+def test_a_metric_that_the_texts_do_not_define_is_refused(overrides, message, job):
+    config = job(*overrides)
+    with pytest.raises(InputError, match=message):
+        check_job(config, Storage(config.storage.path), has_inputs=False)
+
+
+def test_a_label_that_no_validation_text_has_is_refused(job, tmp_path):
+    config = job("metric=recall.no")
+    (tmp_path / "validation.csv").write_text(
+        "text,label\n" + "".join(f"{GREEK[0]} {n},yes\n" for n in range(9))
+    )
+    with pytest.raises(InputError, match=r"^metric: 'recall\.no' given, but no text of the validation split"):
+        check_job(config, Storage(config.storage.path), has_inputs=False)

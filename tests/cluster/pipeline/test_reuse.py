@@ -16,6 +16,8 @@ from distiltune.training.data.text_data import TextData, load_data
 BEST: dict[str, Any] = {
     "trial_id": "0002",
     "epoch": 3,
+    "metric": "accuracy",
+    "value": 0.8,
     "validation_accuracy": 0.8,
     "parameters": {},
     "metrics": {},

@@ -27,6 +27,40 @@ def test_defaults_are_the_seed_recipe():
     assert config.export.choose.max_drop_from_student == 0.01
 
 
+def test_the_search_optimises_the_metric_of_the_job_unless_it_names_another():
+    for metric in ("macro_f1", "recall.a label", "mcc"):
+        config = load_config("quickstart", [f"metric={metric}"])
+        assert (config.metric, config.search.metric, config.search.mode) == (
+            metric,
+            f"validation_{metric}",
+            "max",
+        )
+        assert JobConfig.model_validate(config.model_dump(mode="json")) == config
+    own = ["metric=macro_f1", "search.metric=validation_loss", "search.mode=min"]
+    config = load_config("quickstart", own)
+    assert (config.metric, config.search.metric, config.search.mode) == ("macro_f1", "validation_loss", "min")
+    bounded = load_config("quickstart", ["search.constraints=['validation_recall.a label >= 0.5']"])
+    assert bounded.search.constraints[0].metric == "validation_recall.a label"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("metric=macrof1", ["metric: 'macrof1'", "'macro_f1'", "balanced_accuracy", "recall.LABEL"]),
+        ("metric=recal.x", ["metric: 'recal.x'", "recall.LABEL"]),
+        ("metric=validation_accuracy", ["metric: 'validation_accuracy'", "accepted: accuracy"]),
+        ("metric=[accuracy]", ["metric: input should be a valid string"]),
+        ("metric=null", ["metric: input should be a valid string"]),
+    ],
+)
+def test_a_metric_that_does_not_exist_is_refused(override, parts):
+    with pytest.raises(ConfigError) as error:
+        load_config("quickstart", [override])
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quickstart-scratch", "clinc150"])
 def test_presets_are_valid(name):
     assert name in preset_names()

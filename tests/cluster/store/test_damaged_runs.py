@@ -93,6 +93,8 @@ DAMAGED = [
             ("result", {}),
             ("result.best", None),
             ("result.best.validation_accuracy", "high"),
+            ("result.best.value", "high"),
+            ("result.best.metric", None),
             ("result.best.trial_id", 7),
             ("result.trials", {}),
             ("result.trials.0.state", "well"),

@@ -29,6 +29,8 @@ BEST = {
     "alpha": 0.2,
     "temperature": 4,
     "num_train_epochs": 8,
+    "metric": "accuracy",
+    "value": 0.94,
     "validation_accuracy": 0.94,
     "trial_id": "abc",
 }
@@ -176,7 +178,7 @@ def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, r
 
 def test_says_why_each_was_chosen_or_not(report: dict[str, Any]) -> None:
     against = {"difference": -0.0045, "low": -0.00745, "high": -0.002, "confidence": 0.95}
-    against |= {"only_first": 5, "only_second": 19, "num_texts": 3100, "p_value": 0.00661}
+    against |= {"only_first": 5, "only_second": 19, "num_texts": 3100, "p_value": 0.00661, "method": "score"}
     for variant in report["variants"]:
         if variant["name"] == "onnx-int8":
             variant |= {"against_student": against, "predictions_changed": 0.01097, "verdict": "chosen: so"}
@@ -194,7 +196,7 @@ def test_says_why_each_was_chosen_or_not(report: dict[str, Any]) -> None:
 
 def test_the_choice_shows_the_teacher_too_where_it_was_compared(report: dict[str, Any]) -> None:
     student = {"difference": -0.0045, "low": -0.00745, "high": -0.002, "only_first": 5, "only_second": 19}
-    student |= {"confidence": 0.95, "num_texts": 3100, "p_value": 0.00661}
+    student |= {"confidence": 0.95, "num_texts": 3100, "p_value": 0.00661, "method": "score"}
     teacher = {**student, "difference": -0.028, "low": -0.03512, "high": -0.0211}
     rows = {variant["name"]: variant for variant in report["variants"]}
     rows["onnx"] |= {"against_student": student, "verdict": "173 % slower than onnx-int8"}

@@ -44,7 +44,7 @@ def test_it_shows_the_loss_its_interval_and_the_labels_behind_the_average() -> N
     variant = row("onnx", with_losses({1: 3, 2: 9, 3: 1, 4: 2, 5: 4, 6: 6}), p50=1.0, size=8.0)
     found = compare_with_teacher(variant, teacher, LABELS.tolist(), NAMES, ChooseConfig())
     assert found is not None
-    assert (found.accuracy, found.teacher_accuracy) == (175 / 200, 195 / 200)
+    assert (found.metric, found.value, found.teacher_value) == ("accuracy", 175 / 200, 195 / 200)
     own, base = variant_right(variant), variant_right(teacher)
     paired = compare_paired(own, base, confidence=0.975)
     assert (found.difference, found.low, found.high) == (paired.difference, paired.low, paired.high)
@@ -83,11 +83,11 @@ def test_both_are_compared_as_the_artifact_predicts() -> None:
     variant = row("onnx", LABELS, p50=1.0, size=1.0, **{**both, "answers": dict(both["answers"])})
     found = compare_with_teacher(variant, teacher, LABELS.tolist(), NAMES, ChooseConfig())
     assert found is not None
-    assert (found.accuracy_kind, found.accuracy) == ("with_threshold", 0.95)
+    assert (found.accuracy_kind, found.value) == ("with_threshold", 0.95)
     bare = ChooseConfig(accuracy="without_threshold")
     found = compare_with_teacher(variant, teacher, LABELS.tolist(), NAMES, bare)
     assert found is not None
-    assert (found.accuracy_kind, found.accuracy) == ("without_threshold", 1.0)
+    assert (found.accuracy_kind, found.value) == ("without_threshold", 1.0)
 
 
 def test_without_predictions_there_is_no_comparison() -> None:

@@ -132,9 +132,9 @@ def test_predictions_changed_are_against_the_student() -> None:
 
 
 def test_a_least_accuracy_is_a_limit_of_the_gate() -> None:
-    found = chosen(row("onnx", lost=1), min_validation_accuracy=0.95, minimise="size_mb")
+    found = chosen(row("onnx", lost=1), min_validation_metric=0.95, minimise="size_mb")
     assert found.chosen is None
-    assert "validation accuracy 0.8990 below min_validation_accuracy 0.95" in found.reason
+    assert "validation accuracy 0.8990 below min_validation_metric 0.95" in found.reason
     student = next(row for row in found.measurements if row.name == "student-pytorch")
     assert student.gate == "failed"
 

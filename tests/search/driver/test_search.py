@@ -145,6 +145,27 @@ def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoi
     assert reported[-1]["validation_loss"] == pytest.approx(loss, abs=1e-5)
 
 
+def test_a_trial_measures_the_metric_of_the_job_and_keeps_its_best_epoch(inputs, tmp_path):
+    arguments = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3}
+    told = run_here(
+        replace(inputs, metric="recall.b"),
+        tmp_path,
+        arguments,
+        TRAINING,
+        metric=("validation_recall.b", "max"),
+    )
+    predicted = logits_of(tmp_path / epochs_of(tmp_path)[-1].key, inputs.validation).argmax(-1).numpy()
+    of_b = inputs.validation.labels == 1
+    assert told[-1]["validation_recall.b"] == pytest.approx((predicted[of_b] == 1).mean())
+    assert told[-1]["best"] == max(each["validation_recall.b"] for each in told)
+    assert [value for _, value in told[-1]["curve"]] == [each["validation_recall.b"] for each in told]
+    assert {"validation_macro_f1", "validation_balanced_accuracy", "validation_weighted_f1"} <= told[
+        -1
+    ].keys()
+    assert "validation_mcc" not in told[-1]
+    assert "recall of b" in read_log(Store(str(tmp_path)), "one/logs/0000")[0]
+
+
 @pytest.fixture(scope="module")
 def with_teacher(tmp_path_factory) -> TrialInputs:
     """A student made of two of four layers, and the teacher whose they are."""
@@ -263,6 +284,7 @@ def test_tensorboard_shows_every_trials_scalars(searched, tensorboard):
             "validation/accuracy",
             "validation/in_scope_accuracy",
             "validation/oos_recall",
+            "validation/macro_f1",
             "validation/loss",
             "examples_per_second",
         }

@@ -8,12 +8,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
-from distiltune.search.space.space import draw, fixed_values
+from distiltune.search.space.space import draw, fixed_values, metrics_of, named_metrics
 from distiltune.search.space.space import searched as searched_parameters
 from distiltune.search.space.students import Student, student_name, student_names, without_misfits
 from distiltune.search.space.validation import check_space, space_faults
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.student.config import StudentConfig, student_config
+from distiltune.training.tasks import SINGLE_LABEL
 
 
 def config(space: dict | None = None, **values) -> SearchConfig:
@@ -64,6 +65,27 @@ def test_all_faults_are_told_together_with_the_nearest_name():
     assert "did you mean 'temperature'" in faults[1]
     assert "search.metric" in faults[2]
     assert "did you mean 'validation_accuracy'" in faults[2]
+
+
+def test_every_metric_of_the_task_can_be_optimised_or_bounded():
+    for name in (*SINGLE_LABEL.metric_names, "recall.a label"):
+        given = config(
+            metric=f"validation_{name}", constraints=[f"validation_f1.{name} >= 0.5", "sparsity >= 0"]
+        )
+        assert not [each for each in space_faults(given, TrainingConfig()) if "validation_" in each]
+        assert named_metrics(given, "single_label") == [name, f"f1.{name}"]
+    wrong = config(metric="validation_recal.x", constraints=["validation_macro_f >= 0.5"])
+    faults = space_faults(wrong, TrainingConfig())
+    assert len(faults) == 2
+    assert "did you mean 'validation_recall.LABEL'? accepted: validation_accuracy, " in faults[0]
+    assert "search.constraints.0" in faults[1] and "'validation_macro_f1'" in faults[1]
+
+
+def test_an_epoch_reports_the_usual_metrics_and_those_that_are_named():
+    usual = [*SINGLE_LABEL.metric_modes, *SINGLE_LABEL.epoch_metrics]
+    expected = [*(f"validation_{name}" for name in (*usual, "recall.a")), "validation_loss", "sparsity"]
+    assert list(metrics_of("single_label", ["macro_f1", "recall.a"])) == expected
+    assert not {"validation_mcc", "validation_macro_precision"} & metrics_of("single_label").keys()
 
 
 def test_a_value_that_an_argument_refuses_is_told_before_any_trial():
