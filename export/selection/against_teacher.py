@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,7 +46,9 @@ class TeacherComparison:
         num_texts: N.
         changed: Share of the texts whose prediction differs from the teacher's.
         labels: The labels that lose most texts, at most five, the largest loss first.
-        faster, smaller: Ratios of the teacher's to the variant's p50 latency and size.
+        faster, smaller: Ratios of the teacher's to the variant's latency and size; that of the latencies is measured
+            in turns (``interleaved.LatencyRatio``), or between their separate measurements (p50) where it was not.
+        faster_low, faster_high: Limits of the 95 % interval of ``faster``; None where it was not measured in turns.
     """
 
     accuracy_kind: str
@@ -60,6 +62,8 @@ class TeacherComparison:
     labels: list[LabelLoss]
     faster: float
     smaller: float
+    faster_low: float | None = None
+    faster_high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -72,6 +76,7 @@ def compare_with_teacher(
     labels: Sequence[int],
     label_names: Sequence[str],
     config: ChooseConfig,
+    ratio: Mapping[str, Any] | None = None,
 ) -> TeacherComparison | None:
     """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
 
@@ -81,6 +86,7 @@ def compare_with_teacher(
         labels: int[N], labels of the test split, indices into ``label_names``.
         label_names: The data's labels.
         config: The section ``export.choose``.
+        ratio: ``LatencyRatio`` of the two as JSON values, if they were timed in turns.
 
     Returns:
         The comparison; None where one has no predictions for the test split.
@@ -100,8 +106,10 @@ def compare_with_teacher(
         num_texts=paired.num_texts,
         changed=float((own.predictions != base.predictions).mean()),
         labels=_largest_losses(own.right, base.right, np.asarray(labels), label_names),
-        faster=teacher.latency_ms["p50"] / variant.latency_ms["p50"],
+        faster=ratio["faster"] if ratio else teacher.latency_ms["p50"] / variant.latency_ms["p50"],
         smaller=teacher.size_mb / variant.size_mb,
+        faster_low=ratio["low"] if ratio else None,
+        faster_high=ratio["high"] if ratio else None,
     )
 
 
