@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import tiny_classifier
+from artifacts import tiny_artifact
 
 from distiltune.errors import RunFailedError
 from distiltune.export.benchmark.contention import MOST_WAITING
 from distiltune.export.benchmark.measure_models import Measurement, MeasurementSpec
 from distiltune.export.benchmark.targets.base import OpenOptions
-from distiltune.export.config import ExportConfig
 from distiltune.export.markdown import times_faster
 from distiltune.export.selection import interleaved
 from distiltune.export.selection.interleaved import (
@@ -21,7 +20,6 @@ from distiltune.export.selection.interleaved import (
     time_in_turns,
 )
 from distiltune.export.selection.timed_process import Block, TimedProcess, time_block
-from distiltune.export.variants.build import build_variant
 
 TIMES = {"mean": 2.0, "std": 0.0, "p50": 2.0, "p90": 2.0, "p99": 2.0}
 
@@ -127,22 +125,15 @@ def test_a_ratio_is_written_with_its_interval(found, text) -> None:
     assert times_faster(found) == text
 
 
-@pytest.fixture(scope="module")
-def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("interleaved")
-    student = tiny_classifier(root / "student", label_names=["label_0", "label_1"])
-    build_variant("onnx", student, root / "onnx", config=ExportConfig(), max_length=16)
-    return root / "onnx"
-
-
-def test_models_are_timed_in_processes_of_their_own(variant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_timed_in_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = tiny_artifact(tmp_path / "onnx")
     monkeypatch.setitem(interleaved.NUM_ROUNDS, "quick", 3)
     monkeypatch.setitem(interleaved.SECONDS, "quick", 0.2)
     spec = MeasurementSpec("onnx", "onnx", str(variant), 16)
     measured = Measurement("onnx", "onnx", 1.0, TIMES, TIMES, {}, 1.0, 1, "a text", session={})
     other = MeasurementSpec("other", "onnx", str(variant), 16)
     found = measure_ratios(
-        (spec, measured), [(other, measured)], task="single_label", num_outputs=2, effort="quick"
+        (spec, measured), [(other, measured)], task="single_label", num_outputs=3, effort="quick"
     )
     assert set(found) == {"other"}
     ratio = found["other"]
