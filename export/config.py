@@ -150,6 +150,16 @@ class BenchmarkConfig(Section):
         description="Measure for each ONNX model the minimum time that this machine needs for the timed text (1 to "
         "3 s per model); only with num_threads 1.",
     )
+    interleaved: bool = Field(
+        default=True,
+        description="Time the selected variant once more in turns with the teacher (and the reference), for their "
+        "ratio with a 95 % interval; up to 10 s per model, a third of that with effort quick.",
+    )
+    reuse: bool = Field(
+        default=True,
+        description="Whether measurements of the same models on this machine, made by other runs of the storage, are "
+        "reused; false: measure every model again.",
+    )
     query: Text | None = Field(
         default=None, description="The one text that is timed; default: the validation text of median length."
     )

@@ -54,6 +54,14 @@ def fixed(value: float | None, digits: int) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
+def times_faster(found: Mapping[str, Any]) -> str:
+    """Return ``faster`` with its interval, such as ``20.8x (20.1 to 21.5)``; without one, such as ``20.8x``."""
+    times, low, high = (found.get(name) for name in ("faster", "low", "high"))
+    digits = 1 if (times or 0.0) >= 10 else 2
+    limits = "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{times:.{digits if limits else 1}f}x{limits}"
+
+
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, left: Collection[int] = (0,)
 ) -> Markdown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RunFailedError
 from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
+from ...export.markdown import times_faster
 from ...export.report.report import build_report, write_report
 from ...export.selection.against_teacher import compare_with_teacher
 from ...export.selection.gate import TEACHER
@@ -32,8 +34,16 @@ if TYPE_CHECKING:
     from .stages import StageResult
 
 
-def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
-    """Apply the gate and select a variant, on the validation split; possibly none passes."""
+def choose_variant(
+    config: JobConfig,
+    run: Run,
+    data: TextData,
+    ratios_of: Callable[[str, Mapping[str, Measurement]], dict[str, dict[str, Any]]],
+) -> StageResult:
+    """Apply the gate and select a variant, on the validation split; possibly none passes.
+
+    ``ratios_of`` returns how many times faster the selected variant is than other models, timed in turns.
+    """
     measured = [
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
@@ -41,7 +51,9 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
     selection = select_variant(measured, choose, metric=metric)
     by_name = {each.name: each for each in selection.measurements}
-    compared = None
+    compared, ratios = None, {}
+    if selection.chosen is not None:
+        ratios = ratios_of(selection.chosen, by_name)
     if selection.chosen is not None and TEACHER in by_name:
         compared = compare_with_teacher(
             by_name[selection.chosen],
@@ -50,6 +62,7 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
             data.label_names,
             choose,
             metric,
+            ratios.get(TEACHER),
         )
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     measurements = [replace(each, answers=None) for each in selection.measurements]
@@ -59,6 +72,7 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
         "reason": selection.reason or None,
         "warning": selection.warning or None,
         "against_teacher": None if compared is None else compared.to_json(),
+        "ratios": ratios,
     }
     if selection.warning:
         logger.warning("%s", selection.warning)
@@ -66,7 +80,8 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
     shown = ", ".join(
         f"{counts[name]} {name}" for name in ("passed", "inconclusive", "failed") if counts[name]
     )
-    return record, f"{shown}; selected: {selection.chosen or 'none'}"
+    faster = f", {times_faster(ratios[TEACHER])} faster than its teacher" if TEACHER in ratios else ""
+    return record, f"{shown}; selected: {selection.chosen or 'none'}{faster}"
 
 
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
@@ -81,6 +96,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     chosen = next(each for each in gate["variants"] if each["name"] == gate["chosen"])
     source, target = run.store.fetch(run.variant(chosen["name"])), run.store.local(run.artifact)
     measurements = {name: value for name, value in chosen.items() if name not in ("curves", "answers")}
+    measurements["ratios"] = gate["ratios"] or None
     made_from = _made_from(config, run, data)
     seal_artifact(
         source,
@@ -149,6 +165,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
+                "interleaved": choice["ratios"],
                 "warning": choice["warning"],
                 "stages": {
                     stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")

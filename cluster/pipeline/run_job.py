@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,18 @@ from .preflight import CheckedJob, check_job
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
+    from ...export.benchmark.measure_models import Measurement
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
+    from .model_reuse import ModelReuse
     from .stages import StageResult
 
 logger = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 1.0
+_FREE = ("storage", "resources")
+# Section of the specification that a resumed run may change -> the stages that run again.
+_AGAIN = {name: STAGES[STAGES.index(name) :] for name in ("export", "benchmark")}
 
 
 def run_job(
@@ -89,18 +94,13 @@ def run_job(
 def refuse_other_specification(run: Run, config: JobConfig) -> None:
     """Reject resuming a run under a specification that it did not begin with.
 
-    Storage and resources may differ: a run can be resumed anywhere.
+    Storage and resources may differ: a run can be resumed anywhere. So may what comes after the search: ``export`` and
+    ``benchmark``.
 
     Raises:
-        InputError: Sections differ; the message lists them.
+        InputError: Other sections differ; the message lists them.
     """
-    held = run.read("job.json")
-    if held is not None:
-        with suppress(ValidationError):  # a key that an older run lacks has its default
-            held = type(config).model_validate(held).model_dump(mode="json")
-    wanted = config.model_dump(mode="json")
-    free = ("storage", "resources")
-    changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
+    changed = [key for key in _changed(run, config) if key not in _AGAIN]
     if changed:
         raise InputError(
             f"--run-id: run {run.id} exists with another specification (different: {', '.join(changed)}); choose "
@@ -108,11 +108,23 @@ def refuse_other_specification(run: Run, config: JobConfig) -> None:
         )
 
 
+def _changed(run: Run, config: JobConfig) -> list[str]:
+    """Return the sections, except storage and resources, that differ from what a run began with."""
+    held = run.read("job.json")
+    if held is None:
+        return []
+    with suppress(ValidationError):  # a key that an older run lacks has its default
+        held = type(config).model_validate(held).model_dump(mode="json")
+    wanted = config.model_dump(mode="json")
+    return [key for key in wanted if key not in _FREE and wanted[key] != held.get(key)]
+
+
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ...export.machine import describe_machine
 
     refuse_other_specification(run, config)
-    if any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
+    again = {stage for section in _changed(run, config) for stage in _AGAIN[section]}
+    if again or any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
         searched = run.stage_record("search").get("state") == "finished"
         check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
     read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
@@ -121,7 +133,9 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
             f"--run-id: run {run.id} was started with other data: its files have changed since; choose another id, "
             f"or restore the files"
         )
-    if run.read("job.json") is None:
+    for stage in again:  # its results are found again where their inputs are the same
+        run.store.delete(run.key(f"stages/{stage}.json"))
+    if again or run.read("job.json") is None:
         run.write("job.json", config.model_dump(mode="json"))
     record = {
         "run_id": run.id,
@@ -274,21 +288,28 @@ class _ProgressWriter:
 def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
-    from .finalize import choose_variant, make_report, seal_chosen
-    from .reuse import StageReuse
+    from .finalize import make_report, seal_chosen
+    from .model_reuse import ModelReuse
+    from .reuse import SearchReuse
     from .stages import Stages
 
     config = job.config
-    reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
-    brought = {} if reuse is None or runner.is_finished("benchmark") else reuse.bring()
+    reuse = SearchReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
+    models = ModelReuse(config, run, job.data)
+    brought = {} if reuse is None or runner.is_finished("search") else reuse.bring()
+    if runner.is_finished("search"):
+        brought |= models.finish_stages()
+    # The gate times the selected variant once more: on a cluster by a task.
+    is_remote = config.resources.address is not None and not runner.is_finished("gate")
+    gate = _gate(job, run, models)
     all_finished = runner.is_finished("search", "export", "benchmark")
     for stage, text in brought.items():
         if all_finished or stage in ("teacher", "logits", "student"):  # the others are reported below
             runner.show_reused(stage, text)
-    if not all_finished:
+    if not all_finished or is_remote:
         with ray_session(config.resources):
             check_cluster(config.resources, run.store)
-            stages = Stages(config, job.local_config, run, job.data)
+            stages = Stages(config, job.local_config, run, job.data, models)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)
@@ -296,11 +317,30 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
             runner.do("search", stages.search)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
+            if is_remote:
+                runner.do("gate", gate)
         if reuse is not None:
             reuse.remember()
-    runner.do("gate", lambda _: choose_variant(config, run, job.data))
+    if not is_remote:
+        runner.do("gate", gate)
     runner.do("report", lambda _: make_report(config, run))
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
+
+
+def _gate(job: CheckedJob, run: Run, models: ModelReuse) -> Callable[[ReportProgress], StageResult]:
+    """Return the work of the gate: selecting a variant, and timing it in turns with other models."""
+    from .finalize import choose_variant
+    from .ratios import RatioMeasurement
+
+    ratios = RatioMeasurement(job.config, run, job.data, models)
+
+    def work(report: ReportProgress) -> StageResult:
+        def ratios_of(chosen: str, measured: Mapping[str, Measurement]) -> dict[str, dict[str, Any]]:
+            return ratios.measure(chosen, measured, report)
+
+        return choose_variant(job.config, run, job.data, ratios_of)
+
+    return work
 
 
 def describe_data(job: CheckedJob) -> StageResult:

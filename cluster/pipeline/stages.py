@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...export.benchmark.measure_models import Measurement
 from ...export.variants import kinds
 from ...progress import Progress, ReportProgress
 from ...search.space.space import VALIDATION
@@ -21,6 +22,7 @@ from .best_trial import best_of, keep_best
 from .diagnose import describe as describe_problems
 from .diagnose import diagnose
 from .dispatch import Dispatcher
+from .model_reuse import ModelReuse, measurement_specs
 from .students import Students
 from .warm_start import warm_start_trials
 
@@ -31,10 +33,6 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
-STUDENT = "student-pytorch"
-TEACHER = "teacher-pytorch"
-REFERENCE = "reference-bert-base"
-
 
 class Stages:
     """The stages of one job; each method returns the values to record and a one-line summary.
@@ -44,13 +42,17 @@ class Stages:
         local_config: The specification with paths of this machine.
         run: Run that stores all results.
         data: The texts.
+        models: Variants and measurements that other runs may have.
     """
 
-    def __init__(self, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
+    def __init__(
+        self, config: JobConfig, local_config: JobConfig, run: Run, data: TextData, models: ModelReuse
+    ) -> None:
         self._config = config
         self._local_config = local_config
         self._run = run
         self._data = data
+        self._models = models
         self._splits: dict[str, LabelledSplit] = {}
         self._students: dict[str, Student] = {}
         self._dispatcher = Dispatcher(config, run)
@@ -214,56 +216,41 @@ class Stages:
         )
 
     def export(self, report: ReportProgress) -> StageResult:
-        """Export the variants, each in a task of its own."""
+        """Export the variants that no run has, each in a task of its own."""
         names = list(self._config.export.variants)
+        records = dict(self._models.variants())
         plain = kinds.plain.PLAIN.name
-        first = [name for name in names if name == plain]
-        base = self._run.variant(plain) if first else None
-        records = {}
+        base = self._run.variant(plain) if plain in names else None
+        missing = [name for name in names if name not in records]
+        first = [name for name in missing if name == plain]
         # The plain graph is exported first: the others start from it instead of exporting again.
-        for group in (first, [name for name in names if name not in first]):
+        for group in (first, [name for name in missing if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
                 records[name] = self._dispatcher.wait("export", task, report, part=name)
                 report(Progress(f"{name} ({len(records)} of {len(names)})"))
-        return {"variants": [records[name] for name in names]}, ", ".join(names)
+        return self._models.exported(records)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
-        arguments = (name, self._run.best, self._run.variant(name), self._data, base)
+        arguments = (name, self._run.id, self._data, base, self._models.variant_key(name))
         wanted = resources_for(name, self._config.resources.export)
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, report: ReportProgress) -> StageResult:
-        """Measure every model on a node that is reserved for the measurement."""
-        wanted = self._config.resources.benchmark
-        measured = self._dispatcher.do_alone(
-            "benchmark", tasks.measure, wanted, self._measurement_specs(), self._data, report=report
-        )
-        return measured, f"{len(measured['measurements'])} models measured"
-
-    def _measurement_specs(self) -> list[tasks.MeasurementSpec]:
-        length = self._config.training.max_length
-        best, teacher = self._run.best, self._teacher()
-        specs = [
-            tasks.MeasurementSpec(TEACHER, "pytorch", teacher, length),
-            tasks.MeasurementSpec(STUDENT, "pytorch", best, length),
-        ]
-        for made in self._run.stage_record("export")["result"]["variants"]:
-            name = made["name"]
-            specs.append(
-                tasks.MeasurementSpec(
-                    name,
-                    kinds.get(name).target,
-                    self._run.variant(name),
-                    length,
-                    tokenizer_dir=best,
-                    max_abs_diff=made["max_abs_diff"],
-                    fused=made["fused"],
-                )
+        """Measure every model that no run has measured, on a node that is reserved for the measurement."""
+        specs = measurement_specs(self._config, self._run)
+        found, machine = dict(self._models.measurements(specs)), None
+        missing = [spec for spec in specs if spec.name not in found]
+        if missing:
+            keys = self._models.measurement_keys(missing)
+            wanted = self._config.resources.benchmark
+            arguments = (missing, self._data, self._run.id, keys)
+            measured = self._dispatcher.do_alone(
+                "benchmark", tasks.measure, wanted, *arguments, report=report
             )
-        if self._config.benchmark.reference:
-            specs.append(tasks.MeasurementSpec(REFERENCE, "reference", teacher, length))
-        return specs
+            machine = measured["machine"]
+            found |= {each["name"]: Measurement.from_json(each) for each in measured["measurements"]}
+        return self._models.measured(specs, found, machine)
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]

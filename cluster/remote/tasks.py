@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models
+from ...export.benchmark.measure_models import BenchmarkTexts, Measurement, MeasurementSpec, measure_models
 from ...export.machine import describe_machine
 from ...export.out_of_scope.fit_scores import ValidationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
+from ...export.selection.interleaved import measure_ratios
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
@@ -29,6 +30,8 @@ from ...training.student.build import build_student
 from ..specification.config import JobConfig
 from ..specification.goal import goal_of
 from ..store.input_files import with_local_inputs
+from ..store.runs import Run
+from ..store.stage_index import write_result
 
 
 @dataclass(frozen=True)
@@ -123,17 +126,23 @@ def make_student(
 def make_variant(
     task: Task,
     name: str,
-    student_key: str,
-    key: str,
+    run_id: str,
     data: TextData,
     base_key: str | None,
+    index_key: str,
 ) -> dict[str, Any]:
-    """Export one variant of the best checkpoint, starting from the plain graph at ``base_key`` if given."""
+    """Export one variant of a run's best checkpoint, starting from the plain graph at ``base_key`` if given.
+
+    It is entered in the index under ``index_key``.
+    """
+    run = Run(task.store, run_id)
+    key = run.variant(name)
+    task.store.delete(run.key(variant_record(name)))  # of the folder that is about to be replaced
     goal, export = goal_of(task.config, data), task.config.export
     takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
         name,
-        task.store.fetch(student_key),
+        task.store.fetch(run.best),
         task.store.local(key),
         config=export,
         max_length=task.config.training.max_length,
@@ -141,42 +150,80 @@ def make_variant(
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
-        validation=_validation_texts(data, goal),
+        validation=validation_texts(data, goal),
         training_texts=data.splits["train"]["text"][:] if takes_texts else [],
     )
     task.store.publish(key)
-    return made.to_json()
+    record = made.to_json()
+    write_result(run, variant_record(name), index_key, record)
+    return record
 
 
-def _validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
+def variant_record(name: str) -> str:
+    """Return the name of the record of a variant's folder in a run."""
+    return f"variants/{name}.made.json"
+
+
+def measurement_record(name: str) -> str:
+    """Return the name of the record of a model's measurement in a run."""
+    return f"measurements/{name}.json"
+
+
+def measured_logits(name: str) -> str:
+    """Return the name of the logits that belong to a model's measurement in a run."""
+    return f"measurements/{name}.npz"
+
+
+def validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
+    """Return the labelled texts that temperature and threshold of a variant are fitted on."""
     rows, names = data.splits["validation"], data.label_names
     labels = [names[label] for label in rows["label"][:]]
     return ValidationTexts(rows["text"][:], labels, goal, data.out_of_scope_label)
 
 
-def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[str, Any]:
-    """Measure every model on this node, one after another, and describe the machine.
-
-    The models' directories are keys of the store.
-    """
+def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
+    """Return the texts that every model of a job is measured on."""
     validation, test = data.splits["validation"], data.splits["test"]
-    texts = BenchmarkTexts(
+    return BenchmarkTexts(
         validation["text"][:],
         validation["label"][:],
         test["text"][:],
         test["label"][:],
         data.label_names,
         data.out_of_scope_label,
-        task.config.task,
+        config.task,
     )
+
+
+def measure(
+    task: Task, specs: list[MeasurementSpec], data: TextData, run_id: str, index_keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """Measure every model on this node, one after another, and describe the machine.
+
+    The models' directories are keys of the store. A model that has a key in ``index_keys`` is entered in the index as
+    soon as it is measured.
+    """
+    run = Run(task.store, run_id)
+
+    def keep(measurement: Measurement, logits: Path) -> None:
+        name = measurement.name
+        if name in index_keys:
+            task.store.delete(
+                run.key(measurement_record(name))
+            )  # of the logits that are about to be replaced
+            if logits.is_file():
+                task.store.upload(logits, run.key(measured_logits(name)))
+            write_result(run, measurement_record(name), index_keys[name], measurement.to_json())
+
     machine = describe_machine()
     measured = measure_models(
         [_here(task.store, spec) for spec in specs],
-        texts,
+        benchmark_texts(task.config, data),
         task.config.benchmark,
         goal=goal_of(task.config, data),
         compressed=task.config.training.pruning is not None,
         report=task.report,
+        keep=keep,
     )
     return {
         "measurements": [each.to_json() for each in measured],
@@ -184,6 +231,31 @@ def measure(task: Task, specs: list[MeasurementSpec], data: TextData) -> dict[st
         "label_names": list(data.label_names),
         "out_of_scope_id": data.out_of_scope_id,
     }
+
+
+def time_models(
+    task: Task,
+    label_names: list[str],
+    variant: tuple[MeasurementSpec, Measurement],
+    bases: list[tuple[MeasurementSpec, Measurement]],
+) -> dict[str, Any]:
+    """Time a variant in turns with other models on this node; their directories are keys of the store."""
+    return ratios_of(task.store, task.config, label_names, variant, bases)
+
+
+def ratios_of(
+    store: Store,
+    config: JobConfig,
+    label_names: list[str],
+    variant: tuple[MeasurementSpec, Measurement],
+    bases: list[tuple[MeasurementSpec, Measurement]],
+) -> dict[str, Any]:
+    """Return how many times faster a variant is than other models, as JSON values by their names."""
+    here = [(_here(store, spec), measured) for spec, measured in (variant, *bases)]
+    outputs = learning.get(config.task).num_outputs(label_names)
+    effort = config.benchmark.effort
+    found = measure_ratios(here[0], here[1:], task=config.task, num_outputs=outputs, effort=effort)
+    return {name: ratio.to_json() for name, ratio in found.items()}
 
 
 def _here(store: Store, spec: MeasurementSpec) -> MeasurementSpec:

@@ -111,8 +111,8 @@ class StorageConfig(Section):
     )
     reuse: bool = Field(
         default=True,
-        description="Whether search, export and benchmark of another run in this storage are reused where all of their "
-        "inputs are the same.",
+        description="Whether the search, each variant and each measurement of other runs in this storage are reused "
+        "where their inputs are the same.",
     )
     retry_s: float = Field(
         default=60,

@@ -16,6 +16,7 @@ from ...storage.store import LISTING
 from .input_files import INPUTS
 from .removal import cut_run, cut_to, delete_folder, delete_run, keys_to_cut
 from .runs import LATEST, LOGITS, TEACHERS, Run, Storage, epoch_of
+from .stage_index import INDEX, is_stale
 
 Kept = Literal["best", "artifacts"]
 
@@ -139,6 +140,7 @@ def find_garbage(storage: Storage, kept: Kept | None = None, older_than_s: float
                 cut.add(run)
     before = now - max(older_than_s, LEFTOVER_AGE_S)
     _find_unused_caches(storage, [run for run in runs if run not in cut], before, found)
+    _find_stale_entries(storage, before, found)
     for key, size in leftovers(storage.store, now - LEFTOVER_AGE_S).items():
         found.garbage.append(
             Garbage(f"unfinished write {key}", size, partial(delete_leftover, storage.store, key))
@@ -192,6 +194,26 @@ def _find_unused_caches(storage: Storage, runs: list[Run], before: float, found:
     for key, files in unused.items():
         size = sum(file.num_bytes for file in files)
         found.garbage.append(Garbage(f"unused {key}", size, partial(delete_folder, storage.store, key)))
+
+
+def _find_stale_entries(storage: Storage, before: float, found: Found) -> None:
+    """Add the entries of the index whose result is gone, as one piece of garbage."""
+    store = storage.store
+    stale = {
+        name: file.num_bytes
+        for name, file in stored_files(store, INDEX).items()
+        if name.endswith(".json") and "/" not in name and file.modified < before and is_stale(store, name)
+    }
+    if not stale:
+        return
+
+    def delete() -> None:
+        for name in stale:
+            if is_stale(store, name):  # no run has entered itself meanwhile
+                store.delete(f"{INDEX}/{name}")
+
+    count = f"{len(stale):,} entr{'y' if len(stale) == 1 else 'ies'}"
+    found.garbage.append(Garbage(f"{count} of {INDEX} whose results are gone", sum(stale.values()), delete))
 
 
 def _used_keys(storage: Storage, runs: list[Run]) -> set[bytes]:

@@ -34,6 +34,7 @@ def summary(run: Run) -> dict[str, Any]:
         "variants": choice.get("variants", []),
         "chosen": choice.get("chosen"),
         "against_teacher": choice.get("against_teacher"),
+        "ratios": choice.get("ratios") or {},
         "warning": choice.get("warning"),
         "artifact": _location(run, run.artifact),
         "report": _location(run, run.report),
@@ -60,11 +61,12 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report.tables import disturbed, terminal_table, verdicts
+    from ...export.report.tables import disturbed, reused, terminal_table, verdicts
 
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
-    for line in [*disturbed(found["variants"]), *verdicts(found["variants"])]:
+    rows = found["variants"]
+    for line in [*disturbed(rows), *reused(rows), *verdicts(rows)]:
         console.print(line, soft_wrap=True, markup=False)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
@@ -173,15 +175,18 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
 def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
     """Print the selected variant against the teacher on test, and then its ratios to the other models."""
     from ...export.benchmark.measure_models import Measurement
+    from ...export.markdown import times_faster
     from ...export.report.report import TEACHER, ratios
 
     rows = [Measurement.from_json(row) for row in found["variants"]]
     compared = found["against_teacher"]
+    times_of = ratios(rows, found["chosen"], found["ratios"]).get(found["chosen"], {})
     if compared:
+        faster = times_faster(times_of.get(TEACHER, compared))
         console.print(
             f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: {compared['title']} "
             f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence), "
-            f"{compared['faster']:.1f}x faster, {compared['smaller']:.1f}x smaller",
+            f"{faster} faster, {compared['smaller']:.1f}x smaller",
             soft_wrap=True,
             highlight=False,
             style="bold",
@@ -189,9 +194,10 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
         )
     if found["warning"]:
         console.print(f"[yellow]warning: {escape(found['warning'])}[/yellow]", soft_wrap=True)
-    for base, times in ratios(rows).get(found["chosen"], {}).items():
+    for base, times in times_of.items():
         if not (compared and base == TEACHER):
-            console.print(f"{times['faster']:.1f}x faster and {times['smaller']:.1f}x smaller than {base}")
+            smaller = f"{times['smaller']:.1f}x smaller"
+            console.print(f"{times_faster(times)} faster and {smaller} than {base}", highlight=False)
 
 
 def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:

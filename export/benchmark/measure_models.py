@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,8 @@ from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
 from ...training import tasks
+from ..artifact.manifest import SETTINGS_FILE
+from ..runtime.classifier_config import read_config
 from . import targets
 from .contention import MOST_WAITING
 from .measurements import median_text
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 SECONDS_OF_RATE = 0.2  # of measurement, for each of the three rates of a floor
 Outcome = Literal["passed", "failed", "inconclusive"]
 """Of a gate."""
+LOGITS_FILE = "logits.npz"
 NUM_COMPARED_TEXTS = 32  # whose logits are compared to detect session options that change them
 
 
@@ -105,6 +108,7 @@ class Measurement:
             ``inconclusive`` (see ``selection.gate``); None where the gate does not apply.
         teacher_gate: the same for the limit against the teacher.
         verdict: why it was chosen, or why not.
+        reused: ``run_id`` of the run that measured it and ``at``, when; None for a measurement of this run.
     """
 
     name: str
@@ -137,6 +141,7 @@ class Measurement:
     compressed_size_mb: float | None = None
     floor_ms: dict[str, float] | None = None
     waiting: float | None = None
+    reused: dict[str, str] | None = None
 
     @property
     def is_disturbed(self) -> bool:
@@ -162,6 +167,7 @@ def measure_models(
     goal: ScopeGoal | None = None,
     compressed: bool = False,
     report: ReportProgress | None = None,
+    keep: Callable[[Measurement, Path], None] | None = None,
 ) -> list[Measurement]:
     """Measure every model, one after another, each in a fresh process with the same number of threads.
 
@@ -174,6 +180,8 @@ def measure_models(
         goal: goal of the threshold selection; None: nothing is measured with a threshold.
         compressed: also measure the size after compression, which is slow.
         report: called with each model as soon as it is measured.
+        keep: called with each measurement and the file of the model's logits, which :func:`judge_again` takes; the file
+            is deleted afterwards, and does not exist for a model without accuracy.
 
     Raises:
         InputError: a split is empty.
@@ -187,6 +195,8 @@ def measure_models(
         _log.info("benchmark: %s", spec.name)
         with temporary_directory("benchmark") as scratch:
             result = _measure_model(spec, texts, config, query, goal, scratch, compressed=compressed)
+            if keep is not None:
+                keep(result, scratch / LOGITS_FILE)
         measured.append(result)
         if report is not None:
             message = f"{spec.name}: {result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
@@ -210,18 +220,20 @@ def _measure_model(
     *,
     compressed: bool,
 ) -> Measurement:
-    prepared = _prepare(spec, texts, config.num_threads, scratch)
+    num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
+    prepared = prepare_model(spec, texts.task, num_outputs, config.num_threads, scratch)
     # In a separate process, because the compared sessions would count towards the model's memory.
     session, num_threads = _tuned(spec, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
     directory = spec.directory if prepared is None else prepared.directory
     request = {
         "model": {**asdict(spec), "directory": directory, "session": session},
-        "texts": {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)},
+        "texts": _plain_texts(texts),
         "config": config.model_dump(),
         "query": query,
         "compressed": compressed,
-        "goal": None if goal is None else {"config": goal.config.model_dump(), "label": goal.label},
+        "goal": _plain_goal(goal),
+        "logits_file": str(scratch / LOGITS_FILE),
     }
     request_file, out_file = scratch / "request.json", scratch / "out.json"
     request_file.write_text(json.dumps(request), encoding="utf-8")
@@ -243,15 +255,14 @@ def _measure_model(
     )
 
 
-def _prepare(
-    spec: MeasurementSpec, texts: BenchmarkTexts, num_threads: int, scratch: Path
+def prepare_model(
+    spec: MeasurementSpec, task: str, num_outputs: int, num_threads: int, scratch: Path
 ) -> Prepared | None:
-    """Create the folder to measure, for a target that does not open the model's own folder."""
+    """Create the folder to measure in ``scratch``, for a target that does not open the model's own folder."""
     prepare = targets.get(spec.kind).prepare
     if prepare is None:
         return None
-    num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
-    preparation = Preparation(spec.name, spec.directory, num_outputs, texts.task, num_threads, scratch)
+    preparation = Preparation(spec.name, spec.directory, num_outputs, task, num_threads, scratch)
     return prepare(preparation)
 
 
@@ -286,6 +297,44 @@ def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dic
     except RunFailedError as error:  # the measurement is useful without it
         _log.warning("%s: floor not measured: %s", spec.name, error)
         return None
+
+
+def judge_again(
+    measurement: Measurement,
+    logits_file: Path,
+    directory: Path,
+    texts: BenchmarkTexts,
+    goal: ScopeGoal | None,
+) -> Measurement:
+    """Measure accuracy, calibration and threshold again from stored logits, as another goal requires.
+
+    Args:
+        measurement: The measurement; its times, sizes and memory stay.
+        logits_file: Logits that were stored with it.
+        directory: Folder of the model, whose distiltune.json has its present threshold.
+        texts: The texts that it was measured on.
+        goal: Goal of the threshold selection.
+
+    Raises:
+        InputError: The logits cannot be read.
+    """
+    from .worker import ScoredModel, judge
+
+    threshold = temperature = None
+    if targets.get(measurement.kind).is_onnx:
+        config = read_config((directory / SETTINGS_FILE).read_bytes(), directory / SETTINGS_FILE)
+        threshold, temperature = config.threshold, config.temperature
+    model = ScoredModel.load(logits_file, threshold, temperature)
+    judged = judge(model, _plain_texts(texts), _plain_goal(goal))
+    return replace(measurement, **{"with_threshold": None, **judged})
+
+
+def _plain_texts(texts: BenchmarkTexts) -> dict[str, Any]:
+    return {field.name: _plain(getattr(texts, field.name)) for field in fields(texts)}
+
+
+def _plain_goal(goal: ScopeGoal | None) -> dict[str, Any] | None:
+    return None if goal is None else {"config": goal.config.model_dump(), "label": goal.label}
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from ..out_of_scope.thresholds import (
     reliability,
     threshold_curves,
 )
-from ..runtime.scores import SCORES
+from ..runtime.scores import SCORES, Threshold
 from ..temperature import fit_temperature
 from . import targets
 from .contention import time_undisturbed
@@ -27,10 +29,50 @@ from .measurements import PerformanceBenchmark, compressed_bytes
 from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
-from .targets.base import Opened, OpenOptions
+from .targets.base import OpenOptions
 
 if TYPE_CHECKING:
     from ...training.tasks import Task
+
+_SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model by its logits on both splits.
+
+    Attributes:
+        labels: Names of its C labels.
+        logits: Split (``validation``, ``test``) → float32[N, C].
+        threshold: Out-of-scope threshold that is shipped with it.
+        temperature: Temperature that is shipped with it.
+    """
+
+    labels: list[str]
+    logits: Mapping[str, np.ndarray]
+    threshold: Threshold | None = None
+    temperature: float | None = None
+
+    def save(self, path: Path) -> None:
+        """Write labels and logits, which hold no texts, as an uncompressed NumPy archive."""
+        validation, test = (self.logits[split] for split in _SPLITS)
+        np.savez(path, labels=np.array(self.labels), validation=validation, test=test)
+
+    @classmethod
+    def load(cls, path: Path, threshold: Threshold | None, temperature: float | None) -> ScoredModel:
+        """Read what ``save`` has written, under another threshold.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                logits = {split: stored[split] for split in _SPLITS}
+                return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise InputError(
+                f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
+            ) from None
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -81,26 +123,34 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         return measured
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(Path(model["directory"])) / 2**20
-    return measured | _judge(opened, texts, spec["goal"])
+    logits = {split: opened.logits(texts[f"{split}_texts"]) for split in _SPLITS}
+    scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
+    scored.save(Path(spec["logits_file"]))
+    return measured | judge(scored, texts, spec["goal"])
 
 
-def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
-    """Measure accuracy without a threshold and with the variant's own; select one for a model that has none."""
+def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:
+    """Measure accuracy without a threshold and with the model's own; select one for a model that has none.
+
+    Args:
+        model: The model.
+        texts: The fields of :class:`BenchmarkTexts`.
+        goal: ``config`` and ``label`` of the threshold selection; None: nothing is measured with a threshold.
+    """
     # Imported here because pydantic must not count towards an ONNX model's memory.
     from ...training import tasks
 
     task = tasks.get(texts["task"])
-    names = _all_names(opened.labels, texts["label_names"], goal)
+    names = _all_names(model.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split in ("validation", "test"):
-        logits = opened.logits(texts[f"{split}_texts"])
+    for split in _SPLITS:
         labels = np.array([names.index(texts["label_names"][label]) for label in texts[f"{split}_labels"]])
-        found[split] = logits, labels
+        found[split] = model.logits[split], labels
     label = texts["out_of_scope_label"]
     outside = None if label is None else names.index(label)
     given = {split: task.predictions(logits) for split, (logits, _) in found.items()}
     right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
-    calibration, reliable = _calibration(opened, task, found, right["test"], outside)
+    calibration, reliable = _calibration(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
     measured: dict[str, Any] = {
         **task.metrics(given["test"], found["test"][1], outside),
@@ -115,12 +165,12 @@ def _judge(opened: Opened, texts: dict[str, Any], goal: dict[str, Any] | None) -
         },
     }
     if goal is not None and task.out_of_scope is not None:
-        _judge_threshold(measured, opened, found, task, goal, names, place)
+        _judge_threshold(measured, model, found, task, goal, names, place)
     return measured
 
 
 def _calibration(
-    opened: Opened,
+    model: ScoredModel,
     task: Task,
     found: dict[str, tuple[np.ndarray, np.ndarray]],
     right: np.ndarray,
@@ -133,7 +183,7 @@ def _calibration(
     if task.class_probabilities(found["test"][0]) is None:
         return None, []
     logits, labels = found["validation"]
-    temperature = opened.temperature
+    temperature = model.temperature
     if temperature is None:
         known = (labels < logits.shape[1]) & (labels != outside)
         temperature = fit_temperature(logits[known], labels[known])
@@ -151,7 +201,7 @@ def _calibration(
 
 def _judge_threshold(
     measured: dict[str, Any],
-    opened: Opened,
+    model: ScoredModel,
     found: dict[str, tuple[np.ndarray, np.ndarray]],
     task: Task,
     goal: dict[str, Any],
@@ -164,7 +214,7 @@ def _judge_threshold(
     scope, number = task.out_of_scope, names.index(goal["label"])
     assert scope is not None
     wanted = ScopeGoal(OutOfScopeConfig.model_validate(goal["config"]), goal["label"])
-    threshold = opened.threshold or choose_threshold(scope, *found["validation"], number, wanted)
+    threshold = model.threshold or choose_threshold(scope, *found["validation"], number, wanted)
     validation = measure_threshold(scope, threshold, *found["validation"], number)
     measured["with_threshold"] = {
         **measure_threshold(scope, threshold, *found["test"], number),

@@ -13,8 +13,12 @@ import numpy as np
 from ...errors import ExportError
 from ...training import tasks
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
+from ..runtime.classifier_config import read_config
 from ..temperature import fit_temperature
 from .thresholds import ScopeGoal, choose_threshold
+
+LOGITS_FILE = "validation-logits.npy"
+"""Logits of the validation texts in a variant's folder, float32[N, C]; no part of an artifact."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,18 @@ class ValidationTexts:
     out_of_scope_label: str | None = None
 
 
-def fit_scores(variant: Path, validation: ValidationTexts) -> dict[str, Any]:
+def fit_scores(
+    variant: Path, validation: ValidationTexts, classifier: TextClassifier | None = None
+) -> dict[str, Any]:
     """Fit a variant's temperature, select its threshold, and write both to its distiltune.json.
 
     Both use the logits of one text at a time, as in serving: in a dynamically quantized graph they depend on the batch.
+    The logits are stored beside the graph, for :func:`refit_scores`.
+
+    Args:
+        variant: Folder of the variant.
+        validation: Texts of the validation split.
+        classifier: The opened variant; None: it is opened.
 
     Returns:
         What was written: ``temperature``, fitted on the texts in scope, where the task has class probabilities;
@@ -50,11 +62,56 @@ def fit_scores(variant: Path, validation: ValidationTexts) -> dict[str, Any]:
         raise ExportError(
             "data.validation: the split is empty, but scores and out-of-scope thresholds are fitted on it; add texts"
         )
-    classifier = TextClassifier.load(variant)
-    task = tasks.get(classifier.task)
+    classifier = classifier or TextClassifier.load(variant)
     logits = classifier.logits(validation.texts, batch_size=1)
+    np.save(variant / LOGITS_FILE, logits)
+    return _fit(variant, logits, classifier.labels, tasks.get(classifier.task), validation)
+
+
+def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int) -> None:
+    """Fit a variant's scores again for another goal or number of threads, from its stored logits.
+
+    The result is the distiltune.json that ``fit_scores`` writes for a variant which is built under that goal.
+
+    Args:
+        variant: Folder of the variant.
+        validation: Texts of the validation split that the logits were computed on.
+        num_threads: Intra-op threads of the runtime.
+
+    Raises:
+        ExportError: The logits are missing or belong to other texts.
+    """
+    path = variant / SETTINGS_FILE
+    config = read_config(path.read_bytes(), path)
+    try:
+        logits = np.load(variant / LOGITS_FILE, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{variant / LOGITS_FILE}: cannot be read ({error}); build the variant again"
+        ) from error
+    if logits.ndim != 2 or len(logits) != len(validation.texts):
+        raise ExportError(
+            f"{variant / LOGITS_FILE}: shape {logits.shape} given for {len(validation.texts)} texts; build the "
+            f"variant again"
+        )
+    bare = {
+        "threshold": None,
+        "out_of_scope_label": validation.out_of_scope_label,
+        "num_threads": num_threads,
+    }
+    _update(path, bare)
+    _fit(variant, logits, config.labels, tasks.get(config.task), validation)
+
+
+def _fit(
+    variant: Path,
+    logits: np.ndarray,
+    own_labels: Sequence[str],
+    task: tasks.Task,
+    validation: ValidationTexts,
+) -> dict[str, Any]:
     # A label that the model lacks gets a number that is never predicted.
-    names = list(dict.fromkeys([*classifier.labels, *validation.labels]))
+    names = list(dict.fromkeys([*own_labels, *validation.labels]))
     labels = np.array([names.index(label) for label in validation.labels])
     fitted: dict[str, Any] = {}
     if task.class_probabilities(logits) is not None:
@@ -64,10 +121,13 @@ def fit_scores(variant: Path, validation: ValidationTexts) -> dict[str, Any]:
         fitted["temperature"] = fit_temperature(logits[known], labels[known])
     if validation.goal is not None:
         fitted |= _threshold(task, logits, validation, names, validation.goal)
-    path = variant / SETTINGS_FILE
-    settings = json.loads(path.read_text(encoding="utf-8")) | fitted
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _update(variant / SETTINGS_FILE, fitted)
     return fitted
+
+
+def _update(path: Path, values: dict[str, Any]) -> None:
+    settings = json.loads(path.read_text(encoding="utf-8")) | values
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _threshold(

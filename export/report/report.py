@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...storage.folders import write_file
 from ...training.tasks import title_of
+from ..benchmark.contention import MOST_WAITING
 from ..benchmark.measure_models import Measurement
-from ..markdown import render
+from ..markdown import render, times_faster
 from ..selection.gate import ACCURACY, STUDENT, TEACHER
 from .data_tables import confused_table, duplicates_table, issues_table
-from .tables import choice_table, disturbed, has_any, losses_table, markdown_table, scope_table, trials_table
+from .tables import (
+    choice_table,
+    disturbed,
+    has_any,
+    losses_table,
+    markdown_table,
+    reused,
+    scope_table,
+    trials_table,
+)
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -33,6 +43,8 @@ _FILTERS = {
     "trials_table": trials_table,
     "have": has_any,
     "disturbed": disturbed,
+    "reused": reused,
+    "times_faster": times_faster,
     "title_of": lambda picture: Path(picture).stem.replace("-", " "),
     "quoted": repr,
     "metric_title": title_of,
@@ -61,7 +73,8 @@ def build_report(
         chosen: name of the chosen row.
         artifact: path of the sealed artifact.
         machine: the result of ``describe_machine``.
-        extra: further keys, such as the stages' times.
+        extra: further keys, such as the stages' times; ``interleaved``: name of a row → ``LatencyRatio`` of the
+            chosen row to it, as JSON values.
 
     Returns:
         The content of ``report.json``: run_id, state, best, variants, chosen, artifact; then ratios (of every row
@@ -75,17 +88,23 @@ def build_report(
         "variants": [row.to_json() for row in rows],
         "chosen": chosen,
         "artifact": artifact,
-        "ratios": ratios(rows),
+        "ratios": ratios(rows, chosen, (extra or {}).get("interleaved")),
         "machine": machine,
     }
     return report | {key: value for key, value in (extra or {}).items() if key not in report}
 
 
-def ratios(rows: Sequence[Measurement]) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size."""
+def ratios(
+    rows: Sequence[Measurement], chosen: str | None = None, interleaved: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size.
+
+    Where the chosen row was timed in turns with a baseline, ``faster`` comes from that, with ``low`` and ``high``, the
+    limits of its 95 % interval.
+    """
     by_name = {row.name: row for row in rows}
     baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
-    return {
+    found = {
         row.name: {
             base.name: {
                 "faster": base.latency_ms["p50"] / row.latency_ms["p50"],
@@ -96,6 +115,10 @@ def ratios(rows: Sequence[Measurement]) -> dict[str, dict[str, dict[str, float]]
         }
         for row in rows
     }
+    for name, ratio in (interleaved or {}).items():
+        if chosen is not None and name in found.get(chosen, {}):
+            found[chosen][name] |= {key: ratio[key] for key in ("faster", "low", "high")}
+    return found
 
 
 def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]:
@@ -135,11 +158,13 @@ def markdown_report(report: dict[str, Any]) -> str:
         "best": _best_shown(report.get("best") or {}),
         "metric": metric,
         "ratios": report["ratios"].get(report["chosen"], {}),
+        "interleaved": report.get("interleaved") or {},
         "graphs": {"variants": {}, "pictures": [], **(report.get("graphs") or {})},
         "search": _NO_SEARCH | {name: value for name, value in search.items() if value is not None},
         "selected": next((row for row in variants if row["name"] == report["chosen"]), None),
         "paired": next((row["against_student"] for row in variants if row.get("against_student")), None),
         "compared": _compared(report),
+        "most_waiting": MOST_WAITING,
         "reference": REFERENCE,
         "teacher": TEACHER,
         "picture": PICTURE_FILE,

@@ -112,6 +112,17 @@ def disturbed(variants: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def reused(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each run whose measurements were reused, with their models and date."""
+    by_run: dict[tuple[str, str], list[str]] = {}
+    for row in variants:
+        if row.get("reused"):
+            by_run.setdefault((row["reused"]["run_id"], row["reused"]["at"][:10]), []).append(row["name"])
+    return [
+        f"{', '.join(names)}: measured in run {run_id}, on {day}" for (run_id, day), names in by_run.items()
+    ]
+
+
 def _is_disturbed(row: dict[str, Any]) -> bool:
     return (row.get("waiting") or 0.0) > MOST_WAITING
 

@@ -26,7 +26,7 @@ class Probe(NamedTuple):
     logits: list[float]
 
 
-def write_probes(directory: Path) -> None:
+def write_probes(directory: Path, classifier: TextClassifier | None = None) -> None:
     """Write the probes of a variant beside its graph.
 
     Each is 1 to 64 ids drawn from the whole vocabulary, between the tokens that the tokenizer adds, so that it shows
@@ -35,8 +35,9 @@ def write_probes(directory: Path) -> None:
 
     Args:
         directory: An exported ONNX variant.
+        classifier: The opened variant; None: it is opened.
     """
-    classifier = TextClassifier.load(directory)
+    classifier = classifier or TextClassifier.load(directory)
     added, every_id = classifier.added_ids(), classifier.token_ids()
     room = max(1, min(_MOST_TOKENS, classifier.max_length) - len(added))
     before = (len(added) + 1) // 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,7 +48,9 @@ class TeacherComparison:
         num_texts: N.
         changed: Share of the texts whose prediction differs from the teacher's.
         labels: The labels that lose most texts, at most five, the largest loss first.
-        faster, smaller: Ratios of the teacher's to the variant's p50 latency and size.
+        faster, smaller: Ratios of the teacher's to the variant's latency and size; that of the latencies is measured
+            in turns (``interleaved.LatencyRatio``), or between their separate measurements (p50) where it was not.
+        faster_low, faster_high: Limits of the 95 % interval of ``faster``; None where it was not measured in turns.
     """
 
     accuracy_kind: str
@@ -64,6 +66,8 @@ class TeacherComparison:
     labels: list[LabelLoss]
     faster: float
     smaller: float
+    faster_low: float | None = None
+    faster_high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -77,6 +81,7 @@ def compare_with_teacher(
     label_names: Sequence[str],
     config: ChooseConfig,
     metric: Metric = ACCURACY,
+    ratio: Mapping[str, Any] | None = None,
 ) -> TeacherComparison | None:
     """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
 
@@ -87,6 +92,7 @@ def compare_with_teacher(
         label_names: The data's labels.
         config: The section ``export.choose``.
         metric: The job's metric.
+        ratio: ``LatencyRatio`` of the two as JSON values, if they were timed in turns.
 
     Returns:
         The comparison; None where one has no predictions for the test split.
@@ -117,8 +123,10 @@ def compare_with_teacher(
         num_texts=paired.num_texts,
         changed=float((own.predictions != base.predictions).mean()),
         labels=_largest_losses(own.right, base.right, numbers, label_names),
-        faster=teacher.latency_ms["p50"] / variant.latency_ms["p50"],
+        faster=ratio["faster"] if ratio else teacher.latency_ms["p50"] / variant.latency_ms["p50"],
         smaller=teacher.size_mb / variant.size_mb,
+        faster_low=ratio["low"] if ratio else None,
+        faster_high=ratio["high"] if ratio else None,
     )
 
 

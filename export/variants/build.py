@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -15,16 +16,17 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ...errors import ExportError, ModelError
-from ...storage.folders import new_folder
+from ...storage.folders import file_sha256, new_folder
 from ...training import tasks
-from ...training.checkpoints.load import label_names, load_model
+from ...training.checkpoints.load import label_names, load_model, load_tokenizer
 from ...training.models.families import family_names, find_family
 from ...training.tasks import Task
-from ..artifact.manifest import TOKENIZER_FILE
+from ..artifact.manifest import MODEL_DATA_FILE, TOKENIZER_FILE
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
 from ..onnx.metadata import write_metadata
 from ..out_of_scope.fit_scores import ValidationTexts, fit_scores
+from ..runtime.classifier import TextClassifier
 from ..runtime.probes import write_probes
 from . import kinds
 from .base import MODEL_FILE, Quantized, Source, Variant, VariantInputs
@@ -62,6 +64,8 @@ class VariantFiles:
     reduce_range: bool | None
     """Whether int8 weights of an ONNX graph were limited to 7 bits; ``None`` for other variants."""
     seconds: float
+    content: str
+    """SHA-256 over weights or graph and tokenizer: what is measured, whatever the thresholds."""
     graph: GraphRecord | None = None
     """Contents of an ONNX graph; ``None`` for other variants."""
 
@@ -120,8 +124,10 @@ def build_variant(
     start = time.perf_counter()
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
     model = _load_student(student_dir, tasks.get(task))
+    needs_tokenizer = variant.can_be_sealed or len(training_texts) > 0
+    trained_with = load_tokenizer(student_dir) if needs_tokenizer else None
     with new_folder(out_dir) as folder:
-        rows = _token_ids(student_dir / TOKENIZER_FILE, training_texts, max_length)
+        rows = _token_ids(student_dir / TOKENIZER_FILE, trained_with, training_texts, max_length)
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
         inputs = VariantInputs(rows, config, wants_sensitivity)
         made = _write_file(variant, model, folder, task, max_length, base_onnx, inputs, config.opset)
@@ -130,15 +136,18 @@ def build_variant(
                 model,
                 student_dir,
                 folder,
+                trained_with=trained_with,
                 task=tasks.get(task),
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
             )
-            check_tokens(student_dir, folder, validation.texts if validation else training_texts, max_length)
-            write_probes(folder)
+            compared = validation.texts if validation else training_texts
+            check_tokens(student_dir, folder, compared, max_length, trained_with)
+            classifier = TextClassifier.load(folder)  # the graph is opened once for probes and scores
+            write_probes(folder, classifier)
             if validation is not None:
-                fit_scores(folder, validation)
+                fit_scores(folder, validation, classifier)
         else:
             copy_tokenizer(student_dir, folder)
         parity = _compare(variant, model, folder, max_length)
@@ -154,6 +163,7 @@ def build_variant(
         fused=made.fused,
         reduce_range=made.quantized.reduce_range,
         seconds=time.perf_counter() - start,
+        content=_content(out_dir, variant.file),
         graph=made.record,
     )
     logger.info("%s: %.2f MB, logits within %.2g", name, record.size_mb, record.max_abs_diff)
@@ -216,9 +226,17 @@ def _load_student(directory: Path, task: Task) -> PreTrainedModel:
     return load_model(directory, task=task).eval()
 
 
-def _token_ids(tokenizer_file: Path, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+def _content(folder: Path, file: str) -> str:
+    paths = [folder / name for name in dict.fromkeys([file, MODEL_DATA_FILE, TOKENIZER_FILE])]
+    listed = "".join(f"{path.name}:{file_sha256(path)}\n" for path in paths if path.is_file())
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _token_ids(
+    tokenizer_file: Path, trained_with: Any, texts: Sequence[str], max_length: int
+) -> list[np.ndarray]:
     if not texts:
         return []
     tokenizer = read_tokenizer(tokenizer_file)
-    tokenizer.enable_truncation(max_length, direction=truncation_side(tokenizer_file.parent))
+    tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
     return [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(texts))]

@@ -47,12 +47,14 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def truncation_side(student_dir: Path) -> str:
-    """Return the side from which the student's tokenizer cuts long texts: ``right`` or ``left``."""
-    return load_tokenizer(student_dir).truncation_side
+def truncation_side(tokenizer: Any) -> str:
+    """Return the side from which a tokenizer of transformers cuts long texts: ``right`` or ``left``."""
+    return tokenizer.truncation_side
 
 
-def check_tokens(student_dir: Path, folder: Path, texts: Sequence[str], max_length: int) -> None:
+def check_tokens(
+    student_dir: Path, folder: Path, texts: Sequence[str], max_length: int, trained_with: Any = None
+) -> None:
     """Check that the variant's tokenizer gives the same token ids as the one that the student was trained with.
 
     It compares up to 200 texts, evenly spaced, and the 20 longest.
@@ -62,6 +64,7 @@ def check_tokens(student_dir: Path, folder: Path, texts: Sequence[str], max_leng
         folder: Folder of the variant, whose files are complete.
         texts: Texts of the data.
         max_length: Number of tokens to which a text is truncated.
+        trained_with: The student's tokenizer, opened by transformers; None: it is opened.
 
     Raises:
         ExportError: The ids of a text differ.
@@ -69,9 +72,10 @@ def check_tokens(student_dir: Path, folder: Path, texts: Sequence[str], max_leng
     chosen = [*texts[:: -(-len(texts) // _NUM_COMPARED) or 1], *sorted(texts, key=len)[-_NUM_LONGEST:]]
     if not chosen:
         return
-    trained = load_tokenizer(student_dir)(
-        chosen, truncation=True, max_length=max_length, return_attention_mask=False
-    )["input_ids"]
+    trained_with = trained_with or load_tokenizer(student_dir)
+    trained = trained_with(chosen, truncation=True, max_length=max_length, return_attention_mask=False)[
+        "input_ids"
+    ]
     path = folder / TOKENIZER_FILE
     settings = read_config((folder / SETTINGS_FILE).read_bytes(), folder / SETTINGS_FILE)
     runtime = Tokenizer(path.read_bytes(), settings.max_length, settings.pad_token_id, path)
@@ -96,6 +100,7 @@ def write_model_files(
     student_dir: Path,
     folder: Path,
     *,
+    trained_with: Any,
     task: Task,
     max_length: int,
     out_of_scope_label: str | None,
@@ -110,6 +115,7 @@ def write_model_files(
         model: The student.
         student_dir: Its checkpoint, with the tokenizer.
         folder: Folder of the variant.
+        trained_with: The student's tokenizer, opened by transformers.
         task: Task that the student was trained for.
         max_length: Number of tokens to which a text is truncated, here as in those libraries.
         out_of_scope_label: Label of out-of-scope texts; None where there is none.
@@ -118,7 +124,7 @@ def write_model_files(
     Raises:
         ModelError: The checkpoint has no fast tokenizer.
     """
-    tokenizer, side = read_tokenizer(student_dir / TOKENIZER_FILE), truncation_side(student_dir)
+    tokenizer, side = read_tokenizer(student_dir / TOKENIZER_FILE), truncation_side(trained_with)
     tokenizer.enable_truncation(max_length, direction=side)
     tokenizer.save(str(folder / TOKENIZER_FILE))
     labels, pad = label_names(model.config), pad_token_id(model)

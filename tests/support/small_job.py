@@ -31,6 +31,7 @@ JOB = {
         "batch_sizes": [1, 4],
         "tune_session": False,
         "floors": False,
+        "interleaved": False,
     },
 }
 

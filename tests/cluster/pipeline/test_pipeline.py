@@ -451,8 +451,9 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     assert artifact.threshold.label == artifact.out_of_scope_label == "oos"
 
 
-def test_choosing_again_under_other_limits_repeats_nothing(home, found):
+def test_choosing_again_under_other_limits_and_another_goal_repeats_nothing(home, found):
     more = ["--set", "export.choose.minimise=size_mb", "--set", "export.choose.max_drop_from_student=1.0"]
+    more += ["--set", "export.out_of_scope.max_in_scope_refused=0.5"]
     done = distiltune("run", "job.yaml", "--run-id", "again", "--json", *more, cwd=home)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
@@ -460,10 +461,20 @@ def test_choosing_again_under_other_limits_repeats_nothing(home, found):
     assert again["chosen"] == min(sizes, key=sizes.__getitem__)
     timed = {row["name"]: row["latency_ms"] for row in found["variants"]}
     assert {row["name"]: row["latency_ms"] for row in again["variants"]} == timed
+    assert all(row["reused"]["run_id"] == "first" for row in again["variants"])
+    for row, before in zip(again["variants"], found["variants"], strict=True):
+        assert row["accuracy"] == before["accuracy"]
+        assert row["with_threshold"]["value"] > before["with_threshold"]["value"]
+        assert row["with_threshold"]["in_scope_refused"] > before["with_threshold"]["in_scope_refused"]
     seconds = {stage["name"]: stage["seconds"] for stage in again["stages"]}
     reused = ("teacher", "logits", "student", "search", "export", "benchmark")
     assert [seconds[stage] for stage in reused] == [0.0] * len(reused)
     for stage in reused:
         assert re.search(rf"{stage} .*\(of run first\)", done.stderr)
     assert "raylet" not in done.stderr
-    verify_artifact(home / "distiltune-runs" / "runs" / "again" / "artifact")
+    artifact = home / "distiltune-runs" / "runs" / "again" / "artifact"
+    verify_artifact(artifact)
+    chosen = next(row for row in again["variants"] if row["name"] == again["chosen"])
+    assert TextClassifier.load(artifact).threshold.value == chosen["with_threshold"]["value"]
+    report = (home / "distiltune-runs" / "runs" / "again" / "report" / "report.md").read_text()
+    assert "measured in run first, on" in report

@@ -1,4 +1,4 @@
-"""Stages of other runs are found by the content of their inputs, and only while all of their files are there."""
+"""The search of another run is found by the content of its inputs, and only while all of its files are there."""
 
 import shutil
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from distiltune.cluster.pipeline.diagnose import DUPLICATES_FILE, ISSUES_FILE
-from distiltune.cluster.pipeline.reuse import INDEX, StageReuse
+from distiltune.cluster.pipeline.reuse import SearchReuse
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage, now
+from distiltune.cluster.store.stage_index import INDEX
 from distiltune.export import machine
 from distiltune.training.data.text_data import TextData, load_data
 
@@ -33,8 +34,6 @@ RESULTS: dict[str, dict[str, Any]] = {
         "best": BEST,
         "trials": [],
     },
-    "export": {"variants": [{"name": "onnx"}, {"name": "onnx-int8"}]},
-    "benchmark": {"measurements": [], "machine": {}},
 }
 SEARCHED = ["teacher", "logits", "student", "search"]
 
@@ -64,14 +63,14 @@ def folder(run: Run, key: str, content: str) -> None:
 
 @pytest.fixture
 def made(storage, data) -> Run:
-    """A run whose stages up to the benchmark are finished and entered in the index."""
+    """A run whose search is finished and entered in the index."""
     run = Run(storage.store, "first")
-    reuse_of = StageReuse(job(), job(), run, data)
+    reuse_of = SearchReuse(job(), job(), run, data)
     assert reuse_of.bring() == {}
     for stage, result in RESULTS.items():
         moment = {"started": now(), "ended": now(), "seconds": 9.0}
         run.write(f"stages/{stage}.json", {"state": "finished", "text": stage, "result": result, **moment})
-    for key in (run.best, run.variant("onnx"), run.variant("onnx-int8"), RESULTS["teacher"]["key"]):
+    for key in (run.best, RESULTS["teacher"]["key"]):
         folder(run, key, key)
     storage.store.write(run.key(ISSUES_FILE), b"split,row")
     reuse_of.remember()
@@ -84,7 +83,7 @@ def bring(storage, data) -> Callable[..., list[str]]:
 
     def of(*overrides: str, name: str = "second", texts: TextData = data) -> list[str]:
         config = job(*overrides)
-        return list(StageReuse(config, config, Run(storage.store, name), texts).bring())
+        return list(SearchReuse(config, config, Run(storage.store, name), texts).bring())
 
     return of
 
@@ -93,13 +92,12 @@ def bring(storage, data) -> Callable[..., list[str]]:
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("export.choose.minimise=size_mb", [*SEARCHED, "export", "benchmark"]),
-        ("export.choose.strict=true", [*SEARCHED, "export", "benchmark"]),
-        ("storage.retry_s=3", [*SEARCHED, "export", "benchmark"]),
-        ("benchmark.num_runs=7", [*SEARCHED, "export"]),
+        ("export.choose.minimise=size_mb", SEARCHED),
         ("export.variants=[onnx]", SEARCHED),
         ("export.out_of_scope.in_scope_weight=0.5", SEARCHED),
+        ("storage.retry_s=3", SEARCHED),
         ("benchmark.num_threads=2", SEARCHED),
+        ("resources.address=10.0.0.1:6379", SEARCHED),
         ("search.num_trials=9", []),
         ("training.learning_rate=0.1", []),
         ("student.layers=[1]", []),
@@ -112,7 +110,7 @@ def test_what_a_change_does_not_touch_is_reused(override, stages, bring) -> None
 
 
 def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) -> None:
-    assert len(bring()) == 6
+    assert bring() == SEARCHED
     run = Run(storage.store, "second")
     for stage, result in RESULTS.items():
         record = run.stage_record(stage)
@@ -120,25 +118,24 @@ def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) 
         assert (record["text"], record["reused_from"]) == (f"{stage} (of run first)", "first")
     assert storage.store.read(run.key(ISSUES_FILE)) == b"split,row"
     assert storage.store.read(run.key(DUPLICATES_FILE)) is None
-    for key, source in ((run.best, made.best), (run.variant("onnx-int8"), made.variant("onnx-int8"))):
-        assert (storage.store.fetch(key) / "file").read_text() == source
+    assert (storage.store.fetch(run.best) / "file").read_text() == made.best
 
 
 @pytest.mark.usefixtures("made")
 def test_a_run_that_reused_is_not_entered_in_its_place(bring, storage, data) -> None:
-    second = StageReuse(job(), job(), Run(storage.store, "second"), data)
-    assert len(second.bring()) == 6
+    second = SearchReuse(job(), job(), Run(storage.store, "second"), data)
+    assert list(second.bring()) == SEARCHED
     second.remember()
     entries = [storage.store.read_json(f"{INDEX}/{name}") for name in storage.store.names(INDEX)]
     assert {entry["run_id"] for entry in entries if entry} == {"first"}
-    assert len(bring(name="third")) == 6
+    assert bring(name="third") == SEARCHED
 
 
-@pytest.mark.parametrize(("key", "stages"), [("best", []), ("teacher", []), ("onnx-int8", SEARCHED)])
-def test_what_has_lost_its_files_is_made_again(key, stages, made, bring) -> None:
-    lost = {"best": made.best, "teacher": RESULTS["teacher"]["key"]}.get(key) or made.variant(key)
+@pytest.mark.parametrize("key", ["best", "teacher"])
+def test_what_has_lost_its_files_is_made_again(key, made, bring) -> None:
+    lost = {"best": made.best, "teacher": RESULTS["teacher"]["key"]}[key]
     shutil.rmtree(made.store.local(lost))
-    assert bring() == stages
+    assert bring() == []
 
 
 def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring, data) -> None:
@@ -146,13 +143,8 @@ def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring, dat
     record["result"] = {**record["result"], "best": {**record["result"]["best"], "trial_id": "0005"}}
     made.write("stages/search.json", record)
     assert bring() == []
-    for stage in ("export", "benchmark"):  # as `distiltune choose` and `resume` do
-        made.store.delete(made.key(f"stages/{stage}.json"))
-    resumed = StageReuse(job(), job(), made, data)
+    resumed = SearchReuse(job(), job(), made, data)
     assert resumed.bring() == {}
-    for stage in ("export", "benchmark"):
-        moment = {"started": now(), "ended": now(), "seconds": 9.0}
-        made.write(f"stages/{stage}.json", {"state": "finished", "result": RESULTS[stage], **moment})
     resumed.remember()
     assert bring(name="third") == []
 
@@ -175,8 +167,3 @@ def test_a_run_that_is_gone_or_damaged_is_passed_over(made, bring) -> None:
     for name in made.store.names(INDEX):
         made.store.write_json(f"{INDEX}/{name}", {"run_id": None})
     assert bring() == []
-
-
-@pytest.mark.usefixtures("made")
-def test_a_benchmark_on_a_cluster_is_measured_there(bring) -> None:
-    assert bring("resources.address=10.0.0.1:6379") == [*SEARCHED, "export"]

@@ -17,7 +17,8 @@ from distiltune.cluster.session import private_ray
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store import garbage
 from distiltune.cluster.store.lease import Lease
-from distiltune.cluster.store.runs import Storage
+from distiltune.cluster.store.runs import Run, Storage
+from distiltune.cluster.store.stage_index import INDEX, enter, write_result
 from distiltune.errors import InputError
 from distiltune.storage.folders import new_folder, temporary_beside
 from distiltune.storage.leftovers import stored_files
@@ -348,3 +349,54 @@ def test_runs_shows_the_size_of_each(storage, capsys):
     [row] = json.loads(call(storage, capsys, "runs", "--json")[1])
     assert row["size_bytes"] == sum(run.store.sizes(run.key()).values()) > 0
     assert " kB" in call(storage, capsys, "runs")[1]
+
+
+def entries(storage):
+    return sorted(storage.store.names(INDEX))
+
+
+@pytest.mark.usefixtures("everything_is_old")
+def test_gc_deletes_entries_of_the_index_whose_results_are_gone_and_no_other(storage, capsys):
+    run = whole_run(storage)
+    enter(run, "1" * 32, best=["0001", 1])
+    write_result(run, "variants/onnx.made.json", "2" * 32, {"name": "onnx"})
+    write_result(run, "measurements/onnx.json", "3" * 32, {"name": "onnx"})
+    enter(Run(storage.store, "gone"), "4" * 32, best=None)
+    write_result(run, "measurements/onnx.json", "5" * 32, {"name": "onnx"})  # in place of 3
+    storage.store.write(f"{INDEX}/{'6' * 32}.json", b"{")
+    storage.store.write_json(f"{INDEX}/{'7' * 32}.json", {"run_id": "../../elsewhere", "record": "x"})
+    before = files_of(run)
+    status, out, _ = call(storage, capsys, "gc", "--yes")
+    assert status == 0
+    assert f"4 entries of {INDEX}" in out
+    assert entries(storage) == [f"{number * 32}.json" for number in "125"]
+    assert files_of(run) == before
+    assert call(storage, capsys, "gc", "--yes")[0] == 0
+    assert len(entries(storage)) == 3
+    call(storage, capsys, "rm", "a", "--yes")
+    call(storage, capsys, "gc", "--yes")
+    assert entries(storage) == []
+
+
+@pytest.mark.usefixtures("everything_is_old")
+def test_a_run_that_is_cut_down_takes_the_entries_of_its_variants_along(directory, capsys):
+    run = whole_run(directory)
+    write_result(run, "variants/onnx.made.json", "2" * 32, {"name": "onnx"})
+    assert call(directory, capsys, "gc", "--keep", "best", "--yes")[0] == 0
+    assert len(entries(directory)) == 1
+    call(directory, capsys, "gc", "--keep", "artifacts", "--yes")
+    call(directory, capsys, "gc", "--yes")
+    assert entries(directory) == []
+
+
+def test_an_entry_of_a_run_that_has_just_begun_is_kept(directory):
+    enter(Run(directory.store, "new"), "4" * 32, best=None)
+    assert garbage.find_garbage(directory).garbage == []
+
+
+def test_an_entry_that_was_renewed_meanwhile_is_kept(directory, everything_is_old):
+    enter(Run(directory.store, "gone"), "4" * 32, best=None)
+    (found,) = garbage.find_garbage(directory).garbage
+    enter(whole_run(directory), "4" * 32, best=None)
+    found.delete()
+    assert len(entries(directory)) == 1

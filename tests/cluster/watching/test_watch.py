@@ -477,6 +477,12 @@ def test_show_and_report_of_a_finished_run(storage, call):
     assert "?" not in found["artifact"]
     _, out, _ = call("show", "a")
     assert "20.0x faster" in out
+    record = run.stage_record("gate")
+    ratio = {"faster": 20.81, "low": 20.13, "high": 21.48}
+    record["result"] = {**record["result"], "ratios": {"teacher-pytorch": ratio}}
+    run.write("stages/gate.json", record)
+    assert "20.8x (20.1 to 21.5) faster and 40.0x smaller than teacher-pytorch" in call("show", "a")[1]
+    assert json.loads(call("show", "a", "--json")[1])["ratios"] == {"teacher-pytorch": ratio}
     assert "trial 77aa0b02 failed: the loss is [nan]" in out
     assert ("predict " in out) == (run.store.directory is not None)
     assert "pull a --to DIR" in out

@@ -55,6 +55,14 @@ def test_the_stated_licence(licences, stated) -> None:
     assert card(**licences).data.license == stated
 
 
+def test_a_card_has_the_ratio_with_its_interval() -> None:
+    ratio = {"faster": 20.81, "low": 20.13, "high": 21.48, "num_rounds": 24}
+    text = model_card(["a"], {}, {"accuracy": 0.9, "ratios": {"teacher-pytorch": ratio}})
+    assert "| faster than teacher-pytorch | 20.8x (20.1 to 21.5) |" in text
+    assert "num_rounds" not in text
+    assert "faster than" not in model_card(["a"], {}, {"accuracy": 0.9, "ratios": None})
+
+
 def test_a_card_has_base_model_data_and_results() -> None:
     found = card(teacher="apache-2.0", data="cc-by-nc-4.0")
     assert (found.data.base_model, found.data.datasets) == ("someone/encoder", ["someone/texts"])

@@ -15,7 +15,7 @@ from rich.console import Console
 from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.report.plots import latency as pictures
 from distiltune.export.report.report import build_report, markdown_report, write_report
-from distiltune.export.report.tables import choice_table, markdown_table, terminal_table, verdicts
+from distiltune.export.report.tables import choice_table, markdown_table, reused, terminal_table, verdicts
 
 MACHINE = {
     "cpu": "A Processor",
@@ -250,6 +250,67 @@ def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path
     assert picture.shape[0] > 500
     assert picture.shape[1] > 900
     assert num_colours(picture) > 50
+
+
+RATIO = {
+    "faster": 93.07,
+    "low": 91.24,
+    "high": 95.51,
+    "num_rounds": 22,
+    "num_measured": 24,
+    "own_ms": 0.64,
+    "base_ms": 59.6,
+    "waiting": 0.001,
+}
+
+
+def timed_in_turns(rows: list[Measurement], **more: Any) -> dict[str, Any]:
+    return build_report(
+        run_id="run-1",
+        state="finished",
+        best=None,
+        rows=rows,
+        chosen="onnx-int8",
+        artifact=None,
+        machine=MACHINE,
+        extra={"interleaved": {"reference-bert-base": {**RATIO, **more}}},
+    )
+
+
+def test_a_ratio_that_was_measured_in_turns_has_its_interval() -> None:
+    report = timed_in_turns(ROWS)
+    found = report["ratios"]["onnx-int8"]["reference-bert-base"]
+    assert {name: found[name] for name in ("faster", "low", "high")} == {
+        "faster": 93.07,
+        "low": 91.24,
+        "high": 95.51,
+    }
+    others = [
+        ratio for name, each in report["ratios"].items() for ratio in each.values() if name != "onnx-int8"
+    ]
+    assert others and all("low" not in ratio for ratio in others)
+    text = markdown_report(report)
+    assert "Against reference-bert-base: 93.1x (91.2 to 95.5) faster (one text, timed in turns" in text
+    assert "onnx-int8 and reference-bert-base in turns: 22 rounds, medians 0.640 and 59.600 ms." in text
+    assert "disturbed" not in text and "measured in run" not in text
+
+
+def test_a_disturbed_or_reused_ratio_says_so() -> None:
+    text = markdown_report(timed_in_turns(ROWS, waiting=0.2))
+    assert "59.600 ms; disturbed by other processes" in text
+    origin = {"run_id": "before", "at": "2026-01-02T10:00:00+00:00"}
+    text = markdown_report(timed_in_turns(ROWS, reused=origin))
+    assert "59.600 ms; measured in run before, on 2026-01-02." in text
+
+
+def test_reused_measurements_name_their_run_and_day() -> None:
+    origin = {"run_id": "before", "at": "2026-01-02T10:00:00+00:00"}
+    rows = [replace(row, reused=origin) if row.name.startswith("onnx") else row for row in ROWS]
+    names = ", ".join(row.name for row in rows if row.reused)
+    report = timed_in_turns(rows)
+    assert reused(report["variants"]) == [f"{names}: measured in run before, on 2026-01-02"]
+    assert f"- {names}: measured in run before, on 2026-01-02. The ratio of two" in markdown_report(report)
+    assert reused(timed_in_turns(ROWS)["variants"]) == []
 
 
 NASTY = (

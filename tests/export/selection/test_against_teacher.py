@@ -57,6 +57,19 @@ def test_it_shows_the_loss_its_interval_and_the_labels_behind_the_average() -> N
     assert (worst.num_texts, worst.num_right, worst.teacher_num_right) == (25, 16, 25)
 
 
+def test_a_ratio_that_was_timed_in_turns_comes_before_that_of_the_separate_timings() -> None:
+    teacher = row("teacher-pytorch", LABELS, p50=20.0, size=2.0)
+    variant = row("onnx", LABELS, p50=1.0, size=1.0)
+    ratio = {"faster": 18.5, "low": 18.1, "high": 18.9, "num_rounds": 24}
+    given = (variant, teacher, LABELS.tolist(), NAMES, ChooseConfig())
+    found = compare_with_teacher(*given, ratio)
+    assert found is not None
+    assert (found.faster, found.faster_low, found.faster_high) == (18.5, 18.1, 18.9)
+    bare = compare_with_teacher(*given)
+    assert bare is not None
+    assert (bare.faster, bare.faster_low, bare.faster_high) == (20.0, None, None)
+
+
 def variant_right(measurement: Measurement) -> np.ndarray:
     from distiltune.export.benchmark.predictions import unpack_answers
 

@@ -1,0 +1,295 @@
+"""Reuse single variants and measurements of any run in the same storage whose inputs are the same."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DistiltuneError
+from ...export.benchmark import targets
+from ...export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
+from ...export.machine import describe_machine
+from ...export.out_of_scope.fit_scores import refit_scores
+from ...export.report.report import REFERENCE
+from ...export.selection.gate import STUDENT, TEACHER
+from ...export.variants import kinds
+from ...storage.folders import file_sha256
+from ...storage.temporary import temporary_directory
+from ..remote.tasks import (
+    benchmark_texts,
+    measured_logits,
+    validation_texts,
+    variant_record,
+)
+from ..specification.config import JobConfig
+from ..specification.goal import goal_of
+from ..store.runs import Run, now
+from ..store.stage_index import find_result
+from .reuse import copy_folder, hash_of
+
+if TYPE_CHECKING:
+    from ...training.data.text_data import TextData
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILE = "tokenizer.json"
+_NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope"}
+_NOT_IN_A_MEASUREMENT = {"interleaved", "reuse"}
+
+
+class ModelReuse:
+    """The variants and measurements of one job, found in any run of its storage by the content of their inputs.
+
+    A variant's key has the content of the student's checkpoint, the texts, the keys of ``export`` that it depends on,
+    the instruction sets of the processor and the versions of the libraries. A measurement's has the content of the
+    model, the texts, the section ``benchmark`` and this machine, since a measurement is worth nothing on another; one
+    on a cluster has no key. Neither has the goal of the out-of-scope threshold, which is applied to stored logits.
+
+    Args:
+        config: The specification.
+        run: The run of the job, whose search is finished.
+        data: Its texts.
+    """
+
+    def __init__(self, config: JobConfig, run: Run, data: TextData) -> None:
+        self._config = config
+        self._run = run
+        self._data = data
+        self._variants: dict[str, dict[str, Any]] | None = None
+        self._contents: dict[str, str] = {}
+
+    def finish_stages(self) -> dict[str, str]:
+        """Finish export and benchmark where every variant and every measurement is found.
+
+        Returns:
+            Each stage that was finished, and what was reused, in words.
+        """
+        brought: dict[str, str] = {}
+        if not self._is_finished("export"):
+            made = self.variants()
+            if set(made) < set(self._config.export.variants):
+                return brought
+            brought["export"] = self._finish("export", *self.exported(made))
+        if not self._is_finished("benchmark"):
+            specs = measurement_specs(self._config, self._run)
+            found = self.measurements(specs)
+            if len(found) < len(specs):
+                return brought
+            brought["benchmark"] = self._finish("benchmark", *self.measured(specs, found, None))
+        return brought
+
+    def exported(self, made: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
+        """Return result and summary of the export stage, from the record of each variant."""
+        names = self._config.export.variants
+        sources = {name: made[name]["reused_from"] for name in names if made[name].get("reused_from")}
+        return {"variants": [made[name] for name in names]}, ", ".join(names) + _origin(sources, len(names))
+
+    def measured(
+        self,
+        specs: Sequence[MeasurementSpec],
+        found: Mapping[str, Measurement],
+        machine: dict[str, Any] | None,
+    ) -> tuple[dict[str, Any], str]:
+        """Return result and summary of the benchmark stage, from the measurement of each model.
+
+        ``machine`` describes the node that measured some of them now; None: all of them are reused.
+        """
+        rows = [found[spec.name] for spec in specs]
+        sources = {row.name: row.reused["run_id"] for row in rows if row.reused is not None}
+        machine = machine or {**self._machine, "load_average": None}
+        return (
+            {"measurements": [row.to_json() for row in rows], "machine": machine},
+            f"{len(rows)} models measured{_origin(sources, len(rows))}",
+        )
+
+    # Variants
+
+    def variant_key(self, name: str) -> str:
+        """Return the key of a variant."""
+        variant, export = kinds.get(name), self._config.export
+        section = export.model_dump(mode="json", exclude=_NOT_IN_A_VARIANT)
+        if not variant.needs_texts:
+            section.pop("static")
+        if not variant.has_sensitivity:
+            section.pop("sensitivity")
+        return hash_of(
+            {
+                "variant": name,
+                "student": self._content(self._run.best),
+                "export": section,
+                "data": self._data.fingerprint,
+                "max_length": self._config.training.max_length,
+                "task": self._config.task,
+                "instruction_sets": self._machine["instruction_sets"],
+                "versions": self._machine["versions"],
+            }
+        )
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Copy the variants that a run has into this one, with thresholds for this job's goal.
+
+        Returns:
+            The record of each variant that was found, by name.
+        """
+        if self._variants is None:
+            names = self._config.export.variants if self._config.storage.reuse else []
+            found = {name: self._bring_variant(name) for name in names}
+            self._variants = {name: record for name, record in found.items() if record is not None}
+        return self._variants
+
+    def _bring_variant(self, name: str) -> dict[str, Any] | None:
+        store, found = self._run.store, find_result(self._run.store, self.variant_key(name))
+        if found is None:
+            return None
+        source, record = found
+
+        def fit(folder: Path) -> None:
+            if kinds.get(name).can_be_sealed:
+                validation = validation_texts(self._data, goal_of(self._config, self._data))
+                refit_scores(folder, validation, num_threads=self._config.benchmark.num_threads)
+
+        try:
+            if source != self._run:
+                store.delete(
+                    self._run.key(variant_record(name))
+                )  # of the folder that is about to be replaced
+            copy_folder(store, source.variant(name), self._run.variant(name), fit)
+        except (DistiltuneError, OSError) as error:  # such as a run that is being deleted
+            logger.info("%s of run %s cannot be reused: %s", name, source.id, error)
+            return None
+        origin = {} if source == self._run else {"reused_from": source.id}
+        return {**record["result"], "seconds": 0.0, **origin}
+
+    # Measurements
+
+    def measurement_keys(self, specs: Sequence[MeasurementSpec]) -> dict[str, str]:
+        """Return the key of each model's measurement by the model's name; nothing on a cluster."""
+        if self._config.resources.address is not None:
+            return {}
+        return {spec.name: self._measurement_key(spec) for spec in specs}
+
+    def measurements(self, specs: Sequence[MeasurementSpec]) -> dict[str, Measurement]:
+        """Return the measurements that a run has, judged by this job's goal, by the model's name."""
+        if not (self._config.storage.reuse and self._config.benchmark.reuse):
+            return {}
+        keys = self.measurement_keys(specs)
+        found = {spec.name: self._found(spec, keys[spec.name]) for spec in specs if spec.name in keys}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def _measurement_key(self, spec: MeasurementSpec) -> str:
+        config, target = self._config, targets.get(spec.kind)
+        goal = goal_of(config, self._data)
+        return hash_of(
+            {
+                "kind": spec.kind,
+                "content": self._content_of(spec),
+                "max_length": spec.max_length,
+                "data": self._data.fingerprint,
+                "task": config.task,
+                "benchmark": config.benchmark.model_dump(mode="json", exclude=_NOT_IN_A_MEASUREMENT),
+                "compressed": config.training.pruning is not None,
+                # The runtime computes the score of every text; its threshold costs no time.
+                "score": goal.config.score if goal is not None and target.is_onnx else None,
+                "machine": self._machine,
+            }
+        )
+
+    def _content_of(self, spec: MeasurementSpec) -> str:
+        made = {each["name"]: each for each in self._run.stage_record("export")["result"]["variants"]}
+        if spec.name in made:
+            return made[spec.name]["content"]
+        if spec.kind == "reference":  # only the teacher's tokenizer is used
+            return file_sha256(self._run.store.fetch(spec.directory) / _TOKENIZER_FILE)
+        return self._content(spec.directory)
+
+    def _found(self, spec: MeasurementSpec, key: str) -> Measurement | None:
+        store, found = self._run.store, find_result(self._run.store, key)
+        if found is None:
+            return None
+        source, record = found
+        try:
+            measured = replace(
+                Measurement.from_json(record["result"]),
+                name=spec.name,
+                max_abs_diff=spec.max_abs_diff,
+                fused=spec.fused,
+            )
+            if source != self._run:
+                measured = replace(measured, reused={name: record[name] for name in ("run_id", "at")})
+            if not targets.get(spec.kind).has_accuracy:
+                return measured
+            goal = goal_of(self._config, self._data)
+            texts = benchmark_texts(self._config, self._data)
+            with temporary_directory("logits") as scratch:
+                logits = scratch / "logits.npz"
+                store.download(source.key(measured_logits(record["result"]["name"])), logits)
+                return judge_again(measured, logits, store.fetch(spec.directory), texts, goal)
+        except (DistiltuneError, OSError, KeyError, TypeError) as error:
+            logger.info("%s of run %s cannot be reused: %s", spec.name, source.id, error)
+            return None
+
+    # Both
+
+    @cached_property
+    def _machine(self) -> dict[str, Any]:
+        return {name: value for name, value in describe_machine().items() if name != "load_average"}
+
+    def _content(self, key: str) -> str:
+        from ...training.checkpoints.load import checkpoint_fingerprint
+
+        if key not in self._contents:
+            self._contents[key] = checkpoint_fingerprint(self._run.store.fetch(key))
+        return self._contents[key]
+
+    def _is_finished(self, stage: str) -> bool:
+        return self._run.stage_record(stage).get("state") == "finished"
+
+    def _finish(self, stage: str, result: dict[str, Any], text: str) -> str:
+        moment = {"started": now(), "ended": now(), "seconds": 0.0}
+        self._run.write(
+            f"stages/{stage}.json",
+            {"stage": stage, "state": "finished", **moment, "text": text, "result": result},
+        )
+        return text
+
+
+def measurement_specs(config: JobConfig, run: Run) -> list[MeasurementSpec]:
+    """Return the models that a run measures, whose directories are keys of the store."""
+    length, best = config.training.max_length, run.best
+    teacher = run.stage_record("teacher")["result"]["key"]
+    specs = [
+        MeasurementSpec(TEACHER, "pytorch", teacher, length),
+        MeasurementSpec(STUDENT, "pytorch", best, length),
+    ]
+    for made in run.stage_record("export")["result"]["variants"]:
+        name = made["name"]
+        specs.append(
+            MeasurementSpec(
+                name,
+                kinds.get(name).target,
+                run.variant(name),
+                length,
+                tokenizer_dir=best,
+                max_abs_diff=made["max_abs_diff"],
+                fused=made["fused"],
+            )
+        )
+    if config.benchmark.reference:
+        specs.append(MeasurementSpec(REFERENCE, "reference", teacher, length))
+    return specs
+
+
+def _origin(sources: Mapping[str, str], num_all: int) -> str:
+    """Return which runs the reused ones among ``num_all`` are of, in parentheses."""
+    by_run: dict[str, list[str]] = defaultdict(list)
+    for name, run_id in sources.items():
+        by_run[run_id].append(name)
+    if len(by_run) == 1 and len(sources) == num_all:
+        return f" (of run {next(iter(by_run))})"
+    parts = [f"of run {run_id}: {', '.join(names)}" for run_id, names in by_run.items()]
+    return f" ({'; '.join(parts)})" if parts else ""
