@@ -25,6 +25,7 @@ from .preflight import CheckedJob, check_job
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
+    from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
     from .stages import StageResult
@@ -278,8 +279,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     from .reuse import StageReuse
     from .stages import Stages
 
-    config = job.config
-    reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
+    config, local_config = job.settled_config, job.settled_local_config
+    reuse = StageReuse(config, local_config, run, job.data) if config.storage.reuse else None
     brought = {} if reuse is None or runner.is_finished("benchmark") else reuse.bring()
     all_finished = runner.is_finished("search", "export", "benchmark")
     for stage, text in brought.items():
@@ -288,7 +289,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     if not all_finished:
         with ray_session(config.resources):
             check_cluster(config.resources, run.store)
-            stages = Stages(config, job.local_config, run, job.data)
+            stages = Stages(config, local_config, run, job.data)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)
@@ -319,5 +320,14 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    cut = f"; {lengths.share_truncated:.1%} truncated" if lengths and lengths.share_truncated else ""
-    return record, f"{intents} intents{outside}; {texts}{cut}"
+    return record, f"{intents} intents{outside}; {texts}{_cut_texts(lengths)}"
+
+
+def _cut_texts(lengths: TokenLengths | None) -> str:
+    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
+    if lengths is None:
+        return ""
+    share = f"{lengths.share_truncated:.1%} truncated"
+    if lengths.automatic:
+        return f"; {share} to {lengths.max_length} tokens (auto)"
+    return f"; {share}" if lengths.share_truncated else ""

@@ -239,7 +239,7 @@ class Stages:
         return measured, f"{len(measured['measurements'])} models measured"
 
     def _measurement_specs(self) -> list[tasks.MeasurementSpec]:
-        length = self._config.training.max_length
+        length = self._config.training.num_tokens
         best, teacher = self._run.best, self._teacher()
         specs = [
             tasks.MeasurementSpec(TEACHER, "pytorch", teacher, length),

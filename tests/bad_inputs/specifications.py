@@ -175,6 +175,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         (f"{key(SearchConfig, 'space')}.{ALPHA.name}=1", f"{key(TeacherConfig, 'ensemble')}=3"),
         key(TeacherConfig, "ensemble"),
     ),
+    "length-a-word": ((f"{key(TrainingConfig, 'max_length')}=automatic",), "auto"),
     "mask-ends-before-it-begins": (
         (f"{key(PruningConfig, 'begin')}=0.8", f"{key(PruningConfig, 'end')}=0.2"),
         "begin",

@@ -74,7 +74,7 @@ def teacher_key(
     Raises:
         ModelError: The initial checkpoint does not exist.
     """
-    return _key(config, data, training.max_length, task)
+    return _key(config, data, training.num_tokens, task)
 
 
 def prepare_teacher(
