@@ -304,6 +304,15 @@ def check_new_pieces(
         config.student.check_new_tokenizer(make)
 
 
+def _check_folds(job: CheckedJob) -> None:
+    """Reject a number of folds that a label has too few texts for."""
+    diagnostics = job.config.data.diagnostics
+    if diagnostics.cross_fit is not None:
+        from ...training.teacher.cross_fit import folds_of
+
+        folds_of(diagnostics, job.data, job.config.teacher.seed)
+
+
 def _check_texts(job: CheckedJob) -> None:
     check_texts(job.local_config, job.data, job.checkpoints)
     texts = job.data.splits["train"]["text"][:]
@@ -330,6 +339,7 @@ CHECKS = (
         frozenset({"checkpoints"}),
     ),
     Check("goals", ("data", "export"), lambda job: check_goals(job.config, job.data), frozenset({"data"})),
+    Check("folds", ("data", "teacher"), _check_folds, frozenset({"data"})),
     Check(
         "new pieces",
         ("data", "teacher", "student"),

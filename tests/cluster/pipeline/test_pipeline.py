@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -59,6 +60,7 @@ def home(tmp_path_factory):
     more = {
         "unlabelled": {"path": "more.txt"},
         "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
+        "diagnostics": {"cross_fit": 2, "cross_fit_epochs": 1},
     }
     student = {**JOB["student"], "vocabulary": {"min_count": 2}}
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
@@ -135,6 +137,20 @@ def test_the_number_of_tokens_is_chosen_from_the_texts_and_stated(home, found):
     assert (
         f"truncated to {chosen} (`training.max_length: auto`)" in (run / "report" / "report.md").read_text()
     )
+
+
+def test_labels_are_diagnosed_by_teachers_that_have_not_seen_them(home):
+    store = home / "distiltune-runs"
+    record = json.loads((store / "runs" / "first" / "stages" / "logits.json").read_text())["result"]
+    fitted = record["diagnostics"]["cross_fit"]
+    assert (fitted["num_folds"], fitted["num_epochs"], len(fitted["keys"])) == (2, 1, 2)
+    folds = [np.load(store / LOGITS / key / "logits.npy") for key in fitted["keys"]]
+    assert sum(map(len, folds)) == 300
+    assert not {key for keys in record["keys"].values() for key in keys} & set(fitted["keys"])
+    assert not list((store / "runs" / "first" / "unfinished").rglob("*.safetensors"))
+    log = distiltune("logs", "first", "--stage", "logits/fold-2", cwd=home).stdout
+    assert "label_fold on" in log
+    assert "label_with_teachers on" in distiltune("logs", "first", "--stage", "logits", cwd=home).stdout
 
 
 def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
