@@ -84,10 +84,11 @@ def make_setting(given: argparse.Namespace) -> Setting:
         num_train_epochs=given.epochs,
         learning_rate=given.learning_rate,
         batch_size=given.batch_size,
+        max_length=64,
     )
     names = label_names(teacher)
     labels = [names.index(data.label_names[label]) for label in data.splits["train"]["label"][:]]
-    train = tokenize_split(data.splits["train"]["text"][:], labels, tokenizer, training.max_length)
+    train = tokenize_split(data.splits["train"]["text"][:], labels, tokenizer, training.num_tokens)
     logits = compute_logits(
         teacher, train, pad_token_id=tokenizer.pad_token_id, num_threads=given.threads, use_gpu=False
     )
@@ -140,7 +141,7 @@ def measure_variant(setting: Setting, name: str, student: Path, folder: Path) ->
         student,
         folder,
         config=ExportConfig(),
-        max_length=setting.training.max_length,
+        max_length=setting.training.num_tokens,
         validation=validation,
     )
     figures: dict[str, Any] = {"size_mb": files.size_mb, "max_abs_diff": files.max_abs_diff}

@@ -57,6 +57,7 @@ def _overview(job: Any) -> dict[str, str]:
         lengths = job.lengths
         lines["lengths"] = (
             f"99 % of the training texts have at most {lengths.p99} tokens; max_length {lengths.max_length}"
+            f"{' (auto)' if lengths.automatic else ''}"
         )
     space = ", ".join(f"{name} {_range(each)}" for name, each in config.search.space.items())
     return {

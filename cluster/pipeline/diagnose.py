@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,27 @@ _MOST_ROWS = 10_000  # of a CSV file
 _NUM_SHOWN = 10  # in the record and the report
 
 
+@dataclass(frozen=True)
+class CrossFit:
+    """Out-of-sample logits on the training split.
+
+    Attributes:
+        logits: float32[N, C]; each row is from a teacher that was trained without it.
+        record: What is recorded: ``num_folds``, ``num_epochs``, ``keys`` of the folds in the cache.
+    """
+
+    logits: np.ndarray
+    record: dict[str, Any]
+
+
 def diagnose(
-    run: Run, data: TextData, splits: Mapping[str, LabelledSplit], task: Task, *, learned_here: bool
+    run: Run,
+    data: TextData,
+    splits: Mapping[str, LabelledSplit],
+    task: Task,
+    *,
+    learned_here: bool,
+    cross_fit: Callable[[], CrossFit] | None = None,
 ) -> dict[str, Any]:
     """Find labels that are probably wrong, confused labels and near-duplicates; write the CSV files.
 
@@ -37,36 +57,56 @@ def diagnose(
         task: The task; labels are diagnosed for tasks with one label per text.
         learned_here: Whether the teacher learned the labels of ``train`` in this job, so that it agrees with most of
             them.
+        cross_fit: Computes out-of-sample logits of ``train``, which replace the teacher's here; None: the teacher's.
 
     Returns:
         ``label_issues`` and ``near_duplicates``: number by split, and the first ones with their texts;
-        ``confused_labels``: the most frequent pairs on the validation split; ``learned_here``.
+        ``confused_labels``: the most frequent pairs on the validation split; ``learned_here``; ``cross_fit``: the
+        record of the folds with their ``accuracy`` on the labels of ``train``, or None.
     """
     if (known := run.read(SUMMARY)) is not None:  # of this run before it was resumed
         return known
     issues: list[dict[str, Any]] = []
     confused: list[dict[str, Any]] = []
     names = data.label_names
+    fitted = None if cross_fit is None else cross_fit()
+    origins = _origins(learned_here=learned_here, is_cross_fitted=fitted is not None)
     for split in ("validation", "train"):
         logits = splits[split].teacher_logits
+        if split == "train" and fitted is not None:
+            logits = fitted.logits
         probabilities = None if logits is None else task.class_probabilities(logits)
         if logits is None or probabilities is None:
             continue
         labels = np.asarray(splits[split].tokens.labels)
-        issues += _issue_rows(split, probabilities, labels, names, data.splits[split]["text"])
+        found = _issue_rows(split, probabilities, labels, names, data.splits[split]["text"])
+        issues += [{**row, "probabilities": origins[split]} for row in found]
         if split == "validation":
             confused = _confused(task.predictions(logits), labels, names)
     duplicates = _duplicate_rows(data)
     _write(run, ISSUES_FILE, issues)
     _write(run, DUPLICATES_FILE, duplicates)
-    found = {
+    summary = {
         "learned_here": learned_here,
+        "cross_fit": None if fitted is None else _cross_fit_record(fitted, splits["train"], task),
         "label_issues": _summary(issues),
         "confused_labels": confused[:_NUM_SHOWN],
         "near_duplicates": _summary(duplicates),
     }
-    run.write(SUMMARY, found)
-    return found
+    run.write(SUMMARY, summary)
+    return summary
+
+
+def _origins(*, learned_here: bool, is_cross_fitted: bool) -> dict[str, str]:
+    """Return where the probabilities of each split are from, in words."""
+    if not learned_here:
+        return dict.fromkeys(("validation", "train"), "of a finished checkpoint")
+    return {"validation": "out of sample", "train": "out of sample" if is_cross_fitted else "in sample"}
+
+
+def _cross_fit_record(fitted: CrossFit, train: LabelledSplit, task: Task) -> dict[str, Any]:
+    right = task.correct(task.predictions(fitted.logits), np.asarray(train.tokens.labels))
+    return {**fitted.record, "accuracy": float(right.mean())}
 
 
 def describe(found: Mapping[str, Any]) -> str:

@@ -128,8 +128,16 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         **{f"teacher_{name}": teacher[name] for name in dict.fromkeys((goal, "validation_accuracy"))},
         "student": config.student.model_dump(mode="json", exclude_none=True),
         "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
+        "max_length": _max_length(config, run),
         "machine": run.stage_record("benchmark")["result"]["machine"],
     }
+
+
+def _max_length(config: JobConfig, run: Run) -> str:
+    """Return the tokens to which texts are truncated, and who chose their number."""
+    lengths = (run.stage_record("data").get("result") or {}).get("lengths") or {}
+    chosen = "chosen automatically" if lengths.get("automatic") else "as given"
+    return f"{config.training.max_length} tokens, {chosen}"
 
 
 def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:

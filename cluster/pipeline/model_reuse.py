@@ -123,7 +123,7 @@ class ModelReuse:
                 "student": self._content(self._run.best),
                 "export": section,
                 "data": self._data.fingerprint,
-                "max_length": self._config.training.max_length,
+                "max_length": self._config.training.num_tokens,
                 "task": self._config.task,
                 "instruction_sets": self._machine["instruction_sets"],
                 "versions": self._machine["versions"],
@@ -260,7 +260,7 @@ class ModelReuse:
 
 def measurement_specs(config: JobConfig, run: Run) -> list[MeasurementSpec]:
     """Return the models that a run measures, whose directories are keys of the store."""
-    length, best = config.training.max_length, run.best
+    length, best = config.training.num_tokens, run.best
     teacher = run.stage_record("teacher")["result"]["key"]
     specs = [
         MeasurementSpec(TEACHER, "pytorch", teacher, length),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,18 +16,19 @@ from ..specification.config import JobConfig
 from ..specification.goal import check_goals
 from ..store.input_files import data_is_local, with_local_inputs
 from ..store.runs import Run, Storage
+from .lengths import measure_texts, with_number
 from .warm_start import warm_start_trials
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ...training.checkpoints.once import Checkpoints
     from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ...training.teacher.config import TeacherConfig
 
 logger = logging.getLogger(__name__)
 
-_MANY_TRUNCATED = 0.01  # share of the training texts
 _MANY_UNKNOWN = 0.1  # share of characters: below 0.01 for ordinary texts, 0.05 with an emoji in each
 
 
@@ -42,8 +43,8 @@ class CheckedJob:
         has_inputs: Whether this machine can read all data and checkpoints.
         since: A job that has passed the checks; its texts are reused if both jobs read the same data.
         data_seconds: Seconds spent on the data, including the checks that read it.
-        lengths: Lengths of the training texts in the tokens of the teacher's checkpoint; None until they are checked,
-            and where the teacher is trained from scratch.
+        lengths: Lengths of the training texts in the teacher's tokens; None until they are checked, and where the
+            teacher is trained from scratch and ``training.max_length`` is a number.
     """
 
     config: JobConfig
@@ -58,6 +59,32 @@ class CheckedJob:
     def local_config(self) -> JobConfig:
         """Specification with the paths of this machine."""
         return with_local_inputs(self.config, self.storage.store) if self.has_inputs else self.config
+
+    @property
+    def settled_config(self) -> JobConfig:
+        """Specification with the chosen number in place of ``training.max_length: auto``."""
+        return with_number(self.config, self.lengths)
+
+    @property
+    def settled_local_config(self) -> JobConfig:
+        """The same with the paths of this machine."""
+        return with_number(self.local_config, self.lengths)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Checkpoints, each found and its tokenizer loaded once."""
+        from ...training.checkpoints.once import Checkpoints
+
+        return Checkpoints()
+
+    @cached_property
+    def new_tokenizer(self) -> Any:
+        """Tokenizer that a teacher trained from scratch will have."""
+        from ...training.teacher.config import ScratchConfig
+        from ...training.teacher.from_scratch import train_tokenizer
+
+        recipe = self.config.teacher.scratch or ScratchConfig()
+        return train_tokenizer(self.data.splits["train"]["text"][:], recipe.vocab_size)
 
     @cached_property
     def data(self) -> TextData:
@@ -142,10 +169,14 @@ def _check_batches(job: CheckedJob) -> None:
     check_batches(config.search, config.training, config.resources.trial.processes)
 
 
-def check_models(config: JobConfig) -> None:
+def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> None:
     """Reject missing or incomplete checkpoints, and a student that cannot be made.
 
     The headers of the weight files show layers, word pieces, heads and feed-forward rows that do not exist.
+
+    Args:
+        config: The specification with paths of this machine.
+        checkpoints: Those that were read before; None: none.
 
     Raises:
         ModelError: A checkpoint cannot be used; the message has its key and what is available.
@@ -156,11 +187,15 @@ def check_models(config: JobConfig) -> None:
     from ...training import tasks
     from ...training.checkpoints.inspection import inspect_checkpoint
     from ...training.checkpoints.loading import naming
+    from ...training.checkpoints.once import Checkpoints
+    from ...training.distillation.config import AUTO
     from ...training.models.families import family_of
 
     check_opset(config.export.opset)
-    task, length = tasks.get(config.task), config.training.max_length
-    key, checkpoint, teacher = _planned_teacher(config.teacher)
+    task, checkpoints = tasks.get(config.task), checkpoints or Checkpoints()
+    # The number for `auto` is not known yet; it is checked when it is chosen.
+    length = None if config.training.max_length == AUTO else config.training.num_tokens
+    key, checkpoint, teacher = _planned_teacher(config.teacher, checkpoints)
     searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
     source = config.student.check_shapes(teacher, searched)
     if config.training.pruning is not None:
@@ -168,7 +203,13 @@ def check_models(config: JobConfig) -> None:
     if checkpoint is not None:
         with naming(key):
             whole = config.teacher.fine_tune is None
-            inspect_checkpoint(checkpoint, complete=whole, task=task, max_length=length)
+            inspect_checkpoint(
+                checkpoint,
+                complete=whole,
+                task=task,
+                max_length=length,
+                tokenizer_of=checkpoints.tokenizer,
+            )
     config.student.check_checkpoints(checkpoint, task, length)
     _warn_of_other_bits(config)
 
@@ -205,9 +246,11 @@ def _key_that_names(metric: str, config: JobConfig) -> str:
     return "search.objectives" if metric in objectives else "search.constraints"
 
 
-def _planned_teacher(config: TeacherConfig) -> tuple[str, str | None, PreTrainedConfig]:
+def _planned_teacher(
+    config: TeacherConfig, checkpoints: Checkpoints
+) -> tuple[str, str | None, PreTrainedConfig]:
     """Return the key of the teacher's checkpoint, its resolved name or None, and its model's configuration."""
-    from ...training.checkpoints.load import load_config, resolve_checkpoint
+    from ...training.checkpoints.load import load_config
     from ...training.checkpoints.loading import naming
     from ...training.teacher.from_scratch import scratch_shapes
 
@@ -218,7 +261,7 @@ def _planned_teacher(config: TeacherConfig) -> tuple[str, str | None, PreTrained
     assert name is not None, "one of the three is there"
     key = "teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"
     with naming(key):
-        checkpoint = resolve_checkpoint(name, tuned.sha256 if tuned else None)
+        checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
         return key, checkpoint, load_config(checkpoint)
 
 
@@ -238,18 +281,20 @@ def _warn_of_other_bits(config: JobConfig) -> None:
         )
 
 
-def check_texts(config: JobConfig, data: TextData) -> None:
+def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | None = None) -> None:
     """Reject a checkpoint whose labels do not match the data, or whose tokenizer does not cover its script.
 
     Raises:
         ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
     from ...training.checkpoints.heads import LabelMatch
-    from ...training.checkpoints.load import label_names, load_config, load_tokenizer, resolve_checkpoint
+    from ...training.checkpoints.load import label_names, load_config
+    from ...training.checkpoints.once import Checkpoints
     from ...training.checkpoints.word_pieces import check_known
 
+    checkpoints = checkpoints or Checkpoints()
     if config.teacher.checkpoint is not None:
-        own = label_names(load_config(resolve_checkpoint(config.teacher.checkpoint)))
+        own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
         match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
         match.positions(own, data.class_names, "teacher.checkpoint")
     tuned = config.teacher.fine_tune
@@ -260,9 +305,7 @@ def check_texts(config: JobConfig, data: TextData) -> None:
     ):
         if name is None:
             continue
-        share = check_known(
-            load_tokenizer(resolve_checkpoint(name)), data.splits["train"]["text"][:], parameter
-        )
+        share = check_known(checkpoints.tokenizer(name), data.splits["train"]["text"][:], parameter)
         if share > _MANY_UNKNOWN:
             logger.warning(
                 "%s: its tokenizer does not know %.0f %% of the characters of the training texts; use a student "
@@ -272,33 +315,17 @@ def check_texts(config: JobConfig, data: TextData) -> None:
             )
 
 
-def measure_texts(job: CheckedJob) -> None:
-    """Measure the training texts in tokens, and warn if many of them are truncated."""
-    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
-    from ...training.data.analysis.lengths import measure_lengths
-
-    teacher = job.local_config.teacher
-    name = teacher.checkpoint or (teacher.fine_tune.checkpoint if teacher.fine_tune else None)
-    if name is None:
-        return
-    texts = job.data.splits["train"]["text"][:]
-    found = measure_lengths(load_tokenizer(resolve_checkpoint(name)), texts, job.config.training.max_length)
-    job.lengths = found
-    if found.share_truncated > _MANY_TRUNCATED:
-        logger.warning(
-            "training.max_length: %d given, and %.1f %% of the training texts are longer and lose their end (95 %% "
-            "have at most %d tokens, 99 %% at most %d); raise it if what is cut off matters",
-            found.max_length,
-            100 * found.share_truncated,
-            found.p95,
-            found.p99,
-        )
-
-
-def check_new_pieces(config: JobConfig, data: TextData) -> None:
+def check_new_pieces(
+    config: JobConfig, data: TextData, new_tokenizer: Callable[[], Any] | None = None
+) -> None:
     """Reject a student that does not fit the word pieces that a new teacher will have.
 
     A teacher trained from scratch takes its word pieces from the training texts, which is fast enough to do here.
+
+    Args:
+        config: The specification.
+        data: The texts.
+        new_tokenizer: Returns the tokenizer with these word pieces; None trains it.
 
     Raises:
         ModelError: For example, the student's vocabulary is too small; the message has the minimum.
@@ -308,12 +335,32 @@ def check_new_pieces(config: JobConfig, data: TextData) -> None:
     scratch = config.teacher.scratch
     if scratch is not None:
         texts = data.splits["train"]["text"]
-        config.student.check_new_tokenizer(lambda: train_tokenizer(texts[:], scratch.vocab_size))
+        make = new_tokenizer or (lambda: train_tokenizer(texts[:], scratch.vocab_size))
+        config.student.check_new_tokenizer(make)
+
+
+def _check_folds(job: CheckedJob) -> None:
+    """Reject a number of folds that a label has too few texts for."""
+    diagnostics = job.config.data.diagnostics
+    if diagnostics.cross_fit is not None:
+        from ...training.teacher.cross_fit import folds_of
+
+        folds_of(diagnostics, job.data, job.config.teacher.seed)
 
 
 def _check_texts(job: CheckedJob) -> None:
-    check_texts(job.local_config, job.data)
-    measure_texts(job)
+    check_texts(job.local_config, job.data, job.checkpoints)
+    texts = job.data.splits["train"]["text"][:]
+    job.lengths = measure_texts(
+        job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _held_length(job)
+    )
+
+
+def _held_length(job: CheckedJob) -> int | None:
+    """Return the number of tokens that the run chose before it was resumed; None if it has chosen none."""
+    result = {} if job.run is None else job.run.stage_record("data").get("result") or {}
+    lengths = result.get("lengths") or {}
+    return lengths["max_length"] if lengths.get("automatic") else None
 
 
 CHECKS = (
@@ -323,7 +370,7 @@ CHECKS = (
     Check(
         "models",
         ("task", "teacher", "student", "search", "training", "export"),
-        lambda job: check_models(job.local_config),
+        lambda job: check_models(job.local_config, job.checkpoints),
         frozenset({"checkpoints"}),
     ),
     Check(
@@ -338,10 +385,11 @@ CHECKS = (
         lambda job: check_goals(job.config, job.data),
         frozenset({"data"}),
     ),
+    Check("folds", ("data", "teacher"), _check_folds, frozenset({"data"})),
     Check(
         "new pieces",
         ("data", "teacher", "student"),
-        lambda job: check_new_pieces(job.config, job.data),
+        lambda job: check_new_pieces(job.config, job.data, lambda: job.new_tokenizer),
         frozenset({"data"}),
     ),
     Check(

@@ -100,6 +100,7 @@ class SearchReuse:
             "data": self._data.fingerprint,
             "unlabelled": self._data.unlabelled,
             "augmentation": self._config.data.augmentation.model_dump(mode="json"),
+            "diagnostics": self._config.data.diagnostics.model_dump(mode="json"),
             "teachers": teachers,
             "student": self._config.student.model_dump(mode="json"),
             "student_checkpoints": _contents(config),

@@ -26,6 +26,7 @@ from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
     from ...export.benchmark.measure_models import Measurement
+    from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
     from .model_reuse import ModelReuse
@@ -293,15 +294,15 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     from .reuse import SearchReuse
     from .stages import Stages
 
-    config = job.config
-    reuse = SearchReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
+    config, local_config = job.settled_config, job.settled_local_config
+    reuse = SearchReuse(config, local_config, run, job.data) if config.storage.reuse else None
     models = ModelReuse(config, run, job.data)
     brought = {} if reuse is None or runner.is_finished("search") else reuse.bring()
     if runner.is_finished("search"):
         brought |= models.finish_stages()
     # The gate times the selected variant once more: on a cluster by a task.
     is_remote = config.resources.address is not None and not runner.is_finished("gate")
-    gate = _gate(job, run, models)
+    gate = _gate(config, job.data, run, models)
     all_finished = runner.is_finished("search", "export", "benchmark")
     for stage, text in brought.items():
         if all_finished or stage in ("teacher", "logits", "student"):  # the others are reported below
@@ -309,7 +310,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     if not all_finished or is_remote:
         with ray_session(config.resources):
             check_cluster(config.resources, run.store)
-            stages = Stages(config, job.local_config, run, job.data, models)
+            stages = Stages(config, local_config, run, job.data, models)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)
                 runner.do("logits", stages.logits, again=True)
@@ -327,18 +328,20 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     runner.do("artifact", lambda _: seal_chosen(config, run, job.data))
 
 
-def _gate(job: CheckedJob, run: Run, models: ModelReuse) -> Callable[[ReportProgress], StageResult]:
+def _gate(
+    config: JobConfig, data: TextData, run: Run, models: ModelReuse
+) -> Callable[[ReportProgress], StageResult]:
     """Return the work of the gate: selecting a variant, and timing it in turns with other models."""
     from .finalize import choose_variant
     from .ratios import RatioMeasurement
 
-    ratios = RatioMeasurement(job.config, run, job.data, models)
+    ratios = RatioMeasurement(config, run, data, models)
 
     def work(report: ReportProgress) -> StageResult:
         def ratios_of(chosen: str, measured: Mapping[str, Measurement]) -> dict[str, dict[str, Any]]:
             return ratios.measure(chosen, measured, report)
 
-        return choose_variant(job.config, run, job.data, ratios_of)
+        return choose_variant(config, run, data, ratios_of)
 
     return work
 
@@ -359,5 +362,14 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    cut = f"; {lengths.share_truncated:.1%} truncated" if lengths and lengths.share_truncated else ""
-    return record, f"{intents} intents{outside}; {texts}{cut}"
+    return record, f"{intents} intents{outside}; {texts}{_cut_texts(lengths)}"
+
+
+def _cut_texts(lengths: TokenLengths | None) -> str:
+    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
+    if lengths is None:
+        return ""
+    share = f"{lengths.share_truncated:.1%} truncated"
+    if lengths.automatic:
+        return f"; {share} to {lengths.max_length} tokens (auto)"
+    return f"; {share}" if lengths.share_truncated else ""

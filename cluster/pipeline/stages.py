@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...export.benchmark.measure_models import Measurement
 from ...export.variants import kinds
@@ -15,12 +18,13 @@ from ...training.tasks import get as get_task
 from ...training.tasks import title_of
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
+from ..remote.cross_fit import label_fold
 from ..session.ray_session import num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
-from ..store.runs import TEACHERS, Run, Storage
+from ..store.runs import LOGITS, TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
+from .diagnose import CrossFit, diagnose
 from .diagnose import describe as describe_problems
-from .diagnose import diagnose
 from .dispatch import Dispatcher
 from .model_reuse import ModelReuse, measurement_specs
 from .students import Students
@@ -95,16 +99,10 @@ class Stages:
             )
             for number, (key, part) in enumerate(zip(keys, parts, strict=True))
         ]
-
-        def report_part(part: str) -> ReportProgress:
-            def prefixed(progress: Progress) -> None:
-                text = ": ".join(filter(None, [f"{part} of {len(keys)}", progress.message]))
-                report(replace(progress, message=text))
-
-            return prefixed
-
         return [
-            self._dispatcher.wait("teacher", task, report_part(part), wanted, part=part)
+            self._dispatcher.wait(
+                "teacher", task, _prefixed(report, f"{part} of {len(keys)}"), wanted, part=part
+            )
             for task, part in zip(sent, parts, strict=True)
         ]
 
@@ -123,6 +121,7 @@ class Stages:
             self._splits,
             get_task(self._config.task),
             learned_here=teacher.checkpoint is None,
+            cross_fit=self._cross_fit(wanted, report),
         )
         problems = describe_problems(record["diagnostics"])
         if not record["keys"]:
@@ -135,6 +134,39 @@ class Stages:
             text += f"; mean of {len(teachers)} teachers: {self._metric_title} "
             text += f"{record['ensemble'][self._metric]:.4f}"
         return record, "; ".join(filter(None, [text, problems]))
+
+    def _cross_fit(self, wanted: TaskResources, report: ReportProgress) -> Callable[[], CrossFit] | None:
+        """Return a function that labels each training text with a teacher trained without it; None if not wanted."""
+        from ...training.teacher.cross_fit import cross_fit_epochs, fold_key, fold_teacher, folds_of
+
+        local, task = self._local_config, get_task(self._config.task)
+        diagnostics = local.data.diagnostics
+        if diagnostics.cross_fit is None:
+            return None
+
+        def compute() -> CrossFit:
+            teacher = fold_teacher(diagnostics, local.teacher)
+            folds = folds_of(diagnostics, self._data, local.teacher.seed)
+            keys = [fold_key(teacher, self._data, local.training, rows, task) for rows in folds]
+            parts = [f"fold-{number}" for number in range(1, len(folds) + 1)]
+            sent = [
+                self._dispatcher.send(
+                    "logits", label_fold, wanted, self._data, rows, f"{LOGITS}/{key}", part=part
+                )
+                for rows, key, part in zip(folds, keys, parts, strict=True)
+            ]
+            logits: np.ndarray | None = None
+            for number, (rows, fold, part) in enumerate(zip(folds, sent, parts, strict=True), 1):
+                told = _prefixed(report, f"cross-fit fold {number} of {len(folds)}")
+                found, _ = self._dispatcher.wait("logits", fold, told, wanted, part=part)
+                if logits is None:
+                    logits = np.empty((len(self._data.splits["train"]), found.shape[1]), dtype=np.float32)
+                logits[rows] = found
+            assert logits is not None, "there are at least two folds"
+            epochs = cross_fit_epochs(diagnostics, local.teacher)
+            return CrossFit(logits, {"num_folds": len(folds), "num_epochs": epochs, "keys": keys})
+
+        return compute
 
     def student(self, report: ReportProgress) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
@@ -261,6 +293,15 @@ class Stages:
             return resources
         gpu = min(1, num_gpus())
         return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
+
+
+def _prefixed(report: ReportProgress, prefix: str) -> ReportProgress:
+    """Return a function that reports progress with a prefix before its message."""
+
+    def prefixed(progress: Progress) -> None:
+        report(replace(progress, message=": ".join(filter(None, [prefix, progress.message]))))
+
+    return prefixed
 
 
 def resources_for(name: str, wanted: TaskResources) -> TaskResources:

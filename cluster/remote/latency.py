@@ -27,7 +27,7 @@ def latency_of_student(
         "student": json.loads((student / "config.json").read_text(encoding="utf-8")),
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json"),
-        "max_length": config.training.max_length,
+        "max_length": config.training.num_tokens,
         "query": median_text(texts["text"][:]),
         "machine": {name: fact for name, fact in machine.items() if name != "load_average"},
     }
@@ -42,7 +42,7 @@ def latency_of_student(
 def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> float:
     """Return the median latency in ms of the student, exported as the variant of :func:`timed_variant`."""
     variant = timed_variant(task.config.export.variants)
-    length = task.config.training.max_length
+    length = task.config.training.num_tokens
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
         threads = task.config.benchmark.num_threads

@@ -33,7 +33,7 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         config.teacher.members[number],
         data,
         task.local_copy(key),
-        max_length=config.training.max_length,
+        max_length=config.training.num_tokens,
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
@@ -63,7 +63,7 @@ def label_with_teachers(
     """
     config, first = task.local_config, task.store.fetch(teacher_keys[0])
     learned = tasks.get(config.task)
-    tokenizer, length = load_tokenizer(first), config.training.max_length
+    tokenizer, length = load_tokenizer(first), config.training.num_tokens
     tokens = {
         name: learned.tokenize(data.splits[name], tokenizer, length) for name in ("train", "validation")
     }
@@ -113,7 +113,7 @@ def _mean_logits(
     task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
 ) -> tuple[np.ndarray, list[str], bool]:
     """Return mean logits float32[N, C], each teacher's cache key, and whether any logits had to be computed."""
-    length = task.config.training.max_length
+    length = task.config.training.num_tokens
     total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
         if len(teacher_keys) > 1:
@@ -142,7 +142,7 @@ def tokenize_for_student(
     task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, LabelledSplit]
 ) -> dict[str, LabelledSplit]:
     """Tokenize the same rows with the student's own word pieces, and keep the logits."""
-    tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.max_length
+    tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.num_tokens
     learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
     tokens = {
         name: learned.tokenize(data.splits[name], tokenizer, length)

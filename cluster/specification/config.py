@@ -242,6 +242,24 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_labels_to_cross_fit(self) -> JobConfig:
+        num_folds = self.data.diagnostics.cross_fit
+        if num_folds is None:
+            return self
+        if self.teacher.checkpoint is not None:
+            raise ValueError(
+                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.checkpoint is a finished model, which "
+                "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
+            )
+        if not TASKS[self.task].has_classes:
+            able = ", ".join(task.name for task in TASKS if task.has_classes)
+            raise ValueError(
+                f"data.diagnostics.cross_fit: {num_folds} given, but labels of the task {self.task} are not diagnosed; "
+                f"remove it, or set task to one of: {able}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         if made.masked is not None and self.student.source is not None:

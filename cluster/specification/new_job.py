@@ -67,11 +67,11 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
-    config = JobConfig.model_validate(_values(written, len(loaded.splits["train"]), _max_length(loaded)))
+    config = JobConfig.model_validate(_values(written, len(loaded.splits["train"])))
     return NewJob(f"{_header(data, path, summary)}\n{as_yaml(config)}", summary)
 
 
-def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, Any]:
+def _values(data: dict[str, Any], num_texts: int) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
     is_small = num_texts < _SMALL
@@ -90,7 +90,6 @@ def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, 
         "training": {
             "learning_rate": 6e-4,
             "batch_size": 32 if is_small else 128,
-            "max_length": max_length,
         },
         "search": {
             "num_trials": 8 if is_small else 4,
@@ -103,23 +102,6 @@ def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, 
 def _epochs(num_read: int, num_texts: int, *, fewest: int, most: int) -> int:
     """Return the number of epochs in which a training reads about ``num_read`` texts, within limits."""
     return min(most, max(fewest, round(num_read / max(num_texts, 1))))
-
-
-def _max_length(data: TextData) -> int:
-    """Return a number of tokens that 99.5 % of the training texts do not exceed, a multiple of 8 from 16 to 256."""
-    import numpy as np
-
-    from ...training.checkpoints.load import load_tokenizer, resolve_checkpoint
-    from ...training.checkpoints.offline import is_missing
-    from ...training.data.analysis.lengths import measure_lengths
-
-    texts = data.splits["train"]["text"][:]
-    if is_missing(_OFFLINE):
-        pieces = [2 + 1.5 * len(text.split()) for text in texts]  # word pieces per word of English
-        length = float(np.percentile(pieces, 99.5))
-    else:
-        length = measure_lengths(load_tokenizer(resolve_checkpoint(_OFFLINE)), texts, 256).p995
-    return int(min(256, max(16, 8 * np.ceil(length / 8))))
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:

@@ -45,7 +45,10 @@ def _stage_key(run: Run, given: str) -> str:
     stage, _, part = given.partition("/")
     if stage not in STAGES:
         raise InputError(f"--stage: {shown(given)} given; a run has the stages {', '.join(STAGES)}")
-    parts = [name for name in run.store.names(run.stage_log(stage)) if not name.endswith(".log")]
+    names = run.store.names(run.stage_log(stage))
+    parts = [name for name in names if not name.endswith(".log")]
+    if given == stage and len(parts) < len(names):  # a log of its own beside those of the parts
+        return run.stage_log(stage)
     if parts and part not in parts:
         raise InputError(
             f"--stage: {shown(given)} given; this stage has {', '.join(f'{stage}/{n}' for n in parts)}"

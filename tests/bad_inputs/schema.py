@@ -167,7 +167,8 @@ def _properties(model: Model) -> dict[str, Any]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    """The schema of a value: without null, and of a number or a word (``auto``) that of the number."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"} and "const" not in each]
     return choices[0] if len(choices) == 1 else schema
 
 

@@ -12,6 +12,7 @@ from distiltune.search.config import SearchConfig
 from distiltune.training.compression.config import PruningConfig
 from distiltune.training.compression.pruning.magnitude import Magnitude
 from distiltune.training.data.added_texts_config import UnlabelledConfig
+from distiltune.training.data.analysis.config import DiagnosticsConfig
 from distiltune.training.data.config import DataConfig
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.student.config import StudentConfig
@@ -175,6 +176,19 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         (f"{key(SearchConfig, 'space')}.{ALPHA.name}=1", f"{key(TeacherConfig, 'ensemble')}=3"),
         key(TeacherConfig, "ensemble"),
     ),
+    "folds-of-a-checkpoint": (
+        (f"{key(TeacherConfig, 'checkpoint')}=x", f"{key(DiagnosticsConfig, 'cross_fit')}=3"),
+        key(DiagnosticsConfig, "cross_fit"),
+    ),
+    "more-folds-than-texts": (
+        (f"{key(DataConfig, 'max_train_examples')}=60", f"{key(DiagnosticsConfig, 'cross_fit')}=10"),
+        key(DiagnosticsConfig, "cross_fit"),
+    ),
+    "epochs-without-folds": (
+        (f"{key(DiagnosticsConfig, 'cross_fit_epochs')}=3",),
+        "cross_fit_epochs",
+    ),
+    "length-a-word": ((f"{key(TrainingConfig, 'max_length')}=automatic",), "auto"),
     "mask-ends-before-it-begins": (
         (f"{key(PruningConfig, 'begin')}=0.8", f"{key(PruningConfig, 'end')}=0.2"),
         "begin",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def inspect_checkpoint(
     complete: bool = False,
     task: Task = SINGLE_LABEL,
     max_length: int | None = None,
+    tokenizer_of: Callable[[str], Any] = load_tokenizer,
 ) -> PreTrainedConfig:
     """Reject what training or export would reject later, without building the model in full.
 
@@ -41,6 +43,7 @@ def inspect_checkpoint(
         complete: Reject a checkpoint that lacks a head, or whose head is for another task.
         task: The task that its head is for.
         max_length: Number of tokens of the forward pass; None skips it.
+        tokenizer_of: Returns the tokenizer of a checkpoint.
 
     Returns:
         Its configuration.
@@ -65,7 +68,7 @@ def inspect_checkpoint(
     shapes = weight_shapes(directory)
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
-    tokenizer = load_tokenizer(name)
+    tokenizer = tokenizer_of(str(name))
     check_table(tokenizer, config, name)
     shallow = _shallow_model(config, task, name)
     check_padding(tokenizer, config, name, is_counted=first_position(shallow) > 0)
@@ -95,6 +98,15 @@ def check_forward(model: PreTrainedModel, name: str | Path, max_length: int) -> 
             f"{name}: a forward pass of {max_length} tokens (training.max_length) fails: {reason}; lower "
             f"training.max_length, or correct max_position_embeddings in its config.json"
         ) from error
+
+
+def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedModel:
+    """Build a checkpoint's model with its own positions, but one layer, few token ids and untrained weights.
+
+    Raises:
+        ModelError: Its configuration cannot be read.
+    """
+    return _shallow_model(read_config(local_directory(name)), task, name)
 
 
 def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> PreTrainedModel:

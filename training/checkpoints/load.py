@@ -158,13 +158,16 @@ def label_names(model: PreTrainedModel | PreTrainedConfig) -> list[str]:
     return [str(names[index]) for index in sorted(names)]
 
 
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """Return the number of tokens for which a model has positions; None: any number."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return None if positions is None else positions - first_position(model)
+
+
 def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None:
     """Raise ``ModelError`` when ``max_length`` tokens exceed the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
-        return
-    positions -= first_position(model)
-    if max_length > positions:
+    positions = most_tokens(model)
+    if positions is not None and max_length > positions:
         raise ModelError(
             f"training.max_length: {max_length} given; the {what} takes at most {positions} tokens; "
             f"set it to {positions} or less"

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ...errors import DataError, shown
 from .rows import normalised
 
 TRAIN = "train"
@@ -62,6 +63,56 @@ def hold_out(
         if not splits[name]:
             _move_one(splits, name)
     return {name: sorted(row for unit in members for row in unit.rows) for name, members in splits.items()}
+
+
+def folds(texts: Sequence[str], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
+    """Divide N rows into folds of similar size, stratified by label; rows with equal text stay together.
+
+    The division depends on neither the order of the rows nor the process. Outside of each fold every label has a row.
+
+    Args:
+        texts: One text per row; equal ones are found up to case and white space.
+        labels: One label per row.
+        num_folds: Number of folds, at least 2.
+        seed: Seed of the division.
+
+    Returns:
+        Ascending row numbers of each fold; each row is in one of them.
+
+    Raises:
+        DataError: A label has fewer distinct texts than there are folds, or shares all of them with other labels.
+    """
+    units = _units(texts, labels, [None] * len(texts), seed)
+    distinct = Counter(label for unit in units for label in unit.counts)
+    _check_folds(distinct, num_folds)
+    rows: list[list[int]] = [[] for _ in range(num_folds)]
+    filled = [Counter[str]() for _ in range(num_folds)]
+    for unit in sorted(units, key=lambda unit: -len(unit.rows)):
+        fold = min(
+            range(num_folds),
+            key=lambda fold, unit=unit: (
+                sum(n * filled[fold][label] for label, n in unit.counts.items()),
+                len(rows[fold]),
+            ),
+        )
+        rows[fold] += unit.rows
+        filled[fold].update(unit.counts)
+    places = Counter(label for counts in filled for label in counts)
+    _check_folds({label: 1 for label, num in places.items() if num < 2}, num_folds)
+    return [sorted(fold) for fold in rows]
+
+
+def _check_folds(distinct: Mapping[str, int], num_folds: int) -> None:
+    """Reject a number of folds that a label has too few distinct texts for."""
+    label, fewest = min(distinct.items(), key=lambda each: (each[1], each[0]), default=("", num_folds))
+    if fewest >= num_folds:
+        return
+    texts = f"{fewest} distinct training text{'s' if fewest > 1 else ''} of its own"
+    accepted = f"accepted: 2 to {fewest}" if fewest >= 2 else "at least 2 are needed"
+    raise DataError(
+        f"data.diagnostics.cross_fit: {num_folds} given, but the label {shown(label)} has {texts} ({accepted}); lower "
+        f"it, give that label more texts, or leave it out (data.min_examples_per_label with data.rare)"
+    )
 
 
 def hashed(seed: int, *values: str) -> bytes:

@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 
 from ..compression.pruning.callback import PruningCallback
 from ..compression.quantization_aware import QuantizationAwareTraining
-from .config import TrainingConfig
+from .config import AUTO, TrainingConfig
 
 
 def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
@@ -15,5 +15,6 @@ def callbacks_of(config: TrainingConfig) -> list[TrainerCallback]:
     if config.pruning is not None:
         callbacks.append(PruningCallback(config.pruning))
     if config.quantization_aware is not None:
-        callbacks.append(QuantizationAwareTraining(config.quantization_aware, max_length=config.max_length))
+        length = None if config.max_length == AUTO else config.num_tokens  # None: all positions
+        callbacks.append(QuantizationAwareTraining(config.quantization_aware, max_length=length))
     return callbacks

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..compression.config import PruningConfig, QuantizationAwareConfig
 from ..compression.pruning.base import PRUNING_RULES
@@ -23,6 +23,20 @@ from ..section import (
 from ..section_registry import SectionsByName
 from .losses.base import LossTerm, with_sections
 
+AUTO = "auto"
+LEAST_TOKENS, _MOST_TOKENS = 4, 2**20
+
+
+def _length(value: Any) -> Any:
+    if value == AUTO or (type(value) is int and LEAST_TOKENS <= value <= _MOST_TOKENS):
+        return value
+    raise ValueError(f"accepted: {AUTO}, or a whole number from {LEAST_TOKENS} to {_MOST_TOKENS}")
+
+
+MaxLength = Annotated[
+    Annotated[int, Field(ge=LEAST_TOKENS, le=_MOST_TOKENS)] | Literal["auto"], BeforeValidator(_length)
+]
+
 
 class TrainingConfig(OptimizationConfig):
     """Training of a student; in each trial, a searched argument overrides the key of the same name."""
@@ -36,11 +50,10 @@ class TrainingConfig(OptimizationConfig):
         default=256, description="Texts per evaluation step (per_device_eval_batch_size)."
     )
     weight_decay: Weight = Field(default=0.01, description="AdamW weight decay.")
-    max_length: int = Field(
-        default=64,
-        ge=4,
-        le=2**20,
-        description="Texts are truncated to this many tokens, including special tokens.",
+    max_length: MaxLength = Field(
+        default="auto",
+        description="Texts are truncated to this many tokens, including special tokens. `auto`: what 99.5 % of the "
+        "training texts need, rounded up to a multiple of 8, at least 16, and at most what teacher and student accept.",
     )
     seed: Seed = Field(default=42, description="Seed of shuffling and dropout. Default: the job's `seed`.")
     quantization_aware: QuantizationAwareConfig | None = Field(
@@ -61,3 +74,14 @@ class TrainingConfig(OptimizationConfig):
         description="Any other field of DistillationTrainingArguments, by name "
         "(for example hidden_loss_weight).",
     )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to which texts are truncated.
+
+        Raises:
+            ValueError: ``max_length`` is ``auto``, which the checks of a job replace by a number.
+        """
+        if isinstance(self.max_length, str):
+            raise ValueError(f"max_length is {AUTO}, and no texts were measured")
+        return self.max_length

@@ -155,6 +155,11 @@ class Task(ABC):
         del logits
         return None
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether each text has one class, so that ``class_probabilities`` returns probabilities."""
+        return type(self).class_probabilities is not Task.class_probabilities
+
     @abstractmethod
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each prediction is correct, bool[N]; the gate compares two models by it."""

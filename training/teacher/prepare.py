@@ -78,7 +78,7 @@ def teacher_key(
     Raises:
         ModelError: The initial checkpoint does not exist.
     """
-    return _key(config, data, training.max_length, task, metric)
+    return _key(config, data, training.num_tokens, task, metric)
 
 
 def prepare_teacher(

@@ -7,7 +7,13 @@ import datasets
 import numpy as np
 import pytest
 
-from distiltune.cluster.pipeline.diagnose import DUPLICATES_FILE, ISSUES_FILE, describe, diagnose
+from distiltune.cluster.pipeline.diagnose import (
+    DUPLICATES_FILE,
+    ISSUES_FILE,
+    CrossFit,
+    describe,
+    diagnose,
+)
 from distiltune.cluster.store.runs import Run
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.storage.store import Store
@@ -61,6 +67,14 @@ def run(tmp_path) -> Run:
     return Run(Store(str(tmp_path)), "a-run")
 
 
+def report_of(found) -> str:
+    report = build_report(
+        run_id="a-run", state="finished", best=None, rows=[], chosen=None, artifact=None, machine={},
+        extra={"diagnostics": found},
+    )  # fmt: skip
+    return markdown_report(report)
+
+
 def rows_of(run: Run, name: str) -> list[dict[str, str]]:
     content = run.store.read(run.key(name))
     assert content is not None
@@ -94,6 +108,67 @@ def test_without_logits_only_the_texts_are_compared(run) -> None:
     assert found["confused_labels"] == []
     assert run.store.read(run.key(ISSUES_FILE)) is None
     assert found["near_duplicates"]["num"] == {"test": 1}
+
+
+def test_out_of_sample_probabilities_replace_those_of_a_teacher_that_learned_the_labels(run) -> None:
+    data, other = text_data(), 11
+    splits = {name: labelled(data, name) for name in ("train", "validation")}
+    labels = np.array(data.splits["train"]["label"][:])
+    logits = 5 * np.eye(3, dtype=np.float32)[np.where(np.arange(30) == other, (labels + 1) % 3, labels)]
+    asked = []
+
+    def cross_fit() -> CrossFit:
+        asked.append(1)
+        return CrossFit(logits, {"num_folds": 3, "num_epochs": 2, "keys": ["a", "b", "c"]})
+
+    before = splits["train"].teacher_logits
+    found = diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=True, cross_fit=cross_fit)
+    assert found["cross_fit"] == {
+        "num_folds": 3,
+        "num_epochs": 2,
+        "keys": ["a", "b", "c"],
+        "accuracy": pytest.approx(29 / 30),
+    }
+    rows = rows_of(run, ISSUES_FILE)
+    assert [(row["split"], row["row"]) for row in rows] == [
+        ("validation", str(WRONG + 1)),
+        ("train", str(other + 1)),
+    ]
+    assert {row["probabilities"] for row in rows} == {"out of sample"}
+    assert splits["train"].teacher_logits is before
+    assert diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=True, cross_fit=cross_fit) == found
+    assert asked == [1], "a resumed run has them"
+    written = report_of(found)
+    assert "out of sample: each text was labelled by one of 3 teachers" in written
+    assert "2 epochs each (accuracy on these labels 0.9667)" in written
+    assert "in sample" not in written
+
+
+def test_without_logits_of_the_teacher_those_of_the_folds_are_diagnosed(run) -> None:
+    data = text_data()
+    splits = {name: labelled(data, name, with_logits=False) for name in ("train", "validation")}
+    logits = labelled(data, "train").teacher_logits
+    assert logits is not None
+    fitted = CrossFit(logits, {"num_folds": 2, "num_epochs": 1, "keys": []})
+    found = diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=True, cross_fit=lambda: fitted)
+    assert found["label_issues"]["num"] == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    ("learned_here", "origins", "told"),
+    [
+        (True, ["out of sample", "in sample"], "data.diagnostics.cross_fit: 5"),
+        (False, ["of a finished checkpoint"] * 2, None),
+    ],
+)
+def test_file_and_report_say_where_probabilities_are_from(learned_here, origins, told, run) -> None:
+    data = text_data()
+    splits = {name: labelled(data, name) for name in ("train", "validation")}
+    found = diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=learned_here)
+    assert [row["probabilities"] for row in rows_of(run, ISSUES_FILE)] == origins
+    written = report_of(found)
+    assert ("in sample" in written) == (told is not None)
+    assert told is None or told in written
 
 
 def test_the_report_shows_them_and_escapes_what_comes_from_the_data(run) -> None:

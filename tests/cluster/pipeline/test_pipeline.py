@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -59,10 +60,12 @@ def home(tmp_path_factory):
     more = {
         "unlabelled": {"path": "more.txt"},
         "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
+        "diagnostics": {"cross_fit": 2, "cross_fit_epochs": 1},
     }
     student = {**JOB["student"], "vocabulary": {"min_count": 2}}
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
     job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
+    job["training"] = {}  # max_length: auto
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -117,6 +120,37 @@ def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, fo
     counts = [trial["parameters"]["data.augmentation.spliced.count"] for trial in found["trials"]]
     assert counts[:2] == [40, 0]
     assert all(0 <= count <= 40 for count in counts)
+
+
+def test_the_number_of_tokens_is_chosen_from_the_texts_and_stated(home, found):
+    run = home / "distiltune-runs" / "runs" / "first"
+    lengths = json.loads((run / "stages" / "data.json").read_text())["result"]["lengths"]
+    chosen = lengths["max_length"]
+    assert lengths["automatic"] and chosen in (16, 24, 32) and lengths["p995"] <= chosen
+    assert json.loads((run / "job.json").read_text())["training"]["max_length"] == "auto"
+    assert TextClassifier.load(found["artifact"]).max_length == chosen
+    made_from = json.loads((run / "artifact" / "manifest.json").read_text())["made_from"]
+    assert made_from["hyperparameters"]["max_length"] == chosen
+    stated = f"{chosen} tokens, chosen automatically"
+    assert made_from["max_length"] == stated
+    assert stated in (run / "artifact" / "README.md").read_text()
+    assert (
+        f"truncated to {chosen} (`training.max_length: auto`)" in (run / "report" / "report.md").read_text()
+    )
+
+
+def test_labels_are_diagnosed_by_teachers_that_have_not_seen_them(home):
+    store = home / "distiltune-runs"
+    record = json.loads((store / "runs" / "first" / "stages" / "logits.json").read_text())["result"]
+    fitted = record["diagnostics"]["cross_fit"]
+    assert (fitted["num_folds"], fitted["num_epochs"], len(fitted["keys"])) == (2, 1, 2)
+    folds = [np.load(store / LOGITS / key / "logits.npy") for key in fitted["keys"]]
+    assert sum(map(len, folds)) == 300
+    assert not {key for keys in record["keys"].values() for key in keys} & set(fitted["keys"])
+    assert not list((store / "runs" / "first" / "unfinished").rglob("*.safetensors"))
+    log = distiltune("logs", "first", "--stage", "logits/fold-2", cwd=home).stdout
+    assert "label_fold on" in log
+    assert "label_with_teachers on" in distiltune("logs", "first", "--stage", "logits", cwd=home).stdout
 
 
 def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):

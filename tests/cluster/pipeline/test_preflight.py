@@ -33,6 +33,10 @@ FAULTS = {
         ["export.choose.max_drop_from_student=0.0001", "export.choose.strict=true"],
         r"export\.choose\.max_drop_from_student",
     ),
+    "folds": (
+        ["data.diagnostics.cross_fit=10", "data.max_train_examples=6"],
+        r"data\.diagnostics\.cross_fit: 10",
+    ),
     "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
     "texts": (["teacher={checkpoint: CHECKPOINT}", "student.width=null"], r"teacher\.checkpoint"),
 }
@@ -174,7 +178,7 @@ def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypat
     assert changed.data is base.data
     made.clear()
     fewer = check_job(job("data.max_train_examples=6"), storage, since=base)
-    assert made == ["space", "metric", "goals", "new pieces", "texts"]
+    assert made == ["space", "metric", "goals", "folds", "new pieces", "texts"]
     assert len(fewer.data.splits["train"]) == 6
 
 

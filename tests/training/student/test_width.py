@@ -403,7 +403,11 @@ def test_a_searched_student_is_made_with_the_labels_of_train(wide, tmp_path):
     data = TextData(datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), rows)), None)
     shutil.copytree(wide["bert"], tmp_path / "teacher")
     job = JobConfig.model_validate(
-        {"teacher": {"checkpoint": str(wide["bert"])}, "student": {"width": {"intermediate_size": 40}}}
+        {
+            "teacher": {"checkpoint": str(wide["bert"])},
+            "student": {"width": {"intermediate_size": 40}},
+            "training": {"max_length": 64},
+        }
     )
     task = Task(
         Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"

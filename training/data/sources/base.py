@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ...section import Count, Name, Probability, Section, Seed, Text
 from ...section_registry import SectionRegistry
 from ..added_texts_config import AugmentationConfig, UnlabelledConfig
+from ..analysis.config import DiagnosticsConfig
 from ..rows import RawSplit
 from .columns import Columns, template_columns
 
@@ -73,6 +74,9 @@ class DataConfig(Section):
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig,
         description="Texts generated from training texts, also learned from the teacher's logits only.",
+    )
+    diagnostics: DiagnosticsConfig = Field(
+        default_factory=DiagnosticsConfig, description="How labels that are probably wrong are found."
     )
 
     local_files: ClassVar[tuple[str, ...]] = ()

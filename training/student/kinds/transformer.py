@@ -17,6 +17,8 @@ from .base import BuiltStudent, StudentConfig, StudentInputs
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_NUM_TOKENS = 64  # to which texts are truncated where no number is given
+
 
 class TransformerStudent(StudentConfig):
     """A student with layers of a transformer: of the teacher, or of a checkpoint."""
@@ -142,7 +144,6 @@ class TransformerStudent(StudentConfig):
                 heads or rows are to be kept than it has.
         """
         from ...checkpoints.load import check_max_length
-        from ...distillation.config import TrainingConfig
         from ..logit_change import StepParity
         from ..width import narrow
 
@@ -151,7 +152,7 @@ class TransformerStudent(StudentConfig):
             check_max_length(model, inputs.max_length, "student")
         parity = StepParity(
             inputs.texts if has_head else [],
-            max_length=inputs.max_length or TrainingConfig().max_length,
+            max_length=inputs.max_length or _NUM_TOKENS,
             num_threads=inputs.num_threads,
             use_gpu=inputs.use_gpu,
             task=inputs.task,
@@ -200,7 +201,6 @@ class TransformerStudent(StudentConfig):
 def _pretrain(
     model: PreTrainedModel, tokenizer: Any, config: PretrainingConfig, inputs: StudentInputs
 ) -> dict[str, Any]:
-    from ...distillation.config import TrainingConfig
     from ...pretraining.pretrain_student import pretrain_student
 
     return pretrain_student(
@@ -209,7 +209,7 @@ def _pretrain(
         inputs.teacher_dir,
         [*inputs.texts, *inputs.more_texts],
         config,
-        max_length=inputs.max_length or TrainingConfig().max_length,
+        max_length=inputs.max_length or _NUM_TOKENS,
         num_threads=inputs.num_threads,
         use_gpu=inputs.use_gpu,
         report=inputs.report,

@@ -1,0 +1,121 @@
+"""Measure a job's training texts in tokens, and choose the number of tokens for ``training.max_length: auto``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from ...training.distillation.config import AUTO, LEAST_TOKENS
+from ..specification.config import JobConfig
+
+if TYPE_CHECKING:
+    from ...training.checkpoints.once import Checkpoints
+    from ...training.data.analysis.lengths import TokenLengths
+
+logger = logging.getLogger(__name__)
+
+_MANY_TRUNCATED = 0.01  # share of the training texts
+_MOST_OF_NEW = 512  # tokens of a teacher from scratch, as of most pretrained encoders
+
+
+def measure_texts(
+    config: JobConfig,
+    texts: Sequence[str],
+    checkpoints: Checkpoints,
+    new_tokenizer: Callable[[], Any],
+    held: int | None = None,
+) -> TokenLengths | None:
+    """Measure the training texts in tokens of the teacher, and warn if many of them are truncated.
+
+    Args:
+        config: The specification with paths of this machine.
+        texts: Texts of the training split.
+        checkpoints: Loads the tokenizers.
+        new_tokenizer: Returns the tokenizer that a teacher trained from scratch will have; takes a moment.
+        held: Number that a resumed run has chosen before; it is kept.
+
+    Returns:
+        The lengths; ``max_length`` in them is a number, for ``auto`` the one that was chosen. None for a number with a
+        teacher trained from scratch, whose tokenizer does not exist yet.
+
+    Raises:
+        ModelError: A model does not accept a text of the chosen length.
+    """
+    from ...training.data.analysis.lengths import count_tokens, token_lengths
+
+    given, name = config.training.max_length, _teacher_checkpoint(config)
+    if name is None and given != AUTO:
+        return None
+    tokenizer = new_tokenizer() if name is None else checkpoints.tokenizer(name)
+    counts = count_tokens(tokenizer, texts)
+    if given != AUTO:
+        found = token_lengths(counts, config.training.num_tokens)
+    else:
+        chosen = _chosen_length(config, counts, texts, checkpoints) if held is None else held
+        found = token_lengths(counts, chosen, automatic=True)
+    if found.share_truncated > _MANY_TRUNCATED:
+        _warn_of_truncated(found)
+    return found
+
+
+def with_number(config: JobConfig, lengths: TokenLengths | None) -> JobConfig:
+    """Return the specification with the number that was chosen in place of ``training.max_length: auto``."""
+    if lengths is None or config.training.max_length != AUTO:
+        return config
+    training = config.training.model_copy(update={"max_length": lengths.max_length})
+    return config.model_copy(update={"training": training})
+
+
+def _chosen_length(config: JobConfig, counts: Any, texts: Sequence[str], checkpoints: Checkpoints) -> int:
+    """Return the tokens that 99.5 % of the texts need, in each tokenizer of the job, as far as its models accept them.
+
+    Each checkpoint's model must take a forward pass of so many tokens.
+    """
+    from ...training import tasks
+    from ...training.checkpoints.inspection import check_forward, shallow_model
+    from ...training.checkpoints.load import most_tokens
+    from ...training.data.analysis.lengths import count_tokens, needed_length
+
+    needed, teacher, student = needed_length(counts), _teacher_checkpoint(config), config.student
+    if student.source is not None and student.source != teacher:
+        needed = max(needed, needed_length(count_tokens(checkpoints.tokenizer(student.source), texts)))
+    names = dict.fromkeys(filter(None, [teacher, *student.checkpoints().values()]))
+    task = tasks.get(config.task)
+    models = {name: shallow_model(checkpoints.directory(name), task) for name in names}
+    limits = {name: most_tokens(model) for name, model in models.items()}
+    if teacher is None:
+        limits["teacher.scratch"] = _MOST_OF_NEW
+    for name, most in limits.items():
+        if most is not None and most < LEAST_TOKENS:
+            raise ModelError(
+                f"{name}: its model takes at most {most} tokens (max_position_embeddings of config.json); at least "
+                f"{LEAST_TOKENS} are needed; use another checkpoint, or correct the key"
+            )
+    chosen = min([needed, *(most for most in limits.values() if most is not None)])
+    for name, model in models.items():
+        check_forward(model, name, chosen)
+    return chosen
+
+
+def _teacher_checkpoint(config: JobConfig) -> str | None:
+    """Return the checkpoint that the teacher is or is fine-tuned from; None if it is trained from scratch."""
+    tuned = config.teacher.fine_tune
+    return tuned.checkpoint if tuned is not None else config.teacher.checkpoint
+
+
+def _warn_of_truncated(found: TokenLengths) -> None:
+    how = "%d given"
+    remedy = "raise it if what is cut off matters"
+    if found.automatic:
+        how = "auto is %d here, the most that the models accept"
+        remedy = "use models with more positions if what is cut off matters"
+    logger.warning(
+        f"training.max_length: {how}, and %.1f %% of the training texts are longer and lose their end (95 %% have at "
+        f"most %d tokens, 99 %% at most %d); {remedy}",
+        found.max_length,
+        100 * found.share_truncated,
+        found.p95,
+        found.p99,
+    )

@@ -1,0 +1,180 @@
+"""``training.max_length``: a number that is given, or one chosen from the lengths of the training texts."""
+
+import logging
+import re
+
+import pytest
+import yaml
+from models import tiny_classifier
+
+from distiltune.cluster.pipeline.preflight import CHECKS, check_job
+from distiltune.cluster.pipeline.reuse import StageReuse
+from distiltune.cluster.pipeline.run_job import describe_data, refuse_other_specification
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.store.runs import Run, Storage
+from distiltune.errors import ConfigError, InputError
+from distiltune.training import tasks
+from distiltune.training.checkpoints import load
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.teacher.prepare import teacher_key
+
+POSITIONS = 66
+TEXTS = ["word " * (1 + n % 20) + f"{n % 7}" for n in range(400)]  # 4 to 23 tokens of a tiny tokenizer
+LONG = ["word " * (1 + n % 100) + f"{n % 7}" for n in range(400)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two families with 66 rows of positions, of which RoBERTa's first stand for padding."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        family: tiny_classifier(folder / family, family=family, label_names=["a", "b"], texts=TEXTS)
+        for family in ("bert", "roberta")
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(texts):
+        sections = {}
+        for split in ("train", "validation", "test"):
+            rows = texts if split == "train" else texts[:40]
+            sections[split] = str(tmp_path / f"{split}-{len(max(texts))}.csv")
+            lines = (f"{text},{'ab'[n % 2]}\n" for n, text in enumerate(rows))
+            (tmp_path / sections[split]).write_text("text,label\n" + "".join(lines))
+        return {"source": "files", **sections}
+
+    return write
+
+
+@pytest.fixture
+def check(files, tmp_path):
+    """Check a job of two labels; its teacher is a checkpoint."""
+
+    def made(teacher, texts=TEXTS, run=None, **sections):
+        values = {
+            "data": files(texts),
+            "teacher": {"checkpoint": str(teacher)} if teacher else {"scratch": {"vocab_size": 200}},
+            "student": {"layers": [0]},
+            "export": {"choose": {"max_drop_from_student": 1.0, "strict": False}},
+            "storage": {"path": str(tmp_path / "runs")},
+        }
+        config = JobConfig.model_validate(values | sections)
+        return check_job(config, Storage(config.storage.path), run)
+
+    return made
+
+
+def test_auto_is_what_nearly_all_training_texts_need(check, models):
+    job = check(models["bert"])
+    counts = sorted(len(load.load_tokenizer(models["bert"])(text)["input_ids"]) for text in TEXTS)
+    assert job.lengths.automatic
+    assert job.lengths.max_length == 24 >= counts[-1]
+    assert job.config.training.max_length == "auto"
+    assert job.settled_config.training.num_tokens == 24
+    assert job.settled_local_config.training.num_tokens == 24
+
+
+@pytest.mark.parametrize(("family", "most"), [("bert", POSITIONS), ("roberta", POSITIONS - 1)])
+def test_a_model_with_few_positions_bounds_it_and_the_cut_texts_are_counted(
+    family, most, check, models, caplog
+):
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        job = check(models[family], LONG)
+    offset = load.first_position(load.load_model(models[family]))
+    assert job.lengths.max_length == POSITIONS - offset <= most
+    assert job.lengths.share_truncated > 0.2
+    assert f"training.max_length: auto is {POSITIONS - offset} here" in caplog.text
+    record, text = describe_data(job)
+    assert record["lengths"]["max_length"] == POSITIONS - offset
+    assert record["lengths"]["automatic"] is True
+    assert re.search(rf"% truncated to {POSITIONS - offset} tokens \(auto\)", text)
+
+
+def test_a_student_with_fewer_positions_bounds_it_too(check, models):
+    student = {"kind": "checkpoint", "checkpoint": str(models["roberta"])}
+    alone = check(models["bert"], LONG)
+    job = check(models["bert"], LONG, student=student)
+    assert job.lengths.max_length < alone.lengths.max_length == POSITIONS
+
+
+def test_a_student_whose_tokenizer_needs_more_gets_more(check, models, tmp_path):
+    short = tiny_classifier(tmp_path / "short", label_names=["a", "b"], texts=["wo or rd 0 1 2 3 4 5 6"])
+    alone = check(models["bert"])
+    job = check(models["bert"], student={"kind": "checkpoint", "checkpoint": str(short)})
+    assert job.lengths.max_length > alone.lengths.max_length
+
+
+def test_a_teacher_from_scratch_is_measured_in_the_pieces_that_it_will_have(check):
+    job = check(None)
+    assert job.lengths.automatic
+    assert job.lengths.max_length == 24
+    long = check(None, ["word " * 700 + f"{n}" for n in range(12)])
+    assert long.lengths.max_length == 512
+    assert check(None, training={"max_length": 20}).lengths is None
+
+
+def test_an_equal_number_has_the_same_cache_keys_and_another_has_others(check, models):
+    auto, equal, other = (check(models["bert"], training={"max_length": each}) for each in ("auto", 24, 32))
+    assert not equal.lengths.automatic
+
+    def keys(job):
+        config, run = job.settled_config, Run(job.storage.store, "a")
+        reuse = StageReuse(config, job.settled_local_config, run, job.data)
+        teacher = teacher_key(config.teacher, job.data, config.training, tasks.SINGLE_LABEL)
+        return teacher, reuse._key("search")
+
+    assert keys(auto) == keys(equal)
+    assert not set(keys(auto)) & set(keys(other))
+
+
+def test_a_resumed_run_keeps_its_number(check, models, tmp_path):
+    run = Run(Storage(str(tmp_path / "runs")).store, "a-run")
+    job = check(models["bert"], run=run)
+    record, text = describe_data(job)
+    run.write("job.json", job.config.model_dump(mode="json"))
+    run.write("stages/data.json", {"state": "finished", "text": text, "result": record})
+    refuse_other_specification(run, job.config)
+    assert check(models["bert"], run=run).lengths == job.lengths
+    record["lengths"]["max_length"] = 40  # as if the tokenizer had changed since
+    run.write("stages/data.json", {"state": "finished", "text": text, "result": record})
+    assert check(models["bert"], run=run).settled_config.training.num_tokens == 40
+    with pytest.raises(InputError, match="training"):
+        refuse_other_specification(run, check(models["bert"], training={"max_length": 24}).config)
+
+
+@pytest.mark.parametrize(("max_length", "warns"), [(8, True), (60, False)])
+def test_a_number_stays_as_given_and_warns_if_it_truncates_many(max_length, warns, check, models, caplog):
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        job = check(models["bert"], training={"max_length": max_length})
+    assert job.lengths.max_length == max_length == job.settled_config.training.num_tokens
+    assert not job.lengths.automatic
+    assert (f"training.max_length: {max_length} given" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("value", ["automatic", 3, 2**20 + 1, 2.0, True, None, [16]])
+def test_other_values_are_refused_with_the_accepted_ones(value, tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"training": {"max_length": value}}))
+    with pytest.raises(ConfigError, match=r"training\.max_length: .*auto.* 4 .*given") as raised:
+        load_config(str(tmp_path / "job.yaml"), [])
+    assert "\n" not in str(raised.value)
+
+
+def test_without_texts_there_is_no_number():
+    with pytest.raises(ValueError, match="auto"):
+        _ = TrainingConfig().num_tokens
+    assert TrainingConfig(max_length=16).num_tokens == 16
+
+
+def test_a_tokenizer_is_loaded_once(check, models, monkeypatch):
+    loaded = []
+    plain = load.AutoTokenizer.from_pretrained
+
+    def noted(name, **options):
+        loaded.append(name)
+        return plain(name, **options)
+
+    monkeypatch.setattr(load.AutoTokenizer, "from_pretrained", noted)
+    check(models["bert"])
+    assert loaded == [str(models["bert"])]
+    assert any(each.name == "texts" for each in CHECKS)
