@@ -77,6 +77,21 @@ class StageReuse:
             self._missing.remove(last)
         return brought
 
+    def available(self) -> dict[str, str]:
+        """Return the stages that ``bring`` would copy into a new run, each with the id of the run that has it."""
+        found: dict[str, str] = {}
+        holder = self
+        for last, stages in _GROUPS.items():
+            key = holder._key(last)
+            source = None if key is None else self._source(key, last)
+            if source is None:
+                break
+            found |= dict.fromkeys(stages, source.id)
+            holder = StageReuse(
+                self._config, self._local_config, source, self._data
+            )  # with its selected trial
+        return found
+
     def remember(self) -> None:
         """Enter the stages that this process has run since ``bring`` in the index.
 
