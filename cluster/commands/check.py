@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from ...errors import RunFailedError, RunInterruptedError
+from ...progress import Progress
 from .options import JsonOption, SetOption, SourceArgument, StorageOption, echo_json
 
 app = typer.Typer()
@@ -17,9 +19,17 @@ def check(
     source: SourceArgument = None,
     overrides: SetOption = None,
     storage: StorageOption = None,
+    no_forecast: Annotated[
+        bool,
+        typer.Option("--no-forecast", help="Do not measure how much time, disk and memory the job needs."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a job, its data and its models, and show what it would do; nothing is trained or stored."""
+    """Check a job, its data and its models, show what it would do, and forecast time, disk and memory of each stage.
+
+    The forecast takes up to a minute: a few steps of teacher and trials are measured, a graph is exported. Nothing is
+    kept.
+    """
     from ..pipeline.preflight import check_job
     from ..specification.config import load_config
     from ..store.runs import Storage, own_name
@@ -27,17 +37,54 @@ def check(
     config = load_config(source, overrides or [], storage)
     job = check_job(config, Storage(config.storage.path, config.storage.retry_s))
     found = _overview(job)
+    if not as_json:
+        for name, text in found.items():
+            typer.echo(f"{name:<10} {text}")
+    forecast, reason = (None, "--no-forecast") if no_forecast else _forecast(job)
     if as_json:
-        echo_json(found)
+        values = (
+            {"forecast": None, "no_forecast": reason}
+            if forecast is None
+            else {"forecast": forecast.to_json()}
+        )
+        echo_json({**found, **values})
         return
-    for name, text in found.items():
-        typer.echo(f"{name:<10} {text}")
+    if forecast is not None:
+        from ..pipeline.forecast.table import lines_of
+
+        typer.echo("")
+        for line in lines_of(forecast):
+            typer.echo(line)
     command = [
         "run",
         *([source] if source else []),
         *(part for each in overrides or [] for part in ("--set", each)),
     ]
     typer.echo(f"no fault found; run it: {own_name()} {shlex.join(command)}", err=True)
+
+
+def _forecast(job: Any) -> tuple[Any, str]:
+    """Return the forecast of a checked job; None and the reason if there is none."""
+    from ..pipeline.forecast.forecast import forecast_job, why_not
+
+    reason = why_not(job)
+    if reason is not None:
+        typer.echo(f"no forecast: {reason}", err=True)
+        return None, reason
+
+    def report(progress: Progress) -> None:
+        typer.echo(f"forecast: {progress.message}", err=True)
+
+    try:
+        forecast = forecast_job(job, report)
+    except KeyboardInterrupt:
+        raise RunInterruptedError("interrupted; the job has no fault, and nothing was stored") from None
+    except RunFailedError as error:
+        typer.echo(f"no forecast: {error}", err=True)
+        return None, str(error)
+    for warning in forecast.warnings():
+        typer.echo(f"WARNING: {warning}", err=True)
+    return forecast, ""
 
 
 def _overview(job: Any) -> dict[str, str]:

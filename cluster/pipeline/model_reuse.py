@@ -83,6 +83,20 @@ class ModelReuse:
             brought["benchmark"] = self._finish("benchmark", *self.measured(specs, found, None))
         return brought
 
+    def available(self) -> set[str]:
+        """Return those of the stages export and benchmark that ``finish_stages`` would finish, without copying."""
+        if not self._config.storage.reuse:
+            return set()
+        entries = [
+            find_result(self._run.store, self.variant_key(name)) for name in self._config.export.variants
+        ]
+        made = [entry[1]["result"] for entry in entries if entry is not None]
+        if len(made) < len(entries):
+            return set()
+        specs = measurement_specs(self._config, self._run, made)
+        found = self.measurements(specs, made)
+        return {"export", "benchmark"} if len(found) == len(specs) else {"export"}
+
     def exported(self, made: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
         """Return result and summary of the export stage, from the record of each variant."""
         names = self._config.export.variants
@@ -167,27 +181,36 @@ class ModelReuse:
 
     # Measurements
 
-    def measurement_keys(self, specs: Sequence[MeasurementSpec]) -> dict[str, str]:
-        """Return the key of each model's measurement by the model's name; nothing on a cluster."""
+    def measurement_keys(
+        self, specs: Sequence[MeasurementSpec], made: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, str]:
+        """Return the key of each model's measurement by the model's name; nothing on a cluster.
+
+        ``made`` are the records of the variants; by default those of the run's export.
+        """
         if self._config.resources.address is not None:
             return {}
-        return {spec.name: self._measurement_key(spec) for spec in specs}
+        made = exported_variants(self._run) if made is None else made
+        contents = {each["name"]: each["content"] for each in made}
+        return {spec.name: self._measurement_key(spec, contents) for spec in specs}
 
-    def measurements(self, specs: Sequence[MeasurementSpec]) -> dict[str, Measurement]:
+    def measurements(
+        self, specs: Sequence[MeasurementSpec], made: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Measurement]:
         """Return the measurements that a run has, judged by this job's goal, by the model's name."""
         if not (self._config.storage.reuse and self._config.benchmark.reuse):
             return {}
-        keys = self.measurement_keys(specs)
+        keys = self.measurement_keys(specs, made)
         found = {spec.name: self._found(spec, keys[spec.name]) for spec in specs if spec.name in keys}
         return {name: each for name, each in found.items() if each is not None}
 
-    def _measurement_key(self, spec: MeasurementSpec) -> str:
+    def _measurement_key(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
         config, target = self._config, targets.get(spec.kind)
         goal = goal_of(config, self._data)
         return hash_of(
             {
                 "kind": spec.kind,
-                "content": self._content_of(spec),
+                "content": self._content_of(spec, contents),
                 "max_length": spec.max_length,
                 "data": self._data.fingerprint,
                 "task": config.task,
@@ -199,10 +222,9 @@ class ModelReuse:
             }
         )
 
-    def _content_of(self, spec: MeasurementSpec) -> str:
-        made = {each["name"]: each for each in self._run.stage_record("export")["result"]["variants"]}
-        if spec.name in made:
-            return made[spec.name]["content"]
+    def _content_of(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
+        if spec.name in contents:
+            return contents[spec.name]
         if spec.kind == "reference":  # only the teacher's tokenizer is used
             return file_sha256(self._run.store.fetch(spec.directory) / _TOKENIZER_FILE)
         return self._content(spec.directory)
@@ -258,15 +280,25 @@ class ModelReuse:
         return text
 
 
-def measurement_specs(config: JobConfig, run: Run) -> list[MeasurementSpec]:
-    """Return the models that a run measures, whose directories are keys of the store."""
+def exported_variants(run: Run) -> list[dict[str, Any]]:
+    """Return the records of the variants that a run has exported."""
+    return run.stage_record("export")["result"]["variants"]
+
+
+def measurement_specs(
+    config: JobConfig, run: Run, exported: Sequence[Mapping[str, Any]] | None = None
+) -> list[MeasurementSpec]:
+    """Return the models that a run measures, whose directories are keys of the store.
+
+    ``exported`` are the records of the variants; by default those of the run's export.
+    """
     length, best = config.training.num_tokens, run.best
     teacher = run.stage_record("teacher")["result"]["key"]
     specs = [
         MeasurementSpec(TEACHER, "pytorch", teacher, length),
         MeasurementSpec(STUDENT, "pytorch", best, length),
     ]
-    for made in run.stage_record("export")["result"]["variants"]:
+    for made in exported_variants(run) if exported is None else exported:
         name = made["name"]
         specs.append(
             MeasurementSpec(

@@ -70,6 +70,11 @@ class SearchReuse:
         self._is_missing = False
         return brought
 
+    def available(self) -> Run | None:
+        """Return the run whose search ``bring`` would copy into a new one, or None."""
+        key = self._key()
+        return None if key is None else self._source(key)
+
     def remember(self) -> None:
         """Enter the search in the index if this process has run it since ``bring``.
 

@@ -13,7 +13,9 @@ MOST_WAITING = 0.02
 NUM_TRIES = 3
 _THREADS = Path("/proc/self/task")
 _LONGEST_PAUSE_S = 2.0  # before a timing is repeated
-_PAUSES_PER_TIMING = 20  # length of that pause, as a multiple of the timing: one of 0.1 s or longer has the longest
+_PAUSES_PER_TIMING = (
+    20  # length of that pause, as a multiple of the timing: one of 0.1 s or longer has the longest
+)
 
 _log = logging.getLogger(__name__)
 _Timed = TypeVar("_Timed")

@@ -107,7 +107,7 @@ def _run(
                 log=log,
             ):
                 inputs = opened(inputs)
-                trainer = _trainer(arguments, inputs, settings, work)
+                trainer = make_trainer(arguments, inputs, settings, work)
                 trainer.add_callback(EpochReporter(trial, inputs, settings, events, log, saved))
                 _train(trainer, settings.store, key, work)
         events.end("success")
@@ -131,7 +131,7 @@ def _train_other_rank(
     work: Path,
 ) -> None:
     """Train in an additional process of the trial: the same steps on its part of each batch, nothing else."""
-    trainer = _trainer(arguments, opened(inputs), settings, work)
+    trainer = make_trainer(arguments, opened(inputs), settings, work)
     _train(trainer, settings.store, key, work)
 
 
@@ -141,7 +141,7 @@ def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Pa
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _trainer(
+def make_trainer(
     arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
 ) -> DistillationTrainer:
     """Create the trainer of a process of the trial; each batch is split among the processes."""

@@ -50,7 +50,7 @@ def compute_logits(
     device = evaluation_device(use_gpu)
     network: Any = model
     network.to(device)
-    batches = (first[batch] for batch in _batches(split.lengths[first], batch_size))
+    batches = (first[batch] for batch in length_batches(split.lengths[first], batch_size))
     logits = np.empty((len(first), network.config.num_labels), dtype=np.float32)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     place = np.empty(len(split), dtype=np.int64)
@@ -99,7 +99,7 @@ def logits_of_batches(
         network.train(was_training)
 
 
-def _batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def length_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Yield batches of indices into ``lengths``, longest first, of at most ``batch_size`` texts and ``_MAX_TOKENS``."""
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -193,49 +193,67 @@ class _Run:
         kept_as: str,
     ) -> tuple[dict[str, dict[str, float]], int]:
         """Train in place; return the losses at start and end, and the number of steps."""
-        config = self.config
         unfinished = self._unfinished.below(kept_as) if self._unfinished else None
         last = unfinished.last() if unfinished else None
         with temporary_directory("pretraining") as work:
-            trainer = PretrainingTrainer(
-                model=model,
-                args=PretrainingArguments(
-                    output_dir=str(work),
-                    **weights.model_dump(include={"alpha", "beta", "gamma"}),
-                    temperature=config.temperature,
-                    mlm_probability=config.mlm_probability,
-                    distil_positions=config.distil_positions,
-                    seed=config.seed,
-                    num_train_epochs=epochs,
-                    learning_rate=config.learning_rate,
-                    per_device_train_batch_size=config.batch_size,
-                    warmup_steps=config.warmup_ratio,  # below 1: a share of all steps
-                    weight_decay=_WEIGHT_DECAY,
-                    eval_strategy="no",
-                    save_strategy="epoch" if unfinished else "no",
-                    logging_first_step=True,
-                    disable_tqdm=True,
-                    use_cpu=self._use_cpu,
-                    dataloader_pin_memory=not self._use_cpu,
-                ),
-                teacher_model=teacher,
-                train_dataset=TokenizedDataset(self._split),
-                processing_class=self._tokenizer,
-                callbacks=[
-                    _LossReporter(name, self._report),
-                    *([KeepEpochs(unfinished)] if unfinished else []),
-                ],
+            callbacks = [
+                _LossReporter(name, self._report),
+                *([KeepEpochs(unfinished)] if unfinished else []),
+            ]
+            trainer = self.trainer(
+                model, teacher, weights, epochs, work, callbacks, saves=unfinished is not None
             )
-            trainer.remove_callback(PrinterCallback)
             start = self._measure(trainer)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
             end = self._measure(trainer)
         if not all(map(math.isfinite, end.values())):
             raise ModelError(
-                f"student.pretraining.learning_rate: {config.learning_rate:g} given, but training ({name}) ended "
+                f"student.pretraining.learning_rate: {self.config.learning_rate:g} given, but training ({name}) ended "
                 f"with weights that are not finite; lower it"
             )
         return {"start": start, "end": end}, int(trainer.state.global_step)
+
+    def trainer(
+        self,
+        model: Any,
+        teacher: Any,
+        weights: PretrainingConfig,
+        epochs: float,
+        work: Path,
+        callbacks: list[TrainerCallback],
+        *,
+        saves: bool,
+    ) -> PretrainingTrainer:
+        """Create a trainer; ``work`` is its directory for checkpoints, which it writes after each epoch if it saves."""
+        config = self.config
+        trainer = PretrainingTrainer(
+            model=model,
+            args=PretrainingArguments(
+                output_dir=str(work),
+                **weights.model_dump(include={"alpha", "beta", "gamma"}),
+                temperature=config.temperature,
+                mlm_probability=config.mlm_probability,
+                distil_positions=config.distil_positions,
+                seed=config.seed,
+                num_train_epochs=epochs,
+                learning_rate=config.learning_rate,
+                per_device_train_batch_size=config.batch_size,
+                warmup_steps=config.warmup_ratio,  # below 1: a share of all steps
+                weight_decay=_WEIGHT_DECAY,
+                eval_strategy="no",
+                save_strategy="epoch" if saves else "no",
+                logging_first_step=True,
+                disable_tqdm=True,
+                use_cpu=self._use_cpu,
+                dataloader_pin_memory=not self._use_cpu,
+            ),
+            teacher_model=teacher,
+            train_dataset=TokenizedDataset(self._split),
+            processing_class=self._tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
     def _measure(self, trainer: PretrainingTrainer) -> dict[str, float]:
         some = selected(self._split, range(min(len(self._split), _NUM_MEASURED)))
@@ -262,15 +280,63 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
             f"model that has one, or set beta to 0"
         )
     logger.info("%s has no masked-language head; training one on its frozen encoder", name)
+    masked = _only_head(teacher, config)
+    run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head", kept_as="head")
+    return teacher, "trained"
+
+
+def _only_head(teacher: PreTrainedModel, config: PretrainingConfig) -> PretrainingConfig:
+    """Freeze all of a teacher but its masked-language head; return the section that trains it."""
     teacher.requires_grad_(False)
     for _, parameter in head_parameters(teacher):
         parameter.requires_grad_(True)
     for module in teacher.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # train the head on the same inputs that it gets afterwards
-    masked = config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
-    run.train(teacher, None, masked, config.head_epochs, "the teacher's masked-language head", kept_as="head")
-    return teacher, "trained"
+    return config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
+
+
+def pretraining_trainers(
+    student: PreTrainedModel,
+    tokenizer: Any,
+    teacher_dir: Path,
+    texts: Sequence[str],
+    config: PretrainingConfig,
+    *,
+    max_length: int,
+    work: Path,
+) -> list[tuple[PretrainingTrainer, float, TokenizedSplit]]:
+    """Return the trainers of ``pretrain_student`` without training, for measurements of their steps.
+
+    Args:
+        student: A classifier of a known family.
+        tokenizer: The student's tokenizer.
+        teacher_dir: The teacher, unless the section names a ``checkpoint``.
+        texts: Training texts.
+        config: The ``student.pretraining`` section.
+        max_length: Tokens that texts are cut to.
+        work: Directory for their checkpoints.
+
+    Returns:
+        Each trainer with its epochs and its texts: that of the teacher's masked-language head, where it needs one,
+        and that of the student's encoder.
+    """
+    learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
+    split = _tokenized(texts, tokenizer, config, max_length)
+    run = _Run(config, tokenizer, split, evaluation_device(None).type == "cpu", None, None)
+    teacher, has_head, needs_head = None, False, False
+    if config.beta or config.gamma:
+        teacher, has_head = load_masked_lm(learnt_from)
+        needs_head = not has_head and config.beta > 0
+    found = []
+    if teacher is not None and needs_head:
+        head = run.trainer(
+            teacher, None, _only_head(teacher, config), config.head_epochs, work / "head", [], saves=True
+        )
+        found.append((head, config.head_epochs, split))
+    model = masked_lm_around(student, teacher if has_head or needs_head else None)
+    encoder = run.trainer(model, teacher, config, config.num_train_epochs, work / "encoder", [], saves=True)
+    return [*found, (encoder, config.num_train_epochs, split)]
 
 
 class _LossReporter(TrainerCallback):

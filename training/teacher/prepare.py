@@ -55,7 +55,7 @@ _WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
-class _InitialTeacher:
+class InitialTeacher:
     """A teacher before its training; it needs none if it has no recipe."""
 
     model: PreTrainedModel
@@ -128,7 +128,7 @@ def prepare_teacher(
     replaced = out_dir.exists()  # another teacher, or a damaged one
     with intra_op_threads(num_threads), quiet():
         torch.manual_seed(config.seed)
-        initial = _initial_teacher(config, data, max_length, task)
+        initial = initial_teacher(config, data, max_length, task)
         splits = {
             name: task.tokenize(data.splits[name], initial.tokenizer, max_length)
             for name in ("train", "validation")
@@ -170,7 +170,7 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def _save(
-    initial: _InitialTeacher, record: dict[str, Any], out_dir: Path, *, keep_existing: bool
+    initial: InitialTeacher, record: dict[str, Any], out_dir: Path, *, keep_existing: bool
 ) -> dict[str, Any]:
     """Write the checkpoint and its record; return the record with the checkpoint's fingerprint."""
     with new_folder(out_dir, keep_existing=keep_existing) as folder:
@@ -204,24 +204,31 @@ def _existing_record(out_dir: Path, key: str) -> dict[str, Any] | None:
     return None
 
 
-def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> _InitialTeacher:
+def initial_teacher(
+    config: TeacherConfig, data: TextData, max_length: int, task: Task = SINGLE_LABEL
+) -> InitialTeacher:
+    """Return a teacher before its training; seed torch first.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, or does not fit the labels, texts or ``max_length``.
+    """
     names = data.class_names
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name, task)
         match = LabelMatch(config.labels, config.drop_labels, "teacher")
         match_labels(model, names, task=task, match=match)
-        initial = _InitialTeacher(model, tokenizer, None, task)
+        initial = InitialTeacher(model, tokenizer, None, task)
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        initial = _InitialTeacher(
+        initial = InitialTeacher(
             load_with_labels(name, names, task), load_tokenizer(name), config.fine_tune, task
         )
         check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
-        initial = _InitialTeacher(
+        initial = InitialTeacher(
             new_model(recipe, tokenizer, names, max_length, task), tokenizer, recipe, task
         )
     check_max_length(initial.model, max_length, "teacher")
@@ -232,7 +239,7 @@ def _initial_teacher(config: TeacherConfig, data: TextData, max_length: int, tas
 
 
 def _measure(
-    initial: _InitialTeacher,
+    initial: InitialTeacher,
     split: TokenizedSplit,
     data: TextData,
     metric: str,
@@ -256,7 +263,7 @@ def _measure(
 
 
 def _train(
-    initial: _InitialTeacher,
+    initial: InitialTeacher,
     train: TokenizedSplit,
     seed: int,
     best: _BestEpoch,
@@ -265,40 +272,68 @@ def _train(
     use_gpu: bool,
 ) -> None:
     """Train in place and restore the best epoch's weights."""
-    recipe = initial.recipe
-    assert recipe is not None
     last = unfinished.last() if unfinished else None
-    train_used_rows(initial.model, train.input_ids)
     with temporary_directory("teacher") as work:
-        trainer = DistillationTrainer(
-            model=initial.model,
-            args=DistillationTrainingArguments(
-                output_dir=str(work),
-                alpha=1.0,
-                seed=seed,
-                num_train_epochs=recipe.num_train_epochs,
-                learning_rate=recipe.learning_rate,
-                per_device_train_batch_size=recipe.batch_size,
-                warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
-                weight_decay=_WEIGHT_DECAY,
-                eval_strategy="no",
-                save_strategy="epoch" if unfinished else "no",
-                logging_strategy="no",
-                disable_tqdm=True,
-                use_cpu=not use_gpu,
-                dataloader_pin_memory=use_gpu,
-            ),
-            train_dataset=TokenizedDataset(train),
-            data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
-            callbacks=[best, *([KeepEpochs(unfinished)] if unfinished else [])],
-            task=initial.task,
+        callbacks = [best, *([KeepEpochs(unfinished)] if unfinished else [])]
+        trainer = teacher_trainer(
+            initial, train, seed, work, callbacks, saves=unfinished is not None, use_gpu=use_gpu
         )
-        trainer.remove_callback(PrinterCallback)
         with first_token_in_last_layer(initial.model):
             if last is not None:
                 best.load(last)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     best.restore()
+
+
+def teacher_trainer(
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    work: Path,
+    callbacks: list[TrainerCallback],
+    *,
+    saves: bool,
+    use_gpu: bool,
+) -> DistillationTrainer:
+    """Create the trainer of a teacher that has a recipe.
+
+    Args:
+        initial: The teacher.
+        train: Tokenized training split.
+        seed: Seed of shuffling and dropout.
+        work: Directory for checkpoints.
+        callbacks: Added to the trainer's own.
+        saves: Whether a checkpoint is saved after each epoch.
+        use_gpu: Whether to train on a GPU.
+    """
+    recipe = initial.recipe
+    assert recipe is not None
+    train_used_rows(initial.model, train.input_ids)
+    trainer = DistillationTrainer(
+        model=initial.model,
+        args=DistillationTrainingArguments(
+            output_dir=str(work),
+            alpha=1.0,
+            seed=seed,
+            num_train_epochs=recipe.num_train_epochs,
+            learning_rate=recipe.learning_rate,
+            per_device_train_batch_size=recipe.batch_size,
+            warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
+            weight_decay=_WEIGHT_DECAY,
+            eval_strategy="no",
+            save_strategy="epoch" if saves else "no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not use_gpu,
+            dataloader_pin_memory=use_gpu,
+        ),
+        train_dataset=TokenizedDataset(train),
+        data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
+        callbacks=callbacks,
+        task=initial.task,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class _BestEpoch(TrainerCallback):

@@ -13,7 +13,7 @@ from distiltune.errors import InputError
 def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = ["--set", "search.num_trials=7", "--set", "export.variants=[onnx]"]
-    assert main(["check", "quickstart-scratch", *overrides]) == 0
+    assert main(["check", "quickstart-scratch", "--no-forecast", *overrides]) == 0
     shown = capsys.readouterr()
     for part in (
         "17 intents + out-of-scope",
@@ -24,7 +24,7 @@ def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) 
         assert part in shown.out
     assert "run quickstart-scratch --set search.num_trials=7 --set 'export.variants=[onnx]'" in shown.err
     assert list(tmp_path.iterdir()) == []
-    assert main(["check", "quickstart-scratch", "--json"]) == 0
+    assert main(["check", "quickstart-scratch", "--no-forecast", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= {"data", "teacher", "student", "search", "storage"}
 
 

@@ -303,16 +303,16 @@ def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_pat
     config, directory, begin = (
         teacher(checkpoint=str(checkpoint)),
         tmp_path / "teacher",
-        module._initial_teacher,
+        module.initial_teacher,
     )
 
     def beaten(*args):
-        monkeypatch.setattr(module, "_initial_teacher", begin)
+        monkeypatch.setattr(module, "initial_teacher", begin)
         prepare(config, data, directory)
         (directory / "theirs").touch()
         return begin(*args)
 
-    monkeypatch.setattr(module, "_initial_teacher", beaten)
+    monkeypatch.setattr(module, "initial_teacher", beaten)
     record = prepare(config, data, directory)
     assert record.pop("reused")
     assert (directory / "theirs").exists()

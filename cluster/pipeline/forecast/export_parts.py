@@ -1,0 +1,88 @@
+"""The parts of a measurement that concern exported models, each run in a process of its own: export, latency."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....export.benchmark import targets
+from ....export.benchmark.measurements import median_text
+from ....export.benchmark.targets.base import OpenOptions
+from ....export.out_of_scope.fit_scores import ValidationTexts
+from ....export.variants.build import build_variant
+from ....search.space.students import student_name
+from ...specification.goal import goal_of
+from .parts import TEACHER
+from .stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from .request import Point, Request
+
+PLAIN = "onnx"
+_NUM_BATCH = 32
+_LEAST_CALLS = 5
+
+
+def measure_export_part(request: Request, points: list[Point]) -> dict[str, Any]:
+    """Build the plain ONNX variant of the largest student as the job does; return ``seconds`` and ``bytes``."""
+    config, data, student = request.config, request.data, _student(request, points)
+    goal, validation = goal_of(config, data), data.splits["validation"]
+    labels = [data.label_names[label] for label in validation["label"][:]]
+    watch = Stopwatch()
+    build_variant(
+        PLAIN,
+        student,
+        request.work / PLAIN,
+        config=config.export,
+        max_length=config.training.num_tokens,
+        task=config.task,
+        out_of_scope_label=data.out_of_scope_label,
+        num_threads=config.benchmark.num_threads,
+        validation=ValidationTexts(validation["text"][:], labels, goal, data.out_of_scope_label),
+    )
+    return {
+        "seconds": watch.lap(),
+        "bytes": (request.work / PLAIN / "model.onnx").stat().st_size,
+    }
+
+
+def measure_latency_part(request: Request, points: list[Point], name: str) -> dict[str, float]:
+    """Measure a model (``teacher``, ``student`` or ``onnx``) as the benchmark runs it.
+
+    Returns:
+        ``load_s``; ``call_s`` of one text of median length; ``batched_s`` of a text in a batch; and ``logits_s`` of a
+        text where accuracy is measured.
+    """
+    config, texts = request.config, request.data.splits["validation"]["text"][:]
+    folders = {TEACHER: _teacher(request), PLAIN: request.work / PLAIN}
+    folder = folders.get(name) or _student(request, points)
+    length, threads = config.training.num_tokens, config.benchmark.num_threads
+    kind = "onnx" if name == PLAIN else "pytorch"
+    watch = Stopwatch()
+    opened = targets.get(kind).open(OpenOptions(str(folder), length, None, threads, None, config.task))
+    query, some = median_text(texts), sorted(texts, key=len)[:: max(1, len(texts) // _NUM_BATCH)]
+    opened.pipeline(query)
+    load_s, end = watch.lap(), time.perf_counter() + request.seconds / 8
+    calls = 0
+    while calls < _LEAST_CALLS or time.perf_counter() < end:
+        opened.pipeline(query)
+        calls += 1
+    call_s = watch.lap() / calls
+    opened.pipeline(some, batch_size=_NUM_BATCH)
+    batched_s = watch.lap() / len(some)
+    opened.logits(some)
+    return {"load_s": load_s, "call_s": call_s, "batched_s": batched_s, "logits_s": watch.lap() / len(some)}
+
+
+def _teacher(request: Request) -> Path:
+    return request.teacher or request.store.local(TEACHER)
+
+
+def _student(request: Request, points: list[Point]) -> Path:
+    """Return the folder of the selected student, or of the largest one that was built."""
+    if request.student is not None:
+        return request.student
+    names = {student_name(each.arguments): each for each in points}
+    largest = max(names, key=lambda name: names[name].size)
+    return request.store.local(request.student_key(names, largest))

@@ -1,0 +1,165 @@
+"""The measuring process: runs each part in a child of its own, and prints one JSON value a line.
+
+Importing the libraries takes longer than most measurements, so it is done once here; the children are forked before
+anything is computed. They run at the niceness of Ray's workers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from ....errors import RunFailedError, first_line
+from ....export.benchmark.memory import peak_memory_mb
+from ....export.benchmark.processes import end_with_parent
+from . import export_parts, parts
+from .request import Request, points_of
+from .stopwatch import waiting_share
+
+_NICENESS = "RAY_worker_niceness", "15"  # Ray's own variable and its default
+_PATIENCE_S = 120.0  # for the other processes at the start of a measurement
+_fork = multiprocessing.get_context("fork")
+
+
+def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
+    """Measure the parts that a request names.
+
+    Args:
+        request: What is measured.
+        report: Called with what is measured next, in words.
+
+    Returns:
+        By part: the result of its function; ``peak_mib``, the largest memory of its process; and ``waiting``, the share
+        of its time in which it waited for other processes. ``search`` has a
+        list ``points`` with the results of each process. ``lengths`` are the tokens of each training text, by kind.
+    """
+    points = points_of(request.config.search.space)
+    found: dict[str, Any] = {}
+    if request.parts & {"teacher", "student", "search"}:
+        report("steps of the teacher")
+        found["teacher"] = _alone(parts.measure_teacher_part, request, lambda: None)
+        report("building the student")
+        found["student"] = _alone(parts.measure_student_part, request, points)
+        found["lengths"] = found["student"].pop("lengths")
+        if request.config.student.is_pretrained:
+            report("steps of the student's pretraining")
+            found["pretraining"] = _alone(parts.measure_pretraining_part, request, points, lambda: None)
+    if "search" in request.parts:
+        count = request.places.num_trials * request.places.num_processes
+        report("steps of a trial" if count == 1 else f"steps of {count} trials side by side")
+        sent = [(request, points, number) for number in range(count)]
+        several = _apart(parts.measure_trial_part, sent)
+        found["search"] = {
+            "points": [each["result"] for each in several],
+            "peak_mib": max(each["peak_mib"] for each in several),
+            "waiting": max(each["waiting"] for each in several),
+        }
+    if "export" in request.parts:
+        report("export of a graph")
+        found["export"] = _alone(export_parts.measure_export_part, request, points)
+        report("latency of the models")
+        for name in (parts.TEACHER, "student", export_parts.PLAIN):
+            found[f"latency of {name}"] = _alone(export_parts.measure_latency_part, request, points, name)
+    return found
+
+
+def _alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Call a function in a process of its own; return its result with peak memory and waiting."""
+    [answer] = _apart(function, [arguments], waits=False)
+    return {**answer["result"], "peak_mib": answer["peak_mib"], "waiting": answer["waiting"]}
+
+
+def _apart(
+    function: Callable[..., Any], calls: list[tuple[Any, ...]], *, waits: bool = True
+) -> list[dict[str, Any]]:
+    """Call a function in a process for each tuple of arguments, at the same time.
+
+    Args:
+        function: The function.
+        calls: Its arguments.
+        waits: Whether it takes, as its last argument, a function that waits for the other processes.
+
+    Returns:
+        ``result`` of each, ``peak_mib``, and ``waiting``, see ``waiting_share``.
+
+    Raises:
+        RunFailedError: One of them failed; the others are ended.
+    """
+    barrier = _fork.Barrier(len(calls))
+    children, answers = {}, []
+    for arguments in calls:
+        receiver, sender = _fork.Pipe(duplex=False)
+        more = (partial(barrier.wait, _PATIENCE_S),) if waits else ()
+        child = _fork.Process(target=_child, args=(sender, function, (*arguments, *more)))
+        child.start()
+        sender.close()  # so that its end is noticed
+        children[receiver] = child
+    pending = list(children)
+    while pending:
+        for receiver in wait(pending):
+            assert isinstance(receiver, Connection)
+            pending.remove(receiver)
+            answers.append(_answer(receiver, children[receiver]))
+            if "error" in answers[-1]:
+                for each in children.values():
+                    each.kill()
+                raise RunFailedError(answers[-1]["error"])
+    for child in children.values():
+        child.join()
+    return answers
+
+
+def _answer(receiver: Connection, child: Any) -> dict[str, Any]:
+    try:
+        return receiver.recv()
+    except EOFError:
+        child.join()
+        reason = (
+            "it ran out of memory, or was killed" if child.exitcode == -signal.SIGKILL else child.exitcode
+        )
+        return {"error": f"a measuring process ended: {reason}"}
+
+
+def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    with suppress(OSError, ValueError):
+        os.nice(int(os.environ.get(*_NICENESS)) - os.nice(0))
+    try:
+        result = function(*arguments)
+        sender.send({"result": result, "peak_mib": peak_memory_mb(), "waiting": waiting_share()})
+    except BaseException as error:  # reported by the parent
+        sender.send({"error": f"{type(error).__name__}: {first_line(error)}"})
+
+
+def main() -> None:
+    """Measure what the pickled request in the first argument says; that file is this program's own parent's."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    request: Request = pickle.loads(Path(sys.argv[1]).read_bytes())
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def send(value: dict[str, Any]) -> None:
+        stdout.write(json.dumps(value) + "\n")
+        stdout.flush()
+
+    send({"import_s": time.process_time()})
+    try:
+        send({"result": measure(request, lambda text: send({"progress": text}))})
+    except RunFailedError as error:
+        send({"error": str(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The parts of a measurement that concern training, each run in a process of its own: teacher, students, trials."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ....search.space.space import fixed_values
+from ....search.space.students import Student, student_keys, student_name
+from ....search.trial.inputs import TrialInputs, TrialSettings
+from ....training import tasks
+from ....training.checkpoints.load import load_classifier, save_checkpoint
+from ....training.data.analysis.diagnostics import near_duplicates
+from ....training.data.tokenized import LabelledSplit
+from ....training.data.transfer_set import extra_splits
+from ....training.models.runtime import intra_op_threads, quiet
+from ....training.student.build import build_student
+from ....training.student.kinds.base import StudentInputs
+from ....training.teacher.logits_cache import logits_key
+from ....training.teacher.prepare import InitialTeacher, initial_teacher
+from ...remote.tasks import Task
+from ...remote.teacher_labels import LOGITS_DTYPE, tokenize_for_student
+from .cost import BatchCost, tokens_of, training_batches
+from .stopwatch import Stopwatch
+from .training import measure_inference, measure_teacher, measure_training, measure_trials
+
+if TYPE_CHECKING:
+    from .request import Point, Request
+
+TEACHER = "teacher"
+PLAIN = "onnx"
+_SPLITS = "splits.pickle"
+_MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure how long all of them take
+_NUM_BATCH = 32
+_LEAST_CALLS = 5
+Wait = Callable[[], None]
+
+
+def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
+    """Measure tokenization, training and labelling of a teacher; leave it and the tokenized texts for other parts.
+
+    Returns:
+        ``training`` (result of ``measure_teacher``; None where nothing is trained), ``build_s``, ``tokenize_s``,
+        ``save_s``, ``bytes``, ``num_parameters``; by kind of text ``labelling_s``, ``num_texts`` and
+        ``logits_bytes``; the kinds whose logits are ``cached``; and ``duplicates_s``.
+    """
+    config, data, places = request.config, request.data, request.places
+    task, length = tasks.get(config.task), config.training.num_tokens
+    watch = Stopwatch()
+    initial = _initial(request)
+    build_s = watch.lap()
+    splits = {
+        name: task.tokenize(data.splits[name], initial.tokenizer, length) for name in ("train", "validation")
+    }
+    tokenize_s = watch.lap()
+    measured: dict[str, Any] = {"training": None}
+    if initial.recipe is not None and TEACHER in request.parts:
+        member = config.teacher.members[0]
+        measured["training"] = measure_teacher(
+            initial,
+            splits,
+            member.seed,
+            places.teacher_threads,
+            request.seconds,
+            request.work / "steps",
+            wait,
+        )
+    folder = request.store.local(TEACHER)
+    watch.lap()
+    save_checkpoint(initial.model.cpu(), initial.tokenizer, folder)
+    save_s = watch.lap()
+    kinds = {**splits, **_transfer_set(request, initial.tokenizer)}
+    pad = initial.tokenizer.pad_token_id
+    labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
+    num_outputs = task.num_outputs(data.class_names)
+    labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
+    return {
+        **measured,
+        "build_s": build_s,
+        "tokenize_s": tokenize_s,
+        "save_s": save_s,
+        "bytes": _bytes(folder),
+        "num_parameters": initial.model.num_parameters(),
+        "labelling_s": labelling,
+        "cached": _cached(request, kinds),
+        "num_texts": {name: len(each) for name, each in kinds.items()},
+        "logits_bytes": {name: len(each) * (4 * num_outputs + 8) for name, each in kinds.items()},
+        "duplicates_s": _duplicates_s(request),
+    }
+
+
+def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any]:
+    """Build the students of the measured trials as the job does, except for pretraining.
+
+    Returns:
+        ``build_s`` of one, ``tokenize_s``, ``bytes`` and ``num_parameters`` of the largest, and ``lengths``, the tokens
+        of each training text, by kind.
+    """
+    config, data, store = request.config, request.data, request.store
+    names = {student_name(each.arguments): each for each in points}
+    seconds, sizes, counts = [], [], []
+    for name, point in names.items():
+        watch = Stopwatch()
+        section = config.student.with_searched(student_keys(point.arguments), store.local(TEACHER))
+        if section.is_pretrained:
+            section = section.model_copy(update={"pretraining": None})
+        key = request.student_key(names, name)
+        with intra_op_threads(1):
+            record = build_student(
+                section,
+                store.local(TEACHER),
+                data.class_names,
+                store.local(key),
+                max_length=config.training.num_tokens,
+                texts=(data.splits["train"]["text"][:], data.unlabelled),
+                labels=data.splits["train"]["label"][:],
+                validation_texts=data.splits["validation"]["text"][:],
+                num_threads=1,
+                use_gpu=False,
+                task=tasks.get(config.task),
+            )
+        seconds.append(watch.lap())
+        sizes.append(_bytes(store.local(key)))
+        counts.append(record["num_parameters"])
+    watch = Stopwatch()
+    splits = pickle.loads((request.work / _SPLITS).read_bytes())
+    if config.student.own_tokenizer:
+        context = Task(store, config, "log", "progress", 1, False, "unfinished")
+        key = request.student_key(names, next(iter(names)))
+        splits = tokenize_for_student(context, data, TEACHER, key, splits)
+        (request.work / _SPLITS).write_bytes(pickle.dumps(splits))
+    return {
+        "build_s": float(np.mean(seconds)),
+        "tokenize_s": watch.lap(),
+        "bytes": max(sizes),
+        "num_parameters": max(counts),
+        "lengths": {
+            name: each.tokens.lengths.tolist() for name, each in splits.items() if name != "validation"
+        },
+    }
+
+
+def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) -> dict[str, Any]:
+    """Measure steps of a student's pretraining; return its ``pretraining_s``."""
+    from ....training.pretraining.pretrain_student import pretraining_trainers
+
+    config, data = request.config, request.data
+    largest = max(points, key=lambda point: point.size)
+    teacher = request.store.local(TEACHER)
+    section = config.student.with_searched(student_keys(largest.arguments), teacher)
+    pretraining = getattr(section, "pretraining", None)
+    if pretraining is None:
+        return {"pretraining_s": 0.0}
+    texts = [*data.splits["train"]["text"][:], *data.unlabelled]
+    before = section.model_copy(update={"pretraining": None, "vocabulary": None})  # trimmed afterwards
+    built = before.build(
+        StudentInputs(
+            teacher,
+            data.class_names,
+            config.training.num_tokens,
+            texts=texts,
+            labels=data.splits["train"]["label"][:],
+            task=tasks.get(config.task),
+        )
+    )
+    total = 0.0
+    with intra_op_threads(request.places.teacher_threads), quiet():
+        for trainer, epochs, split in pretraining_trainers(
+            built.model,
+            built.tokenizer,
+            teacher,
+            texts,
+            pretraining,
+            max_length=config.training.num_tokens,
+            work=request.work / "pretraining",
+        ):
+            measured = measure_training(trainer, split.lengths, request.seconds, wait)
+            batches = training_batches(split.lengths, pretraining.batch_size, pretraining.seed)
+            cost = BatchCost.fit(measured["tokens"], measured["seconds"])
+            total += epochs * (cost.of(tokens_of(batches, split.lengths)) + measured["save_s"])
+    return {"pretraining_s": total}
+
+
+def measure_trial_part(
+    request: Request, points: list[Point], number: int, wait: Wait
+) -> list[dict[str, Any]]:
+    """Measure trials; ``number`` distinguishes the processes that do so side by side."""
+    config, data = request.config, request.data
+    splits = pickle.loads((request.work / _SPLITS).read_bytes())
+    if fixed_values(config.search).get("alpha") == 1:
+        splits = {name: LabelledSplit(each.tokens) for name, each in splits.items()}
+    names = {student_name(each.arguments): each for each in points}
+    inputs = TrialInputs(
+        students={name: Student(request.student_key(names, name), {}) for name in names},
+        train={kind: each for kind, each in splits.items() if kind != "validation"},
+        validation=splits["validation"].tokens,
+        out_of_scope_id=data.out_of_scope_id,
+        label_names=data.label_names,
+        teacher=TEACHER,
+        task=config.task,
+    )
+    settings = TrialSettings(
+        training=_part_of_batch(request),
+        metric=config.search.metric,
+        mode=config.search.mode,
+        store=request.store,
+        experiment="search",
+        tensorboard="tensorboard",
+        logs="logs",
+        num_threads=request.places.trial_threads,
+        use_gpu=torch.cuda.is_available() and config.resources.trial.gpu != 0,
+    )
+    return measure_trials(points, inputs, settings, request.seconds, request.work / f"trial-{number}", wait)
+
+
+def _initial(request: Request) -> InitialTeacher:
+    config, task = request.config, tasks.get(request.config.task)
+    if request.teacher is not None:
+        model, tokenizer = load_classifier(request.teacher, task)
+        return InitialTeacher(model, tokenizer, None, task)
+    torch.manual_seed(config.teacher.seed)
+    return initial_teacher(config.teacher.members[0], request.data, config.training.num_tokens, task)
+
+
+def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
+    """Return the tokenized texts of the transfer set, by kind, with missing labels."""
+    from dataclasses import replace
+
+    config, data, task = request.config, request.data, tasks.get(request.config.task)
+    if fixed_values(config.search).get("alpha") == 1:
+        return {}
+    num_outputs = task.num_outputs(data.class_names)
+    found = extra_splits(config.data, data, tokenizer, config.training.num_tokens)
+    return {
+        kind: replace(split, labels=task.missing_labels(len(split), num_outputs))
+        for kind, split in found.items()
+    }
+
+
+def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
+    """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
+    if fixed_values(request.config.search).get("alpha") == 1:
+        return list(kinds)
+    teacher, folder, length = request.teacher, request.logits, request.config.training.num_tokens
+    if teacher is None or folder is None:
+        return []
+    return [
+        name
+        for name, split in kinds.items()
+        if (folder / logits_key(teacher, split, length, LOGITS_DTYPE)).is_dir()
+    ]
+
+
+def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
+    """Return a split with arbitrary logits, which cost as much to learn from as any."""
+    logits = np.random.default_rng(0).standard_normal((len(split), num_outputs), dtype=np.float32)
+    return LabelledSplit(split, logits)
+
+
+def _duplicates_s(request: Request) -> float:
+    """Return the seconds of the search for near-duplicates, measured on a part of many texts."""
+    splits = request.data.splits
+    total = sum(len(splits[name]) for name in splits)
+    share = min(1.0, _MOST_COMPARED / total)
+    texts = {name: splits[name]["text"][: max(1, int(share * len(splits[name])))] for name in splits}
+    watch = Stopwatch()
+    near_duplicates(texts)
+    return watch.lap() / share
+
+
+def _part_of_batch(request: Request) -> Any:
+    """Return the training section of one process of a trial; each has an equal part of a batch."""
+    training, processes = request.config.training, request.places.num_processes
+    if processes == 1:
+        return training
+    return training.model_copy(update={"batch_size": max(1, training.batch_size // processes)})
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

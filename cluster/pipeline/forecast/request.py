@@ -1,0 +1,163 @@
+"""What a forecast measures: the inputs of the measuring process, and the trials that it tries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....search.parameters import FloatRange, IntRange, Parameter
+from ....search.space.space import NUM_STUDENT_LAYERS, STUDENT_ARGUMENTS, STUDENT_LAYERS, by_condition
+from ....storage.store import Store
+
+if TYPE_CHECKING:
+    from ....training.data.text_data import TextData
+    from ...specification.config import JobConfig
+
+_BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
+
+
+@dataclass(frozen=True)
+class Places:
+    """CPUs of each kind of work, and how many of them run at a time.
+
+    Attributes:
+        num_cpus: CPUs that the job may use.
+        teacher_threads: Threads of a teacher's training.
+        num_teachers: Teachers that are trained at a time.
+        trial_threads: Threads of a process of a trial.
+        num_trials: Trials at a time.
+        num_processes: Processes of a trial.
+        num_exports: Variants that are built at a time.
+    """
+
+    num_cpus: float
+    teacher_threads: int
+    num_teachers: int
+    trial_threads: int
+    num_trials: int
+    num_processes: int
+    num_exports: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs of the measuring process.
+
+    Attributes:
+        config: The specification with paths of this machine.
+        data: The texts.
+        places: CPUs of each kind of work.
+        work: Directory for all of its files.
+        parts: What is measured, of ``teacher``, ``student``, ``search``, ``export``.
+        teacher: Directory of the teacher if it exists already.
+        student: Directory of the selected student if it exists already.
+        logits: Directory of the logits that the storage holds, if it is one of this machine.
+        seconds: Time of each measurement in seconds.
+    """
+
+    config: JobConfig
+    data: TextData
+    places: Places
+    work: Path
+    parts: frozenset[str]
+    teacher: Path | None = None
+    student: Path | None = None
+    logits: Path | None = None
+    seconds: float = 4.0
+
+    @property
+    def store(self) -> Store:
+        """Store of the models that are made for the measurements."""
+        return Store(str(self.work / "store"))
+
+    def student_key(self, names: Mapping[str, Point], name: str) -> str:
+        """Return the key of one of the students that are built, given all of them."""
+        return f"students/{list(names).index(name)}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial to measure: its arguments, and the size of its student relative to those of other points."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    size: float = 1.0
+
+
+def places_of(config: JobConfig, num_cpus: int) -> Places:
+    """Return how a Ray of its own with these CPUs places the tasks of a job."""
+    from ....search.space.space import searched
+    from ....search.study.searcher import side_by_side
+
+    resources, trial = config.resources, config.resources.trial
+    teacher = num_cpus if resources.teacher is None else resources.teacher.cpu
+    slots = max(1, int(num_cpus / (trial.cpu * trial.processes) + 1e-4))
+    num_trials = side_by_side(config.search, slots) if searched(config.search) else 1
+    return Places(
+        num_cpus=num_cpus,
+        teacher_threads=max(1, int(teacher)),
+        num_teachers=min(config.teacher.ensemble, max(1, int(num_cpus / teacher + 1e-4))),
+        trial_threads=max(1, int(trial.cpu)),
+        num_trials=max(1, min(num_trials, config.search.num_trials)),
+        num_processes=trial.processes,
+        num_exports=max(1, int(num_cpus / resources.export.cpu + 1e-4)),
+    )
+
+
+def points_of(space: Mapping[str, Parameter]) -> list[Point]:
+    """Return the trials to measure: one in the middle of the space, and its ends where they change a step's time.
+
+    Students of different sizes are measured at their smallest and largest, batch sizes likewise.
+    """
+    middle = _arguments(space, {})
+    found = [middle]
+    for names in (
+        [each for each in STUDENT_ARGUMENTS if each in space],
+        [each for each in _BATCH_SIZES if each in space],
+    ):
+        for end in (min, max):
+            changed = {name: end(space[name].end_values(), key=_magnitude) for name in names}
+            arguments = _arguments(space, changed)
+            if arguments not in found:
+                found.append(arguments)
+    return [Point(each, student_size(each, space)) for each in found]
+
+
+def student_size(arguments: Mapping[str, Any], space: Mapping[str, Parameter]) -> float:
+    """Return the size of a trial's student relative to others of the space: layers times heads and rows."""
+    layers = arguments.get(NUM_STUDENT_LAYERS) or len(arguments.get(STUDENT_LAYERS) or [0])
+    size = float(layers)
+    widths = [each for each in STUDENT_ARGUMENTS if each not in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
+    for name in widths:
+        if name in arguments and name in space:
+            size *= 0.5 + 0.5 * arguments[name] / max(space[name].end_values())
+    return size
+
+
+def _arguments(space: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in by_condition(space):
+        if space[name].applies(values):
+            values[name] = given.get(name, middle_of(space[name]))
+    return values
+
+
+def middle_of(parameter: Parameter) -> Any:
+    """Return the value in the middle of a parameter: of a range its mean, of a choice its median."""
+    if isinstance(parameter, FloatRange):
+        if parameter.log:
+            return (parameter.low * parameter.high) ** 0.5
+        return (parameter.low + parameter.high) / 2
+    if isinstance(parameter, IntRange):
+        return (parameter.low + parameter.high) // 2
+    values = parameter.end_values()
+    return sorted(values, key=_magnitude)[len(values) // 2] if len({*map(type, values)}) == 1 else values[0]
+
+
+def _magnitude(value: Any) -> Any:
+    return len(value) if isinstance(value, list) else value
+
+
+Report = Callable[[str], None]
+"""Called with what is being measured, in words."""

@@ -1,0 +1,310 @@
+"""The time, disk and memory of each stage, computed from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ....export.variants import kinds
+from ....export.variants.base import Source
+from ....search.space.space import searched
+from ....search.space.students import student_names
+from ...specification.config import JobConfig
+from .request import Places
+from .search_time import Span, makespan, search_span
+from .trial_seconds import TrialSeconds
+
+_MEASURING_ERROR = 0.15  # a few steps, on a machine whose load changes
+_RAY_MIB = 700.0  # Ray's own processes and the command
+MIB = 2**20
+# Parts that are not measured, in imports of the libraries; as runs of several jobs had them.
+_RAY_START = 0.6  # Ray on this machine
+_PYTORCH_START = 0.6  # a process that measures a model of PyTorch
+_ONNX_START = 0.4  # one that measures a graph, or what such a graph could reach
+_TUNING_START = 0.2  # one that opens a graph alone
+_SEARCH_START = 0.5  # Tune and Optuna
+_REPORT = 0.4  # plots and tables
+# In seconds.
+_POLLING_S = 0.5  # until the end of a task is noticed
+_FLOOR_S = 2.0
+_NUM_COMPARISONS = 7  # of session options, repetitions included
+_REFERENCE_PARAMETERS = 130e6  # of BERT-base, and a little more: its layers are a larger part of it
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """The forecast of one stage.
+
+    Attributes:
+        stage: Name of the stage; ``start`` stands for the start of Ray.
+        seconds: Time in seconds.
+        disk_bytes: What it leaves in the storage; ``peak_disk_bytes`` what it needs there meanwhile.
+        memory_mib: Memory of all processes, in MiB.
+        how: What it does, in words.
+        is_reused: Whether its result exists already.
+    """
+
+    stage: str
+    seconds: Span
+    disk_bytes: int = 0
+    peak_disk_bytes: int = 0
+    memory_mib: float = 0.0
+    how: str = ""
+    is_reused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the forecast as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a job before it starts.
+
+    Attributes:
+        config: The specification.
+        places: CPUs of each kind of work.
+        num_texts: Number of texts by split.
+        data_s: Seconds in which the data were read and checked.
+        import_s: Seconds in which a process imports the libraries.
+        reused: Stages whose result exists already; ``teacher`` and ``logits`` also where a cache has them.
+    """
+
+    config: JobConfig
+    places: Places
+    num_texts: Mapping[str, int]
+    data_s: float
+    import_s: float
+    reused: frozenset[str]
+
+
+class StageForecasts:
+    """Computes the stages of a job.
+
+    Args:
+        known: What is known of the job.
+        measured: Result of ``measure``.
+    """
+
+    def __init__(self, known: Known, measured: Mapping[str, Any]) -> None:
+        self._known = known
+        self._config = known.config
+        self._measured = measured
+        self._worker_s = known.import_s  # a worker of Ray imports the same libraries
+
+    def all(self) -> list[StageForecast]:
+        """Return the forecasts of all stages in order."""
+        made = [
+            StageForecast("data", Span.exact(self._known.data_s), how="read and checked just now"),
+            self._start(),
+            *(self._reused(name) or make() for name, make in self._makers.items()),
+            self._end(),
+        ]
+        return [each for each in made if each is not None]
+
+    @property
+    def _makers(self) -> dict[str, Any]:
+        return {
+            "teacher": self._teacher,
+            "logits": self._logits,
+            "student": self._student,
+            "search": self._search,
+            "export": self._export,
+            "benchmark": self._benchmark,
+        }
+
+    def _reused(self, stage: str) -> StageForecast | None:
+        if stage not in self._known.reused:
+            return None
+        return StageForecast(stage, Span.exact(0.0), how="reused from the storage", is_reused=True)
+
+    def _start(self) -> StageForecast | None:
+        if self._known.reused >= self._makers.keys():
+            return None
+        return StageForecast(
+            "start", _about(_RAY_START * self._known.import_s), memory_mib=_RAY_MIB, how="Ray on this machine"
+        )
+
+    def _teacher(self) -> StageForecast:
+        found, places = self._measured["teacher"], self._known.places
+        num, training = self._config.teacher.ensemble, found["training"]
+        labelling = found["labelling_s"]
+        once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
+        checkpoint, how = 0, "loaded and measured"
+        if training is not None:
+            epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
+            once += training["epochs"] * epoch
+            checkpoint = training["checkpoint_bytes"] + training["model_bytes"]
+            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
+        several = f"{num} teachers, " if num > 1 else ""
+        seconds = self._worker_s + makespan([once] * num, places.num_teachers)
+        return StageForecast(
+            "teacher",
+            _about(seconds),
+            num * found["bytes"],
+            num * found["bytes"] + places.num_teachers * checkpoint,
+            _RAY_MIB + places.num_teachers * found["peak_mib"],
+            several + how,
+        )
+
+    def _logits(self) -> StageForecast:
+        found, num = self._measured["teacher"], self._config.teacher.ensemble
+        labelled = {name: each for name, each in found["labelling_s"].items() if name not in found["cached"]}
+        total = sum(found["num_texts"][name] for name in labelled)
+        load_s = found["build_s"] if labelled else 0.0
+        seconds = found["tokenize_s"] + num * (sum(labelled.values()) + load_s) + found["duplicates_s"]
+        disk = num * sum(found["logits_bytes"][name] for name in labelled)
+        how = (
+            f"{total:,} texts labelled, near-duplicates"
+            if labelled
+            else "no text is labelled, near-duplicates"
+        )
+        return StageForecast("logits", _about(seconds), disk, disk, _RAY_MIB + found["peak_mib"], how)
+
+    def _student(self) -> StageForecast:
+        found, num = self._measured["student"], len(student_names(self._config.search))
+        trained = self._measured.get("pretraining", {"pretraining_s": 0.0, "peak_mib": 0.0})
+        pretraining = trained["pretraining_s"]
+        seconds = num * (found["build_s"] + pretraining + self._latency_s()) + found["tokenize_s"]
+        how = "1 built" if num == 1 else f"{num} built"
+        how += f", pretrained for {pretraining:.0f} s each" if pretraining else ""
+        disk = num * found["bytes"]
+        memory = _RAY_MIB + max(found["peak_mib"], trained["peak_mib"])
+        return StageForecast("student", _about(seconds), disk, disk, memory, how)
+
+    def _latency_s(self) -> float:
+        """Return the seconds in which the latency of a student is measured, where the search asks for it."""
+        search = self._config.search
+        if not any(each.metric == "latency_ms" for each in (*search.objectives, *search.constraints)):
+            return 0.0
+        calls = self._config.benchmark.num_runs * self._measured["latency of onnx"]["call_s"]
+        return self._measured["export"]["seconds"] + _PYTORCH_START * self._known.import_s + calls
+
+    def _search(self) -> StageForecast:
+        config, places, found = self._config.search, self._known.places, self._measured["search"]
+        num = config.num_trials if searched(config) else 1
+        trials = TrialSeconds(self._config, found["points"], self._measured["lengths"])
+        span = search_span(config, num, places.num_trials, trials)
+        begins = Span.exact(self._worker_s + _SEARCH_START * self._known.import_s)
+        weights = max(each["model_bytes"] for each in found["points"][0])
+        resumable = max(each["checkpoint_bytes"] for each in found["points"][0])
+        side = "1 trial at a time" if places.num_trials == 1 else f"{places.num_trials} at a time"
+        how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
+        how += ", early stopping" if config.scheduler.is_active else ""
+        span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
+        if most is not None and span.middle > most:
+            how += f"; ended by search.budget.wall_time_s {most:g}"
+            span = span.capped(most)
+        return StageForecast(
+            "search",
+            span,
+            (num + 1) * weights,
+            num * weights + places.num_trials * resumable,
+            _RAY_MIB + places.num_trials * places.num_processes * found["peak_mib"],
+            how,
+        )
+
+    def _export(self) -> StageForecast:
+        found, names = self._measured["export"], self._config.export.variants
+        plain = found["seconds"]
+        first = plain if kinds.plain.PLAIN.name in names else 0.0
+        others = [
+            plain * _share_of_plain(name, has_base=first > 0)
+            for name in names
+            if name != kinds.plain.PLAIN.name
+        ]
+        # Each variant that is built beside another one needs a worker of its own.
+        starts = (1 + (len(others) > 1 and self._known.places.num_exports > 1)) * self._worker_s
+        seconds = starts + first + makespan(others, self._known.places.num_exports)
+        disk = sum(int(found["bytes"] * _bits(name) / 32) for name in names)
+        parallel = min(self._known.places.num_exports, max(1, len(others)))
+        memory = _RAY_MIB + parallel * found["peak_mib"]
+        return StageForecast("export", _about(seconds), disk, disk, memory, f"{len(names)} variants")
+
+    def _benchmark(self) -> StageForecast:
+        models = self._models()
+        seconds = sum(self._model_s(name, latency) for name, latency in models)
+        memory = _RAY_MIB + max(latency["peak_mib"] for _, latency in models)
+        return StageForecast(
+            "benchmark",
+            _about(seconds + _POLLING_S),
+            memory_mib=memory,
+            how=f"{len(models)} models, one at a time",
+        )
+
+    def _models(self) -> list[tuple[str, dict[str, float]]]:
+        """Return the target of each model that is measured, with its latency."""
+        found = {name: self._measured[f"latency of {name}"] for name in ("teacher", "student", "onnx")}
+        models = [("pytorch", found["teacher"]), ("pytorch", found["student"])]
+        for name in self._config.export.variants:
+            variant = kinds.get(name)
+            if variant.target == "onnx":
+                models.append(("onnx", _faster(found["onnx"], 0.4 if variant.activation_bits == 8 else 1.0)))
+            else:
+                models.append((variant.target, _faster(found["student"], 0.8)))
+        if self._config.benchmark.reference:
+            own = self._measured.get("teacher", {}).get("num_parameters", _REFERENCE_PARAMETERS)
+            models.append(("reference", _faster(found["teacher"], _REFERENCE_PARAMETERS / own)))
+        return models
+
+    def _model_s(self, target: str, latency: Mapping[str, float]) -> float:
+        """Return the seconds in which ``measure_models`` measures one model."""
+        config, import_s = self._config.benchmark, self._known.import_s
+        call, batched = latency["call_s"], latency["batched_s"]
+        calls = 2 * config.num_warmups + config.num_runs + config.num_sample_texts
+        num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
+        start = _ONNX_START if target == "onnx" else _PYTORCH_START
+        seconds = start * import_s + latency["load_s"] + calls * call
+        seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
+        if target == "reference":
+            return seconds + import_s
+        seconds += (self._known.num_texts["validation"] + self._known.num_texts["test"]) * latency["logits_s"]
+        if target != "onnx":
+            return seconds
+        if config.tune_session:
+            comparison = max(0.2, 30 * call) + 35 * call + latency["load_s"] + 32 * latency["logits_s"]
+            others = 0 if config.max_threads is None else 2 * (config.max_threads.bit_length() + 1)
+            seconds += _TUNING_START * import_s + (_NUM_COMPARISONS + others) * comparison
+        if config.floors and config.num_threads == 1:
+            seconds += _ONNX_START * import_s + _FLOOR_S
+        return seconds
+
+    def _end(self) -> StageForecast:
+        disk = 0
+        if "export" in self._measured:
+            disk = max(
+                int(self._measured["export"]["bytes"] * _bits(name) / 32)
+                for name in self._config.export.variants
+            )
+        return StageForecast(
+            "report", _about(_REPORT * self._known.import_s), disk, disk, how="gate, report, artifact"
+        )
+
+
+def _about(seconds: float) -> Span:
+    return Span.exact(seconds).widened(_MEASURING_ERROR)
+
+
+def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
+    return {
+        name: value * share if name in ("call_s", "batched_s", "logits_s") else value
+        for name, value in latency.items()
+    }
+
+
+def _share_of_plain(name: str, *, has_base: bool) -> float:
+    """Return the time of a variant relative to the plain graph's, as ten runs of several jobs had it."""
+    variant = kinds.get(name)
+    if variant.source is Source.CHECKPOINT:
+        return 0.05
+    if variant.source is Source.FUSED_GRAPH:
+        return 0.7 + (0.25 if variant.needs_texts else 0.0)
+    converted = 0.5 if variant.needs_texts or variant.weight_bits == 16 else 0.25
+    return converted if has_base else converted + 0.75
+
+
+def _bits(name: str) -> float:
+    """Return the bits of a stored weight, tables of embeddings included."""
+    variant = kinds.get(name)
+    return variant.weight_bits

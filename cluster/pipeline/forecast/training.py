@@ -1,0 +1,238 @@
+"""Measure trainings: steps on the batches that the sampler draws, evaluation, saving, and memory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ....search.trial.checkpoints import write_epoch
+from ....search.trial.inputs import TrialInputs, TrialSettings
+from ....search.trial.reporter import LastSaveIsModel
+from ....search.trial.run import make_trainer
+from ....training.data.tokenized import TokenizedSplit, selected
+from ....training.models.first_token import first_token_in_last_layer
+from ....training.models.inference import compute_logits, logits_of_batches
+from ....training.models.runtime import intra_op_threads, quiet
+from .cost import (
+    BatchCost,
+    Batches,
+    inference_batches,
+    measured_batches,
+    sampled,
+    tokens_of,
+    training_batches,
+)
+from .stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from ....training.distillation.trainer import DistillationTrainer
+    from ....training.teacher.prepare import InitialTeacher
+    from .request import Point
+
+_MOST_STEPS = 128
+_STEPS_OF_SCHEDULE = 16  # where a step's cost depends on the share of the training that is done
+_LEAST_STEPS = 3
+
+
+class _StepTimer(TrainerCallback):
+    """Time each step from the end of the one before it, so that loading its batch counts; stop when time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = 0.0
+        self._watch = Stopwatch()
+        self.steps: list[float] = []
+        self.save_s = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time; the first step warms up."""
+        took = self._watch.lap()
+        if self._end:
+            self.steps.append(took)
+        else:
+            self._end = time.perf_counter() + self._seconds
+        if len(self.steps) >= _LEAST_STEPS and time.perf_counter() > self._end:
+            control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock of saving."""
+        self._watch.lap()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        self.save_s = self._watch.lap()
+
+
+def measure_training(
+    trainer: DistillationTrainer,
+    lengths: np.ndarray,
+    seconds: float,
+    wait: Callable[[], None],
+    num_steps: int = _MOST_STEPS,
+) -> dict[str, Any]:
+    """Run some steps of a training in its own order of batches, and save a checkpoint.
+
+    Args:
+        trainer: The trainer, with all texts and its real arguments.
+        lengths: Tokens of each training text, int[N].
+        seconds: Time in seconds; at least three steps are made.
+        wait: Called before the first step; waits for trainings that are measured side by side.
+        num_steps: Steps at most.
+
+    Returns:
+        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``.
+    """
+    args = trainer.args
+    batch_size = args.train_batch_size * args.gradient_accumulation_steps
+    grouped = args.train_sampling_strategy == "group_by_length"
+    batches = training_batches(lengths, batch_size, args.seed, grouped=grouped)
+    whole: Batches = [rows for rows in batches if len(rows) == batch_size] or batches
+    order = [whole[index] for index in sampled(tokens_of(whole, lengths), num_steps)]
+    rows = np.concatenate(order).tolist()
+    trainer._get_train_sampler = lambda *_: rows  # pyright: ignore[reportAttributeAccessIssue]
+    args.num_train_epochs, args.max_steps = 1, -1
+    timer = _StepTimer(seconds)
+    trainer.add_callback(timer)
+    wait()
+    trainer.train()
+    [saved] = Path(str(args.output_dir)).glob("checkpoint-*")
+    watch = Stopwatch()
+    write_epoch(saved, {})
+    shutil.copytree(saved, saved.with_name("copy"))
+    copied_s = watch.lap()
+    sizes = {path.name: path.stat().st_size for path in saved.rglob("*") if path.is_file()}
+    shutil.rmtree(saved.with_name("copy"))
+    shutil.rmtree(saved)
+    return {
+        "tokens": tokens_of(order[1 : len(timer.steps) + 1], lengths).tolist(),
+        "seconds": timer.steps,
+        "save_s": timer.save_s + copied_s,
+        "model_bytes": sizes.get("model.safetensors", 0),
+        "checkpoint_bytes": sum(sizes.values()),
+    }
+
+
+def measure_teacher(
+    initial: InitialTeacher,
+    splits: dict[str, TokenizedSplit],
+    seed: int,
+    num_threads: int,
+    seconds: float,
+    work: Path,
+    wait: Callable[[], None],
+) -> dict[str, Any]:
+    """Measure the training of a teacher: the result of ``measure_training``, and ``epochs`` and ``epoch_s``.
+
+    Args:
+        initial: The teacher, which has a recipe.
+        splits: Tokenized training split, under ``train``.
+        seed: Seed of its sampler.
+        num_threads: Intra-op threads.
+        seconds: Time in seconds.
+        work: Directory for its checkpoint.
+        wait: As in ``measure_training``.
+    """
+    from ....training.teacher.prepare import teacher_trainer
+
+    assert initial.recipe is not None
+    with intra_op_threads(num_threads), quiet():
+        on_gpu = torch.cuda.is_available()
+        trainer = teacher_trainer(initial, splits["train"], seed, work, [], saves=True, use_gpu=on_gpu)
+        lengths = splits["train"].lengths
+        with first_token_in_last_layer(initial.model):
+            measured = measure_training(trainer, lengths, seconds, wait)
+    batches = training_batches(lengths, initial.recipe.batch_size, seed)
+    cost = BatchCost.fit(measured["tokens"], measured["seconds"])
+    epoch_s = cost.of(tokens_of(batches, lengths))
+    return {**measured, "epochs": initial.recipe.num_train_epochs, "epoch_s": epoch_s}
+
+
+def measure_inference(
+    model: Any, splits: dict[str, TokenizedSplit], pad_token_id: int, num_threads: int, seconds: float
+) -> dict[str, float]:
+    """Measure ``compute_logits`` on some batches of the largest split; return the seconds of each whole split.
+
+    Each distinct text is run once, as ``compute_logits`` does.
+    """
+    distinct = {
+        name: split.lengths[np.unique(split.example_ids, return_index=True)[1]]
+        for name, split in splits.items()
+    }
+    largest = max(splits, key=lambda name: len(splits[name]))
+    split, lengths = splits[largest], splits[largest].lengths
+
+    def run(rows: np.ndarray) -> None:
+        compute_logits(
+            model, selected(split, rows.tolist()), pad_token_id=pad_token_id, num_threads=num_threads
+        )
+
+    cost = measured_batches(run, inference_batches(lengths), lengths, seconds)
+    return {
+        name: cost.of(tokens_of(inference_batches(each), each)) if len(each) else 0.0
+        for name, each in distinct.items()
+    }
+
+
+def measure_trials(
+    points: list[Point],
+    inputs: TrialInputs,
+    settings: TrialSettings,
+    seconds: float,
+    work: Path,
+    wait: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """Measure a few steps, an evaluation and a checkpoint of each trial, as ``run_trial`` trains it.
+
+    Args:
+        points: The trials.
+        inputs: Texts, logits and students.
+        settings: Settings of the search.
+        seconds: Time of each trial in seconds.
+        work: Directory for checkpoints.
+        wait: Waits for the trials that are measured side by side.
+
+    Returns:
+        The results of ``measure_training``, each with ``size`` of its point, ``setup_s`` and ``evaluation_s``.
+    """
+    torch.set_num_threads(settings.num_threads)
+    aware = settings.training.quantization_aware
+    if aware is not None:  # of as many epochs as it has; here there is one
+        share = min(0.99, aware.num_epochs / settings.training.num_train_epochs)
+        aware = aware.model_copy(update={"num_epochs": aware.num_epochs if aware.num_epochs < 1 else share})
+        training = settings.training.model_copy(update={"quantization_aware": aware})
+        settings = replace(settings, training=training)
+    scheduled = aware is not None or settings.training.pruning is not None
+    found = []
+    for number, point in enumerate(points):
+        watch = Stopwatch()
+        trainer = make_trainer(dict(point.arguments), inputs, settings, work / str(number))
+        trainer.remove_callback(LastSaveIsModel)  # so that the optimizer's state is saved
+        setup_s = watch.lap()
+        lengths = np.concatenate([each.tokens.lengths for each in inputs.trained_on(point.arguments)])
+        num_steps = _STEPS_OF_SCHEDULE if scheduled else _MOST_STEPS
+        measured = measure_training(trainer, lengths, seconds, wait, num_steps)
+        evaluation_s = _evaluation_s(trainer, inputs.validation, seconds / 4)
+        found.append({**measured, "size": point.size, "setup_s": setup_s, "evaluation_s": evaluation_s})
+    return found
+
+
+def _evaluation_s(trainer: DistillationTrainer, split: TokenizedSplit, seconds: float) -> float:
+    """Return the seconds of an evaluation on a split, measured on some of its batches."""
+    model: Any = trainer.model
+    pad = int(model.config.pad_token_id or 0)
+    batches = inference_batches(split.lengths, trainer.args.per_device_eval_batch_size)
+
+    def run(rows: np.ndarray) -> None:
+        with torch.no_grad():
+            list(logits_of_batches(model, split, [rows], pad_token_id=pad))
+
+    cost = measured_batches(run, batches, split.lengths, seconds)
+    return cost.of(tokens_of(batches, split.lengths))

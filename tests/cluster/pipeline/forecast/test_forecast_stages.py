@@ -1,0 +1,254 @@
+"""The arithmetic of a forecast, with fixed rates in place of measured ones."""
+
+import numpy as np
+import pytest
+
+from distiltune.cluster.pipeline.forecast.forecast import Forecast, why_not
+from distiltune.cluster.pipeline.forecast.request import places_of, points_of
+from distiltune.cluster.pipeline.forecast.search_time import (
+    Span,
+    drawn,
+    makespan,
+    search_span,
+    shares_of,
+)
+from distiltune.cluster.pipeline.forecast.stages import MIB, Known, StageForecast, StageForecasts
+from distiltune.cluster.pipeline.forecast.table import duration, lines_of, span_text
+from distiltune.cluster.pipeline.forecast.trial_seconds import TrialSeconds
+from distiltune.cluster.pipeline.preflight import CheckedJob
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.store.runs import Storage
+
+TEXTS = {"train": 1000, "validation": 200, "test": 300}
+LENGTHS = {"train": [10] * 1000}
+LATENCY = {"load_s": 1.0, "call_s": 0.01, "batched_s": 0.005, "logits_s": 0.005, "peak_mib": 300.0}
+POINT = {
+    "tokens": [320, 320, 320],
+    "seconds": [0.1, 0.1, 0.1],
+    "save_s": 0.5,
+    "model_bytes": 10 * MIB,
+    "checkpoint_bytes": 30 * MIB,
+    "size": 1.0,
+    "setup_s": 2.0,
+    "evaluation_s": 0.5,
+}
+MEASURED = {
+    "teacher": {
+        "training": {
+            "epochs": 3,
+            "epoch_s": 20.0,
+            "save_s": 1.0,
+            "model_bytes": 40 * MIB,
+            "checkpoint_bytes": 120 * MIB,
+        },
+        "build_s": 1.0,
+        "tokenize_s": 2.0,
+        "save_s": 1.0,
+        "bytes": 41 * MIB,
+        "labelling_s": {"train": 10.0, "validation": 2.0},
+        "logits_bytes": {"train": 4000, "validation": 800},
+        "num_texts": {"train": 1000, "validation": 200},
+        "cached": [],
+        "duplicates_s": 1.5,
+        "peak_mib": 900.0,
+    },
+    "student": {
+        "build_s": 2.0,
+        "tokenize_s": 0.0,
+        "bytes": 11 * MIB,
+        "num_parameters": 10,
+        "peak_mib": 400.0,
+    },
+    "search": {"points": [[POINT], [POINT]], "peak_mib": 800.0},
+    "lengths": LENGTHS,
+    "export": {"seconds": 10.0, "bytes": 10 * MIB, "peak_mib": 600.0},
+    "latency of teacher": LATENCY,
+    "latency of student": LATENCY,
+    "latency of onnx": LATENCY,
+}
+
+
+def job(*overrides):
+    usual = ["search.space={num_train_epochs: 4}", "training.batch_size=32", "search.num_trials=1"]
+    chosen = {each.partition("=")[0]: each for each in [*usual, *overrides]}
+    return load_config("quickstart-scratch", list(chosen.values()))
+
+
+def stages(config, *, num_cpus=2, reused=(), measured=MEASURED):
+    known = Known(config, places_of(config, num_cpus), TEXTS, 1.0, 5.0, frozenset(reused))
+    return {each.stage: each for each in StageForecasts(known, measured).all()}
+
+
+def test_a_trial_costs_setup_steps_evaluations_and_checkpoints() -> None:
+    seconds = TrialSeconds(job(), [[POINT]], LENGTHS)
+    # 31 steps of 320 tokens, and one of 80; each token costs 0.1 / 320.
+    epoch = 31.25 * 0.1
+    assert seconds({"num_train_epochs": 4}, 1.0) == pytest.approx(2 + 4 * (epoch + 0.5 + 0.5))
+    assert seconds({"num_train_epochs": 4}, 0.5) == pytest.approx(2 + 2 * (epoch + 0.5 + 0.5))
+    assert seconds({"num_train_epochs": 4, "max_steps": 16}, 1.0) == pytest.approx(2 + epoch / 2 + 1.0)
+
+
+def test_a_larger_batch_has_fewer_steps_of_more_tokens() -> None:
+    measured = {
+        **POINT,
+        "tokens": [160, 320, 640],
+        "seconds": [0.1, 0.15, 0.25],
+    }  # 0.05 and 0.1 per 320 tokens
+    seconds = TrialSeconds(job(), [[measured]], LENGTHS)
+    small, large = (seconds({"batch_size": size, "num_train_epochs": 1}, 1.0) for size in (10, 100))
+    assert small - large == pytest.approx(90 * 0.05)
+
+
+def test_a_student_between_two_measured_ones_costs_what_lies_between() -> None:
+    space = "search.space={student.num_layers: {type: int, low: 1, high: 3}, num_train_epochs: 1}"
+    config = job(space)
+    thick = {**POINT, "size": 3.0, "seconds": [0.3, 0.3, 0.3]}
+    seconds = TrialSeconds(config, [[POINT, thick]], LENGTHS)
+    one, two, three = (
+        seconds({"student.num_layers": each, "num_train_epochs": 1}, 1.0) for each in (1, 2, 3)
+    )
+    assert two == pytest.approx((one + three) / 2)
+    assert [each.size for each in points_of(config.search.space)] == [2.0, 1.0, 3.0]
+
+
+def test_fewer_texts_of_the_transfer_set_cost_less() -> None:
+    seconds = TrialSeconds(job(), [[POINT]], {**LENGTHS, "unlabelled": [10] * 1000})
+    most, least = (
+        seconds({"data.unlabelled.count": each, "num_train_epochs": 1}, 1.0) for each in (1000, 200)
+    )
+    assert most - least == pytest.approx(800 * 10 * 0.1 / 320)
+
+
+def test_the_trials_fill_the_places_that_there_are() -> None:
+    assert makespan([3, 3, 3, 3], 2) == 6
+    assert makespan([5, 1, 1, 1], 2) == 5
+    assert makespan([], 2) == 0
+
+
+def test_a_search_of_one_kind_of_trial_has_one_time() -> None:
+    span = search_span(job().search, 4, 2, lambda arguments, share: 10.0 * arguments["num_train_epochs"])
+    assert span == Span.exact(80.0)
+
+
+def test_the_ends_of_a_search_are_those_of_its_random_trials() -> None:
+    config = job("search.space={num_train_epochs: {type: int, low: 5, high: 10}}").search
+    span = search_span(config, 20, 2, lambda arguments, share: arguments["num_train_epochs"])
+    assert 60 < span.low < span.middle < span.high < 100
+    assert span.middle == pytest.approx(75, rel=0.1)
+
+
+def test_early_stopping_lowers_the_middle_and_the_low_end() -> None:
+    config = job("search.scheduler=asha").search
+    assert sum(weight for _, weight in shares_of(config)) == pytest.approx(1)
+    assert shares_of(config)[0] == (0.25, pytest.approx(2 / 3))
+    span = search_span(config, 12, 1, lambda arguments, share: 10 * share)
+    assert (span.low, span.high) == (30, 120)
+    assert 30 < span.middle < 90
+
+
+def test_drawn_arguments_lie_in_the_space_and_follow_its_conditions() -> None:
+    import random
+
+    space = job(
+        "search.space={alpha: {type: choice, values: [0.0, 0.5]}, "
+        "temperature: {type: int, low: 2, high: 3, when: {alpha: 0.0}}, "
+        "learning_rate: {type: float, low: 1e-5, high: 1e-3, log: true}}"
+    ).search.space
+    trials = [drawn(space, random.Random(seed), {}) for seed in range(40)]
+    assert all(("temperature" in each) == (each["alpha"] == 0.0) for each in trials)
+    assert 0.3 < np.mean([each["learning_rate"] < 1e-4 for each in trials]) < 0.7
+    assert drawn(space, random.Random(0), {"alpha": 0.25})["alpha"] == 0.25
+
+
+def test_the_stages_add_up_what_was_measured() -> None:
+    found = stages(job("export.variants=[onnx, onnx-int8]"))
+    assert list(found) == [
+        "data", "start", "teacher", "logits", "student", "search", "export", "benchmark", "report",
+    ]  # fmt: skip
+    # A worker's start, then build, tokens, saving and evaluation once, and three epochs with evaluation and saving.
+    assert found["teacher"].seconds.middle == pytest.approx(5 + (1 + 2 + 1 + 2) + 3 * (20 + 2 + 2 * 1))
+    assert found["logits"].seconds.middle == pytest.approx(2 + 12 + 1 + 1.5)
+    assert found["teacher"].peak_disk_bytes == (41 + 120 + 40) * MIB
+    assert found["search"].disk_bytes == 2 * 10 * MIB  # the trial's best model, and the copy that is exported
+    assert found["export"].disk_bytes == (10 + 2.5) * MIB
+    assert found["search"].seconds.middle > 4 * 31 * 0.1
+
+
+def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
+    config = job(
+        "teacher.ensemble=3",
+        "resources.teacher={cpu: 1}",
+        "search.num_trials=8",
+        "search.space={alpha: {type: float, low: 0, high: 1}}",
+    )
+    found, alone = stages(config), stages(job("resources.teacher={cpu: 1}"))
+    assert found["teacher"].memory_mib - alone["teacher"].memory_mib == 900
+    assert found["search"].memory_mib - alone["search"].memory_mib == 800
+    once = alone["teacher"].seconds.middle - 5
+    assert found["teacher"].seconds.middle == pytest.approx(5 + 2 * once)
+
+
+def test_reused_stages_take_no_time() -> None:
+    found = stages(job(), reused=("teacher", "logits", "student", "search"))
+    assert found["search"].is_reused and found["search"].seconds == Span.exact(0.0)
+    assert not found["export"].is_reused
+    cached = {**MEASURED, "teacher": {**MEASURED["teacher"], "cached": ["train", "validation"]}}
+    assert stages(job(), reused=("teacher",), measured=cached)["logits"].seconds.middle == pytest.approx(3.5)
+
+
+def test_everything_reused_starts_no_ray() -> None:
+    everything = ("teacher", "logits", "student", "search", "export", "benchmark")
+    assert "start" not in stages(job(), reused=everything, measured={})
+
+
+def test_the_budget_bounds_a_search() -> None:
+    found = stages(job("search.budget.wall_time_s=5"))["search"]
+    assert found.seconds.high <= 5
+    assert "search.budget.wall_time_s 5" in found.how
+
+
+def test_pretraining_is_part_of_the_student() -> None:
+    measured = {**MEASURED, "pretraining": {"pretraining_s": 100.0, "peak_mib": 1000.0}}
+    assert stages(job(), measured=measured)["student"].seconds.middle == pytest.approx(102)
+
+
+def test_a_bound_on_latency_measures_each_student() -> None:
+    space = "search.space={student.num_layers: {type: int, low: 1, high: 3}}"
+    plain, bounded = (
+        stages(job(space, *more))["student"] for more in ([], ["search.constraints=[latency_ms <= 1.0]"])
+    )
+    assert bounded.seconds.middle - plain.seconds.middle == pytest.approx(3 * (10 + 3 + 100 * 0.01))
+
+
+def forecast(**changes):
+    stage = StageForecast("search", Span(1080, 1440, 1860), 100 * MIB, 300 * MIB, 2000.0, "20 trials")
+    after = StageForecast("export", Span.exact(60.0), 50 * MIB, 150 * MIB, 500.0)
+    given = {"stages": [stage, after], "measured_s": 30.0, "free_bytes": 10**12, "available_mib": 8000.0}
+    return Forecast(**{**given, **changes})
+
+
+def test_totals_and_warnings() -> None:
+    found = forecast()
+    assert found.seconds == Span(1140, 1500, 1920)
+    assert (found.disk_bytes, found.peak_disk_bytes, found.memory_mib) == (150 * MIB, 300 * MIB, 2000)
+    assert found.warnings() == []
+    assert "storage.path" in forecast(free_bytes=200 * MIB).warnings()[0]
+    assert "2,000 MiB" in forecast(available_mib=1000.0).warnings()[0]
+    assert "50%" in forecast(waiting=0.5).warnings()[0]
+    assert forecast(free_bytes=None, available_mib=None).warnings() == []
+
+
+def test_the_table_has_a_line_for_each_stage_and_the_total_in_words() -> None:
+    lines = lines_of(forecast())
+    assert lines[1].split() == ["search", "24", "min", "100", "MB", "2.0", "GB", "20", "trials"]
+    assert lines[-1].startswith("about 25 minutes (19 to 32)")
+    assert [duration(each) for each in (8, 240, 9000)] == ["8 s", "4 min", "2.5 h"]
+    assert span_text(Span(20, 30, 40)) == "30 seconds (20 to 40)"
+    assert span_text(Span(6000, 9000, 12600)) == "2.5 hours (1.7 to 3.5)"
+
+
+def test_a_cluster_elsewhere_is_not_forecast(tmp_path) -> None:
+    storage = Storage(str(tmp_path))
+    assert why_not(CheckedJob(job(), storage)) is None
+    reason = why_not(CheckedJob(job("resources.address=10.0.0.1:6379"), storage))
+    assert reason is not None and "10.0.0.1:6379" in reason
