@@ -22,8 +22,8 @@ from ....export.benchmark.processes import PACKAGE, environment
 from ....progress import Progress, ReportProgress, ignore
 from ....storage.temporary import temporary_directory
 from ...store.runs import LOGITS, TEACHERS, Run
-from ..preflight import CheckedJob
 from ..model_reuse import ModelReuse
+from ..preflight import CheckedJob
 from ..reuse import SearchReuse
 from .request import Request, places_of
 from .search_time import Span

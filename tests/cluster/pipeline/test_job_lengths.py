@@ -8,7 +8,7 @@ import yaml
 from models import tiny_classifier
 
 from distiltune.cluster.pipeline.preflight import CHECKS, check_job
-from distiltune.cluster.pipeline.reuse import StageReuse
+from distiltune.cluster.pipeline.reuse import SearchReuse
 from distiltune.cluster.pipeline.run_job import describe_data, refuse_other_specification
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage
@@ -120,7 +120,7 @@ def test_an_equal_number_has_the_same_cache_keys_and_another_has_others(check, m
 
     def keys(job):
         config, run = job.settled_config, Run(job.storage.store, "a")
-        reuse = StageReuse(config, job.settled_local_config, run, job.data)
+        reuse = SearchReuse(config, job.settled_local_config, run, job.data)
         teacher = teacher_key(config.teacher, job.data, config.training, tasks.SINGLE_LABEL)
         return teacher, reuse._key("search")
 
