@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,8 @@ EVERYTHING = [
     "training.pruning={method: magnitude, sparsity: 0.3}",
     "training.quantization_aware={num_epochs: 1}",
     "training.losses={cosine: {weight: 0.0}}",
-    "search.space.student.intermediate_size={type: int, low: 16, high: 48}",
-    "search.space.batch_size={type: int, low: 16, high: 32}",
+    "search.space={num_train_epochs: {type: int, low: 1, high: 2}, batch_size: {type: int, low: 16, high: 32}, "
+    "student.intermediate_size: {type: choice, values: [16, 48]}}",
 ]
 
 
@@ -154,8 +153,6 @@ def test_the_parts_measure_what_the_job_does(job, tmp_path) -> None:
     assert len(trial["tokens"]) == len(trial["seconds"]) >= 3
     assert trial["model_bytes"] == pytest.approx(4 * student["num_parameters"], rel=0.05)
     assert 2 * trial["model_bytes"] < trial["checkpoint_bytes"] < 4 * trial["model_bytes"]
-    kept = replace(request, teacher=request.store.local(parts.TEACHER))
-    assert parts.measure_teacher_part(kept, lambda: None)["training"] is None
 
 
 @pytest.mark.slow
