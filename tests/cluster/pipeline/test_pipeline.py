@@ -64,6 +64,8 @@ def home(tmp_path_factory):
     }
     student = {**JOB["student"], "vocabulary": {"min_count": 2}}
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
+    job["teacher"] = {**JOB["teacher"], "ensemble": 1}
+    job["resources"] = {"teacher": {"cpu": 1}}  # another file's tests run beside
     job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
     job["training"] = {}  # max_length: auto
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
@@ -72,6 +74,22 @@ def home(tmp_path_factory):
     (directory / "stdout.json").write_text(done.stdout)
     (directory / "stderr.txt").write_text(done.stderr)
     return directory
+
+
+@pytest.fixture
+def ask(home, here, monkeypatch, capsys):
+    """Commands in that directory, in this process; gives what each printed on stdout."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def asked(*arguments):
+        capsys.readouterr()
+        status = here(*arguments)
+        out, errors = capsys.readouterr()
+        assert status == 0, errors
+        return out
+
+    return asked
 
 
 @pytest.fixture
@@ -174,12 +192,12 @@ def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):
     assert found["best"]["validation_accuracy"] == top
 
 
-def test_a_trial_that_diverged_is_shown_with_its_reason(home, found):
+def test_a_trial_that_diverged_is_shown_with_its_reason(ask, found):
     assert [trial["state"] for trial in found["trials"]] == ["finished", "failed", "finished"]
     reason = found["trials"][1]["reason"]
     assert "learning_rate 1e+30" in reason
     for command in ("show", "report"):
-        assert reason in " ".join(distiltune(command, "first", cwd=home).stdout.split()), command
+        assert reason in " ".join(ask(command, "first").split()), command
 
 
 def test_the_exported_model_has_the_validation_accuracy_of_its_trial(found):
@@ -197,12 +215,11 @@ def test_progress_goes_to_stderr_one_line_a_stage(home):
     assert not [line for line in lines if "Warning" in line or "Traceback" in line]
 
 
-def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
+def test_the_chosen_variant_is_sealed_and_pulled_whole(home, ask, found):
     chosen = {row["name"]: row for row in found["variants"]}[found["chosen"]]
     assert chosen["kind"] == "onnx"
     assert chosen["gate"] in ("passed", "inconclusive")
-    done = distiltune("pull", "first", "--to", "model", cwd=home)
-    assert done.returncode == 0, done.stderr
+    ask("pull", "first", "--to", "model")
     pulled = home / "model"
     manifest = json.loads((pulled / "manifest.json").read_text())
     assert {path.name for path in pulled.iterdir()} == {*manifest["files"], "manifest.json"}
@@ -213,40 +230,38 @@ def test_the_chosen_variant_is_sealed_and_pulled_whole(home, found):
     assert manifest["made_from"]["hyperparameters"]["alpha"] == found["best"]["alpha"]
 
 
-def test_each_variant_says_why_it_was_chosen_or_not(home, found):
+def test_each_variant_says_why_it_was_chosen_or_not(ask, found):
     rows = {row["name"]: row for row in found["variants"]}
+    shown = ask("show", "first")
     for name in ("onnx", "onnx-int8"):
         verdict, against = rows[name]["verdict"], rows[name]["against_student"]
         assert verdict.startswith("selected: ") == (name == found["chosen"])
         difference = rows[name]["validation_accuracy"] - rows["student-pytorch"]["validation_accuracy"]
         assert against["difference"] == pytest.approx(difference)
         assert against["low"] < difference < against["high"]
-        assert verdict in distiltune("show", "first", cwd=home).stdout
+        assert verdict in shown
     # The student's own tokenizer and the runtime's give the same pieces, so the plain graph gives the same labels.
     assert rows["onnx"]["predictions_changed"] == 0
     assert rows["student-pytorch"]["predictions_changed"] is None
 
 
-def test_pull_refuses_a_directory_that_exists(home):
+def test_pull_refuses_a_directory_that_exists(home, here, monkeypatch, capsys):
     (home / "taken").mkdir()
     (home / "taken" / "file").touch()
-    done = distiltune("pull", "first", "--to", "taken", cwd=home)
-    assert done.returncode == 2
-    assert "taken" in done.stderr
+    monkeypatch.chdir(home)
+    assert here("pull", "first", "--to", "taken") == 2
+    assert "taken" in capsys.readouterr().err
 
 
-def test_predict_answers_as_the_runtime_does(home, found):
+def test_predict_answers_as_the_runtime_does(ask, found):
     texts = ["when does the library open", "my power is out"]
-    done = distiltune("predict", found["artifact"], *texts, "--json", cwd=home)
-    assert done.returncode == 0, done.stderr
+    answers = json.loads(ask("predict", found["artifact"], *texts, "--json"))
     expected = TextClassifier.load(found["artifact"])(texts)
-    assert [answer["label"] for answer in json.loads(done.stdout)] == [answer["label"] for answer in expected]
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
 
 
-def test_benchmark_measures_an_artifact(home, found):
-    done = distiltune("benchmark", found["artifact"], "--runs", "5", "--json", cwd=home)
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+def test_benchmark_measures_an_artifact(ask, found):
+    measured = json.loads(ask("benchmark", found["artifact"], "--runs", "5", "--json"))
     assert measured["latency_ms"]["p50"] > 0
     assert measured["machine"]["cpu"]
 
@@ -258,15 +273,14 @@ def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, fou
     assert rows[found["chosen"]] == json.loads((artifact / "distiltune.json").read_text()).get("session", {})
 
 
-def test_show_report_and_runs_tell_of_the_run(home, found):
-    assert json.loads(distiltune("show", "latest", "--json", cwd=home).stdout) == found
-    shown = distiltune("show", "first", cwd=home).stdout
-    assert found["chosen"] in shown
-    assert "| **" in distiltune("report", "first", cwd=home).stdout
+def test_show_report_and_runs_tell_of_the_run(home, ask, found):
+    assert json.loads(ask("show", "latest", "--json")) == found
+    assert found["chosen"] in ask("show", "first")
+    assert "| **" in ask("report", "first")
     assert (
         home / "distiltune-runs" / "runs" / "first" / "report" / "accuracy-latency.png"
     ).stat().st_size > 10_000
-    rows = json.loads(distiltune("runs", "--json", cwd=home).stdout)
+    rows = json.loads(ask("runs", "--json"))
     assert rows[-1]["run_id"] == "first"
 
 
@@ -415,6 +429,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 4
+    assert json.loads((run / "stages" / "teacher.json").read_text())["text"].startswith("2 of scratch")
 
 
 @pytest.mark.slow
