@@ -37,6 +37,7 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
+        balance=config.training.balance,
         report=task.report,
         unfinished=unfinished,
     )

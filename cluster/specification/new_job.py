@@ -25,6 +25,7 @@ _LAYERS = [0, 2, 5]  # of the six of that encoder
 _SMALL = 5000  # training texts below which a training takes minutes
 _TEACHER_TEXTS = 75_000  # that a fine-tuning reads: five epochs of 15,000
 _RARE = 10  # texts of a label
+_SKEWED = 20  # times as many texts of one label as of another
 _WIDTH = 100
 
 
@@ -67,7 +68,10 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
     config = JobConfig.model_validate(_values(written, len(loaded.splits["train"]), _max_length(loaded)))
-    return NewJob(f"{_header(data, path, summary)}\n{as_yaml(config)}", summary)
+    content = as_yaml(config)
+    if (ratio := _skew(loaded)) > _SKEWED:
+        content = _with_balance_hint(content, ratio)
+    return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
 
 
 def _values(data: dict[str, Any], num_texts: int, max_length: int) -> dict[str, Any]:
@@ -109,6 +113,23 @@ def _max_length(data: TextData) -> int:
     else:
         length = measure_lengths(load_tokenizer(resolve_checkpoint(_OFFLINE)), texts, 256).p995
     return int(min(256, max(16, 8 * np.ceil(length / 8))))
+
+
+def _skew(data: TextData) -> float:
+    """Return how many times as many training texts the most frequent label has as the rarest."""
+    counts = Counter(data.splits["train"]["label"][:])
+    return max(counts.values()) / min(counts.values())
+
+
+def _with_balance_hint(content: str, ratio: float) -> str:
+    """Return a job with a comment at the head of ``training`` that proposes ``balance``."""
+    head = "training:\n"
+    before, _, after = content.partition(f"\n{head}")
+    hint = f"""  # One label has {ratio:,.0f} times the texts of another. `class_weights` weighs the rare labels up;
+  # `sampler` draws every label equally often. Both raise the recall of rare labels and may lower the accuracy.
+  # balance: class_weights
+"""
+    return f"{before}\n{head}{hint}{after}"
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from ..compression.config import PruningConfig, QuantizationAwareConfig
 from ..compression.pruning.base import PRUNING_RULES
 from ..section import (
+    Balance,
     BatchSize,
     Epochs,
     LearningRate,
@@ -41,6 +42,12 @@ class TrainingConfig(OptimizationConfig):
         ge=4,
         le=2**20,
         description="Texts are truncated to this many tokens, including special tokens.",
+    )
+    balance: Balance = Field(
+        default="none",
+        description="For labels with very different numbers of texts, also of a teacher trained here: `class_weights` "
+        "weighs the cross-entropy of a text by the inverse frequency of its label; `sampler` draws every label "
+        "equally often.",
     )
     seed: Seed = Field(default=42, description="Seed of shuffling and dropout. Default: the job's `seed`.")
     quantization_aware: QuantizationAwareConfig | None = Field(

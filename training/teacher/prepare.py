@@ -42,6 +42,7 @@ from ..models.first_token import first_token_in_last_layer
 from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.trainable_embedding_rows import train_used_rows
+from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 from .from_scratch import new_model, train_tokenizer
@@ -67,14 +68,14 @@ class _InitialTeacher:
 def teacher_key(
     config: TeacherConfig, data: TextData, training: TrainingConfig, task: Task = SINGLE_LABEL
 ) -> str:
-    """Return a hash of all that a prepared teacher depends on: section, data, max length, task, initial checkpoint.
+    """Return a hash of all that a teacher depends on: section, data, max length, balance, task, initial checkpoint.
 
     A local checkpoint is hashed by its content, independent of its path; a hub id by its name.
 
     Raises:
         ModelError: The initial checkpoint does not exist.
     """
-    return _key(config, data, training.max_length, task)
+    return _key(config, data, training.max_length, task, training.balance)
 
 
 def prepare_teacher(
@@ -87,6 +88,7 @@ def prepare_teacher(
     report: ReportProgress | None = None,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
+    balance: Balance = "none",
     unfinished: UnfinishedTraining | None = None,
 ) -> dict[str, Any]:
     """Write the teacher's checkpoint to ``out_dir``, unless it already exists there.
@@ -101,6 +103,7 @@ def prepare_teacher(
         report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the task's first metric.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
+        balance: How labels with different numbers of texts are balanced in its training (``training.balance``).
         unfinished: Place for the last completed epoch, from which an interrupted training is resumed, in the same bits
             on CPUs; to be deleted by the caller once the teacher is stored.
 
@@ -114,7 +117,7 @@ def prepare_teacher(
             texts' characters, texts may exceed its positions, or training ended with weights that are not finite.
     """
     began = time.monotonic()
-    key = _key(config, data, max_length, task)
+    key = _key(config, data, max_length, task, balance)
     record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
@@ -131,7 +134,7 @@ def prepare_teacher(
         if initial.recipe is not None:
             best = _BestEpoch(initial.model, measure, report, task)
             on_gpu = evaluation_device(use_gpu).type != "cpu"
-            _train(initial, splits["train"], config.seed, best, unfinished, use_gpu=on_gpu)
+            _train(initial, splits["train"], config.seed, best, unfinished, balance, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
@@ -173,13 +176,14 @@ def _save(
     return record
 
 
-def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task) -> str:
+def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task, balance: Balance) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    parts = [_FORMAT, task.name, settings, data.fingerprint, max_length]
+    trained = balance if config.checkpoint is None else None  # a finished classifier is used as it is
+    parts = [_FORMAT, task.name, settings, data.fingerprint, max_length, trained]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -247,6 +251,7 @@ def _train(
     seed: int,
     best: _BestEpoch,
     unfinished: UnfinishedTraining | None,
+    balance: Balance,
     *,
     use_gpu: bool,
 ) -> None:
@@ -262,6 +267,7 @@ def _train(
                 output_dir=str(work),
                 alpha=1.0,
                 seed=seed,
+                balance=balance,
                 num_train_epochs=recipe.num_train_epochs,
                 learning_rate=recipe.learning_rate,
                 per_device_train_batch_size=recipe.batch_size,
