@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -125,6 +125,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 NumTrials = Annotated[int, Field(ge=1, le=10**6)]
 Width = Annotated[int, Field(ge=1, le=2**20)]
 Layer = Annotated[int, Field(ge=0, le=9999)]
+Balance = Literal["none", "class_weights", "sampler"]
 Layers = Annotated[list[Layer], Field(min_length=1, max_length=1000)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Amount = Annotated[float, Field(ge=0, le=1e9)]

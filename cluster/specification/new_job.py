@@ -26,6 +26,7 @@ _SMALL = 5000  # training texts below which a training takes minutes
 _TEACHER_TEXTS = 75_000  # that a fine-tuning reads: five epochs of 15,000
 _STUDENT_TEXTS = 150_000  # that the longest trial reads: ten epochs of 15,000
 _RARE = 10  # texts of a label
+_SKEWED = 20  # times as many texts of one label as of another
 _WIDTH = 100
 
 
@@ -68,7 +69,10 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
     config = JobConfig.model_validate(_values(written, len(loaded.splits["train"])))
-    return NewJob(f"{_header(data, path, summary)}\n{as_yaml(config)}", summary)
+    content = as_yaml(config)
+    if (ratio := _skew(loaded)) > _SKEWED:
+        content = _with_balance_hint(content, ratio)
+    return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
 
 
 def _values(data: dict[str, Any], num_texts: int) -> dict[str, Any]:
@@ -102,6 +106,23 @@ def _values(data: dict[str, Any], num_texts: int) -> dict[str, Any]:
 def _epochs(num_read: int, num_texts: int, *, fewest: int, most: int) -> int:
     """Return the number of epochs in which a training reads about ``num_read`` texts, within limits."""
     return min(most, max(fewest, round(num_read / max(num_texts, 1))))
+
+
+def _skew(data: TextData) -> float:
+    """Return how many times as many training texts the most frequent label has as the rarest."""
+    counts = Counter(data.splits["train"]["label"][:])
+    return max(counts.values()) / min(counts.values())
+
+
+def _with_balance_hint(content: str, ratio: float) -> str:
+    """Return a job with a comment at the head of ``training`` that proposes ``balance``."""
+    head = "training:\n"
+    before, _, after = content.partition(f"\n{head}")
+    hint = f"""  # One label has {ratio:,.0f} times the texts of another. `class_weights` weighs the rare labels up;
+  # `sampler` draws every label equally often. Both raise the recall of rare labels and may lower the accuracy.
+  # balance: class_weights
+"""
+    return f"{before}\n{head}{hint}{after}"
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:

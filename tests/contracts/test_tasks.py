@@ -119,6 +119,23 @@ def test_the_model_of_a_task_has_its_outputs_and_names_its_labels(task, tmp_path
         new_classifier(ClapAudioConfig(), task)
 
 
+def test_a_task_with_one_class_per_text_weighs_the_classes(task):
+    logits, _, labels = drawn(task, LABELS)
+    classes = task.text_classes(labels)
+    if classes is None:
+        return
+    given = torch.from_numpy(logits), torch.from_numpy(labels)
+    even = task.hard_loss(*given, class_weights=torch.full((len(LABELS),), 2.0))
+    torch.testing.assert_close(even, task.hard_loss(*given))
+    only = torch.zeros(len(LABELS))
+    only[classes[0]] = 3.0
+    rows = classes == classes[0]
+    alone = task.hard_loss(torch.from_numpy(logits[rows]), torch.from_numpy(labels[rows]))
+    torch.testing.assert_close(task.hard_loss(*given, class_weights=only), alone)
+    missing = task.missing_labels(3, task.num_outputs(LABELS))
+    assert (np.asarray(task.text_classes(missing)) == -100).all()
+
+
 def test_labels_have_the_tasks_type_with_and_without_a_label(task):
     rows = {"text": ["red", "blue", "red blue"], task.label_column: drawn(task, LABELS)[2][:3].tolist()}
     tokenizer = train_tokenizer(["red", "blue"], vocab_size=100)

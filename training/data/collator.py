@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...errors import InputError
 
-_LABEL_NAMES = ("labels", "label", "label_ids")
+LABEL_NAMES = ("labels", "label", "label_ids")
+"""Columns that may hold the labels; the first that a dataset has is read."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class DistillationCollator:
             batch["attention_mask"] = torch.from_numpy(kept.astype(np.int64))
         if "token_type_ids" in first:
             batch["token_type_ids"] = _padded(rows, "token_type_ids", lengths, width, 0)
-        label = next((name for name in _LABEL_NAMES if first.get(name) is not None), None)
+        label = next((name for name in LABEL_NAMES if first.get(name) is not None), None)
         if label is not None:
             labels = np.stack([np.asarray(row[label]) for row in rows])
             batch["labels"] = torch.from_numpy(

@@ -1,4 +1,4 @@
-"""Samplers that group texts by length, so that batches have little padding.
+"""Samplers that group texts by length, so that batches have little padding, and draw every class equally often.
 
 transformers' own grouped sampler draws from the global generator, so a run resumed inside an epoch has a
 different order from the uninterrupted one; it reads every row of the dataset to get the lengths; and it
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from .tokenized import IGNORED_LABEL
+
 _GROUPS_PER_WINDOW = 50
 
 
@@ -22,12 +24,21 @@ class LengthGroupedSampler(Sampler[int]):
     Texts are shuffled, cut into windows of 50 groups, sorted by length inside a window, cut into groups, and
     the groups are shuffled; the longest comes first, so that memory runs out at once or never. The order
     depends only on ``seed`` and the epoch.
+
+    Args:
+        lengths: Tokens of each text, int[N].
+        group_size: Number of texts of similar lengths.
+        seed: Seed of the order.
+        classes: Class of each text, int[N]; texts are drawn as by ``balanced_rows``. None: each text once per epoch.
     """
 
-    def __init__(self, lengths: np.ndarray, group_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: np.ndarray, group_size: int, seed: int, classes: np.ndarray | None = None
+    ) -> None:
         self.lengths = np.asarray(lengths)
         self.group_size = group_size
         self.seed = seed
+        self.classes = classes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -39,7 +50,8 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths))
+        classes = self.classes
+        order = random.permutation(len(self.lengths)) if classes is None else balanced_rows(classes, random)
         # At least four windows, as in transformers; else a small set would be fully sorted every epoch.
         groups_per_window = max(1, min(len(order) // (self.group_size * 4), _GROUPS_PER_WINDOW))
         window = self.group_size * groups_per_window
@@ -55,6 +67,30 @@ class LengthGroupedSampler(Sampler[int]):
         return iter([*groups.ravel().tolist(), *order[num_full * self.group_size :].tolist()])
 
 
+class BalancedSampler(Sampler[int]):
+    """Sample as ``balanced_rows`` draws, anew in each epoch, regardless of length.
+
+    Args:
+        classes: Class of each text, int[N].
+        seed: Seed; with the epoch it determines the draw.
+    """
+
+    def __init__(self, classes: np.ndarray, seed: int) -> None:
+        self.classes = classes
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which determines the draw (called by accelerate's data loader)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(balanced_rows(self.classes, np.random.default_rng((self.seed, self.epoch))).tolist())
+
+
 class LengthSortedSampler(Sampler[int]):
     """Sample the longest text first; ``order[i]`` is the i-th sampled row of the dataset."""
 
@@ -66,6 +102,39 @@ class LengthSortedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order.tolist())
+
+
+def balanced_rows(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw the rows of one epoch, int64[N], in random order.
+
+    Of N_l labelled rows N_l are drawn with replacement, with a probability inversely proportional to the frequency of
+    their class, so that every class is expected equally often. A row without a class (``IGNORED_LABEL``), which only a
+    teacher labels, occurs exactly once: a transfer set keeps its share and is learned as a whole.
+    """
+    labelled, others = np.flatnonzero(classes != IGNORED_LABEL), np.flatnonzero(classes == IGNORED_LABEL)
+    _, numbers, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
+    if len(labelled):
+        labelled = random.choice(labelled, size=len(labelled), p=1 / (len(counts) * counts[numbers]))
+    return random.permutation(np.concatenate([labelled, others]))
+
+
+def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> np.ndarray | None:
+    """Return the labels of a dataset with a length, [N, ...]: ``dataset.labels``, else the first of ``columns``.
+
+    None where it has neither.
+    """
+    labels = getattr(dataset, "labels", None)
+    if labels is not None:
+        return np.asarray(labels)
+    there = getattr(dataset, "column_names", None)
+    if isinstance(there, list):
+        column = next((name for name in columns if name in there), None)
+        values = None if column is None else list(dataset[column])
+    else:
+        rows = [dataset[index] for index in range(len(dataset))]
+        column = next((name for name in columns if rows and rows[0].get(name) is not None), None)
+        values = None if column is None else [row[column] for row in rows]
+    return None if values is None else np.asarray(values)
 
 
 def dataset_lengths(dataset: Any, column: str = "length") -> np.ndarray:

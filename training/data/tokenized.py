@@ -144,6 +144,7 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
         self.split = split
         self.teacher_logits = teacher_logits
         self.lengths = split.lengths
+        self.labels = split.labels
 
     def __len__(self) -> int:
         return len(self.split)
@@ -173,3 +174,4 @@ class JoinedDataset(ConcatDataset[dict[str, Any]]):
         ]
         super().__init__(parts)
         self.lengths = np.concatenate([each.lengths for each in parts])
+        self.labels = np.concatenate([each.labels for each in parts])

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_xla_available
 
 from ...errors import ConfigError, InputError, shown
+from ..section import Balance
 from .config import TrainingConfig
 from .losses.base import section_paths, with_sections
 
@@ -126,6 +127,15 @@ class DistillationTrainingArguments(FastTrainingArguments):
     freeze_embeddings: bool = field(
         default=False, metadata={"help": "Do not train the student's embeddings: faster, less memory."}
     )
+    balance: str = field(
+        default="none",
+        metadata={
+            "help": "How to balance labels with different numbers of texts: none, class_weights (weigh the "
+            "cross-entropy of a text by the inverse frequency of its label) or sampler (draw every label equally "
+            "often).",
+            "choices": list(get_args(Balance)),
+        },
+    )
     losses: dict | str | None = field(
         default=None,
         metadata={"help": 'Additional loss terms by name, each with its keys: {"cosine": {"weight": 1.0}}.'},
@@ -144,6 +154,8 @@ class DistillationTrainingArguments(FastTrainingArguments):
         )
         accepted = self.dropout is None or 0 <= self.dropout < 1
         check_range("dropout", self.dropout, accepted, "a number from 0 to below 1, or null")
+        names = get_args(Balance)
+        check_range("balance", self.balance, self.balance in names, ", ".join(names))
         super().__post_init__()
         _check_losses(self.losses)
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from ..compression.config import PruningConfig, QuantizationAwareConfig
 from ..compression.pruning.base import PRUNING_RULES
 from ..section import (
+    Balance,
     BatchSize,
     Epochs,
     LearningRate,
@@ -54,6 +55,12 @@ class TrainingConfig(OptimizationConfig):
         default="auto",
         description="Texts are truncated to this many tokens, including special tokens. `auto`: what 99.5 % of the "
         "training texts need, rounded up to a multiple of 8, at least 16, and at most what teacher and student accept.",
+    )
+    balance: Balance = Field(
+        default="none",
+        description="For labels with very different numbers of texts, also of a teacher trained here: `class_weights` "
+        "weighs the cross-entropy of a text by the inverse frequency of its label; `sampler` draws every label "
+        "equally often.",
     )
     seed: Seed = Field(default=42, description="Seed of shuffling and dropout. Default: the job's `seed`.")
     quantization_aware: QuantizationAwareConfig | None = Field(

@@ -19,9 +19,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ...errors import InputError
 from ..compression.pruning.callback import PruningCallback
 from ..data.collator import DistillationCollator
-from ..data.sampling import LengthGroupedSampler, LengthSortedSampler, dataset_lengths
+from ..data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler, dataset_lengths
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
+from .balance import class_balance
 from .dropout import set_dropout
 from .losses.base import LossInputs, needs_of, terms_of
 from .losses.total import weighted_sum
@@ -36,7 +37,8 @@ class DistillationTrainer(Trainer):
     The loss is the weighted sum of the registered terms (``losses``). Where the rows have the column, it is used and
     the teacher is not run, unless a term with weight needs more than its logits, as ``hidden_loss_weight`` does. With
     alpha 1 and no such term, no teacher is needed or run. The loss of a step is the mean over all its examples,
-    regardless of the number of micro-batches and devices.
+    regardless of the number of micro-batches and devices. With ``args.balance``, labels with few training texts count
+    as much as those with many, in the weight of their cross-entropy or in how often they are drawn.
 
     Evaluation reports cross-entropy as ``eval_loss``, accuracy unless ``compute_metrics`` is given, and, with
     ``args.eval_with_teacher``, ``eval_distillation``. Predictions are returned in the dataset's order.
@@ -80,6 +82,7 @@ class DistillationTrainer(Trainer):
         self._term_steps: float | Tensor = 0.0
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
+        self._step_weight: Tensor | None = None
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
@@ -90,6 +93,8 @@ class DistillationTrainer(Trainer):
         self.teacher_model = teacher_model
         self.targets = TeacherTargets(self._bare_model(), teacher_model, args)
         self.targets.check_dataset(self.train_dataset)
+        num_classes = getattr(getattr(self._bare_model(), "config", None), "num_labels", 0)
+        self.balance = class_balance(args, task, self.train_dataset, num_classes)
 
     def _bare_model(self) -> Any:
         assert self.model is not None
@@ -114,12 +119,16 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        classes = None if self.balance is None else self.balance.drawn
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(train_dataset)
+            if classes is None:
+                return super()._get_train_sampler(train_dataset)
+            return BalancedSampler(classes, seed)
         # One group is one optimizer step, so that its texts do not depend on gradient accumulation.
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(dataset_lengths(dataset, self.args.length_column_name), group, seed)
+        lengths = dataset_lengths(dataset, self.args.length_column_name)
+        return LengthGroupedSampler(lengths, group, seed, classes)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(eval_dataset, "__len__"):
@@ -133,10 +142,15 @@ class DistillationTrainer(Trainer):
         batches = list(itertools.islice(epoch_iterator, num_batches))
         if self.args.world_size > 1 and batches:
             batches[-1] = self._without_repeated_rows(batches[-1])
-        num_items: Tensor | int = sum(_num_rows(batch) for batch in batches if _REPEATED not in batch)
+        own = [batch for batch in batches if _REPEATED not in batch]
+        num_items: Tensor | int = sum(map(_num_rows, own))
+        self._step_weight = None if self.balance is None else self.balance.total_weight(own)
         if self.args.world_size > 1:
             counted: Any = self.accelerator.gather(torch.tensor(num_items, device=device))
             num_items = counted.sum()
+            if self._step_weight is not None:
+                weights: Any = self.accelerator.gather(self._step_weight)
+                self._step_weight = weights.sum()
         return batches, num_items
 
     def _without_repeated_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +193,10 @@ class DistillationTrainer(Trainer):
         outputs = model(**features)
         num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
         teacher_logits, teacher_outputs = self.targets.of_batch(inputs, args.device, needs)
+        label_weights = None
+        if self.balance is not None:
+            total = self.balance.total_weight([inputs]) if num_items_in_batch is None else self._step_weight
+            label_weights = self.balance.label_weights(total)
         read = LossInputs(
             logits=outputs["logits"],
             num_items=num_items,
@@ -188,6 +206,7 @@ class DistillationTrainer(Trainer):
             outputs=outputs,
             teacher_outputs=teacher_outputs,
             task=self.task,
+            label_weights=label_weights,
         )
         try:
             loss, values = weighted_sum(terms, read)

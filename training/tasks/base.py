@@ -108,14 +108,17 @@ class Task(ABC):
         *,
         num_items: Tensor | int | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss against the labels, a scalar in float32; texts without a label are ignored.
 
         Args:
             logits: [B, C].
             labels: Labels of the same texts.
-            num_items: Divisor of the sum over texts; by default the number of labelled ones.
+            num_items: Divisor of the sum over texts; by default the number of labelled ones, or the sum of their
+                weights.
             label_smoothing: Weight of the uniform distribution, 0 to 1.
+            class_weights: [C], weight of the texts of each class; given only to a task that has ``text_classes``.
         """
 
     @abstractmethod
@@ -143,6 +146,11 @@ class Task(ABC):
     @abstractmethod
     def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot predict."""
+
+    def text_classes(self, labels: np.ndarray) -> np.ndarray | None:
+        """Return the class of each text, int[N], -100 for none; None for a task whose texts have no single class."""
+        del labels
+        return None
 
     # ---- Predictions ------------------------------------------------------------------------------------
 

@@ -12,11 +12,22 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, num_items: Tensor | int | None = None, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    num_items: Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of logits[B, C] and labels[B]; rows labelled -100 are ignored.
 
-    ``num_items``: divisor of the sum over rows; by default the number of labelled rows.
+    Args:
+        logits: [B, C].
+        labels: [B].
+        num_items: Divisor of the sum over rows; by default the number of labelled rows, or with ``class_weights`` the
+            sum of their weights, as ``torch.nn.CrossEntropyLoss`` divides.
+        label_smoothing: Weight of the uniform distribution, 0 to 1.
+        class_weights: [C], weight of a row by its label.
     """
     from torch.nn import functional
 
@@ -28,9 +39,15 @@ def cross_entropy(
         ignore_index=IGNORED_LABEL,
         reduction="sum",
         label_smoothing=label_smoothing,
+        weight=class_weights,
     )
     if num_items is None:
-        num_items = (labels != IGNORED_LABEL).sum().clamp(min=1)
+        labelled = labels != IGNORED_LABEL
+        if class_weights is None:
+            num_items = labelled.sum().clamp(min=1)
+        else:
+            weights = class_weights[labels.long().where(labelled, 0)].where(labelled, 0)
+            num_items = weights.sum().where(labelled.any(), 1)
     return total / num_items
 
 

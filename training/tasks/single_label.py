@@ -65,11 +65,18 @@ class SingleLabel(Task):
         *,
         num_items: Tensor | int | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
     ) -> Tensor:
         """Compute the cross-entropy of logits[B, C] and labels[B]."""
         from .losses import cross_entropy
 
-        return cross_entropy(logits, labels, num_items=num_items, label_smoothing=label_smoothing)
+        return cross_entropy(
+            logits,
+            labels,
+            num_items=num_items,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+        )
 
     def soft_loss(
         self,
@@ -95,6 +102,10 @@ class SingleLabel(Task):
         from ..data.tokenized import IGNORED_LABEL
 
         return np.where(labels < num_outputs, labels, IGNORED_LABEL)
+
+    def text_classes(self, labels: np.ndarray) -> np.ndarray:
+        """Return the labels, int[N]."""
+        return labels
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Return the class of the largest logit, int64[N]; of equal ones, the first."""

@@ -42,6 +42,7 @@ from ..models.first_token import first_token_in_last_layer
 from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.trainable_embedding_rows import train_used_rows
+from ..section import Balance
 from ..tasks import SINGLE_LABEL, Mode, Task, title_of
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 from .from_scratch import new_model, train_tokenizer
@@ -71,14 +72,14 @@ def teacher_key(
     task: Task = SINGLE_LABEL,
     metric: str | None = None,
 ) -> str:
-    """Return a hash of all that a prepared teacher depends on: section, data, max length, task, metric, checkpoint.
+    """Return a hash of all that a teacher depends on: section, data, length, task, metric, balance, checkpoint.
 
     A local checkpoint is hashed by its content, independent of its path; a hub id by its name.
 
     Raises:
         ModelError: The initial checkpoint does not exist.
     """
-    return _key(config, data, training.num_tokens, task, metric)
+    return _key(config, data, training.num_tokens, task, metric, training.balance)
 
 
 def prepare_teacher(
@@ -91,6 +92,7 @@ def prepare_teacher(
     report: ReportProgress | None = None,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
+    balance: Balance = "none",
     unfinished: UnfinishedTraining | None = None,
     metric: str | None = None,
 ) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def prepare_teacher(
         report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the job's metric.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
+        balance: How labels with different numbers of texts are balanced in its training (``training.balance``).
         unfinished: Place for the last completed epoch, from which an interrupted training is resumed, in the same bits
             on CPUs; to be deleted by the caller once the teacher is stored.
         metric: The metric in which the best epoch is selected; None: the task's first.
@@ -120,7 +123,7 @@ def prepare_teacher(
             texts' characters, texts may exceed its positions, or training ended with weights that are not finite.
     """
     began = time.monotonic()
-    key = _key(config, data, max_length, task, metric)
+    key = _key(config, data, max_length, task, metric, balance)
     goal = metric or task.goal[0]
     record = _existing_record(out_dir, key)
     if record is not None:
@@ -138,7 +141,7 @@ def prepare_teacher(
         if initial.recipe is not None:
             best = _BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal))
             on_gpu = evaluation_device(use_gpu).type != "cpu"
-            _train(initial, splits["train"], config.seed, best, unfinished, use_gpu=on_gpu)
+            _train(initial, splits["train"], config.seed, best, unfinished, balance, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
@@ -180,13 +183,21 @@ def _save(
     return record
 
 
-def _key(config: TeacherConfig, data: TextData, max_length: int, task: Task, metric: str | None) -> str:
+def _key(
+    config: TeacherConfig,
+    data: TextData,
+    max_length: int,
+    task: Task,
+    metric: str | None,
+    balance: Balance,
+) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     source = settings if config.checkpoint is not None else settings["fine_tune"]
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    parts = [_FORMAT, task.name, metric or task.goal[0], settings, data.fingerprint, max_length]
+    trained = balance if config.checkpoint is None else None  # a finished classifier is used as it is
+    parts = [_FORMAT, task.name, metric or task.goal[0], settings, data.fingerprint, max_length, trained]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -268,6 +279,7 @@ def _train(
     seed: int,
     best: _BestEpoch,
     unfinished: UnfinishedTraining | None,
+    balance: Balance,
     *,
     use_gpu: bool,
 ) -> None:
@@ -276,7 +288,7 @@ def _train(
     with temporary_directory("teacher") as work:
         callbacks = [best, *([KeepEpochs(unfinished)] if unfinished else [])]
         trainer = teacher_trainer(
-            initial, train, seed, work, callbacks, saves=unfinished is not None, use_gpu=use_gpu
+            initial, train, seed, work, callbacks, balance, saves=unfinished is not None, use_gpu=use_gpu
         )
         with first_token_in_last_layer(initial.model):
             if last is not None:
@@ -291,6 +303,7 @@ def teacher_trainer(
     seed: int,
     work: Path,
     callbacks: list[TrainerCallback],
+    balance: Balance = "none",
     *,
     saves: bool,
     use_gpu: bool,
@@ -303,6 +316,7 @@ def teacher_trainer(
         seed: Seed of shuffling and dropout.
         work: Directory for checkpoints.
         callbacks: Added to the trainer's own.
+        balance: The job's key ``training.balance``.
         saves: Whether a checkpoint is saved after each epoch.
         use_gpu: Whether to train on a GPU.
     """
@@ -315,6 +329,7 @@ def teacher_trainer(
             output_dir=str(work),
             alpha=1.0,
             seed=seed,
+            balance=balance,
             num_train_epochs=recipe.num_train_epochs,
             learning_rate=recipe.learning_rate,
             per_device_train_batch_size=recipe.batch_size,

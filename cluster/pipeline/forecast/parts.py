@@ -69,6 +69,7 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
             request.seconds,
             request.work / "steps",
             wait,
+            config.training.balance,
         )
     folder = request.store.local(TEACHER)
     watch.lap()

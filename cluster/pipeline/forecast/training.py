@@ -34,6 +34,7 @@ from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from ....training.distillation.trainer import DistillationTrainer
+    from ....training.section import Balance
     from ....training.teacher.prepare import InitialTeacher
     from .request import Point
 
@@ -128,6 +129,7 @@ def measure_teacher(
     seconds: float,
     work: Path,
     wait: Callable[[], None],
+    balance: Balance = "none",
 ) -> dict[str, Any]:
     """Measure the training of a teacher: the result of ``measure_training``, and ``epochs`` and ``epoch_s``.
 
@@ -139,13 +141,16 @@ def measure_teacher(
         seconds: Time in seconds.
         work: Directory for its checkpoint.
         wait: As in ``measure_training``.
+        balance: The job's key ``training.balance``.
     """
     from ....training.teacher.prepare import teacher_trainer
 
     assert initial.recipe is not None
     with intra_op_threads(num_threads), quiet():
         on_gpu = torch.cuda.is_available()
-        trainer = teacher_trainer(initial, splits["train"], seed, work, [], saves=True, use_gpu=on_gpu)
+        trainer = teacher_trainer(
+            initial, splits["train"], seed, work, [], balance, saves=True, use_gpu=on_gpu
+        )
         lengths = splits["train"].lengths
         with first_token_in_last_layer(initial.model):
             measured = measure_training(trainer, lengths, seconds, wait)

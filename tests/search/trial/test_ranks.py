@@ -131,6 +131,9 @@ def none_is_left() -> bool:
         # It has 11: 8 and 3; of two micro-batches a step.
         pytest.param(107, {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
         pytest.param(96, {"train_sampling_strategy": "random"}, marks=pytest.mark.slow),
+        # The divisor of a step is the sum of the weights in both processes; both draw the same texts.
+        pytest.param(101, {"balance": "class_weights"}, marks=pytest.mark.slow),
+        pytest.param(107, {"balance": "sampler"}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_path):

@@ -3,6 +3,7 @@ import logging
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -331,6 +332,25 @@ def test_the_key_follows_content_not_place(checkpoint, data, tmp_path) -> None:
     assert key(copy) != key(checkpoint)
     scratch = teacher_key(teacher(scratch=TINY), data, TrainingConfig(max_length=16))
     assert scratch != teacher_key(teacher(scratch=TINY, seed=1), data, TrainingConfig(max_length=16))
+
+
+def test_a_teacher_that_is_trained_here_is_balanced_as_its_students(checkpoint, tmp_path) -> None:
+    skewed = text_data(
+        [row for number, row in enumerate(tiny_data()) if row[1] == "label_0" or number % 6 == 0]
+    )
+
+    def key(balance: Any, **section: Any) -> str:
+        return teacher_key(teacher(**section), skewed, TrainingConfig(max_length=16, balance=balance))
+
+    short = {**TINY, "num_train_epochs": 1}
+    made = {
+        balance: prepare(teacher(scratch=short), skewed, tmp_path / balance, balance=balance)
+        for balance in ("none", "class_weights")
+    }
+    assert [each["key"] for each in made.values()] == [key(balance, scratch=short) for balance in made]
+    assert len({each["fingerprint"] for each in made.values()}) == 2
+    finished = str(checkpoint)
+    assert key("sampler", checkpoint=finished) == key("none", checkpoint=finished), "it is not trained"
 
 
 def test_texts_longer_than_the_teacher_takes_are_refused(checkpoint, data, tmp_path) -> None:

@@ -29,12 +29,27 @@ SECTION = "training.losses"
 
 
 @dataclass(frozen=True)
+class LabelWeights:
+    """Weights of C classes in the loss against the labels.
+
+    Attributes:
+        by_class: float32[C].
+        total: Divisor of the weighted sum over examples: the sum of the weights of the whole optimizer step, in which
+            an example without a label counts 1.
+    """
+
+    by_class: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
 class LossInputs:
     """The tensors of one micro-batch of B examples, C classes, L tokens and width D.
 
     Attributes:
         logits: [B, C] of the student.
         num_items: Divisor of a sum over examples: the number of examples of the whole optimizer step.
+        label_weights: Weights of the labels in the loss against them; None weighs all examples alike.
         labels: [B], -100 for an example without a label; None where the batch has none.
         teacher_logits: [B, C]; None where no term needs them.
         attention_mask: [B, L], 1 for a token, 0 for padding; None where nothing is padded.
@@ -51,6 +66,7 @@ class LossInputs:
     outputs: Mapping[str, Any] | None = None
     teacher_outputs: Mapping[str, Any] | None = None
     task: Task = SINGLE_LABEL
+    label_weights: LabelWeights | None = None
 
     def missing(self, needs: frozenset[Need]) -> list[Need]:
         """Return the needed inputs that this batch lacks, sorted by name."""

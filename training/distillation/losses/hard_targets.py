@@ -30,6 +30,15 @@ class HardTargets(LossTerm):
     def value(self, inputs: LossInputs) -> Tensor:
         """Return the cross-entropy; its divisor counts unlabelled rows, so a row's weight is independent of others."""
         assert inputs.labels is not None
+        weights = inputs.label_weights
+        if weights is None:
+            return inputs.task.hard_loss(
+                inputs.logits, inputs.labels, num_items=inputs.num_items, label_smoothing=self.label_smoothing
+            )
         return inputs.task.hard_loss(
-            inputs.logits, inputs.labels, num_items=inputs.num_items, label_smoothing=self.label_smoothing
+            inputs.logits,
+            inputs.labels,
+            num_items=weights.total,
+            label_smoothing=self.label_smoothing,
+            class_weights=weights.by_class,
         )
