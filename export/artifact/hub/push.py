@@ -68,9 +68,9 @@ def push_artifact(
 
     with temporary_directory("push") as folder:
         staged = stage(directory, folder)
-        for note in _notes(staged):
-            log(note)
         with hub_client(repository, needs_token=True) as api:
+            for note in _notes(staged):
+                log(note)
             found = _found_or_created(api, repository, private=private)
             present = {each.rfilename for each in found.siblings or ()} - _OF_GIT
             is_artifact = {MANIFEST_FILE, SETTINGS_FILE} <= present
