@@ -75,6 +75,10 @@ class RunInterruptedError(DistiltuneError):
     exit_status = 130
 
 
+class HubError(DistiltuneError):
+    """A model hub cannot be reached, denies access, or rejects what is sent to it."""
+
+
 class ExportError(RunFailedError):
     """A variant could not be created, or differs from its original by more than the tolerance."""
 

@@ -1,15 +1,24 @@
-"""Commands for a run's result: pull, choose, benchmark."""
+"""Commands for a run's result: pull, push, choose, benchmark."""
 
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...errors import InputError
-from .options import ArtifactArgument, JsonOption, RunArgument, StorageOption, echo_json, open_run
+from .options import (
+    ArtifactArgument,
+    JsonOption,
+    RunArgument,
+    StorageOption,
+    complete_runs,
+    echo_json,
+    open_run,
+)
 
 _MOST_RUNS = 1_000_000
 
@@ -18,11 +27,32 @@ app = typer.Typer()
 
 @app.command()
 def pull(
-    run_id: RunArgument,
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Id of a run, `latest`, or hf://user/name[@revision] of a model hub.",
+            autocompletion=complete_runs,
+        ),
+    ],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Directory to create; it must not exist.")],
     storage: StorageOption = None,
 ) -> None:
-    """Copy a run's sealed artifact; every hash is verified before the directory appears."""
+    """Copy a sealed artifact of a run or a hub; every hash is verified before the directory appears."""
+    from ...export.artifact.files import HUB_PREFIX
+
+    copy = (_pull_of_hub if run_id.startswith(HUB_PREFIX) else partial(_pull_of_run, storage))(run_id, to)
+    typer.echo(f"{copy}: verified; try: distiltune predict {shlex.quote(str(copy))} 'a text'")
+
+
+def _pull_of_hub(name: str, to: str) -> Path:
+    from ...export.artifact.hub.pull import pull_artifact
+    from ...export.artifact.hub.repository import repository_named
+
+    return pull_artifact(repository_named(name, "RUN"), to)
+
+
+def _pull_of_run(storage: str | None, run_id: str, to: str) -> Path:
     from ...export.artifact.copying import folder_to_make
     from ...export.artifact.seal import copy_artifact
 
@@ -32,8 +62,44 @@ def pull(
         raise InputError(
             f"run {opened.id} is {opened.state} and has no artifact yet; see `distiltune show {opened.id}`"
         )
-    copy = copy_artifact(opened.store.fetch(opened.artifact), target)
-    typer.echo(f"{copy}: verified; try: distiltune predict {shlex.quote(str(copy))} 'a text'")
+    return copy_artifact(opened.store.fetch(opened.artifact), target)
+
+
+@app.command()
+def push(
+    directory: ArtifactArgument,
+    to: Annotated[
+        str, typer.Option("--to", metavar="USER/NAME", help="Repository; created if it does not exist.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create a private repository; else everyone can download it.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="BRANCH", help="Branch to push to; created if it does not exist."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Push into a repository that holds something else.")
+    ] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Push an artifact and its model card to a model hub, in one commit; needs a token (`hf auth login`)."""
+    from ...export.artifact.hub.push import push_artifact
+    from ...export.artifact.hub.repository import repository_named
+    from ..store.artifact_folder import find_artifact
+
+    repository = repository_named(to, "--to", revision)
+    folder = find_artifact(directory, storage)
+    pushed = push_artifact(
+        folder, repository, private=private, force=force, log=lambda line: typer.echo(line, err=True)
+    )
+    done = (
+        f"{pushed.num_files} files pushed"
+        if pushed.is_new
+        else "nothing changed, it holds these files already"
+    )
+    typer.echo(f"{pushed.url}: {done}; commit {pushed.commit}")
+    typer.echo(f"try: distiltune pull {repository} --to ./model")
 
 
 @app.command()

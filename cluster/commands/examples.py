@@ -22,6 +22,7 @@ EXAMPLES = {
     "report": "distiltune report latest",
     "tensorboard": "distiltune tensorboard latest",
     "pull": "distiltune pull latest --to ./model",
+    "push": "distiltune push latest --to user/name --private",
     "choose": "distiltune choose latest 0003",
     "predict": "distiltune predict ./model 'a text' --top-k 3",
     "evaluate": "distiltune evaluate ./model data.csv --label-column intent",

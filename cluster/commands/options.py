@@ -42,7 +42,7 @@ def _sources(incomplete: str) -> list[str]:
     return [name for name in [*files, *preset_names()] if name.startswith(incomplete)]
 
 
-def _runs(incomplete: str) -> list[str]:
+def complete_runs(incomplete: str) -> list[str]:
     """Return the runs of the default storage that a shell completes."""
     with suppress(DistiltuneError):
         found = open_storage(os.environ.get(STORAGE_VARIABLE)).candidates()
@@ -66,7 +66,7 @@ StorageOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout and nothing else.")]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.", autocompletion=_runs)
+    str, typer.Argument(metavar="RUN", help="Id of a run, or `latest`.", autocompletion=complete_runs)
 ]
 SourceArgument = Annotated[
     str | None,

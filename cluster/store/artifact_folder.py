@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import InputError, RunNotFoundError, shown
-from ...export.artifact.files import is_folder
+from ...export.artifact.contents import no_folder
+from ...export.artifact.files import HUB_PREFIX, is_folder
 
 STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 
@@ -22,10 +23,12 @@ def find_artifact(given: str, storage: str | None) -> Path:
         storage: Directory or URL of the runs; None: the one of the environment, else the default.
 
     Raises:
-        InputError: It is empty, or neither a folder nor a run with an artifact.
+        InputError: It is empty, the name of a repository, or neither a folder nor a run with an artifact.
     """
     if not given.strip():
         raise InputError(f"DIR: {given!r} given; specify a directory ('.' is this one), or a run")
+    if given.startswith(HUB_PREFIX):
+        raise no_folder(Path(given))
     if storage is not None and find_spec("pydantic") is not None:
         check_storage(storage, "--storage")
     path = Path(given)

@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, shown
-from .files import Identity, changed_meanwhile, hash_regular, identity, is_folder, open_regular, read_regular
+from ...errors import ArtifactError, cut, shown
+from .files import (
+    HUB_PREFIX,
+    Identity,
+    changed_meanwhile,
+    hash_regular,
+    identity,
+    is_folder,
+    open_regular,
+    read_regular,
+)
 from .hash_cache import load_hashes, save_hashes
 from .manifest import MODEL_DATA_FILE, REQUIRED_FILES, has_manifest, read_manifest
 
@@ -31,9 +40,7 @@ class Contents:
         self.directory = directory
         self._seen: dict[str, Identity] = {}
         if not is_folder(directory):
-            raise ArtifactError(
-                f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact"
-            )
+            raise no_folder(directory)
         if verify and has_manifest(directory):
             files = read_manifest(directory).files
             if MODEL_DATA_FILE not in files and os.path.lexists(directory / MODEL_DATA_FILE):
@@ -105,6 +112,19 @@ def check_hashes(
             )
     save_hashes(known, new)
     return seen
+
+
+def no_folder(directory: Path) -> ArtifactError:
+    """Return the error for a path that leads to no folder; the name of a repository is to be pulled first."""
+    given = str(directory)
+    scheme = HUB_PREFIX.rstrip("/") + "/"  # a Path has one slash there
+    if given.startswith(scheme):
+        name = given.removeprefix(scheme)
+        return ArtifactError(
+            f"{shown(HUB_PREFIX + name, 200)}: an artifact is read from a folder; pull it first: distiltune pull "
+            f"{cut(HUB_PREFIX + name, 120)} --to DIR"
+        )
+    return ArtifactError(f"{shown(given, 200)}: no such folder; give the folder of an artifact")
 
 
 def not_listed(directory: Path, name: str) -> ArtifactError:

@@ -52,12 +52,28 @@ def copy_folder(
         InputError: ``target`` exists and is not empty, is not outside ``source``, or cannot be written.
     """
     target = folder_to_make(target)
+    with folder_at(target, source) as folder:
+        for name in names:
+            shutil.copyfile(source / name, folder / name)
+        check(folder)
+    return target
+
+
+@contextmanager
+def folder_at(target: Path, source: Path | None = None) -> Iterator[Path]:
+    """Yield a hidden temporary folder beside ``target``, and rename it to ``target`` when the block succeeds.
+
+    Args:
+        target: The folder to create: absent or empty.
+        source: A folder that ``target`` must be outside of.
+
+    Raises:
+        InputError: ``target`` exists and is not empty, is not outside ``source``, or cannot be written.
+    """
     try:
         place = _free_place(source, target)
         with _new_parents(place.parent), _locked_folder_beside(place) as folder:
-            for name in names:
-                shutil.copyfile(source / name, folder / name)
-            check(folder)
+            yield folder
             folder.rename(place)
     except RuntimeError as error:  # of resolve
         raise InputError(
@@ -68,7 +84,11 @@ def copy_folder(
         raise InputError(
             f"--to: cannot write {str(target)!r:.200} ({error.strerror or error}); {remedy}"
         ) from error
-    return target
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Return whether an error is of a file of this machine: no space, no permission."""
+    return isinstance(error, OSError) and error.errno in _REMEDIES
 
 
 def folder_to_make(given: str | Path) -> Path:
@@ -89,14 +109,14 @@ def folder_to_make(given: str | Path) -> Path:
         ) from None
 
 
-def _free_place(source: Path, target: Path) -> Path:
+def _free_place(source: Path | None, target: Path) -> Path:
     """Resolve ``target``, and check that it can be created.
 
     Raises:
         InputError: It exists and is not an empty folder, or is the source, inside it, or contains it.
     """
-    place, origin = target.resolve(), source.resolve()
-    if place == origin or origin in place.parents or place in origin.parents:
+    place, origin = target.resolve(), source.resolve() if source else None
+    if origin is not None and (place == origin or origin in place.parents or place in origin.parents):
         relation = "is" if place == origin else "is inside" if origin in place.parents else "holds"
         raise InputError(
             f"--to: {str(target)!r:.200} {relation} the artifact's own folder {origin}; choose a folder outside it"

@@ -14,6 +14,8 @@ from ...errors import ArtifactError
 from ...storage import safe_reading
 
 MAX_JSON_BYTES = 16 * 2**20
+HUB_PREFIX = "hf://"
+"""Start of the name of a repository on a model hub."""
 
 
 class Identity(NamedTuple):

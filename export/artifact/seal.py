@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ...errors import ArtifactError, shown
+from ...errors import ArtifactError
 from ...storage.folders import new_folder
 from .card import model_card
-from .contents import check_hashes, not_listed
+from .contents import check_hashes, no_folder, not_listed
 from .copying import copy_folder
 from .files import MAX_JSON_BYTES, hash_regular, is_folder, open_regular, parse_object, read_regular
 from .manifest import (
@@ -71,7 +71,7 @@ def seal_artifact(
             (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
         card = model_card(config.get("labels", []), made_from, measurements)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
-        files = {name: _fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
+        files = {name: fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)
         (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return target
@@ -85,7 +85,7 @@ def verify_artifact(directory: str | Path) -> Manifest:
     """
     directory = Path(directory)
     if not is_folder(directory):
-        raise ArtifactError(f"{shown(str(directory), 200)}: no such folder; give the folder of an artifact")
+        raise no_folder(directory)
     manifest = read_manifest(directory)
     try:
         present = {entry.name: entry.is_symlink() for entry in os.scandir(directory)}
@@ -120,7 +120,8 @@ def copy_artifact(source: str | Path, target: str | Path) -> Path:
     return copy_folder(source, target, [*manifest.files, MANIFEST_FILE], check=verify_artifact)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Return a file's entry in a manifest: its SHA-256 and size in bytes."""
     with open_regular(path) as file:
         digest = hash_regular(file, path)
     return {"sha256": digest, "bytes": path.stat().st_size}

@@ -9,7 +9,8 @@ from typing import Any
 from distiltune.cluster.specification.config import PlanConfig
 from distiltune.training.distillation.config import TrainingConfig
 
-from .case import Case
+from .case import SECRET, Case
+from .damages import write
 from .goods import RUN, STORAGE
 from .schema import commands, is_option, key, label, option
 
@@ -20,7 +21,7 @@ GOOD_ARGUMENTS = {
     "directory": "artifact",
     "head": "127.0.0.1:1",
     "trial": "0007",
-    "to": "pulled",
+    "to": "pulled/copy",  # a folder of pull, and a repository of push
     "data": "data/test.csv",
 }
 
@@ -166,6 +167,32 @@ def _by_hand() -> Iterator[Case]:
     )
     yield Case("pull/nul", (*taken, "a\0b"), names=(option("pull", "to"),), needs=(STORAGE,))
     yield Case("pull/too-long", (*taken, "x" * 5000), names=(option("pull", "to"),), needs=(STORAGE,))
+    yield from _of_the_hub()
+
+
+def _of_the_hub() -> Iterator[Case]:
+    to = option("push", "to")
+    for how, name in BAD_REPOSITORIES.items():
+        pulled = ("pull", f"hf://{name}", option("pull", "to"), "pulled")
+        yield Case(f"pull/hub-{how}", pulled, names=(option("pull", "run_id"),))
+        yield Case(f"push/to-{how}", ("push", "artifact", to, name), names=(to,), needs=("artifact",))
+    repository = ("ada/x", option("push", "revision"), "a b")
+    yield Case("push/no-branch", ("push", "artifact", to, *repository), names=(repository[1],))
+    damaged = {"manifest.json": "{", "model.onnx": "x", "tokenizer.json": ""}
+    for name, content in damaged.items():
+        yield Case(
+            f"push/damaged-{name}",
+            ("push", "artifact", to, "ada/x"),
+            names=(name,),
+            needs=("artifact",),
+            damage=write(f"artifact/{name}", content),
+        )
+    yield Case("pull/hub-offline", ("pull", "hf://ada/x", to, "pulled"), names=("HF_HUB_OFFLINE",))
+    offline = ("push", "artifact", to, "ada/x")
+    yield Case("push/offline", offline, names=("HF_HUB_OFFLINE",), needs=("artifact",))
+    for name in ("predict", "verify", "benchmark", "evaluate"):
+        more = {"predict": ("a text",), "evaluate": ("data/test.csv",)}.get(name, ())
+        yield Case(f"{name}/of-the-hub", (name, "hf://ada/x", *more), names=("distiltune pull hf://ada/x",))
 
 
 STEPS = f"{key(PlanConfig, 'steps')}=[{{key: {key(TrainingConfig, 'alpha')}, values: [0.25]}}]"
@@ -179,6 +206,19 @@ BAD_RUN_IDS = {
     "nul": "a\0b",
     "newline": "a\nb",
     "dot": ".",
+}
+BAD_REPOSITORIES = {
+    "empty": "",
+    "one-word": "model",
+    "three-words": "a/b/c",
+    "above": "../x",
+    "url": f"https://user:{SECRET}@127.0.0.1:9/a/b",
+    "space": "a/b c",
+    "newline": "a/b\nc",
+    "nul": "a/b\0c",
+    "huge": "a/" + "x" * 5000,
+    "no-revision": "a/b@",
+    "revision-above": "a/b@../x",
 }
 BAD_PARTS = {
     "empty": "",

@@ -1,0 +1,1 @@
+"""Artifacts on a model hub: push one to a repository, and pull it from there."""

@@ -1,0 +1,68 @@
+"""The folder opens in transformers.js under Node, in a project of its own."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from models import tiny_classifier
+
+from distiltune.export.artifact.seal import seal_artifact
+from distiltune.export.config import ExportConfig
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+
+LABELS = ["balance", "transfer", "oos"]
+TEXTS = [
+    "open early red",
+    "close late",
+    "slow fast big small old new warm cold left right north south first last",
+    "an unknown wörd, and a comma",
+    "",
+]
+PROGRAM = """
+import { env, pipeline } from "@huggingface/transformers";
+
+const [models, name, texts] = process.argv.slice(2);
+env.localModelPath = models;
+env.allowRemoteModels = false;
+const classify = await pipeline("text-classification", name, { subfolder: "", dtype: "fp32" });
+const answers = [await classify(JSON.parse(texts))];
+for (const text of JSON.parse(texts)) answers.push(await classify(text));
+console.log(JSON.stringify([answers[0], answers.slice(1).flat()]));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("npm and node are not installed")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "package.json").write_text('{"private": true}')
+    # No scripts: that of onnxruntime-node downloads libraries for GPUs.
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
+    if subprocess.run(install, cwd=project, check=False, capture_output=True).returncode != 0:
+        pytest.skip("transformers.js cannot be installed here: no package registry is reachable")
+    student = tiny_classifier(tmp_path / "student", label_names=LABELS)
+    build_variant("onnx", student, tmp_path / "onnx", config=ExportConfig(), max_length=32)
+    sealed = seal_artifact(tmp_path / "onnx", tmp_path / "models" / "sealed", made_from={}, measurements={})
+    (project / "classify.mjs").write_text(PROGRAM)
+    done = subprocess.run(
+        ["node", "classify.mjs", f"{sealed.parent}/", sealed.name, json.dumps(TEXTS)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    classifier = TextClassifier.load(sealed)
+    classifier.temperature = 1.0  # which transformers.js does not know
+    expected = [classifier(text) for text in TEXTS]
+    for answers in json.loads(done.stdout):
+        assert [each["label"] for each in answers] == [each["label"] for each in expected]
+        assert [each["score"] for each in answers] == pytest.approx(
+            [each["score"] for each in expected], abs=1e-5
+        )
