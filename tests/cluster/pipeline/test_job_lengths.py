@@ -11,7 +11,7 @@ from distiltune.cluster.pipeline.preflight import CHECKS, check_job
 from distiltune.cluster.pipeline.reuse import SearchReuse
 from distiltune.cluster.pipeline.run_job import describe_data, refuse_other_specification
 from distiltune.cluster.specification.config import JobConfig, load_config
-from distiltune.cluster.store.runs import Run, Storage
+from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.errors import ConfigError, InputError
 from distiltune.training import tasks
 from distiltune.training.checkpoints import load
@@ -132,12 +132,13 @@ def test_a_resumed_run_keeps_its_number(check, models, tmp_path):
     run = Run(Storage(str(tmp_path / "runs")).store, "a-run")
     job = check(models["bert"], run=run)
     record, text = describe_data(job)
+    finished = {"stage": "data", "state": "finished", "started": now(), "seconds": 0.1, "ended": now()}
     run.write("job.json", job.config.model_dump(mode="json"))
-    run.write("stages/data.json", {"state": "finished", "text": text, "result": record})
+    run.write("stages/data.json", {**finished, "text": text, "result": record})
     refuse_other_specification(run, job.config)
     assert check(models["bert"], run=run).lengths == job.lengths
     record["lengths"]["max_length"] = 40  # as if the tokenizer had changed since
-    run.write("stages/data.json", {"state": "finished", "text": text, "result": record})
+    run.write("stages/data.json", {**finished, "text": text, "result": record})
     assert check(models["bert"], run=run).settled_config.training.num_tokens == 40
     with pytest.raises(InputError, match="training"):
         refuse_other_specification(run, check(models["bert"], training={"max_length": 24}).config)
