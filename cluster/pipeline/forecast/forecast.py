@@ -152,7 +152,7 @@ def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: floa
         with temporary_directory("forecast") as work:
             request = Request(config, job.data, places, work, frozenset(parts), **folders, seconds=seconds)
             measured, import_s = _measure(request, report)
-    num_texts = {name: len(job.data.splits[name]) for name in job.data.splits}
+    num_texts = {str(name): len(job.data.splits[name]) for name in job.data.splits}
     known = Known(config, places, num_texts, job.data_seconds, import_s, frozenset(reused))
     stages = StageForecasts(known, measured).all()
     waiting = max((each["waiting"] for each in measured.values() if "waiting" in each), default=0.0)
@@ -203,7 +203,7 @@ def _measure(request: Request, report: ReportProgress) -> tuple[dict[str, Any], 
     began = time.monotonic()
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{PACKAGE}.{__package__.partition('.')[2]}.measure", str(path)],
+            [sys.executable, "-m", f"{PACKAGE}.{str(__package__).partition('.')[2]}.measure", str(path)],
             env=environment(1),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -269,7 +269,7 @@ def _duplicates_s(request: Request) -> float:
     splits = request.data.splits
     total = sum(len(splits[name]) for name in splits)
     share = min(1.0, _MOST_COMPARED / total)
-    texts = {name: splits[name]["text"][: max(1, int(share * len(splits[name])))] for name in splits}
+    texts = {str(name): splits[name]["text"][: max(1, int(share * len(splits[name])))] for name in splits}
     watch = Stopwatch()
     near_duplicates(texts)
     return watch.lap() / share

@@ -136,5 +136,5 @@ def _random(parameter: Parameter, generator: random.Random) -> Any:
 
 def _points(config: SearchConfig, num_trials: int) -> list[Mapping[str, Any]]:
     """Return the given arguments of each trial."""
-    points: list[Mapping[str, Any]] = list(config.points)[:num_trials]
+    points: list[Mapping[str, Any]] = [*config.points[:num_trials]]
     return [*points, *({} for _ in range(num_trials - len(points)))]

@@ -34,6 +34,7 @@ from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from ....training.distillation.trainer import DistillationTrainer
+    from ....training.pretraining.trainer import PretrainingTrainer
     from ....training.section import Balance
     from ....training.teacher.prepare import InitialTeacher
     from .request import Point
@@ -73,7 +74,7 @@ class _StepTimer(TrainerCallback):
 
 
 def measure_training(
-    trainer: DistillationTrainer,
+    trainer: DistillationTrainer | PretrainingTrainer,
     lengths: np.ndarray,
     seconds: float,
     wait: Callable[[], None],

@@ -66,7 +66,8 @@ def started(monkeypatch):
 
 
 def nothing_left(tmp_path) -> bool:
-    return list((tmp_path / "tmp").iterdir()) == [] and not (tmp_path / "runs").exists()
+    # PyTorch's compiler may create a cache of its own there.
+    return not list((tmp_path / "tmp").glob("distiltune*")) and not (tmp_path / "runs").exists()
 
 
 def test_ctrl_c_ends_the_measuring_process_and_leaves_nothing(job, started, tmp_path) -> None:
