@@ -15,6 +15,7 @@ from ...storage.folders import new_folder
 from ..specification.config import JobConfig
 from ..store.runs import TEACHERS, Run, now
 from .diagnose import DUPLICATES_FILE, ISSUES_FILE
+from .extension import is_extended
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -137,8 +138,8 @@ class StageReuse:
             stages = _GROUPS[stage]
             if any(source.stage_record(each).get("state") != "finished" for each in stages):
                 return None
-            # A trial that was selected by hand is not the result of these inputs.
-            if entry.get("best") != self._best(source) or source.id == self._run.id:
+            # A trial that was selected by hand, or in a search that was extended, is not the result of these inputs.
+            if entry.get("best") != self._best(source) or source.id == self._run.id or is_extended(source):
                 return None
             folders = self._folders(source, stage)
             return source if all(store.has_folder(each) for each in folders) else None

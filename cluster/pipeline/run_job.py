@@ -17,10 +17,12 @@ from ...progress import Progress, ReportProgress
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ..specification.config import JobConfig, StorageConfig
+from ..store.input_files import has_references, ship_inputs
 from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
+from .extension import drop_outdated, extend, is_extended
 from .preflight import CheckedJob, check_job
 from .warm_start import store_warm_start_trials
 
@@ -41,10 +43,12 @@ def run_job(
     run_id: str | None = None,
     listener: Listener = lambda _: None,
     submitted: bool = False,
+    extends: bool = False,
 ) -> Run:
     """Run every stage of a job that is not finished yet, and return the finished run.
 
-    Whatever can be checked without Ray is checked first (``check_job``).
+    Whatever can be checked without Ray is checked first (``check_job``). Files of this machine that the job names
+    are then copied to the storage if it runs on ``resources.address``, whose nodes need not have them.
 
     Args:
         config: The specification.
@@ -52,6 +56,7 @@ def run_job(
         run_id: Id of the run; an existing run with that id is resumed.
         listener: Called with every stage event.
         submitted: Whether this is the driver of a submitted job, so that an earlier request to stop is honoured.
+        extends: Whether the search of the run is extended under this specification, as ``changed_job`` accepted it.
 
     Raises:
         InputError: Something that the user gave cannot be used; no later stage was begun.
@@ -66,6 +71,13 @@ def run_job(
     with run.held() as lease:
         if not submitted:
             run.clear_stop()
+        given = config
+        was_shipped = run.read("job.json") is not None and has_references(run.specification())
+        if config.resources.address is not None or was_shipped:
+            config = job.config = ship_inputs(config, run.store)
+        if extends:
+            extend(run, config)
+        refuse_other_specification(run, config, given)
         _begin(run, config, name, job.data)
         store_warm_start_trials(config, storage, run)
         writer = LogWriter(run.store, run.log)
@@ -86,21 +98,34 @@ def run_job(
     return run
 
 
-def refuse_other_specification(run: Run, config: JobConfig) -> None:
+def refuse_other_specification(run: Run, *forms: JobConfig) -> None:
     """Reject resuming a run under a specification that it did not begin with.
 
     Storage and resources may differ: a run can be resumed anywhere.
 
+    Args:
+        run: The run.
+        forms: The specification, with local paths and with references into the store in their place; a run holds the
+            form of the place where it began.
+
     Raises:
-        InputError: Sections differ; the message lists them.
+        InputError: Sections differ from those of each form; the message lists them for the nearest.
     """
     held = run.read("job.json")
-    if held is not None:
-        with suppress(ValidationError):  # a key that an older run lacks has its default
-            held = type(config).model_validate(held).model_dump(mode="json")
-    wanted = config.model_dump(mode="json")
+    if held is None:
+        return
+    with suppress(ValidationError):  # a key that an older run lacks has its default
+        held = JobConfig.model_validate(held).model_dump(mode="json")
     free = ("storage", "resources")
-    changed = [key for key in wanted if held is not None and key not in free and wanted[key] != held.get(key)]
+    differences = [
+        [
+            key
+            for key, value in form.model_dump(mode="json").items()
+            if key not in free and value != held.get(key)
+        ]
+        for form in forms
+    ]
+    changed = min(differences, key=len)
     if changed:
         raise InputError(
             f"--run-id: run {run.id} exists with another specification (different: {', '.join(changed)}); choose "
@@ -111,7 +136,6 @@ def refuse_other_specification(run: Run, config: JobConfig) -> None:
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ...export.machine import describe_machine
 
-    refuse_other_specification(run, config)
     if any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
         searched = run.stage_record("search").get("state") == "finished"
         check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
@@ -279,7 +303,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     from .stages import Stages
 
     config = job.config
-    reuse = StageReuse(config, job.local_config, run, job.data) if config.storage.reuse else None
+    reuses = config.storage.reuse and not is_extended(run)
+    reuse = StageReuse(config, job.local_config, run, job.data) if reuses else None
     brought = {} if reuse is None or runner.is_finished("benchmark") else reuse.bring()
     all_finished = runner.is_finished("search", "export", "benchmark")
     for stage, text in brought.items():
@@ -294,6 +319,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
                 runner.do("logits", stages.logits, again=True)
                 runner.do("student", stages.student, again=True)
             runner.do("search", stages.search)
+            drop_outdated(run)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
         if reuse is not None:

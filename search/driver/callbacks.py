@@ -13,6 +13,7 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
+from ..space.space import searched
 from ..study.searcher import restored_searchers
 from ..trial_record import State, is_selectable, name_of, selectable_values
 from .budget import BudgetMonitor
@@ -68,9 +69,19 @@ class ProgressCallback(Callback):
                 search.storage_error = _UNREADABLE
                 raise StorageError(search.storage_error)
             if search.restored:
+                if search.config is not None:
+                    self._continue_with(search.config)
                 self._restore(trials)
                 search.num_ended = len(self._ended)
             search.restored = False
+
+    def _continue_with(self, config: SearchConfig) -> None:
+        """Adopt the number of trials and the budget of a search that was extended since the snapshot."""
+        if searched(config):  # otherwise it has one trial
+            self._num_trials = config.num_trials
+            for searcher in restored_searchers:
+                searcher.extend(config.num_trials)
+        self._budget.limit(config)
 
     def _restore(self, trials: list[Trial]) -> None:
         while restored_searchers:
