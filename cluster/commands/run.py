@@ -91,7 +91,7 @@ def run_here(
     signal.signal(signal.SIGTERM, interrupt)
     try:
         # Ray prints lost nodes on stdout, which is reserved for the result.
-        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+        with redirect_stdout(sys.stderr), ProgressPrinter(live=not as_json) as printer:
 
             def listen(event: StageEvent) -> None:
                 if source is None and event.stage == "run":
@@ -125,7 +125,7 @@ def plan(
     given = load_config(source, overrides or [], storage)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+        with redirect_stdout(sys.stderr), ProgressPrinter(live=not as_json) as printer:
             record = run_plan(
                 given,
                 Path(source or "quickstart").stem,

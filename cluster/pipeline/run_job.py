@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 1.0
+_LOG_EVERY_S = 5.0
 
 
 def run_job(
@@ -271,24 +272,28 @@ class _Runner:
 
 
 class _ProgressWriter:
-    """Forwards the progress of a stage: to the listener at once, to the run store at most once a second."""
+    """Forwards the progress of a stage: to the listener at once, to the run store and the run's log less often."""
 
     def __init__(self, run: Run, stage: str, listener: Listener) -> None:
         self._run = Run(run.store.once, run.id)
         self._stage = stage
         self._listener = listener
         self._last: dict[str, Any] = {}
-        self._written = 0.0
+        self._written = self._logged = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self._listener(StageEvent(self._stage, "progress", progress.message))
         values = progress.values
+        self._listener(StageEvent(self._stage, "progress", progress.message, values=values))
         record = {"text": progress.message, **values}
-        ended = values.get("done") is not None and values.get("done") == values.get("num_trials")
+        ended = values.get("done") is not None and values.get("done") == values.get("total")
         late = time.monotonic() - self._written > _WRITE_EVERY_S
         if record == self._last or not (late or ended):
             return
+        is_new = record["text"] != self._last.get("text")
         self._last, self._written = record, time.monotonic()
+        if is_new and progress.message and self._written - self._logged > _LOG_EVERY_S:
+            self._logged = self._written
+            logger.info("%s %s", self._stage, progress.message)
         try:
             self._run.write(self._run.progress(self._stage), {**record, "at": time.time()})
         except StorageError as error:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
+_KINDS = {"checkpoint": "as given", "fine_tune": "fine-tuned", "scratch": "trained from scratch"}
 STUDENT = "student-pytorch"
 TEACHER = "teacher-pytorch"
 REFERENCE = "reference-bert-base"
@@ -68,11 +69,11 @@ class Stages:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            text = f"{record['kind']}, validation accuracy {record['validation_accuracy']:.4f}"
+            text = f"{_KINDS[record['kind']]}, validation accuracy {record['validation_accuracy']:.4f}"
             return {**record, "key": keys[0], "keys": keys}, text
         records = self._ensemble(keys, wanted, report)
         accuracies = [record["validation_accuracy"] for record in records]
-        text = f"{len(keys)} of {records[0]['kind']}, validation accuracy "
+        text = f"{len(keys)} teachers, each {_KINDS[records[0]['kind']]}, validation accuracy "
         text += f"{min(accuracies):.4f} to {max(accuracies):.4f}"
         members = [
             {name: record[name] for name in ("validation_accuracy", "seconds", "reused")}
@@ -94,8 +95,12 @@ class Stages:
 
         def report_part(part: str) -> ReportProgress:
             def prefixed(progress: Progress) -> None:
-                text = ": ".join(filter(None, [f"{part} of {len(keys)}", progress.message]))
-                report(replace(progress, message=text))
+                text = ": ".join(filter(None, [f"teacher {part} of {len(keys)}", progress.message]))
+                values, before = dict(progress.values), int(part) - 1
+                if values.get("total"):  # of all teachers
+                    values["done"] = before * values["total"] + values["done"]
+                    values["total"] = len(keys) * values["total"]
+                report(replace(progress, message=text, values=values))
 
             return prefixed
 
@@ -221,8 +226,15 @@ class Stages:
         for group in (first, [name for name in names if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
-                records[name] = self._dispatcher.wait("export", task, report, part=name)
-                report(Progress(f"{name} ({len(records)} of {len(names)})"))
+                wanted = resources_for(name, self._config.resources.export)
+                counts = {"done": len(records), "total": len(names)}
+
+                def report_all(progress: Progress, counts: dict[str, int] = counts) -> None:
+                    report(replace(progress, values={**progress.values, **counts}))
+
+                records[name] = self._dispatcher.wait("export", task, report_all, wanted, part=name)
+                counts = {"done": len(records), "total": len(names)}
+                report(Progress(f"{len(records)} of {len(names)} variants exported", counts))
         return {"variants": [records[name] for name in names]}, ", ".join(names)
 
     def _send_variant(self, name: str, base: str | None) -> Any:

@@ -53,7 +53,7 @@ class SearchProgress:
         if self.best_value is not None:
             line += f", best {self.best_value:.4f}"
         line += f"; waiting for {self.waiting_for}" if self.waiting_for else ""
-        return Progress(line, asdict(self))
+        return Progress(line, {**asdict(self), "total": self.num_trials})
 
 
 OnTrialEnded = Callable[["Trial", State, str | None], None]

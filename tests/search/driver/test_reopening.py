@@ -49,7 +49,7 @@ def test_more_trials_are_added_to_the_same_study(simulated, inputs, tmp_path):
     assert second.trials[:2] == first.trials
     assert [trial.trial_id for trial in second.trials] == ["0000", "0001", "0002", "0003"]
     assert hashes(place, first.trials) == before
-    assert [told[-1].values[name] for name in ("num_trials", "done", "failed")] == [4, 4, 0]
+    assert [told[-1].values[name] for name in ("num_trials", "total", "done", "failed")] == [4, 4, 4, 0]
     assert (place / "optuna.journal").read_bytes().startswith(journal)
 
 

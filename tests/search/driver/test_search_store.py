@@ -400,6 +400,25 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
         search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=tell)
 
 
+@pytest.mark.parametrize(
+    ("states", "pending"),
+    [
+        ([], True),
+        (["CREATED"], False),
+        (["REMOVED", "CREATED", "CREATED"], False),
+        (["REMOVED"], True),
+        (["CREATED", "PENDING"], True),
+        (["RESCHEDULING"], True),
+    ],
+)
+def test_a_trial_whose_worker_starts_has_its_place(states, pending, monkeypatch):
+    from distiltune.search.driver.callbacks import has_pending_places
+
+    groups = {str(number): {"state": state} for number, state in enumerate(states)}
+    monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
+    assert has_pending_places() == pending
+
+
 def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):
     import ray
     from ray import cloudpickle
