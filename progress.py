@@ -13,7 +13,8 @@ class Progress:
 
     Attributes:
         message: One line for a person.
-        values: The values that the message was made from, by name; JSON values.
+        values: The values that the message was made from, by name; JSON values. Where the end is known, ``done`` and
+            ``total`` count the same units, whatever they are.
     """
 
     message: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from functools import cache
 from typing import Annotated, Any
 
@@ -39,6 +40,15 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Handler that writes to the current ``sys.stderr``: a live display replaces it, to keep lines above its bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 @app.callback()
 def _main(
     context: typer.Context,
@@ -50,7 +60,7 @@ def _main(
     del version
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
     logger = logging.getLogger("distiltune")

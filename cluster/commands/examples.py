@@ -13,7 +13,7 @@ EXAMPLES = {
     "plan": "distiltune plan job.yaml",
     "config": "distiltune config quickstart",
     "submit": "distiltune submit job.yaml --address 10.0.0.5:8265 --follow",
-    "resume": "distiltune resume latest",
+    "resume": "distiltune resume latest --set search.num_trials=40",
     "stop": "distiltune stop latest",
     "runs": "distiltune runs --storage s3://bucket/runs",
     "status": "distiltune status latest --watch",

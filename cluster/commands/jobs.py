@@ -26,6 +26,8 @@ from .options import (
 if TYPE_CHECKING:
     from ...progress import ReportProgress
     from ..jobs.submission import Submission
+    from ..specification.config import JobConfig
+    from ..store.runs import Run
 
 app = typer.Typer()
 
@@ -61,23 +63,74 @@ def submit(
 @app.command()
 def resume(
     run_id: RunArgument,
+    overrides: SetOption = None,
     storage: StorageOption = None,
     address: AddressOption = None,
     token_file: TokenFileOption = None,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Resume a run that ended early, on its cluster or another; runs of `run` are resumed on this machine."""
+    """Resume a run that ended early, on its cluster or another; runs of `run` are resumed on this machine.
+
+    With --set search.num_trials or search.budget, a finished search continues with more trials; with another
+    search.space, a new run begins that learns from the trials of this one.
+    """
     from ..jobs import submission as jobs
+    from ..pipeline.extension import changed_job
     from .run import run_here
 
     run = open_run(run_id, storage)
-    if address is None and run.state != "finished" and run.read("submission.json") is None:
-        name = (run.read("run.json") or {}).get("name", run.id)
-        run_here(jobs.specification(run), name, run.id, as_json)
+    change = changed_job(run, jobs.specification(run), overrides) if overrides else None
+    submitted = run.read("submission.json")
+    name = (run.read("run.json") or {}).get("name", run.id)
+    if change is not None and change.kind == "new":
+        to = address or (submitted or {}).get("address")
+        return _begin_anew(run, change.config, name, to, token_file, follow=follow, as_json=as_json)
+    extends = change is not None and change.kind == "extended"
+    if address is None and submitted is None and (extends or run.state != "finished"):
+        config = jobs.specification(run) if change is None else change.config
+        run_here(config, name, run.id, as_json, extends=extends)
         return 0
     with _uninterrupted("nothing was submitted"):
-        submission = jobs.resume(run, address=address, token_file=token_file, report=_printer(as_json))
+        submission = jobs.resume(
+            run,
+            address=address,
+            token_file=token_file,
+            report=_printer(as_json),
+            config=None if change is None else change.config,
+            extends=extends,
+        )
+    return _show(submission, follow, as_json)
+
+
+def _begin_anew(
+    former: Run,
+    config: JobConfig,
+    name: str,
+    address: str | None,
+    token_file: Path | None,
+    *,
+    follow: bool,
+    as_json: bool,
+) -> int:
+    """Begin a new run that is warm-started from another, where that one ran."""
+    from ..jobs import submission as jobs
+    from ..store.runs import name_run
+    from .run import run_here
+
+    new_id = name_run(name, None)
+    typer.echo(
+        f"search.space: differs from that of run {former.id}, which stays as it is; new run {new_id} learns from its "
+        f"trials (search.warm_start)",
+        err=True,
+    )
+    if address is None:
+        run_here(config, name, new_id, as_json)
+        return 0
+    with _uninterrupted("nothing was submitted"):
+        submission = jobs.submit(
+            config, name, address=address, token_file=token_file, run_id=new_id, report=_printer(as_json)
+        )
     return _show(submission, follow, as_json)
 
 

@@ -80,8 +80,10 @@ def train(
     run_here(without_search(load_config(source, overrides or [], storage)), source, run_id, as_json)
 
 
-def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool) -> None:
-    """Run a job, with progress on stderr and the summary on stdout."""
+def run_here(
+    config: Any, source: str | None, run_id: str | None, as_json: bool, *, extends: bool = False
+) -> None:
+    """Run a job, or extend the search of a run, with progress on stderr and the summary on stdout."""
     from ..pipeline.run_job import run_job
     from ..watching.console import ProgressPrinter
     from ..watching.show import print_summary, summary
@@ -89,14 +91,15 @@ def run_here(config: Any, source: str | None, run_id: str | None, as_json: bool)
     signal.signal(signal.SIGTERM, interrupt)
     try:
         # Ray prints lost nodes on stdout, which is reserved for the result.
-        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+        with redirect_stdout(sys.stderr), ProgressPrinter(live=not as_json) as printer:
 
             def listen(event: StageEvent) -> None:
                 if source is None and event.stage == "run":
                     typer.echo("no job given: running the quickstart (your own: distiltune init data.csv)")
                 printer(event)
 
-            finished = run_job(config, Path(source or "quickstart").stem, run_id=run_id, listener=listen)
+            name = Path(source or "quickstart").stem
+            finished = run_job(config, name, run_id=run_id, listener=listen, extends=extends)
     except KeyboardInterrupt as error:
         raise RunInterruptedError(str(error) or "interrupted; nothing was started") from None
     if as_json:
@@ -122,7 +125,7 @@ def plan(
     given = load_config(source, overrides or [], storage)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
+        with redirect_stdout(sys.stderr), ProgressPrinter(live=not as_json) as printer:
             record = run_plan(
                 given,
                 Path(source or "quickstart").stem,

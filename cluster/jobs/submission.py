@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
+from ..pipeline.extension import extend
 from ..pipeline.preflight import check_job
+from ..pipeline.run_job import refuse_other_specification
 from ..specification.config import JobConfig
 from ..store.input_files import ship_inputs
 from ..store.runs import Run, Storage, name_run, now, seconds_since
@@ -94,8 +96,18 @@ def resume(
     address: str | None = None,
     token_file: Path | None = None,
     report: ReportProgress | None = None,
+    config: JobConfig | None = None,
+    extends: bool = False,
 ) -> Submission:
     """Resume a run on a cluster: the one it was on, unless another is given.
+
+    Args:
+        run: The run.
+        address: Address of the cluster.
+        token_file: File with the token of the cluster.
+        report: Called at each step.
+        config: The specification, if it differs from the one that the run began with.
+        extends: Whether the search of the run is extended under that, as ``changed_job`` accepted it.
 
     Raises:
         InputError: The run is running, or has no specification to resume from; or as in ``submit``.
@@ -103,13 +115,17 @@ def resume(
         StorageError: The storage cannot be reached.
     """
     state = run.state
-    if state == "finished":
+    if state == "finished" and not extends:
         return Submission(run, sent=False, state=state)
     if state == "running":
         raise _under_way(run, state)
     submission = run.read("submission.json") or {}
     sender = _sender(address or submission.get("address"), token_file, report or ignore)
-    config = specification(run)
+    config = specification(run) if config is None else config
+    if extends:
+        check_job(config, Storage(run.store.url, run.store.retry_s), run, has_inputs=False)
+        with run.held():
+            extend(run, config)
     with answering(sender.cluster):
         return _submit(sender, run, config, (run.read("run.json") or {}).get("name", run.id), resumed=True)
 
@@ -179,7 +195,7 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, resumed:
         shipped = ship_inputs(config, run.store)
         if shipped is not config:
             sender.report(Progress("the files that the job names are in the storage"))
-        _refuse_other(run, config, shipped)
+        refuse_other_specification(run, config, shipped)
         state = _state(sender, run)
         if state in _UNDER_WAY:
             if resumed and state != "finished":
@@ -202,16 +218,6 @@ def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, resumed:
 
 def _under_way(run: Run, state: str) -> InputError:
     return InputError(f"run {run.id} is {state}; watch it with `distiltune status {run.id}`")
-
-
-def _refuse_other(run: Run, config: JobConfig, shipped: JobConfig) -> None:
-    """Reject a different specification; one of a run that began on this machine holds local paths."""
-    from ..pipeline.run_job import refuse_other_specification
-
-    try:
-        refuse_other_specification(run, shipped)
-    except InputError:
-        refuse_other_specification(run, config)
 
 
 def _state(sender: _Sender, run: Run) -> str:

@@ -8,11 +8,20 @@ from typing import Any
 
 from ...errors import DistiltuneError, RunFailedError, first_line
 from ...progress import Progress, ReportProgress
-from ..remote.tasks import Task, call
+from ..remote.begin import begin
+from ..remote.tasks import COUNTS, Task
 from ..session.ray_session import num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
 from ..store.runs import Run
 
+# What a task of a stage does while it reports nothing itself.
+_WORK = {
+    "teacher": "preparing the teacher",
+    "logits": "labelling the texts with the teacher",
+    "student": "making the student",
+    "export": "exporting",
+    "benchmark": "measuring the models",
+}
 _TRIES = 3
 _PATIENCE_S = (
     10.0  # a worker takes some seconds to start; a task that has not begun by then is reported as waiting
@@ -92,10 +101,10 @@ class Dispatcher:
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,
         )
-        remote = ray.remote(call).options(
+        remote = ray.remote(begin).options(
             num_cpus=wanted.cpu, num_gpus=gpus, resources=wanted.custom, max_retries=2, **options
         )
-        return remote.remote(function, task, *arguments)
+        return remote.remote(self._run.store, progress, [ray.put((function, task, arguments))])
 
     def wait(
         self,
@@ -116,12 +125,9 @@ class Dispatcher:
 
         began = time.monotonic()
         while not ray.wait([sent], timeout=self._period_s)[0]:
-            progress = self._run.read(self._progress(stage, part))
+            progress = self.state(stage, wanted, time.monotonic() - began, part=part)
             if progress is not None:
-                report(Progress(progress["text"], {"waiting_for": None}))
-            elif wanted is not None and time.monotonic() - began > _PATIENCE_S:
-                resources = describe(wanted)
-                report(Progress(f"waiting for {resources}", {"waiting_for": resources}))
+                report(progress)
         try:
             return ray.get(sent)
         except RayTaskError as error:
@@ -131,6 +137,27 @@ class Dispatcher:
             raise RunFailedError(f"{type(cause).__name__}: {first_line(cause)}") from error
         except RayError as error:
             raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
+
+    def state(
+        self, stage: str, wanted: TaskResources | None, waited_s: float, *, part: str = ""
+    ) -> Progress | None:
+        """Return what a task does, or the resources that it waits for; None while it may just be starting.
+
+        Args:
+            stage: Stage of the task.
+            wanted: Resources that it needs; None if it has a place for certain.
+            waited_s: Seconds since it was sent.
+            part: Which of the stage's parallel tasks.
+        """
+        record = self._run.read(self._progress(stage, part))
+        if record is not None:
+            own = record["text"] or " ".join(filter(None, [_WORK[stage], part if stage == "export" else ""]))
+            counts = {name: record[name] for name in COUNTS if record.get(name) is not None}
+            return Progress(own, {"waiting_for": None, **counts})
+        if wanted is None or waited_s <= _PATIENCE_S:
+            return None
+        resources = describe(wanted)
+        return Progress(f"waiting for {resources}", {"waiting_for": resources})
 
     def _progress(self, stage: str, part: str = "") -> str:
         return f"stages/{'-'.join(filter(None, [stage, part]))}.task-progress.json"

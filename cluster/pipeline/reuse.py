@@ -17,6 +17,7 @@ from ..specification.config import JobConfig
 from ..store.runs import TEACHERS, Run, now
 from ..store.stage_index import enter, entry_of
 from .diagnose import DUPLICATES_FILE, ISSUES_FILE
+from .extension import is_extended
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
@@ -124,8 +125,8 @@ class SearchReuse:
         try:
             if any(source.stage_record(each).get("state") != "finished" for each in _STAGES):
                 return None
-            # A trial that was selected by hand is not the result of these inputs.
-            if entry.get("best") != self._best(source):
+            # A trial that was selected by hand, or in a search that was extended, is not the result of these inputs.
+            if entry.get("best") != self._best(source) or is_extended(source):
                 return None
             teacher = source.stage_record("teacher")["result"]["key"]
             folders = [source.best, *([teacher] if teacher.startswith(TEACHERS) else [])]

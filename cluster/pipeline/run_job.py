@@ -17,10 +17,12 @@ from ...progress import Progress, ReportProgress
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ..specification.config import JobConfig, StorageConfig
+from ..store.input_files import has_references, ship_inputs
 from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
+from .extension import drop_outdated, extend, is_extended
 from .preflight import CheckedJob, check_job
 from .warm_start import store_warm_start_trials
 
@@ -38,6 +40,7 @@ _WRITE_EVERY_S = 1.0
 _FREE = ("storage", "resources")
 # Section of the specification that a resumed run may change -> the stages that run again.
 _AGAIN = {name: STAGES[STAGES.index(name) :] for name in ("export", "benchmark")}
+_LOG_EVERY_S = 5.0
 
 
 def run_job(
@@ -47,10 +50,12 @@ def run_job(
     run_id: str | None = None,
     listener: Listener = lambda _: None,
     submitted: bool = False,
+    extends: bool = False,
 ) -> Run:
     """Run every stage of a job that is not finished yet, and return the finished run.
 
-    Whatever can be checked without Ray is checked first (``check_job``).
+    Whatever can be checked without Ray is checked first (``check_job``). Files of this machine that the job names
+    are then copied to the storage if it runs on ``resources.address``, whose nodes need not have them.
 
     Args:
         config: The specification.
@@ -58,6 +63,7 @@ def run_job(
         run_id: Id of the run; an existing run with that id is resumed.
         listener: Called with every stage event.
         submitted: Whether this is the driver of a submitted job, so that an earlier request to stop is honoured.
+        extends: Whether the search of the run is extended under this specification, as ``changed_job`` accepted it.
 
     Raises:
         InputError: Something that the user gave cannot be used; no later stage was begun.
@@ -72,6 +78,13 @@ def run_job(
     with run.held() as lease:
         if not submitted:
             run.clear_stop()
+        given = config
+        was_shipped = run.read("job.json") is not None and has_references(run.specification())
+        if config.resources.address is not None or was_shipped:
+            config = job.config = ship_inputs(config, run.store)
+        if extends:
+            extend(run, config)
+        refuse_other_specification(run, config, given)
         _begin(run, config, name, job.data)
         store_warm_start_trials(config, storage, run)
         writer = LogWriter(run.store, run.log)
@@ -92,16 +105,22 @@ def run_job(
     return run
 
 
-def refuse_other_specification(run: Run, config: JobConfig) -> None:
+def refuse_other_specification(run: Run, *forms: JobConfig) -> None:
     """Reject resuming a run under a specification that it did not begin with.
 
     Storage and resources may differ: a run can be resumed anywhere. So may what comes after the search: ``export`` and
     ``benchmark``.
 
+    Args:
+        run: The run.
+        forms: The specification, with local paths and with references into the store in their place; a run holds the
+            form of the place where it began.
+
     Raises:
-        InputError: Other sections differ; the message lists them.
+        InputError: Other sections differ from those of each form; the message lists them for the nearest.
     """
-    changed = [key for key in _changed(run, config) if key not in _AGAIN]
+    differences = [[key for key in _changed(run, form) if key not in _AGAIN] for form in forms]
+    changed = min(differences, key=len)
     if changed:
         raise InputError(
             f"--run-id: run {run.id} exists with another specification (different: {', '.join(changed)}); choose "
@@ -123,8 +142,7 @@ def _changed(run: Run, config: JobConfig) -> list[str]:
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ...export.machine import describe_machine
 
-    refuse_other_specification(run, config)
-    again = {stage for section in _changed(run, config) for stage in _AGAIN[section]}
+    again = {stage for section in _AGAIN.keys() & set(_changed(run, config)) for stage in _AGAIN[section]}
     if again or any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
         searched = run.stage_record("search").get("state") == "finished"
         check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
@@ -262,24 +280,28 @@ class _Runner:
 
 
 class _ProgressWriter:
-    """Forwards the progress of a stage: to the listener at once, to the run store at most once a second."""
+    """Forwards the progress of a stage: to the listener at once, to the run store and the run's log less often."""
 
     def __init__(self, run: Run, stage: str, listener: Listener) -> None:
         self._run = Run(run.store.once, run.id)
         self._stage = stage
         self._listener = listener
         self._last: dict[str, Any] = {}
-        self._written = 0.0
+        self._written = self._logged = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self._listener(StageEvent(self._stage, "progress", progress.message))
         values = progress.values
+        self._listener(StageEvent(self._stage, "progress", progress.message, values=values))
         record = {"text": progress.message, **values}
-        ended = values.get("done") is not None and values.get("done") == values.get("num_trials")
+        ended = values.get("done") is not None and values.get("done") == values.get("total")
         late = time.monotonic() - self._written > _WRITE_EVERY_S
         if record == self._last or not (late or ended):
             return
+        is_new = record["text"] != self._last.get("text")
         self._last, self._written = record, time.monotonic()
+        if is_new and progress.message and self._written - self._logged > _LOG_EVERY_S:
+            self._logged = self._written
+            logger.info("%s %s", self._stage, progress.message)
         try:
             self._run.write(self._run.progress(self._stage), {**record, "at": time.time()})
         except StorageError as error:
@@ -295,7 +317,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     from .stages import Stages
 
     config, local_config = job.settled_config, job.settled_local_config
-    reuse = SearchReuse(config, local_config, run, job.data) if config.storage.reuse else None
+    reuses = config.storage.reuse and not is_extended(run)
+    reuse = SearchReuse(config, local_config, run, job.data) if reuses else None
     models = ModelReuse(config, run, job.data)
     brought = {} if reuse is None or runner.is_finished("search") else reuse.bring()
     if runner.is_finished("search"):
@@ -316,6 +339,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
                 runner.do("logits", stages.logits, again=True)
                 runner.do("student", stages.student, again=True)
             runner.do("search", stages.search)
+            drop_outdated(run)
             runner.do("export", stages.export)
             runner.do("benchmark", stages.benchmark)
             if is_remote:

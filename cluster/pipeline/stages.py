@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
+_KINDS = {"checkpoint": "as given", "fine_tune": "fine-tuned", "scratch": "trained from scratch"}
+
 
 class Stages:
     """The stages of one job; each method returns the values to record and a one-line summary.
@@ -78,11 +80,11 @@ class Stages:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            text = f"{record['kind']}, {self._metric_title} {record[self._metric]:.4f}"
+            text = f"{_KINDS[record['kind']]}, {self._metric_title} {record[self._metric]:.4f}"
             return {**record, "key": keys[0], "keys": keys}, text
         records = self._ensemble(keys, wanted, report)
         reached = [record[self._metric] for record in records]
-        text = f"{len(keys)} of {records[0]['kind']}, {self._metric_title} "
+        text = f"{len(keys)} teachers, each {_KINDS[records[0]['kind']]}, {self._metric_title} "
         text += f"{min(reached):.4f} to {max(reached):.4f}"
         names = dict.fromkeys((self._metric, "validation_accuracy", "seconds", "reused"))
         members = [{name: record[name] for name in names} for record in records]
@@ -101,9 +103,9 @@ class Stages:
         ]
         return [
             self._dispatcher.wait(
-                "teacher", task, _prefixed(report, f"{part} of {len(keys)}"), wanted, part=part
+                "teacher", task, _part_of(report, "teacher", number, len(keys)), wanted, part=part
             )
-            for task, part in zip(sent, parts, strict=True)
+            for number, (task, part) in enumerate(zip(sent, parts, strict=True), 1)
         ]
 
     def logits(self, report: ReportProgress) -> StageResult:
@@ -157,8 +159,8 @@ class Stages:
             ]
             logits: np.ndarray | None = None
             for number, (rows, fold, part) in enumerate(zip(folds, sent, parts, strict=True), 1):
-                told = _prefixed(report, f"cross-fit fold {number} of {len(folds)}")
-                found, _ = self._dispatcher.wait("logits", fold, told, wanted, part=part)
+                report_fold = _part_of(report, "cross-fit fold", number, len(folds))
+                found, _ = self._dispatcher.wait("logits", fold, report_fold, wanted, part=part)
                 if logits is None:
                     logits = np.empty((len(self._data.splits["train"]), found.shape[1]), dtype=np.float32)
                 logits[rows] = found
@@ -259,8 +261,15 @@ class Stages:
         for group in (first, [name for name in missing if name not in first]):
             sent = {name: self._send_variant(name, None if name in first else base) for name in group}
             for name, task in sent.items():
-                records[name] = self._dispatcher.wait("export", task, report, part=name)
-                report(Progress(f"{name} ({len(records)} of {len(names)})"))
+                wanted = resources_for(name, self._config.resources.export)
+                counts = {"done": len(records), "total": len(names)}
+
+                def report_all(progress: Progress, counts: dict[str, int] = counts) -> None:
+                    report(replace(progress, values={**progress.values, **counts}))
+
+                records[name] = self._dispatcher.wait("export", task, report_all, wanted, part=name)
+                counts = {"done": len(records), "total": len(names)}
+                report(Progress(f"{len(records)} of {len(names)} variants exported", counts))
         return self._models.exported(records)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
@@ -295,13 +304,18 @@ class Stages:
         return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
 
 
-def _prefixed(report: ReportProgress, prefix: str) -> ReportProgress:
-    """Return a function that reports progress with a prefix before its message."""
+def _part_of(report: ReportProgress, name: str, number: int, num_parts: int) -> ReportProgress:
+    """Return a function that reports the progress of one of several equal parts, numbered from 1, as that of all."""
 
-    def prefixed(progress: Progress) -> None:
-        report(replace(progress, message=": ".join(filter(None, [prefix, progress.message]))))
+    def report_part(progress: Progress) -> None:
+        text = ": ".join(filter(None, [f"{name} {number} of {num_parts}", progress.message]))
+        values = dict(progress.values)
+        if values.get("total"):
+            values["done"] = (number - 1) * values["total"] + values["done"]
+            values["total"] = num_parts * values["total"]
+        report(replace(progress, message=text, values=values))
 
-    return prefixed
+    return report_part
 
 
 def resources_for(name: str, wanted: TaskResources) -> TaskResources:

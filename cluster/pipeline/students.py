@@ -52,7 +52,8 @@ class Students:
         wanted, records = student_names(self._config.search), {}
         for name, arguments in wanted.items():
             if arguments:
-                report(Progress(f"{name} ({len(records) + 1} of {len(wanted)})"))
+                counts = {"done": len(records), "total": len(wanted)}
+                report(Progress(f"student {len(records) + 1} of {len(wanted)}: {name}", counts))
             key = self._key(name)
             records[name] = {**self._make(teacher, key, arguments, report), "key": key}
         if self._needs("latency_ms"):

@@ -33,6 +33,9 @@ from ..store.input_files import with_local_inputs
 from ..store.runs import Run
 from ..store.stage_index import write_result
 
+COUNTS = ("done", "total")
+"""Values of a task's progress that the driver gets with the message."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -42,7 +45,7 @@ class Task:
         store: The run store.
         config: The job's specification.
         log: Key of the log that the task writes.
-        progress: Key of the record with the task's latest progress line; it exists once the task has begun.
+        progress: Key of the record with the task's latest progress; it exists once the task has been placed on a node.
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
         unfinished: Start of the keys for the states of unfinished trainings.
@@ -58,7 +61,8 @@ class Task:
 
     def report(self, progress: Progress) -> None:
         """Report progress to the driver, which shows its message, and to the task's log."""
-        self.store.write_json(self.progress, {"text": progress.message})
+        counts = {name: progress.values[name] for name in COUNTS if name in progress.values}
+        self.store.write_json(self.progress, {"text": progress.message, **counts})
         logging.getLogger("distiltune").info(progress.message)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelError
-from ...progress import Progress
+from ...progress import Progress, ReportProgress
 from ...search.space.space import fixed_values
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
@@ -117,9 +117,11 @@ def _mean_logits(
     length = task.config.training.num_tokens
     total, keys, computed = np.zeros(0), [], False
     for number, teacher_key in enumerate(teacher_keys, 1):
-        if len(teacher_keys) > 1:
-            message = f"teacher {number} of {len(teacher_keys)}: {len(split):,} texts of {name}"
-            task.report(Progress(message))
+        whose = f"teacher {number} of {len(teacher_keys)}" if len(teacher_keys) > 1 else "the teacher"
+        report = _labelling(
+            task, f"labelling the texts of {name} with {whose}", number - 1, len(teacher_keys)
+        )
+        report(Progress("", {"done": 0, "total": len(split)}))
         teacher = task.store.fetch(teacher_key)
         key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
         found = teacher_logits(
@@ -131,12 +133,24 @@ def _mean_logits(
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
             task=tasks.get(task.config.task),
+            report=report,
         )
         task.store.publish(key, shared=True)
         total = found.logits.astype(np.float64) if number == 1 else total + found.logits
         keys.append(found.key)
         computed = computed or found.computed
     return (total / len(teacher_keys)).astype(np.float32), keys, computed
+
+
+def _labelling(task: Task, what: str, num_before: int, num_teachers: int) -> ReportProgress:
+    """Return a callback for the progress of one of the teachers, which counts the texts of all teachers."""
+
+    def report(progress: Progress) -> None:
+        done, total = progress.values["done"], progress.values["total"]
+        counts = {"done": num_before * total + done, "total": num_teachers * total}
+        task.report(Progress("; ".join(filter(None, [what, progress.message])), counts))
+
+    return report
 
 
 def tokenize_for_student(

@@ -125,7 +125,7 @@ def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> t
     nodes = [node for node in ray.nodes() if large_enough(node)]
     while not nodes:
         if report is not None:
-            report(Progress("a node of its own", {"waiting_for": "a node of its own"}))
+            report(Progress("waiting for a node of its own", {"waiting_for": "a node of its own"}))
         _wait_for_node(needs)
         nodes = [node for node in ray.nodes() if large_enough(node)]
     best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))

@@ -70,6 +70,11 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
     return _replaced(config, brought)
 
 
+def has_references(config: JobConfig) -> bool:
+    """Return whether a specification has references into the store, as ``ship_inputs`` puts in place of local paths."""
+    return any(name.startswith(REFERENCE) for name in _names(config).values())
+
+
 def data_is_local(config: JobConfig) -> bool:
     """Return whether this machine can read the data without network access."""
     named = [name for key, name in _names(config).items() if key[0] == "data"]
@@ -133,10 +138,12 @@ def _file(key: tuple[str, ...], name: str) -> Path:
 
 def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
     from ...training.checkpoints.load import resolve_checkpoint
+    from ...training.checkpoints.loading import naming
 
     tuned = config.teacher.fine_tune
     sha256 = tuned.sha256 if tuned is not None and key[:2] == ("teacher", "fine_tune") else None
-    return Path(resolve_checkpoint(name, sha256)).absolute()
+    with naming(".".join(key)):
+        return Path(resolve_checkpoint(name, sha256)).absolute()
 
 
 def _send(path: Path, store: Store) -> str:

@@ -77,6 +77,7 @@ class _ProgressRecord(_Record):
     at: Seconds
     waiting_for: str | None = None
     num_trials: int | None = None
+    total: int | None = None
     done: int | None = None
     running: int | None = None
     failed: int | None = None
@@ -96,6 +97,8 @@ class _TaskProgressRecord(_Record):
     """``stages/*.task-progress.json``."""
 
     text: str
+    done: int | None = None
+    total: int | None = None
 
 
 class _FormerRecord(_Record):

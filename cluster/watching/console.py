@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 
+from .bars import StageBar
 from .events import StageEvent
 
+_PLAIN_EVERY_S = 3.0
 _MARKS = {
     "finished": "[green]✓[/green]",
     "reused": "[green]✓[/green]",
@@ -37,12 +40,30 @@ def bytes_text(num_bytes: int) -> str:
 
 
 class ProgressPrinter:
-    """Listener that prints a job's events; a context manager, so that the live line is always removed."""
+    """Listener that prints a job's events; a context manager, so that the live bar is always removed.
 
-    def __init__(self, console: Console | None = None) -> None:
+    On a terminal the running stage has a bar with the time that it takes and still needs, below the lines of those
+    that have ended. Elsewhere its progress is plain lines, at most one in ``_PLAIN_EVERY_S`` seconds.
+
+    Args:
+        console: Console to print on; standard error by default.
+        live: Whether to draw bars if that is a terminal.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        live: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self._status: Status | None = None
+        self._is_live = live and self._console.is_terminal and not self._console.is_dumb_terminal
+        self._clock = clock
+        self._bar: StageBar | None = None
         self._last = ""
+        self._printed: tuple[str, float] | None = None
 
     def __enter__(self) -> ProgressPrinter:
         return self
@@ -61,19 +82,29 @@ class ProgressPrinter:
             self._console.print(f"{_MARKS[event.state]} {event.stage:<10} {text} [dim]({took})[/dim]")
         elif event.state == "begun":
             self._console.print(f"  {event.stage:<10} {event.text}", markup=False)
-        elif self._console.is_terminal:
-            self._live(f"{event.stage:<10} {escape(event.text)}")
-        elif event.text and event.text != self._last:
-            self._console.print(f"  {event.stage:<10} {event.text}", markup=False)
-        self._last = event.text
+        elif self._is_live:
+            self._live(event)
+        else:
+            self._plain(event)
 
-    def _live(self, text: str) -> None:
-        if self._status is None:
-            self._status = self._console.status(text)
-            self._status.start()
-        self._status.update(text)
+    def _plain(self, event: StageEvent) -> None:
+        if not event.text or event.text == self._last:
+            return
+        now = self._clock()
+        stage, printed = self._printed or ("", 0.0)
+        if stage == event.stage and now - printed < _PLAIN_EVERY_S:
+            return
+        self._console.print(f"  {event.stage:<10} {event.text}", markup=False)
+        self._last, self._printed = event.text, (event.stage, now)
+
+    def _live(self, event: StageEvent) -> None:
+        if self._bar is None or self._bar.stage != event.stage:
+            self._stop()
+            self._bar = StageBar(self._console, event.stage, self._clock)
+            self._bar.start()
+        self._bar.update(event.text, event.values.get("done"), event.values.get("total"))
 
     def _stop(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

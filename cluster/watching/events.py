@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class StageEvent:
-    """Start, progress or end of a stage; ``text`` is one line for the user. ``begun`` concerns the whole run."""
+    """Start, progress or end of a stage; ``text`` is one line for the user. ``begun`` concerns the whole run.
+
+    ``values`` are those of the ``Progress``: ``done`` and ``total``, where the end is known.
+    """
 
     stage: str
     state: Literal["begun", "started", "progress", "finished", "reused", "failed", "stopped"]
     text: str = ""
     seconds: float = 0.0
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 Listener = Callable[[StageEvent], None]

@@ -27,7 +27,7 @@ def follow(run: Run, console: Console | None = None, *, summarise: bool = True) 
     """
     found: dict[str, Any] = {}
     try:
-        with ProgressPrinter(console) as printer:
+        with ProgressPrinter(console, live=summarise) as printer:
             shown: set[str] = set()
             for found in watch(run):
                 _show(found, shown, printer)
@@ -55,7 +55,7 @@ def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> N
     if found["waiting_for"] and found["waiting_for"] not in text:
         text = f"waiting for {found['waiting_for']}"
     if found["state"] not in ENDED and (found["stage"] or text):
-        printer(StageEvent(name, "progress", text))
+        printer(StageEvent(name, "progress", text, values=found["completed"] or {}))
 
 
 def _is_past(found: dict[str, Any], place: int) -> bool:

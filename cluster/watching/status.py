@@ -50,6 +50,7 @@ class StatusReader:
             "stages": stages,
             "stage": current,
             "progress": progress.get("text"),
+            "completed": _completed(progress),
             "trials": _trials(search, fresh and current == "search"),
             "best": _best(search, records.get("search", {}).get("result")),
             "waiting_for": waiting_for,
@@ -163,6 +164,12 @@ def _rows(records: dict[str, dict[str, Any]], state: str, began: str) -> list[di
             }
         )
     return rows
+
+
+def _completed(progress: dict[str, Any]) -> dict[str, int] | None:
+    """Return how much of the current stage is done, in units of its own; None where its end is not known."""
+    done, total = progress.get("done"), progress.get("total")
+    return None if done is None or not total else {"done": done, "total": total}
 
 
 def _trials(search: dict[str, Any], searching: bool) -> dict[str, int] | None:

@@ -32,17 +32,21 @@ _END_WITHIN_S = 10.0
 def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
     """Serve a run on 127.0.0.1 until Ctrl-C; trials that begin meanwhile appear.
 
+    A run that reused the search of another has no event files of its own: those of the other run are served.
+
     Args:
         run: Run to serve; it may have no trials yet.
         port: TCP port; 0 selects a free one.
         report: Called once the server responds; its URL is the value ``url``.
 
     Raises:
-        InputError: The port is in use.
+        InputError: The port is in use, or the run whose search was reused is no longer in the storage.
         RunFailedError: TensorBoard ended by itself; the message has its last line of output.
     """
     port = _free(port)
-    with suppress(KeyboardInterrupt), _event_files(run) as directory, tempfile.TemporaryFile() as output:
+    searched = searched_by(run)
+    whose = "" if searched == run else f", with the trials of run {searched.id}, whose search it reused"
+    with suppress(KeyboardInterrupt), _event_files(searched) as directory, tempfile.TemporaryFile() as output:
         arguments = ["--logdir", str(directory), "--host", "127.0.0.1", "--port", str(port)]
         arguments += ["--reload_interval", str(_RELOAD_S)]
         command = [sys.executable, "-m", "tensorboard.main", *arguments]
@@ -53,13 +57,32 @@ def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
         try:
             if _answers(port, server) and report is not None:
                 url = f"http://127.0.0.1:{port}/"
-                report(Progress(f"TensorBoard of run {run.id}: {url} (Ctrl-C stops it)", {"url": url}))
+                message = f"TensorBoard of run {run.id}{whose}: {url} (Ctrl-C stops it)"
+                report(Progress(message, {"url": url}))
             server.wait()
         finally:
             _end(server)
             watchdog.dismiss()
         output.seek(0)
         raise RunFailedError(_exit_message(server.returncode, output.read().decode(errors="replace")))
+
+
+def searched_by(run: Run) -> Run:
+    """Return the run whose trials are a run's search: itself, unless it reused the search of another.
+
+    Raises:
+        InputError: The event files of the other run are no longer in the storage.
+    """
+    name = run.stage_record("search").get("reused_from")
+    if name is None:
+        return run
+    other = Run(run.store, name)
+    if not run.store.names(other.tensorboard):
+        raise InputError(
+            f"run {run.id} reused the search of run {name}, whose event files are no longer in the storage; for "
+            f"charts, search again in a new run with --set storage.reuse=false"
+        )
+    return other
 
 
 def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:

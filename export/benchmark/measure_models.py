@@ -199,12 +199,19 @@ def measure_models(
                 keep(result, scratch / LOGITS_FILE)
         measured.append(result)
         if report is not None:
-            message = f"{spec.name}: {result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
+            message = f"{len(measured)} of {len(specs)} models measured; {spec.name}: "
+            message += f"{result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
             message += "; disturbed by other processes" if result.is_disturbed else ""
             report(
                 Progress(
                     message,
-                    {"name": spec.name, "latency_ms": result.latency_ms["p50"], "size_mb": result.size_mb},
+                    {
+                        "name": spec.name,
+                        "latency_ms": result.latency_ms["p50"],
+                        "size_mb": result.size_mb,
+                        "done": len(measured),
+                        "total": len(specs),
+                    },
                 )
             )
     return measured

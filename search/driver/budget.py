@@ -17,15 +17,18 @@ class BudgetMonitor:
     """
 
     def __init__(self, config: SearchConfig) -> None:
-        budget = config.budget
-        self._budget = budget
         self._sign = 1 if config.mode == "max" else -1
         self._metric = config.metric
-        self._max_failed = max_failed(config)
+        self.limit(config)
         self._seconds_before = 0.0
         self._began = time.monotonic()
         self._num_without_better = 0
         self._best_at_last_end: float | None = None
+
+    def limit(self, config: SearchConfig) -> None:
+        """Set the limits; what has been used of a former budget counts towards the new one."""
+        self._budget = config.budget
+        self._max_failed = max_failed(config)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Tune pickles its callbacks, and the clock of another boot or machine is meaningless here.

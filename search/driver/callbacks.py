@@ -13,6 +13,7 @@ from ray.tune import Callback, PlacementGroupFactory, Stopper
 
 from ...errors import RunFailedError, StorageError
 from ..config import SearchConfig
+from ..space.space import searched
 from ..study.searcher import restored_searchers
 from ..trial_record import State, is_selectable, name_of, selectable_values
 from .budget import BudgetMonitor
@@ -26,6 +27,7 @@ _UNREADABLE = (
     "`distiltune --verbose resume RUN` shows the cause; the run was not changed"
 )
 _PATIENCE_S = 10.0  # a worker takes some seconds to start
+_LOOK_EVERY_S = 2.0
 
 
 class BudgetStopper(Stopper):
@@ -60,6 +62,8 @@ class ProgressCallback(Callback):
         self._failures: dict[str, str] = {}
         self._idle_since: float | None = None
         self._waiting_for: str | None = None
+        self._looked = -_LOOK_EVERY_S
+        self._lacks = False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Process restored trials; raise where Tune could not read its snapshot, rather than start over."""
@@ -68,9 +72,19 @@ class ProgressCallback(Callback):
                 search.storage_error = _UNREADABLE
                 raise StorageError(search.storage_error)
             if search.restored:
+                if search.config is not None:
+                    self._continue_with(search.config)
                 self._restore(trials)
                 search.num_ended = len(self._ended)
             search.restored = False
+
+    def _continue_with(self, config: SearchConfig) -> None:
+        """Adopt the number of trials and the budget of a search that was extended since the snapshot."""
+        if searched(config):  # otherwise it has one trial
+            self._num_trials = config.num_trials
+            for searcher in restored_searchers:
+                searcher.extend(config.num_trials)
+        self._budget.limit(config)
 
     def _restore(self, trials: list[Trial]) -> None:
         while restored_searchers:
@@ -99,10 +113,16 @@ class ProgressCallback(Callback):
             self._idle_since = time.monotonic()
         long = self._idle_since is not None and time.monotonic() - self._idle_since > _PATIENCE_S
         pending = next((trial for trial in trials if trial.status == "PENDING"), None) if long else None
-        waiting_for = _needs(pending) if pending else None
+        waiting_for = _needs(pending) if pending and self._lacks_place() else None
         if waiting_for != self._waiting_for:
             self._waiting_for = waiting_for
             self._report()
+
+    def _lacks_place(self) -> bool:
+        """Return whether Ray has no place for the next trial; one whose worker starts has a place already."""
+        if time.monotonic() - self._looked > _LOOK_EVERY_S:
+            self._looked, self._lacks = time.monotonic(), has_pending_places()
+        return self._lacks
 
     def _end_by_budget(self) -> None:
         failure = self._budget.too_many_failed(Counter(self._failures.values()))
@@ -210,6 +230,14 @@ class ProgressCallback(Callback):
 
 def _better(value: float, than: float, mode: str) -> bool:
     return value > than if mode == "max" else value < than
+
+
+def has_pending_places() -> bool:
+    """Return whether Ray still looks for resources that were requested for a trial."""
+    from ray.util import placement_group_table
+
+    states = {group.get("state") for group in placement_group_table().values()} - {"REMOVED"}
+    return states != {"CREATED"}
 
 
 def _needs(trial: Trial) -> str:

@@ -88,7 +88,7 @@ def _record(result: Result, ended: SearchEnd, setup: SearchSetup, damaged: set[s
     trial_id = PurePosixPath(result.path).name
     # The arguments of a trial that never reported are only in its file.
     given = result.config or store.read_json(f"{experiment}/{trial_id}/params.json")
-    if given is None and ended.ended_by is not None:
+    if given is None and (ended.ended_by is not None or ended.cut_short is not None):
         return None
     if given is None:
         raise StorageError(
@@ -98,7 +98,8 @@ def _record(result: Result, ended: SearchEnd, setup: SearchSetup, damaged: set[s
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)
-    state, reason = _end_of(result, last, None if trial_id in ended.ended_before else ended.ended_by)
+    cut_short_by = None if trial_id in ended.ended_before else ended.ended_by
+    state, reason = _end_of(result, last, (ended.cut_short or {}).get(trial_id, cut_short_by))
     if epochs and not whole:
         state, reason = "failed", "its checkpoints are damaged"
     shared = shared_metrics(given["arguments"], setup.students)

@@ -21,6 +21,7 @@ from ..space.space import fixed_values, searched
 from ..space.students import Student
 from ..trial.inputs import TrialSettings
 from ..trial_record import TrialRecord, is_trial_name, name_of
+from .reopening import ENDED, apply_reopening, trials_cut_short
 from .trusted import refuse_untrusted
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ _DRIVER_ENV = {
 }
 
 _SNAPSHOT_S = 10  # at least, between two snapshots
-_ENDED = "ended.json"  # exists if the budget ended the search
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,15 @@ class SearchEnd:
         num_ended: Trials that ended by themselves.
         ended_by: What ended the search before all trials were done; None when nothing did.
         ended_before: Names of the trials that had ended by themselves before that.
+        cut_short: Name of each trial that was ended before the search was reopened -> what ended it; None if the
+            search was never reopened.
     """
 
     grid: tune.ResultGrid
     num_ended: int
     ended_by: str | None = None
     ended_before: frozenset[str] = frozenset()
+    cut_short: dict[str, str] | None = None
 
 
 def run_trials(
@@ -100,23 +103,30 @@ def run_trials(
     with (
         _environment(setup),
         signal_handlers_restored(),
-        search_running(report, store=store, experiment=experiment, on_trial_ended=on_trial_ended) as search,
+        search_running(
+            report, store=store, experiment=experiment, on_trial_ended=on_trial_ended, config=setup.config
+        ) as search,
     ):
         grid = None
         while grid is None:
             tuner = _tuner(setup, trainable, search)
-            before = store.read_json(f"{experiment}/{_ENDED}") if search.restored else None
+            before = store.read_json(f"{experiment}/{ENDED}") if search.restored else None
             if before is not None:
                 grid = tuner.get_results()
                 return SearchEnd(
-                    grid, _num_ended(grid), before["ended_by"], frozenset(before["ended_before"])
+                    grid,
+                    _num_ended(grid),
+                    before["ended_by"],
+                    frozenset(before["ended_before"]),
+                    trials_cut_short(store, experiment),
                 )
             grid = _fit(tuner, store, search)
     if search.ended_by is not None:
         ended = {"ended_by": search.ended_by, "ended_before": sorted(search.ended_before)}
-        store.write_json(f"{experiment}/{_ENDED}", ended)
+        store.write_json(f"{experiment}/{ENDED}", ended)
     num_ended = _num_ended(grid) if search.num_ended is None else search.num_ended
-    return SearchEnd(grid, num_ended, search.ended_by, frozenset(search.ended_before))
+    cut_short = trials_cut_short(store, experiment)
+    return SearchEnd(grid, num_ended, search.ended_by, frozenset(search.ended_before), cut_short)
 
 
 def _tuner(setup: SearchSetup, trainable: Any, search: RunningSearch) -> tune.Tuner:
@@ -125,6 +135,7 @@ def _tuner(setup: SearchSetup, trainable: Any, search: RunningSearch) -> tune.Tu
     refuse_untrusted(store, experiment)
     search.restored, search.must_restart = _can_restore(store, experiment), False
     if search.restored:
+        apply_reopening(store, experiment)
         return _restored_tuner(trainable, store, experiment)
     # A search that was killed before its first snapshot may have started trials; they are resumed.
     for name in store.names(experiment):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from ...storage.store import Store
+    from ..config import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SearchProgress:
         if self.best_value is not None:
             line += f", best {self.best_value:.4f}"
         line += f"; waiting for {self.waiting_for}" if self.waiting_for else ""
-        return Progress(line, asdict(self))
+        return Progress(line, {**asdict(self), "total": self.num_trials})
 
 
 OnTrialEnded = Callable[["Trial", State, str | None], None]
@@ -66,6 +67,7 @@ class RunningSearch:
         store: The run store.
         experiment: Key of the search in it.
         on_trial_ended: Called for every trial that ended, with its state and, if it failed, the reason.
+        config: The ``search`` section, whose number of trials and budget hold for a restored search too.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class RunningSearch:
         store: Store,
         experiment: str,
         on_trial_ended: OnTrialEnded | None = None,
+        config: SearchConfig | None = None,
     ) -> None:
         self.report = report
+        self.config = config
         self.store = store
         self.experiment = experiment
         self._on_trial_ended = on_trial_ended
@@ -114,9 +118,10 @@ def search_running(
     store: Store,
     experiment: str,
     on_trial_ended: OnTrialEnded | None = None,
+    config: SearchConfig | None = None,
 ) -> Iterator[RunningSearch]:
     """Register the search that runs inside the block, and yield its state."""
-    search = RunningSearch(report, store, experiment, on_trial_ended)
+    search = RunningSearch(report, store, experiment, on_trial_ended, config)
     running_searches.append(search)
     try:
         yield search

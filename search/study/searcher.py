@@ -139,6 +139,10 @@ class StudySearcher(Searcher):
         self._ask(trial_id)
         return {"number": number, "arguments": self._arguments[number]}
 
+    def extend(self, num_trials: int) -> None:
+        """Set the number of suggestions, earlier ones included; window and parallel trials stay as they were."""
+        self._num_trials = num_trials
+
     def _ask(self, trial_id: str) -> None:
         trial = self.study.ask()
         self._suggested[trial_id] = trial

@@ -60,7 +60,8 @@ def last_intact(
 ) -> SavedEpoch | None:
     """Return the last epoch whose checkpoint is intact and can be resumed; delete later ones, which are damaged.
 
-    Earlier checkpoints are not read.
+    Earlier checkpoints are not read. Usually only the last one can be resumed, since ``thinned`` leaves earlier ones
+    no more than their model; if it is damaged, the trial starts over.
 
     Args:
         store: Store of the checkpoints.
@@ -73,7 +74,8 @@ def last_intact(
     Raises:
         StorageError: The storage does not answer.
     """
-    for saved in sorted(epochs, key=lambda each: -each.epoch):
+    ordered, num_damaged = sorted(epochs, key=lambda each: -each.epoch), 0
+    for saved in ordered:
         if not saved.can_be_resumed:
             continue
         damage = damage_of(store, saved)
@@ -81,4 +83,9 @@ def last_intact(
             return saved
         log(f"skipping the checkpoint of epoch {saved.epoch}, {saved.key}: {damage}")
         store.delete(saved.key)
+        num_damaged += 1
+    if num_damaged:
+        others = len(ordered) - num_damaged
+        kept = f"the {others} other{'s' if others > 1 else ''} kept have no optimizer state" if others else ""
+        log("; ".join(filter(None, ["starting again at epoch 1: no intact checkpoint can be resumed", kept])))
     return None

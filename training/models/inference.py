@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...errors import ModelError
+from ...progress import Progress, ReportProgress
 from ..data.collator import DistillationCollator
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from .first_token import first_token_in_last_layer
 from .runtime import evaluation_device, intra_op_threads, without_mixed_precision
 
 DTYPES = ("float32", "bfloat16")
+_REPORT_EVERY_S = 1.0
 _MAX_TOKENS = 16_384  # in one batch, padding included: bounds memory when texts are long
 
 
@@ -29,6 +32,7 @@ def compute_logits(
     batch_size: int = 256,
     dtype: str = "float32",
     use_gpu: bool | None = None,
+    report: ReportProgress | None = None,
 ) -> np.ndarray:
     """Compute a model's logits float32[N, C] over a split; each distinct text is run once.
 
@@ -42,6 +46,7 @@ def compute_logits(
         batch_size: Maximum number of texts per batch.
         dtype: Type of the multiplications, one of ``DTYPES``.
         use_gpu: Whether a GPU may be used; None uses one if available.
+        report: Called at most once a second; ``done`` and ``total`` count distinct texts.
 
     Raises:
         ModelError: Some logits are not finite.
@@ -55,6 +60,7 @@ def compute_logits(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     place = np.empty(len(split), dtype=np.int64)
     place[first] = np.arange(len(first))
+    num_done, reported = 0, time.monotonic()
     with (
         intra_op_threads(num_threads),
         torch.inference_mode(),
@@ -63,6 +69,11 @@ def compute_logits(
     ):
         for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
             logits[place[rows]] = found.float().cpu().numpy()
+            num_done += len(rows)
+            if report is not None and time.monotonic() - reported > _REPORT_EVERY_S:
+                reported = time.monotonic()
+                message = f"{num_done:,} of {len(first):,} texts"
+                report(Progress(message, {"done": num_done, "total": len(first)}))
     if not np.isfinite(logits).all():
         raise ModelError("the model's logits are not finite; train it with a lower learning rate")
     return logits[rows_of]

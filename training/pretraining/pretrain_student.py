@@ -348,5 +348,5 @@ class _LossReporter(TrainerCallback):
         """Report the losses of the last steps."""
         if self._report is not None and logs and "loss" in logs:
             message = f"{self._name}: step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}"
-            values = {"step": state.global_step, "num_steps": state.max_steps, "loss": float(logs["loss"])}
+            values = {"done": state.global_step, "total": state.max_steps, "loss": float(logs["loss"])}
             self._report(Progress(message, values))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ..checkpoints.load import checkpoint_fingerprint, load_classifier
 from ..data.tokenized import TokenizedSplit
@@ -62,6 +63,7 @@ def teacher_logits(
     batch_size: int = 256,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
+    report: ReportProgress | None = None,
 ) -> LogitsResult:
     """Return the teacher's logits over a split, from the cache or by running the teacher.
 
@@ -79,6 +81,7 @@ def teacher_logits(
         batch_size: Maximum number of texts per batch; batches have texts of similar length.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The teacher's task.
+        report: Called while the teacher runs, as in ``compute_logits``.
 
     Raises:
         InputError: ``dtype`` is unknown.
@@ -100,6 +103,7 @@ def teacher_logits(
             batch_size=batch_size,
             dtype=dtype,
             use_gpu=use_gpu,
+            report=report,
         )
         # An entry written concurrently is equal and may be in use, so keep it; replace a damaged one.
         for keep_existing in (not damaged, False):

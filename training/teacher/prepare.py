@@ -105,7 +105,8 @@ def prepare_teacher(
             ``teacher.json``, the record. An existing identical teacher is not modified.
         max_length: Tokens that texts are cut to.
         num_threads: Intra-op threads.
-        report: Called after each epoch; the values are ``epoch``, ``validation_accuracy`` and the job's metric.
+        report: Called when training begins, and after each epoch with the values ``epoch``, ``validation_accuracy``
+            and the job's metric; ``done`` and ``total`` count epochs.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
         balance: How labels with different numbers of texts are balanced in its training (``training.balance``).
@@ -115,7 +116,7 @@ def prepare_teacher(
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
-        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (the values passed to ``report``),
+        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (each with its metrics),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
@@ -139,7 +140,8 @@ def prepare_teacher(
         measure = partial(_measure, initial, splits["validation"], data, goal, num_threads, use_gpu)
         trained = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
-            best = _BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal))
+            doing = "fine-tuning" if config.fine_tune is not None else "training"
+            best = _BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal), doing)
             on_gpu = evaluation_device(use_gpu).type != "cpu"
             _train(initial, splits["train"], config.seed, best, unfinished, balance, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
@@ -361,8 +363,10 @@ class _BestEpoch(TrainerCallback):
         report: ReportProgress | None,
         metric: str,
         mode: Mode,
+        doing: str = "training",
     ) -> None:
         self._model = model
+        self._doing = doing
         self._measure = measure  # not the trainer's evaluation, which uses the training precision
         self._report = report
         self._metric, self._sign = f"validation_{metric}", 1 if mode == "max" else -1
@@ -370,6 +374,10 @@ class _BestEpoch(TrainerCallback):
         self._weights: dict[str, Tensor] = {}
         self.epochs: list[dict[str, float]] = []
         self.number: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report which epoch begins; a resumed training has some already."""
+        self._report_epochs(int(args.num_train_epochs))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure after each epoch, and keep the weights if they are the best so far."""
@@ -381,9 +389,22 @@ class _BestEpoch(TrainerCallback):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
-        if self._report is not None:
-            message = f"epoch {epoch['epoch']:g}: {self._title} {epoch[self._metric]:.4f}"
-            self._report(Progress(message, epoch))
+        self._report_epochs(int(args.num_train_epochs), epoch)
+
+    def _report_epochs(self, total: int, last: dict[str, float] | None = None) -> None:
+        """Report the epoch that trains now, and the metrics of the last one that ended."""
+        if self._report is None:
+            return
+        done = len(self.epochs)
+        now = (
+            f"epoch {done + 1} of {total}, {self._doing} the teacher"
+            if done < total
+            else f"{done} epochs done"
+        )
+        reached = "" if last is None else f"{self._title} {last[self._metric]:.4f}"
+        reached += f" after epoch {done}" if reached and done < total else ""
+        message = "; ".join(filter(None, [now, reached]))
+        self._report(Progress(message, {**(last or {}), "done": done, "total": total}))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the best epoch to the checkpoint."""

@@ -15,7 +15,8 @@ from commands import command_line, distiltune, one_line
 from runfiles import Writer
 
 from distiltune.cluster.store.runs import Storage
-from distiltune.cluster.watching.tensorboard import EventCopy
+from distiltune.cluster.watching.tensorboard import EventCopy, searched_by
+from distiltune.errors import InputError
 from distiltune.search.parameters import Choice, FloatRange
 from distiltune.search.trial.events import TrialEvents, write_experiment
 
@@ -137,6 +138,52 @@ def test_trials_appear_while_they_train(storage, tmp_path):
             within(15, lambda: steps(base, "one", "loss/total"), [5, 15])
             expected = {"one": ("STATUS_SUCCESS", FIRST), "two": (RUNNING, SECOND)}
             within(15, lambda: sessions(base), expected)
+
+
+@pytest.fixture
+def reused(tmp_path):
+    """A run that reused the search of run `first`."""
+    storage = Storage(str(tmp_path / "store"))
+    first, second = Writer(storage, "first").finished().run, Writer(storage, "second").finished().run
+    record = second.stage_record("search")
+    second.write("stages/search.json", {**record, "reused_from": "first"})
+    return first, second
+
+
+def test_the_trials_of_a_reused_search_are_those_of_its_run(reused):
+    first, second = reused
+    with pytest.raises(InputError, match=r"second reused .* run first, .*no longer"):
+        searched_by(second)
+    with trial(first, "0000", FIRST) as events:
+        epoch(events, 1)
+    assert searched_by(second) == first
+    assert searched_by(first) == first
+
+
+def test_a_reused_search_whose_run_is_gone_is_one_line(reused, tmp_path):
+    done = distiltune(tmp_path / "state", "tensorboard", "second", "--storage", tmp_path / "store")
+    one_line(done, "run second", "run first", "storage.reuse=false")
+
+
+@pytest.mark.slow
+def test_a_reused_search_is_shown_and_its_run_named(reused, tmp_path):
+    first, second = reused
+    with trial(first, "0000", FIRST) as events:
+        epoch(events, 1)
+    process = subprocess.Popen(
+        command_line("tensorboard", "second", "--port", 0, "--storage", second.store.url),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "of run second, with the trials of run first" in line
+        base = next(word for word in line.split() if word.startswith("http"))
+        within(20, lambda: steps(base, "0000"), [10])
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path):

@@ -158,7 +158,7 @@ def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tm
     monkeypatch.setattr(experiment, "_new_tuner", lambda *_: Tuner())
     monkeypatch.setattr(experiment, "_restored_tuner", lambda *_: Tuner())
     settings = SimpleNamespace(store=Store(str(tmp_path)), experiment="search")
-    plan: Any = SimpleNamespace(settings=settings, num_slots=1, num_trials=1)
+    plan: Any = SimpleNamespace(settings=settings, num_slots=1, num_trials=1, config=config())
     ended = experiment.run_trials(plan, None, None)
     assert fitted == [False, True, True]
     assert (ended.grid, ended.num_ended) == ("results", 1)

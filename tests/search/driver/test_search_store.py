@@ -152,7 +152,30 @@ def test_the_last_epoch_alone_keeps_what_resuming_needs(tmp_path):
     assert set(best.record["files"]) == {"config.json", "model.safetensors"}
     assert sorted(store.sizes(best.key)) == ["config.json", "epoch.json", "model.safetensors"]
     store.write(f"{last.key}/optimizer.pt", b"y")
-    assert last_intact(store, left, print) is None, "the best epoch has nothing to resume from"
+    said = []
+    assert last_intact(store, left, said.append) is None, "the best epoch has nothing to resume from"
+    assert "checkpoint of epoch 4" in said[0]
+    assert said[1].startswith("starting again at epoch 1: ")
+    assert "the 1 other kept" in said[1]
+    assert last_intact(store, [best], said.append) is None
+    assert len(said) == 2, "nothing is damaged"
+
+
+def test_a_damaged_last_epoch_falls_back_to_the_one_before(tmp_path):
+    """As when the driver was killed before it thinned out what the new epoch replaces."""
+    store, said = Store(str(tmp_path / "store"), retry_s=0), []
+    for epoch in (1, 2):
+        folder = tmp_path / f"made-{epoch}"
+        folder.mkdir()
+        (folder / "optimizer.pt").write_bytes(b"x")
+        write_epoch(folder, {"epoch": epoch, "step": epoch, "metrics": {}})
+        upload_files(store, folder, checkpoint_key("s/t", epoch))
+        upload_record(store, folder, checkpoint_key("s/t", epoch))
+    store.write(f"{checkpoint_key('s/t', 2)}/optimizer.pt", b"y")
+    found = last_intact(store, saved_epochs(store, "s/t"), said.append)
+    assert found is not None
+    assert found.epoch == 1
+    assert len(said) == 1
 
 
 def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
@@ -378,6 +401,25 @@ def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_p
 
     with pytest.raises(EnoughError, match=r"1 CPU and 0\.5 GPU for a trial"):
         search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=tell)
+
+
+@pytest.mark.parametrize(
+    ("states", "pending"),
+    [
+        ([], True),
+        (["CREATED"], False),
+        (["REMOVED", "CREATED", "CREATED"], False),
+        (["REMOVED"], True),
+        (["CREATED", "PENDING"], True),
+        (["RESCHEDULING"], True),
+    ],
+)
+def test_a_trial_whose_worker_starts_has_its_place(states, pending, monkeypatch):
+    from distiltune.search.driver.callbacks import has_pending_places
+
+    groups = {str(number): {"state": state} for number, state in enumerate(states)}
+    monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
+    assert has_pending_places() == pending
 
 
 def test_what_a_trial_raised_is_what_its_worker_raised(ray_session, tmp_path):

@@ -193,10 +193,13 @@ def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_pat
         tmp_path / "teacher",
         report=lambda progress: told.append(progress.values),
     )
-    accuracies = [epoch["validation_accuracy"] for epoch in told]
+    begun, *ended = told
+    accuracies = [epoch["validation_accuracy"] for epoch in ended]
+    total = TINY["num_train_epochs"]
     assert record["kind"] == "scratch"
-    assert record["epochs"] == told
-    assert len(told) == TINY["num_train_epochs"]
+    assert [{**epoch, "done": n, "total": total} for n, epoch in enumerate(record["epochs"], 1)] == ended
+    assert begun == {"done": 0, "total": total}
+    assert len(ended) == total
     assert max(accuracies) > 0.9
     assert record["validation_accuracy"] == max(accuracies)
     assert record["best_epoch"] == 1 + accuracies.index(max(accuracies))
@@ -245,6 +248,8 @@ def test_an_interrupted_training_is_resumed_after_its_last_epoch_in_the_same_bit
     unfinished, told = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
 
     def interrupt(progress: Progress) -> None:
+        if "epoch" not in progress.values:  # training begins
+            return
         told.append(progress.values["epoch"])
         if told in ([1, 2], [1, 2, 2, 3, 4]):
             raise KeyboardInterrupt
