@@ -76,7 +76,7 @@ def resume(
     search.space, a new run begins that learns from the trials of this one.
     """
     from ..jobs import submission as jobs
-    from ..pipeline.extension import changed_job
+    from ..pipeline.reuse.extension import changed_job
     from .run import run_here
 
     run = open_run(run_id, storage)

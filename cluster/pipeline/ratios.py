@@ -16,8 +16,8 @@ from ..specification.config import JobConfig
 from ..store.runs import Run
 from ..store.stage_index import find_result, write_result
 from .dispatch import Dispatcher
-from .model_reuse import ModelReuse, measurement_specs
-from .reuse import hash_of
+from .reuse.models import ModelReuse, measurement_specs
+from .reuse.search import hash_of
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData

@@ -22,8 +22,8 @@ from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
-from .extension import drop_outdated, extend, is_extended
 from .preflight import CheckedJob, check_job
+from .reuse.extension import drop_outdated, extend, is_extended
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
-    from .model_reuse import ModelReuse
+    from .reuse.models import ModelReuse
     from .stages import StageResult
 
 logger = logging.getLogger(__name__)
@@ -312,8 +312,8 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
     from .finalize import make_report, seal_chosen
-    from .model_reuse import ModelReuse
-    from .reuse import SearchReuse
+    from .reuse.models import ModelReuse
+    from .reuse.search import SearchReuse
     from .stages import Stages
 
     config, local_config = job.settled_config, job.settled_local_config

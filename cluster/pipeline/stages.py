@@ -26,7 +26,7 @@ from .best_trial import best_of, keep_best
 from .diagnose import CrossFit, diagnose
 from .diagnose import describe as describe_problems
 from .dispatch import Dispatcher
-from .model_reuse import ModelReuse, measurement_specs
+from .reuse.models import ModelReuse, measurement_specs
 from .students import Students
 from .warm_start import warm_start_trials
 

@@ -22,9 +22,9 @@ from ....export.benchmark.processes import PACKAGE, environment
 from ....progress import Progress, ReportProgress, ignore
 from ....storage.temporary import temporary_directory
 from ...store.runs import LOGITS, TEACHERS, Run
-from ..model_reuse import ModelReuse
 from ..preflight import CheckedJob
-from ..reuse import SearchReuse
+from ..reuse.models import ModelReuse
+from ..reuse.search import SearchReuse
 from .request import Request, places_of
 from .search_time import Span
 from .stages import MIB, Known, StageForecast, StageForecasts

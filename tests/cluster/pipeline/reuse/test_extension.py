@@ -13,7 +13,7 @@ from runfiles import Writer
 from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.pipeline.extension import changed_job, drop_outdated, extend, is_extended
+from distiltune.cluster.pipeline.reuse.extension import changed_job, drop_outdated, extend, is_extended
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import ConfigError, InputError

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DistiltuneError
-from ...storage.folders import new_folder
-from ...storage.store import Store
-from ..specification.config import JobConfig
-from ..store.runs import TEACHERS, Run, now
-from ..store.stage_index import enter, entry_of
-from .diagnose import DUPLICATES_FILE, ISSUES_FILE
+from ....errors import DistiltuneError
+from ....storage.folders import new_folder
+from ....storage.store import Store
+from ...specification.config import JobConfig
+from ...store.runs import TEACHERS, Run, now
+from ...store.stage_index import enter, entry_of
+from ..diagnose import DUPLICATES_FILE, ISSUES_FILE
 from .extension import is_extended
 
 if TYPE_CHECKING:
-    from ...training.data.text_data import TextData
+    from ....training.data.text_data import TextData
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class SearchReuse:
 
     The key has the texts, the teacher's own key (which has its checkpoint's content), the sections ``student``,
     ``training`` and ``search``, and the versions of the libraries. Variants and measurements are found one by one, see
-    :class:`~distiltune.cluster.pipeline.model_reuse.ModelReuse`.
+    :class:`~distiltune.cluster.pipeline.reuse.models.ModelReuse`.
 
     Args:
         config: The specification.
@@ -90,9 +90,9 @@ class SearchReuse:
         return None if self._config.search.warm_start else hash_of(self._search_parts())
 
     def _search_parts(self) -> dict[str, Any]:
-        from ...export.machine import describe_machine
-        from ...training import tasks
-        from ...training.teacher.prepare import teacher_key
+        from ....export.machine import describe_machine
+        from ....training import tasks
+        from ....training.teacher.prepare import teacher_key
 
         config, task = self._local_config, tasks.get(self._config.task)
         teachers = [
@@ -160,7 +160,7 @@ def copy_folder(store: Store, source: str, target: str, change: Callable[[Path],
 
 def _contents(config: JobConfig) -> dict[str, str]:
     """Return the fingerprint of each checkpoint on this machine that the section ``student`` names."""
-    from ...training.checkpoints.load import checkpoint_fingerprint, resolve_checkpoint
+    from ....training.checkpoints.load import checkpoint_fingerprint, resolve_checkpoint
 
     values, found = config.student.model_dump(mode="json"), {}
     for path in config.student.checkpoint_keys:

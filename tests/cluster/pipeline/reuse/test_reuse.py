@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distiltune.cluster.pipeline.diagnose import DUPLICATES_FILE, ISSUES_FILE
-from distiltune.cluster.pipeline.reuse import SearchReuse
+from distiltune.cluster.pipeline.reuse.search import SearchReuse
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.cluster.store.stage_index import INDEX

@@ -10,30 +10,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DistiltuneError
-from ...export.benchmark import targets
-from ...export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
-from ...export.machine import describe_machine
-from ...export.out_of_scope.fit_scores import refit_scores
-from ...export.report.report import REFERENCE
-from ...export.selection.gate import STUDENT, TEACHER
-from ...export.variants import kinds
-from ...storage.folders import file_sha256
-from ...storage.temporary import temporary_directory
-from ..remote.tasks import (
+from ....errors import DistiltuneError
+from ....export.benchmark import targets
+from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
+from ....export.machine import describe_machine
+from ....export.out_of_scope.fit_scores import refit_scores
+from ....export.report.report import REFERENCE
+from ....export.selection.gate import STUDENT, TEACHER
+from ....export.variants import kinds
+from ....storage.folders import file_sha256
+from ....storage.temporary import temporary_directory
+from ...remote.tasks import (
     benchmark_texts,
     measured_logits,
     validation_texts,
     variant_record,
 )
-from ..specification.config import JobConfig
-from ..specification.goal import goal_of
-from ..store.runs import Run, now
-from ..store.stage_index import find_result
-from .reuse import copy_folder, hash_of
+from ...specification.config import JobConfig
+from ...specification.goal import goal_of
+from ...store.runs import Run, now
+from ...store.stage_index import find_result
+from .search import copy_folder, hash_of
 
 if TYPE_CHECKING:
-    from ...training.data.text_data import TextData
+    from ....training.data.text_data import TextData
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class ModelReuse:
         return {name: value for name, value in describe_machine().items() if name != "load_average"}
 
     def _content(self, key: str) -> str:
-        from ...training.checkpoints.load import checkpoint_fingerprint
+        from ....training.checkpoints.load import checkpoint_fingerprint
 
         if key not in self._contents:
             self._contents[key] = checkpoint_fingerprint(self._run.store.fetch(key))

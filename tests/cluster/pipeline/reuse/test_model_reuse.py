@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distiltune.cluster.pipeline import model_reuse, run_job
-from distiltune.cluster.pipeline.model_reuse import ModelReuse, measurement_specs
 from distiltune.cluster.pipeline.ratios import RatioMeasurement
+from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
 from distiltune.cluster.remote.tasks import (
     benchmark_texts,
     measured_logits,

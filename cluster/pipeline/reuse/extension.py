@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ...errors import ConfigError, InputError, listed
-from ...search.driver.reopening import reopen
-from ...search.space.space import searched
-from ...search.trial_record import is_trial_name
-from ..specification.config import JobConfig
-from ..specification.faults import described
-from ..specification.reading import apply_overrides
-from ..store.removal import check_not_cut
-from ..store.runs import STAGES, Run, command
+from ....errors import ConfigError, InputError, listed
+from ....search.driver.reopening import reopen
+from ....search.space.space import searched
+from ....search.trial_record import is_trial_name
+from ...specification.config import JobConfig
+from ...specification.faults import described
+from ...specification.reading import apply_overrides
+from ...store.removal import check_not_cut
+from ...store.runs import STAGES, Run, command
 
 _RECORD = "extended.json"
 _EXTENDS = ("search.num_trials", "search.budget", "search.max_failed_trials")
