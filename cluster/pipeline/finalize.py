@@ -14,6 +14,7 @@ from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
 from ...export.report.report import build_report, write_report
 from ...export.selection.against_teacher import compare_with_teacher
+from ...export.selection.breakdown import break_down
 from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
 from ...storage.temporary import temporary_directory
@@ -38,15 +39,13 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
     choose = config.export.choose
     selection = select_variant(measured, choose)
     by_name = {each.name: each for each in selection.measurements}
-    compared = None
-    if selection.chosen is not None and TEACHER in by_name:
-        compared = compare_with_teacher(
-            by_name[selection.chosen],
-            by_name[TEACHER],
-            data.splits["test"]["label"][:],
-            data.label_names,
-            choose,
-        )
+    compared, broken_down = None, None
+    if selection.chosen is not None:
+        variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
+        labels, names = data.splits["test"]["label"][:], data.label_names
+        broken_down = break_down(variant, teacher, labels, names, choose, data.slices)
+        if teacher is not None:
+            compared = compare_with_teacher(variant, teacher, labels, names, choose, data.slices)
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     measurements = [replace(each, answers=None) for each in selection.measurements]
     record: dict[str, Any] = {
@@ -55,6 +54,7 @@ def choose_variant(config: JobConfig, run: Run, data: TextData) -> StageResult:
         "reason": selection.reason or None,
         "warning": selection.warning or None,
         "against_teacher": None if compared is None else compared.to_json(),
+        "breakdown": broken_down,
     }
     if selection.warning:
         logger.warning("%s", selection.warning)
@@ -143,6 +143,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
+                "breakdown": choice["breakdown"],
                 "warning": choice["warning"],
                 "stages": {
                     stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")

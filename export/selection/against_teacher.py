@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from ..benchmark.predictions import Answers, unpack_answers
 from ..config import ChooseConfig
 from .gate import accuracy_kind
 from .paired_test import compare_paired
+from .slices import measure_slices
 
 NUM_LABELS_SHOWN = 5
+NUM_SLICES_SHOWN = 5
 INTERVAL = 0.95
 """Confidence of the reported intervals, two-sided."""
 
@@ -36,6 +38,24 @@ class LabelLoss:
 
 
 @dataclass(frozen=True)
+class SliceLoss:
+    """The texts of the test split with one value of a column of ``data.slice_columns``.
+
+    Attributes:
+        column: Name of the column.
+        value: The value.
+        num_texts: Number of its texts.
+        num_right, teacher_num_right: Number of them that variant and teacher classify correctly.
+    """
+
+    column: str
+    value: str
+    num_texts: int
+    num_right: int
+    teacher_num_right: int
+
+
+@dataclass(frozen=True)
 class TeacherComparison:
     """A variant against the teacher on the N texts of the test split.
 
@@ -47,6 +67,7 @@ class TeacherComparison:
         changed: Share of the texts whose prediction differs from the teacher's.
         labels: The labels that lose most texts, at most five, the largest loss first.
         faster, smaller: Ratios of the teacher's to the variant's p50 latency and size.
+        slices: The slices that lose most texts, at most five, the largest loss first.
     """
 
     accuracy_kind: str
@@ -60,6 +81,7 @@ class TeacherComparison:
     labels: list[LabelLoss]
     faster: float
     smaller: float
+    slices: list[SliceLoss] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -72,6 +94,7 @@ def compare_with_teacher(
     labels: Sequence[int],
     label_names: Sequence[str],
     config: ChooseConfig,
+    slices: Mapping[str, Sequence[str | None]] | None = None,
 ) -> TeacherComparison | None:
     """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
 
@@ -81,12 +104,13 @@ def compare_with_teacher(
         labels: int[N], labels of the test split, indices into ``label_names``.
         label_names: The data's labels.
         config: The section ``export.choose``.
+        slices: Column -> its value for each text of the test split, as ``TextData.slices``.
 
     Returns:
         The comparison; None where one has no predictions for the test split.
     """
     kind = accuracy_kind(config, variant)
-    own, base = _test_answers(variant, kind), _test_answers(teacher, kind)
+    own, base = answers_on_test(variant, kind), answers_on_test(teacher, kind)
     if own is None or base is None:
         return None
     paired = compare_paired(own.right, base.right, confidence=(1 + INTERVAL) / 2)
@@ -102,10 +126,17 @@ def compare_with_teacher(
         labels=_largest_losses(own.right, base.right, np.asarray(labels), label_names),
         faster=teacher.latency_ms["p50"] / variant.latency_ms["p50"],
         smaller=teacher.size_mb / variant.size_mb,
+        slices=_largest_slice_losses(slices or {}, own.right, base.right),
     )
 
 
-def _test_answers(measurement: Measurement, kind: str) -> Answers | None:
+def answers_on_test(measurement: Measurement, kind: str) -> Answers | None:
+    """Return a row's predictions on the test split; None where it has none.
+
+    Args:
+        measurement: The row.
+        kind: ``with_threshold`` or ``without_threshold``.
+    """
     packed = (measurement.answers or {}).get("test", {}).get(kind)
     return None if packed is None else unpack_answers(packed)
 
@@ -123,3 +154,15 @@ def _largest_losses(
         for i in order
         if right[i] < teacher_right[i]
     ]
+
+
+def _largest_slice_losses(
+    slices: Mapping[str, Sequence[str | None]], own: np.ndarray, base: np.ndarray
+) -> list[SliceLoss]:
+    names = [each.name for each in fields(SliceLoss)]
+    losses = [
+        SliceLoss(**{name: each[name] for name in names})
+        for each in measure_slices(slices, own, base)
+        if each["num_right"] < each["teacher_num_right"]
+    ]
+    return sorted(losses, key=lambda each: each.num_right - each.teacher_num_right)[:NUM_SLICES_SHOWN]
