@@ -92,11 +92,16 @@ def test_slices_change_neither_splits_nor_fingerprint(tmp_path):
     assert loaded(path).fingerprint == plain.fingerprint
 
 
-def test_a_column_that_does_not_exist_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):
+def test_a_column_that_does_not_exist_is_named_with_the_nearest(tmp_path):
     path = write(tmp_path / "data.csv", ROWS, COLUMNS)
     message = r"no column 'chanel' \(data\.slice_columns\); .*nearest: 'channel'; name columns that it has in"
     with pytest.raises(DataError, match=message):
         load_data(data_config(train=path, slice_columns=["chanel"]))
+
+
+@pytest.mark.slow
+def test_a_job_with_such_a_column_is_refused_in_one_line_before_work_starts(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "data.csv", ROWS, COLUMNS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(
         "data: {train: data.csv, slice_columns: [chanel]}\nteacher: {scratch: {}}\n"
