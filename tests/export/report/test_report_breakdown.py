@@ -132,7 +132,7 @@ def test_a_report_without_a_breakdown_has_no_such_sections() -> None:
     assert "Results by" not in text
 
 
-@pytest.mark.parametrize("num", [2, 7, 40])
+@pytest.mark.parametrize("num", [2, 7, pytest.param(40, marks=pytest.mark.slow)])
 def test_the_matrix_is_legible(num: int, tmp_path, monkeypatch) -> None:
     drawn = []
     save = pictures.save
