@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...errors import InputError, shown
 from .options import ArtifactArgument, JsonOption, StorageOption, echo_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer()
 
@@ -28,16 +31,25 @@ def evaluate(
     label_column: Annotated[
         str, typer.Option("--label-column", metavar="NAME", help="Column with the label.")
     ] = "label",
+    slice_columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice-column",
+            metavar="NAME",
+            help="Column, such as a channel, for each of whose values the accuracy is shown; may be repeated.",
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE", help="JSON file to write, with every figure.")
     ] = None,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate an artifact on labelled texts: accuracy, each label, confusions, calibration."""
+    """Evaluate an artifact on labelled texts: accuracy, each label, slices, confusions, calibration."""
     from ...export.benchmark.evaluation import evaluate as evaluate_answers
     from ...export.commands.streams import quiet_panics
     from ...export.runtime.classifier import TextClassifier
+    from ...export.selection.slices import measure_slices
     from ...training.data.rows import checked
     from ...training.data.sources.columns import Columns
     from ...training.data.sources.table import read_table
@@ -47,7 +59,8 @@ def evaluate(
         _check_output(output)
     folder = find_artifact(directory, storage)
     notes: list[str] = []
-    columns = Columns(text_column, label_column, section=None)
+    slices = tuple(dict.fromkeys(slice_columns or ()))
+    columns = Columns(text_column, label_column, section=None, slices=slices)
     split = checked(read_table("given", data, columns, parameter="DATA"), notes)
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
@@ -61,13 +74,30 @@ def evaluate(
             f"DATA: {shown(data, 200)} has the labels {', '.join(sorted(set(split.labels)))!s:.100}, none of which "
             f"the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
         )
-    report = {"artifact": directory, "data": data, **evaluate_answers(answers, split.labels, known)}
+    right = [answer["label"] == label for answer, label in zip(answers, split.labels, strict=True)]
+    measured = evaluate_answers(answers, split.labels, known)
+    report = {"artifact": directory, "data": data, **measured, "slices": measure_slices(split.slices, right)}
     if output is not None:
         _write(output, report)
     if as_json:
         echo_json(report)
     else:
         _print(report)
+
+
+def _print_table(console: Console, heads: list[str], rows: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _check_output(output: str) -> None:
@@ -93,26 +123,30 @@ def _write(output: str, report: dict[str, Any]) -> None:
 
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from ...export.benchmark.evaluation import most_confused
 
     console = Console(highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("label")
-    for head in ("precision", "recall", "f1", "texts"):
-        table.add_column(head, justify="right")
-    for each in report["labels"]:
-        figures = [each[name] for name in ("precision", "recall", "f1")]
-        cells = ["-" if figure is None else f"{figure:.3f}" for figure in figures]
-        table.add_row(each["label"], *cells, str(each["num_texts"]))
-    console.print(table)
+    figures = ("precision", "recall", "f1")
+    _print_table(
+        console,
+        ["label", *figures, "texts"],
+        [
+            [each["label"], *(_figure(each[name]) for name in figures), str(each["num_texts"])]
+            for each in report["labels"]
+        ],
+    )
+    if report["slices"]:
+        _print_table(
+            console,
+            ["slice", "accuracy", "texts"],
+            [
+                [f"{each['column']}: {each['value']}", _figure(each["accuracy"]), str(each["num_texts"])]
+                for each in report["slices"]
+            ],
+        )
     confusion = report["confusion"]
-    wrong = [
-        (count, confusion["labels"][true], confusion["labels"][given])
-        for true, row in enumerate(confusion["counts"])
-        for given, count in enumerate(row)
-        if count and true != given
-    ]
-    for count, true, given in sorted(wrong, key=lambda each: -each[0])[:_MOST_CONFUSIONS]:
+    for count, true, given in most_confused(confusion["labels"], confusion["counts"], _MOST_CONFUSIONS):
         console.print(f"{count} of {true!r} predicted as {given!r}", soft_wrap=True)
     low, high = report["interval"]
     console.print(

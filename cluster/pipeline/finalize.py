@@ -16,6 +16,7 @@ from ...export.benchmark.measure_models import Measurement
 from ...export.markdown import times_faster
 from ...export.report.report import build_report, write_report
 from ...export.selection.against_teacher import compare_with_teacher
+from ...export.selection.breakdown import break_down
 from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
 from ...search.space.space import VALIDATION
@@ -51,19 +52,23 @@ def choose_variant(
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
     selection = select_variant(measured, choose, metric=metric)
     by_name = {each.name: each for each in selection.measurements}
-    compared, ratios = None, {}
+    compared, broken_down, ratios = None, None, {}
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
-    if selection.chosen is not None and TEACHER in by_name:
-        compared = compare_with_teacher(
-            by_name[selection.chosen],
-            by_name[TEACHER],
-            data.splits["test"]["label"][:],
-            data.label_names,
-            choose,
-            metric,
-            ratios.get(TEACHER),
-        )
+        variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
+        labels, names = data.splits["test"]["label"][:], data.label_names
+        broken_down = break_down(variant, teacher, labels, names, choose, data.slices)
+        if teacher is not None:
+            compared = compare_with_teacher(
+                variant,
+                teacher,
+                labels,
+                names,
+                choose,
+                metric=metric,
+                ratio=ratios.get(TEACHER),
+                slices=data.slices,
+            )
     # The answers stay in the benchmark's record: only the gate needs them, and they are long.
     measurements = [replace(each, answers=None) for each in selection.measurements]
     record: dict[str, Any] = {
@@ -73,6 +78,7 @@ def choose_variant(
         "warning": selection.warning or None,
         "against_teacher": None if compared is None else compared.to_json(),
         "ratios": ratios,
+        "breakdown": broken_down,
     }
     if selection.warning:
         logger.warning("%s", selection.warning)
@@ -174,6 +180,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
                 "interleaved": choice["ratios"],
+                "breakdown": choice["breakdown"],
                 "warning": choice["warning"],
                 "stages": {
                     stage: record.get("seconds") for stage, record in records.items() if record.get("seconds")

@@ -32,8 +32,9 @@ def evaluate(
     predicted = [answer["label"] for answer in answers]
     names = list(dict.fromkeys([*labels, *sorted({*truth, *predicted})]))
     place = {name: number for number, name in enumerate(names)}
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, ([place[each] for each in truth], [place[each] for each in predicted]), 1)
+    counts = count_confusions(
+        [place[each] for each in truth], [place[each] for each in predicted], len(names)
+    )
     right = np.array([one == other for one, other in zip(predicted, truth, strict=True)])
     scores = np.array([answer["score"] for answer in answers], dtype=np.float64)
     occurring: list[int] = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
@@ -42,7 +43,7 @@ def evaluate(
         "accuracy": float(right.mean()),
         "interval": wilson_interval(int(right.sum()), len(right)),
         "calibration_error": reliability(scores, right)["ece"],
-        "labels": [_measure_label(names[i], i, counts) for i in occurring],
+        "labels": [measure_label(names[i], i, counts) for i in occurring],
         "unknown": sorted({*truth} - {*labels, *predicted}),
         "confusion": {
             "labels": [names[i] for i in occurring],
@@ -60,7 +61,36 @@ def wilson_interval(num_right: int, num_texts: int) -> list[float]:
     return [max(0.0, (middle - width) / whole), min(1.0, (middle + width) / whole)]
 
 
-def _measure_label(name: str, number: int, counts: np.ndarray) -> dict[str, Any]:
+def count_confusions(
+    truth: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, num_labels: int
+) -> np.ndarray:
+    """Return the number of texts by true and predicted label, int64[C, C] with ``counts[true, predicted]``."""
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
+    return counts
+
+
+def most_confused(
+    labels: Sequence[str], counts: Sequence[Sequence[int]], most: int
+) -> list[tuple[int, str, str]]:
+    """Return the most frequent confusions as (number of texts, true label, predicted label), at most ``most``."""
+    wrong = [
+        (int(count), labels[true], labels[given])
+        for true, row in enumerate(counts)
+        for given, count in enumerate(row)
+        if count and true != given
+    ]
+    return sorted(wrong, key=lambda each: -each[0])[:most]
+
+
+def measure_label(name: str, number: int, counts: np.ndarray) -> dict[str, Any]:
+    """Return ``label``, ``precision``, ``recall``, ``f1`` (None where undefined) and ``num_texts`` of one label.
+
+    Args:
+        name: The label.
+        number: Its number.
+        counts: int[C, C], from ``count_confusions``; the label occurs in it.
+    """
     hits, given, true = counts[number, number], counts[:, number].sum(), counts[number].sum()
     return {
         "label": name,

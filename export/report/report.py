@@ -13,6 +13,7 @@ from ..benchmark.contention import MOST_WAITING
 from ..benchmark.measure_models import Measurement
 from ..markdown import render, times_faster
 from ..selection.gate import ACCURACY, STUDENT, TEACHER
+from .breakdown_tables import labels_table, pairs_table, slice_losses_table, slices_table
 from .data_tables import confused_table, duplicates_table, issues_table
 from .tables import (
     choice_table,
@@ -29,6 +30,9 @@ REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
+CONFUSION_PICTURE_FILE = "confusion.png"
+MOST_LABELS_OPEN = 30
+"""Labels whose table is shown at once; a longer one opens on demand."""
 REFERENCE = "reference-bert-base"
 _NO_SEARCH = {"ended_by": None, "choice": "", "front": [], "pictures": [], "left_out": {}}
 _NO_DIAGNOSTICS = {"label_issues": {}, "near_duplicates": {}, "confused_labels": []}
@@ -36,6 +40,10 @@ _FILTERS = {
     "variants_table": markdown_table,
     "choice_table": choice_table,
     "losses_table": losses_table,
+    "labels_table": labels_table,
+    "pairs_table": pairs_table,
+    "slices_table": slices_table,
+    "slice_losses_table": slice_losses_table,
     "issues_table": issues_table,
     "confused_table": confused_table,
     "duplicates_table": duplicates_table,
@@ -125,9 +133,11 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
     """Write ``report.json``, ``report.md`` and the plots, each atomically.
 
     Returns:
-        ``{"json": path, "markdown": path, "picture": path}``, and ``confidence`` where that was measured.
+        ``{"json": path, "markdown": path, "picture": path}``, and ``confidence`` and ``confusion`` where these were
+        measured.
     """
     from .plots.confidence import draw_scope
+    from .plots.confusion import draw_confusion
     from .plots.latency import draw_accuracy_latency
 
     out_dir = Path(out_dir)
@@ -141,6 +151,10 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
     compared = _compared(report)
     if compared:
         paths["confidence"] = draw_scope(compared, out_dir / SCOPE_PICTURE_FILE)
+    confusion = (report.get("breakdown") or {}).get("confusion") or {}
+    if confusion.get("counts"):
+        path = out_dir / CONFUSION_PICTURE_FILE
+        paths["confusion"] = draw_confusion(confusion["labels"], confusion["counts"], path)
     write_file(paths["markdown"], markdown_report(report))
     write_file(paths["json"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return paths
@@ -154,6 +168,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
+        "breakdown": report.get("breakdown") or {},
         "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
         "best": _best_shown(report.get("best") or {}),
         "metric": metric,
@@ -169,6 +184,8 @@ def markdown_report(report: dict[str, Any]) -> str:
         "teacher": TEACHER,
         "picture": PICTURE_FILE,
         "scope_picture": SCOPE_PICTURE_FILE,
+        "confusion_picture": CONFUSION_PICTURE_FILE,
+        "most_labels_open": MOST_LABELS_OPEN,
     }
     return render(__name__, "report.md.j2", values, _FILTERS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from ...training.tasks import Metric
 from ..benchmark.measure_models import Measurement
 from ..config import ChooseConfig
 from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers
+from .slices import measure_slices
 
 NUM_LABELS_SHOWN = 5
+NUM_SLICES_SHOWN = 5
 INTERVAL = 0.95
 """Confidence of the reported intervals, two-sided."""
 
@@ -29,6 +31,24 @@ class LabelLoss:
     """
 
     label: str
+    num_texts: int
+    num_right: int
+    teacher_num_right: int
+
+
+@dataclass(frozen=True)
+class SliceLoss:
+    """The texts of the test split with one value of a column of ``data.slice_columns``.
+
+    Attributes:
+        column: Name of the column.
+        value: The value.
+        num_texts: Number of its texts.
+        num_right, teacher_num_right: Number of them that variant and teacher classify correctly.
+    """
+
+    column: str
+    value: str
     num_texts: int
     num_right: int
     teacher_num_right: int
@@ -51,6 +71,7 @@ class TeacherComparison:
         faster, smaller: Ratios of the teacher's to the variant's latency and size; that of the latencies is measured
             in turns (``interleaved.LatencyRatio``), or between their separate measurements (p50) where it was not.
         faster_low, faster_high: Limits of the 95 % interval of ``faster``; None where it was not measured in turns.
+        slices: The slices that lose most texts, at most five, the largest loss first.
     """
 
     accuracy_kind: str
@@ -68,6 +89,7 @@ class TeacherComparison:
     smaller: float
     faster_low: float | None = None
     faster_high: float | None = None
+    slices: list[SliceLoss] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
@@ -80,8 +102,10 @@ def compare_with_teacher(
     labels: Sequence[int],
     label_names: Sequence[str],
     config: ChooseConfig,
+    *,
     metric: Metric = ACCURACY,
     ratio: Mapping[str, Any] | None = None,
+    slices: Mapping[str, Sequence[str | None]] | None = None,
 ) -> TeacherComparison | None:
     """Compare a variant with the teacher on the test split, as ``config`` compares them on the validation split.
 
@@ -93,6 +117,7 @@ def compare_with_teacher(
         config: The section ``export.choose``.
         metric: The job's metric.
         ratio: ``LatencyRatio`` of the two as JSON values, if they were timed in turns.
+        slices: Column -> its value for each text of the test split, as ``TextData.slices``.
 
     Returns:
         The comparison; None where one has no predictions for the test split.
@@ -127,6 +152,7 @@ def compare_with_teacher(
         smaller=teacher.size_mb / variant.size_mb,
         faster_low=ratio["low"] if ratio else None,
         faster_high=ratio["high"] if ratio else None,
+        slices=_largest_slice_losses(slices or {}, own.right, base.right),
     )
 
 
@@ -143,3 +169,15 @@ def _largest_losses(
         for i in order
         if right[i] < teacher_right[i]
     ]
+
+
+def _largest_slice_losses(
+    slices: Mapping[str, Sequence[str | None]], own: np.ndarray, base: np.ndarray
+) -> list[SliceLoss]:
+    names = [each.name for each in fields(SliceLoss)]
+    losses = [
+        SliceLoss(**{name: each[name] for name in names})
+        for each in measure_slices(slices, own, base)
+        if each["num_right"] < each["teacher_num_right"]
+    ]
+    return sorted(losses, key=lambda each: each.num_right - each.teacher_num_right)[:NUM_SLICES_SHOWN]

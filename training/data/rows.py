@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from ...errors import DataError, shown
@@ -33,6 +33,7 @@ class RawSplit:
         place: Location of a row (counted from 0) in the origin, such as ``line 7``.
         groups: One value per row, parallel to ``texts``: rows of equal value are not separated when a split is held
             out; None: there are no groups.
+        slices: Further columns, by which results are shown: name -> one value per row, parallel to ``texts``.
     """
 
     name: str
@@ -41,11 +42,12 @@ class RawSplit:
     labels: Sequence[object]
     place: Callable[[int], str]
     groups: Sequence[object] | None = None
+    slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings and labels and groups are names; ``place`` as in RawSplit."""
+    """One checked split: texts are strings; labels, groups and slices are names; ``place`` as in RawSplit."""
 
     name: str
     origin: str
@@ -53,6 +55,7 @@ class Split:
     labels: list[str]
     place: Callable[[int], str]
     groups: list[str | None]
+    slices: dict[str, list[str | None]] = field(default_factory=dict)
 
     def select(self, indices: Sequence[int], name: str | None = None) -> Split:
         """Return the split of some of its rows, under another name if one is given."""
@@ -63,6 +66,7 @@ class Split:
             [self.labels[i] for i in indices],
             lambda i: self.place(indices[i]),
             [self.groups[i] for i in indices],
+            {column: [values[i] for i in indices] for column, values in self.slices.items()},
         )
 
 
@@ -94,11 +98,11 @@ def checked(raw: RawSplit, notes: list[str]) -> Split:
     labels: list[str] = []
     for index in kept:
         text, label = raw.texts[index], _label_name(raw.labels[index])
-        for field, value, sound in (("text", text, texts), ("label", label, labels)):
+        for name, value, sound in (("text", text, texts), ("label", label, labels)):
             if isinstance(value, str) and value.strip() and _is_unicode(value):
                 sound.append(value)
             else:
-                faults.add(lambda i=index, f=field, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
+                faults.add(lambda i=index, f=name, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
     faults.raise_if_any(raw.origin, "give each row a text and a label, or remove the row")
     if len(kept) < num_rows:
         first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
@@ -108,7 +112,8 @@ def checked(raw: RawSplit, notes: list[str]) -> Split:
             f"{raw.place(first)}"
         )
     groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
-    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups)
+    slices = {column: [_group_name(values[i]) for i in kept] for column, values in raw.slices.items()}
+    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices)
 
 
 def normalised(text: str) -> str:
@@ -170,10 +175,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def column_error(origin: str, key: str, column: str, columns: Iterable[object]) -> DataError:
     """Return the error for a missing column; ``key`` is the full path of the key that names it."""
     there = [str(name) for name in columns]
-    role = key.rpartition(".")[2].partition("_")[0]
+    role = key.rpartition(".")[2].removeprefix("--").replace("-", "_").partition("_")[0]
     remedy = (
         f"name columns that it has in {key}"
-        if key.endswith("template")
+        if key.endswith(("template", "slice_columns", "slice-column"))
         else f"set {key} to the column with the {role}"
     )
     return DataError(

@@ -31,11 +31,13 @@ class TextData:
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
         unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
             smaller draw.
+        slices: Values of the columns ``data.slice_columns`` for each text of the test split, None where a row has none.
     """
 
     splits: datasets.DatasetDict
     out_of_scope_label: str | None
     unlabelled: list[str] = field(default_factory=list)
+    slices: dict[str, list[str | None]] = field(default_factory=dict)
 
     @property
     def label_names(self) -> list[str]:
@@ -60,7 +62,8 @@ class TextData:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of label names, out-of-scope label, and the texts and labels of all splits in order.
 
-        The same content gives the same value in every process and from every source or file format.
+        The same content gives the same value in every process and from every source or file format; slices, which no
+        model reads, do not change it.
         """
         digest = hashlib.sha256()
 
@@ -114,7 +117,8 @@ def load_data(config: DataConfig) -> TextData:
     unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
     for note in [*notes, *_duplicates(splits)]:
         logger.warning("%s", note)
-    return TextData(made, out_of_scope, unlabelled)
+    slices = next(split.slices for split in splits if split.name == "test")
+    return TextData(made, out_of_scope, unlabelled, slices)
 
 
 def _completed(given: list[Split], config: DataConfig) -> list[Split]:

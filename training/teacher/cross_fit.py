@@ -26,8 +26,17 @@ _FORMAT = 1
 
 
 def cross_fit_epochs(config: DiagnosticsConfig, teacher: TeacherConfig) -> int:
-    """Return the epochs of each fold's training: those configured, or half of the teacher's, at least 1."""
-    return config.cross_fit_epochs or max(1, _recipe(teacher).num_train_epochs // 2)
+    """Return the epochs of each fold's training.
+
+    Those configured; else half of a fine-tuning's, at least 1, or all of a teacher's from scratch, which has learned
+    little after half of them.
+    """
+    recipe = _recipe(teacher)
+    if config.cross_fit_epochs is not None:
+        return config.cross_fit_epochs
+    return (
+        recipe.num_train_epochs if isinstance(recipe, ScratchConfig) else max(1, recipe.num_train_epochs // 2)
+    )
 
 
 def cross_fit_work(config: DiagnosticsConfig, teacher: TeacherConfig, num_texts: int) -> int:
@@ -44,7 +53,7 @@ def cross_fit_work(config: DiagnosticsConfig, teacher: TeacherConfig, num_texts:
 
 
 def fold_teacher(config: DiagnosticsConfig, teacher: TeacherConfig) -> TeacherConfig:
-    """Return the section of a fold's teacher: the job's first one, with fewer epochs."""
+    """Return the section of a fold's teacher: the job's first one, with the epochs of a fold."""
     recipe = _recipe(teacher)
     short = recipe.model_copy(update={"num_train_epochs": cross_fit_epochs(config, teacher)})
     name = "scratch" if isinstance(recipe, ScratchConfig) else "fine_tune"

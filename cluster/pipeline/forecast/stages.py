@@ -10,6 +10,7 @@ from ....export.variants import kinds
 from ....export.variants.base import Source
 from ....search.space.space import searched
 from ....search.space.students import student_names
+from ....training.teacher.cross_fit import cross_fit_work
 from ...specification.config import JobConfig
 from .request import Places
 from .search_time import Span, makespan, search_span
@@ -154,13 +155,33 @@ class StageForecasts:
         total = sum(found["num_texts"][name] for name in labelled)
         load_s = found["build_s"] if labelled else 0.0
         seconds = found["tokenize_s"] + num * (sum(labelled.values()) + load_s) + found["duplicates_s"]
+        seconds += self._cross_fit_s()
         disk = num * sum(found["logits_bytes"][name] for name in labelled)
         how = (
             f"{total:,} texts labelled, near-duplicates"
             if labelled
             else "no text is labelled, near-duplicates"
         )
+        num_folds = self._config.data.diagnostics.cross_fit
+        if num_folds is not None:
+            how += (
+                ", cross-fitting not included"
+                if found["training"] is None
+                else f", {num_folds} folds trained"
+            )
         return StageForecast("logits", _about(seconds), disk, disk, _RAY_MIB + found["peak_mib"], how)
+
+    def _cross_fit_s(self) -> float:
+        """Return the seconds in which the teachers of the folds are trained."""
+        diagnostics, found = self._config.data.diagnostics, self._measured["teacher"]
+        if (
+            diagnostics.cross_fit is None or found["training"] is None
+        ):  # of a cached teacher no step is measured
+            return 0.0
+        num, work = diagnostics.cross_fit, cross_fit_work(diagnostics, self._config.teacher, num_texts=1)
+        once = self._worker_s + found["build_s"] + found["tokenize_s"]
+        fold_s = once + work / num * found["training"]["epoch_s"]
+        return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
         found, num = self._measured["student"], len(student_names(self._config.search))

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,32 @@ def test_labelled_texts_of_a_file_are_evaluated(here, artifact: Path, capsys) ->
     assert report["accuracy"] == pytest.approx(2 / 3)
     assert here("evaluate", "model", "data.csv", "--text-column", "body", "--json") == 0
     assert json.loads(capsys.readouterr().out) == report
+
+
+def test_slices_are_shown_beside_the_labels(here, artifact: Path, capsys) -> None:
+    predicted = [answer["label"] for answer in TextClassifier.load(artifact)(TEXTS)]
+    other = next(label for label in LABELS if label != predicted[0])
+    rows = zip(TEXTS, [other, *predicted[1:]], ["mail", "mail", ""], strict=True)
+    Path("data.csv").write_text(
+        "text,label,channel,shop\n"
+        + "".join(f"{text},{label},{channel},x\n" for text, label, channel in rows)
+    )
+    options = ["--slice-column", "channel", "--slice-column", "shop"]
+    assert here("evaluate", "model", "data.csv", *options) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"channel: mail +0\.500 +2\n", out)
+    assert re.search(r"channel: \(none\) +1\.000 +1\n", out)
+    assert here("evaluate", "model", "data.csv", *options, "--json") == 0
+    slices = json.loads(capsys.readouterr().out)["slices"]
+    assert [(each["column"], each["value"], each["num_right"]) for each in slices] == [
+        ("channel", "mail", 1),
+        ("channel", "(none)", 1),
+        ("shop", "x", 2),
+    ]
+    assert here("evaluate", "model", "data.csv", "--slice-column", "chanel") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no column 'chanel' (--slice-column)" in err and "nearest: 'channel'" in err
 
 
 @pytest.mark.parametrize(

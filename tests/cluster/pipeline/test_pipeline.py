@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections import Counter
 
 import numpy as np
 import psutil
@@ -276,7 +277,8 @@ def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, fou
 def test_show_report_and_runs_tell_of_the_run(home, ask, found):
     assert json.loads(ask("show", "latest", "--json")) == found
     assert found["chosen"] in ask("show", "first")
-    assert "| **" in ask("report", "first")
+    report = ask("report", "first")
+    assert "| **" in report and "## Results by label" in report
     assert (
         home / "distiltune-runs" / "runs" / "first" / "report" / "accuracy-latency.png"
     ).stat().st_size > 10_000
@@ -479,17 +481,20 @@ def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
 
 @pytest.mark.slow
 def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_threshold(home, tmp_path):
+    """Trained with balanced labels; the column of slices is in the report, and not in the artifact."""
     rows = {"train": [], "validation": [], "test": []}
     embedded = load_data(data_config())
     for split, texts in embedded.splits.items():
         for text, number in zip(texts["text"], texts["label"], strict=True):
             label = embedded.label_names[number]
             if split != "train" or label != "oos":
-                rows[split].append((text, label))
+                rows[split].append((text, label, ("mail", "chat", "")[len(text) % 3]))
     for split, given in rows.items():
-        write(tmp_path / f"{split}.csv", given)
+        write(tmp_path / f"{split}.csv", given, ("text", "label", "origin_channel"))
     data = {"source": "files", "out_of_scope_label": "oos"} | {name: f"{name}.csv" for name in rows}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data}))
+    data["slice_columns"] = ["origin_channel"]
+    training = {**JOB["training"], "balance": "class_weights"}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data, "training": training}))
     done = distiltune("run", "job.yaml", "--run-id", "untaught", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = next(row for row in json.loads(done.stdout)["variants"] if row["name"] == "onnx-int8")
@@ -498,6 +503,15 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     artifact = TextClassifier.load(tmp_path / "distiltune-runs" / "runs" / "untaught" / "artifact")
     assert "oos" not in artifact.labels
     assert artifact.threshold.label == artifact.out_of_scope_label == "oos"
+    run = tmp_path / "distiltune-runs" / "runs" / "untaught"
+    broken_down = json.loads((run / "report" / "report.json").read_text())["breakdown"]
+    assert broken_down["accuracy_kind"] == "with_threshold"
+    assert sum(each["num_texts"] for each in broken_down["labels"]) == len(rows["test"])
+    channels = Counter(channel or "(none)" for _, _, channel in rows["test"])
+    assert {each["value"]: each["num_texts"] for each in broken_down["slices"]} == channels
+    assert "| origin_channel | mail |" in (run / "report" / "report.md").read_text()
+    files = [path for path in (run / "artifact").rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"origin_channel" in path.read_bytes()]
 
 
 def test_choosing_again_under_other_limits_and_another_goal_repeats_nothing(home, found):

@@ -62,7 +62,7 @@ def test_a_ratio_that_was_timed_in_turns_comes_before_that_of_the_separate_timin
     variant = row("onnx", LABELS, p50=1.0, size=1.0)
     ratio = {"faster": 18.5, "low": 18.1, "high": 18.9, "num_rounds": 24}
     given = (variant, teacher, LABELS.tolist(), NAMES, ChooseConfig())
-    found = compare_with_teacher(*given, ratio)
+    found = compare_with_teacher(*given, ratio=ratio)
     assert found is not None
     assert (found.faster, found.faster_low, found.faster_high) == (18.5, 18.1, 18.9)
     bare = compare_with_teacher(*given)

@@ -152,7 +152,7 @@ def test_the_report_the_card_and_the_terminal_name_the_metric_first():
     variant = row("onnx", wrong(usual=45, rare=14))
     found = chosen("macro_f1", variant, max_drop_from_student=None)
     compared = compare_with_teacher(
-        variant, OF_TEACHER, LABELS.tolist(), NAMES, ChooseConfig(), metric("macro_f1")
+        variant, OF_TEACHER, LABELS.tolist(), NAMES, ChooseConfig(), metric=metric("macro_f1")
     )
     assert compared is not None
     value = f1_score(LABELS, wrong(usual=45, rare=14), average="macro")

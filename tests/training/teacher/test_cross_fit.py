@@ -144,7 +144,7 @@ def test_what_cannot_be_cross_fitted_is_refused(values, told):
         JobConfig.model_validate(values)
 
 
-@pytest.mark.parametrize(("epochs", "given", "each"), [(24, None, 12), (5, None, 2), (1, None, 1), (5, 7, 7)])
+@pytest.mark.parametrize(("epochs", "given", "each"), [(24, None, 24), (5, 7, 7)])
 def test_the_additional_work_counts_epochs_and_texts(epochs, given, each):
     config = DiagnosticsConfig(cross_fit=4, cross_fit_epochs=given)
     assert cross_fit.cross_fit_epochs(config, teacher(num_train_epochs=epochs)) == each
@@ -154,11 +154,12 @@ def test_the_additional_work_counts_epochs_and_texts(epochs, given, each):
     assert sum(1000 - len(fold) for fold in rows) == 3000
 
 
-def test_a_fold_has_the_first_teacher_of_the_job_with_fewer_epochs():
+def test_a_fold_has_the_first_teacher_of_the_job_with_the_epochs_of_a_fold():
     several = TeacherConfig.model_validate({"scratch": TINY, "seed": 3, "ensemble": 2})
     found = cross_fit.fold_teacher(DiagnosticsConfig(cross_fit=2), several)
-    assert found == TeacherConfig.model_validate({"scratch": TINY | {"num_train_epochs": 12}, "seed": 3})
+    assert found == TeacherConfig.model_validate({"scratch": TINY, "seed": 3})
     tuned = TeacherConfig.model_validate({"fine_tune": {"checkpoint": "x/y", "num_train_epochs": 4}})
+    assert cross_fit.cross_fit_epochs(DiagnosticsConfig(cross_fit=2), tuned) == 2
     found = cross_fit.fold_teacher(DiagnosticsConfig(cross_fit=2, cross_fit_epochs=3), tuned)
     assert found.fine_tune is not None
     assert (found.fine_tune.checkpoint, found.fine_tune.num_train_epochs) == ("x/y", 3)

@@ -20,7 +20,9 @@ class DiagnosticsConfig(Section):
         "texts, which it then labels. Default: no folds; a teacher agrees with most labels that it was trained on.",
     )
     cross_fit_epochs: Epochs | None = Field(
-        default=None, description="Epochs of each of these trainings. Default: half of the teacher's."
+        default=None,
+        description="Epochs of each of these trainings. Default: half of a fine-tuned teacher's, all of a teacher's from "
+        "scratch.",
     )
 
     @model_validator(mode="after")

@@ -131,6 +131,11 @@ class ColumnsConfig(DataConfig):
         description="hub, files: column whose equal values, such as one customer, stay together when a split is held "
         "out.",
     )
+    slice_columns: Annotated[list[Name], Field(max_length=20)] = Field(
+        default_factory=list,
+        description="hub, files: columns, such as a channel or a language, for each of whose values the report has the "
+        "accuracy on the test split beside the teacher's. No model reads them.",
+    )
 
     @property
     def columns(self) -> Columns:
@@ -140,6 +145,7 @@ class ColumnsConfig(DataConfig):
             self.label_column,
             self.group_column,
             self.text_template,
+            slices=tuple(dict.fromkeys(self.slice_columns)),
         )
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ class Columns:
         label: Column with the label; None for unlabelled texts.
         group: Column with the group, or None.
         template: Text with columns in braces, or None.
+        slices: Columns by whose values results are shown.
         section: Path of the section that names them; None: options of a command name them, such as
             ``--text-column``.
     """
@@ -46,12 +47,14 @@ class Columns:
     group: str | None = None
     template: str | None = None
     section: str | None = "data"
+    slices: tuple[str, ...] = ()
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """Map each column to the full path of the key that names it."""
         of_template = [] if self.template is None else template_columns(self.template)
         named = {
+            **dict.fromkeys(self.slices, "slice_columns"),
             **dict.fromkeys(of_template, "text_template"),
             self.group: "group_column",
             self.label: "label_column",
@@ -60,7 +63,9 @@ class Columns:
         return {column: self._path(key) for column, key in named.items() if column is not None}
 
     def _path(self, key: str) -> str:
-        return f"--{key.replace('_', '-')}" if self.section is None else f"{self.section}.{key}"
+        if self.section is not None:
+            return f"{self.section}.{key}"
+        return f"--{key.removesuffix('s').replace('_', '-')}"  # an option names one column
 
     def check(self, origin: str, names: Sequence[str]) -> None:
         """Check that each column to read exists once.
@@ -85,7 +90,8 @@ class Columns:
         texts = self._joined(table) if self.text is None else table.column(self.text)
         labels = [name] * len(texts) if self.label is None else table.column(self.label)
         groups = None if self.group is None else table.column(self.group)
-        return RawSplit(name, table.origin, texts, labels, table.place, groups)
+        slices = {column: table.column(column) for column in self.slices}
+        return RawSplit(name, table.origin, texts, labels, table.place, groups, slices)
 
     def _joined(self, table: Table) -> list[object]:
         """Return the texts of the template; blank where all of its columns are."""
