@@ -122,7 +122,7 @@ def test_an_equal_number_has_the_same_cache_keys_and_another_has_others(check, m
         config, run = job.settled_config, Run(job.storage.store, "a")
         reuse = SearchReuse(config, job.settled_local_config, run, job.data)
         teacher = teacher_key(config.teacher, job.data, config.training, tasks.SINGLE_LABEL)
-        return teacher, reuse._key("search")
+        return teacher, reuse._key()
 
     assert keys(auto) == keys(equal)
     assert not set(keys(auto)) & set(keys(other))

@@ -98,7 +98,8 @@ def test_many_labels_have_a_table_of_pairs(tmp_path) -> None:
 
 def test_slices_stand_beside_the_labels_in_the_summary_and_whole_below() -> None:
     lost = {"column": "channel", "value": "mail", "num_texts": 1234, "num_right": 1000}
-    against = {"accuracy_kind": "without_threshold", "accuracy": 0.8, "teacher_accuracy": 0.9}
+    against = {"accuracy_kind": "without_threshold", "metric": "accuracy", "title": "accuracy"}
+    against |= {"value": 0.8, "teacher_value": 0.9}
     against |= {"difference": -0.1, "low": -0.2, "high": 0.0, "num_texts": 2000, "changed": 0.1, "labels": []}
     against |= {"faster": 2.0, "smaller": 2.0, "slices": [{**lost, "teacher_num_right": 1100}]}
     text = markdown_report(report(breakdown(), against_teacher=against))

@@ -21,8 +21,8 @@ class DiagnosticsConfig(Section):
     )
     cross_fit_epochs: Epochs | None = Field(
         default=None,
-        description="Epochs of each of these trainings. Default: half of a fine-tuned teacher's, all of a teacher's from "
-        "scratch.",
+        description="Epochs of each of these trainings. Default: half of a fine-tuned teacher's, all of those of a "
+        "teacher from scratch.",
     )
 
     @model_validator(mode="after")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distiltune.cluster.pipeline import model_reuse, run_job
+from distiltune.cluster.pipeline import run_job
 from distiltune.cluster.pipeline.ratios import RatioMeasurement
+from distiltune.cluster.pipeline.reuse import models as model_reuse
 from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
 from distiltune.cluster.remote.tasks import (
     benchmark_texts,
@@ -33,6 +34,8 @@ TIMES = {"mean": 2.0, "std": 0.0, "p50": 2.0, "p90": 2.0, "p99": 2.0}
 BEST = {
     "trial_id": "0002",
     "epoch": 3,
+    "metric": "accuracy",
+    "value": 0.8,
     "validation_accuracy": 0.8,
     "parameters": {},
     "metrics": {},
