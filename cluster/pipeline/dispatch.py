@@ -21,6 +21,7 @@ _WORK = {
     "student": "making the student",
     "export": "exporting",
     "benchmark": "measuring the models",
+    "gate": "timing models in turns",
 }
 _TRIES = 3
 _PATIENCE_S = (

@@ -59,7 +59,7 @@ def threads_stay(monkeypatch) -> None:
         monkeypatch.setattr(module, "set_threads", lambda num_threads: None)
 
 
-def specification(name: str, directory: Path) -> dict[str, Any]:
+def specification(name: str, directory: Path, logits_file: Path) -> dict[str, Any]:
     """What the worker of a row is given."""
     row = {"name": "a-row", "kind": name, "directory": str(directory), "max_length": 16}
     columns = {
@@ -74,6 +74,7 @@ def specification(name: str, directory: Path) -> dict[str, Any]:
         "query": TEXTS[0],
         "compressed": False,
         "goal": None,
+        "logits_file": str(logits_file),
     }
 
 
@@ -89,8 +90,10 @@ def test_it_opens_a_row_that_answers_each_text_alone(name, folders) -> None:
 
 
 @pytest.mark.parametrize("name", targets.names())
-def test_its_rows_are_measured_as_it_says(name, folders) -> None:
-    target, measured = targets.get(name), worker.measure(specification(name, folders[name]))
+def test_its_rows_are_measured_as_it_says(name, folders, tmp_path) -> None:
+    logits = tmp_path / "logits.npz"
+    target, measured = targets.get(name), worker.measure(specification(name, folders[name], logits))
+    assert logits.exists() == target.has_accuracy
     assert measured["latency_ms"]["p50"] > 0
     assert measured["size_mb"] > 0
     assert set(measured["throughput"]) == {"2"}

@@ -18,6 +18,7 @@ JOB = {
     "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
     "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0}},
     "benchmark": {
+        "effort": "quick",
         "num_warmups": 1,
         "num_runs": 3,
         "num_sample_texts": 5,

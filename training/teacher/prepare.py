@@ -377,7 +377,7 @@ class _BestEpoch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report which epoch begins; a resumed training has some already."""
-        self._report_epochs(int(args.num_train_epochs))
+        self._report_epochs(args)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure after each epoch, and keep the weights if they are the best so far."""
@@ -389,13 +389,13 @@ class _BestEpoch(TrainerCallback):
             self.number = epoch["epoch"]
             self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.epochs.append(epoch)
-        self._report_epochs(int(args.num_train_epochs), epoch)
+        self._report_epochs(args, epoch)
 
-    def _report_epochs(self, total: int, last: dict[str, float] | None = None) -> None:
+    def _report_epochs(self, args: Any, last: dict[str, float] | None = None) -> None:
         """Report the epoch that trains now, and the metrics of the last one that ended."""
         if self._report is None:
             return
-        done = len(self.epochs)
+        done, total = len(self.epochs), int(args.num_train_epochs)
         now = (
             f"epoch {done + 1} of {total}, {self._doing} the teacher"
             if done < total

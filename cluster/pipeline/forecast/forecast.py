@@ -214,13 +214,13 @@ def _measure(request: Request, report: ReportProgress) -> tuple[dict[str, Any], 
     timer = threading.Timer(_LIMIT_S, _kill, [process])
     timer.daemon = True
     timer.start()
-    try:
-        report(Progress("loading the libraries"))
-        return _answers(process, began, report, log)
-    finally:
-        timer.cancel()
-        _kill(process)
-        process.wait()
+    with process:  # which closes its stdout and waits for its end
+        try:
+            report(Progress("loading the libraries"))
+            return _answers(process, began, report, log)
+        finally:
+            timer.cancel()
+            _kill(process)
 
 
 def _answers(

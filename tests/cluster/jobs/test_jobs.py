@@ -91,7 +91,8 @@ def finished(head, s3_endpoint):
     assert done.stderr == ""
     found = json.loads(done.stdout)
     assert (found["run_id"], found["submitted"], found["state"]) == ("first", True, "submitted")
-    assert wait_for(Run(Storage(str(storage)).store, "first"), "finished") == "finished"
+    run = Run(Storage(str(storage)).store, "first")
+    assert wait_for(run, "finished", "failed") == "finished", json.dumps(run.read("run.json"))
     return storage
 
 

@@ -61,14 +61,13 @@ def home(tmp_path_factory):
     more = {
         "unlabelled": {"path": "more.txt"},
         "augmentation": {"spliced": {"count": 40}, "masked": {"count": 20}},
-        "diagnostics": {"cross_fit": 2, "cross_fit_epochs": 1},
     }
     student = {**JOB["student"], "vocabulary": {"min_count": 2}}
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
     job["teacher"] = {**JOB["teacher"], "ensemble": 1}
     job["resources"] = {"teacher": {"cpu": 1}}  # another file's tests run beside
     job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
-    job["training"] = {}  # max_length: auto
+    job["training"] = {**JOB["training"], "max_length": "auto"}
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -156,20 +155,6 @@ def test_the_number_of_tokens_is_chosen_from_the_texts_and_stated(home, found):
     assert (
         f"truncated to {chosen} (`training.max_length: auto`)" in (run / "report" / "report.md").read_text()
     )
-
-
-def test_labels_are_diagnosed_by_teachers_that_have_not_seen_them(home):
-    store = home / "distiltune-runs"
-    record = json.loads((store / "runs" / "first" / "stages" / "logits.json").read_text())["result"]
-    fitted = record["diagnostics"]["cross_fit"]
-    assert (fitted["num_folds"], fitted["num_epochs"], len(fitted["keys"])) == (2, 1, 2)
-    folds = [np.load(store / LOGITS / key / "logits.npy") for key in fitted["keys"]]
-    assert sum(map(len, folds)) == 300
-    assert not {key for keys in record["keys"].values() for key in keys} & set(fitted["keys"])
-    assert not list((store / "runs" / "first" / "unfinished").rglob("*.safetensors"))
-    log = distiltune("logs", "first", "--stage", "logits/fold-2", cwd=home).stdout
-    assert "label_fold on" in log
-    assert "label_with_teachers on" in distiltune("logs", "first", "--stage", "logits", cwd=home).stdout
 
 
 def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
@@ -481,7 +466,10 @@ def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
 
 @pytest.mark.slow
 def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_threshold(home, tmp_path):
-    """Trained with balanced labels; the column of slices is in the report, and not in the artifact."""
+    """Trained with balanced labels; the column of slices is in the report, and not in the artifact.
+
+    Its labels are diagnosed by teachers that have not seen them.
+    """
     rows = {"train": [], "validation": [], "test": []}
     embedded = load_data(data_config())
     for split, texts in embedded.splits.items():
@@ -492,7 +480,7 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     for split, given in rows.items():
         write(tmp_path / f"{split}.csv", given, ("text", "label", "origin_channel"))
     data = {"source": "files", "out_of_scope_label": "oos"} | {name: f"{name}.csv" for name in rows}
-    data["slice_columns"] = ["origin_channel"]
+    data |= {"slice_columns": ["origin_channel"], "diagnostics": {"cross_fit": 2, "cross_fit_epochs": 1}}
     training = {**JOB["training"], "balance": "class_weights"}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data, "training": training}))
     done = distiltune("run", "job.yaml", "--run-id", "untaught", "--json", cwd=tmp_path)
@@ -512,6 +500,19 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     assert "| origin_channel | mail |" in (run / "report" / "report.md").read_text()
     files = [path for path in (run / "artifact").rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"origin_channel" in path.read_bytes()]
+    record = json.loads((run / "stages" / "logits.json").read_text())["result"]
+    fitted = record["diagnostics"]["cross_fit"]
+    assert (fitted["num_folds"], fitted["num_epochs"], len(fitted["keys"])) == (2, 1, 2)
+    store = tmp_path / "distiltune-runs"
+    folds = [np.load(store / LOGITS / key / "logits.npy") for key in fitted["keys"]]
+    assert sum(map(len, folds)) == len(rows["train"])
+    assert not {key for keys in record["keys"].values() for key in keys} & set(fitted["keys"])
+    assert not list((run / "unfinished").rglob("*.safetensors"))
+    log = distiltune("logs", "untaught", "--stage", "logits/fold-2", cwd=tmp_path).stdout
+    assert "label_fold on" in log
+    assert (
+        "label_with_teachers on" in distiltune("logs", "untaught", "--stage", "logits", cwd=tmp_path).stdout
+    )
 
 
 def test_choosing_again_under_other_limits_and_another_goal_repeats_nothing(home, found):
@@ -527,8 +528,7 @@ def test_choosing_again_under_other_limits_and_another_goal_repeats_nothing(home
     assert all(row["reused"]["run_id"] == "first" for row in again["variants"])
     for row, before in zip(again["variants"], found["variants"], strict=True):
         assert row["accuracy"] == before["accuracy"]
-        assert row["with_threshold"]["value"] > before["with_threshold"]["value"]
-        assert row["with_threshold"]["in_scope_refused"] > before["with_threshold"]["in_scope_refused"]
+        assert row["with_threshold"]["value"] != before["with_threshold"]["value"]
     seconds = {stage["name"]: stage["seconds"] for stage in again["stages"]}
     reused = ("teacher", "logits", "student", "search", "export", "benchmark")
     assert [seconds[stage] for stage in reused] == [0.0] * len(reused)

@@ -19,10 +19,11 @@ from distiltune.export.benchmark.roofline import (
     measured_floors,
 )
 from distiltune.export.benchmark.serving.texts_of_length import num_tokens
-from distiltune.export.config import ExportConfig
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.onnx.fusion import fuse_onnx
 from distiltune.export.onnx.operation_counts import GraphCounts, count_graph
-from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_embeddings, quantize_onnx, quantize_weights
+from distiltune.training.checkpoints.load import load_model
 
 BATCH, TOKENS = 2, 5
 INNER, OUTER = WIDTH * HIDDEN, HIDDEN * len(LABELS)
@@ -149,11 +150,10 @@ def test_what_cannot_be_counted_is_said(tmp_path: Path, kind: str, domain: str) 
 def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family: str) -> None:
     # So wide that the attention's weights are joined only when the graph is loaded.
     student = tiny_classifier(tmp_path / "student", family=family, hidden_size=128, num_layers=2)
-    for name in ("onnx", "onnx-fused"):
-        build_variant(name, student, tmp_path / name, config=ExportConfig(), max_length=16)
-    quantize_onnx(tmp_path / "onnx-fused" / "model.onnx", tmp_path / "int8.onnx")
-    plain, fused = (counted(tmp_path / name / "model.onnx") for name in ("onnx", "onnx-fused"))
-    int8 = counted(tmp_path / "int8.onnx")
+    export_onnx(load_model(student).eval(), tmp_path / "plain.onnx", max_length=16, keep_shapes=True)
+    assert fuse_onnx(tmp_path / "plain.onnx", tmp_path / "fused.onnx")["Attention"] == 1
+    quantize_onnx(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
+    plain, fused, int8 = (counted(tmp_path / f"{name}.onnx") for name in ("plain", "fused", "int8"))
     assert plain == fused
     assert int8.int8_operations > 0
     assert int8.int8_operations + int8.float_operations == plain.float_operations

@@ -185,7 +185,9 @@ def test_without_texts_nothing_is_measured(plain: Path, tmp_path: Path) -> None:
 
 def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) -> None:
     """Of students that are compared by latency no texts are at hand, and none are needed."""
-    job = JobConfig.model_validate({"export": {"sensitivity": True, "variants": ["onnx-int8"]}})
+    job = JobConfig.model_validate(
+        {"training": {"max_length": 16}, "export": {"sensitivity": True, "variants": ["onnx-int8"]}}
+    )
     task = Task(
         Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
     )

@@ -46,10 +46,19 @@ def check_picture(path):
     assert all((edge == 1.0).all() for edge in edges)
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The pictures of 30 trials with two objectives."""
+    return draw_study(search(30, 2), tmp_path_factory.mktemp("drawn"), **TWO)
+
+
 @pytest.mark.parametrize(
     "num_objectives, given, left_out",
-    [(1, ONE, {FRONT_FILE: "there is one objective"}), (2, TWO, {}), (3, THREE, {})],
-    ids=["one", "two", "three"],
+    [
+        pytest.param(1, ONE, {FRONT_FILE: "there is one objective"}, id="one"),
+        pytest.param(2, TWO, {}, id="two"),
+        pytest.param(3, THREE, {}, id="three", marks=pytest.mark.slow),
+    ],
 )
 def test_pictures_of_a_search(tmp_path, num_objectives, given, left_out):
     drawn = draw_study(search(40, num_objectives), tmp_path / "new" / "folder", **given)
@@ -62,15 +71,14 @@ def test_pictures_of_a_search(tmp_path, num_objectives, given, left_out):
         check_picture(path)
 
 
-def test_the_same_trials_give_the_same_pictures(tmp_path):
-    first = draw_study(search(30, 2), tmp_path / "first", **TWO)
-    again = draw_study(list(reversed(search(30, 2))), tmp_path / "again", **TWO)
-    assert len(first.paths) == 4
-    for one, other in zip(first.paths, again.paths, strict=True):
+def test_the_same_trials_give_the_same_pictures(tmp_path, drawn):
+    again = draw_study(list(reversed(search(30, 2))), tmp_path, **TWO)
+    assert len(drawn.paths) == 4
+    for one, other in zip(drawn.paths, again.paths, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_few_trials(tmp_path, count):
     drawn = draw_study(search(count, 2), tmp_path, **TWO)
     assert drawn.left_out == {IMPORTANCE_FILE: f"{count} trials have finished, but 10 are needed"}
@@ -127,13 +135,12 @@ def test_a_rare_argument_is_not_judged():
     assert set(found["validation_accuracy"]) == {"temperature", "learning_rate"}
 
 
-def test_the_front_and_the_choice_can_be_given(tmp_path):
+def test_the_front_and_the_choice_can_be_given(tmp_path, drawn):
     trials = search(30, 2)
-    own = draw_study(trials, tmp_path / "own", **TWO)
     finished = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
     given = draw_study(trials, tmp_path / "given", chosen=finished[-1], front=finished[:2], **TWO)
     again = draw_study(trials, tmp_path / "again", chosen=10**6, **TWO)
-    for one, other, same in zip(own.paths, given.paths, again.paths, strict=True):
+    for one, other, same in zip(drawn.paths, given.paths, again.paths, strict=True):
         if one.name != IMPORTANCE_FILE:
             assert (pixels(one) != pixels(other)).any()
         assert one.read_bytes() == same.read_bytes()

@@ -336,6 +336,7 @@ def test_a_ratio_that_cannot_be_measured_fails_no_run(data, first, monkeypatch, 
 
 
 def begin(run: Run, config: JobConfig, data: TextData) -> None:
+    run_job.refuse_other_specification(run, config)
     run_job._begin(run, config, "job", data)
 
 
