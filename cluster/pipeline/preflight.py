@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ...errors import ConfigError, InputError, shown
 from ..specification.config import JobConfig
-from ..specification.goal import check_goals
+from ..specification.goal import check_goals, check_metrics
 from ..store.input_files import data_is_local, with_local_inputs
 from ..store.runs import Run, Storage
 from .lengths import measure_texts, with_number
@@ -212,38 +209,6 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
             )
     config.student.check_checkpoints(checkpoint, task, length)
     _warn_of_other_bits(config)
-
-
-def check_metrics(config: JobConfig, data: TextData) -> None:
-    """Reject a metric of a label that the data lacks, and one that no validation text defines.
-
-    Raises:
-        ConfigError: The message has the key, the metric and its remedy.
-    """
-    from ...search.space.space import VALIDATION, named_metrics
-    from ...training import tasks
-
-    task, labels = tasks.get(config.task), np.asarray(data.splits["validation"]["label"][:])
-    for name in dict.fromkeys((config.metric, *named_metrics(config.search, config.task))):
-        key = "metric" if name == config.metric else _key_that_names(f"{VALIDATION}{name}", config)
-        try:
-            metric = task.metric(name, data.label_names, data.out_of_scope_id)
-        except InputError as error:
-            raise ConfigError(str(error).replace("metric: ", f"{key}: ", 1)) from None
-        concerned = metric.concerns is None or bool(metric.concerns(labels).any())
-        if not concerned or (metric.of_counts is None and metric.measure(labels, labels) is None):
-            raise ConfigError(
-                f"{key}: {shown(name)} given, but no text of the validation split has that label; add some, or use "
-                "another metric"
-            )
-
-
-def _key_that_names(metric: str, config: JobConfig) -> str:
-    """Return the key of the search that names a metric."""
-    if config.search.metric == metric:
-        return "search.metric"
-    objectives = [each.metric for each in config.search.objectives]
-    return "search.objectives" if metric in objectives else "search.constraints"
 
 
 def _planned_teacher(

@@ -1,4 +1,4 @@
-"""The goal of a job's out-of-scope thresholds, and whether its data suffice for thresholds and gate."""
+"""The goals of a job, its metrics and out-of-scope thresholds, and whether its data suffice for them and the gate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import ConfigError, InputError, shown
 from ...export.artifact.licences import is_non_commercial
 from ...export.out_of_scope.thresholds import ScopeGoal, scope_goal
 from ...export.selection.gate import check_gate
@@ -51,3 +52,35 @@ def check_goals(config: JobConfig, data: TextData) -> None:
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
     num_texts = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
     check_gate(config.export.choose, num_texts, has_threshold=goal is not None)
+
+
+def check_metrics(config: JobConfig, data: TextData) -> None:
+    """Reject a metric of a label that the data lacks, and one that no validation text defines.
+
+    Raises:
+        ConfigError: The message has the key, the metric and its remedy.
+    """
+    from ...search.space.space import VALIDATION, named_metrics
+    from ...training import tasks
+
+    task, labels = tasks.get(config.task), np.asarray(data.splits["validation"]["label"][:])
+    for name in dict.fromkeys((config.metric, *named_metrics(config.search, config.task))):
+        key = "metric" if name == config.metric else _key_that_names(f"{VALIDATION}{name}", config)
+        try:
+            metric = task.metric(name, data.label_names, data.out_of_scope_id)
+        except InputError as error:
+            raise ConfigError(str(error).replace("metric: ", f"{key}: ", 1)) from None
+        concerned = metric.concerns is None or bool(metric.concerns(labels).any())
+        if not concerned or (metric.of_counts is None and metric.measure(labels, labels) is None):
+            raise ConfigError(
+                f"{key}: {shown(name)} given, but no text of the validation split has that label; add some, or use "
+                "another metric"
+            )
+
+
+def _key_that_names(metric: str, config: JobConfig) -> str:
+    """Return the key of the search that names a metric."""
+    if config.search.metric == metric:
+        return "search.metric"
+    objectives = [each.metric for each in config.search.objectives]
+    return "search.objectives" if metric in objectives else "search.constraints"

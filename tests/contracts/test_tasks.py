@@ -36,8 +36,8 @@ from distiltune.training.distillation.losses.total import weighted_sum
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.tasks import SINGLE_LABEL, TASKS, OutOfScope, Task
 from distiltune.training.tasks.single_label import SingleLabel
+from distiltune.training.teacher.best_epoch import BestEpoch
 from distiltune.training.teacher.from_scratch import train_tokenizer
-from distiltune.training.teacher.prepare import _BestEpoch
 
 ROOT = Path(__file__).parents[2]
 NUM_TEXTS, TEMPERATURE = 60, 3.0
@@ -360,7 +360,7 @@ def test_the_model_the_labels_and_the_goal_of_a_task_from_outside(least, tmp_pat
 def test_a_teacher_of_a_task_from_outside_keeps_the_epoch_of_its_goal(least):
     errors = iter([0.4, 0.1, 0.3])
     model = new_classifier(BertConfig(**TINY, **SINGLE_LABEL.model_config(LABELS)))
-    best = _BestEpoch(
+    best = BestEpoch(
         model, lambda: {"error": (error := next(errors)), "accuracy": 1 - error}, None, *least.goal
     )
     for epoch in (1.0, 2.0, 3.0):

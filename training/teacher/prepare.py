@@ -6,19 +6,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from ...progress import Progress, ReportProgress
+from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ...storage.temporary import temporary_directory
 from ..checkpoints.heads import LabelMatch, load_with_labels, match_labels
@@ -43,7 +40,8 @@ from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.trainable_embedding_rows import train_used_rows
 from ..section import Balance
-from ..tasks import SINGLE_LABEL, Mode, Task, title_of
+from ..tasks import SINGLE_LABEL, Task
+from .best_epoch import BestEpoch
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 from .from_scratch import new_model, train_tokenizer
 
@@ -51,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
 _FORMAT = 4
-_BEST_WEIGHTS, _BEST_RECORD = "best.safetensors", "best.json"  # beside the last epoch's state
 _WEIGHT_DECAY = 0.01
 
 
@@ -141,7 +138,7 @@ def prepare_teacher(
         trained = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
             doing = "fine-tuning" if config.fine_tune is not None else "training"
-            best = _BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal), doing)
+            best = BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal), doing)
             on_gpu = evaluation_device(use_gpu).type != "cpu"
             _train(initial, splits["train"], config.seed, best, unfinished, balance, use_gpu=on_gpu)
             trained = {"epochs": best.epochs, "best_epoch": best.number}
@@ -279,7 +276,7 @@ def _train(
     initial: InitialTeacher,
     train: TokenizedSplit,
     seed: int,
-    best: _BestEpoch,
+    best: BestEpoch,
     unfinished: UnfinishedTraining | None,
     balance: Balance,
     *,
@@ -351,74 +348,3 @@ def teacher_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-class _BestEpoch(TrainerCallback):
-    """Keep the weights of the epoch that is best in a metric on the validation split; on ties, the first."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        measure: Callable[[], dict[str, Any]],
-        report: ReportProgress | None,
-        metric: str,
-        mode: Mode,
-        doing: str = "training",
-    ) -> None:
-        self._model = model
-        self._doing = doing
-        self._measure = measure  # not the trainer's evaluation, which uses the training precision
-        self._report = report
-        self._metric, self._sign = f"validation_{metric}", 1 if mode == "max" else -1
-        self._title = f"validation {title_of(metric)}"
-        self._weights: dict[str, Tensor] = {}
-        self.epochs: list[dict[str, float]] = []
-        self.number: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report which epoch begins; a resumed training has some already."""
-        self._report_epochs(args)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure after each epoch, and keep the weights if they are the best so far."""
-        found = {f"validation_{name}": value for name, value in self._measure().items()}
-        epoch = {"epoch": float(state.epoch or 0)}
-        epoch |= {name: found[name] for name in ("validation_accuracy", self._metric)}
-        value = self._sign * epoch[self._metric]
-        if all(value > self._sign * earlier[self._metric] for earlier in self.epochs):
-            self.number = epoch["epoch"]
-            self._weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
-        self.epochs.append(epoch)
-        self._report_epochs(args, epoch)
-
-    def _report_epochs(self, args: Any, last: dict[str, float] | None = None) -> None:
-        """Report the epoch that trains now, and the metrics of the last one that ended."""
-        if self._report is None:
-            return
-        done, total = len(self.epochs), int(args.num_train_epochs)
-        now = (
-            f"epoch {done + 1} of {total}, {self._doing} the teacher"
-            if done < total
-            else f"{done} epochs done"
-        )
-        reached = "" if last is None else f"{self._title} {last[self._metric]:.4f}"
-        reached += f" after epoch {done}" if reached and done < total else ""
-        message = "; ".join(filter(None, [now, reached]))
-        self._report(Progress(message, {**(last or {}), "done": done, "total": total}))
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the best epoch to the checkpoint."""
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        save_file({name: value.contiguous() for name, value in self._weights.items()}, folder / _BEST_WEIGHTS)
-        record = {"epochs": self.epochs, "best_epoch": self.number}
-        (folder / _BEST_RECORD).write_text(json.dumps(record), encoding="utf-8")
-
-    def load(self, folder: Path) -> None:
-        """Load what ``on_save`` added to a checkpoint."""
-        record = json.loads((folder / _BEST_RECORD).read_text(encoding="utf-8"))
-        self.epochs, self.number = record["epochs"], record["best_epoch"]
-        self._weights = load_file(folder / _BEST_WEIGHTS)
-
-    def restore(self) -> None:
-        """Restore the best epoch's weights."""
-        self._model.load_state_dict(self._weights)

@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn
 
 from distiltune.errors import InputError
 from distiltune.training.tasks import SINGLE_LABEL, LabelCounts, title_of
-from distiltune.training.teacher.prepare import _BestEpoch
+from distiltune.training.teacher.best_epoch import BestEpoch
 
 NAMES = ["a", "b", "c", "d e", "oos", "never"]
 OUTSIDE = 4
@@ -175,7 +175,7 @@ def test_accuracy_and_macro_f1_select_different_epochs_of_skewed_data():
 
     def best_in(metric: str) -> tuple[float | None, list[dict[str, float]]]:
         epochs = iter([lazy, fair])
-        best = _BestEpoch(
+        best = BestEpoch(
             torch.nn.Linear(1, 1),  # pyright: ignore[reportArgumentType]
             lambda: SINGLE_LABEL.measured(next(epochs), labels, also=[metric], label_names=["usual", "rare"]),
             None,
