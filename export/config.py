@@ -174,6 +174,21 @@ class BenchmarkConfig(Section):
         effort = values.get("effort", "thorough") if isinstance(values, dict) else None
         return {**_EFFORTS[effort], **values} if isinstance(effort, str) and effort in _EFFORTS else values
 
+    @staticmethod
+    def follow_effort(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        """Return a changed section without what the effort before has implied, so that the new effort's defaults apply.
+
+        Both are the section's values; those of ``after`` need not be valid.
+        """
+        if after.get("effort") == before["effort"]:
+            return after
+        implied = BenchmarkConfig(effort=before["effort"]).model_dump(mode="json")
+        return {
+            name: value
+            for name, value in after.items()
+            if name == "effort" or value != before.get(name) or value != implied.get(name)
+        }
+
     def implied(self) -> BenchmarkConfig:
         """Return the section with this effort and the defaults that it implies."""
         return BenchmarkConfig(effort=self.effort)

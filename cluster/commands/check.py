@@ -59,6 +59,7 @@ def check(
         "run",
         *([source] if source else []),
         *(part for each in overrides or [] for part in ("--set", each)),
+        *(["--storage", storage] if storage else []),
     ]
     typer.echo(f"no fault found; run it: {own_name()} {shlex.join(command)}", err=True)
 

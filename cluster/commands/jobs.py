@@ -77,6 +77,7 @@ def resume(
     """
     from ..jobs import submission as jobs
     from ..pipeline.reuse.extension import changed_job
+    from ..pipeline.run_job import stages_again
     from .run import run_here
 
     run = open_run(run_id, storage)
@@ -87,7 +88,8 @@ def resume(
         to = address or (submitted or {}).get("address")
         return _begin_anew(run, change.config, name, to, token_file, follow=follow, as_json=as_json)
     extends = change is not None and change.kind == "extended"
-    if address is None and submitted is None and (extends or run.state != "finished"):
+    has_work = run.state != "finished" or extends or (change is not None and stages_again(run, change.config))
+    if address is None and submitted is None and has_work:
         config = jobs.specification(run) if change is None else change.config
         run_here(config, name, run.id, as_json, extends=extends)
         return 0

@@ -16,7 +16,7 @@ from ...progress import Progress, ReportProgress, ignore
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
 from ..pipeline.preflight import check_job
 from ..pipeline.reuse.extension import extend
-from ..pipeline.run_job import refuse_other_specification
+from ..pipeline.run_job import refuse_other_specification, stages_again
 from ..specification.config import JobConfig
 from ..store.input_files import ship_inputs
 from ..store.runs import Run, Storage, name_run, now, seconds_since
@@ -115,19 +115,18 @@ def resume(
         StorageError: The storage cannot be reached.
     """
     state = run.state
-    if state == "finished" and not extends:
+    config = specification(run) if config is None else config
+    if state == "finished" and not extends and not stages_again(run, config):
         return Submission(run, sent=False, state=state)
     if state == "running":
         raise _under_way(run, state)
     submission = run.read("submission.json") or {}
     sender = _sender(address or submission.get("address"), token_file, report or ignore)
-    config = specification(run) if config is None else config
     if extends:
         check_job(config, Storage(run.store.url, run.store.retry_s), run, has_inputs=False)
-        with run.held():
-            extend(run, config)
+    name = (run.read("run.json") or {}).get("name", run.id)
     with answering(sender.cluster):
-        return _submit(sender, run, config, (run.read("run.json") or {}).get("name", run.id), resumed=True)
+        return _submit(sender, run, config, name, resumed=True, extends=extends)
 
 
 def specification(run: Run) -> JobConfig:
@@ -189,26 +188,37 @@ def _absolute(config: JobConfig, run: Run) -> JobConfig:
     return config.model_copy(update={"storage": config.storage.model_copy(update={"path": run.store.url})})
 
 
-def _submit(sender: _Sender, run: Run, config: JobConfig, name: str, *, resumed: bool) -> Submission:
+def _submit(
+    sender: _Sender, run: Run, config: JobConfig, name: str, *, resumed: bool, extends: bool = False
+) -> Submission:
     submission: Submission | None = None
     try:
         shipped = ship_inputs(config, run.store)
         if shipped is not config:
             sender.report(Progress("the files that the job names are in the storage"))
-        refuse_other_specification(run, config, shipped)
+        if not extends:
+            refuse_other_specification(run, config, shipped)
+        again = [] if extends else stages_again(run, shipped)
+        nothing_to_do = _UNDER_WAY if not (extends or again) else ("submitted", "running")
         state = _state(sender, run)
-        if state in _UNDER_WAY:
+        if state in nothing_to_do:
             if resumed and state != "finished":
                 raise _under_way(run, state)
             return Submission(run, sent=False, state=state)
         sender.report(Progress("the cluster is checking the job"))
         with checked_on_cluster(sender.client, shipped, run.id, run.store):
             state = _state(sender, run)  # another process may have sent it meanwhile
-            if state in _UNDER_WAY:
+            if state in nothing_to_do:
                 if resumed and state != "finished":
                     raise _under_way(run, state)
                 return Submission(run, sent=False, state=state)
             sender.report(Progress("sending the job"))
+            if extends:
+                run.clear_stop()
+                with run.held():
+                    extend(run, shipped)
+            for stage in again:
+                run.store.delete(run.key(f"stages/{stage}.json"))
             submission = _send(sender, run, shipped, name)
     except BaseException:
         if submission is None:  # a later failure, such as in the check's cleanup, is ignored

@@ -25,6 +25,7 @@ from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
 from ...training.tasks import get as get_task
 from ...training.teacher.config import TeacherConfig
 from ..specification.config import JobConfig
+from ..specification.goal import goal_of
 from ..store.records import trials_of
 from ..store.runs import STAGES, Run
 
@@ -57,7 +58,9 @@ def choose_variant(
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
         labels, names = data.splits["test"]["label"][:], data.label_names
-        broken_down = break_down(variant, teacher, labels, names, choose, data.slices)
+        goal = goal_of(config, data)
+        predicted = list(dict.fromkeys([*names, *([] if goal is None else [goal.label])]))
+        broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices)
         if teacher is not None:
             compared = compare_with_teacher(
                 variant,

@@ -128,6 +128,12 @@ def refuse_other_specification(run: Run, *forms: JobConfig) -> None:
         )
 
 
+def stages_again(run: Run, config: JobConfig) -> list[str]:
+    """Return the stages that run again because a section after the search is changed, in order."""
+    changed = _AGAIN.keys() & set(_changed(run, config))
+    return [stage for stage in STAGES if any(stage in _AGAIN[section] for section in changed)]
+
+
 def _changed(run: Run, config: JobConfig) -> list[str]:
     """Return the sections, except storage and resources, that differ from what a run began with."""
     held = run.read("job.json")
@@ -142,7 +148,7 @@ def _changed(run: Run, config: JobConfig) -> list[str]:
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     from ...export.machine import describe_machine
 
-    again = {stage for section in _AGAIN.keys() & set(_changed(run, config)) for stage in _AGAIN[section]}
+    again = stages_again(run, config)
     if again or any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
         searched = run.stage_record("search").get("state") == "finished"
         check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
@@ -322,6 +328,7 @@ def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
     models = ModelReuse(config, run, job.data)
     brought = {} if reuse is None or runner.is_finished("search") else reuse.bring()
     if runner.is_finished("search"):
+        drop_outdated(run)  # an extended search may have ended just before an interruption
         brought |= models.finish_stages()
     # The gate times the selected variant once more: on a cluster by a task.
     is_remote = config.resources.address is not None and not runner.is_finished("gate")

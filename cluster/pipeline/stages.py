@@ -149,7 +149,10 @@ class Stages:
         def compute() -> CrossFit:
             teacher = fold_teacher(diagnostics, local.teacher)
             folds = folds_of(diagnostics, self._data, local.teacher.seed)
-            keys = [fold_key(teacher, self._data, local.training, rows, task) for rows in folds]
+            keys = [
+                fold_key(teacher, self._data, local.training, rows, task, self._config.metric)
+                for rows in folds
+            ]
             parts = [f"fold-{number}" for number in range(1, len(folds) + 1)]
             sent = [
                 self._dispatcher.send(
@@ -273,7 +276,14 @@ class Stages:
         return self._models.exported(records)
 
     def _send_variant(self, name: str, base: str | None) -> Any:
-        arguments = (name, self._run.id, self._data, base, self._models.variant_key(name))
+        arguments = (
+            name,
+            self._run.id,
+            self._data,
+            base,
+            self._models.variant_key(name),
+            self._models.instruction_sets,
+        )
         wanted = resources_for(name, self._config.resources.export)
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 

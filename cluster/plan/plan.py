@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.measure_models import Measurement
-from ...export.config import ChooseConfig
+from ...export.config import BenchmarkConfig, ChooseConfig
 from ...export.selection.gate import accuracy_kind, apply_gate
 from ...training.tasks import Metric
 from ...training.tasks import get as get_task
@@ -115,6 +115,8 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
         if not isinstance(at, dict):
             raise ConfigError(f"plan.steps: key {key}: {'.'.join(keys[:number])} is not a section")
     at[keys[-1]] = value
+    held = config.benchmark.model_dump(mode="json")
+    values["benchmark"] = BenchmarkConfig.follow_effort(held, values["benchmark"])
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
@@ -229,6 +231,6 @@ def outcome_of(run: Run) -> Outcome:
     return Outcome(
         run.id,
         Measurement.from_json(chosen),
-        label_names=measured.get("label_names", ()),
-        out_of_scope_id=measured.get("out_of_scope_id"),
+        label_names=measured["label_names"],
+        out_of_scope_id=measured["out_of_scope_id"],
     )

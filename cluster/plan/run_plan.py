@@ -9,7 +9,7 @@ from ...progress import Progress, ReportProgress
 from ..pipeline.preflight import check_job
 from ..pipeline.run_job import run_job
 from ..specification.config import JobConfig, PlanConfig
-from ..specification.goal import goal_of
+from ..specification.goal import goal_of, num_tested
 from ..store.runs import Run, Storage, name_run
 from ..watching.events import Listener
 from ..watching.plan_view import tried_line
@@ -90,7 +90,7 @@ def _check(config: JobConfig, plan: PlanConfig, storage: Storage, first: Run) ->
     limits = gate_of(plan, config.export.choose)
     try:
         has_threshold = goal_of(config, base.data) is not None
-        check_gate(limits, len(base.data.splits["validation"]), has_threshold=has_threshold)
+        check_gate(limits, num_tested(config, base.data), has_threshold=has_threshold)
     except ConfigError as error:
         name = "export.choose.max_drop_from_student"
         raise ConfigError(str(error).replace(name, "plan.max_accuracy_drop")) from None

@@ -34,6 +34,8 @@ def label_fold(task: Task, data: TextData, rows: list[int], key: str) -> tuple[n
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         task=tasks.get(config.task),
+        balance=config.training.balance,
+        metric=config.metric,
         report=task.report,
         unfinished=unfinished,
     )

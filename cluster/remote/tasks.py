@@ -134,10 +134,11 @@ def make_variant(
     data: TextData,
     base_key: str | None,
     index_key: str,
+    instruction_sets: list[str],
 ) -> dict[str, Any]:
     """Export one variant of a run's best checkpoint, starting from the plain graph at ``base_key`` if given.
 
-    It is entered in the index under ``index_key``.
+    It is entered in the index under ``index_key``, which is for machines with these instruction sets.
     """
     run = Run(task.store, run_id)
     key = run.variant(name)
@@ -159,7 +160,8 @@ def make_variant(
     )
     task.store.publish(key)
     record = made.to_json()
-    write_result(run, variant_record(name), index_key, record)
+    if describe_machine()["instruction_sets"] == instruction_sets:
+        write_result(run, variant_record(name), index_key, record)
     return record
 
 
@@ -229,12 +231,7 @@ def measure(
         report=task.report,
         keep=keep,
     )
-    return {
-        "measurements": [each.to_json() for each in measured],
-        "machine": machine,
-        "label_names": list(data.label_names),
-        "out_of_scope_id": data.out_of_scope_id,
-    }
+    return {"measurements": [each.to_json() for each in measured], "machine": machine}
 
 
 def time_models(

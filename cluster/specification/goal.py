@@ -48,14 +48,18 @@ def check_goals(config: JobConfig, data: TextData) -> None:
     for key, licence in (("data.licence", config.data.licence), ("teacher.licence", config.teacher.licence)):
         if is_non_commercial(licence):
             logger.warning("%s: %s excludes commercial use, and so does the artifact", key, licence)
+    check_gate(config.export.choose, num_tested(config, data), has_threshold=goal is not None)
+
+
+def num_tested(config: JobConfig, data: TextData) -> int:
+    """Return the number of validation texts that the job's metric is about."""
     labels = np.asarray(data.splits["validation"]["label"][:])
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
-    num_texts = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
-    check_gate(config.export.choose, num_texts, has_threshold=goal is not None)
+    return int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
 
 
 def check_metrics(config: JobConfig, data: TextData) -> None:
-    """Reject a metric of a label that the data lacks, and one that no validation text defines.
+    """Reject a metric of a label that the data lacks, and one that no training or no validation text defines.
 
     Raises:
         ConfigError: The message has the key, the metric and its remedy.
@@ -70,12 +74,31 @@ def check_metrics(config: JobConfig, data: TextData) -> None:
             metric = task.metric(name, data.label_names, data.out_of_scope_id)
         except InputError as error:
             raise ConfigError(str(error).replace("metric: ", f"{key}: ", 1)) from None
+        _check_out_of_scope(key, name, data)
         concerned = metric.concerns is None or bool(metric.concerns(labels).any())
         if not concerned or (metric.of_counts is None and metric.measure(labels, labels) is None):
             raise ConfigError(
                 f"{key}: {shown(name)} given, but no text of the validation split has that label; add some, or use "
                 "another metric"
             )
+
+
+def _check_out_of_scope(key: str, metric: str, data: TextData) -> None:
+    """Reject a metric of out-of-scope texts where no model learns that class."""
+    outside = data.out_of_scope_label
+    if metric == "oos_recall" and outside is None:
+        raise ConfigError(
+            f"{key}: {shown(metric)} given, but the data has no out-of-scope label; set data.out_of_scope_label, or "
+            "use another metric"
+        )
+    if outside in (None, *data.class_names) or (
+        metric != "oos_recall" and metric.partition(".")[2] != outside
+    ):
+        return
+    raise ConfigError(
+        f"{key}: {shown(metric)} given, but no training text has the label {shown(outside)}, so that only a threshold "
+        "predicts it, and the metric is 0 in training; add training texts with that label, or use another metric"
+    )
 
 
 def _key_that_names(metric: str, config: JobConfig) -> str:

@@ -118,7 +118,7 @@ def _with_balance_hint(content: str, ratio: float) -> str:
     """Return a job with a comment at the head of ``training`` that proposes ``balance``."""
     head = "training:\n"
     before, _, after = content.partition(f"\n{head}")
-    hint = f"""  # One label has {ratio:,.0f} times the texts of another. `class_weights` weighs the rare labels up;
+    hint = f"""  # One label has {ratio:,.0f} times the texts of another. `class_weights` gives rare labels more weight;
   # `sampler` draws every label equally often. Both raise the recall of rare labels and may lower the accuracy.
   # balance: class_weights
 """

@@ -213,8 +213,8 @@ class _GateResult(_Record):
 class _BenchmarkResult(_Record):
     measurements: list[_Measurement]
     machine: dict[str, Any]
-    label_names: list[str] = Field(default_factory=list)
-    out_of_scope_id: int | None = None
+    label_names: list[str]
+    out_of_scope_id: int | None
 
 
 class _Variant(_Record):

@@ -182,7 +182,7 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
     compared = found["against_teacher"]
     times_of = ratios(rows, found["chosen"], found["ratios"]).get(found["chosen"], {})
     if compared:
-        faster = times_faster(times_of.get(TEACHER) or compared)
+        faster = times_faster(times_of[TEACHER])
         console.print(
             f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: {compared['title']} "
             f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence), "

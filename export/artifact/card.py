@@ -64,8 +64,12 @@ def _results(
     fingerprint = _mapping(made_from, "data").get("fingerprint")
     values = {name: (title, measurements.get(name)) for name, title in _METRICS.items()}
     own = _mapping(measurements, "metric")
-    if "name" in own and own["name"] not in values:
-        values = {own["name"]: (title_of(own["name"]), own.get("test")), **values}
+    if "name" in own:  # the job's own, as the artifact predicts
+        title = _METRICS.get(own["name"], title_of(own["name"]))
+        values = {
+            own["name"]: (title, own.get("test")),
+            **{k: v for k, v in values.items() if k != own["name"]},
+        }
     results = [
         EvalResult(
             task_type="text-classification",

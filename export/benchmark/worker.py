@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class ScoredModel:
             with np.load(path, allow_pickle=False) as stored:
                 logits = {split: stored[split] for split in _SPLITS}
                 return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
             ) from None

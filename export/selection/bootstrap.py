@@ -29,9 +29,9 @@ def compare_in_metric(
     """Compare two classifiers in a metric, with the percentile limits of a paired bootstrap.
 
     Texts are drawn with replacement, the same for both classifiers (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapters 13 and 16). The same inputs give the same limits. Where no resample changes the
-    difference, as with equal predictions, the bootstrap would claim certainty; the limits are then those of the
-    paired score test for equal answers on the texts that the metric is about.
+    Bootstrap", 1993, chapters 13 and 16). The same inputs give the same limits. Where hardly a resample changes the
+    difference, as with equal predictions, the bootstrap would claim certainty: the limits are never closer to the
+    difference than those of the paired score test for equal answers on the texts that the metric is about.
 
     Args:
         first: int[N], predictions of the first.
@@ -49,17 +49,15 @@ def compare_in_metric(
     difference = metric.sign * (values[0] - values[1])
     drawn = metric.sign * _drawn_differences(first, second, labels, metric, num_resamples)
     low, high = (float(each) for each in np.quantile(drawn, [1 - confidence, confidence]))
-    if np.ptp(drawn) == 0:
-        num_concerned = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
-        low, high = (
-            difference + each for each in score_limits(0, 0, max(num_concerned, 1), confidence=confidence)
-        )
+    num_concerned = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
+    least = score_limits(0, 0, max(num_concerned, 1), confidence=confidence)
+    low, high = min(low, difference + least[0]), max(high, difference + least[1])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     right, other = first == labels, second == labels
     return PairedDifference(
         difference,
-        min(low, difference),
-        max(high, difference),
+        low,
+        high,
         confidence,
         int((right & ~other).sum()),
         int((~right & other).sum()),

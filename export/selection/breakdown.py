@@ -32,7 +32,7 @@ def break_down(
         variant: The measurement of the variant, with predictions.
         teacher: The teacher's; None where there is none.
         labels: int[N], labels of the test split, indices into ``label_names``.
-        label_names: The data's labels.
+        label_names: Labels that can be predicted, the data's first.
         config: The section ``export.choose``.
         slices: Column -> its value for each text of the test split, as ``TextData.slices``.
 
@@ -48,7 +48,7 @@ def break_down(
     base = None if teacher is None else answers_of(teacher, "test", kind)
     if own is None:
         return None
-    truth, names = np.asarray(labels), _all_names(label_names, own.predictions)
+    truth, names = np.asarray(labels), list(label_names)
     counts = count_confusions(truth, own.predictions, len(names))
     occurring: list[int] = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
     shown, counted = [names[i] for i in occurring], counts[np.ix_(occurring, occurring)].tolist()
@@ -66,12 +66,6 @@ def break_down(
         ],
         "slices": measure_slices(slices, own.right, None if base is None else base.right),
     }
-
-
-def _all_names(label_names: Sequence[str], predictions: np.ndarray) -> list[str]:
-    """Return the data's labels; a class beyond them, which only a threshold predicts, has a name as well."""
-    beyond = range(len(label_names), int(predictions.max(initial=0)) + 1)
-    return [*label_names, *(f"(class {number})" for number in beyond)]
 
 
 def _recall(right: np.ndarray | None, rows: np.ndarray) -> float | None:

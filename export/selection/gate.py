@@ -68,12 +68,12 @@ def check_gate(config: ChooseConfig, num_texts: int, *, has_threshold: bool) -> 
     z2 = NormalDist().inv_cdf(config.confidence) ** 2
     least = z2 / (num_texts + z2)  # limit of a variant that changes no prediction: paired_test.score_limits
     if allowed is not None and allowed < least:
-        more = f", use {math.ceil(z2 * (1 - allowed) / allowed):,} texts" if allowed else ""
+        more = f", use {math.ceil(z2 * (1 - allowed) / allowed):,} such texts" if allowed else ""
         raise ConfigError(
-            f"export.choose.max_drop_from_student: {allowed:g} given, but {num_texts:,} validation texts cannot "
-            f"show, "
-            f"with confidence {config.confidence:g}, that even a variant with unchanged predictions loses less "
-            f"than {least:.4f}; raise it{more}, or remove export.choose.strict, so that the measured loss decides"
+            f"export.choose.max_drop_from_student: {allowed:g} given, but the {num_texts:,} validation texts that "
+            f"the job's metric is about cannot show, with confidence {config.confidence:g}, that even a variant with "
+            f"unchanged predictions loses less than {least:.4f}; raise it{more}, or remove export.choose.strict, so "
+            f"that the measured loss decides"
         )
 
 

@@ -113,7 +113,9 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
 
 
 def _texts_to_narrow(found: PairedDifference, allowed: float) -> int | None:
-    if found.only_first == found.only_second == 0:
+    if (
+        found.difference == 0 and found.low == -found.high
+    ):  # limits of the score test: nothing changed the metric
         return None
     times = ((found.difference - found.low) / (found.difference + allowed)) ** 2
     return None if times > 2**20 else max(0, math.ceil((times - 1) * found.num_texts - 1e-6))

@@ -62,7 +62,7 @@ class BudgetMonitor:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         return (
             f"{failures.total()} trials failed, search.max_failed_trials allows {self._max_failed}: {reasons}; fix "
-            f"the causes, or allow more failures in a new run"
+            f"the causes, or allow more: distiltune resume RUN --set search.max_failed_trials=N"
         )
 
     def trial_ended(self, best: float | None) -> None:

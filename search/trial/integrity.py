@@ -74,8 +74,8 @@ def last_intact(
     Raises:
         StorageError: The storage does not answer.
     """
-    ordered, num_damaged = sorted(epochs, key=lambda each: -each.epoch), 0
-    for saved in ordered:
+    num_damaged = 0
+    for saved in sorted(epochs, key=lambda each: -each.epoch):
         if not saved.can_be_resumed:
             continue
         damage = damage_of(store, saved)
@@ -85,7 +85,5 @@ def last_intact(
         store.delete(saved.key)
         num_damaged += 1
     if num_damaged:
-        others = len(ordered) - num_damaged
-        kept = f"the {others} other{'s' if others > 1 else ''} kept have no optimizer state" if others else ""
-        log("; ".join(filter(None, ["starting again at epoch 1: no intact checkpoint can be resumed", kept])))
+        log("starting again at epoch 1: no intact checkpoint has an optimizer state to resume from")
     return None

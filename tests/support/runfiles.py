@@ -142,7 +142,12 @@ class Writer:
             "data": {"fingerprint": "f"},
             "teacher": {"key": "cache/teachers/t"},
             "export": {"variants": [{"name": "student-onnx-int8"}]},
-            "benchmark": {"measurements": [], "machine": {}},
+            "benchmark": {
+                "measurements": [],
+                "machine": {},
+                "label_names": ["no", "yes"],
+                "out_of_scope_id": None,
+            },
         }
         return others.get(stage, {})
 

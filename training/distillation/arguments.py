@@ -85,6 +85,10 @@ class FastTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+SAMPLED = ("group_by_length", "random")
+"""Values of ``train_sampling_strategy`` that ``balance: sampler`` can be combined with."""
+
+
 @dataclass
 class DistillationTrainingArguments(FastTrainingArguments):
     """``FastTrainingArguments`` with the arguments of distillation.
@@ -156,6 +160,11 @@ class DistillationTrainingArguments(FastTrainingArguments):
         check_range("dropout", self.dropout, accepted, "a number from 0 to below 1, or null")
         names = get_args(Balance)
         check_range("balance", self.balance, self.balance in names, ", ".join(names))
+        strategy = self.train_sampling_strategy
+        accepted = self.balance != "sampler" or strategy in SAMPLED
+        check_range(
+            "train_sampling_strategy", strategy, accepted, f"{', '.join(SAMPLED)}, where balance is 'sampler'"
+        )
         super().__post_init__()
         _check_losses(self.losses)
 

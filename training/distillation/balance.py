@@ -17,8 +17,6 @@ from ..tasks import Task
 from .arguments import DistillationTrainingArguments
 from .losses.base import LabelWeights
 
-_DRAWN = ("group_by_length", "random")  # strategies of sampling in which a sampler of ours sets the order
-
 
 class ClassBalance:
     """The classes of the training texts, by which a loss or a sampler is balanced.
@@ -85,7 +83,7 @@ def class_balance(
     """Return the balance that ``args.balance`` asks for; None where it is ``none``, or there is no training dataset.
 
     Raises:
-        InputError: The task, the dataset or the order of sampling does not allow it.
+        InputError: The task or the dataset does not allow it.
     """
     if args.balance == "none" or dataset is None:
         return None
@@ -93,11 +91,6 @@ def class_balance(
     if not hasattr(dataset, "__len__"):
         raise InputError(
             f"{given}, but a stream of rows has no known number of texts per label; set it to 'none'"
-        )
-    if args.balance == "sampler" and args.train_sampling_strategy not in _DRAWN:
-        raise InputError(
-            f"{given}, but train_sampling_strategy is {args.train_sampling_strategy!r}; accepted with it: "
-            f"{', '.join(_DRAWN)}"
         )
     labels = dataset_labels(dataset, LABEL_NAMES)
     if labels is None:

@@ -120,8 +120,13 @@ LABEL_METRICS: dict[str, tuple[str, OfCounts]] = {
 """Metrics of one label: the function of scikit-learn, and one of counts to the values of all labels."""
 
 
+def of_one(values: np.ndarray, label: int) -> np.ndarray:
+    """Return values[..., C] of one label, [...]; 0 for a label beyond them, which no text and no prediction has."""
+    return values[..., label] if label < values.shape[-1] else np.zeros(values.shape[:-1])
+
+
 def of_label(kind: str, label: int) -> tuple[Measure, OfCounts]:
     """Return a metric of one label, on predictions and labels of N texts, and on counts."""
     function, values = LABEL_METRICS[kind]
     measure = _by_sklearn(function, labels=[label], average="macro", zero_division=0)
-    return measure, lambda counts: values(counts)[..., label]
+    return measure, lambda counts: of_one(values(counts), label)

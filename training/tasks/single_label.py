@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from .base import TASKS, OutOfScope, Task
-from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, recalls
+from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, of_one, recalls
 from .metrics import LabelCounts, Metric, Mode, position_of
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class SingleLabel(Task):
         if name == "oos_recall":
             return replace(
                 found,
-                of_counts=lambda counts: recalls(counts)[..., outside],
+                of_counts=lambda counts: of_one(recalls(counts), outside),
                 concerns=lambda labels: labels == outside,
             )
         if name != "in_scope_accuracy":
@@ -188,6 +188,8 @@ class SingleLabel(Task):
 
 def _in_scope_accuracy(counts: LabelCounts, outside: int) -> np.ndarray:
     """Return the accuracy over the texts of every other label, [...]; over all where there are no such texts."""
+    if outside >= counts.texts.shape[-1]:  # no text and no prediction is outside
+        return accuracy_of(counts)
     inside = accuracy_of(
         LabelCounts(
             *(np.delete(each, outside, axis=-1) for each in (counts.texts, counts.predicted, counts.right))

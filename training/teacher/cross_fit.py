@@ -12,6 +12,7 @@ from ...progress import ReportProgress
 from ...storage.temporary import temporary_directory
 from ..data.analysis.config import DiagnosticsConfig
 from ..data.splitting import folds
+from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
 
@@ -77,6 +78,7 @@ def fold_key(
     training: TrainingConfig,
     rows: Sequence[int],
     task: Task = SINGLE_LABEL,
+    metric: str | None = None,
 ) -> str:
     """Return a hash of all that a fold's logits depend on: the section ``fold_teacher``, the data and the rows.
 
@@ -85,7 +87,7 @@ def fold_key(
     """
     from .prepare import teacher_key
 
-    parts = [_FORMAT, "cross_fit", teacher_key(teacher, data, training, task), list(rows)]
+    parts = [_FORMAT, "cross_fit", teacher_key(teacher, data, training, task, metric), list(rows)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -98,6 +100,8 @@ def fold_logits(
     num_threads: int,
     use_gpu: bool | None = None,
     task: Task = SINGLE_LABEL,
+    balance: Balance = "none",
+    metric: str | None = None,
     report: ReportProgress | None = None,
     unfinished: UnfinishedTraining | None = None,
 ) -> np.ndarray:
@@ -111,6 +115,8 @@ def fold_logits(
         num_threads: Intra-op threads.
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task.
+        balance: The job's key ``training.balance``.
+        metric: The metric in which the best epoch is selected; None: the task's first.
         report: Called after each epoch.
         unfinished: Place for the last completed epoch, as in ``prepare_teacher``.
 
@@ -133,6 +139,8 @@ def fold_logits(
             num_threads=num_threads,
             use_gpu=use_gpu,
             task=task,
+            balance=balance,
+            metric=metric,
             report=report,
             unfinished=unfinished,
         )

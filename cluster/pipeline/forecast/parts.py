@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
 from ...remote.teacher_labels import LOGITS_DTYPE, tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches
+from .request import BATCH_SIZES
 from .stopwatch import Stopwatch
 from .training import measure_inference, measure_teacher, measure_training, measure_trials
 
@@ -33,11 +35,8 @@ if TYPE_CHECKING:
     from .request import Point, Request
 
 TEACHER = "teacher"
-PLAIN = "onnx"
 _SPLITS = "splits.pickle"
 _MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure how long all of them take
-_NUM_BATCH = 32
-_LEAST_CALLS = 5
 Wait = Callable[[], None]
 
 
@@ -158,7 +157,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
     pretraining = getattr(section, "pretraining", None)
     if pretraining is None:
         return {"pretraining_s": 0.0}
-    texts = [*data.splits["train"]["text"][:], *data.unlabelled]
+    texts = data.splits["train"]["text"][:]
     before = section.model_copy(update={"pretraining": None, "vocabulary": None})  # trimmed afterwards
     built = before.build(
         StudentInputs(
@@ -176,7 +175,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
             built.model,
             built.tokenizer,
             teacher,
-            texts,
+            [*texts, *data.unlabelled],
             pretraining,
             max_length=config.training.num_tokens,
             work=request.work / "pretraining",
@@ -217,6 +216,8 @@ def measure_trial_part(
         num_threads=request.places.trial_threads,
         use_gpu=torch.cuda.is_available() and config.resources.trial.gpu != 0,
     )
+    num = request.places.num_processes
+    points = [replace(each, arguments=_parts_of_batches(each.arguments, num)) for each in points]
     return measure_trials(points, inputs, settings, request.seconds, request.work / f"trial-{number}", wait)
 
 
@@ -231,8 +232,6 @@ def _initial(request: Request) -> InitialTeacher:
 
 def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
     """Return the tokenized texts of the transfer set, by kind, with missing labels."""
-    from dataclasses import replace
-
     config, data, task = request.config, request.data, tasks.get(request.config.task)
     if fixed_values(config.search).get("alpha") == 1:
         return {}
@@ -277,10 +276,19 @@ def _duplicates_s(request: Request) -> float:
 
 def _part_of_batch(request: Request) -> Any:
     """Return the training section of one process of a trial; each has an equal part of a batch."""
-    training, processes = request.config.training, request.places.num_processes
-    if processes == 1:
-        return training
-    return training.model_copy(update={"batch_size": max(1, training.batch_size // processes)})
+    training, num = request.config.training, request.places.num_processes
+    arguments = _parts_of_batches(training.arguments, num)
+    return training.model_copy(
+        update={"batch_size": max(1, training.batch_size // num), "arguments": arguments}
+    )
+
+
+def _parts_of_batches(arguments: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
+    """Return arguments of a trial with the part of a batch that each of its processes has."""
+    return {
+        name: max(1, int(value) // num_processes) if name in BATCH_SIZES else value
+        for name, value in arguments.items()
+    }
 
 
 def _bytes(folder: Path) -> int:

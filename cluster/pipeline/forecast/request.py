@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ....training.data.text_data import TextData
     from ...specification.config import JobConfig
 
-_BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
+BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Places:
     Attributes:
         num_cpus: CPUs that the job may use.
         teacher_threads: Threads of a teacher's training.
-        num_teachers: Teachers that are trained at a time.
+        num_teachers: Teachers that fit at a time.
         trial_threads: Threads of a process of a trial.
         num_trials: Trials at a time.
         num_processes: Processes of a trial.
@@ -97,7 +97,7 @@ def places_of(config: JobConfig, num_cpus: int) -> Places:
     return Places(
         num_cpus=num_cpus,
         teacher_threads=max(1, int(teacher)),
-        num_teachers=min(config.teacher.ensemble, max(1, int(num_cpus / teacher + 1e-4))),
+        num_teachers=max(1, int(num_cpus / teacher + 1e-4)),
         trial_threads=max(1, int(trial.cpu)),
         num_trials=max(1, min(num_trials, config.search.num_trials)),
         num_processes=trial.processes,
@@ -114,7 +114,7 @@ def points_of(space: Mapping[str, Parameter]) -> list[Point]:
     found = [middle]
     for names in (
         [each for each in STUDENT_ARGUMENTS if each in space],
-        [each for each in _BATCH_SIZES if each in space],
+        [each for each in BATCH_SIZES if each in space],
     ):
         for end in (min, max):
             changed = {name: end(space[name].end_values(), key=_magnitude) for name in names}

@@ -140,12 +140,13 @@ class StageForecasts:
             how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
         several = f"{num} teachers, " if num > 1 else ""
         seconds = self._worker_s + makespan([once] * num, places.num_teachers)
+        num_at_once = min(num, places.num_teachers)
         return StageForecast(
             "teacher",
             _about(seconds),
             num * found["bytes"],
-            num * found["bytes"] + places.num_teachers * checkpoint,
-            _RAY_MIB + places.num_teachers * found["peak_mib"],
+            num * found["bytes"] + num_at_once * checkpoint,
+            _RAY_MIB + num_at_once * found["peak_mib"],
             several + how,
         )
 
@@ -169,7 +170,9 @@ class StageForecasts:
                 if found["training"] is None
                 else f", {num_folds} folds trained"
             )
-        return StageForecast("logits", _about(seconds), disk, disk, _RAY_MIB + found["peak_mib"], how)
+        num_at_once = max(1, min(num_folds or 1, self._known.places.num_teachers))
+        memory = _RAY_MIB + num_at_once * found["peak_mib"]
+        return StageForecast("logits", _about(seconds), disk, disk, memory, how)
 
     def _cross_fit_s(self) -> float:
         """Return the seconds in which the teachers of the folds are trained."""
@@ -180,7 +183,8 @@ class StageForecasts:
             return 0.0
         num, work = diagnostics.cross_fit, cross_fit_work(diagnostics, self._config.teacher, num_texts=1)
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
-        fold_s = once + work / num * found["training"]["epoch_s"]
+        after_epoch = found["labelling_s"]["validation"] + 2 * found["training"]["save_s"]
+        fold_s = once + work / num * found["training"]["epoch_s"] + work / (num - 1) * after_epoch
         return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
@@ -214,8 +218,8 @@ class StageForecasts:
         how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
         how += ", early stopping" if config.scheduler.is_active else ""
         span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
-        if most is not None and span.middle > most:
-            how += f"; ended by search.budget.wall_time_s {most:g}"
+        if most is not None and span.high > most:
+            how += f"; ended by search.budget.wall_time_s {most:g}" if span.middle > most else ""
             span = span.capped(most)
         return StageForecast(
             "search",

@@ -72,7 +72,8 @@ class TrialSeconds:
             limits = {kind: arguments.get(name) for name, kind in TEXT_COUNTS.items()}
             lengths = np.concatenate([each[: limits.get(kind)] for kind, each in self._lengths.items()])
             batches = training_batches(lengths, batch, training.seed, grouped=strategy == "group_by_length")
-            self._epochs[key] = tokens_of(batches, lengths)
+            num_processes = self._config.resources.trial.processes  # each has an equal part of every batch
+            self._epochs[key] = tokens_of(batches, lengths) / num_processes
         return self._epochs[key]
 
     def _cost(self, size: float) -> BatchCost:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ....errors import ConfigError, InputError, listed
+from ....export.config import BenchmarkConfig
 from ....search.driver.reopening import reopen
 from ....search.space.space import searched
 from ....search.trial_record import is_trial_name
@@ -124,6 +125,8 @@ def _best(run: Run) -> list[Any] | None:
 def _validated(run: Run, values: dict[str, Any], overrides: list[str]) -> JobConfig:
     changed = copy.deepcopy(values)
     faults = apply_overrides(changed, overrides)
+    if isinstance(changed["benchmark"], dict):
+        changed["benchmark"] = BenchmarkConfig.follow_effort(values["benchmark"], changed["benchmark"])
     try:
         config = JobConfig.model_validate(changed)
     except ValidationError as error:

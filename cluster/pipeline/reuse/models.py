@@ -117,7 +117,12 @@ class ModelReuse:
         sources = {row.name: row.reused["run_id"] for row in rows if row.reused is not None}
         machine = machine or {**self._machine, "load_average": None}
         return (
-            {"measurements": [row.to_json() for row in rows], "machine": machine},
+            {
+                "measurements": [row.to_json() for row in rows],
+                "machine": machine,
+                "label_names": list(self._data.label_names),
+                "out_of_scope_id": self._data.out_of_scope_id,
+            },
             f"{len(rows)} models measured{_origin(sources, len(rows))}",
         )
 
@@ -139,7 +144,7 @@ class ModelReuse:
                 "data": self._data.fingerprint,
                 "max_length": self._config.training.num_tokens,
                 "task": self._config.task,
-                "instruction_sets": self._machine["instruction_sets"],
+                "instruction_sets": self.instruction_sets,
                 "versions": self._machine["versions"],
             }
         )
@@ -260,6 +265,11 @@ class ModelReuse:
     @cached_property
     def _machine(self) -> dict[str, Any]:
         return {name: value for name, value in describe_machine().items() if name != "load_average"}
+
+    @property
+    def instruction_sets(self) -> list[str]:
+        """Instruction sets that the keys of variants are for: those of this machine."""
+        return self._machine["instruction_sets"]
 
     def _content(self, key: str) -> str:
         from ....training.checkpoints.load import checkpoint_fingerprint

@@ -87,7 +87,29 @@ class SearchReuse:
 
     def _key(self) -> str | None:
         """Return the search's key; None if its result must not be reused."""
-        return None if self._config.search.warm_start else hash_of(self._search_parts())
+        elsewhere = (
+            self._config.resources.address is not None
+        )  # whose latencies are not those of this machine
+        if self._config.search.warm_start or (self._is_timed and elsewhere):
+            return None
+        return hash_of(self._search_parts())
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether students are selected by their latency."""
+        search = self._config.search
+        return any(each.metric == "latency_ms" for each in (*search.all_objectives, *search.constraints))
+
+    def _latency_parts(self) -> dict[str, Any] | None:
+        """Return what the latency of a student depends on, where students are selected by it."""
+        if not self._is_timed:
+            return None
+        from ....export.machine import describe_machine
+
+        sections = {
+            name: getattr(self._config, name).model_dump(mode="json") for name in ("export", "benchmark")
+        }
+        return sections | {name: fact for name, fact in describe_machine().items() if name != "load_average"}
 
     def _search_parts(self) -> dict[str, Any]:
         from ....export.machine import describe_machine
@@ -101,6 +123,7 @@ class SearchReuse:
         ]
         return {
             "versions": describe_machine()["versions"],
+            "latency": self._latency_parts(),
             "task": self._config.task,
             "metric": self._config.metric,
             "data": self._data.fingerprint,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....errors import InputError, cut
+from ....errors import InputError, cut, without_userinfo
 from ....storage.temporary import temporary_directory
 from ..licences import UNKNOWN, is_non_commercial
 from ..manifest import MANIFEST_FILE, OPTIONAL_FILES, REQUIRED_FILES, SETTINGS_FILE
@@ -90,7 +90,7 @@ def push_artifact(
                 revision=repository.revision,
                 parent_commit=found.sha,
             )
-            url = f"{api.endpoint}/{repository.name}"
+            url = f"{without_userinfo(api.endpoint)}/{repository.name}"
             return Pushed(url, made.oid, len(staged.names), made.oid != found.sha)
 
 

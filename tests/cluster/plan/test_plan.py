@@ -120,7 +120,7 @@ def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
         ),
         (
             {"max_accuracy_drop": 1e-4, "steps": [{"key": "export.variants", "values": [["onnx-int8"]]}]},
-            r"^plan\.max_accuracy_drop: 0\.0001 given, but [\d,]+ validation texts cannot show",
+            r"^plan\.max_accuracy_drop: 0\.0001 given, but the [\d,]+ validation texts",
         ),
     ],
 )

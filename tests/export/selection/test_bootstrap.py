@@ -33,16 +33,16 @@ def drawn(random: np.random.Generator, num_texts: int) -> tuple[np.ndarray, np.n
     "name", ["macro_f1", "weighted_f1", "balanced_accuracy", "mcc", "recall.d", "oos_recall"]
 )
 def test_limits_are_those_of_a_slow_bootstrap(name):
-    first, second, labels = drawn(np.random.default_rng(1), 80)
+    first, second, labels = drawn(np.random.default_rng(1), 400)
     found = compare_in_metric(first, second, labels, metric(name), confidence=0.9, num_resamples=60)
     measure = metric(name).measure
-    rows = np.concatenate(list(resamples(80, 60)))
-    assert rows.shape == (60, 80)
+    rows = np.concatenate(list(resamples(400, 60)))
+    assert rows.shape == (60, 400)
     slow = [(measure(first[r], labels[r]) or 0.0) - (measure(second[r], labels[r]) or 0.0) for r in rows]
     low, high = np.quantile(slow, [0.1, 0.9])
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     assert found.difference == pytest.approx((measure(first, labels) or 0) - (measure(second, labels) or 0))
-    assert (found.method, found.metric, found.num_texts) == ("bootstrap", name, 80)
+    assert (found.method, found.metric, found.num_texts) == ("bootstrap", name, 400)
     assert found.only_first == int(((first == labels) & (second != labels)).sum())
 
 
@@ -115,3 +115,17 @@ def test_limits_narrow_with_the_root_of_the_number_of_texts():
     assert texts_to_show(found, 0.03) == 300  # of 0.04 to 0.02: four times as many
     assert texts_to_show(found, 0.01) is None
     assert texts_to_show(found, 0.01 + 1e-9) is None
+
+
+def test_one_text_that_is_gained_proves_no_more_than_equal_predictions():
+    labels = np.repeat([0, 1], [180, 20])
+    second = labels.copy()
+    second[-1] = 0
+    found = compare_in_metric(labels, second, labels, metric("recall.b"), confidence=0.95)
+    equal = compare_in_metric(labels, labels, labels, metric("recall.b"), confidence=0.95)
+    assert found.difference == pytest.approx(0.05)
+    assert (
+        found.low - found.difference
+        == pytest.approx(equal.low)
+        == pytest.approx(score_limits(0, 0, 20, confidence=0.95)[0])
+    )

@@ -102,11 +102,11 @@ def test_many_labels_have_pairs_instead_of_a_matrix() -> None:
     assert found["pairs"][0] == {"label": "label 0", "predicted": "label 1", "num_texts": 2}
 
 
-def test_labels_that_do_not_occur_are_left_out_and_a_class_beyond_them_has_a_name() -> None:
-    found = broken_down([0, 0, 0, 0, 4, 1, 1, 0], names=[*NAMES, "unused"])
+def test_labels_that_do_not_occur_are_left_out_and_that_of_a_threshold_has_no_recall() -> None:
+    found = broken_down([0, 0, 0, 0, 4, 1, 1, 0], names=[*NAMES, "unused", "refused"])
     assert found is not None
-    assert found["confusion"]["labels"] == [*NAMES, "(class 4)"]
-    assert next(each for each in found["labels"] if each["label"] == "(class 4)")["recall"] is None
+    assert found["confusion"]["labels"] == [*NAMES, "refused"]
+    assert next(each for each in found["labels"] if each["label"] == "refused")["recall"] is None
 
 
 def test_the_breakdown_is_of_what_the_artifact_predicts() -> None:

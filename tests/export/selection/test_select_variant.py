@@ -268,7 +268,7 @@ def test_rows_that_lack_what_the_gate_needs_are_named() -> None:
 def test_a_gate_that_nothing_can_pass_is_refused_before_the_work() -> None:
     check_gate(ChooseConfig(strict=True), 268, has_threshold=False)
     with pytest.raises(
-        ConfigError, match=r"max_drop_from_student: 0.01 given, but 267 .* 0.0100.*268 texts.*strict"
+        ConfigError, match=r"max_drop_from_student: 0.01 given, but the 267 .* 0.0100.*268 such texts.*strict"
     ):
         check_gate(ChooseConfig(strict=True), 267, has_threshold=False)
     with pytest.raises(ConfigError, match=r"max_drop_from_student: 0 given.*raise it, or"):

@@ -189,3 +189,15 @@ def test_accuracy_and_macro_f1_select_different_epochs_of_skewed_data():
     assert best_in("accuracy")[0] == 1
     assert [best_in(metric)[0] for metric in ("macro_f1", "balanced_accuracy", "recall.rare")] == [2, 2, 2]
     assert [each["validation_recall.rare"] for each in best_in("recall.rare")[1]] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "name", ["recall.never", "precision.never", "f1.never", "oos_recall", "in_scope_accuracy"]
+)
+def test_a_label_beyond_all_that_occur_is_counted_as_none(name) -> None:
+    predictions, labels = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
+    counts = LabelCounts(
+        *(np.bincount(each, minlength=3) for each in (labels, predictions)), np.array([1, 1, 1])
+    )
+    found = SINGLE_LABEL.metric(name, NAMES, OUTSIDE).of_counts(counts)
+    assert found == pytest.approx(0.75 if name == "in_scope_accuracy" else 0.0)

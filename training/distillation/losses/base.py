@@ -49,7 +49,7 @@ class LossInputs:
     Attributes:
         logits: [B, C] of the student.
         num_items: Divisor of a sum over examples: the number of examples of the whole optimizer step.
-        label_weights: Weights of the labels in the loss against them; None weighs all examples alike.
+        label_weights: Weights of the labels in the loss against them; None: all examples have equal weight.
         labels: [B], -100 for an example without a label; None where the batch has none.
         teacher_logits: [B, C]; None where no term needs them.
         attention_mask: [B, L], 1 for a token, 0 for padding; None where nothing is padded.

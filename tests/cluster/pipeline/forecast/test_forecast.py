@@ -27,6 +27,7 @@ EVERYTHING = [
     "student.pretraining={num_train_epochs: 1, batch_size: 16, max_texts: 64}",
     "student.vocabulary={size: 400, others: spelled}",
     "data.augmentation={spliced: {count: 40}}",
+    "data.unlabelled={path: more.txt}",
     "training.pruning={method: magnitude, sparsity: 0.3}",
     "training.quantization_aware={num_epochs: 1}",
     "training.losses={cosine: {weight: 0.0}}",
@@ -44,6 +45,7 @@ def job(tmp_path, monkeypatch):
 
     def make(*overrides):
         (tmp_path / "job.yaml").write_text(json.dumps(JOB))
+        (tmp_path / "more.txt").write_text("a text that nobody labelled\nand another one\n")
         config = load_config(str(tmp_path / "job.yaml"), list(overrides), str(tmp_path / "runs"))
         return check_job(config, Storage(config.storage.path))
 

@@ -186,6 +186,11 @@ def test_what_comes_after_the_search_may_change(override, run):
     assert run.stage_record("export").get("state") == (None if stage == "export" else "finished")
 
 
+def test_another_effort_brings_its_own_defaults(run):
+    found = changed(run, "benchmark.effort=quick", "benchmark.num_warmups=5").config.benchmark
+    assert (found.effort, found.num_runs, found.tune_session, found.num_warmups) == ("quick", 30, False, 5)
+
+
 def finish_search(run, trial_id):
     result = Writer.result("search")
     result["best"]["trial_id"] = trial_id

@@ -266,7 +266,7 @@ def test_a_run_finds_its_own_results_and_does_not_mark_them(data, first, tmp_pat
     assert [each["reused"] for each in rows] == [None] * 4
 
 
-@pytest.mark.parametrize("what", ["record", "folder", "logits", "replaced"])
+@pytest.mark.parametrize("what", ["record", "folder", "logits", "cut off", "replaced"])
 def test_a_result_that_is_gone_or_replaced_is_not_found(what, storage, data, first) -> None:
     if what == "record":
         first.store.delete(first.key(variant_record("onnx")))
@@ -274,12 +274,16 @@ def test_a_result_that_is_gone_or_replaced_is_not_found(what, storage, data, fir
         first.store.delete(first.variant("onnx"))
     elif what == "replaced":  # as `distiltune choose` and `resume` do: the folder has another student's graph
         write_result(first, variant_record("onnx"), "f" * 32, {})
+    elif what == "cut off":
+        file = first.store.local(first.key(measured_logits("onnx")))
+        file.write_bytes(file.read_bytes()[:200])
     else:
         first.store.delete(first.key(measured_logits("onnx")))
     run, models = brought(storage, data)
-    expected = NAMES if what == "logits" else ["onnx-int8"]
+    no_logits = what in ("logits", "cut off")
+    expected = NAMES if no_logits else ["onnx-int8"]
     assert list(models.variants()) == expected
-    if what == "logits":
+    if no_logits:
         assert set(models.finish_stages()) == {"export"}
         found = models.measurements(measurement_specs(job(), run))
         assert list(found) == ["teacher-pytorch", "student-pytorch", "onnx-int8"]
@@ -342,7 +346,9 @@ def begin(run: Run, config: JobConfig, data: TextData) -> None:
 
 def test_a_run_is_resumed_with_another_list_of_variants(storage, data, first) -> None:
     begin(first, job(), data)
-    finish(first, "benchmark", {"measurements": [], "machine": {}})
+    finish(
+        first, "benchmark", {"measurements": [], "machine": {}, "label_names": [], "out_of_scope_id": None}
+    )
     finish(first, "gate", {"variants": [], "chosen": None})
     changed = job("export.variants=[onnx-int8]")
     begin(first, changed, data)
@@ -362,3 +368,19 @@ def test_a_changed_benchmark_exports_nothing_again_and_a_changed_search_is_refus
     with pytest.raises(InputError, match=r"different: search"):
         begin(first, job("search.num_trials=9"), data)
     assert first.specification() == job("benchmark.num_runs=7")
+
+
+def test_the_stages_after_a_changed_section_run_again_in_order(first) -> None:
+    first.write("job.json", job().model_dump(mode="json"))
+    after = ["benchmark", "gate", "report", "artifact"]
+    assert run_job.stages_again(first, job()) == []
+    assert run_job.stages_again(first, job("benchmark.num_runs=7")) == after
+    assert run_job.stages_again(first, job("benchmark.num_runs=7", "export.opset=20")) == ["export", *after]
+
+
+def test_the_record_of_the_benchmark_has_what_a_plan_measures_with(storage, data, first) -> None:
+    _, models = brought(storage, data)
+    models.finish_stages()
+    record, _ = models.measured([], {}, None)
+    assert record["label_names"] == data.label_names
+    assert record["out_of_scope_id"] == data.out_of_scope_id
