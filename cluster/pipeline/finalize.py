@@ -59,7 +59,7 @@ def choose_variant(
         variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
         labels, names = data.splits["test"]["label"][:], data.label_names
         goal = goal_of(config, data)
-        predicted = list(dict.fromkeys([*names, *([] if goal is None else [goal.label])]))
+        predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
         broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices)
         if teacher is not None:
             compared = compare_with_teacher(

@@ -115,8 +115,8 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
         if not isinstance(at, dict):
             raise ConfigError(f"plan.steps: key {key}: {'.'.join(keys[:number])} is not a section")
     at[keys[-1]] = value
-    held = config.benchmark.model_dump(mode="json")
-    values["benchmark"] = BenchmarkConfig.follow_effort(held, values["benchmark"])
+    if isinstance(section := values["benchmark"], dict):
+        values["benchmark"] = BenchmarkConfig.follow_effort(config.benchmark.model_dump(mode="json"), section)
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:

@@ -67,7 +67,7 @@ class ScoredModel:
             InputError: The file cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 logits = {split: stored[split] for split in _SPLITS}
                 return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
