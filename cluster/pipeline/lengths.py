@@ -119,3 +119,13 @@ def _warn_of_truncated(found: TokenLengths) -> None:
         found.p95,
         found.p99,
     )
+
+
+def truncation_in_words(lengths: TokenLengths | None) -> str:
+    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
+    if lengths is None:
+        return ""
+    share = f"{lengths.share_truncated:.1%} truncated"
+    if lengths.automatic:
+        return f"; {share} to {lengths.max_length} tokens (auto)"
+    return f"; {share}" if lengths.share_truncated else ""

@@ -22,13 +22,13 @@ from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
+from .lengths import truncation_in_words
 from .preflight import CheckedJob, check_job
 from .reuse.extension import drop_outdated, extend, is_extended
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
     from ...export.benchmark.measure_models import Measurement
-    from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
     from .reuse.models import ModelReuse
@@ -393,14 +393,4 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    return record, f"{intents} intents{outside}; {texts}{_cut_texts(lengths)}"
-
-
-def _cut_texts(lengths: TokenLengths | None) -> str:
-    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
-    if lengths is None:
-        return ""
-    share = f"{lengths.share_truncated:.1%} truncated"
-    if lengths.automatic:
-        return f"; {share} to {lengths.max_length} tokens (auto)"
-    return f"; {share}" if lengths.share_truncated else ""
+    return record, f"{intents} intents{outside}; {texts}{truncation_in_words(lengths)}"
