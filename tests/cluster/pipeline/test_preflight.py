@@ -185,7 +185,10 @@ def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["metric=oos_recall"], r"^metric: 'oos_recall' given.*validation split"),
+        (
+            ["metric=oos_recall"],
+            r"^metric: 'oos_recall' given.*no out-of-scope label.*data\.out_of_scope_label",
+        ),
         (
             ["search.metric=validation_recall.maybe"],
             r"^search\.metric: 'recall\.maybe' given.*no label 'maybe'",
