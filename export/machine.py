@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ _LIBRARIES = (
     "torch",
     "transformers",
 )
+
+
+def without_load(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of ``describe_machine`` that do not change by the minute, such as for a key."""
+    return {name: fact for name, fact in machine.items() if name != "load_average"}
 
 
 def describe_machine() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models, median_text
-from ...export.machine import describe_machine
+from ...export.machine import describe_machine, without_load
 from ...export.variants import kinds
 from ...export.variants.base import Variant
 from ...export.variants.build import build_variant
@@ -29,7 +29,7 @@ def latency_of_student(
         "benchmark": config.benchmark.model_dump(mode="json"),
         "max_length": config.training.num_tokens,
         "query": median_text(texts["text"][:]),
-        "machine": {name: fact for name, fact in machine.items() if name != "load_average"},
+        "machine": without_load(machine),
     }
     key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
     found = task.store.read_json(key)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import DistiltuneError
 from ....export.benchmark import targets
 from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
-from ....export.machine import describe_machine
+from ....export.machine import describe_machine, without_load
 from ....export.out_of_scope.fit_scores import refit_scores
 from ....export.report.report import REFERENCE
 from ....export.selection.gate import STUDENT, TEACHER
@@ -264,7 +264,7 @@ class ModelReuse:
 
     @cached_property
     def _machine(self) -> dict[str, Any]:
-        return {name: value for name, value in describe_machine().items() if name != "load_average"}
+        return without_load(describe_machine())
 
     @property
     def instruction_sets(self) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +88,13 @@ class SearchReuse:
 
     def _key(self) -> str | None:
         """Return the search's key; None if its result must not be reused."""
-        elsewhere = (
-            self._config.resources.address is not None
-        )  # whose latencies are not those of this machine
-        if self._config.search.warm_start or (self._is_timed and elsewhere):
-            return None
-        return hash_of(self._search_parts())
+        # Latencies on a cluster are not those of this machine.
+        is_timed_elsewhere = self._is_timed and self._config.resources.address is not None
+        return None if self._config.search.warm_start or is_timed_elsewhere else self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        return hash_of(self._search_parts())  # which reads the checkpoints: once, for bring and remember
 
     @property
     def _is_timed(self) -> bool:
@@ -104,12 +106,12 @@ class SearchReuse:
         """Return what the latency of a student depends on, where students are selected by it."""
         if not self._is_timed:
             return None
-        from ....export.machine import describe_machine
+        from ....export.machine import describe_machine, without_load
 
         sections = {
             name: getattr(self._config, name).model_dump(mode="json") for name in ("export", "benchmark")
         }
-        return sections | {name: fact for name, fact in describe_machine().items() if name != "load_average"}
+        return sections | without_load(describe_machine())
 
     def _search_parts(self) -> dict[str, Any]:
         from ....export.machine import describe_machine
