@@ -99,26 +99,18 @@ def test_a_damaged_record_is_no_record_wherever_a_bit_is_turned_over(tmp_path):
     write_epoch(folder, {"epoch": 1, "step": 7, "metrics": {"accuracy": 0.8125}})
     store, content = Store(str(tmp_path)), (folder / RECORD_NAME).read_bytes()
     [whole] = saved_epochs(store, "s/t")
-    passed = 0
     for bit in range(8 * len(content)):
         turned = bytearray(content)
         turned[bit // 8] ^= 1 << bit % 8
         (folder / RECORD_NAME).write_bytes(turned)
-        for each in saved_epochs(store, "s/t"):
-            passed += 1
-            assert {**each.record, "seal": ""} == {**whole.record, "seal": ""} or (
-                "seal" not in each.record
-            ), bytes(turned)
-    assert passed <= 8 * len("seal"), "nothing but the name of the seal may change unseen"
+        for each in saved_epochs(store, "s/t"):  # white space, say, changes nothing
+            assert each.record == whole.record, bytes(turned)
 
 
-def test_a_record_of_an_earlier_version_still_counts(store):
+def test_a_record_without_its_seal_is_no_record(store):
     [first, *_] = saved_epochs(store, "s/t")
-    old = {name: value for name, value in first.record.items() if name not in ("sha256", "seal")}
-    store.write(f"{first.key}/{RECORD_NAME}", json.dumps(old).encode())
-    assert numbers(store) == [1, 2, 3]
-    assert damage_of(store, saved_epochs(store, "s/t")[0]) is None
-    store.write(f"{first.key}/model.safetensors", b"cut off")
+    bare = {name: value for name, value in first.record.items() if name != "seal"}
+    store.write(f"{first.key}/{RECORD_NAME}", json.dumps(bare).encode())
     assert numbers(store) == [2, 3]
 
 

@@ -1,0 +1,82 @@
+"""Which metrics a job's data defines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import pytest
+
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.specification.goal import check_metrics
+from distiltune.errors import ConfigError
+from distiltune.training.data.text_data import TextData
+
+NAMES = ["pay", "send", "other"]
+
+
+def data(outside: str | None, *, train: list[int], validation: list[int]) -> TextData:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
+    )
+    splits = {"train": train, "validation": validation, "test": validation}
+    made = {
+        name: datasets.Dataset.from_dict({"text": ["a"] * len(labels), "label": labels}, features=features)
+        for name, labels in splits.items()
+    }
+    return TextData(datasets.DatasetDict(made), outside)
+
+
+def job(**values: Any) -> JobConfig:
+    return JobConfig.model_validate(values)
+
+
+UNTAUGHT = data("other", train=[0, 1], validation=[0, 1, 2])
+TAUGHT = data("other", train=[0, 1, 2], validation=[0, 1, 2])
+WITHOUT = data(None, train=[0, 1, 2], validation=[0, 1])
+ONLY_OUTSIDE = data("other", train=[0, 1, 2], validation=[2, 2])
+LATENCY = {"metric": "latency_ms", "mode": "min"}
+
+
+@pytest.mark.parametrize(
+    ("values", "texts", "said"),
+    [
+        ({"metric": "oos_recall"}, UNTAUGHT, "metric: 'oos_recall' given, but no training text has the label 'other'"),
+        ({"metric": "recall.other"}, UNTAUGHT, "metric: 'recall.other' given, but no training text has the label"),
+        ({"metric": "f1.other"}, UNTAUGHT, "metric: 'f1.other' given, but no training text has the label"),
+        ({"metric": "oos_recall"}, WITHOUT, "metric: 'oos_recall' given, but the data has no out-of-scope label"),
+        ({"metric": "recall.other"}, WITHOUT, "no text of the validation split has that label"),
+        ({"metric": "in_scope_accuracy"}, ONLY_OUTSIDE, "no text of the validation split has that label"),
+        ({"metric": "recall.sned"}, TAUGHT, "metric: 'recall.sned'"),
+        (
+            {"search": {"metric": "validation_oos_recall"}},
+            UNTAUGHT,
+            "search.metric: 'oos_recall' given, but no training text",
+        ),
+        (
+            {"search": {"objectives": [LATENCY, {"metric": "validation_recall.other", "mode": "max"}]}},
+            UNTAUGHT,
+            "search.objectives: 'recall.other' given, but no training text",
+        ),
+        (
+            {"search": {"constraints": ["validation_oos_recall >= 0.5"]}},
+            UNTAUGHT,
+            "search.constraints: 'oos_recall' given, but no training text",
+        ),
+    ],
+)  # fmt: skip
+def test_a_metric_that_the_data_does_not_define_is_refused_under_the_key_that_names_it(values, texts, said):
+    with pytest.raises(ConfigError) as refused:
+        check_metrics(job(**values), texts)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["oos_recall", "recall.other", "in_scope_accuracy", "macro_f1", "accuracy"])
+def test_a_metric_of_a_class_that_is_taught_is_accepted(name):
+    check_metrics(job(metric=name), TAUGHT)
+
+
+@pytest.mark.parametrize("name", ["recall.send", "precision.pay", "in_scope_accuracy", "macro_f1"])
+def test_an_untaught_out_of_scope_label_leaves_the_other_metrics(name):
+    check_metrics(job(metric=name), UNTAUGHT)
