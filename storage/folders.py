@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_LARGE = 2**20  # bytes from which a file is worth sharing
+
 
 @contextmanager
 def new_folder(target: Path, *, keep_existing: bool = False) -> Iterator[Path]:
@@ -90,6 +92,21 @@ def write_file(path: Path, content: bytes | str, *, private: bool = False) -> No
     """
     with new_file(path, private=private) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Make ``target`` the same file as ``source`` if it is large and both are on one file system, else copy it.
+
+    Use it only for files that are replaced as a whole, as by ``new_file``, and never written in place.
+
+    Raises:
+        OSError: The source cannot be read, or the target cannot be written.
+    """
+    if Path(source).stat().st_size >= _LARGE:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source, target, follow_symlinks=True)
+            return
+    shutil.copy2(source, target)
 
 
 def temporary_beside(target: Path) -> Path:

@@ -23,8 +23,8 @@ _OFFLINE = "offline:all-MiniLM-L6-v2"
 _ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 _LAYERS = [0, 2, 5]  # of the six of that encoder
 _SMALL = 5000  # training texts below which a training takes minutes
-_TEACHER_TEXTS = 75_000  # that a fine-tuning reads: five epochs of 15,000
-_STUDENT_TEXTS = 150_000  # that the longest trial reads: ten epochs of 15,000
+_TEACHER_CHARACTERS = 3_400_000  # that a fine-tuning reads: five epochs of 15,000 texts of 45 characters
+_STUDENT_CHARACTERS = 6_100_000  # that the longest trial reads: nine epochs of them
 _RARE = 10  # texts of a label
 _SKEWED = 20  # times as many texts of one label as of another
 _WIDTH = 100
@@ -68,24 +68,24 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
-    config = JobConfig.model_validate(_values(written, len(loaded.splits["train"])))
+    config = JobConfig.model_validate(_values(written, loaded.splits["train"]["text"][:]))
     content = as_yaml(config)
     if (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
 
 
-def _values(data: dict[str, Any], num_texts: int) -> dict[str, Any]:
+def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
-    is_small = num_texts < _SMALL
-    most_epochs = _epochs(_STUDENT_TEXTS, num_texts, fewest=4, most=10)
+    is_small = len(texts) < _SMALL
+    most_epochs = _epochs(_STUDENT_CHARACTERS, texts, fewest=3, most=10)
     return {
         "data": data,
         "teacher": {
             "fine_tune": {
                 "checkpoint": _ON_THE_HUB if is_missing(_OFFLINE) else _OFFLINE,
-                "num_train_epochs": _epochs(_TEACHER_TEXTS, num_texts, fewest=2, most=5),
+                "num_train_epochs": _epochs(_TEACHER_CHARACTERS, texts, fewest=2, most=5),
                 "learning_rate": 2e-4,
                 "batch_size": 32,
             }
@@ -98,14 +98,16 @@ def _values(data: dict[str, Any], num_texts: int) -> dict[str, Any]:
         "search": {
             "num_trials": 8 if is_small else 4,
             "num_startup_trials": 4,
-            "space": {"num_train_epochs": {"type": "int", "low": most_epochs // 2, "high": most_epochs}},
+            "space": {
+                "num_train_epochs": {"type": "int", "low": (most_epochs + 1) // 2, "high": most_epochs}
+            },
         },
     }
 
 
-def _epochs(num_read: int, num_texts: int, *, fewest: int, most: int) -> int:
-    """Return the number of epochs in which a training reads about ``num_read`` texts, within limits."""
-    return min(most, max(fewest, round(num_read / max(num_texts, 1))))
+def _epochs(num_read: int, texts: list[str], *, fewest: int, most: int) -> int:
+    """Return the number of epochs in which a training reads about ``num_read`` characters, within limits."""
+    return min(most, max(fewest, round(num_read / max(sum(map(len, texts)), 1))))
 
 
 def _skew(data: TextData) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distiltune.storage.environment import environment_set
-from distiltune.storage.folders import file_sha256, new_file, write_file
+from distiltune.storage.folders import file_sha256, link_or_copy, new_file, write_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +102,29 @@ def test_there_is_one_of_each(call, owners):
         if re.search(call, path.read_text())
     }
     assert found == owners
+
+
+def test_a_large_file_is_shared_and_a_small_one_copied(tmp_path):
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(bytes(2**20))
+    small.write_bytes(b"x")
+    for source in (large, small):
+        link_or_copy(source, tmp_path / f"{source.name}-2")
+    assert large.samefile(tmp_path / "large-2")
+    assert not small.samefile(tmp_path / "small-2")
+    with new_file(tmp_path / "large-2") as temporary:  # replacing one leaves the other
+        temporary.write_bytes(b"new")
+    assert large.stat().st_size == 2**20
+
+
+def test_where_files_cannot_be_shared_they_are_copied(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(bytes(2**20))
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "a").samefile(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == bytes(2**20)
+    with pytest.raises(FileNotFoundError):
+        link_or_copy(tmp_path / "none", tmp_path / "c")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import DistiltuneError
-from ....storage.folders import new_folder
+from ....storage.folders import link_or_copy, new_folder
 from ....storage.store import Store
 from ...specification.config import JobConfig
 from ...store.runs import TEACHERS, Run, now
@@ -175,9 +175,12 @@ class SearchReuse:
 
 
 def copy_folder(store: Store, source: str, target: str, change: Callable[[Path], None] | None = None) -> None:
-    """Copy a folder of the store to another key, and change the copy before it appears there."""
+    """Copy a folder of the store to another key, and change the copy before it appears there.
+
+    In a directory the large files of both are the same on disk; ``change`` must replace files, not write into them.
+    """
     with new_folder(store.local(target)) as folder:
-        shutil.copytree(store.fetch(source), folder, dirs_exist_ok=True)
+        shutil.copytree(store.fetch(source), folder, dirs_exist_ok=True, copy_function=link_or_copy)
         if change is not None:
             change(folder)
     store.publish(target)

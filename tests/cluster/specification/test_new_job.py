@@ -146,12 +146,19 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("num_texts", "teacher", "student"), [(500, 5, (5, 10)), (20_000, 4, (4, 8)), (90_000, 2, (2, 4))]
+    ("num_texts", "characters", "teacher", "student"),
+    [
+        (500, 45, 5, (5, 10)),
+        (19_000, 40, 4, (4, 8)),
+        (36_000, 67, 2, (2, 3)),
+        (90_000, 45, 2, (2, 3)),
+        (6_000, 1_000, 2, (2, 3)),
+    ],
 )
-def test_large_data_are_read_in_fewer_epochs(num_texts, teacher, student) -> None:
+def test_data_with_many_characters_are_read_in_fewer_epochs(num_texts, characters, teacher, student) -> None:
     from distiltune.cluster.specification.new_job import _values
 
-    job = _values({}, num_texts)
+    job = _values({}, ["x" * characters] * num_texts)
     assert job["teacher"]["fine_tune"]["num_train_epochs"] == teacher
     space = job["search"]["space"]["num_train_epochs"]
     assert (space["low"], space["high"]) == student
