@@ -168,7 +168,9 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     search = records["search"]["result"]
     with temporary_directory("report") as scratch:
         pictures = _draw_search(config, search, scratch)
-        graphs = _draw_graphs(records["export"]["result"]["variants"], choice["chosen"], scratch)
+        exported = records["export"]["result"]
+        graphs = _draw_graphs(exported["variants"], choice["chosen"], scratch)
+        graphs["skipped"] = exported["skipped"]
         report = build_report(
             run_id=run.id,
             state="finished" if choice["chosen"] else "failed",

@@ -254,7 +254,7 @@ class Stages:
 
     def export(self, report: ReportProgress) -> StageResult:
         """Export the variants that no run has, each in a task of its own."""
-        names = list(self._config.export.variants)
+        names = self._models.variant_names
         records = dict(self._models.variants())
         plain = kinds.plain.PLAIN.name
         base = self._run.variant(plain) if plain in names else None

@@ -24,7 +24,7 @@ def latency_of_student(
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
     settings = {
         "teacher": teacher_key,
-        "student": json.loads((student / "config.json").read_text(encoding="utf-8")),
+        "student": _config_of(student),
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json"),
         "max_length": config.training.num_tokens,
@@ -41,7 +41,7 @@ def latency_of_student(
 
 def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> float:
     """Return the median latency in ms of the student, exported as the variant of :func:`timed_variant`."""
-    variant = timed_variant(task.config.export.variants)
+    variant = timed_variant(task.config.export.variants, _config_of(student)["model_type"])
     length = task.config.training.num_tokens
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
@@ -57,15 +57,25 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
     return measured.latency_ms["p50"]
 
 
-def timed_variant(names: list[str]) -> Variant:
+def _config_of(student: Path) -> dict[str, Any]:
+    return json.loads((student / "config.json").read_text(encoding="utf-8"))
+
+
+def timed_variant(names: list[str], model_type: str) -> Variant:
     """Return the variant whose latency is compared: of the job's variants, the first with 8-bit products.
 
     If there is none, return the first variant that can be sealed. Variants that need training texts are skipped,
-    since none are available here; if no variant of the job is left, use a registered one.
+    since none are available here, as are those that models of this type cannot have; if no variant of the job is left,
+    use a registered one.
     """
+    skipped = kinds.inapplicable(kinds.names(), model_type)
 
     def fitting(variants: list[Variant]) -> list[Variant]:
-        return [each for each in variants if each.can_be_sealed and not each.needs_texts]
+        return [
+            each
+            for each in variants
+            if each.can_be_sealed and not each.needs_texts and each.name not in skipped
+        ]
 
     found = fitting([kinds.get(name) for name in names]) or fitting(kinds.variants())
     return min(found, key=lambda each: each.activation_bits != 8)

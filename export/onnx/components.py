@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import onnx
 
 from ...training.models.families import Family, families
-
-WORD_EMBEDDINGS, OTHER_EMBEDDINGS = "word embeddings", "other embeddings"
-ATTENTION, FEED_FORWARD, HEAD, OTHER = "attention", "feed-forward", "head", "other"
-ATTENTION_PRODUCTS = "attention products"
-GROUPS = (WORD_EMBEDDINGS, OTHER_EMBEDDINGS, ATTENTION, FEED_FORWARD, HEAD, OTHER)
+from .graphs import written_graphs
+from .parts import (
+    ATTENTION,
+    ATTENTION_PRODUCTS,
+    FEED_FORWARD,
+    GROUPS,
+    HEAD,
+    OTHER,
+    OTHER_EMBEDDINGS,
+    WORD_EMBEDDINGS,
+    Part,
+)
 
 _ATTENTION_NODES = ("Attention", "MultiHeadAttention", "PackedAttention", "DecoderMaskedSelfAttention")
+_PRODUCTS = ("MatMul", "Gemm")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _PROJECTIONS, _ATTENTION_OUTPUT = ("query, key, value", ATTENTION), ("attention output", ATTENTION)
 _FEED_FORWARD_IN, _FEED_FORWARD_OUT = ("feed-forward in", FEED_FORWARD), ("feed-forward out", FEED_FORWARD)
@@ -31,26 +38,11 @@ _IN_A_LAYER = (
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of a classifier.
-
-    Attributes:
-        name: Name within the layer or model, such as ``feed-forward in``.
-        group: One of ``GROUPS``.
-        layer: Encoder layer, from 0; None outside the encoder.
-    """
-
-    name: str
-    group: str
-    layer: int | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.layer is None else f"layer {self.layer} {self.name}"
-
-
 def part_of(name: str) -> Part | None:
     """Return the part of a parameter, or of its quantized values and scales; None for any other tensor."""
+    for graph in written_graphs():
+        if (found := graph.part_of(name)) is not None:
+            return found
     for family in families():
         for path, (part, group) in _parts_of(family):
             if found := path.search(name):
@@ -101,22 +93,30 @@ def _part_by_words(path: str) -> Part | None:
 def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
     """Return the names of a plain graph's matrix products by part, in the graph's order.
 
-    A product of two activations counts as ``attention products`` of the layer that it follows. An unknown product is a
-    part of its own, named after its node.
+    A product of two activations counts as ``attention products`` of the layer that it follows; outside of layers it is
+    pooling, which is no part. An unknown product is a part of its own, named after its node.
     """
     found: dict[Part, list[str]] = {}
-    layer = None
+    before: Part | None = None
     weights = {each.name for each in graph.initializer}
     for node in graph.node:
-        if node.op_type not in ("MatMul", "Gemm"):
+        if node.op_type not in _PRODUCTS:
             continue
         part = part_of(node.input[1])
         if part is not None:
-            layer = part.layer
-        elif layer is not None and node.input[1] not in weights:
-            part = Part(ATTENTION_PRODUCTS, ATTENTION, layer)
+            before = part
+        elif before is not None and node.input[1] not in weights:
+            if before.layer is None:
+                continue
+            part = Part(ATTENTION_PRODUCTS, ATTENTION, before.layer)
         found.setdefault(part or Part(node.name, OTHER), []).append(node.name)
     return found
+
+
+def pooling_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of a plain graph's matrix products that pool positions: those of no part."""
+    named = {name for names in products_by_part(graph).values() for name in names}
+    return [node.name for node in graph.node if node.op_type in _PRODUCTS and node.name not in named]
 
 
 def tables_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:

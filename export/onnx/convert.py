@@ -18,15 +18,14 @@ from transformers import PreTrainedModel
 from ...errors import ExportError
 from ...storage.folders import new_file
 from ...training.models.families import family_names, find_family, first_position
-from ...training.models.tied_embedding_rows import SharedRows
+from ...training.models.tied_embedding_rows import rows_stored_once
+from .graphs import find_graph
 from .inference_form import inference_form
+from .writer import INPUT_NAMES, OUTPUT_NAME, GraphWriter
 
 OPSET = 18
-INPUT_NAMES = ("input_ids", "attention_mask")
-OUTPUT_NAME = "logits"
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata in which the exporter records a node's modules
 _MAX_BATCH = 1 << 16
-_FEW_ROWS = 0.95  # of the token embedding: where fewer of its rows differ, equal ones are stored once
 _MAX_PROTOBUF_BYTES = 2**31 - 1
 
 
@@ -56,10 +55,8 @@ class _Classifier(nn.Module):
 def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
     """Replace the token embedding of a model, in place, where storing equal rows once makes the graph smaller."""
     table = model.get_input_embeddings()
-    if type(table) is nn.Embedding:
-        shared = SharedRows(table)
-        if shared.num_rows < _FEW_ROWS * table.num_embeddings:
-            model.set_input_embeddings(shared)
+    if type(table) is nn.Embedding and (shared := rows_stored_once(table)) is not None:
+        model.set_input_embeddings(shared)
     return model
 
 
@@ -68,8 +65,9 @@ def export_onnx(
 ) -> None:
     """Write ``model`` as one ONNX file (32-bit, no external data).
 
-    For the known families the graph contains only the positions of ``max_length`` tokens, and fails on longer texts.
-    Weights keep their names in ``model``, with the prefix ``model.``.
+    The graph of a model type registered in :mod:`.graphs` is written node by node, that of any other by PyTorch's
+    exporter. For the known families the graph contains only the positions of ``max_length`` tokens, and fails on longer
+    texts. Weights keep their names in ``model``, with the prefix ``model.``.
 
     Args:
         model: a sequence classifier; its last layer computes only the first token where the head reads no other.
@@ -83,6 +81,17 @@ def export_onnx(
             one ONNX file (2 GiB).
     """
     _check_max_length(model, max_length)
+    config: Any = model.config
+    if (written := find_graph(config.model_type)) is not None:
+        writer = GraphWriter()
+        logits = written.write(writer, model)
+        save_onnx(writer.graph(logits, config.num_labels, opset), path, keep_shapes=keep_shapes)
+        return
+    save_onnx(_traced(model, max_length, opset), path, keep_shapes=keep_shapes)
+
+
+def _traced(model: PreTrainedModel, max_length: int, opset: int) -> onnx.ModelProto:
+    """Return the graph that PyTorch's exporter makes of a model."""
     length = min(9, max_length)
     # Two texts, one of them padded: the exporter would treat a batch or sequence of 1 as a constant.
     input_ids = torch.full((2, length), 5, dtype=torch.long)
@@ -112,7 +121,7 @@ def export_onnx(
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
     graph = program.model_proto
     _name_weights(graph.graph)
-    save_onnx(graph, path, keep_shapes=keep_shapes)
+    return graph
 
 
 def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:

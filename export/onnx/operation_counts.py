@@ -118,14 +118,15 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
             int8_operations += operations
         else:
             float_operations += operations
-    embedding = sum(
-        batch_size * num_tokens * sum(_rows_bytes(each) for each in _tables(node, constants, made_by))
-        if node.op_type == "EmbedLayerNormalization"
-        else math.prod(shapes[node.output[0]][:-1])
-        * sum(_rows_bytes(each) for each in _tables(node, constants, made_by))
-        for node in lookups
-    )
-    return GraphCounts(sum(weights.values()), embedding, int8_operations, float_operations)
+    looked_up: dict[str, int] = {}  # bytes of a table's rows; one that is looked up again is in the cache
+    for node in lookups:
+        num_rows = batch_size * num_tokens
+        if node.op_type != "EmbedLayerNormalization":
+            num_rows = math.prod(shapes[node.output[0]][:-1])
+        for each in _tables(node, constants, made_by):
+            name = each.name or node.name
+            looked_up[name] = max(looked_up.get(name, 0), num_rows * _rows_bytes(each))
+    return GraphCounts(sum(weights.values()), sum(looked_up.values()), int8_operations, float_operations)
 
 
 def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:

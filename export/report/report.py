@@ -174,7 +174,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         "metric": metric,
         "ratios": report["ratios"].get(report["chosen"], {}),
         "interleaved": report.get("interleaved") or {},
-        "graphs": {"variants": {}, "pictures": [], **(report.get("graphs") or {})},
+        "graphs": {"variants": {}, "pictures": [], "skipped": {}, **(report.get("graphs") or {})},
         "search": _NO_SEARCH | {name: value for name, value in search.items() if value is not None},
         "selected": next((row for row in variants if row["name"] == report["chosen"]), None),
         "paired": next((row["against_student"] for row in variants if row.get("against_student")), None),

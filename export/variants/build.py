@@ -186,6 +186,11 @@ def _write_file(
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is missing; build the variant `onnx` first")
     is_fused = variant.source is Source.FUSED_GRAPH
+    if reason := kinds.inapplicable([variant.name], model.config.model_type).get(variant.name):
+        raise ExportError(
+            f"{variant.name}: {reason}; remove the onnx-fused variants from export.variants, or use a student of "
+            f"{family_names()}"
+        )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
         if base is None or is_fused:

@@ -20,6 +20,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from ...errors import ExportError
 from ..machine import describe_machine
 from ..onnx.convert import save_onnx
+from ..onnx.integer_rows import feed_integer_rows
 
 BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels need 16 or more
 EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
@@ -41,8 +42,8 @@ def quantize_onnx(
     """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
 
     Matrix multiplications with constant weights get int8 weights and dynamically quantized activations; embedding
-    tables, which take most of the size, are also stored in 8 bits. In a fused graph the attention's projections stay
-    in 32 bits.
+    tables, which take most of the size, are also stored in 8 bits; a product whose input is nothing but looked-up rows
+    takes these 8 bits as they are. In a fused graph the attention's projections stay in 32 bits.
 
     Args:
         source: a graph of :func:`~distiltune.export.onnx.convert.export_onnx`, or made from one.
@@ -69,7 +70,9 @@ def quantize_onnx(
             weight_type=QuantType.QInt8,
             extra_options=EXTRA_OPTIONS,
         )
-        save_onnx(onnx.load(str(raw)), target)
+        graph = onnx.load(str(raw))
+        feed_integer_rows(graph)
+        save_onnx(graph, target)
     return reduce_range
 
 
@@ -130,13 +133,13 @@ def to_half(source: Path, target: Path) -> None:
 
 def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:
     graph = onnx.load(str(source))
-    tables = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
-    nodes = {
-        node.name: tables[node.input[0]]
+    num_rows = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
+    lookups = {
+        node.name: node.input[0]
         for node in graph.graph.node
-        if node.op_type == "Gather" and node.input[0] in tables
+        if node.op_type == "Gather" and node.input[0] in num_rows
     }
-    largest = max(nodes, key=lambda name: nodes[name], default=None)
+    largest = max(lookups.values(), key=lambda table: num_rows[table], default=None)
     with quiet():
         # Imported here, because it configures the root logger on first import.
         from onnxruntime.quantization.matmul_nbits_quantizer import (
@@ -149,7 +152,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
             graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))
         quantizer: Any = MatMulNBitsQuantizer(
             graph,
-            nodes_to_exclude=[name for name in nodes if name != largest],
+            nodes_to_exclude=[name for name, table in lookups.items() if table != largest],
             algo_config=DefaultWeightOnlyQuantConfig(
                 block_size=BLOCK_SIZE,
                 is_symmetric=True,
@@ -165,6 +168,10 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
         raise ExportError(
             f"no {operator} of the graph could be quantized to {bits} bits; remove that variant from export.variants"
         )
+    # A table in which several nodes look up rows is quantized and stored for each of them.
+    once = {each.name: each for each in quantized.graph.initializer}
+    quantized.graph.ClearField("initializer")
+    quantized.graph.initializer.extend(once.values())
     save_onnx(quantized, target)
 
 

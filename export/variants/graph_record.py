@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..onnx.components import bytes_by_group, part_of, products_by_part
+from ..onnx.parts import FILTERS
 from .base import Quantized
 from .sensitivity import PartError
 
@@ -43,13 +44,13 @@ class GraphRecord:
     """Contents of an exported graph.
 
     Attributes:
-        bytes_by_part: Bytes of its constants, by ``components.GROUPS``, and ``structure``: the rest of the file.
+        bytes_by_part: Bytes of its constants, by ``parts.GROUPS``, and ``structure``: the rest of the file.
         excluded: Parts left in 32 bits by static quantization.
         excluded_nodes: Nodes of those parts.
         logits_error: Error of a statically quantized graph on training texts; see ``sensitivity.logits_error``.
         sensitivity: Error from quantizing each part to 8 bits, largest first.
         weights: One matrix before and after quantization: that of the most sensitive part, or of the first
-            ``feed-forward in``. None where its weights do not share one scale.
+            ``feed-forward in``, or of the filters. None where its weights do not share one scale.
     """
 
     bytes_by_part: dict[str, int]
@@ -87,7 +88,7 @@ def _one_matrix(plain: Path, made: onnx.GraphProto, ranking: Sequence[PartError]
         str(part): [weight_of[node] for node in nodes] for part, nodes in products_by_part(graph).items()
     }
     wanted = [each.part for each in ranking if each.is_product]
-    wanted += [part for part in products if part.endswith("feed-forward in")]
+    wanted += [part for part in products if part.endswith(("feed-forward in", FILTERS))]
     name = next((name for part in wanted for name in products.get(part, []) if name in names), None)
     if name is None:
         return None

@@ -26,6 +26,17 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_toke
 # Of the checkpoint that was exported: where it lay, code to download, and the form of weights that are not here.
 _NOT_OF_A_GRAPH = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
 
+# Fields that mean the same in BERT's configuration as in that of a model type of this package.
+_OF_EVERY_MODEL = (
+    "vocab_size",
+    "hidden_size",
+    "pad_token_id",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "transformers_version",
+)
+
 
 def pad_token_id(model: PreTrainedModel) -> int:
     """Return the id that pads the shorter texts of a batch."""
@@ -149,20 +160,39 @@ def write_model_files(
         "clean_up_tokenization_spaces": False,
     }
     _write_json(folder / SETTINGS_FILE, settings)
-    _write_json(folder / CONFIG_FILE, _model_config(model, task, labels))
+    _write_json(folder / CONFIG_FILE, _model_config(model, task, labels, max_length))
     _write_json(folder / TOKENIZER_CONFIG_FILE, tokenizer_config)
 
 
-def _model_config(model: PreTrainedModel, task: Task, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the student's configuration, with the names that a pipeline of transformers shows."""
+def _model_config(
+    model: PreTrainedModel, task: Task, labels: Sequence[str], max_length: int
+) -> dict[str, Any]:
+    """Return the student's configuration, with the names that a pipeline of transformers shows.
+
+    A model type whose configuration is not a class of transformers is not known to optimum and transformers.js either.
+    They run the graph and read only its model type, labels and padding, so that such a student is described to them as
+    a BERT without layers; ``distiltune`` in it has the student's own configuration.
+    """
     config = json.loads(model.config.to_json_string())
     for name in _NOT_OF_A_GRAPH:
         config.pop(name, None)
-    return config | {
+    config |= {
         "architectures": [type(model).__name__],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
         "problem_type": task.problem_type,
+    }
+    if type(model.config).__module__.partition(".")[0] == "transformers":
+        return config
+    own = {name: value for name, value in config.items() if name not in _OF_EVERY_MODEL}
+    return {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        **{name: config[name] for name in _OF_EVERY_MODEL if name in config},
+        "num_hidden_layers": 0,
+        "num_attention_heads": 1,
+        "max_position_embeddings": max_length,
+        "distiltune": own,
     }
 
 

@@ -145,13 +145,11 @@ def _with_used_words(
 
     The rows that determine the table's range are kept, so that it is quantized like the whole table.
     """
-    names = [
-        node.input[0]
-        for node in model.graph.node
-        if node.op_type == "Gather" and node.input[1] == INPUT_NAMES[0]
-    ]
+    readers = [node for node in model.graph.node if INPUT_NAMES[0] in node.input and node.op_type != "Shape"]
+    names = [node.input[0] for node in readers if node.op_type == "Gather"]
     tables = [each for each in model.graph.initializer if each.name in names]
-    if not rows or len(tables) != 1:
+    # Ids that are read elsewhere too, such as next to those of padding, cannot be renumbered.
+    if not rows or len(tables) != 1 or len(readers) != 1:
         return model, list(rows)
     table = numpy_helper.to_array(tables[0])
     extremes = [place // table.shape[1] for place in (int(table.argmin()), int(table.argmax()))]

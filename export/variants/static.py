@@ -22,6 +22,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.calibrate import save_tensors_data
 
 from ...errors import ExportError
+from ..onnx.components import pooling_products
 from ..onnx.convert import INPUT_NAMES, save_onnx
 from .dynamic import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
 from .sensitivity import PartError, Probe, rank_parts, spread
@@ -81,6 +82,7 @@ class _Quantizer:
         self.reduce_range = int8_products_saturate()
         self._source, self._method = source, _METHODS[method]
         self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
+        self._pooling = pooling_products(onnx.load(str(source)).graph)  # no weights, and nearly no time
 
     def without(self, nodes: Sequence[str], target: Path) -> None:
         """Quantize all nodes except ``nodes``."""
@@ -103,7 +105,7 @@ class _Quantizer:
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS,
                 nodes_to_quantize=list(nodes),
-                nodes_to_exclude=list(excluded),
+                nodes_to_exclude=[*excluded, *self._pooling],
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 reduce_range=self.reduce_range,

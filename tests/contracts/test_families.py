@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from distiltune.errors import ModelError
-from distiltune.export.onnx.components import ATTENTION, OTHER, Part, part_of, products_by_part
+from distiltune.export.onnx.components import part_of, products_by_part
 from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.onnx.inference_form import inference_form
+from distiltune.export.onnx.parts import ATTENTION, OTHER, Part
 from distiltune.export.variants.parity import onnx_logits
 from distiltune.training.checkpoints.heads import head_of, match_labels
 from distiltune.training.checkpoints.load import load_model, save_checkpoint

@@ -220,16 +220,18 @@ def test_a_kind_finds_its_own_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "timed"),
+    ("names", "model_type", "timed"),
     [
-        (["onnx", "onnx-fused-int8", "onnx-int8"], "onnx-fused-int8"),
-        (["student-pytorch-int8", "onnx-fp16", "onnx"], "onnx-fp16"),
-        (["onnx-weights-8bit", "onnx-int8-embeddings-4bit"], "onnx-int8-embeddings-4bit"),
-        (["student-pytorch-int8", "onnx-static-minmax"], "onnx-int8"),
+        (["onnx", "onnx-fused-int8", "onnx-int8"], "bert", "onnx-fused-int8"),
+        (["onnx", "onnx-fused-int8", "onnx-int8"], "distiltune-convolution", "onnx-int8"),
+        (["onnx-fused-int8", "onnx-fused"], "distiltune-convolution", "onnx-int8"),
+        (["student-pytorch-int8", "onnx-fp16", "onnx"], "bert", "onnx-fp16"),
+        (["onnx-weights-8bit", "onnx-int8-embeddings-4bit"], "electra", "onnx-int8-embeddings-4bit"),
+        (["student-pytorch-int8", "onnx-static-minmax"], "bert", "onnx-int8"),
     ],
 )
-def test_students_are_timed_as_the_first_variant_with_8_bit_products(names, timed) -> None:
-    assert timed_variant(names).name == timed
+def test_students_are_timed_as_the_first_variant_with_8_bit_products(names, model_type, timed) -> None:
+    assert timed_variant(names, model_type).name == timed
 
 
 def test_a_variant_that_needs_a_gpu_is_made_on_one(monkeypatch) -> None:

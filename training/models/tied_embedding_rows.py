@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+_FEW_ROWS = 0.95  # of a table: where fewer of its rows differ, it is smaller with equal ones stored once
 _CHUNK = 2048  # rows compared with all kept rows at a time
 
 
@@ -69,3 +70,9 @@ class SharedRows(nn.Module):
     def num_rows(self) -> int:
         """Number of distinct rows, K."""
         return len(self.weight)
+
+
+def rows_stored_once(table: nn.Embedding) -> SharedRows | None:
+    """Return a token embedding with its equal rows stored once, or None where that would not be smaller."""
+    shared = SharedRows(table)
+    return shared if shared.num_rows < _FEW_ROWS * table.num_embeddings else None

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....errors import DistiltuneError
+from ....errors import DistiltuneError, ExportError
+from ....export.artifact.manifest import CONFIG_FILE
 from ....export.benchmark import targets
 from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
 from ....export.machine import describe_machine, without_load
@@ -72,7 +73,7 @@ class ModelReuse:
         brought: dict[str, str] = {}
         if not self._is_finished("export"):
             made = self.variants()
-            if set(made) < set(self._config.export.variants):
+            if set(made) < set(self.variant_names):
                 return brought
             brought["export"] = self._finish("export", *self.exported(made))
         if not self._is_finished("benchmark"):
@@ -87,9 +88,7 @@ class ModelReuse:
         """Return those of the stages export and benchmark that ``finish_stages`` would finish, without copying."""
         if not self._config.storage.reuse:
             return set()
-        entries = [
-            find_result(self._run.store, self.variant_key(name)) for name in self._config.export.variants
-        ]
+        entries = [find_result(self._run.store, self.variant_key(name)) for name in self.variant_names]
         made = [entry[1]["result"] for entry in entries if entry is not None]
         if len(made) < len(entries):
             return set()
@@ -99,9 +98,11 @@ class ModelReuse:
 
     def exported(self, made: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
         """Return result and summary of the export stage, from the record of each variant."""
-        names = self._config.export.variants
+        names, skipped = self.variant_names, self._skipped
         sources = {name: made[name]["reused_from"] for name in names if made[name].get("reused_from")}
-        return {"variants": [made[name] for name in names]}, ", ".join(names) + _origin(sources, len(names))
+        text = ", ".join(names) + _origin(sources, len(names))
+        text += "".join(f"; skipped {name}: {reason}" for name, reason in skipped.items())
+        return {"variants": [made[name] for name in names], "skipped": skipped}, text
 
     def measured(
         self,
@@ -127,6 +128,29 @@ class ModelReuse:
         )
 
     # Variants
+
+    @cached_property
+    def variant_names(self) -> list[str]:
+        """The variants of the job that the student can have.
+
+        Raises:
+            ExportError: There are none that can be sealed.
+        """
+        names, skipped = self._config.export.variants, self._skipped
+        kept = [name for name in names if name not in skipped]
+        if not any(kinds.get(name).can_be_sealed for name in kept):
+            reason = "; ".join(dict.fromkeys(skipped.values()))
+            raise ExportError(
+                f"export.variants: {', '.join(names)} given, none of which this student can have and be sealed as "
+                f"({reason}); add {kinds.plain.PLAIN.name}"
+            )
+        return kept
+
+    @cached_property
+    def _skipped(self) -> dict[str, str]:
+        """Variants of the job that the student cannot have, with the reason of each."""
+        config = self._run.store.read_json(f"{self._run.best}/{CONFIG_FILE}") or {}
+        return kinds.inapplicable(self._config.export.variants, config.get("model_type", ""))
 
     def variant_key(self, name: str) -> str:
         """Return the key of a variant."""
@@ -156,7 +180,7 @@ class ModelReuse:
             The record of each variant that was found, by name.
         """
         if self._variants is None:
-            names = self._config.export.variants if self._config.storage.reuse else []
+            names = self.variant_names if self._config.storage.reuse else []
             found = {name: self._bring_variant(name) for name in names}
             self._variants = {name: record for name, record in found.items() if record is not None}
         return self._variants

@@ -23,6 +23,9 @@ _COLORS = {
     "other embeddings": "#9ecae9",
     "attention": "#f58518",
     "feed-forward": "#54a24b",
+    "blocks": "#eeca3b",
+    "filters": "#72b7b2",
+    "hidden layer": "#e45756",
     "head": "#b279a2",
     _REST: "#9a9a9a",
 }
@@ -32,6 +35,8 @@ _IN_A_LAYER = (
     "attention output",
     "feed-forward in",
     "feed-forward out",
+    "block in",
+    "block out",
 )
 
 
@@ -74,6 +79,8 @@ def draw_sizes(sizes: dict[str, dict[str, int]], path: Path, *, chosen: str | No
     left = [0.0] * len(names)
     for part, color in _COLORS.items():
         widths = [_megabytes(sizes[name], part) for name in names]
+        if not any(widths):
+            continue
         axes.barh(range(len(names)), widths, left=left, height=0.72, color=color, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for place, total in enumerate(left):
@@ -192,6 +199,8 @@ def _megabytes(parts: dict[str, int], part: str) -> float:
 def _place(each: dict[str, Any]) -> tuple[int, int, int]:
     """Return the sort key of a part: embeddings first, then the layers from input to output, then the rest."""
     if each["layer"] is None:
-        return (0 if "embeddings" in each["group"] else 2), 0, 0
+        groups = [*_COLORS]
+        group = groups.index(each["group"]) if each["group"] in groups else len(groups)
+        return (0 if "embeddings" in each["group"] else 2), group, 0
     name = next((name for name in _IN_A_LAYER if each["part"].endswith(name)), "")
     return 1, each["layer"], _IN_A_LAYER.index(name) if name else len(_IN_A_LAYER)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from ....errors import ConfigError, shown
-from ..base import VARIANTS, Variant
+from ..base import VARIANTS, Source, Variant
 from . import dynamic, plain, static, torch_int8, weights
 
-__all__ = ["dynamic", "get", "names", "nearest", "plain", "static", "torch_int8", "variants", "weights"]
+__all__ = [
+    "dynamic",
+    "get",
+    "inapplicable",
+    "names",
+    "nearest",
+    "plain",
+    "static",
+    "torch_int8",
+    "variants",
+    "weights",
+]
 
 
 def variants() -> list[Variant]:
@@ -36,3 +48,21 @@ def nearest(name: str) -> str:
     """Return a hint for a name that is not registered: the nearest name, or all accepted names."""
     near = difflib.get_close_matches(name, VARIANTS, 1)
     return f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(VARIANTS)}"
+
+
+def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
+    """Return those of some variants that models of a type cannot have, each with the reason.
+
+    Args:
+        names: Names of registered variants.
+        model_type: Model type of the student, as in its ``config.json``.
+    """
+    from ...onnx.graphs import find_graph  # loads torch
+
+    if find_graph(model_type) is None:
+        return {}
+    return {
+        name: f"{model_type} has no attention to fuse"
+        for name in names
+        if get(name).source is Source.FUSED_GRAPH
+    }

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from convolution_students import convolution_student
 from models import tiny_classifier
 
 from distiltune.export.artifact.seal import seal_artifact
@@ -41,18 +42,23 @@ def test_optimum_answers_as_the_runtime_does(tmp_path: Path) -> None:
     install = [str(venv / "bin" / "pip"), "install", "--quiet", *packages]
     if subprocess.run(install, check=False).returncode != 0:
         pytest.skip("optimum cannot be installed here: no package index is reachable")
-    student = tiny_classifier(tmp_path / "student", label_names=LABELS)
-    build_variant("onnx", student, tmp_path / "onnx", config=ExportConfig(), max_length=8)
-    sealed = seal_artifact(tmp_path / "onnx", tmp_path / "sealed", made_from={}, measurements={})
-    done = subprocess.run(
-        [str(venv / "bin" / "python"), "-c", PROGRAM, str(sealed), json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answers, expected = json.loads(done.stdout), TextClassifier.load(sealed)(TEXTS)
-    assert [each["label"] for each in answers] == [each["label"] for each in expected]
-    assert [each["score"] for each in answers] == pytest.approx(
-        [each["score"] for each in expected], abs=1e-5
-    )
+    students = {
+        "transformer": tiny_classifier(tmp_path / "transformer", label_names=LABELS),
+        "convolution": convolution_student(tmp_path / "convolution"),
+    }
+    for name, student in students.items():
+        made = tmp_path / f"{name}-onnx"
+        build_variant("onnx", student, made, config=ExportConfig(), max_length=8)
+        sealed = seal_artifact(made, tmp_path / f"{name}-sealed", made_from={}, measurements={})
+        done = subprocess.run(
+            [str(venv / "bin" / "python"), "-c", PROGRAM, str(sealed), json.dumps(TEXTS)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answers, expected = json.loads(done.stdout), TextClassifier.load(sealed)(TEXTS)
+        assert [each["label"] for each in answers] == [each["label"] for each in expected]
+        assert [each["score"] for each in answers] == pytest.approx(
+            [each["score"] for each in expected], abs=1e-5
+        )

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from convolution_students import convolution_student
 from models import tiny_classifier
 
 from distiltune.export.artifact.seal import seal_artifact
@@ -46,23 +47,28 @@ def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
     if subprocess.run(install, cwd=project, check=False, capture_output=True).returncode != 0:
         pytest.skip("transformers.js cannot be installed here: no package registry is reachable")
-    student = tiny_classifier(tmp_path / "student", label_names=LABELS)
-    build_variant("onnx", student, tmp_path / "onnx", config=ExportConfig(), max_length=32)
-    sealed = seal_artifact(tmp_path / "onnx", tmp_path / "models" / "sealed", made_from={}, measurements={})
+    students = {
+        "transformer": tiny_classifier(tmp_path / "transformer", label_names=LABELS),
+        "convolution": convolution_student(tmp_path / "convolution"),
+    }
     (project / "classify.mjs").write_text(PROGRAM)
-    done = subprocess.run(
-        ["node", "classify.mjs", f"{sealed.parent}/", sealed.name, json.dumps(TEXTS)],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    classifier = TextClassifier.load(sealed)
-    classifier.temperature = 1.0  # which transformers.js does not know
-    expected = [classifier(text) for text in TEXTS]
-    for answers in json.loads(done.stdout):
-        assert [each["label"] for each in answers] == [each["label"] for each in expected]
-        assert [each["score"] for each in answers] == pytest.approx(
-            [each["score"] for each in expected], abs=1e-5
+    for name, student in students.items():
+        made = tmp_path / f"{name}-onnx"
+        build_variant("onnx", student, made, config=ExportConfig(), max_length=32)
+        sealed = seal_artifact(made, tmp_path / "models" / name, made_from={}, measurements={})
+        done = subprocess.run(
+            ["node", "classify.mjs", f"{sealed.parent}/", sealed.name, json.dumps(TEXTS)],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr
+        classifier = TextClassifier.load(sealed)
+        classifier.temperature = 1.0  # which transformers.js does not know
+        expected = [classifier(text) for text in TEXTS]
+        for answers in json.loads(done.stdout):
+            assert [each["label"] for each in answers] == [each["label"] for each in expected]
+            assert [each["score"] for each in answers] == pytest.approx(
+                [each["score"] for each in expected], abs=1e-5
+            )

@@ -227,6 +227,13 @@ def test_says_what_a_static_graph_left_out(report: dict[str, Any]) -> None:
     assert "![size by part](size-by-part.png)" in text
 
 
+def test_says_which_variants_the_student_cannot_have(report: dict[str, Any]) -> None:
+    skipped = {"onnx-fused": "static has no attention to fuse"}
+    text = markdown_report({**report, "graphs": {"variants": {}, "pictures": [], "skipped": skipped}})
+    assert "\n- onnx-fused: not exported, static has no attention to fuse.\n" in text
+    assert "not exported" not in markdown_report(report)
+
+
 def test_writes_json_markdown_and_picture(report: dict[str, Any], tmp_path: Path) -> None:
     paths = write_report(report, tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [

@@ -22,7 +22,7 @@ from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.goal import goal_of
 from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.cluster.store.stage_index import write_result
-from distiltune.errors import InputError, RunFailedError
+from distiltune.errors import ExportError, InputError, RunFailedError
 from distiltune.export.benchmark.measure_models import Measurement, judge_again
 from distiltune.export.benchmark.worker import ScoredModel
 from distiltune.export.out_of_scope.fit_scores import LOGITS_FILE, refit_scores
@@ -168,6 +168,35 @@ def test_a_changed_gate_repeats_neither_export_nor_benchmark(storage, data) -> N
     assert [each["reused"]["run_id"] for each in measured["result"]["measurements"]] == ["first"] * 4
     assert measured["result"]["machine"]["cpu"]
     assert ModelReuse(job(), run, data).finish_stages() == {}
+
+
+def test_a_student_without_attention_has_no_fused_variants(storage, data, tmp_path) -> None:
+    config = job('export.variants=["onnx", "onnx-fused", "onnx-int8", "onnx-fused-int8"]')
+    run = searched(storage, "convolution")
+    (run.store.local(run.best) / "config.json").write_text('{"model_type": "distiltune-convolution"}')
+    models = ModelReuse(config, run, data)
+    assert models.variant_names == NAMES
+    for name in NAMES:
+        build(run, config, data, name)
+    made = models.variants()
+    assert list(made) == NAMES
+    result, text = models.exported(made)
+    reason = "distiltune-convolution has no attention to fuse"
+    assert result["skipped"] == {"onnx-fused": reason, "onnx-fused-int8": reason}
+    assert [each["name"] for each in result["variants"]] == NAMES
+    assert text.endswith(f"; skipped onnx-fused: {reason}; skipped onnx-fused-int8: {reason}")
+    assert set(models.finish_stages()) == {"export"}
+    assert [spec.name for spec in measurement_specs(config, run)][2:4] == NAMES
+
+
+def test_variants_none_of_which_fits_the_student_are_refused(storage, data) -> None:
+    run = searched(storage, "convolution")
+    (run.store.local(run.best) / "config.json").write_text('{"model_type": "distiltune-convolution"}')
+    models = ModelReuse(job('export.variants=["onnx-fused", "student-pytorch-int8"]'), run, data)
+    with pytest.raises(
+        ExportError, match=r"^export\.variants: onnx-fused, student-pytorch-int8 given, .*; add onnx$"
+    ):
+        _ = models.variant_names
 
 
 @pytest.mark.usefixtures("first")

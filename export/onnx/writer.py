@@ -1,0 +1,77 @@
+"""Write a classifier's ONNX graph node by node: input_ids and attention_mask in, logits out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+INPUT_NAMES = ("input_ids", "attention_mask")
+OUTPUT_NAME = "logits"
+WEIGHTS_PREFIX = "model."
+"""Begins the names of weights, which otherwise are those in the PyTorch model."""
+_IR_VERSION = 10
+_AXES = ("batch", "sequence")
+
+
+class GraphWriter:
+    """Collect the nodes and constants of a graph in the order in which they are computed.
+
+    Example:
+        ```python
+        writer = GraphWriter()
+        rows = writer.add("Gather", writer.weight("table", table), "input_ids")  # [B, L, D]
+        ```
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+
+    def weight(self, name: str, values: np.ndarray) -> str:
+        """Add a weight under the name that it has in the model, and return its name in the graph."""
+        return self._constant(f"{WEIGHTS_PREFIX}{name}", values)
+
+    def integers(self, *values: int) -> str:
+        """Add int64[n], such as axes or a shape, and return its name; equal ones are stored once."""
+        name = "integers_" + "_".join(str(value).replace("-", "minus") for value in values)
+        return self._constant(name, np.array(values, dtype=np.int64))
+
+    def scalar(self, value: float, dtype: Any) -> str:
+        """Add a scalar and return its name; equal ones are stored once."""
+        return self._constant(f"{np.dtype(dtype).name}_{value:g}", np.array(value, dtype=dtype))
+
+    def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node of ONNX's own domain with one output, and return the output's name."""
+        name = f"{op_type}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op_type, inputs, [name.lower()], name=name, **attributes))
+        return self._nodes[-1].output[0]
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """Add ``x @ weight.T + bias``, for weight[F, D] and bias[F] of the module ``name``, and return its name."""
+        # MatMul and Add, which ONNX Runtime joins, rather than Gemm: quantizers of weights know MatMul only.
+        product = self.add("MatMul", x, self.weight(f"{name}.weight", np.ascontiguousarray(weight.T)))
+        return self.add("Add", product, self.weight(f"{name}.bias", bias))
+
+    def graph(self, logits: str, num_labels: int, opset: int) -> onnx.ModelProto:
+        """Return the graph with the value ``logits``, float[B, C], as its output.
+
+        Args:
+            logits: Name of the value, which the last node computes.
+            num_labels: Number of labels, C.
+            opset: ONNX opset version.
+        """
+        assert self._nodes[-1].output[0] == logits
+        self._nodes[-1].output[0] = OUTPUT_NAME
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, _AXES) for name in INPUT_NAMES]
+        output = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, (_AXES[0], num_labels))
+        graph = helper.make_graph(self._nodes, "classifier", inputs, [output], list(self._constants.values()))
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_IR_VERSION
+        )
+
+    def _constant(self, name: str, values: np.ndarray) -> str:
+        self._constants.setdefault(name, numpy_helper.from_array(values, name))
+        return name

@@ -1,0 +1,41 @@
+"""Tiny students without attention, made in a moment and deterministic."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import tiny_data
+
+from distiltune.training.checkpoints.load import save_checkpoint
+from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
+from distiltune.training.teacher.from_scratch import train_tokenizer
+
+LABELS = [f"label_{n}" for n in range(4)]
+
+
+def convolution(seed: int = 0, **shape: Any) -> ConvolutionForSequenceClassification:
+    """A convolution with random weights and statistics of its batch norm, in evaluation mode."""
+    sizes = {"vocab_size": 60, "hidden_size": 8, "num_filters": 6, "block_size": 10, "classifier_size": 12}
+    config = ConvolutionConfig(
+        **{**sizes, **shape},
+        initializer_range=0.5,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: n for n, name in enumerate(LABELS)},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ConvolutionForSequenceClassification(config).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or name.startswith("norm."):
+                parameter.data += 0.3 * torch.randn_like(parameter)
+        model.norm.running_mean = torch.randn_like(model.norm.running_mean)
+        model.norm.running_var = torch.rand_like(model.norm.running_var) + 0.5
+    return model
+
+
+def convolution_student(directory: Path, **shape: Any) -> Path:
+    """Write a convolution with a tokenizer of :func:`models.tiny_data`; returns ``directory``."""
+    tokenizer = train_tokenizer([text for text, _ in tiny_data()], vocab_size=200)
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    save_checkpoint(convolution(**vocabulary, **shape), tokenizer, directory)
+    return directory

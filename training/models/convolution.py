@@ -1,0 +1,208 @@
+"""A text classifier without attention: a convolution over word pieces, pooled, and a hidden layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+MODEL_TYPE = "distiltune-convolution"
+
+
+class ConvolutionConfig(PreTrainedConfig):
+    """Shapes of a :class:`ConvolutionForSequenceClassification`.
+
+    Args:
+        vocab_size: Rows of the table of word pieces, V.
+        hidden_size: Columns of that table, D.
+        window_sizes: Word pieces that a filter reads, one number for each group of filters.
+        num_filters: Filters of each group, F.
+        num_blocks: Residual blocks over the word pieces before the filters.
+        block_size: Columns inside a block.
+        block_window_size: Word pieces that a block reads.
+        pooling: ``max``: the maximum of a filter over the text; ``max_mean``: its maximum and its mean.
+        classifier_size: Columns of the hidden layer after pooling.
+        dropout: Share of the pooled and of the hidden values that are dropped in training, 0 to 1.
+        pad_token_id: Row of padding; it is zero.
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 128,
+        window_sizes: tuple[int, ...] | list[int] = (3,),
+        num_filters: int = 384,
+        num_blocks: int = 0,
+        block_size: int = 256,
+        block_window_size: int = 3,
+        pooling: str = "max_mean",
+        classifier_size: int = 256,
+        dropout: float = 0.1,
+        pad_token_id: int = 0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.window_sizes = list(window_sizes)
+        self.num_filters = num_filters
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.block_window_size = block_window_size
+        self.pooling = pooling
+        self.classifier_size = classifier_size
+        self.dropout = dropout
+        self.initializer_range = initializer_range
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+
+class WindowProduct(nn.Module):
+    """One product over each window of consecutive positions: [B, L, D] in, [B, L, F] out.
+
+    A window of n positions reaches ``(n - 1) // 2`` positions to the left and ``n // 2`` to the right; beyond the
+    text it reads zeros. This is a convolution, written as a matrix product, which quantizes to 8 bits and runs faster
+    on a CPU than a convolution node.
+
+    Args:
+        size: Columns of its input, D.
+        num_outputs: Columns of its output, F.
+        window_size: Positions of a window, n.
+    """
+
+    def __init__(self, size: int, num_outputs: int, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.linear = nn.Linear(window_size * size, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product of each window."""
+        return self.linear(windows(x, self.window_size))
+
+
+def windows(x: Tensor, window_size: int) -> Tensor:
+    """Set the rows of each window side by side: [B, L, D] to [B, L, window_size * D], zeros beyond the text."""
+    if window_size == 1:
+        return x
+    length = x.shape[1]
+    padded = nn.functional.pad(x, (0, 0, (window_size - 1) // 2, window_size // 2))
+    return torch.cat([padded[:, start : start + length] for start in range(window_size)], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """``x + W2 relu(W1 window(x))``: [B, L, D] in and out."""
+
+    def __init__(self, config: ConvolutionConfig) -> None:
+        super().__init__()
+        self.first = WindowProduct(config.hidden_size, config.block_size, config.block_window_size)
+        self.second = nn.Linear(config.block_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what the block computes to its input."""
+        return x + self.second(torch.relu(self.first(x)))
+
+
+class ConvolutionPreTrainedModel(PreTrainedModel):
+    """What both classes share: the configuration, and how new weights are drawn."""
+
+    config_class = ConvolutionConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = False
+    _no_split_modules: ClassVar[list[str]] = ["ConvolutionModel"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.BatchNorm1d):
+            module.reset_parameters()
+
+
+class ConvolutionModel(ConvolutionPreTrainedModel):
+    """The table of word pieces, residual blocks, filters and their pooling: token ids in, [B, P] out."""
+
+    def __init__(self, config: ConvolutionConfig) -> None:
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.num_blocks))
+        self.filters = nn.ModuleList(
+            WindowProduct(config.hidden_size, config.num_filters, size) for size in config.window_sizes
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table of word pieces."""
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of word pieces."""
+        self.word_embeddings = value
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the pooled filters, float[B, P]: their maxima, and with ``max_mean`` then their means.
+
+        Padding changes nothing: its row of the table is zero, as are the positions beyond the text, and its filters
+        are not pooled.
+        """
+        x = self.word_embeddings(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        kept = mask[:, :, None].to(x.dtype)
+        for block in self.blocks:
+            x = block(x) * kept
+        # Filters are at least zero, so that a zero in place of padding changes neither the maximum nor the sum.
+        found = torch.relu(torch.cat([each(x) for each in self.filters], dim=-1)) * kept
+        pooled = found.amax(dim=1)
+        if self.config.pooling == "max":
+            return pooled
+        mean = found.sum(dim=1) / kept.sum(dim=1).clamp(min=1.0)
+        return torch.cat([pooled, mean], dim=-1)
+
+
+class ConvolutionForSequenceClassification(ConvolutionPreTrainedModel):
+    """A convolution over word pieces with batch normalization, a hidden layer and a head."""
+
+    def __init__(self, config: ConvolutionConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.encoder = ConvolutionModel(config)
+        num_pooled = (
+            len(config.window_sizes) * config.num_filters * (2 if config.pooling == "max_mean" else 1)
+        )
+        self.norm = nn.BatchNorm1d(num_pooled)
+        self.dense = nn.Linear(num_pooled, config.classifier_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.classifier_size, config.num_labels)
+        self.post_init()
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the hidden layer that the head reads, float[B, classifier_size]."""
+        pooled = self.dropout(self.norm(self.encoder(input_ids, attention_mask)))
+        return self.dropout(torch.relu(self.dense(pooled)))
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> SequenceClassifierOutput:
+        """Return the logits, float[B, C]."""
+        logits: Any = self.classifier(self.features(input_ids, attention_mask))
+        return SequenceClassifierOutput(logits=logits)
+
+
+AutoConfig.register(MODEL_TYPE, ConvolutionConfig)
+AutoModelForSequenceClassification.register(ConvolutionConfig, ConvolutionForSequenceClassification)
