@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ class AttentionFreePreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = False
-    _no_split_modules: ClassVar[list[str]] = []
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if module is getattr(self, "classifier", None):
+        head: Any = getattr(self, "classifier", None)
+        if module is head:
             # Logits begin near 0: a text has no label before anything is learned.
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            nn.init.zeros_(module.bias)
+            nn.init.normal_(head.weight, std=self.config.initializer_range)
+            nn.init.zeros_(head.bias)
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
             if module.bias is not None:
@@ -86,12 +86,12 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig, encoder: AttentionFreeEncoder) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = config.num_labels or 1
         self.encoder = encoder
         self.norm = TextNorm(encoder.num_pooled)
         self.dense = nn.Linear(encoder.num_pooled, config.classifier_size)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.classifier_size, config.num_labels)
+        self.classifier = nn.Linear(config.classifier_size, self.num_labels)
         self.post_init()
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -62,7 +62,7 @@ class ConvolutionConfig(PreTrainedConfig):
         self.classifier_size = classifier_size
         self.dropout = dropout
         self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
 
 
 class WindowProduct(nn.Module):

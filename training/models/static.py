@@ -34,7 +34,7 @@ class StaticConfig(PreTrainedConfig):
         self,
         vocab_size: int = 30522,
         hidden_size: int = 256,
-        pooling: str = "mean",
+        pooling: str = "max_mean",
         classifier_size: int = 256,
         dropout: float = 0.1,
         pad_token_id: int = 0,
@@ -43,11 +43,11 @@ class StaticConfig(PreTrainedConfig):
     ) -> None:
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
-        self.pooling = checked_pooling(pooling, ("mean", "max_mean"))
+        self.pooling = checked_pooling(pooling, ("max_mean", "mean"))
         self.classifier_size = classifier_size
         self.dropout = dropout
         self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
 
 
 class StaticModel(AttentionFreeEncoder):

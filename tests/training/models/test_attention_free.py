@@ -48,7 +48,7 @@ CONVOLUTIONS = {
     "widths": {"num_filters": 5, "window_sizes": [1, 2, 4]},
     "blocks": {"num_filters": 6, "num_blocks": 2, "block_size": 7, "block_window_size": 2},
 }
-STATIC = {"mean": {}, "maximum and mean": {"pooling": "max_mean"}}
+STATIC = {"mean": {"pooling": "mean"}, "maximum and mean": {}}
 CONFIGS = {
     **{name: ConvolutionConfig(**SIZES, **own) for name, own in CONVOLUTIONS.items()},
     **{f"static, {name}": StaticConfig(**SIZES, **own) for name, own in STATIC.items()},
@@ -102,7 +102,7 @@ def test_a_window_reads_its_neighbours_and_zeros_beyond_the_text():
 
 
 def test_a_static_model_weighs_its_pieces():
-    model = made(StaticConfig(**SIZES))
+    model = made(CONFIGS["static, mean"])
     rows = model.get_input_embeddings().weight.detach().numpy().astype(float)
     pooled = model.encoder(IDS, MASK).detach().numpy()
     for row, (ids, mask) in enumerate(zip(IDS.numpy(), MASK.numpy(), strict=True)):
