@@ -24,7 +24,7 @@ MOST_VALUES = 1000
 
 def _value(value: Any) -> Any:
     if isinstance(value, list) and not all(type(each) is int for each in value):
-        raise ValueError("expected a list of whole numbers, the layers of student.layers")
+        raise ValueError("expected a list of whole numbers, as for student.layers and student.window_sizes")
     return plain(value) if isinstance(value, list) else scalar(value)
 
 
@@ -34,7 +34,7 @@ def _condition(value: Any) -> Any:
 
 # The validators run first, so that a wrong value gives one error, not one for each type of the union.
 Value = Annotated[_Scalar | Annotated[list[Integer], Field(max_length=MOST_VALUES)], BeforeValidator(_value)]
-"""A value of an argument; a list of layers for student.layers."""
+"""A value of an argument; a list for student.layers and student.window_sizes."""
 Condition = Annotated[
     _Scalar | Annotated[list[_Scalar], Field(max_length=MOST_VALUES)], BeforeValidator(_condition)
 ]
@@ -199,7 +199,7 @@ class Choice(_Searched):
     values: list[Value] = Field(
         min_length=1,
         max_length=MOST_VALUES,
-        description="The values to choose from; lists for student.layers.",
+        description="The values to choose from; lists for student.layers and student.window_sizes.",
     )
 
     def end_values(self) -> list[Any]:  # noqa: D102

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ConfigError
 from ..specification.config import JobConfig
 from ..specification.goal import check_goals, check_metrics
 from ..store.input_files import data_is_local, with_local_inputs
@@ -186,7 +187,6 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     from ...training.checkpoints.loading import naming
     from ...training.checkpoints.once import Checkpoints
     from ...training.distillation.config import AUTO
-    from ...training.models.families import family_of
 
     check_opset(config.export.opset)
     task, checkpoints = tasks.get(config.task), checkpoints or Checkpoints()
@@ -196,7 +196,7 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
     source = config.student.check_shapes(teacher, searched)
     if config.training.pruning is not None:
-        family_of(source, "training.pruning", "layers")
+        config.student.check_pruning(source)
     if checkpoint is not None:
         with naming(key):
             whole = config.teacher.fine_tune is None
@@ -208,6 +208,7 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
                 tokenizer_of=checkpoints.tokenizer,
             )
     config.student.check_checkpoints(checkpoint, task, length)
+    _check_variants(config)
     _warn_of_other_bits(config)
 
 
@@ -228,6 +229,19 @@ def _planned_teacher(
     with naming(key):
         checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
         return key, checkpoint, load_config(checkpoint)
+
+
+def _check_variants(config: JobConfig) -> None:
+    """Reject variants with fused attention of a student that has none."""
+    from ...export.variants import kinds
+    from ...export.variants.base import Source
+
+    names = [name for name in config.export.variants if kinds.get(name).source is Source.FUSED_GRAPH]
+    if names and not config.student.has_layers:
+        raise ConfigError(
+            f"export.variants: {', '.join(names)} given, but a student of kind {config.student.kind} has no attention "
+            "to fuse; remove it, or leave export.variants out"
+        )
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:

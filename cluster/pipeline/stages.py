@@ -175,8 +175,8 @@ class Stages:
 
     def student(self, report: ReportProgress) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
-        trains = self._config.student.is_pretrained
-        wanted = self._whole(self._config.resources.teacher) if trains else TaskResources(cpu=1, gpu=0)
+        is_costly = self._config.student.is_costly
+        wanted = self._whole(self._config.resources.teacher) if is_costly else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), report)
         if self._config.student.own_tokenizer:
@@ -193,7 +193,8 @@ class Stages:
         if ONLY_STUDENT not in self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
-        text = f"{record['num_layers']} layers, {parameters:.2f} M parameters"
+        text = record.get("shape") or f"{record['num_layers']} layers"
+        text += f", {parameters:.2f} M parameters"
         if "pretraining" in record:
             text += f", pretrained on {record['pretraining']['num_texts']:,} texts"
         if "vocabulary" in record:

@@ -27,10 +27,11 @@ from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
 from ...training.student.build import build_student
+from ...training.student.piece_states import StatesCache
 from ..specification.config import JobConfig
 from ..specification.goal import goal_of
 from ..store.input_files import with_local_inputs
-from ..store.runs import Run
+from ..store.runs import PIECES, Run
 from ..store.stage_index import write_result
 
 COUNTS = ("done", "total")
@@ -119,6 +120,7 @@ def make_student(
         report=task.report,
         task=learning.get(config.task),
         unfinished=unfinished,
+        states=StatesCache(task.store, PIECES),
     )
     task.store.publish(key)
     if config.student.is_pretrained:

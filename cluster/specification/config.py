@@ -26,14 +26,14 @@ from ...training.section import (
     ShareBelowOne,
     Threads,
 )
-from ...training.student.config import AnyStudentConfig, student_config
+from ...training.student.config import AnyStudentConfig, job_defaults, student_config
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
-from .sections import SEED, with_seed
+from .sections import SEED, with_defaults, with_seed
 
 _DEFAULT_SEED = 42
 
@@ -194,6 +194,14 @@ class JobConfig(Section):
         if name not in TASKS.names or TASKS[name].out_of_scope is not None or not isinstance(export, dict):
             return values
         return {**values, "export": {"out_of_scope": None, **export}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_student(cls, values: Any) -> Any:
+        """Use the values that suit the student's kind for keys that the job does not give."""
+        return (
+            with_defaults(values, job_defaults(values.get("student"))) if isinstance(values, dict) else values
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
 from ...training.data.sources.base import DATA_SOURCES
-from ...training.student.config import STUDENT, STUDENT_KINDS
+from ...training.student.config import STUDENT, STUDENT_KINDS, job_defaults
 from .preset_files import preset_names
 from .reading import apply_overrides, read_specification
 from .relative import resolve_paths
@@ -48,7 +48,10 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
 
 
 def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Clear the data, teacher or student of a preset where overrides describe another kind of it."""
+    """Clear the data, teacher or student of a preset where overrides describe another kind of it.
+
+    With the student go the preset's values of keys for which the other kind has a default of its own.
+    """
     source = DATA_SOURCES.named_by(_given(overrides, "data"))
     if source is not None and source != (values.get("data") or {}).get("source"):
         values["data"] = {}
@@ -58,6 +61,9 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
     kind = STUDENT_KINDS.named_by(_given(overrides, "student"))
     if kind not in (None, STUDENT.name_in(values.get("student") or {})):
         values["student"] = {}
+        for section, defaults in job_defaults({"kind": kind}).items():
+            kept = values.get(section) or {}
+            values[section] = {key: value for key, value in kept.items() if key not in defaults}
 
 
 def _given(overrides: list[str], section: str) -> dict[str, str]:

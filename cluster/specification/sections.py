@@ -47,6 +47,14 @@ def with_seed(section: type[BaseModel], values: Mapping[str, Any], seed: int) ->
     return seeded
 
 
+def with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a job's values with ``defaults``, by section and key, for keys that are not given."""
+    given = {section: values.get(section, {}) for section in defaults}
+    # What is no mapping is left for the section's own check to report.
+    merged = {name: {**defaults[name], **each} for name, each in given.items() if isinstance(each, dict)}
+    return {**values, **merged}
+
+
 def _is_always_there(field: FieldInfo, name: str, values: Mapping[str, Any]) -> bool:
     return name not in values and field.default_factory is not None
 

@@ -15,13 +15,13 @@ from ...storage.leftovers import StoredFile, delete_leftover, leftovers, stored_
 from ...storage.store import LISTING
 from .input_files import INPUTS
 from .removal import cut_run, cut_to, delete_folder, delete_run, keys_to_cut
-from .runs import LATEST, LOGITS, TEACHERS, Run, Storage, epoch_of
+from .runs import LATEST, LOGITS, PIECES, TEACHERS, Run, Storage, epoch_of
 from .stage_index import INDEX, is_stale
 
 Kept = Literal["best", "artifacts"]
 
 LEFTOVER_AGE_S = 3600.0
-_CACHES = (TEACHERS, LOGITS, INPUTS)
+_CACHES = (TEACHERS, LOGITS, PIECES, INPUTS)
 _KEY = re.compile(rb"[0-9a-f]{32,64}")
 _WITH_KEYS = ("job.json", *(f"stages/{stage}.json" for stage in ("data", "teacher", "logits", "student")))
 

@@ -50,6 +50,7 @@ STAGES = (
 LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
+PIECES = "cache/pieces"
 READERS = 16  # threads; reading a run takes several requests to the store
 _START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
 

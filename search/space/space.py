@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...training import tasks
+from ...training.student.config import STUDENT_KINDS
 from ..config import SearchConfig
 from ..parameters import Parameter
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
-STUDENT_ARGUMENTS = (STUDENT_LAYERS, NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_ROWS)
 # Number of texts of the transfer set that a trial trains on -> their kind; default: all of them.
 TEXT_COUNTS = {
     "data.unlabelled.count": "unlabelled",
@@ -27,8 +27,17 @@ TEXT_COUNTS = {
 }
 # Replaces the same key of the training section.
 SPARSITY = "training.pruning.sparsity"
-# Searched arguments that are not training arguments.
-OTHER_ARGUMENTS = (*STUDENT_ARGUMENTS, *TEXT_COUNTS, SPARSITY)
+
+
+def student_arguments() -> tuple[str, ...]:
+    """Return the arguments that define a student: the keys that some registered kind lets a search vary."""
+    keys = dict.fromkeys(key for kind in STUDENT_KINDS for key in kind.searched_keys)
+    return tuple(f"student.{key}" for key in keys)
+
+
+def other_arguments() -> tuple[str, ...]:
+    """Return the searched arguments that are not training arguments."""
+    return (*student_arguments(), *TEXT_COUNTS, SPARSITY)
 
 
 VALIDATION = "validation_"

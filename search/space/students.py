@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..config import SearchConfig
 from ..parameters import Choice, as_category
-from .space import STUDENT_ARGUMENTS
+from .space import student_arguments
 
 # Metric that all trials with the same student share, known before training -> its mode.
 STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
@@ -34,7 +34,7 @@ class Student:
 
 def student_name(arguments: Mapping[str, Any]) -> str:
     """Return the name of a trial's student, such as ``student.layers=[0, 5]``; ``student`` where none is searched."""
-    named = [f"{name}={as_category(arguments[name])}" for name in STUDENT_ARGUMENTS if name in arguments]
+    named = [f"{name}={as_category(arguments[name])}" for name in student_arguments() if name in arguments]
     return "; ".join(named) or ONLY_STUDENT
 
 
@@ -45,7 +45,7 @@ def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
     """Return every student of the search: its name -> the searched arguments that define it."""
-    named = [name for name in STUDENT_ARGUMENTS if name in config.space]
+    named = [name for name in student_arguments() if name in config.space]
     every = itertools.product(*(config.space[name].all_values() for name in named))
     made = (dict(zip(named, values, strict=True)) for values in every)
     return {student_name(each): each for each in made}
@@ -53,7 +53,9 @@ def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
 
 def student_keys(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the arguments that define a student, by key of the section ``student``."""
-    return {name.removeprefix("student."): arguments[name] for name in STUDENT_ARGUMENTS if name in arguments}
+    return {
+        name.removeprefix("student."): arguments[name] for name in student_arguments() if name in arguments
+    }
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from typing import Any
 
 from ...errors import ConfigError, first_line, listed, shown
@@ -13,28 +12,25 @@ from ...training.data.config import DataConfig
 from ...training.distillation.config import TrainingConfig
 from ...training.section import MOST_SEED
 from ...training.student.config import StudentConfig
-from ...training.student.kinds.base import STUDENT_KINDS
 from ...training.tasks import SINGLE_LABEL
 from ..config import SearchConfig
-from ..parameters import FloatRange, IntRange, Parameter, accepted_values
+from ..parameters import FloatRange, Parameter, accepted_values
 from ..schedulers.base import EARLY_STOPPING
 from .space import (
     NUM_STUDENT_LAYERS,
-    OTHER_ARGUMENTS,
     SPARSITY,
-    STUDENT_ARGUMENTS,
-    STUDENT_HEADS,
     STUDENT_LAYERS,
-    STUDENT_ROWS,
     TEXT_COUNTS,
     VALIDATION,
     by_condition,
     metrics_of,
     named_metrics,
+    other_arguments,
+    student_arguments,
 )
+from .student_validation import student_faults
 from .students import STUDENT_METRICS
 
-_MOST_STUDENTS = 1000
 _MOST_ARGUMENT = {
     "per_device_train_batch_size": 2**20,
     "per_device_eval_batch_size": 2**20,
@@ -85,11 +81,11 @@ def space_faults(
     """
     from ...training.distillation.arguments import argument_names
 
-    known = {*argument_names(), *OTHER_ARGUMENTS}
+    known = {*argument_names(), *other_arguments()}
     names = [name for name in config.space if name in known]
     return [
         *(_unknown(f"search.space.{name}", name, known) for name in config.space if name not in known),
-        *_student_faults(config, student),
+        *student_faults(config, training, student),
         *(_count_faults(config, data) if data is not None else []),
         *_sparsity_faults(config, training),
         *_refused_values(config, training, names),
@@ -102,63 +98,6 @@ def space_faults(
             for fault in _point_faults(config, number, point)
         ),
     ]
-
-
-def _student_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
-    named = [name for name in STUDENT_ARGUMENTS if name in config.space]
-    faults = []
-    if STUDENT_LAYERS in named and NUM_STUDENT_LAYERS in named:
-        faults.append(
-            f"search.space: {STUDENT_LAYERS} and {NUM_STUDENT_LAYERS} are both given; keep one of them"
-        )
-    if student is not None:
-        faults += _unsearched_faults(student, named)
-    for name in named:
-        if config.space[name].when:
-            faults.append(f"search.space.{name}: takes no `when`, since every trial needs a student")
-    if STUDENT_LAYERS in config.space:
-        faults += [
-            f"search.space.{STUDENT_LAYERS}: {shown(value)} is rejected: give a list of teacher layers in "
-            f"ascending order, "
-            "such as [0, 5]"
-            for value in config.space[STUDENT_LAYERS].end_values()
-            if not (isinstance(value, list) and value and value == sorted(set(value)) and value[0] >= 0)
-        ]
-    if isinstance(config.space.get(STUDENT_ROWS), IntRange):
-        faults.append(
-            f"search.space.{STUDENT_ROWS}: a range is rejected, since a student is built for each value; give a "
-            f"choice"
-        )
-    for name, most in ((NUM_STUDENT_LAYERS, 1000), (STUDENT_HEADS, 1000), (STUDENT_ROWS, 2**20)):
-        faults += [
-            f"search.space.{name}: {shown(value)} is rejected: it must be a whole number from 1 to {most:,}"
-            for value in (config.space[name].end_values() if name in config.space else [])
-            if type(value) is not int or not 1 <= value <= most
-        ]
-    if (
-        not faults
-        and (count := math.prod(config.space[name].num_values() for name in named)) > _MOST_STUDENTS
-    ):
-        faults.append(
-            f"search.space: {', '.join(named)} make {count:,} students; accepted: at most {_MOST_STUDENTS}, give "
-            f"fewer values"
-        )
-    return faults
-
-
-def _unsearched_faults(student: StudentConfig, named: list[str]) -> list[str]:
-    """Return a fault for each student argument that a student of this kind does not have."""
-    faults = []
-    for name in named:
-        key = name.removeprefix("student.")
-        if key not in student.searched_keys:
-            able = [STUDENT_KINDS.name_of(kind) for kind in STUDENT_KINDS if key in kind.searched_keys]
-            accepted = ", ".join(f"student.{each}" for each in student.searched_keys) or "none of them"
-            faults.append(
-                f"search.space.{name}: refused for a student of kind {student.kind}, which accepts {accepted}; leave "
-                f"it out, or describe a student of kind {' or '.join(able)}"
-            )
-    return faults
 
 
 def _count_faults(config: SearchConfig, data: DataConfig) -> list[str]:
@@ -211,7 +150,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
     ends = {
         name: list({repr(value): value for value in config.space[name].end_values()}.values())
         for name in names
-        if name not in OTHER_ARGUMENTS
+        if name not in other_arguments()
     }
     faults = [
         f"search.space.{name}: {shown(value)} is rejected: {reason}"
@@ -323,7 +262,7 @@ def _metric_faults(config: SearchConfig, reported: dict[str, str], task: str) ->
         for where, metric in bounds.items()
         if metric not in every
     ]
-    if not any(name in config.space for name in STUDENT_ARGUMENTS):
+    if not any(name in config.space for name in student_arguments()):
         named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
         faults += [
             f"{where}: {metric} depends only on the student, and all trials have the same one; search "

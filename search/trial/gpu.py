@@ -31,6 +31,7 @@ class Shape:
         length: Tokens of the longest text.
         num_labels: Columns of the logits.
         teacher_parameters: Parameters of a teacher that runs beside the student for its hidden states; 0 without one.
+        columns: Columns that a student without layers keeps for each token; 0 for one with layers.
     """
 
     num_parameters: int
@@ -41,6 +42,7 @@ class Shape:
     length: int
     num_labels: int
     teacher_parameters: int = 0
+    columns: int = 0
 
 
 def estimated_bytes(shape: Shape) -> int:
@@ -49,7 +51,8 @@ def estimated_bytes(shape: Shape) -> int:
     The sum of: weights, gradients and Adam's two moments in 32 bits, 16 bytes per parameter, and 2 more for the copy
     in 16 bits; for a teacher, which is not trained, only the weights and that copy;
     activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
-    Recomputation in Large Transformer Models", 2022, equation 1); embeddings and logits; CUDA itself.
+    Recomputation in Large Transformer Models", 2022, equation 1), or the columns of a model without layers in 32 bits;
+    embeddings and logits; CUDA itself.
 
     Args:
         shape: Sizes of the training step.
@@ -58,7 +61,33 @@ def estimated_bytes(shape: Shape) -> int:
     layer = s * b * h * (34 + 5 * a * s / h)
     ends = 6 * s * b * h + 12 * b * shape.num_labels
     weights = 18 * shape.num_parameters + 6 * shape.teacher_parameters
-    return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + ends)
+    return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + 4 * s * b * shape.columns + ends)
+
+
+def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int = 0) -> Shape:
+    """Return the sizes of a classifier's training step.
+
+    Args:
+        model: The student.
+        batch_size: Texts per step.
+        length: Tokens of the longest text.
+        teacher_parameters: Parameters of a teacher that runs beside it; 0 without one.
+    """
+    from ...training.models.attention_free import AttentionFreeClassifier
+    from ...training.models.structured_pruning import num_heads
+
+    config, has_layers = model.config, not isinstance(model, AttentionFreeClassifier)
+    return Shape(
+        num_parameters=model.num_parameters(),
+        num_layers=config.num_hidden_layers if has_layers else 0,
+        hidden_size=config.hidden_size,
+        num_heads=num_heads(config) if has_layers else 0,
+        batch_size=batch_size,
+        length=length,
+        num_labels=config.num_labels,
+        teacher_parameters=teacher_parameters,
+        columns=0 if has_layers else model.encoder.num_kept,
+    )
 
 
 def settled_fraction(requested: float, num_bytes: int, total_bytes: int) -> float:
@@ -143,7 +172,6 @@ def measure_step(
     from ...training import tasks
     from ...training.checkpoints.load import load_model
     from ...training.compression.quantization_aware import FakeQuantized
-    from ...training.models.structured_pruning import num_heads
 
     if not torch.cuda.is_available():
         return None
@@ -157,17 +185,7 @@ def measure_step(
     total = torch.cuda.get_device_properties(0).total_memory
     length = max(int(np.max(split.tokens.lengths)) for split in inputs.train.values())
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
-    config = model.config
-    shape = Shape(
-        num_parameters=model.num_parameters(),
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        num_heads=num_heads(config),
-        batch_size=batch_size,
-        length=length,
-        num_labels=config.num_labels,
-        teacher_parameters=0 if teacher is None else teacher.num_parameters(),
-    )
+    shape = shape_of(model, batch_size, length, 0 if teacher is None else teacher.num_parameters())
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     longest = int(np.max(inputs.validation.lengths))
     evaluated = torch.randint(5, 100, (settings.training.eval_batch_size, longest), device="cuda")

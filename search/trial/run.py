@@ -33,7 +33,7 @@ from ...training.distillation.trainer import DistillationTrainer
 from ...training.models.first_token import first_token_in_last_layer
 from ...training.models.trainable_embedding_rows import train_used_rows
 from ..space.batches import part_of_batch
-from ..space.space import OTHER_ARGUMENTS
+from ..space.space import other_arguments
 from ..trial_record import trial_name
 from .checkpoints import SavedEpoch, delete_checkpoints, download_checkpoint, saved_epochs
 from .events import TrialEvents
@@ -157,7 +157,7 @@ def make_trainer(
         "disable_tqdm": True,
         "use_cpu": not settings.use_gpu,
     }
-    searched = {name: value for name, value in arguments.items() if name not in OTHER_ARGUMENTS}
+    searched = {name: value for name, value in arguments.items() if name not in other_arguments()}
     args = arguments_from_config(settings.training, str(work), **{**searched, **own})
     train = inputs.trained_on(arguments)
     num_steps = sum(map(len, train)) / (args.train_batch_size * args.gradient_accumulation_steps)

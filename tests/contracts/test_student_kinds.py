@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from models import tiny_classifier, tiny_data
@@ -21,13 +22,27 @@ from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.cluster.specification.reference import as_markdown
 from distiltune.cluster.store.input_files import ship_inputs, with_local_inputs
 from distiltune.errors import ConfigError, ModelError
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.variants.parity import onnx_logits
 from distiltune.search.config import SearchConfig
-from distiltune.search.space.space import STUDENT_ARGUMENTS
+from distiltune.search.space.space import student_arguments
 from distiltune.search.space.validation import space_faults
 from distiltune.storage.store import Store
-from distiltune.training.checkpoints.load import label_names, load_classifier, load_tokenizer, new_classifier
+from distiltune.training.checkpoints.load import (
+    label_names,
+    load_classifier,
+    load_model,
+    load_tokenizer,
+    new_classifier,
+)
+from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.text_data import TextData
+from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit, tokenize_split
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.trainable_embedding_rows import train_used_rows
 from distiltune.training.section import Width
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
@@ -77,7 +92,13 @@ class FreshStudent(StudentConfig):
 
 def values_of(kind: str, other: Path) -> dict[str, Any]:
     """Values that make a student of a kind, with one key beside its name that selects it as well."""
-    own = {"layers": {"layers": [0, 2]}, "checkpoint": {"checkpoint": str(other)}, "fresh": {"rows": 24}}
+    own: dict[str, dict[str, Any]] = {
+        "layers": {"layers": [0, 2]},
+        "checkpoint": {"checkpoint": str(other)},
+        "convolution": {"num_filters": 12, "window_sizes": [1, 3], "num_blocks": 1, "hidden_size": 8},
+        "static": {"hidden_size": 8},
+        "fresh": {"rows": 24},
+    }
     return {"kind": kind, **own[kind]}
 
 
@@ -112,7 +133,9 @@ def job(config: StudentConfig, teacher: Path) -> JobConfig:
 
 
 def test_the_kinds():
-    assert STUDENT_KINDS.names == ["layers", "checkpoint"], "the default is listed first"
+    assert STUDENT_KINDS.names == ["layers", "checkpoint", "convolution", "static"], (
+        "the default is listed first"
+    )
     assert type(student_config()) is STUDENT_KINDS["layers"]
 
 
@@ -146,7 +169,10 @@ def test_a_section_survives_json_the_printed_job_and_its_own_keys(config, teache
         printed = parse_yaml(as_yaml(given, all_keys=all_keys))
         assert JobConfig.model_validate(printed) == given
     alone = {key: value for key, value in values_of(config.kind, other).items() if key != "kind"}
-    assert student_config(**alone) == config
+    if (
+        STUDENT_KINDS.named_by(alone) is not None or config.kind == "layers"
+    ):  # else several kinds have these keys
+        assert student_config(**alone) == config
     with pytest.raises(ValidationError, match="speed"):
         student_config(**values_of(config.kind, other), speed=3)
 
@@ -189,15 +215,19 @@ def test_a_kind_passes_the_checks_of_a_job(config, teacher):
     rows = datasets.Dataset.from_dict({"text": TEXTS, "label": TARGETS}, features=features)
     data = TextData(datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), rows)), None)
     for section in ({"checkpoint": str(teacher)}, {"scratch": {"num_hidden_layers": 4}}):
-        given = JobConfig.model_validate({"teacher": section}).model_copy(update={"student": config})
+        given = JobConfig.model_validate({"teacher": section, "student": config})
         check_models(given)
         check_new_pieces(given, data)
         check_texts(given, data)
 
 
 def test_a_search_varies_the_keys_that_a_kind_names_alone(config, teacher):
-    choices: Mapping[str, Any] = {"student.layers": [[0], [0, 1]]}
-    for name in STUDENT_ARGUMENTS:
+    choices: Mapping[str, Any] = {
+        "student.layers": [[0], [0, 1]],
+        "student.window_sizes": [[3], [1, 3]],
+        "student.pooling": ["max", "max_mean"] if config.kind == "convolution" else ["mean", "max_mean"],
+    }
+    for name in student_arguments():
         choice = {"type": "choice", "values": choices.get(name, [1, 2])}
         search, key = SearchConfig.model_validate({"space": {name: choice}}), name.removeprefix("student.")
         faults = space_faults(search, TrainingConfig(), config)
@@ -213,7 +243,8 @@ def test_a_search_varies_the_keys_that_a_kind_names_alone(config, teacher):
 
 def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"student\.kind: 'fresh' is not known; accepted: layers, checkpoint"
+        ConfigError,
+        match=r"student\.kind: 'fresh' is not known; accepted: layers, checkpoint, convolution, static",
     ):
         load_config("clinc150", ["student.kind=fresh"])
     with STUDENT_KINDS.temporarily(FreshStudent):
@@ -230,3 +261,53 @@ def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_
         check_models(config.model_copy(update={"student": FreshStudent(rows=99)}))
     weights = built(config.student, teacher, tmp_path / "student")
     assert sum(value.shape == (24, 32) for value in weights.values()) == 1
+
+
+def trained(student: Path, folder: Path, num_epochs: int, resume: str | None = None) -> DistillationTrainer:
+    """A few steps from a student's checkpoint, in the logits of a teacher that answers at random."""
+    model, tokenizer = load_classifier(student)
+    split = tokenize_split(TEXTS, np.array(TARGETS), tokenizer, 16)
+    logits = np.random.default_rng(0).normal(size=(len(TEXTS), len(LABELS))).astype(np.float32)
+    args = DistillationTrainingArguments(
+        output_dir=str(folder), num_train_epochs=2, max_steps=3 * num_epochs, per_device_train_batch_size=16,
+        learning_rate=1e-2, lr_scheduler_type="constant", save_strategy="steps", save_steps=3, use_cpu=True, bf16=False,
+        report_to="none", disable_tqdm=True, alpha=0.3,
+    )  # fmt: skip
+    trainer = DistillationTrainer(
+        model=model,
+        args=args,
+        train_dataset=JoinedDataset([LabelledSplit(split, logits)], with_teacher=True),
+        data_collator=DistillationCollator(tokenizer.pad_token_id),
+    )
+    train_used_rows(model, split.input_ids)
+    first_token_in_last_layer(model)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_a_student_is_trained_and_resumed_to_the_same_weights(config, teacher, tmp_path):
+    before = built(config, teacher, tmp_path / "student")
+    whole = trained(tmp_path / "student", tmp_path / "whole", 2).model.state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in whole.items())
+    trained(tmp_path / "student", tmp_path / "half", 1)
+    resumed = trained(tmp_path / "student", tmp_path / "half", 2, str(tmp_path / "half" / "checkpoint-3"))
+    assert resumed.state.global_step == 6
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+    saved = load_model(tmp_path / "half" / "checkpoint-6", complete=True)
+    for name, value in saved.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_student_without_layers_is_exported_with_equal_logits(config, teacher, tmp_path):
+    if config.has_layers:
+        return  # the families' contract
+    built(config, teacher, tmp_path / "student")
+    model = trained(tmp_path / "student", tmp_path / "trained", 1).model.eval()
+    export_onnx(model, tmp_path / "model.onnx", max_length=16)
+    tokenizer = load_tokenizer(teacher)
+    batch = tokenizer(TEXTS[:7], padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        expected = model(**batch).logits.numpy()
+    found = onnx_logits(tmp_path / "model.onnx")(batch["input_ids"].numpy(), batch["attention_mask"].numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -12,7 +12,8 @@ from transformers.activations import ACT2FN
 from ...errors import ModelError
 from ...storage.safe_reading import read_json, read_regular
 from ..data.rows import nearest, shown
-from ..models import convolution as convolution  # registers its model type
+from ..models import convolution as convolution  # these register their model types
+from ..models import static as static
 from ..models.structured_pruning import KEPT_HEADS
 from .loading import loading
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+
+from .attention_free import AttentionFreeClassifier, AttentionFreeEncoder, checked_pooling, kept_positions
 
 MODEL_TYPE = "distiltune-convolution"
 
@@ -32,6 +28,9 @@ class ConvolutionConfig(PreTrainedConfig):
         classifier_size: Columns of the hidden layer after pooling.
         dropout: Share of the pooled and of the hidden values that are dropped in training, 0 to 1.
         pad_token_id: Row of padding; it is zero.
+
+    Raises:
+        ValueError: There is no such pooling.
     """
 
     model_type = MODEL_TYPE
@@ -59,11 +58,11 @@ class ConvolutionConfig(PreTrainedConfig):
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.block_window_size = block_window_size
-        self.pooling = pooling
+        self.pooling = checked_pooling(pooling, ("max_mean", "max"))
         self.classifier_size = classifier_size
         self.dropout = dropout
         self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
 
 
 class WindowProduct(nn.Module):
@@ -111,49 +110,32 @@ class ResidualBlock(nn.Module):
         return x + self.second(torch.relu(self.first(x)))
 
 
-class ConvolutionPreTrainedModel(PreTrainedModel):
-    """What both classes share: the configuration, and how new weights are drawn."""
-
-    config_class = ConvolutionConfig
-    base_model_prefix = "encoder"
-    supports_gradient_checkpointing = False
-    _no_split_modules: ClassVar[list[str]] = ["ConvolutionModel"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if module.padding_idx is not None:
-                module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.BatchNorm1d):
-            module.reset_parameters()
-
-
-class ConvolutionModel(ConvolutionPreTrainedModel):
+class ConvolutionModel(AttentionFreeEncoder):
     """The table of word pieces, residual blocks, filters and their pooling: token ids in, [B, P] out."""
 
+    config_class = ConvolutionConfig
+
     def __init__(self, config: ConvolutionConfig) -> None:
-        super().__init__(config)
-        self.word_embeddings = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-        )
+        super().__init__(config, config.hidden_size)
         self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.num_blocks))
         self.filters = nn.ModuleList(
             WindowProduct(config.hidden_size, config.num_filters, size) for size in config.window_sizes
         )
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the table of word pieces."""
-        return self.word_embeddings
+    @property
+    def num_pooled(self) -> int:
+        """Columns of its result, P: those of every filter, twice with ``max_mean``."""
+        num_filters = len(self.filters) * self.config.num_filters
+        return num_filters * (2 if self.config.pooling == "max_mean" else 1)
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the table of word pieces."""
-        self.word_embeddings = value
+    @property
+    def num_kept(self) -> int:
+        """Columns that a training step keeps for each token until its gradient is computed."""
+        own = self.config
+        block = own.block_window_size * own.hidden_size + 2 * own.block_size + own.hidden_size
+        filters = sum(own.window_sizes) * own.hidden_size + 3 * len(own.window_sizes) * own.num_filters
+        return own.hidden_size + own.num_blocks * block + filters
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the pooled filters, float[B, P]: their maxima, and with ``max_mean`` then their means.
@@ -162,8 +144,7 @@ class ConvolutionModel(ConvolutionPreTrainedModel):
         are not pooled.
         """
         x = self.word_embeddings(input_ids)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        kept = mask[:, :, None].to(x.dtype)
+        kept = kept_positions(input_ids, attention_mask, x)
         for block in self.blocks:
             x = block(x) * kept
         # Filters are at least zero, so that a zero in place of padding changes neither the maximum nor the sum.
@@ -175,33 +156,13 @@ class ConvolutionModel(ConvolutionPreTrainedModel):
         return torch.cat([pooled, mean], dim=-1)
 
 
-class ConvolutionForSequenceClassification(ConvolutionPreTrainedModel):
+class ConvolutionForSequenceClassification(AttentionFreeClassifier):
     """A convolution over word pieces with batch normalization, a hidden layer and a head."""
 
+    config_class = ConvolutionConfig
+
     def __init__(self, config: ConvolutionConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.encoder = ConvolutionModel(config)
-        num_pooled = (
-            len(config.window_sizes) * config.num_filters * (2 if config.pooling == "max_mean" else 1)
-        )
-        self.norm = nn.BatchNorm1d(num_pooled)
-        self.dense = nn.Linear(num_pooled, config.classifier_size)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.classifier_size, config.num_labels)
-        self.post_init()
-
-    def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return the hidden layer that the head reads, float[B, classifier_size]."""
-        pooled = self.dropout(self.norm(self.encoder(input_ids, attention_mask)))
-        return self.dropout(torch.relu(self.dense(pooled)))
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> SequenceClassifierOutput:
-        """Return the logits, float[B, C]."""
-        logits: Any = self.classifier(self.features(input_ids, attention_mask))
-        return SequenceClassifierOutput(logits=logits)
+        super().__init__(config, ConvolutionModel(config))
 
 
 AutoConfig.register(MODEL_TYPE, ConvolutionConfig)

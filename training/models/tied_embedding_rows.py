@@ -40,8 +40,9 @@ def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     embedding: nn.Embedding = model.get_input_embeddings()  # pyright: ignore[reportAssignmentType]
     table, own = embedding.weight.detach(), torch.tensor(sorted(kept))
     directions = functional.normalize(table, dim=1)
+    others = own[directions[own].any(dim=1)]  # a zero row, such as that of padding, is similar to none
     nearest = torch.cat(
-        [own[(chunk @ directions[own].T).argmax(dim=1)] for chunk in directions.split(_CHUNK)]
+        [others[(chunk @ directions[others].T).argmax(dim=1)] for chunk in directions.split(_CHUNK)]
     )
     nearest[own] = own
     with torch.no_grad():

@@ -14,6 +14,7 @@ from ..checkpoints.load import save_checkpoint
 from ..checkpoints.unfinished import UnfinishedTraining
 from ..tasks import SINGLE_LABEL, Task
 from .kinds.base import StudentConfig, StudentInputs
+from .piece_states import StatesCache
 
 
 def build_student(
@@ -31,6 +32,7 @@ def build_student(
     report: ReportProgress | None = None,
     task: Task = SINGLE_LABEL,
     unfinished: UnfinishedTraining | None = None,
+    states: StatesCache | None = None,
 ) -> dict[str, Any]:
     """Write the student's starting checkpoint, with its tokenizer, to ``out_dir``.
 
@@ -49,9 +51,10 @@ def build_student(
         validation_texts: Texts on which what is left out of the student is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        report: Called with the progress of the pretraining.
+        report: Called with the progress of what takes long: the pretraining, the teacher's states of word pieces.
         task: The task of student and teacher.
         unfinished: Place for the last completed epoch of the pretraining; see ``pretrain_student``.
+        states: Keeps the teacher's states of word pieces for other students; None: they are not kept.
 
     Returns:
         ``num_parameters``, and the record of :class:`~.kinds.base.BuiltStudent`.
@@ -74,6 +77,7 @@ def build_student(
             report=report,
             task=task,
             unfinished=unfinished,
+            states=states,
         )
     )
     with new_folder(out_dir) as folder:

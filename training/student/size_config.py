@@ -1,4 +1,4 @@
-"""Sections that make a student of transformer layers smaller: ``student.vocabulary`` and ``student.width``."""
+"""Sections that make a student smaller: ``student.vocabulary``, and ``student.width`` of transformer layers."""
 
 from __future__ import annotations
 

@@ -19,8 +19,68 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ModelError
 from ..data.tokenized import TokenizedSplit, from_rows
+from ..models.tied_embedding_rows import share_rows
+from .size_config import VocabularyConfig
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+
+def check_vocabulary(tokenizer: Any, config: VocabularyConfig) -> None:
+    """Reject a vocabulary that is too small, or a tokenizer whose other pieces cannot be spelled.
+
+    Raises:
+        ModelError: As :func:`pieces_to_keep`.
+    """
+    pieces_to_keep(tokenizer, [], size=config.size, others_spelled=config.others == "spelled")
+
+
+def pieces_of(
+    tokenizer: Any, config: VocabularyConfig, texts: Sequence[str], others: Sequence[str]
+) -> list[int]:
+    """Return the ids of the pieces that a student keeps of its tokenizer, ascending.
+
+    Args:
+        tokenizer: The tokenizer before trimming.
+        config: The section ``student.vocabulary``.
+        texts: Training texts, whose pieces have priority.
+        others: Further texts.
+
+    Raises:
+        ModelError: As :func:`pieces_to_keep`.
+    """
+    return pieces_to_keep(
+        tokenizer,
+        texts,
+        others,
+        min_count=config.min_count,
+        size=config.size,
+        others_spelled=config.others == "spelled",
+    )
+
+
+def with_pieces(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    config: VocabularyConfig,
+    kept: Sequence[int],
+    validation_texts: Sequence[str] = (),
+) -> tuple[Any, int, dict[str, Any]]:
+    """Remove the rows of the token embedding of all but some pieces, or tie them to the kept ones, in place.
+
+    Args:
+        model: Its token embedding is changed.
+        tokenizer: The model's tokenizer; it is not changed.
+        config: The section ``student.vocabulary``.
+        kept: Ids returned by :func:`pieces_of`.
+        validation_texts: Texts on which the kept share is measured.
+
+    Returns:
+        The tokenizer, the number of distinct rows, and what is recorded under ``vocabulary``.
+    """
+    record = {"covered_share": covered_share(tokenizer, kept, validation_texts)}
+    if config.others == "nearest":
+        return tokenizer, share_rows(model, kept), record
+    return trim_vocabulary(model, tokenizer, kept), len(kept), record
 
 
 def pieces_to_keep(

@@ -15,13 +15,14 @@ from ....search.space.space import fixed_values
 from ....search.space.students import Student, student_keys, student_name
 from ....search.trial.inputs import TrialInputs, TrialSettings
 from ....training import tasks
-from ....training.checkpoints.load import load_classifier, save_checkpoint
+from ....training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
 from ....training.data.analysis.diagnostics import near_duplicates
 from ....training.data.tokenized import LabelledSplit
 from ....training.data.transfer_set import extra_splits
 from ....training.models.runtime import intra_op_threads, quiet
 from ....training.student.build import build_student
 from ....training.student.kinds.base import StudentInputs
+from ....training.student.piece_states import compute_states
 from ....training.teacher.logits_cache import logits_key
 from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 _SPLITS = "splits.pickle"
+_PIECES_MEASURED = 2048
 _MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure how long all of them take
 Wait = Callable[[], None]
 
@@ -96,11 +98,12 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
 
 
 def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any]:
-    """Build the students of the measured trials as the job does, except for pretraining.
+    """Build the students of the measured trials as the job does, except for pretraining and the teacher's states.
 
     Returns:
-        ``build_s`` of one, ``tokenize_s``, ``bytes`` and ``num_parameters`` of the largest, and ``lengths``, the tokens
-        of each training text, by kind.
+        ``build_s`` of one, ``num_pieces``, which the teacher reads for all of them, and its ``pieces_s``,
+        ``tokenize_s``, ``bytes`` and ``num_parameters`` of the largest, and ``lengths``, the tokens of each training
+        text, by kind.
     """
     config, data, store = request.config, request.data, request.store
     names = {student_name(each.arguments): each for each in points}
@@ -108,8 +111,7 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
     for name, point in names.items():
         watch = Stopwatch()
         section = config.student.with_searched(student_keys(point.arguments), store.local(TEACHER))
-        if section.is_pretrained:
-            section = section.model_copy(update={"pretraining": None})
+        section = section.at_low_cost()
         key = request.student_key(names, name)
         with intra_op_threads(1):
             record = build_student(
@@ -135,15 +137,33 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
         key = request.student_key(names, next(iter(names)))
         splits = tokenize_for_student(context, data, TEACHER, key, splits)
         (request.work / _SPLITS).write_bytes(pickle.dumps(splits))
+    tokenize_s = watch.lap()
     return {
         "build_s": float(np.mean(seconds)),
-        "tokenize_s": watch.lap(),
+        **_reading_pieces(request, points),
+        "tokenize_s": tokenize_s,
         "bytes": max(sizes),
         "num_parameters": max(counts),
         "lengths": {
             name: each.tokens.lengths.tolist() for name, each in splits.items() if name != "validation"
         },
     }
+
+
+def _reading_pieces(request: Request, points: list[Point]) -> dict[str, Any]:
+    """Return how many word pieces the teacher reads to build the students, and the seconds that it takes."""
+    config, data, folder = request.config, request.data, request.store.local(TEACHER)
+    section = config.student.with_searched(student_keys(points[0].arguments), folder)
+    if not section.is_costly or section.is_pretrained:
+        return {"num_pieces": 0, "pieces_s": 0.0}
+    tokenizer = load_tokenizer(folder)
+    pieces = section.pieces_read(tokenizer, data.splits["train"]["text"][:], data.unlabelled)
+    model, _ = load_classifier(folder, tasks.get(config.task))
+    few = np.asarray(pieces[:: max(1, len(pieces) // _PIECES_MEASURED)])
+    compute_states(model, tokenizer, few[:1], num_threads=request.places.teacher_threads)  # warms up
+    watch = Stopwatch()
+    compute_states(model, tokenizer, few, num_threads=request.places.teacher_threads)
+    return {"num_pieces": len(pieces), "pieces_s": watch.lap() * len(pieces) / len(few)}
 
 
 def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) -> dict[str, Any]:

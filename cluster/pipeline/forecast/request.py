@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....search.parameters import FloatRange, IntRange, Parameter
-from ....search.space.space import NUM_STUDENT_LAYERS, STUDENT_ARGUMENTS, STUDENT_LAYERS, by_condition
+from ....search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, by_condition, student_arguments
 from ....storage.store import Store
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def points_of(space: Mapping[str, Parameter]) -> list[Point]:
     middle = _arguments(space, {})
     found = [middle]
     for names in (
-        [each for each in STUDENT_ARGUMENTS if each in space],
+        [each for each in student_arguments() if each in space],
         [each for each in BATCH_SIZES if each in space],
     ):
         for end in (min, max):
@@ -125,13 +125,14 @@ def points_of(space: Mapping[str, Parameter]) -> list[Point]:
 
 
 def student_size(arguments: Mapping[str, Any], space: Mapping[str, Parameter]) -> float:
-    """Return the size of a trial's student relative to others of the space: layers times heads and rows."""
+    """Return the size of a trial's student relative to others of the space: layers times what else has a size."""
     layers = arguments.get(NUM_STUDENT_LAYERS) or len(arguments.get(STUDENT_LAYERS) or [0])
     size = float(layers)
-    widths = [each for each in STUDENT_ARGUMENTS if each not in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
+    widths = [each for each in student_arguments() if each not in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
     for name in widths:
         if name in arguments and name in space:
-            size *= 0.5 + 0.5 * arguments[name] / max(space[name].end_values())
+            numbers = [_number(each) for each in space[name].end_values()]
+            size *= 0.5 + 0.5 * _number(arguments[name]) / max(1.0, *numbers)
     return size
 
 
@@ -156,7 +157,12 @@ def middle_of(parameter: Parameter) -> Any:
 
 
 def _magnitude(value: Any) -> Any:
-    return len(value) if isinstance(value, list) else value
+    return (len(value), sum(value)) if isinstance(value, list) else value
+
+
+def _number(value: Any) -> float:
+    """Return a number itself, of a list its sum, and 1 for a word."""
+    return float(sum(value) if isinstance(value, list) else value if isinstance(value, int | float) else 1)
 
 
 Report = Callable[[str], None]

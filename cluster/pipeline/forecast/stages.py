@@ -192,8 +192,11 @@ class StageForecasts:
         trained = self._measured.get("pretraining", {"pretraining_s": 0.0, "peak_mib": 0.0})
         pretraining = trained["pretraining_s"]
         seconds = num * (found["build_s"] + pretraining + self._latency_s()) + found["tokenize_s"]
+        seconds += found["pieces_s"]  # which all of them share
         how = "1 built" if num == 1 else f"{num} built"
         how += f", pretrained for {pretraining:.0f} s each" if pretraining else ""
+        pieces = found["num_pieces"]
+        how += f", {pieces:,} word pieces read by the teacher" if pieces else ""
         disk = num * found["bytes"]
         memory = _RAY_MIB + max(found["peak_mib"], trained["peak_mib"])
         return StageForecast("student", _about(seconds), disk, disk, memory, how)

@@ -244,7 +244,10 @@ def test_every_fault_is_in_one_message_with_its_path():
             ["student.kind=layers", "student.checkpoint=a"],
             ["student.checkpoint", "kind checkpoint"],
         ),
-        (["student.kind=convolutoin"], ["student.kind", "'convolutoin'", "layers, checkpoint"]),
+        (
+            ["student.kind=convolutoin"],
+            ["student.kind", "'convolutoin'", "layers, checkpoint, convolution, static"],
+        ),
         (["search.num_trials=many"], ["search.num_trials", "'many'"]),
         (["export.variants=[onnx, onnx]"], ["export.variants", "once"]),
         (["nonsense"], ["--set nonsense", "section.key=value"]),

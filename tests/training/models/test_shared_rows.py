@@ -53,8 +53,9 @@ def test_each_other_piece_gets_the_row_of_the_most_similar_one(teacher):
     assert share_rows(model, kept) == len(kept)
     after = model.get_input_embeddings().weight.detach().numpy()
     unit = before / np.linalg.norm(before, axis=1, keepdims=True).clip(1e-12)
+    others = [piece for piece in kept if before[piece].any()]  # the row of padding is zero
     for piece, row in enumerate(after):
-        nearest = piece if piece in kept else kept[int((unit[kept] @ unit[piece]).argmax())]
+        nearest = piece if piece in kept else others[int((unit[others] @ unit[piece]).argmax())]
         np.testing.assert_array_equal(row, before[nearest])
 
 
@@ -123,3 +124,16 @@ def test_too_few_rows_are_refused_before_the_job_begins(teacher):
     wanted = {"checkpoint": str(teacher), "vocabulary": {"others": "nearest", "size": 3}}
     with pytest.raises(ModelError, match=r"vocabulary\.size: 3 given; the special tokens are \d+ pieces of"):
         check_models(JobConfig.model_validate({"student": wanted}))
+
+
+def test_a_zero_row_is_nobodys_nearest(teacher):
+    """A piece that points away from all kept ones does not become padding, which is never trained."""
+    model, _ = load_classifier(teacher)
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        table[0] = 0
+        table[7] = -table[5]
+        table[6] = table[5] + 0.1 * table[8]
+    share_rows(model, [0, 5, 6])
+    assert torch.equal(table[7], table[6]) or torch.equal(table[7], table[5])
+    assert table[7].any()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ....errors import InputError, first_line
+from ....errors import InputError, ModelError, first_line
+from ...models.attention_free import AttentionFreeClassifier
 from ...models.families import family_of
 
 # A safetensors file, named so that it is not taken for the model's weights.
@@ -56,14 +57,20 @@ class PrunedMatrix:
 
 
 def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Return the weight matrices float[out, in] of the encoder's layers by name.
+    """Return the weight matrices float[out, in] of the encoder's layers by name, without layers those before pooling.
 
     Raises:
-        ModelError: The model's family is unknown.
+        ModelError: The model's family is unknown, or there are no matrices.
     """
-    place = f"{model.base_model_prefix}.{family_of(model, 'training.pruning', 'layers').layers}"
+    place = model.base_model_prefix
+    if not isinstance(model, AttentionFreeClassifier):
+        place = f"{place}.{family_of(model, 'training.pruning', 'layers').layers}"
     layers = model.get_submodule(place).named_modules()
     linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
+    if not linear:
+        raise ModelError(
+            f"training.pruning: a model of type {model.config.model_type!r} has no matrices to prune; remove it"
+        )
     return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in linear}
 
 

@@ -46,11 +46,17 @@ class HiddenStates(LossTerm):
 
 
 def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> None:
-    """Reject a student and a teacher whose hidden states have different widths.
+    """Reject a student without layers, and one whose hidden states have another width than the teacher's.
 
     Raises:
-        InputError: The widths differ; gives both and how to remove the term.
+        InputError: There are no hidden states, or the widths differ; gives both and how to remove the term.
     """
+    if not hasattr(student_config, "num_hidden_layers"):
+        raise InputError(
+            f"{term.argument or term.path()} needs hidden states of layers, but the student, of type "
+            f"{student_config.model_type!r}, has no layers; {term.remedy()}, or build the student from the teacher's "
+            "layers"
+        )
     if student_config.hidden_size != teacher_config.hidden_size:
         name = term.argument or term.path()
         raise InputError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from ...checkpoints.unfinished import UnfinishedTraining
+    from ..piece_states import StatesCache
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class StudentInputs:
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called with the progress.
         task: The task of student and teacher.
+        unfinished: Place for the last completed epoch of a pretraining.
+        states: Keeps the teacher's states of word pieces for other students; None: they are not kept.
     """
 
     teacher_dir: Path
@@ -50,6 +53,7 @@ class StudentInputs:
     report: ReportProgress | None = None
     task: Task = SINGLE_LABEL
     unfinished: UnfinishedTraining | None = None
+    states: StatesCache | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class BuiltStudent:
         model: The classifier.
         tokenizer: Its tokenizer.
         record: What is recorded of it: ``family``, ``num_layers``, ``num_embeddings`` (distinct rows of the token
-            embedding), ``parity`` (see :class:`~.logit_change.StepParity`), and whatever else the kind has.
+            embedding), ``parity`` (see :class:`~.logit_change.StepParity`), and whatever else the kind has. A model
+            without layers has None there, and its description as ``shape``.
     """
 
     model: PreTrainedModel
@@ -82,6 +87,10 @@ class StudentConfig(Section):
     """Paths within the section of keys that name a checkpoint; those in local directories are uploaded with a job."""
     searched_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that a search may vary, as ``search.space: {student.KEY: …}``."""
+    job_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Values of keys of other sections that suit this kind, by section; they apply where the job gives none."""
+    has_layers: ClassVar[bool] = True
+    """Whether it has transformer layers, with attention and hidden states."""
 
     @property
     def source(self) -> str | None:
@@ -95,8 +104,17 @@ class StudentConfig(Section):
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether building it trains it, which needs the resources of a teacher's training."""
+        """Whether building it trains it."""
         return False
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether building it trains it or runs the teacher, which needs the resources of a teacher's training."""
+        return self.is_pretrained
+
+    def at_low_cost(self) -> Self:
+        """Return the section of a student of the same shape that is not ``is_costly``, to measure its training."""
+        return self
 
     def checkpoints(self) -> dict[tuple[str, ...], str]:
         """Return the checkpoints that the section names, by the path of their key within it."""
@@ -117,6 +135,17 @@ class StudentConfig(Section):
         """
         return self
 
+    def pieces_read(self, tokenizer: Any, texts: Sequence[str], others: Sequence[str]) -> Sequence[int]:
+        """Return the ids of the word pieces that the teacher reads one by one when the student is built.
+
+        Args:
+            tokenizer: The teacher's tokenizer.
+            texts: Training texts.
+            others: Texts without labels.
+        """
+        del tokenizer, texts, others
+        return ()
+
     def check_shapes(
         self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
     ) -> PreTrainedConfig:
@@ -133,6 +162,19 @@ class StudentConfig(Section):
             ModelError: The message has the key, its value and what is available.
         """
         return teacher
+
+    def check_pruning(self, source: PreTrainedConfig) -> None:
+        """Reject the pruning of a student whose matrices cannot be pruned.
+
+        Args:
+            source: Configuration of the model that the student is made from.
+
+        Raises:
+            ModelError: The message has the key and the remedy.
+        """
+        from ...models.families import family_of
+
+        family_of(source, "training.pruning", "layers")
 
     def check_checkpoints(
         self, teacher: str | None, task: Task = SINGLE_LABEL, max_length: int | None = None

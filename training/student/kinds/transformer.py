@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,8 +11,9 @@ from pydantic import Field
 from ...pretraining.config import PretrainingConfig
 from ...section import Layers
 from ...tasks import SINGLE_LABEL, Task
-from ..size_config import VocabularyConfig, WidthConfig
-from .base import BuiltStudent, StudentConfig, StudentInputs
+from ..size_config import WidthConfig
+from .base import BuiltStudent, StudentInputs
+from .trimmed import TrimmedStudent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,14 +21,10 @@ if TYPE_CHECKING:
 _NUM_TOKENS = 64  # to which texts are truncated where no number is given
 
 
-class TransformerStudent(StudentConfig):
+class TransformerStudent(TrimmedStudent):
     """A student with layers of a transformer: of the teacher, or of a checkpoint."""
 
     layers: Layers | None = Field(default=None, description="Which layers to keep.")
-    vocabulary: VocabularyConfig | None = Field(
-        default=None,
-        description="Trim the vocabulary and its embeddings before training; no text becomes unknown.",
-    )
     width: WidthConfig | None = Field(
         default=None,
         description="Keep only the most important attention heads and feed-forward rows of each layer, before "
@@ -44,15 +41,13 @@ class TransformerStudent(StudentConfig):
     """Model that ``layers`` are taken from, for messages."""
 
     @property
-    def own_tokenizer(self) -> bool:
-        """Whether it has a checkpoint's tokenizer, or one with fewer word pieces than the teacher's."""
-        trimmed = self.vocabulary is not None and self.vocabulary.others == "spelled"
-        return super().own_tokenizer or trimmed
-
-    @property
     def is_pretrained(self) -> bool:
         """Whether building it trains it."""
         return self.pretraining is not None
+
+    def at_low_cost(self) -> Self:
+        """Return the section without ``pretraining``."""
+        return self.model_copy(update={"pretraining": None})
 
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
         """Return the section with a trial's numbers of heads and rows instead of its own."""
@@ -86,29 +81,17 @@ class TransformerStudent(StudentConfig):
     ) -> None:
         """Reject a vocabulary too small to spell every text, and models that it cannot be pretrained with."""
         from ...checkpoints.inspection import inspect_checkpoint
-        from ...checkpoints.load import load_tokenizer, resolve_checkpoint
+        from ...checkpoints.load import resolve_checkpoint
         from ...checkpoints.loading import naming
         from ...pretraining.pretrain_student import check_pretraining
 
-        own = teacher if self.source is None else resolve_checkpoint(self.source)
-        if self.vocabulary is not None and own is not None:
-            self._check_vocabulary(load_tokenizer(own), self.vocabulary)
+        super().check_checkpoints(teacher, task, max_length)
         if self.pretraining is not None:
             with naming("student.pretraining.checkpoint"):
                 check_pretraining(self.pretraining, self.source, teacher)
                 if self.pretraining.checkpoint is not None:
                     name = resolve_checkpoint(self.pretraining.checkpoint)
                     inspect_checkpoint(name, task=task, max_length=max_length)
-
-    def check_new_tokenizer(self, make: Callable[[], Any]) -> None:
-        """Reject a vocabulary too small to spell every text in the teacher's word pieces."""
-        if self.vocabulary is not None and self.vocabulary.size is not None and self.source is None:
-            self._check_vocabulary(make(), self.vocabulary)
-
-    def _check_vocabulary(self, tokenizer: Any, wanted: VocabularyConfig) -> None:
-        from ..vocabulary import pieces_to_keep
-
-        pieces_to_keep(tokenizer, [], size=wanted.size, others_spelled=wanted.others == "spelled")
 
     def source_config(self, teacher: PreTrainedConfig) -> PreTrainedConfig:
         """Return the configuration of the model whose layers the student has.
@@ -145,6 +128,7 @@ class TransformerStudent(StudentConfig):
         """
         from ...checkpoints.load import check_max_length
         from ..logit_change import StepParity
+        from ..vocabulary import pieces_of, with_pieces
         from ..width import narrow
 
         model, tokenizer, has_head = self.load_source(inputs)
@@ -170,7 +154,9 @@ class TransformerStudent(StudentConfig):
         num_embeddings = model.config.vocab_size
         if self.vocabulary is not None:
             parity.before(model, tokenizer)
-            tokenizer, num_embeddings, more["vocabulary"] = _trim(model, tokenizer, self.vocabulary, inputs)
+            kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
+            trimmed = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)
+            tokenizer, num_embeddings, more["vocabulary"] = trimmed
             parity.after("vocabulary", model, tokenizer)
         return BuiltStudent(
             model,
@@ -215,24 +201,3 @@ def _pretrain(
         report=inputs.report,
         unfinished=inputs.unfinished,
     )
-
-
-def _trim(
-    model: PreTrainedModel, tokenizer: Any, config: VocabularyConfig, inputs: StudentInputs
-) -> tuple[Any, int, dict[str, Any]]:
-    """Reduce the token embedding in place; return the tokenizer, the number of distinct rows and what is recorded."""
-    from ...models.tied_embedding_rows import share_rows
-    from ..vocabulary import covered_share, pieces_to_keep, trim_vocabulary
-
-    kept = pieces_to_keep(
-        tokenizer,
-        inputs.texts,
-        inputs.more_texts,
-        min_count=config.min_count,
-        size=config.size,
-        others_spelled=config.others == "spelled",
-    )
-    record = {"covered_share": covered_share(tokenizer, kept, inputs.validation_texts)}
-    if config.others == "nearest":
-        return tokenizer, share_rows(model, kept), record
-    return trim_vocabulary(model, tokenizer, kept), len(kept), record

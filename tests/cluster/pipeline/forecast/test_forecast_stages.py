@@ -54,6 +54,8 @@ MEASURED = {
     },
     "student": {
         "build_s": 2.0,
+        "num_pieces": 0,
+        "pieces_s": 0.0,
         "tokenize_s": 0.0,
         "bytes": 11 * MIB,
         "num_parameters": 10,
@@ -210,6 +212,14 @@ def test_the_budget_bounds_a_search() -> None:
 def test_pretraining_is_part_of_the_student() -> None:
     measured = {**MEASURED, "pretraining": {"pretraining_s": 100.0, "peak_mib": 1000.0}}
     assert stages(job(), measured=measured)["student"].seconds.middle == pytest.approx(102)
+
+
+def test_word_pieces_are_read_once_for_all_students() -> None:
+    read = {**MEASURED, "student": {**MEASURED["student"], "num_pieces": 30_522, "pieces_s": 40.0}}
+    space = "search.space={student.hidden_size: {type: choice, values: [64, 128, 256]}}"
+    found = stages(job("student.kind=convolution", space), measured=read)["student"]
+    assert found.seconds.middle == pytest.approx(3 * 2 + 40)
+    assert "30,522 word pieces read by the teacher" in found.how
 
 
 def test_a_bound_on_latency_measures_each_student() -> None:

@@ -1,0 +1,155 @@
+"""Jobs with a student without attention: the values that suit it, and what it cannot have, refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from models import tiny_classifier
+
+from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.specification.printing import as_yaml
+from distiltune.cluster.specification.reading import parse_yaml
+from distiltune.errors import ConfigError, InputError
+from distiltune.training.student.build import build_student
+from distiltune.training.student.config import student_config
+
+KINDS = ("convolution", "static")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_brings_its_own_learning_rate_batch_and_variants(kind):
+    config = JobConfig.model_validate({"student": {"kind": kind}})
+    assert (config.training.learning_rate, config.training.batch_size) == (3e-3, 128)
+    assert not any("fused" in name for name in config.export.variants)
+    assert JobConfig.model_validate({"student": config.student}) == config
+    usual = JobConfig()
+    assert (usual.training.learning_rate, usual.training.batch_size) == (6e-4, 64)
+    assert "onnx-fused" in usual.export.variants
+
+
+def test_what_the_job_gives_counts():
+    given = {
+        "student": {"num_filters": 8},
+        "training": {"learning_rate": 1e-3},
+        "export": {"variants": ["onnx"]},
+    }
+    config = JobConfig.model_validate(given)
+    assert (config.student.kind, config.training.learning_rate) == ("convolution", 1e-3)
+    assert (config.training.batch_size, config.export.variants) == (128, ["onnx"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("all_keys", [False, True])
+def test_the_values_are_shown_and_read_back(kind, all_keys):
+    config = JobConfig.model_validate({"student": {"kind": kind}})
+    printed = parse_yaml(as_yaml(config, all_keys=all_keys))
+    assert printed["training"]["learning_rate"] == 3e-3
+    assert JobConfig.model_validate(printed) == config
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "clinc150-offline"])
+def test_a_presets_student_of_another_kind_takes_its_learning_rate_with_it(preset):
+    usual = load_config(preset, ["data.path=d.json"])
+    config = load_config(preset, ["data.path=d.json", "student.kind=convolution"])
+    assert config.training == usual.training.model_copy(update={"learning_rate": 3e-3, "batch_size": 128})
+    kept = load_config(
+        preset, ["data.path=d.json", "student.kind=convolution", "training.learning_rate=1e-3"]
+    )
+    assert kept.training.learning_rate == 1e-3
+    assert load_config(preset, ["data.path=d.json", "student.layers=[1]"]).training == usual.training
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"kind": "convolution", "layers": [0]}, ["student.layers", "kind layers, checkpoint"]),
+        ({"kind": "static", "width": {}}, ["student.width", "kind layers, checkpoint"]),
+        ({"kind": "static", "pretraining": {}}, ["student.pretraining", "kind layers, checkpoint"]),
+        ({"kind": "static", "num_filters": 8}, ["student.num_filters", "kind convolution"]),
+        ({"kind": "layers", "table": "random"}, ["student.table", "kind convolution, static"]),
+        ({"kind": "convolution", "num_filter": 8}, ["student.num_filter", "'num_filters'"]),
+        ({"kind": "convolution", "window_sizes": []}, ["student.window_sizes"]),
+        ({"kind": "convolution", "window_sizes": [3, 2]}, ["student.window_sizes", "[3, 2]", "ascending"]),
+        ({"kind": "convolution", "window_sizes": [0]}, ["student.window_sizes.0", "1"]),
+        ({"kind": "convolution", "num_blocks": -1}, ["student.num_blocks", "-1"]),
+        ({"kind": "convolution", "pooling": "mean"}, ["student.pooling", "'mean'", "max_mean"]),
+        ({"kind": "static", "pooling": "max"}, ["student.pooling", "'max'", "mean"]),
+        ({"kind": "static", "dropout": 1.0}, ["student.dropout", "1"]),
+        ({"kind": "static", "table": "bert"}, ["student.table", "'bert'", "teacher"]),
+        (
+            {"kind": "static", "table": "random", "vocabulary": {"others": "nearest"}},
+            ["student", "vocabulary.others", "table"],
+        ),
+    ],
+)
+def test_a_wrong_key_is_one_clear_error(given, parts):
+    text = ", ".join(f"{key}: {value}" for key, value in given.items()).replace("'", "")
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", [f"student={{{text}}}"])
+    for part in parts:
+        assert part in str(caught.value)
+    assert str(caught.value).count("student") <= 3, "one fault"
+
+
+def job(teacher: Path, student: dict, **sections) -> JobConfig:
+    return JobConfig.model_validate({"teacher": {"checkpoint": str(teacher)}, "student": student, **sections})
+
+
+@pytest.mark.parametrize(
+    ("student", "sections", "expected"),
+    [
+        ({"hidden_size": 33, "num_filters": 4}, {}, r"student\.hidden_size: 33 .* 1 to 32"),
+        (
+            {"kind": "static", "hidden_size": 8},
+            {"search": {"space": {"student.hidden_size": {"type": "choice", "values": [8, 64]}}}},
+            r"search\.space\.student\.hidden_size: 64 .* 1 to 32",
+        ),
+        (
+            {"kind": "static", "hidden_size": 8},
+            {"training": {"pruning": {}}},
+            r"training\.pruning: .*kind static",
+        ),
+        (
+            {"kind": "static", "hidden_size": 8},
+            {"export": {"variants": ["onnx", "onnx-fused", "onnx-fused-int8"]}},
+            r"export\.variants: onnx-fused, onnx-fused-int8 given.*kind static",
+        ),
+        (
+            {"num_filters": 4, "hidden_size": 8, "vocabulary": {"size": 5}},
+            {},
+            r"student\.vocabulary\.size: 5",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_begins(teacher, student, sections, expected):
+    with pytest.raises(InputError, match=expected):
+        check_models(job(teacher, student, **sections))
+
+
+def test_a_teacher_without_hidden_states_gives_no_table(teacher, tmp_path):
+    labels = [f"label_{n}" for n in range(4)]
+    small = {"kind": "static", "hidden_size": 8}
+    build_student(student_config(**small), teacher, labels, tmp_path / "static")
+    with pytest.raises(InputError, match=r"student\.table: 'teacher' given.*'distiltune-static'"):
+        check_models(job(tmp_path / "static", small))
+    check_models(job(tmp_path / "static", {**small, "table": "random"}))
+
+
+@pytest.mark.parametrize(
+    ("student", "sections"),
+    [
+        ({"hidden_size": 33, "num_filters": 4, "table": "random"}, {}),
+        ({"hidden_size": 32, "num_filters": 4}, {"training": {"pruning": {"sparsity": 0.5}}}),
+        ({"hidden_size": 8, "num_filters": 4}, {"training": {"quantization_aware": {"weight_bits": 7}}}),
+        ({"kind": "static", "hidden_size": 8, "vocabulary": {"others": "nearest", "size": 50}}, {}),
+    ],
+)
+def test_what_can_be_made_passes(teacher, student, sections):
+    check_models(job(teacher, student, **sections))

@@ -1,0 +1,118 @@
+"""The faults of a search that concern its students: values that a kind does not accept, losses that it cannot have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distiltune.search.config import SearchConfig
+from distiltune.search.space.students import student_keys, student_names
+from distiltune.search.space.validation import space_faults
+from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.student.config import student_config
+
+
+def faults_of(space: dict[str, Any], kind: str = "convolution", **training: Any) -> list[str]:
+    search = SearchConfig.model_validate({"space": space})
+    return space_faults(
+        search, TrainingConfig.model_validate(training), student_config(kind=kind, **_needed(kind))
+    )
+
+
+def _needed(kind: str) -> dict[str, Any]:
+    return {"checkpoint": "x"} if kind == "checkpoint" else {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("hidden_size", 0, "greater than or equal to 1"),
+        ("hidden_size", 64.0, "valid integer"),
+        ("hidden_size", "wide", "valid integer"),
+        ("num_filters", True, "valid integer"),
+        ("num_filters", 2**21, "less than or equal to 1048576"),
+        ("num_blocks", -1, "greater than or equal to 0"),
+        ("block_size", 0, "greater than or equal to 1"),
+        ("pooling", "median", "'max_mean' or 'max'"),
+        ("window_sizes", 3, "valid list"),
+        ("window_sizes", [0], "greater than or equal to 1"),
+        ("window_sizes", [3, 1], "ascending"),
+        ("window_sizes", [3, 3], "each size once"),
+        ("window_sizes", [65], "less than or equal to 64"),
+        ("classifier_size", 0, "greater than or equal to 1"),
+    ],
+)
+def test_a_value_that_the_kind_does_not_accept_is_one_fault(key, value, reason):
+    [fault] = faults_of({f"student.{key}": {"type": "choice", "values": [value]}})
+    assert fault.startswith(f"search.space.student.{key}: ")
+    assert reason in fault
+
+
+def test_ranges_and_lists_of_a_kind_make_its_students():
+    space = {
+        "student.num_blocks": {"type": "int", "low": 0, "high": 2},
+        "student.window_sizes": {"type": "choice", "values": [[3], [1, 2, 3]]},
+    }
+    assert faults_of(space) == []
+    names = student_names(SearchConfig.model_validate({"space": space}))
+    assert next(iter(names)) == "student.window_sizes=[3]; student.num_blocks=0"
+    assert len(names) == 6
+    config = student_config(kind="convolution").with_searched(student_keys(list(names.values())[-1]), None)
+    assert (config.window_sizes, config.num_blocks) == ([1, 2, 3], 2)
+
+
+def test_the_ends_of_a_range_are_checked():
+    [fault] = faults_of({"student.num_blocks": {"type": "int", "low": -2, "high": 2}})
+    assert "-2" in fault
+    [fault] = faults_of({"student.hidden_size": {"type": "float", "low": 8, "high": 9}})[:1]
+    assert "student.hidden_size: 8.0" in fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "able"),
+    [
+        ("convolution", "num_layers", "layers"),
+        ("static", "num_filters", "convolution"),
+        ("static", "window_sizes", "convolution"),
+        ("layers", "hidden_size", "convolution or static"),
+        ("checkpoint", "pooling", "convolution or static"),
+    ],
+)
+def test_a_key_of_another_kind_names_the_kinds_that_have_it(kind, key, able):
+    [fault] = faults_of({f"student.{key}": {"type": "choice", "values": [1]}}, kind)
+    assert fault.startswith(f"search.space.student.{key}: ")
+    assert fault.endswith(f"of kind {able}")
+
+
+HIDDEN = {
+    "argument": (
+        {},
+        {"arguments": {"hidden_loss_weight": 0.5}},
+        "training.arguments.hidden_loss_weight: 0.5",
+    ),
+    "range": (
+        {"hidden_loss_weight": {"type": "float", "low": 0, "high": 1}},
+        {},
+        "search.space.hidden_loss_weight: 1.0",
+    ),
+    "section": ({}, {"losses": {"cosine": {"weight": 2.0}}}, "training.losses.cosine.weight: 2.0"),
+    "searched section": (
+        {"training.losses.cosine.weight": {"type": "float", "low": 0, "high": 3}},
+        {},
+        "search.space.training.losses.cosine.weight: 3.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["convolution", "static"])
+@pytest.mark.parametrize(("space", "training", "where"), HIDDEN.values(), ids=list(HIDDEN))
+def test_a_loss_of_hidden_states_is_refused_by_name(kind, space, training, where):
+    [fault] = faults_of(space, kind, **training)
+    assert fault.startswith(where)
+    assert "layers or checkpoint" in fault
+    assert faults_of(space, "layers", **training) == []
+
+
+def test_a_weight_of_zero_is_no_loss():
+    assert faults_of({"hidden_loss_weight": 0.0}, arguments={"hidden_loss_weight": 0.0}) == []

@@ -1,0 +1,131 @@
+"""What text classifiers without attention share: weights that are drawn, batch normalization, hidden layer and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class AttentionFreePreTrainedModel(PreTrainedModel):
+    """A model over a table of word pieces, or its encoder, with its way of drawing new weights."""
+
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        head: Any = getattr(self, "classifier", None)
+        if module is head:
+            # Logits begin near 0: a text has no label before anything is learned.
+            nn.init.normal_(head.weight, std=self.config.initializer_range)
+            nn.init.zeros_(head.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.BatchNorm1d):
+            module.reset_parameters()
+
+
+class AttentionFreeEncoder(AttentionFreePreTrainedModel):
+    """A table of word pieces and how the rows of a text become one vector: token ids in, [B, P] out.
+
+    A subclass calls ``forward(input_ids[B, L], attention_mask[B, L] or None)``; padding must not change its result.
+    """
+
+    def __init__(self, config: PreTrainedConfig, num_columns: int) -> None:
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, num_columns, padding_idx=config.pad_token_id)
+
+    @property
+    def num_pooled(self) -> int:
+        """Columns of its result, P."""
+        raise NotImplementedError
+
+    @property
+    def num_kept(self) -> int:
+        """Columns that a training step keeps for each token until its gradient is computed."""
+        raise NotImplementedError
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table of word pieces."""
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of word pieces."""
+        self.word_embeddings: Any = value
+
+
+class TextNorm(nn.BatchNorm1d):
+    """Batch normalization of [B, P]; a batch of one text, which has no variance, is normalized as in evaluation."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as in nn.BatchNorm1d)
+        """Normalize each column; in evaluation this is a product and a sum, which fold into the next layer."""
+        if self.training and len(input) == 1:
+            return nn.functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class AttentionFreeClassifier(AttentionFreePreTrainedModel):
+    """An encoder with batch normalization, a hidden layer and a head.
+
+    Args:
+        config: Has ``classifier_size``, ``dropout`` and the labels.
+        encoder: Gives a text's vector.
+    """
+
+    def __init__(self, config: PreTrainedConfig, encoder: AttentionFreeEncoder) -> None:
+        super().__init__(config)
+        self.num_labels: int = config.num_labels or 1
+        self.encoder = encoder
+        self.norm = TextNorm(encoder.num_pooled)
+        self.dense = nn.Linear(encoder.num_pooled, config.classifier_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.classifier_size, self.num_labels)
+        self.post_init()
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the hidden layer that the head reads, float[B, classifier_size]."""
+        pooled = self.dropout(self.norm(self.encoder(input_ids, attention_mask)))
+        return self.dropout(torch.relu(self.dense(pooled)))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Return the logits, float[B, C], and with labels [B] or [B, C] the loss against them."""
+        logits: Any = self.classifier(self.features(input_ids, attention_mask))
+        loss: Any = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def kept_positions(input_ids: Tensor, attention_mask: Tensor | None, like: Tensor) -> Tensor:
+    """Return 1 for a word piece and 0 for padding, [B, L, 1], of the type of ``like``."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    return mask[:, :, None].to(like.dtype)
+
+
+def checked_pooling(pooling: str, accepted: tuple[str, ...]) -> str:
+    """Return a model's pooling.
+
+    Raises:
+        ValueError: It is not among those accepted.
+    """
+    if pooling not in accepted:
+        raise ValueError(f"pooling: {pooling!r} given; accepted: {', '.join(accepted)}")
+    return pooling
