@@ -85,8 +85,8 @@ class ResourcesConfig(Section):
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
         default=None,
-        description="Training the teacher, computing its logits, and pretraining a student; default: all CPUs of a "
-        "node.",
+        description="Training a teacher, computing its logits, and pretraining a student; default: all CPUs of a node, "
+        "of which each teacher of an ensemble has a share of at least 4, or a GPU with a share.",
     )
     export: TaskResources = Field(
         default_factory=lambda: TaskResources(gpu=0), description="Building one variant."

@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from small_job import environment
 
 from distiltune.cluster.remote import teacher_labels as labels
 from distiltune.cluster.remote.tasks import Task
@@ -193,3 +194,56 @@ for number in range(2):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.stdout.split() == ["0", "1"], done.stderr
+
+
+SIDE_BY_SIDE = """
+import json, sys
+from small_job import JOB
+from distiltune.cluster.pipeline.stages import Stages
+from distiltune.cluster.session.ray_session import ray_session
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.store.runs import Storage, now
+from distiltune.storage.folders import file_sha256
+from distiltune.training.data.text_data import load_data
+
+config = JobConfig.model_validate({**JOB, "resources": {"num_cpus": int(sys.argv[2]), "teacher": {"cpu": 1}}})
+data, run = load_data(config.data), Storage(sys.argv[1]).create("a")
+at_once = 0
+
+def report(progress):
+    global at_once
+    at_once = max(at_once, len(progress.values.get("parts", [])))  # of those that have a place
+
+with ray_session(config.resources):
+    stages = Stages(config, config, run, data, None)
+    result, _ = stages.teacher(report)
+    finished = {"stage": "teacher", "state": "finished", "started": now(), "result": result}
+    run.write("stages/teacher.json", finished)
+    record, _ = stages.logits(report)
+files = {key: file_sha256(run.store.fetch(key) / "model.safetensors") for key in result["keys"]}
+logits = {name: split.teacher_logits.tobytes().hex() for name, split in stages._splits.items()}
+logs = sorted(run.store.names(run.key("logs/stages/teacher")))
+unfinished = run.store.names(run.key("unfinished"))
+print(json.dumps([at_once, files, logits, record["keys"], record["texts_computed"], logs, unfinished]))
+"""
+
+
+@pytest.mark.slow
+def test_members_that_train_side_by_side_get_the_same_bits(tmp_path):
+    found = []
+    for num_cpus in (1, 2):
+        program = [sys.executable, "-c", SIDE_BY_SIDE, str(tmp_path / f"store-{num_cpus}"), str(num_cpus)]
+        done = subprocess.run(
+            program,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+            env={**environment(), "PYTHONPATH": str(Path(__file__).parents[2] / "support")},
+        )
+        assert done.returncode == 0, done.stderr
+        at_once, *rest = json.loads(done.stdout.splitlines()[-1])
+        assert num_cpus == 1 or at_once == 2
+        found.append(rest)
+    assert found[0] == found[1]
+    assert found[0][3] == 300 and found[0][4:] == [["1", "2"], []]
