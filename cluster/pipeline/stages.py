@@ -21,6 +21,7 @@ from ..remote import teacher_labels as labelling
 from ..remote.cross_fit import label_fold
 from ..session.ray_session import node_share, num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
+from ..specification.goal import accuracy_with_threshold
 from ..store.runs import LOGITS, TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
 from .diagnose import CrossFit, diagnose
@@ -208,6 +209,7 @@ class Stages:
             teacher=self._teacher(),
             task=config.task,
             metric=config.metric,
+            accuracy_with_threshold=accuracy_with_threshold(config, self._data),
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
