@@ -81,7 +81,8 @@ class SearchConfig(Section):
     num_trials: NumTrials = Field(default=20, description="Trials.")
     metric: Name = Field(
         default="validation_accuracy",
-        description="Metric of the validation split to optimise. Default: the job's `metric`, as validation_METRIC.",
+        description="Metric of the validation split to optimise. Default: the job's `metric`, as validation_METRIC; "
+        "validation_accuracy_with_threshold if the job names none and export.choose.accuracy is with_threshold.",
     )
     mode: Literal["max", "min"] = Field(default="max", description="max: higher is better.")
     seed: Seed = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import DistiltuneError, RunFailedError, first_line
@@ -27,6 +27,7 @@ _TRIES = 3
 _PATIENCE_S = (
     10.0  # a worker takes some seconds to start; a task that has not begun by then is reported as waiting
 )
+_MOST_SHOWN = 8  # tasks of a stage that run side by side
 
 
 class Dispatcher:
@@ -122,22 +123,62 @@ class Dispatcher:
             RunFailedError: The task failed in another way.
         """
         import ray
-        from ray.exceptions import RayError, RayTaskError
 
         began = time.monotonic()
         while not ray.wait([sent], timeout=self._period_s)[0]:
             progress = self.state(stage, wanted, time.monotonic() - began, part=part)
             if progress is not None:
                 report(progress)
-        try:
-            return ray.get(sent)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, DistiltuneError):
-                raise cause from None
-            raise RunFailedError(f"{type(cause).__name__}: {first_line(cause)}") from error
-        except RayError as error:
-            raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
+        return _result_of(sent)
+
+    def do_parts(
+        self,
+        stage: str,
+        function: Callable[..., Any],
+        wanted: TaskResources,
+        parts: Mapping[str, tuple[Any, ...]],
+        *,
+        name: str,
+        report: ReportProgress,
+    ) -> list[Any]:
+        """Send a task for each of several equal parts, and wait for all; they run side by side as resources allow.
+
+        Each has a log and a record of its progress, and keeps the state of an unfinished training, under its part.
+
+        Args:
+            stage: Stage of the tasks.
+            function: As for ``send``.
+            wanted: Resources of each task.
+            parts: Arguments of each task, by its part.
+            name: What a part is, for the status line: ``teacher``, as in ``teacher 2 of 4``.
+            report: Called with the progress of all; ``parts`` in its values has a line for each task that works.
+
+        Returns:
+            The results in the order of the parts.
+
+        Raises:
+            DistiltuneError: A task raised it; the others are not waited for.
+            RunFailedError: A task failed in another way.
+        """
+        import ray
+
+        left = {part: self.send(stage, function, wanted, *each, part=part) for part, each in parts.items()}
+        found: dict[str, Any] = {}
+        began = time.monotonic()
+        while left:
+            ended = ray.wait(list(left.values()), timeout=self._period_s)[0]
+            for part in [part for part, sent in left.items() if sent in ended]:
+                found[part] = _result_of(left.pop(part))
+            waited_s = time.monotonic() - began
+            states = {
+                f"{name} {number} of {len(parts)}": self.state(stage, wanted, waited_s, part=part)
+                for number, part in enumerate(parts, 1)
+                if part in left
+            }
+            progress = together(states, len(found))
+            if progress is not None:
+                report(progress)
+        return [found[part] for part in parts]
 
     def state(
         self, stage: str, wanted: TaskResources | None, waited_s: float, *, part: str = ""
@@ -162,6 +203,49 @@ class Dispatcher:
 
     def _progress(self, stage: str, part: str = "") -> str:
         return f"stages/{'-'.join(filter(None, [stage, part]))}.task-progress.json"
+
+
+def _result_of(sent: Any) -> Any:
+    """Return the result of a task that has ended, or raise its error as ``Dispatcher.wait`` does."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(sent)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, DistiltuneError):
+            raise cause from None
+        raise RunFailedError(f"{type(cause).__name__}: {first_line(cause)}") from error
+    except RayError as error:
+        raise RunFailedError(f"a worker was lost: {first_line(error)}") from error
+
+
+def together(states: Mapping[str, Progress | None], num_ended: int) -> Progress | None:
+    """Return the progress of several equal tasks as that of one; None if nothing is known of any.
+
+    Args:
+        states: Progress of each task that has not ended, by its title; None where it may just be starting.
+        num_ended: Number of tasks that have ended.
+
+    Returns:
+        The messages of the tasks that work, or of the first one that waits for resources if none does. ``done`` and
+        ``total`` count over all tasks, ended ones included.
+    """
+    known = {title: each for title, each in states.items() if each is not None}
+    working = {title: each for title, each in known.items() if not each.values.get("waiting_for")}
+    shown = list((working or dict(list(known.items())[:1])).items())
+    if not shown:
+        return None
+    lines = [": ".join(filter(None, [title, each.message])) for title, each in shown[:_MOST_SHOWN]]
+    lines += [f"{len(shown) - _MOST_SHOWN} more"] if len(shown) > _MOST_SHOWN else []
+    values = {**shown[0][1].values, "parts": lines}
+    counts = [each.values for each in working.values() if each.values.get("total")]
+    if counts:
+        total = max(each["total"] for each in counts)
+        done = sum(round(each["done"] / each["total"] * total) for each in counts)
+        values |= {"done": num_ended * total + done, "total": (num_ended + len(states)) * total}
+    return Progress("; ".join(lines), values)
 
 
 def describe(wanted: TaskResources) -> str:

@@ -24,7 +24,7 @@ from ..watching.events import Listener, StageEvent
 from .cluster_checks import check_cluster
 from .lengths import truncation_in_words
 from .preflight import CheckedJob, check_job
-from .reuse.extension import drop_outdated, extend, is_extended
+from .reuse.extension import changed_threshold, drop_outdated, extend, is_extended
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def _changed(run: Run, config: JobConfig) -> list[str]:
     with suppress(ValidationError):  # a key that an older run lacks has its default
         held = type(config).model_validate(held).model_dump(mode="json")
     wanted = config.model_dump(mode="json")
-    return [key for key in wanted if key not in _FREE and wanted[key] != held.get(key)]
+    changed = [key for key in wanted if key not in _FREE and wanted[key] != held.get(key)]
+    return [*changed, *changed_threshold(run, held, config)]
 
 
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:

@@ -19,8 +19,9 @@ from ...training.tasks import title_of
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..remote.cross_fit import label_fold
-from ..session.ray_session import num_gpus, whole_node
+from ..session.ray_session import node_share, num_gpus, whole_node
 from ..specification.config import JobConfig, TaskResources
+from ..specification.goal import accuracy_with_threshold
 from ..store.runs import LOGITS, TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
 from .diagnose import CrossFit, diagnose
@@ -71,7 +72,7 @@ class Stages:
         from ...training.teacher.prepare import teacher_key
 
         task = tasks.get(self._config.task)
-        local, wanted = self._local_config, self._whole(self._config.resources.teacher)
+        local, wanted = self._local_config, self._teacher_resources()
         keys = [
             f"{TEACHERS}/{teacher_key(each, self._data, local.training, task, self._config.metric)}"
             for each in local.teacher.members
@@ -82,7 +83,10 @@ class Stages:
             )
             text = f"{_KINDS[record['kind']]}, {self._metric_title} {record[self._metric]:.4f}"
             return {**record, "key": keys[0], "keys": keys}, text
-        records = self._ensemble(keys, wanted, report)
+        parts = {str(number + 1): (self._data, number, key) for number, key in enumerate(keys)}
+        records = self._dispatcher.do_parts(
+            "teacher", labelling.make_teacher, wanted, parts, name="teacher", report=report
+        )
         reached = [record[self._metric] for record in records]
         text = f"{len(keys)} teachers, each {_KINDS[records[0]['kind']]}, {self._metric_title} "
         text += f"{min(reached):.4f} to {max(reached):.4f}"
@@ -90,31 +94,21 @@ class Stages:
         members = [{name: record[name] for name in names} for record in records]
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
-    def _ensemble(
-        self, keys: list[str], wanted: TaskResources, report: ReportProgress
-    ) -> list[dict[str, Any]]:
-        """Prepare each teacher in a task of its own, in parallel if resources allow."""
-        parts = [str(number) for number in range(1, len(keys) + 1)]
-        sent = [
-            self._dispatcher.send(
-                "teacher", labelling.make_teacher, wanted, self._data, number, key, part=part
-            )
-            for number, (key, part) in enumerate(zip(keys, parts, strict=True))
-        ]
-        return [
-            self._dispatcher.wait(
-                "teacher", task, _part_of(report, "teacher", number, len(keys)), wanted, part=part
-            )
-            for number, (task, part) in enumerate(zip(sent, parts, strict=True), 1)
-        ]
-
     def logits(self, report: ReportProgress) -> StageResult:
         """Label the train and validation splits with the teachers."""
-        wanted = self._whole(self._config.resources.teacher)
+        wanted = self._teacher_resources()
         made = self._run.stage_record("teacher")["result"]
         teachers = made.get("keys", [made["key"]])
+        computed: set[str] = set()
+        if len(teachers) > 1:
+            parts = {str(n + 1): (self._data, teachers, n) for n in range(len(teachers))}
+            computed = set().union(
+                *self._dispatcher.do_parts(
+                    "logits", labelling.label_with_teacher, wanted, parts, name="teacher", report=report
+                )
+            )
         self._splits, record = self._dispatcher.do(
-            "logits", labelling.label_with_teachers, wanted, self._data, teachers, report=report
+            "logits", labelling.label_with_teachers, wanted, self._data, teachers, computed, report=report
         )
         teacher = self._config.teacher
         record["diagnostics"] = diagnose(
@@ -153,21 +147,17 @@ class Stages:
                 fold_key(teacher, self._data, local.training, rows, task, self._config.metric)
                 for rows in folds
             ]
-            parts = [f"fold-{number}" for number in range(1, len(folds) + 1)]
-            sent = [
-                self._dispatcher.send(
-                    "logits", label_fold, wanted, self._data, rows, f"{LOGITS}/{key}", part=part
-                )
-                for rows, key, part in zip(folds, keys, parts, strict=True)
-            ]
-            logits: np.ndarray | None = None
-            for number, (rows, fold, part) in enumerate(zip(folds, sent, parts, strict=True), 1):
-                report_fold = _part_of(report, "cross-fit fold", number, len(folds))
-                found, _ = self._dispatcher.wait("logits", fold, report_fold, wanted, part=part)
-                if logits is None:
-                    logits = np.empty((len(self._data.splits["train"]), found.shape[1]), dtype=np.float32)
+            parts = {
+                f"fold-{number}": (self._data, rows, f"{LOGITS}/{key}")
+                for number, (rows, key) in enumerate(zip(folds, keys, strict=True), 1)
+            }
+            results = self._dispatcher.do_parts(
+                "logits", label_fold, wanted, parts, name="cross-fit fold", report=report
+            )
+            num_rows, num_outputs = len(self._data.splits["train"]), results[0][0].shape[1]
+            logits = np.empty((num_rows, num_outputs), dtype=np.float32)
+            for rows, (found, _) in zip(folds, results, strict=True):
                 logits[rows] = found
-            assert logits is not None, "there are at least two folds"
             epochs = cross_fit_epochs(diagnostics, local.teacher)
             return CrossFit(logits, {"num_folds": len(folds), "num_epochs": epochs, "keys": keys})
 
@@ -220,6 +210,7 @@ class Stages:
             teacher=self._teacher(),
             task=config.task,
             metric=config.metric,
+            accuracy_with_threshold=accuracy_with_threshold(config, self._data),
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
@@ -307,26 +298,19 @@ class Stages:
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]
 
+    def _teacher_resources(self) -> TaskResources:
+        """Return the resources of a teacher: those requested, or its share of a node."""
+        if self._config.resources.teacher is not None:
+            return self._config.resources.teacher
+        gpu = min(1, num_gpus())
+        return TaskResources(cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.ensemble), gpu=gpu)
+
     def _whole(self, resources: TaskResources | None) -> TaskResources:
         """Return the requested resources, or by default a whole node, with a GPU if the cluster has any."""
         if resources is not None:
             return resources
         gpu = min(1, num_gpus())
         return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
-
-
-def _part_of(report: ReportProgress, name: str, number: int, num_parts: int) -> ReportProgress:
-    """Return a function that reports the progress of one of several equal parts, numbered from 1, as that of all."""
-
-    def report_part(progress: Progress) -> None:
-        text = ": ".join(filter(None, [f"{name} {number} of {num_parts}", progress.message]))
-        values = dict(progress.values)
-        if values.get("total"):
-            values["done"] = (number - 1) * values["total"] + values["done"]
-            values["total"] = num_parts * values["total"]
-        report(replace(progress, message=text, values=values))
-
-    return report_part
 
 
 def resources_for(name: str, wanted: TaskResources) -> TaskResources:

@@ -21,27 +21,29 @@ _LOGITS = "logits.npy"
 
 def label_fold(task: Task, data: TextData, rows: list[int], key: str) -> tuple[np.ndarray, bool]:
     """Return logits float32[n, C] on a fold's n rows, from the cache at ``key`` if possible, and whether it was not."""
-    folder, config = task.local_copy(key), task.local_config
+    config = task.local_config
     unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
-    known = _read(folder, len(rows))
-    if known is not None:
-        return known, False
-    logits = fold_logits(
-        fold_teacher(config.data.diagnostics, config.teacher),
-        data,
-        rows,
-        max_length=config.training.num_tokens,
-        num_threads=task.num_threads,
-        use_gpu=task.use_gpu,
-        task=tasks.get(config.task),
-        balance=config.training.balance,
-        metric=config.metric,
-        report=task.report,
-        unfinished=unfinished,
-    )
-    with new_folder(folder) as made:
-        np.save(made / _LOGITS, logits)
-    task.store.publish(key, shared=True)
+    with task.computed_once(key, "trains a teacher on the same fold"):
+        folder = task.local_copy(key)
+        known = _read(folder, len(rows))
+        if known is not None:
+            return known, False
+        logits = fold_logits(
+            fold_teacher(config.data.diagnostics, config.teacher),
+            data,
+            rows,
+            max_length=config.training.num_tokens,
+            num_threads=task.num_threads,
+            use_gpu=task.use_gpu,
+            task=tasks.get(config.task),
+            balance=config.training.balance,
+            metric=config.metric,
+            report=task.report,
+            unfinished=unfinished,
+        )
+        with new_folder(folder) as made:
+            np.save(made / _LOGITS, logits)
+        task.store.publish(key, shared=True)
     unfinished.forget()
     return logits, True
 

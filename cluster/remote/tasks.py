@@ -6,6 +6,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ..specification.config import JobConfig
 from ..specification.goal import goal_of
 from ..store.input_files import with_local_inputs
 from ..store.runs import PIECES, Run
+from ..store.shared_work import computed_once
 from ..store.stage_index import write_result
 
 COUNTS = ("done", "total")
@@ -50,6 +52,7 @@ class Task:
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
         unfinished: Start of the keys for the states of unfinished trainings.
+        run_id: The run that the task belongs to.
     """
 
     store: Store
@@ -59,6 +62,7 @@ class Task:
     num_threads: int
     use_gpu: bool
     unfinished: str
+    run_id: str = ""
 
     def report(self, progress: Progress) -> None:
         """Report progress to the driver, which shows its message, and to the task's log."""
@@ -70,6 +74,10 @@ class Task:
     def local_config(self) -> JobConfig:
         """Specification with paths of this machine in place of references into the store."""
         return with_local_inputs(self.config, self.store)
+
+    def computed_once(self, key: str, doing: str) -> AbstractContextManager[None]:
+        """Enter the block that computes a cached folder, after any other process that ``doing`` describes."""
+        return computed_once(self.store, key, doing, run_id=self.run_id, report=self.report)
 
     def local_copy(self, key: str) -> Path:
         """Return the local copy of a folder in the store, or the path to create it at if there is none yet."""

@@ -24,6 +24,8 @@ from ..specification.config import ResourcesConfig, TaskResources
 from .private_ray import PrivateDirectory, own_job_config, start_private_ray
 from .shipped_code import runtime_env
 
+_LEAST_CPUS = 4  # of a training beside others: a batch of short texts keeps few cores busy
+
 
 @contextmanager
 def ray_session(resources: ResourcesConfig) -> Iterator[None]:
@@ -115,6 +117,33 @@ def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> t
 
     If no live node is large enough, request one from the cluster, which may add it on demand.
     """
+    best = _large_node(wanted, report)
+    return best["NodeID"], best["Resources"]["CPU"]
+
+
+def node_share(wanted: TaskResources, num_tasks: int) -> float:
+    """Return the CPUs of each of several equal trainings on the node that ``whole_node`` selects."""
+    resources = _large_node(wanted)["Resources"]
+    return cpus_of_each(num_tasks, resources["CPU"], resources.get("GPU", 0) if wanted.gpu else 0)
+
+
+def cpus_of_each(num_tasks: int, num_cpus: float, num_gpus: float = 0) -> float:
+    """Return the CPUs of each of several equal trainings that divide a node among them.
+
+    Each has a GPU, where there are any, else at least ``_LEAST_CPUS`` CPUs; if the node has not enough for two, each
+    has the whole node, and they run one after another.
+
+    Args:
+        num_tasks: Number of trainings.
+        num_cpus: CPUs of the node.
+        num_gpus: GPUs of the node that the trainings use.
+    """
+    num_places = int(num_gpus) if num_gpus else int(num_cpus // _LEAST_CPUS)
+    at_once = min(num_tasks, num_places)
+    return num_cpus if at_once < 2 else float(max(1, num_cpus // at_once))
+
+
+def _large_node(wanted: TaskResources, report: ReportProgress | None = None) -> dict[str, Any]:
     import ray
 
     needs = needs_of(wanted, 0)
@@ -128,8 +157,7 @@ def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> t
             report(Progress("waiting for a node of its own", {"waiting_for": "a node of its own"}))
         _wait_for_node(needs)
         nodes = [node for node in ray.nodes() if large_enough(node)]
-    best = min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))
-    return best["NodeID"], best["Resources"]["CPU"]
+    return min(nodes, key=lambda node: (node["Resources"].get("GPU", 0), -node["Resources"]["CPU"]))
 
 
 def _wait_for_node(needs: dict[str, float]) -> None:

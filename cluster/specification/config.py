@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from ...errors import ConfigError, InputError, listed
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
-from ...search.space.space import SPARSITY, TEXT_COUNTS, fixed_values
+from ...search.space.space import SPARSITY, TEXT_COUNTS, THRESHOLD_METRIC, VALIDATION, fixed_values
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
 from ...training.distillation.losses.base import section_paths
@@ -33,7 +33,7 @@ from ...training.teacher.config import TeacherConfig
 from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
-from .sections import SEED, with_defaults, with_seed
+from .sections import SEED, is_judged_with_threshold, with_defaults, with_seed
 
 _DEFAULT_SEED = 42
 
@@ -85,8 +85,8 @@ class ResourcesConfig(Section):
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TaskResources | None = Field(
         default=None,
-        description="Training the teacher, computing its logits, and pretraining a student; default: all CPUs of a "
-        "node.",
+        description="Training a teacher, computing its logits, and pretraining a student; default: all CPUs of a node, "
+        "of which each teacher of an ensemble has a share of at least 4, or a GPU with a share.",
     )
     export: TaskResources = Field(
         default_factory=lambda: TaskResources(gpu=0), description="Building one variant."
@@ -206,11 +206,15 @@ class JobConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_metric(cls, values: Any) -> Any:
-        """Use the task's own metric if the job names none, and optimise it if the search names none."""
+        """Use the task's own metric if the job names none, and optimise it if the search names none.
+
+        Where the job names neither and the variants' limits apply with the out-of-scope threshold, so does the search.
+        """
         name = values.get("task", "single_label") if isinstance(values, dict) else None
         if not isinstance(name, str) or name not in TASKS.names:
             return values  # the key's check reports the fault
         task = TASKS[name]
+        by_threshold = task.out_of_scope is not None and is_judged_with_threshold(values)
         values = {"metric": task.goal[0], **values}
         metric, search = values["metric"], values.get("search", {})
         if not isinstance(metric, str) or not isinstance(search, dict) or "metric" in search:
@@ -219,7 +223,9 @@ class JobConfig(Section):
             mode = task.metric_mode(metric)
         except InputError:  # reported by the check of `metric`
             return values
-        return {**values, "search": {"metric": f"validation_{metric}", "mode": mode, **search}}
+        own = {"metric": f"{VALIDATION}{metric}", "mode": mode}
+        own = {"metric": THRESHOLD_METRIC, "mode": "max"} if by_threshold else own
+        return {**values, "search": {**own, **search}}
 
     @field_validator("metric")
     @classmethod

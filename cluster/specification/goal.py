@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import ConfigError, InputError, shown
 from ...export.artifact.licences import is_non_commercial
-from ...export.out_of_scope.thresholds import ScopeGoal, scope_goal
+from ...export.out_of_scope.thresholds import AccuracyWithThreshold, ScopeGoal, scope_goal
 from ...export.selection.gate import check_gate
 from ...training.tasks import get as get_task
 from .config import JobConfig
@@ -29,6 +29,19 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
     outside = data.out_of_scope_id
     num_outside = 0 if outside is None else data.splits["validation"]["label"][:].count(outside)
     return scope_goal(config.export.out_of_scope, data.out_of_scope_label, data.label_names, num_outside)
+
+
+def accuracy_with_threshold(config: JobConfig, data: TextData) -> AccuracyWithThreshold | None:
+    """Return the function that measures an epoch with its threshold, or None if there is no threshold to select.
+
+    Raises:
+        ConfigError: The specification does not fit the data.
+    """
+    goal = goal_of(config, data)
+    if goal is None:
+        return None
+    names = list(dict.fromkeys([*data.label_names, goal.label]))
+    return AccuracyWithThreshold(config.task, goal, names.index(goal.label))
 
 
 def check_goals(config: JobConfig, data: TextData) -> None:
@@ -64,12 +77,14 @@ def check_metrics(config: JobConfig, data: TextData) -> None:
     Raises:
         ConfigError: The message has the key, the metric and its remedy.
     """
-    from ...search.space.space import VALIDATION, named_metrics
+    from ...search.space.space import VALIDATION, key_that_names, named_metrics
     from ...training import tasks
 
+    _check_threshold_metric(config, data)
     task, labels = tasks.get(config.task), np.asarray(data.splits["validation"]["label"][:])
     for name in dict.fromkeys((config.metric, *named_metrics(config.search, config.task))):
-        key = "metric" if name == config.metric else _key_that_names(f"{VALIDATION}{name}", config)
+        own = key_that_names(f"{VALIDATION}{name}", config.search)
+        key = "metric" if own is None or name == config.metric else own
         try:
             metric = task.metric(name, data.label_names, data.out_of_scope_id)
         except InputError as error:
@@ -101,9 +116,15 @@ def _check_out_of_scope(key: str, metric: str, data: TextData) -> None:
     )
 
 
-def _key_that_names(metric: str, config: JobConfig) -> str:
-    """Return the key of the search that names a metric."""
-    if config.search.metric == metric:
-        return "search.metric"
-    objectives = [each.metric for each in config.search.objectives]
-    return "search.objectives" if metric in objectives else "search.constraints"
+def _check_threshold_metric(config: JobConfig, data: TextData) -> None:
+    """Reject a search by accuracy with a threshold where there is none."""
+    from ...search.space.space import THRESHOLD_METRIC, key_that_names
+
+    key = key_that_names(THRESHOLD_METRIC, config.search)
+    # With that `choose.accuracy` the metric is the default, and `check_gate` says what is missing.
+    if key is None or config.export.choose.accuracy == "with_threshold" or goal_of(config, data) is not None:
+        return
+    raise ConfigError(
+        f"{key}: {shown(THRESHOLD_METRIC)} given, but this job has no out-of-scope threshold; use another metric, or "
+        "set export.out_of_scope and data.out_of_scope_label, or export.out_of_scope.label and max_in_scope_refused"
+    )

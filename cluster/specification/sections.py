@@ -125,3 +125,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def is_judged_with_threshold(values: Mapping[str, Any]) -> bool:
+    """Return whether a specification asks for limits with the out-of-scope threshold, and names no metric."""
+    export = values.get("export")
+    choose = export.get("choose") if isinstance(export, dict) else None
+    judged = choose.get("accuracy") if isinstance(choose, dict) else None
+    return judged == "with_threshold" and "metric" not in values

@@ -16,6 +16,7 @@ from ...storage.store import LISTING
 from .input_files import INPUTS
 from .removal import cut_run, cut_to, delete_folder, delete_run, keys_to_cut
 from .runs import LATEST, LOGITS, PIECES, TEACHERS, Run, Storage, epoch_of
+from .shared_work import WORK
 from .stage_index import INDEX, is_stale
 
 Kept = Literal["best", "artifacts"]
@@ -141,6 +142,7 @@ def find_garbage(storage: Storage, kept: Kept | None = None, older_than_s: float
     before = now - max(older_than_s, LEFTOVER_AGE_S)
     _find_unused_caches(storage, [run for run in runs if run not in cut], before, found)
     _find_stale_entries(storage, before, found)
+    _find_dead_claims(storage, now - LEFTOVER_AGE_S, found)
     for key, size in leftovers(storage.store, now - LEFTOVER_AGE_S).items():
         found.garbage.append(
             Garbage(f"unfinished write {key}", size, partial(delete_leftover, storage.store, key))
@@ -214,6 +216,15 @@ def _find_stale_entries(storage: Storage, before: float, found: Found) -> None:
 
     count = f"{len(stale):,} entr{'y' if len(stale) == 1 else 'ies'}"
     found.garbage.append(Garbage(f"{count} of {INDEX} whose results are gone", sum(stale.values()), delete))
+
+
+def _find_dead_claims(storage: Storage, before: float, found: Found) -> None:
+    """Add what killed processes left of their claims; a live one renews its claim every few seconds."""
+    for name, file in stored_files(storage.store, WORK).items():
+        if name.endswith(".json") and not name.startswith(".") and file.modified < before:
+            key = f"{WORK}/{name}"
+            what = f"claim of an ended process on {name.removesuffix('.lease.json')}"
+            found.garbage.append(Garbage(what, file.num_bytes, partial(storage.store.delete, key)))
 
 
 def _used_keys(storage: Storage, runs: list[Run]) -> set[bytes]:

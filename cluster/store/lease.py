@@ -1,4 +1,4 @@
-"""Lease on a run, stored with the run and renewed by a heartbeat, so that dead processes are detected."""
+"""Claims and the lease on a run: records that their holders renew by a heartbeat, so that dead ones are detected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,56 +28,73 @@ STALE_AFTER_S = 30.0
 _SETTLE_S = 1.0  # longer than the delay between two simultaneous writers
 
 
-class Lease:
-    """Exclusive right to write a run, kept by a heartbeat and visible to every machine with access to the store.
+class Claim:
+    """A record in the store that one process holds and renews by a heartbeat, visible to every machine with access.
 
-    On the same machine a lease expires with its process. On other machines it expires if there was no heartbeat
-    for ``STALE_AFTER_S`` seconds; a process that takes it over first waits for two more beats, so that clock
-    differences between machines are harmless.
+    On the same machine a claim expires with its process. On other machines it expires if there was no heartbeat
+    for ``STALE_AFTER_S`` seconds.
 
     Args:
-        store: The run store.
-        run_key: The run's key.
-        on_beat: Called at every beat; if it returns a reason (``stop``), the main thread is interrupted.
+        store: The store.
+        folder: Key of the record's folder.
+        name: Name of the record, which ends in ``lease.json``.
+        lock: Key of the file that is locked while the record changes hands, where the store is a directory.
+        more: Further values of the record.
+        on_beat: Called at every beat; may return a reason to interrupt the holder.
     """
 
-    def __init__(self, store: Store, run_key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        name: str,
+        *,
+        lock: str,
+        more: Mapping[str, Any] | None = None,
+        on_beat: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._store = store.once
         self._patient = store
-        self._run_key = run_key
-        self._key = f"{run_key}/{_NAME}"
+        self._folder, self._name = folder, name
+        self._key = f"{folder}/{name}"
+        self._lock = lock
+        self._more = dict(more or {})
         self._on_beat = on_beat
         self._owner = secrets.token_hex(8)
         self._beats = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
         self.interruption: str | None = None
-        """Reason why the main thread was interrupted: ``lost`` to another process, or that of ``on_beat``."""
+        """Reason why the heartbeat ended early: ``lost`` to another process, or that of ``on_beat``."""
 
-    def acquire(self) -> None:
-        """Acquire the lease and start the heartbeat.
+    def read(self) -> dict[str, Any] | None:
+        """Return the record of the current holder; None if there is none.
 
         Raises:
-            InputError: Another process holds the lease.
-            DamagedRecordError: The record of the current lease is damaged.
+            DamagedRecordError: The record is damaged.
         """
-        _receive_interrupts()
-        held = read_record(self._patient, self._run_key, _NAME)
-        if held is not None and still_beats(self._patient, self._run_key, held):
-            raise InputError(_whose(held))
+        return read_record(self._patient, self._folder, self._name)
+
+    def take(self, held: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Write the claim in place of ``held``, which has expired, and start the heartbeat.
+
+        Returns:
+            None on success; else what is known of the process that was faster.
+        """
         with self._alone():
-            now = read_record(self._patient, self._run_key, _NAME)
+            now = self.read()
             if now is not None and now != held:  # another process was faster
-                raise InputError(_whose(now))
+                return now
             began = time.monotonic()
             self._write(self._patient)
         if self._store.directory is None:
-            # A store without locks: of simultaneous writers the last one gets the lease, so wait for all.
+            # A store without locks: of simultaneous writers the last one gets the claim, so wait for all.
             time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
-        now = read_record(self._patient, self._run_key, _NAME)
+        now = self.read()
         if now is None or now["owner"] != self._owner:
-            raise InputError(_whose(now or {}))
+            return now or {}
         self._thread.start()
+        return None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -85,25 +102,25 @@ class Lease:
         if self._store.directory is None:
             yield
             return
-        lock = self._store.directory / f"{self._key}.lock"
+        lock = self._store.directory / self._lock
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             yield
 
     def release(self) -> None:
-        """Stop the heartbeat and release the lease."""
+        """Stop the heartbeat and delete the record."""
         self._ended.set()
         self._thread.join()
         if self.interruption != "lost":
             try:
                 self._store.delete(self._key)
             except StorageError:
-                return  # the lease will expire
+                return  # the claim will expire
 
     def _beat_often(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
-                held = read_record(self._store, self._run_key, _NAME)
+                held = read_record(self._store, self._folder, self._name)
                 if held is None or held["owner"] != self._owner:  # taken over, perhaps even released since
                     return self._interrupt("lost")
                 self._write(self._store)
@@ -117,13 +134,6 @@ class Lease:
 
     def _interrupt(self, word: str) -> None:
         self.interruption = word
-        # To the main thread itself: a signal to this thread would not wake it from a sleep.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        while word != "lost" and not self._ended.wait(BEAT_S):
-            try:
-                self._write(self._store)
-            except Exception as error:
-                logger.warning("heartbeat: %s", error)
 
     def _write(self, store: Store) -> None:
         self._beats += 1
@@ -136,8 +146,50 @@ class Lease:
             "process_started": own.create_time(),
             "beats": self._beats,
             "at": time.time(),
+            **self._more,
         }
         store.write_json(self._key, record)
+
+
+class Lease(Claim):
+    """Exclusive right to write a run; whoever loses it is interrupted.
+
+    A process that takes it over from another machine first waits for two more beats, so that clock differences
+    between machines are harmless.
+
+    Args:
+        store: The run store.
+        run_key: The run's key.
+        on_beat: Called at every beat; if it returns a reason (``stop``), the main thread is interrupted.
+    """
+
+    def __init__(self, store: Store, run_key: str, on_beat: Callable[[], str | None] = lambda: None) -> None:
+        super().__init__(store, run_key, _NAME, lock=f"{run_key}/{_NAME}.lock", on_beat=on_beat)
+
+    def acquire(self) -> None:
+        """Acquire the lease and start the heartbeat.
+
+        Raises:
+            InputError: Another process holds the lease.
+            DamagedRecordError: The record of the current lease is damaged.
+        """
+        _receive_interrupts()
+        held = self.read()
+        if held is not None and still_beats(self._patient, self._folder, held):
+            raise InputError(_whose(held))
+        other = self.take(held)
+        if other is not None:
+            raise InputError(_whose(other))
+
+    def _interrupt(self, word: str) -> None:
+        super()._interrupt(word)
+        # To the main thread itself: a signal to this thread would not wake it from a sleep.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while word != "lost" and not self._ended.wait(BEAT_S):
+            try:
+                self._write(self._store)
+            except Exception as error:
+                logger.warning("heartbeat: %s", error)
 
 
 def _receive_interrupts() -> None:
@@ -155,13 +207,19 @@ def is_held(store: Store, run_key: str) -> bool:
     return held is not None and _seems_alive(held)
 
 
+def process_lives(held: dict[str, Any]) -> bool | None:
+    """Return whether the process of a record lives; None if it is of another machine."""
+    if held.get("machine") != _machine():
+        return None
+    try:
+        return abs(psutil.Process(held["pid"]).create_time() - held["process_started"]) < 1
+    except psutil.Error:
+        return False
+
+
 def _seems_alive(held: dict[str, Any]) -> bool:
-    if held.get("machine") == _machine():
-        try:
-            return abs(psutil.Process(held["pid"]).create_time() - held["process_started"]) < 1
-        except psutil.Error:
-            return False
-    return abs(time.time() - held["at"]) < STALE_AFTER_S
+    lives = process_lives(held)
+    return abs(time.time() - held["at"]) < STALE_AFTER_S if lives is None else lives
 
 
 def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) -> bool:

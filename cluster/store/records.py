@@ -59,7 +59,7 @@ class _SubmissionRecord(_Record):
 
 
 class _LeaseRecord(_Record):
-    """``lease.json``."""
+    """``lease.json``, and ``*.lease.json`` of a result that is being computed."""
 
     owner: str
     host: str
@@ -68,6 +68,7 @@ class _LeaseRecord(_Record):
     process_started: Seconds
     beats: int
     at: Seconds
+    run_id: str = ""
 
 
 class _ProgressRecord(_Record):
@@ -237,7 +238,7 @@ class _DataResult(_Record):
 _RECORDS: dict[str, type[_Record]] = {
     r"run\.json": _RunRecord,
     r"submission\.json": _SubmissionRecord,
-    r"lease\.json": _LeaseRecord,
+    r"([^/]+\.)?lease\.json": _LeaseRecord,
     r"former\.json": _FormerRecord,
     r"cut\.json": _CutRecord,
     r"stages/[^/]+\.progress\.json": _ProgressRecord,

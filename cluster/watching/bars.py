@@ -1,9 +1,9 @@
-"""The bar of the stage that runs, on a terminal: what is done of it, how long it takes, and its latest line."""
+"""The bar of the stage that runs, on a terminal: what is done of it, how long it takes, and its latest lines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -54,6 +54,8 @@ class TimeLeft:
 class StageBar:
     """Live display of one stage: a bar if its end is known, else a spinner; below it, its latest line.
 
+    A stage whose tasks run side by side has a line for each of them.
+
     No line is longer than the terminal is wide. Whatever is printed meanwhile appears above.
 
     Args:
@@ -69,7 +71,7 @@ class StageBar:
         self._left = TimeLeft(clock)
         self._done: int | None = None
         self._total = 0
-        self._text = ""
+        self._lines: list[str] = []
         self._live = Live(self, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True)
 
     def start(self) -> None:
@@ -80,9 +82,18 @@ class StageBar:
         """Remove the bar from the screen."""
         self._live.stop()
 
-    def update(self, text: str, done: Any = None, total: Any = None) -> None:
-        """Show the stage's latest line and, where they are known, how many of its units are done."""
-        self._text = " ".join(text.split())
+    def update(
+        self, text: str, done: Any = None, total: Any = None, lines: Sequence[str] | None = None
+    ) -> None:
+        """Show the stage's latest line and, where they are known, how many of its units are done.
+
+        Args:
+            text: The line.
+            done: Units that are done.
+            total: All units.
+            lines: Shown in place of ``text``, one below the other.
+        """
+        self._lines = [" ".join(each.split()) for each in lines or [text] if each.strip()]
         if isinstance(done, int) and isinstance(total, int) and total > 0:
             self._done, self._total = done, total
             self._left.update(done, total)
@@ -107,8 +118,8 @@ class StageBar:
             line.add_column(no_wrap=True)
         line.add_row(*cells)
         yield line
-        if self._text:
-            yield Text(f"  {self._text}", no_wrap=True, overflow="ellipsis", style="dim")
+        for each in self._lines:
+            yield Text(f"  {each}", no_wrap=True, overflow="ellipsis", style="dim")
 
 
 def _clock_text(seconds: float) -> str:

@@ -102,7 +102,8 @@ class ProgressPrinter:
             self._stop()
             self._bar = StageBar(self._console, event.stage, self._clock)
             self._bar.start()
-        self._bar.update(event.text, event.values.get("done"), event.values.get("total"))
+        values = event.values
+        self._bar.update(event.text, values.get("done"), values.get("total"), values.get("parts"))
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ConfigError
+from ...training import tasks
 from ..runtime.scores import SCORES, Threshold
 
 if TYPE_CHECKING:
@@ -152,14 +153,44 @@ def choose_threshold(
         goal: With ``max_in_scope_refused``: the highest threshold that rejects no larger share of the in-scope texts;
             else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximized, w = ``in_scope_weight``.
     """
-    config = goal.config
-    curve = threshold_curve(SCORES[config.score](logits), scope.predictions(logits), labels, out_of_scope_id)
+    score = goal.config.score
+    curve = threshold_curve(SCORES[score](logits), scope.predictions(logits), labels, out_of_scope_id)
+    return Threshold(score, best_threshold(curve, goal.config), goal.label)
+
+
+def best_threshold(curve: Curve, config: OutOfScopeConfig) -> float:
+    """Return the value on a curve that best meets a goal, as :func:`choose_threshold` selects it."""
     if config.max_in_scope_refused is not None:
         kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
-        return Threshold(config.score, float(curve.values[kept[-1] if len(kept) else 0]), goal.label)
+        return float(curve.values[kept[-1] if len(kept) else 0])
     reached = config.in_scope_weight * curve.in_scope_accuracy + (1 - config.in_scope_weight) * curve.recall
     best = np.flatnonzero(reached >= reached.max() - 1e-12)
-    return Threshold(config.score, float(curve.values[best[len(best) // 2]]), goal.label)
+    return float(curve.values[best[len(best) // 2]])
+
+
+@dataclass(frozen=True)
+class AccuracyWithThreshold:
+    """Measures the accuracy of a split's predictions with the threshold that is selected on the same split.
+
+    The threshold is in-sample, so that the accuracy is a little too high, by about the same in every epoch and trial.
+
+    Attributes:
+        task: Name of a task that has out-of-scope texts.
+        goal: Goal of the selection.
+        out_of_scope_id: As for :func:`threshold_curve`.
+    """
+
+    task: str
+    goal: ScopeGoal
+    out_of_scope_id: int
+
+    def __call__(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Return the share of texts, 0 to 1, whose answer is their label: logits float[N, C], labels int[N]."""
+        scope = tasks.get(self.task).out_of_scope
+        assert scope is not None, "the specification rejects thresholds for other tasks"
+        threshold = choose_threshold(scope, logits, labels, self.out_of_scope_id, self.goal)
+        answers = answers_with_threshold(scope, threshold, logits, self.out_of_scope_id)
+        return float((answers == labels).mean())
 
 
 def area_under_roc(scores: np.ndarray, outside: np.ndarray) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ConfigError, shown
 from ...progress import ReportProgress
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
@@ -73,7 +74,7 @@ def run_search(
         KeyboardInterrupt: The search was interrupted and its state is saved; call again to resume.
     """
     from ..space.batches import check_batches
-    from ..space.space import named_metrics, searched
+    from ..space.space import THRESHOLD_METRIC, key_that_names, named_metrics, searched
     from ..space.students import without_misfits
     from ..space.validation import check_space
     from ..trial.events import write_experiment
@@ -82,6 +83,9 @@ def run_search(
     from .mirroring import mirrored
 
     check_space(config, training, task=inputs.task, metric=inputs.metric)
+    named = None if inputs.has_threshold else key_that_names(THRESHOLD_METRIC, config)
+    if named is not None:
+        raise ConfigError(f"{named}: {shown(THRESHOLD_METRIC)} given, but there is no out-of-scope threshold")
     check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
@@ -89,7 +93,10 @@ def run_search(
         needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
         check_fits("resources.trial", needs, processes_per_trial)
     also = tuple(named_metrics(config, inputs.task))
-    write_experiment(store, tensorboard, config.space, inputs.task, (inputs.goal, *also))
+    goals = (inputs.goal, *also)
+    write_experiment(
+        store, tensorboard, config.space, inputs.task, goals, with_threshold=inputs.has_threshold
+    )
     settings = TrialSettings(
         training=training,
         metric=config.metric,

@@ -42,14 +42,17 @@ def other_arguments() -> tuple[str, ...]:
 
 VALIDATION = "validation_"
 """Start of the name of a task's metric among those that an epoch reports."""
+THRESHOLD_METRIC = f"{VALIDATION}accuracy_with_threshold"
+"""Accuracy with the out-of-scope threshold that is selected on the same logits, where the job has a threshold."""
 
 
-def metrics_of(task: str, also: Iterable[str] = ()) -> dict[str, str]:
+def metrics_of(task: str, also: Iterable[str] = (), *, with_threshold: bool = False) -> dict[str, str]:
     """Return the metrics that every epoch of a task's trial reports, each with its mode; the task's first one leads.
 
     Args:
         task: Name of the task.
         also: Names of other metrics of the task that are reported.
+        with_threshold: Whether ``THRESHOLD_METRIC`` is reported.
 
     Raises:
         InputError: There is no such task, or it has no such metric.
@@ -57,7 +60,18 @@ def metrics_of(task: str, also: Iterable[str] = ()) -> dict[str, str]:
     found = tasks.get(task)
     names = dict.fromkeys((*found.metric_modes, *found.epoch_metrics, *also))
     own = {f"{VALIDATION}{name}": found.metric_mode(name) for name in names}
+    own |= {THRESHOLD_METRIC: "max"} if with_threshold else {}
     return {**own, "validation_loss": "min", "sparsity": "max"}
+
+
+def key_that_names(metric: str, config: SearchConfig) -> str | None:
+    """Return the key of a search that names a metric, or None."""
+    named = {
+        "search.metric": [config.metric],
+        "search.objectives": [each.metric for each in config.objectives],
+        "search.constraints": [each.metric for each in config.constraints],
+    }
+    return next((key for key, metrics in named.items() if metric in metrics), None)
 
 
 def named_metrics(config: SearchConfig, task: str) -> list[str]:

@@ -239,8 +239,9 @@ def _condition_faults(space: dict[str, Parameter]) -> list[str]:
 
 def _reported(config: SearchConfig, task: str, metric: str | None) -> dict[str, str]:
     """Return every metric that a search of the task can name, with its mode."""
-    further = tasks.get(task).metric_names
-    return metrics_of(task, [*further, *named_metrics(config, task), *([metric] if metric else [])])
+    found = tasks.get(task)
+    also = [*found.metric_names, *named_metrics(config, task), *([metric] if metric else [])]
+    return metrics_of(task, also, with_threshold=found.out_of_scope is not None)
 
 
 def _metric_faults(config: SearchConfig, reported: dict[str, str], task: str) -> list[str]:

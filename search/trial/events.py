@@ -49,7 +49,13 @@ def best_tag(metric: str) -> str:
 
 
 def write_experiment(
-    store: Store, key: str, space: dict[str, Parameter], task: str, metrics: Sequence[str] = ()
+    store: Store,
+    key: str,
+    space: dict[str, Parameter],
+    task: str,
+    metrics: Sequence[str] = (),
+    *,
+    with_threshold: bool = False,
 ) -> None:
     """Write the search space and the metrics of a task under ``key`` once, as the HParams tab's columns.
 
@@ -62,6 +68,7 @@ def write_experiment(
         task: Name of the task.
         metrics: The job's metric, then others that are measured besides those of every epoch; default: the task's
             first.
+        with_threshold: Whether ``THRESHOLD_METRIC`` is measured.
 
     Raises:
         StorageError: The storage does not answer.
@@ -69,7 +76,8 @@ def write_experiment(
     if any(name.startswith(_EVENTS) for name in store.names(key)):
         return
     goal = metrics[0] if metrics else tasks.get(task).goal[0]
-    measured = [name for name in metrics_of(task, metrics) if name.startswith(VALIDATION)]
+    reported = metrics_of(task, metrics, with_threshold=with_threshold)
+    measured = [name for name in reported if name.startswith(VALIDATION)]
     tags = [best_tag(goal), *map(tag_of, (*measured, "examples_per_second"))]
     experiment = _api.Experiment(
         time_created_secs=time.time(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,8 @@ from ..space.space import SPARSITY, TEXT_COUNTS
 from ..space.students import Student, student_name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...storage.store import Store
     from ...training.compression.config import PruningConfig
     from ...training.data.tokenized import LabelledSplit, TokenizedSplit
@@ -31,6 +33,8 @@ class TrialInputs:
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
         task: Name of the task.
         metric: Metric of the job, in which the best epoch is shown; None: the task's first.
+        accuracy_with_threshold: Function of logits[N, C] and labels of the validation split, for ``THRESHOLD_METRIC``;
+            None where the job has no out-of-scope threshold.
     """
 
     students: dict[str, Student]
@@ -41,6 +45,12 @@ class TrialInputs:
     teacher: str | None = None
     task: str = "single_label"
     metric: str | None = None
+    accuracy_with_threshold: Callable[[np.ndarray, np.ndarray], float] | None = None
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether every epoch reports ``THRESHOLD_METRIC``."""
+        return self.accuracy_with_threshold is not None
 
     @property
     def goal(self) -> str:

@@ -27,7 +27,7 @@ from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
 from ...training.models.inference import logits_of_batches
 from ...training.tasks import title_of
-from ..space.space import VALIDATION, metrics_of
+from ..space.space import THRESHOLD_METRIC, VALIDATION, metrics_of
 from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, upload_record, write_epoch
 from .events import TrialEvents, best_tag, tag_of
 from .inputs import TrialInputs, TrialSettings
@@ -205,6 +205,8 @@ class EpochReporter(TrainerCallback):
             "validation loss": metrics["validation_loss"],
             **{title_of(name): metrics[f"{VALIDATION}{name}"] for name in shown_metrics},
         }
+        if THRESHOLD_METRIC in metrics:
+            values["accuracy with threshold"] = metrics[THRESHOLD_METRIC]
         if self._settings.training.pruning is not None:
             values["sparsity"] = metrics["sparsity"]
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -239,24 +241,28 @@ class EpochReporter(TrainerCallback):
             also=(self._inputs.goal, *self._settings.also),
             label_names=self._inputs.label_names,
         )
-        return {
-            "validation_loss": float(loss),
-            **{f"validation_{name}": float(value or 0.0) for name, value in found.items()},
-        }
+        metrics = {f"{VALIDATION}{name}": float(value or 0.0) for name, value in found.items()}
+        if self._inputs.accuracy_with_threshold is not None:
+            metrics[THRESHOLD_METRIC] = self._inputs.accuracy_with_threshold(logits, split.labels)
+        return {"validation_loss": float(loss), **metrics}
 
 
-def failure_metrics(error: Exception, task: str, also: Iterable[str] = ()) -> dict[str, Any]:
+def failure_metrics(
+    error: Exception, task: str, also: Iterable[str] = (), *, with_threshold: bool = False
+) -> dict[str, Any]:
     """Return the report of a failed trial: the reason, and a finite value for every metric, as Tune requires.
 
     Args:
         error: Why the trial failed.
         task: Name of the task.
         also: Metrics that are measured besides those of every epoch.
+        with_threshold: Whether ``THRESHOLD_METRIC`` is one of them.
     """
     reason = first_line(error)
     if not isinstance(error, DistiltuneError):
         reason = f"{type(error).__name__}: {reason}"
-    return {**dict.fromkeys(metrics_of(task, also), 0.0), "failure": reason}
+    names = metrics_of(task, also, with_threshold=with_threshold)
+    return {**dict.fromkeys(names, 0.0), "failure": reason}
 
 
 @torch.no_grad()

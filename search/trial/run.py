@@ -118,7 +118,8 @@ def _run(
         events.end("failure")
         events.send()
         shared = opened(inputs)
-        tune.report(failure_metrics(error, shared.task, (shared.goal, *settings.also)))
+        also = (shared.goal, *settings.also)
+        tune.report(failure_metrics(error, shared.task, also, with_threshold=shared.has_threshold))
     finally:
         events.close()
 

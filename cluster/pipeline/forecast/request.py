@@ -89,9 +89,11 @@ def places_of(config: JobConfig, num_cpus: int) -> Places:
     """Return how a Ray of its own with these CPUs places the tasks of a job."""
     from ....search.space.space import searched
     from ....search.study.searcher import side_by_side
+    from ...session.ray_session import cpus_of_each
 
     resources, trial = config.resources, config.resources.trial
-    teacher = num_cpus if resources.teacher is None else resources.teacher.cpu
+    share = cpus_of_each(config.teacher.ensemble, num_cpus)
+    teacher = share if resources.teacher is None else resources.teacher.cpu
     slots = max(1, int(num_cpus / (trial.cpu * trial.processes) + 1e-4))
     num_trials = side_by_side(config.search, slots) if searched(config.search) else 1
     return Places(

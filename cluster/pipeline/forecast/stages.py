@@ -155,7 +155,10 @@ class StageForecasts:
         labelled = {name: each for name, each in found["labelling_s"].items() if name not in found["cached"]}
         total = sum(found["num_texts"][name] for name in labelled)
         load_s = found["build_s"] if labelled else 0.0
-        seconds = found["tokenize_s"] + num * (sum(labelled.values()) + load_s) + found["duplicates_s"]
+        seconds = found["tokenize_s"] + found["duplicates_s"]
+        # Each teacher of an ensemble labels in a task of its own, which tokenizes the texts as well.
+        once = sum(labelled.values()) + load_s + (found["tokenize_s"] if num > 1 else 0.0)
+        seconds += makespan([once] * num, self._known.places.num_teachers)
         seconds += self._cross_fit_s()
         disk = num * sum(found["logits_bytes"][name] for name in labelled)
         how = (
@@ -170,7 +173,7 @@ class StageForecasts:
                 if found["training"] is None
                 else f", {num_folds} folds trained"
             )
-        num_at_once = max(1, min(num_folds or 1, self._known.places.num_teachers))
+        num_at_once = min(max(num, num_folds or 1), self._known.places.num_teachers)
         memory = _RAY_MIB + num_at_once * found["peak_mib"]
         return StageForecast("logits", _about(seconds), disk, disk, memory, how)
 

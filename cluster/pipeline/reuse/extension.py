@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ....errors import ConfigError, InputError, listed
 from ....export.config import BenchmarkConfig
 from ....search.driver.reopening import reopen
-from ....search.space.space import searched
+from ....search.space.space import THRESHOLD_METRIC, key_that_names, searched
 from ....search.trial_record import is_trial_name
 from ...specification.config import JobConfig
 from ...specification.faults import described
@@ -26,6 +26,7 @@ _SPACE = ("search.space",)  # a change of it begins a new run
 _BY_BEST = ("export", "benchmark")  # repeated only if another trial is the best, or they are changed
 _FREE = ("resources", "storage.reuse", "storage.retry_s", *_BY_BEST)  # a resumed run may change them
 _ALWAYS = ("search", "gate", "report", "artifact")
+_THRESHOLD = "export.out_of_scope"  # trials that are measured with a threshold depend on its goal
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def changed_job(run: Run, config: JobConfig, overrides: list[str]) -> ChangedJob
     begins_anew = any(_below(key, _SPACE) for key in keys)
     accepted = ("search", *_FREE) if begins_anew else (*_EXTENDS, *_FREE)
     others = [key for key in keys if not _below(key, accepted)]
+    if any(_below(key, _EXTENDS) for key in keys) and threshold_of_search(changed) is not None:
+        others += [key for key in keys if _below(key, (_THRESHOLD,))]
     if others:
         raise _incomparable(run, others)
     if begins_anew:
@@ -195,3 +198,25 @@ def _check_extension(run: Run, config: JobConfig, keys: list[str]) -> None:
             f"--set {name}: the budget of run {run.id} ended its search ({ended_by}), and would end it again; "
             f"change search.budget as well, for example --set search.budget={{}}"
         )
+
+
+def threshold_of_search(config: JobConfig) -> dict[str, Any] | None:
+    """Return the section ``export.out_of_scope`` where the search measures epochs by it, else None."""
+    by_threshold = key_that_names(THRESHOLD_METRIC, config.search) is not None
+    scope = config.export.out_of_scope
+    return scope.model_dump(mode="json") if by_threshold and scope is not None else None
+
+
+def changed_threshold(run: Run, held: Mapping[str, Any], config: JobConfig) -> list[str]:
+    """Return the key of the threshold's goal if a search that has not ended began with another one.
+
+    Args:
+        run: The run.
+        held: The specification that it began with.
+        config: The specification that it is to be resumed under.
+    """
+    wanted = threshold_of_search(config)
+    if wanted is None or run.stage_record("search").get("state") == "finished":
+        return []
+    began_with = (held.get("export") or {}).get("out_of_scope")
+    return [_THRESHOLD] if began_with != wanted else []

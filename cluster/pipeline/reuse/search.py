@@ -18,7 +18,7 @@ from ...specification.config import JobConfig
 from ...store.runs import TEACHERS, Run, now
 from ...store.stage_index import enter, entry_of
 from ..diagnose import DUPLICATES_FILE, ISSUES_FILE
-from .extension import is_extended
+from .extension import is_extended, threshold_of_search
 
 if TYPE_CHECKING:
     from ....training.data.text_data import TextData
@@ -137,6 +137,7 @@ class SearchReuse:
             "student_checkpoints": _contents(config),
             "training": self._config.training.model_dump(mode="json"),
             "search": self._config.search.model_dump(mode="json"),
+            "threshold": threshold_of_search(self._config),
             "processes": self._config.resources.trial.processes,
         }
 

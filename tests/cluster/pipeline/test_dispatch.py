@@ -2,13 +2,14 @@
 
 import pytest
 
-from distiltune.cluster.pipeline.dispatch import Dispatcher
+from distiltune.cluster.pipeline.dispatch import Dispatcher, together
 from distiltune.cluster.remote import begin as beginning
 from distiltune.cluster.remote.begin import begin
 from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.remote.teacher_labels import _labelling
 from distiltune.cluster.specification.config import JobConfig, TaskResources
 from distiltune.cluster.store.runs import Run, Storage
+from distiltune.errors import ModelError, RunFailedError
 from distiltune.progress import Progress
 
 TWO_CPUS = TaskResources(cpu=2, gpu=0)
@@ -86,3 +87,122 @@ def test_texts_are_counted_over_all_teachers(dispatcher, run):
     found = dispatcher.state("logits", TWO_CPUS, 0.0)
     assert found.message == "labelling the texts of train with teacher 2 of 3; 50 of 100 texts"
     assert (found.values["done"], found.values["total"]) == (150, 300)
+
+
+class Cluster:
+    """Stands in for Ray: tasks are their parts; each poll lets the next step of a script happen."""
+
+    def __init__(self, dispatcher, run, monkeypatch, script):
+        self._run, self._script, self.sent = run, iter(script), []
+        monkeypatch.setattr(dispatcher, "send", self.send)
+        monkeypatch.setattr("ray.wait", self.wait)
+        monkeypatch.setattr("ray.get", self.get)
+
+    def send(self, stage, function, wanted, *arguments, part):
+        self.sent.append((part, arguments))
+        return part
+
+    def wait(self, tasks, timeout):
+        told, ended = next(self._script)
+        for part, record in told.items():
+            self._run.store.write_json(self._run.key(f"stages/teacher-{part}.task-progress.json"), record)
+        return [part for part in tasks if part in ended], [part for part in tasks if part not in ended]
+
+    def get(self, part):
+        from ray.exceptions import RayTaskError
+
+        if part == "fails":
+            raise RayTaskError("make", "", ModelError("no such checkpoint"))
+        return f"teacher {part}"
+
+
+def epoch(number):
+    return {"text": f"epoch {number} of 4", "done": number - 1, "total": 4}
+
+
+def do_parts(dispatcher, names, reports):
+    parts = {name: (name,) for name in names}
+    return dispatcher.do_parts("teacher", None, TWO_CPUS, parts, name="teacher", report=reports.append)
+
+
+def test_parts_that_run_side_by_side_are_reported_together(dispatcher, run, monkeypatch):
+    script = [
+        ({"1": epoch(2)}, []),
+        ({"1": epoch(3), "2": epoch(1)}, []),
+        ({"2": epoch(4)}, ["1"]),
+        ({"3": epoch(2)}, ["2"]),
+        ({}, ["3"]),
+    ]
+    cluster, reports = Cluster(dispatcher, run, monkeypatch, script), []
+    assert do_parts(dispatcher, ["1", "2", "3"], reports) == ["teacher 1", "teacher 2", "teacher 3"]
+    assert cluster.sent == [("1", ("1",)), ("2", ("2",)), ("3", ("3",))], "all at once"
+    assert [progress.values["parts"] for progress in reports] == [
+        ["teacher 1 of 3: epoch 2 of 4"],
+        ["teacher 1 of 3: epoch 3 of 4", "teacher 2 of 3: epoch 1 of 4"],
+        ["teacher 2 of 3: epoch 4 of 4"],
+        ["teacher 3 of 3: epoch 2 of 4"],
+    ]
+    assert reports[1].message == "teacher 1 of 3: epoch 3 of 4; teacher 2 of 3: epoch 1 of 4"
+    assert [progress.values["done"] for progress in reports] == [1, 2, 4 + 3, 8 + 1]
+    assert {progress.values["total"] for progress in reports} == {12}
+
+
+def test_a_later_part_may_end_first(dispatcher, run, monkeypatch):
+    Cluster(dispatcher, run, monkeypatch, [({}, ["2"]), ({}, ["1"])])
+    assert do_parts(dispatcher, ["1", "2"], []) == ["teacher 1", "teacher 2"]
+
+
+def test_the_fault_of_one_part_is_raised_while_others_run(dispatcher, run, monkeypatch):
+    Cluster(dispatcher, run, monkeypatch, [({"1": epoch(1)}, []), ({}, ["fails"])])
+    with pytest.raises(ModelError, match="no such checkpoint"):
+        do_parts(dispatcher, ["1", "fails"], [])
+
+
+def test_a_lost_worker_of_a_part_is_a_fault_of_the_stage(dispatcher, run, monkeypatch):
+    from ray.exceptions import RayError
+
+    Cluster(dispatcher, run, monkeypatch, [({}, ["1"])])
+    monkeypatch.setattr("ray.get", lambda _: (_ for _ in ()).throw(RayError("node died")))
+    with pytest.raises(RunFailedError, match="a worker was lost: node died"):
+        do_parts(dispatcher, ["1"], [])
+
+
+WAITS = Progress("waiting for 2 CPUs on one node", {"waiting_for": "2 CPUs on one node"})
+
+
+@pytest.mark.parametrize(
+    ("states", "num_ended", "expected"),
+    [
+        ({"teacher 1 of 2": None, "teacher 2 of 2": None}, 0, None),
+        ({}, 2, None),
+        (
+            {"teacher 1 of 2": WAITS, "teacher 2 of 2": WAITS},
+            0,
+            ("teacher 1 of 2: waiting for 2 CPUs on one node", {"waiting_for": "2 CPUs on one node"}),
+        ),
+        (
+            {"a": WAITS, "b": Progress("half", {"done": 1, "total": 2, "waiting_for": None})},
+            1,
+            ("b: half", {"waiting_for": None, "done": 3, "total": 6}),
+        ),
+        (
+            {"a": Progress("", {"done": 50, "total": 100}), "b": Progress("", {"done": 5, "total": 10})},
+            0,
+            ("a; b", {"done": 100, "total": 200}),
+        ),
+    ],
+    ids=["starting", "ended", "all wait", "one works", "other units"],
+)
+def test_the_progress_of_parts_is_that_of_one_task(states, num_ended, expected):
+    found = together(states, num_ended)
+    if expected is None:
+        assert found is None
+        return
+    message, values = expected
+    assert found.message == message
+    assert {name: value for name, value in found.values.items() if name != "parts"} == values
+
+
+def test_only_some_of_many_parts_are_shown():
+    found = together({f"teacher {n} of 20": Progress("works") for n in range(1, 21)}, 0)
+    assert len(found.values["parts"]) == 9 and found.values["parts"][-1] == "12 more"

@@ -3,14 +3,23 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from small_job import environment
 
+from distiltune.cluster.remote import teacher_labels as labels
 from distiltune.cluster.remote.tasks import Task
-from distiltune.cluster.remote.teacher_labels import label_with_teachers, make_teacher
+from distiltune.cluster.remote.teacher_labels import (
+    label_with_teacher,
+    label_with_teachers,
+    make_teacher,
+)
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError, ModelError
 from distiltune.storage.store import Store
@@ -75,7 +84,8 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     here = task(tmp_path, job(ensemble=2))
     for number in range(2):
         make_teacher(here, data, number, f"t{number}")
-    assert here.store.names() == ["t0", "t1", "told"], "nothing is left of the trainings"
+    assert here.store.names() == ["cache", "t0", "t1", "told"], "nothing is left of the trainings"
+    assert here.store.names("cache/work") == [], "nor of the claims to them"
     splits, record = label_with_teachers(here, data, ["t0", "t1"])
     each = []
     for number in range(2):
@@ -95,11 +105,56 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     np.testing.assert_array_equal(again["train"].teacher_logits, splits["train"].teacher_logits)
 
 
+def test_each_teacher_may_label_in_a_task_of_its_own(data, tmp_path):
+    here = task(tmp_path, job(ensemble=2))
+    for number in range(2):
+        make_teacher(here, data, number, f"t{number}")
+    computed = [label_with_teacher(here, data, ["t0", "t1"], number) for number in range(2)]
+    assert computed == [["train"], ["train"]], "the validation split has the same texts here"
+    assert label_with_teacher(here, data, ["t0", "t1"], 1) == []
+    splits, record = label_with_teachers(here, data, ["t0", "t1"], computed[0])
+    assert record["texts_computed"] == len(TEXTS)
+    assert label_with_teachers(here, data, ["t0", "t1"])[1]["texts_computed"] == 0
+    assert make_teacher(here, data, 1, "t1")["reused"], "a resumed job keeps the members that are finished"
+    alone = task(tmp_path / "alone", job(ensemble=2))
+    for number in range(2):
+        make_teacher(alone, data, number, f"t{number}")
+    again, other = label_with_teachers(alone, data, ["t0", "t1"])
+    assert other == record
+    for name in ("train", "validation"):
+        np.testing.assert_array_equal(again[name].teacher_logits, splits[name].teacher_logits)
+
+
+def test_two_jobs_that_need_the_same_teacher_at_once_train_it_once(data, tmp_path, monkeypatch):
+    """The second one reports what it waits for, and gets the first one's."""
+    prepare, reused, records, deadline = labels.prepare_teacher, [], [], time.monotonic() + 20
+    first, other = (replace(task(tmp_path, job()), run_id=name, progress=name) for name in ("a", "b"))
+    second = threading.Thread(target=lambda: records.append(make_teacher(other, data, 0, "t")))
+
+    def counted(*arguments, report, **others):
+        if report == first.report:
+            second.start()
+            while "waiting for run a" not in (other.store.read_json("b") or {}).get("text", ""):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        record = prepare(*arguments, report=report, **others)
+        reused.append(record["reused"])
+        return record
+
+    monkeypatch.setattr(labels, "prepare_teacher", counted)
+    records.append(make_teacher(first, data, 0, "t"))
+    second.join(20)
+    assert reused == [False, True]
+    assert records[0]["fingerprint"] == records[1]["fingerprint"]
+
+
 def test_teachers_of_different_word_pieces_are_refused(data, tmp_path):
     make_teacher(task(tmp_path, job()), data, 0, "t0")
     make_teacher(task(tmp_path, job()), text_data([f"{text} at noon" for text in TEXTS]), 0, "t1")
     with pytest.raises(ModelError, match=r"teacher\.ensemble: the teachers have different word pieces"):
         label_with_teachers(task(tmp_path, job(ensemble=2)), data, ["t0", "t1"])
+    with pytest.raises(ModelError, match=r"teacher\.ensemble: the teachers have different word pieces"):
+        label_with_teacher(task(tmp_path, job(ensemble=2)), data, ["t0", "t1"], 0)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +194,56 @@ for number in range(2):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.stdout.split() == ["0", "1"], done.stderr
+
+
+SIDE_BY_SIDE = """
+import json, sys
+from small_job import JOB
+from distiltune.cluster.pipeline.stages import Stages
+from distiltune.cluster.session.ray_session import ray_session
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.store.runs import Storage, now
+from distiltune.storage.folders import file_sha256
+from distiltune.training.data.text_data import load_data
+
+config = JobConfig.model_validate({**JOB, "resources": {"num_cpus": int(sys.argv[2]), "teacher": {"cpu": 1}}})
+data, run = load_data(config.data), Storage(sys.argv[1]).create("a")
+at_once = 0
+
+def report(progress):
+    global at_once
+    at_once = max(at_once, len(progress.values.get("parts", [])))  # of those that have a place
+
+with ray_session(config.resources):
+    stages = Stages(config, config, run, data, None)
+    result, _ = stages.teacher(report)
+    finished = {"stage": "teacher", "state": "finished", "started": now(), "result": result}
+    run.write("stages/teacher.json", finished)
+    record, _ = stages.logits(report)
+files = {key: file_sha256(run.store.fetch(key) / "model.safetensors") for key in result["keys"]}
+logits = {name: split.teacher_logits.tobytes().hex() for name, split in stages._splits.items()}
+logs = sorted(run.store.names(run.key("logs/stages/teacher")))
+unfinished = run.store.names(run.key("unfinished"))
+print(json.dumps([at_once, files, logits, record["keys"], record["texts_computed"], logs, unfinished]))
+"""
+
+
+@pytest.mark.slow
+def test_members_that_train_side_by_side_get_the_same_bits(tmp_path):
+    found = []
+    for num_cpus in (1, 2):
+        program = [sys.executable, "-c", SIDE_BY_SIDE, str(tmp_path / f"store-{num_cpus}"), str(num_cpus)]
+        done = subprocess.run(
+            program,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+            env={**environment(), "PYTHONPATH": str(Path(__file__).parents[2] / "support")},
+        )
+        assert done.returncode == 0, done.stderr
+        at_once, *rest = json.loads(done.stdout.splitlines()[-1])
+        assert num_cpus == 1 or at_once == 2
+        found.append(rest)
+    assert found[0] == found[1]
+    assert found[0][3] == 300 and found[0][4:] == [["1", "2"], []]

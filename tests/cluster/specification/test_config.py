@@ -44,6 +44,25 @@ def test_the_search_optimises_the_metric_of_the_job_unless_it_names_another():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "metric"),
+    [
+        ([], "validation_accuracy_with_threshold"),
+        (["metric=accuracy"], "validation_accuracy"),
+        (["metric=macro_f1"], "validation_macro_f1"),
+        (["search.metric=validation_accuracy"], "validation_accuracy"),
+        (["export.choose.accuracy=without_threshold"], "validation_accuracy"),
+        (["export.choose.accuracy=null"], "validation_accuracy"),
+    ],
+)
+def test_where_variants_are_judged_with_a_threshold_so_are_epochs(overrides, metric):
+    given = ["export.choose.accuracy=with_threshold", *overrides]
+    config = load_config("quickstart", list({each.partition("=")[0]: each for each in given}.values()))
+    assert (config.search.metric, config.search.mode) == (metric, "max")
+    assert config.metric == ("macro_f1" if metric.endswith("f1") else "accuracy")
+    assert JobConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
     ("override", "parts"),
     [
         ("metric=macrof1", ["metric: 'macrof1'", "'macro_f1'", "balanced_accuracy", "recall.LABEL"]),

@@ -18,6 +18,7 @@ from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store import garbage
 from distiltune.cluster.store.lease import Lease
 from distiltune.cluster.store.runs import Run, Storage
+from distiltune.cluster.store.shared_work import WORK
 from distiltune.cluster.store.stage_index import INDEX, enter, write_result
 from distiltune.errors import InputError
 from distiltune.storage.folders import new_folder, temporary_beside
@@ -400,3 +401,14 @@ def test_an_entry_that_was_renewed_meanwhile_is_kept(directory, everything_is_ol
     enter(whole_run(directory), "4" * 32, best=None)
     found.delete()
     assert len(entries(directory)) == 1
+
+
+def test_claims_of_ended_processes_are_garbage_once_they_are_old(directory, capsys):
+    claims = [f"{WORK}/teachers-{name}.lease.json" for name in ("old", "new")]
+    for key in claims:
+        directory.store.write(key, b"{}")
+    long_ago = time.time() - 2 * garbage.LEFTOVER_AGE_S
+    os.utime(directory.store.directory / claims[0], (long_ago, long_ago))
+    status, out, _ = call(directory, capsys, "gc", "--yes")
+    assert status == 0 and "claim of an ended process on teachers-old" in out
+    assert directory.store.names(WORK) == ["teachers-new.lease.json"]

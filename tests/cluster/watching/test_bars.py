@@ -307,3 +307,16 @@ def test_the_clock_of_a_long_stage_has_hours():
     clock.now = 3723.0
     console.print(bar)
     assert "1:02:03" in console.file.getvalue()
+
+
+def test_tasks_that_run_side_by_side_have_a_line_each():
+    console = Console(file=io.StringIO(), width=60)
+    bar = StageBar(console, "teacher", Clock())
+    bar.update("both", 3, 8, ["teacher 1 of 2: epoch 2", "teacher 2 of 2:  epoch 3", " "])
+    console.print(bar)
+    bar.update("all teachers are done")
+    console.print(bar)
+    first, *others = console.file.getvalue().splitlines()
+    assert "3/8" in first
+    assert others[:2] == ["  teacher 1 of 2: epoch 2", "  teacher 2 of 2: epoch 3"]
+    assert others[3:] == ["  all teachers are done"]

@@ -1,16 +1,18 @@
 """Out-of-scope thresholds and what is said of them, against counting by hand and plain NumPy."""
 
 import json
+import pickle
 
 import datasets
 import numpy as np
 import pytest
 
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.cluster.specification.goal import check_goals
+from distiltune.cluster.specification.goal import accuracy_with_threshold, check_goals, check_metrics
 from distiltune.errors import ConfigError
 from distiltune.export.config import OutOfScopeConfig
 from distiltune.export.out_of_scope.thresholds import (
+    AccuracyWithThreshold,
     ScopeGoal,
     area_under_roc,
     choose_threshold,
@@ -171,6 +173,27 @@ def test_there_are_at_most_15_bins_and_equal_confidences_share_one():
     assert few == {"ece": pytest.approx(0.25), "bins": [{"confidence": 0.75, "accuracy": 1.0, "count": 2}]}
 
 
+def by_hand(logits, labels, goal, outside=OUTSIDE):
+    chosen = choose_threshold(SCOPE, logits, labels, outside, goal)
+    return measure_threshold(SCOPE, chosen, logits, labels, outside)["accuracy"]
+
+
+@pytest.mark.parametrize("section", [{}, {"score": "max_softmax"}, {"max_in_scope_refused": 0.05}])
+def test_an_epoch_is_measured_with_the_threshold_that_an_export_would_select(section):
+    goal = ScopeGoal(OutOfScopeConfig(**section), "oos")
+    measure = pickle.loads(pickle.dumps(AccuracyWithThreshold("single_label", goal, OUTSIDE)))
+    for seed in range(3):
+        logits, labels = drawn(seed=seed)
+        assert measure(logits, labels) == by_hand(logits, labels, goal)
+
+
+def test_a_class_that_only_the_threshold_gives_counts():
+    logits, labels = drawn(2000)
+    goal = ScopeGoal(OutOfScopeConfig(), "oos")
+    measure = AccuracyWithThreshold("single_label", goal, OUTSIDE)
+    assert measure(logits[:, :OUTSIDE], labels) > (logits[:, :OUTSIDE].argmax(axis=1) == labels).mean()
+
+
 NAMES = ["balance", "oos", "transfer"]
 
 
@@ -202,6 +225,59 @@ def test_goals_that_cannot_be_reached_are_refused(given, data_label, said):
         scope_goal(OutOfScopeConfig(**given), data_label, NAMES, 0)
 
 
+def text_data(data_label, validation):
+    """Texts of every label in train and test, and of these labels in validation."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
+    )
+
+    def split(labels):
+        return datasets.Dataset.from_dict({"text": ["a"] * len(labels), "label": labels}, features=features)
+
+    splits = {"train": split([0, 1, 2]), "validation": split(validation), "test": split([0, 1, 2])}
+    return TextData(datasets.DatasetDict(splits), data_label)
+
+
+METRIC = "validation_accuracy_with_threshold"
+
+
+@pytest.mark.parametrize(
+    ("search", "key"),
+    [
+        ({"metric": METRIC}, "search.metric"),
+        ({"objectives": [{"metric": METRIC, "mode": "max"}]}, "search.objectives"),
+        ({"constraints": [f"{METRIC} >= 0.5"]}, "search.constraints"),
+    ],
+)
+@pytest.mark.parametrize(("data_label", "section"), [(None, {}), ("oos", None)])
+def test_a_search_by_a_threshold_that_the_job_lacks_is_refused(search, key, data_label, section):
+    config = JobConfig.model_validate({"search": search, "export": {"out_of_scope": section}})
+    with pytest.raises(ConfigError, match=rf"^{key}: '{METRIC}' given, .*export\.out_of_scope") as raised:
+        check_metrics(config, text_data(data_label, [0, 1, 2]))
+    assert "\n" not in str(raised.value)
+    with_threshold = JobConfig.model_validate({"search": search})
+    check_metrics(with_threshold, text_data("oos", [0, 1, 2]))
+
+
+def test_a_job_that_is_judged_by_a_threshold_that_it_lacks_is_told_so_under_its_own_key():
+    config = JobConfig.model_validate({"export": {"choose": {"accuracy": "with_threshold"}}})
+    assert config.search.metric == METRIC
+    check_metrics(config, text_data(None, [0, 1, 2]))
+    with pytest.raises(ConfigError, match=r"^export\.choose\.accuracy: with_threshold given"):
+        check_goals(config, text_data(None, [0, 1, 2]))
+
+
+def test_epochs_are_measured_by_the_goal_of_the_export():
+    own = {"label": "none of these", "max_in_scope_refused": 0.02}
+    job = JobConfig.model_validate({"export": {"out_of_scope": own}})
+    found = accuracy_with_threshold(job, text_data(None, [0, 1, 2]))
+    goal = ScopeGoal(OutOfScopeConfig(**own), "none of these")
+    assert found == AccuracyWithThreshold("single_label", goal, 3)
+    usual = accuracy_with_threshold(JobConfig(), text_data("oos", [0, 1, 2]))
+    assert usual == AccuracyWithThreshold("single_label", ScopeGoal(OutOfScopeConfig(), "oos"), 1)
+    assert accuracy_with_threshold(JobConfig(), text_data(None, [0, 1, 2])) is None
+
+
 @pytest.mark.parametrize(
     ("data_label", "validation", "section", "warned"),
     [
@@ -215,15 +291,7 @@ def test_goals_that_cannot_be_reached_are_refused(given, data_label, said):
 def test_a_job_without_out_of_scope_texts_to_choose_by_says_so(
     data_label, validation, section, warned, caplog
 ):
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
-    )
-
-    def split(labels):
-        return datasets.Dataset.from_dict({"text": ["a"] * len(labels), "label": labels}, features=features)
-
-    splits = {"train": split([0, 1, 2]), "validation": split(validation * 200), "test": split([0, 1, 2])}
-    data = TextData(datasets.DatasetDict(splits), data_label)
+    data = text_data(data_label, validation * 200)
     check_goals(JobConfig.model_validate({"export": {"out_of_scope": section}}), data)
     told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert len(told) == warned

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from local_trial import LAST, epochs_of, run_here
@@ -31,6 +32,7 @@ from simulated_searches import simulated_trials
 
 from distiltune.errors import ConfigError, RunFailedError, StorageError
 from distiltune.search.driver.run_search import TrialInputs
+from distiltune.search.space.space import THRESHOLD_METRIC
 from distiltune.search.space.students import ONLY_STUDENT, Student
 from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
@@ -143,6 +145,38 @@ def test_a_trial_in_mixed_precision_is_measured_in_the_precision_of_its_checkpoi
     labels = torch.from_numpy(inputs.validation.labels.copy())
     loss = float(torch.nn.functional.cross_entropy(logits, labels))
     assert reported[-1]["validation_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_trial_keeps_the_epoch_that_is_best_with_its_threshold(inputs, tmp_path):
+    """Whatever its accuracy without one: here the first epoch is declared the best."""
+    arguments = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 3, "learning_rate": 5e-3}
+    given, values = [], iter([0.75, 0.25, 0.5])
+
+    def measure(logits, labels):
+        given.append((logits, labels))
+        return next(values)
+
+    judged = replace(inputs, accuracy_with_threshold=measure)
+    told = run_here(judged, tmp_path, arguments, TRAINING, metric=(THRESHOLD_METRIC, "max"))
+    assert [each[THRESHOLD_METRIC] for each in told] == [0.75, 0.25, 0.5]
+    assert [value for _, value in told[-1]["curve"]] == [0.75, 0.25, 0.5]
+    first, *others = epochs_of(tmp_path)
+    assert first.epoch == 1 and len(others) <= 1, "the best epoch, and the last one"
+    np.testing.assert_allclose(
+        given[0][0], logits_of(tmp_path / first.key, inputs.validation).numpy(), atol=1e-5
+    )
+    np.testing.assert_array_equal(given[0][1], inputs.validation.labels)
+    assert "accuracy with threshold 0.7500" in read_log(Store(str(tmp_path)), "one/logs/0000")[0]
+    [failed] = run_here(
+        judged, tmp_path / "2", {**arguments, "hidden_loss_weight": 1.0}, TRAINING, metric=LAST
+    )
+    assert failed["failure"] and failed[THRESHOLD_METRIC] == 0.0
+
+
+def test_a_search_by_a_threshold_needs_one(inputs, tmp_path):
+    by_threshold = search_config(1).model_copy(update={"metric": THRESHOLD_METRIC})
+    with pytest.raises(ConfigError, match=rf"search\.metric: '{THRESHOLD_METRIC}' given, but there is no"):
+        search(by_threshold, inputs, tmp_path)
 
 
 def test_a_trial_measures_the_metric_of_the_job_and_keeps_its_best_epoch(inputs, tmp_path):

@@ -8,7 +8,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
-from distiltune.search.space.space import draw, fixed_values, metrics_of, named_metrics
+from distiltune.search.space.space import (
+    THRESHOLD_METRIC,
+    draw,
+    fixed_values,
+    key_that_names,
+    metrics_of,
+    named_metrics,
+)
 from distiltune.search.space.space import searched as searched_parameters
 from distiltune.search.space.students import Student, student_name, student_names, without_misfits
 from distiltune.search.space.validation import check_space, space_faults
@@ -86,6 +93,18 @@ def test_an_epoch_reports_the_usual_metrics_and_those_that_are_named():
     expected = [*(f"validation_{name}" for name in (*usual, "recall.a")), "validation_loss", "sparsity"]
     assert list(metrics_of("single_label", ["macro_f1", "recall.a"])) == expected
     assert not {"validation_mcc", "validation_macro_precision"} & metrics_of("single_label").keys()
+
+
+def test_accuracy_with_a_threshold_is_a_metric_of_jobs_that_have_one():
+    assert THRESHOLD_METRIC not in metrics_of("single_label")
+    assert metrics_of("single_label", with_threshold=True)[THRESHOLD_METRIC] == "max"
+    bounded = config(metric=THRESHOLD_METRIC, constraints=[f"{THRESHOLD_METRIC} >= 0.5"])
+    assert space_faults(bounded, TrainingConfig()) == []
+    assert named_metrics(bounded, "single_label") == [], "it is no metric of predictions alone"
+    [fault] = space_faults(config(metric=THRESHOLD_METRIC, mode="min"), TrainingConfig())
+    assert "search.mode" in fault
+    assert key_that_names(THRESHOLD_METRIC, bounded) == "search.metric"
+    assert key_that_names("validation_loss", bounded) is None
 
 
 def test_a_value_that_an_argument_refuses_is_told_before_any_trial():

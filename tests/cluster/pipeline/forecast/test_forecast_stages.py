@@ -16,6 +16,7 @@ from distiltune.cluster.pipeline.forecast.stages import MIB, Known, StageForecas
 from distiltune.cluster.pipeline.forecast.table import duration, lines_of, span_text
 from distiltune.cluster.pipeline.forecast.trial_seconds import TrialSeconds
 from distiltune.cluster.pipeline.preflight import CheckedJob
+from distiltune.cluster.session.ray_session import cpus_of_each
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.store.runs import Storage
 
@@ -188,6 +189,48 @@ def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
     assert found["search"].memory_mib - alone["search"].memory_mib == 800
     once = alone["teacher"].seconds.middle - 5
     assert found["teacher"].seconds.middle == pytest.approx(5 + 2 * once)
+
+
+def test_teachers_side_by_side_label_side_by_side() -> None:
+    """Each in a task of its own, which tokenizes the texts as well."""
+    many = job("teacher.ensemble=3", "resources.teacher={cpu: 1}")
+    found = stages(many)["logits"]
+    assert found.seconds.middle == pytest.approx(2 + 1.5 + 2 * (12 + 1 + 2))
+    assert stages(many, num_cpus=1)["logits"].seconds.middle == pytest.approx(2 + 1.5 + 3 * (12 + 1 + 2))
+    alone = stages(job("resources.teacher={cpu: 1}"))["logits"]
+    assert found.memory_mib - alone.memory_mib == 900
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "num_cpus", "num_gpus", "expected"),
+    [
+        (1, 32, 0, 32),
+        (4, 2, 0, 2),
+        (4, 7, 0, 7),
+        (4, 8, 0, 4),
+        (2, 32, 0, 16),
+        (3, 32, 0, 10),
+        (100, 32, 0, 4),
+        (4, 0.5, 0, 0.5),
+        (4, 32, 1, 32),
+        (4, 32, 2, 16),
+        (2, 32, 8, 16),
+        (4, 3, 4, 1),
+    ],
+)
+def test_equal_trainings_divide_a_node_of_enough_cpus_or_gpus(
+    num_tasks, num_cpus, num_gpus, expected
+) -> None:
+    assert cpus_of_each(num_tasks, num_cpus, num_gpus) == expected
+
+
+def test_the_forecast_divides_the_node_as_the_job_does() -> None:
+    whole = "resources.teacher=null"
+    assert places_of(job("teacher.ensemble=4", whole), 2).num_teachers == 1
+    places = places_of(job("teacher.ensemble=4", whole), 16)
+    assert (places.num_teachers, places.teacher_threads) == (4, 4)
+    given = places_of(job("teacher.ensemble=4", "resources.teacher={cpu: 8}"), 16)
+    assert (given.num_teachers, given.teacher_threads) == (2, 8)
 
 
 def test_reused_stages_take_no_time() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
 from distiltune.cluster.pipeline.reuse.extension import changed_job, drop_outdated, extend, is_extended
+from distiltune.cluster.pipeline.run_job import refuse_other_specification
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import ConfigError, InputError
@@ -296,3 +298,38 @@ def test_a_finished_run_is_extended_killed_and_extended_to_its_end(tmp_path):
     ]
     assert (run.stage_record("export")["ended"] == exported) == same
     assert run.state == "finished"
+
+
+BY_THRESHOLD = "validation_accuracy_with_threshold"
+GOAL = "export.out_of_scope.in_scope_weight=0.5"
+
+
+@pytest.mark.parametrize("metric", ["validation_accuracy", BY_THRESHOLD])
+def test_trials_that_were_measured_with_another_threshold_are_not_extended(metric, run):
+    run.write("job.json", config(metric=metric).model_dump(mode="json"))
+    assert changed(run, GOAL).kind == "same", "the search has ended"
+    assert changed(run, "search.num_trials=40").kind == "extended"
+    if metric != BY_THRESHOLD:
+        assert changed(run, "search.num_trials=40", GOAL).kind == "extended"
+        return
+    with pytest.raises(InputError, match=r"export\.out_of_scope.*makes new trials incomparable"):
+        changed(run, "search.num_trials=40", GOAL)
+
+
+@pytest.mark.parametrize(
+    ("metric", "state", "refused"),
+    [
+        (BY_THRESHOLD, "failed", True),
+        (BY_THRESHOLD, "finished", False),
+        ("validation_accuracy", "failed", False),
+    ],
+)
+def test_a_search_that_has_not_ended_keeps_the_goal_of_its_threshold(metric, state, refused, run):
+    began = config(metric=metric)
+    run.write("job.json", began.model_dump(mode="json"))
+    run.write("stages/search.json", {**run.stage_record("search"), "state": state})
+    scope = began.export.out_of_scope.model_copy(update={"in_scope_weight": 0.5})
+    other = began.model_copy(update={"export": began.export.model_copy(update={"out_of_scope": scope})})
+    with pytest.raises(InputError, match=r"different: export\.out_of_scope") if refused else nullcontext():
+        refuse_other_specification(run, other)
+    refuse_other_specification(run, began)

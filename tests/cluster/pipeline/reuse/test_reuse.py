@@ -167,3 +167,16 @@ def test_a_run_that_is_gone_or_damaged_is_passed_over(made, bring) -> None:
     for name in made.store.names(INDEX):
         made.store.write_json(f"{INDEX}/{name}", {"run_id": None})
     assert bring() == []
+
+
+def test_a_search_by_a_threshold_depends_on_its_goal(storage, data) -> None:
+    goal = "export.out_of_scope.in_scope_weight=0.5"
+    by_threshold = "search.metric=validation_accuracy_with_threshold"
+
+    def key(*overrides: str) -> str | None:
+        config = job(*overrides)
+        return SearchReuse(config, config, Run(storage.store, "a"), data)._key()
+
+    assert key() == key(goal)
+    assert key(by_threshold) != key(by_threshold, goal)
+    assert key(by_threshold) == key(by_threshold, "export.choose.minimise=size_mb")

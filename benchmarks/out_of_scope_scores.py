@@ -1,0 +1,245 @@
+"""Scores on the features that a classifier's head reads, against scores of its logits, for out-of-scope texts.
+
+    python benchmarks/out_of_scope_scores.py --job job.yaml --model NAME=DIR [--model NAME=DIR ...] [--splits 50]
+        [--max-length 64] [--threads 2] [--json FILE]
+
+The models are classifiers fine-tuned on the job's data: a run's teacher (``cache/teachers/KEY``) and its best student
+(``runs/RUN/best``). Features are the inputs float32[N, D] of the linear layer whose outputs are the logits. What a
+score needs is fitted on the training texts in scope:
+
+- ``mahalanobis``: minus the smallest squared distance to a class mean under the tied covariance (Lee et al., "A Simple
+  Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018); ``relative``: less the distance under one
+  Gaussian over all classes (Ren et al., "A Simple Fix to Mahalanobis Distance", 2021);
+- ``knn-K``: minus the distance to the K-th nearest training text, features divided by their norm (Sun et al.,
+  "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022); ``centroid``: to the nearest class mean;
+- ``energy + X``: the sum of two scores, each in standard deviations of its values on the training texts.
+
+Each score's threshold is selected on the validation split by the goal of the job's ``export.out_of_scope``, as an
+export does, and measured on the test split. Noise: validation and test texts together are divided at random into
+halves of which one selects the threshold and the other measures; the table has the mean difference from ``energy`` on
+the same halves, and its standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.specification.goal import goal_of
+from distiltune.export.out_of_scope.thresholds import (
+    ScopeGoal,
+    area_under_roc,
+    best_threshold,
+    threshold_curve,
+)
+from distiltune.export.runtime.scores import SCORES
+from distiltune.training.checkpoints.load import label_names, load_classifier
+from distiltune.training.data.text_data import TextData, load_data
+from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
+from distiltune.training.models.families import family_of
+from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.inference import length_batches, logits_of_batches
+from distiltune.training.models.runtime import intra_op_threads
+
+NEIGHBOURS = (1, 10, 50)
+BASE = "energy"
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's outputs over a split: features[N, D], logits[N, C] and labels[N] as numbers of the data's labels."""
+
+    features: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+def outputs_of(model: Any, tokens: TokenizedSplit, pad: int, threads: int) -> Outputs:
+    """Run a model over a split, and keep what its last linear layer reads."""
+    seen: list[torch.Tensor] = []
+    layer = model.get_submodule(family_of(model).classifier)
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    features = np.empty((len(tokens), layer.in_features), dtype=np.float32)
+    logits = np.empty((len(tokens), layer.out_features), dtype=np.float32)
+    batches = length_batches(tokens.lengths, _BATCH)
+    with intra_op_threads(threads), torch.inference_mode(), first_token_in_last_layer(model):
+        for rows, _, found in logits_of_batches(model, tokens, batches, pad_token_id=pad):
+            features[rows], logits[rows] = seen.pop().numpy(), found.numpy()
+    hook.remove()
+    return Outputs(features, logits, np.asarray(tokens.labels))
+
+
+def read_outputs(directory: str, data: TextData, max_length: int, threads: int) -> dict[str, Outputs]:
+    """Return a model's outputs on each split of a job's data."""
+    model, tokenizer = load_classifier(directory)
+    if label_names(model) != data.label_names:
+        raise SystemExit(f"{directory}: the model's labels are not those of the data")
+    found = {}
+    for split, rows in data.splits.items():
+        tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, max_length)
+        found[str(split)] = outputs_of(model, tokens, int(tokenizer.pad_token_id), threads)
+    return found
+
+
+def feature_scores(train: Outputs, outside: int, given: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores float64[M] of features[M, D], fitted on the training texts that are in scope."""
+    known = train.labels != outside
+    features, labels = train.features[known].astype(np.float64), train.labels[known]
+    classes, number = np.unique(labels, return_inverse=True)
+    means = np.stack([features[number == each].mean(axis=0) for each in range(len(classes))])
+    tied = _distances(features - means[number], given.astype(np.float64), means).min(axis=1)
+    middle = features.mean(axis=0, keepdims=True)
+    background = _distances(features - middle, given.astype(np.float64), middle)[:, 0]
+    unit = _unit(features)
+    unit_means = _unit(np.stack([unit[number == each].mean(axis=0) for each in range(len(classes))]))
+    asked = _unit(given.astype(np.float64))
+    found = {
+        "mahalanobis": -tied,
+        "relative": background - tied,
+        "centroid": (asked @ unit_means.T).max(axis=1),
+    }
+    return found | _neighbour_scores(unit, asked)
+
+
+def _neighbour_scores(unit: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
+    known, most, nearest = unit.T.astype(np.float32), max(NEIGHBOURS), []
+    for part in np.array_split(asked.astype(np.float32), max(1, len(asked) // 512)):
+        likeness = np.partition(part @ known, -most, axis=1)[:, -most:]
+        nearest.append(-np.sqrt(np.maximum(0, 2 + 2 * np.sort(-likeness, axis=1))))
+    distances = np.concatenate(nearest)
+    return {f"knn-{k}": distances[:, k - 1] for k in NEIGHBOURS}
+
+
+def _distances(residuals: np.ndarray, given: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return squared Mahalanobis distances [M, C] under the covariance of residuals[N, D]."""
+    values, vectors = np.linalg.eigh(residuals.T @ residuals / len(residuals))
+    kept = values > values[-1] * 1e-9
+    whitened = vectors[:, kept] / np.sqrt(values[kept])
+    points, centres = given @ whitened, means @ whitened
+    squares = (points**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)[None] - 2 * points @ centres.T
+    return np.maximum(squares, 0)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def all_scores(outputs: dict[str, Outputs], outside: int) -> dict[str, dict[str, np.ndarray]]:
+    """Return every score on each split, by its name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for split, each in outputs.items():
+        own = {str(name): score(each.logits) for name, score in SCORES.items()}
+        found[split] = own | feature_scores(outputs["train"], outside, each.features)
+    known = outputs["train"].labels != outside
+    for name in ("mahalanobis", "relative", "knn-10", "centroid"):
+        spread = {each: found["train"][each][known].std() for each in (BASE, name)}
+        for split in found:
+            found[split][f"{BASE} + {name}"] = sum(found[split][each] / spread[each] for each in spread)
+    return found
+
+
+def measured(
+    scores: tuple[np.ndarray, np.ndarray],
+    predictions: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
+    outside: int,
+    goal: ScopeGoal,
+) -> dict[str, float]:
+    """Select a threshold on the first of two splits; return what it gives on the second."""
+    curve = threshold_curve(scores[0], predictions[0], labels[0], outside)
+    value = best_threshold(curve, goal.config)
+    answers = np.where(scores[1] < value, outside, predictions[1])
+    right, beyond = answers == labels[1], labels[1] == outside
+    ranked = np.where(predictions[1] == outside, -np.inf, scores[1])
+    area = area_under_roc(ranked, beyond)
+    return {
+        "auroc": float("nan") if area is None else area,
+        "accuracy": float(right.mean()),
+        "in_scope": float(right[~beyond].mean()),
+        "recall": float(right[beyond].mean()),
+    }
+
+
+def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: int) -> list[dict[str, Any]]:
+    """Return one row for each score: its figures on the test split, and its difference from energy on random halves."""
+    scores = all_scores(outputs, outside)
+    predictions = {split: each.logits.argmax(axis=1) for split, each in outputs.items()}
+    own = ("validation", "test")
+    labels = tuple(outputs[split].labels for split in own)
+    guesses = tuple(predictions[split] for split in own)
+    pooled = {name: np.concatenate([scores[split][name] for split in own]) for name in scores["test"]}
+    every_label, every_guess = np.concatenate(labels), np.concatenate(guesses)
+    halves: dict[str, list[dict[str, float]]] = {name: [] for name in pooled}
+    for seed in range(splits):
+        order = np.random.default_rng(seed).permutation(len(every_label))
+        parts = (order[: len(order) // 2], order[len(order) // 2 :])
+        for name, values in pooled.items():
+            pairs = [tuple(each[part] for part in parts) for each in (values, every_guess, every_label)]
+            halves[name].append(measured(*pairs, outside, goal))
+    rows = []
+    for name in pooled:
+        pair = (scores["validation"][name], scores["test"][name])
+        row: dict[str, Any] = {"score": name, **measured(pair, guesses, labels, outside, goal)}
+        for figure in ("accuracy", "auroc"):
+            gains = [a[figure] - b[figure] for a, b in zip(halves[name], halves[BASE], strict=True)]
+            row[f"{figure}_gain"] = statistics.mean(gains)
+            row[f"{figure}_gain_std"] = statistics.stdev(gains)
+        row["halves_accuracy"] = statistics.mean(each["accuracy"] for each in halves[name])
+        row["halves_accuracy_std"] = statistics.stdev(each["accuracy"] for each in halves[name])
+        rows.append(row)
+    return rows
+
+
+def show(model: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows of a model as a table."""
+    heads = ("AUROC", "accuracy", "in scope", "recall", "halves", "gain", "std", "AUROC gain", "std")
+    print(f"{model:26}" + "".join(f"{name:>11}" for name in heads))
+    keys = ("auroc", "accuracy", "in_scope", "recall", "halves_accuracy")
+    keys += ("accuracy_gain", "accuracy_gain_std", "auroc_gain", "auroc_gain_std")
+    for row in rows:
+        print(f"{row['score']:26}" + "".join(f"{row[key]:11.4f}" for key in keys))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--job", required=True, help="the job file whose data the models have learned")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR", help="a classifier")
+    parser.add_argument("--max-length", type=int, default=64, help="tokens that texts are cut to")
+    parser.add_argument("--splits", type=int, default=50, help="random halves of validation and test texts")
+    parser.add_argument("--threads", type=int, default=2, help="intra-op threads")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = load_config(given.job, [])
+    data = load_data(config.data)
+    goal = goal_of(config, data)
+    if goal is None or data.out_of_scope_id is None:
+        parser.error("--job: its data have no out-of-scope label, or it has no threshold")
+    found = {}
+    for each in given.model:
+        name, _, directory = each.partition("=")
+        began = time.monotonic()
+        outputs = read_outputs(directory, data, given.max_length, given.threads)
+        found[name] = rows_of(outputs, data.out_of_scope_id, goal, given.splits)
+        show(name, found[name])
+        print(f"{time.monotonic() - began:.0f} s\n")
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

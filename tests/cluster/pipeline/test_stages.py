@@ -1,0 +1,86 @@
+"""The tasks that stages send: their resources, and what a search gets."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from distiltune.cluster.pipeline import stages
+from distiltune.cluster.specification.config import JobConfig, load_config
+from distiltune.cluster.specification.goal import accuracy_with_threshold
+from distiltune.cluster.store.runs import Storage, now
+from distiltune.training.data.text_data import load_data
+
+
+class SearchBegunError(Exception):
+    """Raised in place of a search."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(JobConfig().data)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Storage(str(tmp_path), retry_s=0).create("a")
+
+
+def cluster_of(monkeypatch, *nodes):
+    """Stand in for a cluster of nodes with these CPUs and GPUs."""
+    monkeypatch.setattr(stages, "num_gpus", lambda: sum(gpus for _, gpus in nodes))
+    described = [
+        {"Alive": True, "NodeID": str(number), "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+        for number, (cpus, gpus) in enumerate(nodes)
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: described)
+
+
+@pytest.mark.parametrize(
+    ("num_teachers", "nodes", "expected"),
+    [
+        (1, [(16, 0)], (16, 0)),
+        (4, [(2, 0)], (2, 0)),
+        (4, [(16, 0)], (4, 0)),
+        (2, [(4, 0), (16, 0)], (8, 0)),
+        (4, [(16, 1)], (16, 1)),
+        (4, [(32, 0), (16, 2)], (8, 1)),
+    ],
+)
+def test_teachers_of_an_ensemble_divide_a_node(num_teachers, nodes, expected, data, run, monkeypatch):
+    cluster_of(monkeypatch, *nodes)
+    overrides = [f"teacher.ensemble={num_teachers}", "resources.teacher=null"]
+    config = load_config("quickstart-scratch", overrides)
+    found = stages.Stages(config, config, run, data, None)._teacher_resources()
+    assert (found.cpu, found.gpu) == expected
+
+
+def test_requested_resources_of_a_teacher_are_taken_as_they_are(data, run, monkeypatch):
+    cluster_of(monkeypatch, (16, 0))
+    config = load_config("quickstart-scratch", ["teacher.ensemble=4", "resources.teacher={cpu: 3, gpu: 0}"])
+    found = stages.Stages(config, config, run, data, None)._teacher_resources()
+    assert found == config.resources.teacher
+
+
+@pytest.mark.parametrize("section", ["{in_scope_weight: 0.5}", "null"])
+def test_every_epoch_of_a_search_is_measured_with_the_threshold_of_the_export(
+    section, data, run, monkeypatch
+):
+    given = []
+
+    def search(config, training, inputs, **_):
+        given.append(inputs)
+        raise SearchBegunError
+
+    cluster_of(monkeypatch, (2, 0))
+    monkeypatch.setattr("distiltune.search.driver.run_search.run_search", search)
+    config = load_config("quickstart-scratch", [f"export.out_of_scope={section}"])
+    teacher = {"key": "cache/teachers/a"}
+    record = {"stage": "teacher", "state": "finished", "started": now(), "result": teacher}
+    run.write("stages/teacher.json", record)
+    made = stages.Stages(config, config, run, data, None)
+    made._splits = {"validation": SimpleNamespace(tokens=None)}
+    with pytest.raises(SearchBegunError):
+        made.search(lambda _: None)
+    [inputs] = given
+    assert inputs.accuracy_with_threshold == accuracy_with_threshold(config, data)
+    assert inputs.has_threshold == (section != "null")
