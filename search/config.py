@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ..training.section import Amount, Name, Number, NumTrials, PositiveAmount, Section, Seed
 from .parameters import MOST_VALUES, FloatRange, IntRange, Parameter, Value
+from .samplers.base import SAMPLERS, Sampler
+from .samplers.tpe import Tpe
 from .schedulers.base import EARLY_STOPPING, EarlyStopping
 from .schedulers.none import NoEarlyStopping
 
@@ -90,13 +92,19 @@ class SearchConfig(Section):
         description="Seed of the sampler, whose suggestions follow from it. Default: the job's `seed`.",
     )
     num_startup_trials: NumTrials = Field(
-        default=10, description="Random trials before TPE starts to model results."
+        default=10,
+        description="Random trials before the sampler starts to model results; nsga2 has its population_size instead.",
     )
     max_concurrent_trials: NumTrials | None = Field(
         default=None,
         description="Maximum number of parallel trials. Default: as many as the resources allow, up to a quarter of "
         "num_trials (at least 2), so that later suggestions learn from earlier results; without that limit if "
-        "num_startup_trials makes all trials random.",
+        "the sampler learns from none, as random and qmc do, or num_startup_trials makes all trials random.",
+    )
+    sampler: Annotated[Sampler, SAMPLERS.field(bare_word=True)] = Field(
+        default_factory=Tpe,
+        description=f"How the next trial is suggested: {', '.join(SAMPLERS.names)}; or with parameters: "
+        "{type: nsga2, ...}.",
     )
     scheduler: Annotated[EarlyStopping, EARLY_STOPPING.field(bare_word=True)] = Field(
         default_factory=NoEarlyStopping,

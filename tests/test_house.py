@@ -34,7 +34,7 @@ FLOORS = {
         "student",
     ],
     "search": [
-        "parameters trial_record schedulers",
+        "parameters trial_record schedulers samplers",
         "config",
         "space selection",
         "trial study",

@@ -26,7 +26,7 @@ from .options import (
 if TYPE_CHECKING:
     from ...progress import ReportProgress
     from ..jobs.submission import Submission
-    from ..specification.config import JobConfig
+    from ..pipeline.reuse.extension import ChangedJob
     from ..store.runs import Run
 
 app = typer.Typer()
@@ -73,7 +73,7 @@ def resume(
     """Resume a run that ended early, on its cluster or another; runs of `run` are resumed on this machine.
 
     With --set search.num_trials or search.budget, a finished search continues with more trials; with another
-    search.space, a new run begins that learns from the trials of this one.
+    search.space or search.sampler, a new run begins that learns from the trials of this one.
     """
     from ..jobs import submission as jobs
     from ..pipeline.reuse.extension import changed_job
@@ -86,7 +86,7 @@ def resume(
     name = (run.read("run.json") or {}).get("name", run.id)
     if change is not None and change.kind == "new":
         to = address or (submitted or {}).get("address")
-        return _begin_anew(run, change.config, name, to, token_file, follow=follow, as_json=as_json)
+        return _begin_anew(run, change, name, to, token_file, follow=follow, as_json=as_json)
     extends = change is not None and change.kind == "extended"
     has_work = run.state != "finished" or extends or (change is not None and stages_again(run, change.config))
     if address is None and submitted is None and has_work:
@@ -107,7 +107,7 @@ def resume(
 
 def _begin_anew(
     former: Run,
-    config: JobConfig,
+    change: ChangedJob,
     name: str,
     address: str | None,
     token_file: Path | None,
@@ -115,15 +115,20 @@ def _begin_anew(
     follow: bool,
     as_json: bool,
 ) -> int:
-    """Begin a new run that is warm-started from another, where that one ran."""
+    """Begin a new run with the changed space or sampler, where the former one ran."""
+    from ...search.samplers.base import SAMPLERS
     from ..jobs import submission as jobs
     from ..store.runs import name_run
     from .run import run_here
 
-    new_id = name_run(name, None)
+    config, new_id = change.config, name_run(name, None)
+    learns = (
+        "learns from its trials (search.warm_start)"
+        if config.search.warm_start is not None
+        else f"does not learn from its trials, since {SAMPLERS.name_of(type(config.search.sampler))} learns from none"
+    )
     typer.echo(
-        f"search.space: differs from that of run {former.id}, which stays as it is; new run {new_id} learns from its "
-        f"trials (search.warm_start)",
+        f"{change.because}: differs from that of run {former.id}, which stays as it is; new run {new_id} {learns}",
         err=True,
     )
     if address is None:

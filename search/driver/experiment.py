@@ -249,6 +249,7 @@ def _searcher(setup: SearchSetup) -> StudySearcher | None:
         max_concurrent=num_side_by_side,
         points=config.points,
         known=known_trials(setup.known, config),
+        sampler=config.sampler,
     )
 
 

@@ -98,15 +98,22 @@ def searched(config: SearchConfig) -> dict[str, Parameter]:
     return {name: each for name, each in config.space.items() if each.single_value() is None}
 
 
-def draw(trial: optuna.Trial, space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return the arguments of a trial: fixed values, and suggestions for arguments whose conditions hold."""
+def draw(trial: optuna.Trial, space: Mapping[str, Parameter], *, every: bool = False) -> dict[str, Any]:
+    """Return the arguments of a trial: fixed values, and suggestions for arguments whose conditions hold.
+
+    Args:
+        trial: Trial that suggests the values.
+        space: The parameters by argument name.
+        every: Have the trial suggest a value of the other searched arguments too; it is not returned.
+    """
     values: dict[str, Any] = {}
     for name in by_condition(space):
         parameter = space[name]
-        if not parameter.applies(values):
-            continue
-        value = parameter.single_value()
-        values[name] = parameter.suggest(trial, name) if value is None else value
+        value, applies = parameter.single_value(), parameter.applies(values)
+        if value is None and (applies or every):
+            value = parameter.suggest(trial, name)
+        if applies:
+            values[name] = value
     return values
 
 

@@ -15,7 +15,7 @@ from ...training.student.config import StudentConfig
 from ...training.tasks import SINGLE_LABEL
 from ..config import SearchConfig
 from ..parameters import FloatRange, Parameter, accepted_values
-from ..schedulers.base import EARLY_STOPPING
+from .combinations import combination_faults
 from .space import (
     NUM_STUDENT_LAYERS,
     SPARSITY,
@@ -92,6 +92,7 @@ def space_faults(
         *_quantization_faults(config, training),
         *_condition_faults(config.space),
         *_metric_faults(config, _reported(config, task, metric), task),
+        *combination_faults(config),
         *(
             fault
             for number, point in enumerate(config.points)
@@ -272,12 +273,6 @@ def _metric_faults(config: SearchConfig, reported: dict[str, str], task: str) ->
             for where, metric in named.items()
             if metric in STUDENT_METRICS
         ]
-    if config.objectives and config.scheduler.is_active:
-        rule = EARLY_STOPPING.name_of(type(config.scheduler))
-        faults.append(
-            f"search.scheduler: {rule!r} compares trials by one metric during training, but search.objectives has "
-            f"more; use a bound in search.constraints instead, or scheduler: none"
-        )
     return faults
 
 

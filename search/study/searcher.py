@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,15 @@ from ray.tune.search import Searcher
 
 from ..config import Constraint, Objective, SearchConfig
 from ..parameters import Parameter, as_category
-from ..space.space import draw
+from ..samplers.base import Sampler, SamplerInputs
+from ..samplers.tpe import Tpe
+from ..space.space import by_condition, draw
 from ..space.students import student_name
 from ..trial_record import is_selectable, selectable_values, trial_name
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
     from ray.tune.experiment import Trial as TuneTrial
 
@@ -26,20 +31,21 @@ restored_searchers: list[StudySearcher] = []
 def side_by_side(config: SearchConfig, num_slots: int) -> int:
     """Return how many trials run in parallel where the resources allow ``num_slots``.
 
-    TPE learns only from trials that have ended. Unless ``max_concurrent_trials`` is set, at most a quarter of the
-    trials, but at least 2, run in parallel, so that it has results to learn from. If all trials are random, there
-    is nothing to wait for.
+    A sampler learns only from trials that have ended. Unless ``max_concurrent_trials`` is set, at most a quarter of
+    the trials, but at least 2, run in parallel, so that it has results to learn from. If it learns from none, there is
+    nothing to wait for.
     """
     if config.max_concurrent_trials is not None:
         return min(config.max_concurrent_trials, num_slots)
-    modelled = config.num_trials > config.num_startup_trials
+    startup = config.sampler.num_startup_trials(config.num_startup_trials, config.num_trials)
+    modelled = config.num_trials > startup
     return min(num_slots, max(2, config.num_trials // 4)) if modelled else num_slots
 
 
 def window_of(num_trials: int, num_side_by_side: int) -> int:
     """Return the window of a search: 1.5 times the parallel trials, but no more than half of all trials.
 
-    A larger window would leave TPE without results, one smaller than the number of parallel trials would leave
+    A larger window would leave the sampler without results, one smaller than the number of parallel trials would leave
     resources idle, and with an equal one every suggestion would wait for the slowest trial.
     """
     roomy = num_side_by_side + num_side_by_side // 2
@@ -47,12 +53,13 @@ def window_of(num_trials: int, num_side_by_side: int) -> int:
 
 
 class StudySearcher(Searcher):
-    """Suggest trials with TPE; suggestion n uses the results of trials 0 … n - ``window``, never of later ones.
+    """Suggest trials; suggestion n uses the results of trials 0 … n - ``window``, never of later ones.
 
     Parallel trials end in an order that differs between runs. Passing results to Optuna as trials end would make
     every suggestion after the random ones depend on that order; passing them in the trials' own order, with a
     window, makes suggestion n a function of the seed and the results alone. Trials inside the window count as
-    running for TPE ("constant liar"). A suggestion waits for a trial that is too far behind.
+    running for the sampler. A suggestion waits for a trial that is too far behind, unless the sampler learns nothing
+    from results.
 
     The study is kept in memory and in Tune's snapshots: with a stored study, a search whose driver was killed could
     not be restored. A trial that was stopped early is passed to Optuna as pruned, with its curve as intermediate
@@ -62,15 +69,16 @@ class StudySearcher(Searcher):
     Args:
         space: The parameters by argument name; at least one is searched.
         objectives: The objectives; the first decides which epoch of a trial is its best.
-        constraints: Bounds that TPE prefers to meet.
+        constraints: Bounds that the sampler prefers to meet.
         student_metrics: Name of a student (``student_name``) -> metrics that its trials share.
         seed: Seed of the sampler.
         num_trials: Number of suggestions.
-        num_startup_trials: Random trials before TPE begins.
+        num_startup_trials: Random trials before the sampler models results.
         window: See above; with 1, every result is passed before the next suggestion.
         max_concurrent: Most trials at a time; also keeps Tune from requesting trials before they can start.
         points: Values to try first.
         known: Trials of an earlier search, for a warm start.
+        sampler: The sampler; TPE by default.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class StudySearcher(Searcher):
         max_concurrent: int,
         points: list[dict[str, Any]] | None = None,
         known: list[FrozenTrial] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         import optuna
 
@@ -96,18 +105,14 @@ class StudySearcher(Searcher):
         self._objectives = objectives
         self._constraints = constraints or []
         self._student_metrics = dict(student_metrics or {})
-        # Optuna counts results: this many of the random trials have been passed to it at the first modelled one.
-        sampler = optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=max(1, num_startup_trials - window + 1),
-            constant_liar=True,
-        )
-        self.study = optuna.create_study(directions=[each.direction for each in objectives], sampler=sampler)
-        self.study.add_trials(known or [])
+        self._sampler = Tpe() if sampler is None else sampler
+        self._num_startup_trials = self._sampler.num_startup_trials(num_startup_trials, num_trials)
+        self.study = self._new_study(seed, num_trials, window)
+        for trial in known or []:
+            self.study.add_trial(self._sampler.adopted(self._with_every_argument(copy(trial))))
         for point in points or []:
             self.study.enqueue_trial({name: as_category(value) for name, value in point.items()})
         self._num_trials = num_trials
-        self._num_startup_trials = num_startup_trials
         self._window = window
         self._max_concurrent = max_concurrent
         self._suggested: dict[str, Trial] = {}
@@ -134,8 +139,10 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED if len(self._ended) >= number else None
         if number - len(self._ended) >= self._max_concurrent:
             return None
-        if number >= self._num_startup_trials and not self._pass_results(number - self._window + 1):
-            return None
+        if number >= self._num_startup_trials or not self._sampler.learns:
+            has_passed = self._pass_results(number - self._window + 1)
+            if self._sampler.learns and not has_passed:
+                return None
         self._ask(trial_id)
         return {"number": number, "arguments": self._arguments[number]}
 
@@ -148,7 +155,44 @@ class StudySearcher(Searcher):
         self._suggested[trial_id] = trial
         self._numbers[trial_id] = len(self._order)
         self._order.append(trial_id)
-        self._arguments.append(draw(trial, self._space))
+        self._arguments.append(draw(trial, self._space, every=self._sampler.suggests_every_argument))
+
+    def _new_study(self, seed: int, num_trials: int, window: int) -> Study:
+        import optuna
+
+        from .modelled_trials import ModelledTrials
+
+        inputs = SamplerInputs(
+            seed=seed,
+            # Optuna counts results: this many have been passed to it at the first suggestion that is not random.
+            num_results=max(1, self._num_startup_trials - window + 1),
+            num_trials=num_trials,
+            distributions=self._distributions(),
+        )
+        most = self._sampler.most_modelled
+        return optuna.create_study(
+            directions=[each.direction for each in self._objectives],
+            sampler=self._sampler.create(inputs),
+            storage=None if most is None else ModelledTrials(most),
+        )
+
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        """Return the distributions of the searched arguments, in the order in which they are drawn."""
+        names = by_condition(self._space)
+        return {
+            name: self._space[name].distribution()
+            for name in names
+            if self._space[name].single_value() is None
+        }
+
+    def _with_every_argument(self, trial: FrozenTrial) -> FrozenTrial:
+        """Give a trial of an earlier search the first value of each argument that it lacks, if the sampler needs it."""
+        if self._sampler.suggests_every_argument:
+            for name, distribution in self._distributions().items():
+                first = as_category(self._space[name].end_values()[0])
+                trial.distributions = {name: distribution, **trial.distributions}
+                trial.params = {name: first, **trial.params}
+        return trial
 
     def _again(self, number: int, trial_id: str) -> dict[str, Any]:
         """Repeat the suggestion of a trial that Tune has lost."""

@@ -1,4 +1,4 @@
-"""Extend the search of a run: more trials or a larger budget for the same study; a changed space needs a new run."""
+"""Extend the search of a run: more trials, or a larger budget; another space or sampler needs a new run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...store.runs import STAGES, Run, command
 
 _RECORD = "extended.json"
 _EXTENDS = ("search.num_trials", "search.budget", "search.max_failed_trials")
-_SPACE = ("search.space",)  # a change of it begins a new run
+_STUDY = ("search.space", "search.sampler")  # a change of them begins a new run
 _BY_BEST = ("export", "benchmark")  # repeated only if another trial is the best, or they are changed
 _FREE = ("resources", "storage.reuse", "storage.retry_s", *_BY_BEST)  # a resumed run may change them
 _ALWAYS = ("search", "gate", "report", "artifact")
@@ -36,11 +36,13 @@ class ChangedJob:
     Attributes:
         config: The specification.
         kind: ``same`` if the run is resumed as it is, ``extended`` if its study continues with more trials or another
-            budget, ``new`` if a new run has to begin, warm-started from this one.
+            budget, ``new`` if a new run has to begin, warm-started from this one unless its sampler learns nothing.
+        because: For ``new``, the sections that differ, such as ``search.space``.
     """
 
     config: JobConfig
     kind: Literal["same", "extended", "new"]
+    because: str = ""
 
 
 def changed_job(run: Run, config: JobConfig, overrides: list[str]) -> ChangedJob:
@@ -64,7 +66,7 @@ def changed_job(run: Run, config: JobConfig, overrides: list[str]) -> ChangedJob
     values = config.model_dump(mode="json")
     changed = _validated(run, values, overrides)
     keys = list(_differences(values, changed.model_dump(mode="json")))
-    begins_anew = any(_below(key, _SPACE) for key in keys)
+    begins_anew = any(_below(key, _STUDY) for key in keys)
     accepted = ("search", *_FREE) if begins_anew else (*_EXTENDS, *_FREE)
     others = [key for key in keys if not _below(key, accepted)]
     if any(_below(key, _EXTENDS) for key in keys) and threshold_of_search(changed) is not None:
@@ -72,8 +74,10 @@ def changed_job(run: Run, config: JobConfig, overrides: list[str]) -> ChangedJob
     if others:
         raise _incomparable(run, others)
     if begins_anew:
-        search = changed.search.model_copy(update={"warm_start": run.id})
-        return ChangedJob(changed.model_copy(update={"search": search}), "new")
+        because = ", ".join(each for each in _STUDY if any(_below(key, (each,)) for key in keys))
+        former = run.id if changed.search.sampler.learns else None
+        search = changed.search.model_copy(update={"warm_start": former})
+        return ChangedJob(changed.model_copy(update={"search": search}), "new", because)
     extended = [key for key in keys if _below(key, _EXTENDS)]
     if extended:
         _check_extension(run, changed, extended)

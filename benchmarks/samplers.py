@@ -1,0 +1,245 @@
+"""Samplers against each other, and against themselves without a bound on the trials that they model.
+
+    python benchmarks/samplers.py time [--trials 100 1000 3000 10000] [--samplers tpe all-tpe]
+    python benchmarks/samplers.py search [--trials 20 50] [--samplers tpe random qmc nsga2 gp] [--seeds 20]
+    python benchmarks/samplers.py search --functions hartmann rastrigin mixed --trials 1000 --samplers tpe all-tpe
+
+The searcher is the product's own; Ray is not started, and a function stands for the training. ``all-tpe`` is ``tpe``
+with every finished trial shown to it. ``time`` runs whole searches on ``simulated`` and prints the CPU time of all
+suggestions, of one among the first and the last hundred, and the exponent: the slope between two numbers of trials in
+a log-log plot. ``search`` prints the median, lowest and highest result of ``--seeds`` searches each: of the trial
+with the best reported value, the value without noise; with two objectives, the hypervolume of the front. Trials run
+``--at-a-time``, with the window that a search has then, and end in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from simulated_trial import epoch_metrics
+
+from distiltune.search.config import Objective
+from distiltune.search.parameters import Choice, FloatRange, IntRange, Parameter
+from distiltune.search.samplers.base import SAMPLERS, Sampler
+from distiltune.search.samplers.tpe import Tpe
+from distiltune.search.study.searcher import StudySearcher, window_of
+
+HUNDRED = 100
+SLOWEST_MS, LOWEST_ACCURACY = 1.6, 0.75  # the corner of the hypervolume
+STUDENT = {
+    "student.num_layers": IntRange(low=1, high=6),
+    "student.intermediate_size": Choice(values=[384, 768, 1536]),
+}
+TRAINING: dict[str, Parameter] = {
+    "alpha": FloatRange(low=0.0, high=1.0),
+    "temperature": IntRange(low=2, high=20),
+    "learning_rate": FloatRange(low=1e-5, high=1e-2, log=True),
+    "num_train_epochs": IntRange(low=5, high=10),
+}
+
+
+class AllTpe(Tpe):
+    """TPE that models all trials."""
+
+    most_modelled = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a search optimises: its space, and its value (higher is better) and cost, without and with noise."""
+
+    space: dict[str, Parameter]
+    values: Callable[[Mapping[str, Any]], list[float]]
+    noise: float = 0.0
+
+
+def simulated(arguments: Mapping[str, Any]) -> list[float]:
+    """Accuracy of a simulated training after its last epoch, without its noise."""
+    return [epoch_metrics(dict(arguments), 0, arguments["num_train_epochs"])["validation_accuracy"]]
+
+
+def front(arguments: Mapping[str, Any]) -> list[float]:
+    """Accuracy and latency of a simulated student, which larger ones trade for each other."""
+    layers, rows = arguments["student.num_layers"], arguments["student.intermediate_size"] / 1536
+    [accuracy] = simulated(arguments)
+    return [
+        accuracy - 0.08 * math.exp(-0.7 * layers) - 0.02 * (1 - rows),
+        0.05 + layers * (0.07 + 0.15 * rows),
+    ]
+
+
+def hartmann(arguments: Mapping[str, Any]) -> list[float]:
+    """Hartmann's function of six arguments; its optimum is 3.322."""
+    scale = np.array([1.0, 1.2, 3.0, 3.2])
+    widths = np.array(
+        [
+            [10, 3, 17, 3.5, 1.7, 8],
+            [0.05, 10, 17, 0.1, 8, 14],
+            [3, 3.5, 1.7, 10, 17, 8],
+            [17, 8, 0.05, 10, 0.1, 14],
+        ]
+    )
+    centres = 1e-4 * np.array(
+        [
+            [1312, 1696, 5569, 124, 8283, 5886],
+            [2329, 4135, 8307, 3736, 1004, 9991],
+            [2348, 1451, 3522, 2883, 3047, 6650],
+            [4047, 8828, 8732, 5743, 1091, 381],
+        ]
+    )
+    x = np.array([arguments[f"x{place}"] for place in range(6)])
+    return [float(scale @ np.exp(-(widths * (x - centres) ** 2).sum(axis=1)))]
+
+
+def rastrigin(arguments: Mapping[str, Any]) -> list[float]:
+    """Minus Rastrigin's function of four arguments, which has many local optima; its optimum is 0."""
+    x = np.array([arguments[f"x{place}"] for place in range(4)])
+    return [float(-(10 * len(x) + (x**2 - 10 * np.cos(2 * math.pi * x)).sum()))]
+
+
+def mixed(arguments: Mapping[str, Any]) -> list[float]:
+    """A choice of three with optima of their own, and an argument that two of them have; the optimum is 0."""
+    kind, x = arguments["kind"], arguments["x"]
+    depth, place = {"a": (0.3, 0.2), "b": (0.1, 0.8), "c": (0.0, 0.55)}[kind]
+    inner = 0.0 if kind == "a" else (arguments["y"] - {"b": 0.3, "c": 0.9}[kind]) ** 2
+    return [-(depth + (x - place) ** 2 + inner + 0.05 * (math.log10(arguments["rate"]) + 3) ** 2)]
+
+
+FUNCTIONS = {
+    "simulated": Function(TRAINING, simulated, noise=0.002),
+    "front": Function({**TRAINING, **STUDENT}, front, noise=0.002),
+    "hartmann": Function({f"x{place}": FloatRange(low=0.0, high=1.0) for place in range(6)}, hartmann),
+    "rastrigin": Function({f"x{place}": FloatRange(low=-5.12, high=5.12) for place in range(4)}, rastrigin),
+    "mixed": Function(
+        {
+            "kind": Choice(values=["a", "b", "c"]),
+            "x": FloatRange(low=0.0, high=1.0),
+            "y": FloatRange(low=0.0, high=1.0, when={"kind": ["b", "c"]}),
+            "rate": FloatRange(low=1e-5, high=1e-1, log=True),
+        },
+        mixed,
+    ),
+}
+
+
+def sampler_named(name: str) -> Sampler:
+    return AllTpe() if name == "all-tpe" else SAMPLERS[name]()
+
+
+def searched(
+    sampler: Sampler, function: Function, num_trials: int, seed: int, at_a_time: int
+) -> tuple[list[list[float]], list[list[float]], list[float]]:
+    """Values without and with noise of every trial, and the CPU seconds of its suggestion."""
+    noise = np.random.default_rng(seed)
+    objectives = [Objective(metric="value", mode="max"), Objective(metric="cost", mode="min")]
+    several = function.values is front
+    searcher = StudySearcher(
+        function.space,
+        objectives=objectives if several else objectives[:1],
+        seed=seed,
+        num_trials=num_trials,
+        num_startup_trials=10,
+        window=window_of(num_trials, at_a_time),
+        max_concurrent=at_a_time,
+        sampler=sampler,
+    )
+    true: list[list[float]] = []
+    reported: list[list[float]] = []
+    seconds: list[float] = []
+    ended = 0
+    while ended < num_trials:
+        began = time.thread_time()
+        suggested = searcher.suggest(f"t{len(true)}") if len(true) < num_trials else None
+        if isinstance(suggested, dict):
+            seconds.append(time.thread_time() - began)
+            values = function.values(suggested["arguments"])
+            true.append(values)
+            reported.append([values[0] + noise.normal(0.0, function.noise or 1e-12), *values[1:]])
+            continue
+        result = {**dict(zip(("value", "cost"), reported[ended], strict=False)), "progress": 1.0, "curve": []}
+        searcher.on_trial_result(f"t{ended}", result)
+        searcher.on_trial_complete(f"t{ended}", result)
+        ended += 1
+    return true, reported, seconds
+
+
+def outcome(true: Sequence[Sequence[float]], reported: Sequence[Sequence[float]]) -> float:
+    """What a search found: see above."""
+    if len(true[0]) == 1:
+        return true[max(range(len(true)), key=lambda place: reported[place][0])][0]
+    volume, best = 0.0, LOWEST_ACCURACY
+    for accuracy, latency in sorted(true, key=lambda each: each[1]):
+        if accuracy > best and latency < SLOWEST_MS:
+            volume += (accuracy - best) * (SLOWEST_MS - latency)
+            best = accuracy
+    return volume
+
+
+def measure_searches(given: argparse.Namespace) -> None:
+    for name in given.functions:
+        function = FUNCTIONS[name]
+        several = function.values is front
+        for num_trials in given.trials:
+            print(f"{name}, {num_trials} trials, {given.seeds} seeds")
+            for sampler in given.samplers:
+                if not several and not sampler_named(sampler).one_objective:
+                    continue
+                found, began = [], time.thread_time()
+                for seed in range(given.seeds):
+                    true, reported, _ = searched(
+                        sampler_named(sampler), function, num_trials, seed, given.at_a_time
+                    )
+                    found.append(outcome(true, reported))
+                low, middle, high = min(found), statistics.median(found), max(found)
+                mean = (time.thread_time() - began) / given.seeds
+                print(
+                    f"  {sampler:8} median {middle:9.5f}  mean {statistics.fmean(found):9.5f}  "
+                    f"from {low:9.5f} to {high:9.5f}  {mean:6.2f} s of CPU a search",
+                    flush=True,
+                )
+
+
+def measure_time(given: argparse.Namespace) -> None:
+    for sampler in given.samplers:
+        before: tuple[int, float] | None = None
+        for num_trials in sorted(given.trials):
+            _, _, seconds = searched(
+                sampler_named(sampler), FUNCTIONS["simulated"], num_trials, 0, given.at_a_time
+            )
+            total = sum(seconds)
+            slope = (
+                ""
+                if before is None
+                else f"{math.log(total / before[1]) / math.log(num_trials / before[0]):.2f}"
+            )
+            first, last = (1000 * statistics.fmean(each) for each in (seconds[:HUNDRED], seconds[-HUNDRED:]))
+            print(
+                f"{sampler:8} {num_trials:6,} trials: {total:8.2f} s in all, a suggestion {first:6.2f} ms among the "
+                f"first hundred, {last:6.2f} among the last; exponent {slope}",
+                flush=True,
+            )
+            before = num_trials, total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("what", choices=["time", "search"])
+    add("--samplers", nargs="+", choices=[*SAMPLERS.names, "all-tpe"], default=["tpe"])
+    add("--functions", nargs="+", choices=list(FUNCTIONS), default=["simulated", "front"])
+    add("--trials", nargs="+", type=int, default=[20, 50])
+    add("--seeds", type=int, default=20)
+    add("--at-a-time", type=int, default=2, help="trials side by side")
+    given = parser.parse_args()
+    measure_time(given) if given.what == "time" else measure_searches(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The trials of a study that a sampler models: all of a small one, a bounded selection of a large one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Iterable, Sequence
+
+import numpy as np
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+_LEADING_SHARE = 1 / 6
+"""Share of the selection that the best trials have; TPE models the best tenth of what it sees, at most 25."""
+
+
+class ModelledTrials(InMemoryStorage):
+    """Storage of one study that shows at most ``most`` of its finished trials, and all that have not finished.
+
+    For every suggestion TPE sorts all trials that it is shown and fits its densities to them, and a Gaussian process
+    inverts a matrix of their number: with all trials, the time of a suggestion would grow with each of them, and that
+    of a search with the square. Up to ``most`` finished trials, all are shown. Beyond that: the best, some of the
+    latest, and of all others every k-th in the order in which they ended, so that they are spread over the search
+    evenly. What is shown depends on the finished trials and their order alone. Failed ones are left out then.
+
+    Args:
+        most: Most finished trials to show.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._num_leading = max(1, int(most * _LEADING_SHARE))
+        self._directions: list[StudyDirection] = []
+        self._unfinished: dict[int, None] = {}
+        self._finished: list[FrozenTrial] = []  # in the order of their ends; not those that failed
+        self._leading: list[FrozenTrial] = []  # the best, and at most as many that ended lately
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Create the study."""
+        self._directions = list(directions)
+        return super().create_new_study(directions, study_name)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Add a trial."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        self._note(trial_id)
+        return trial_id
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Set a trial's state; a finished one is not changed any more."""
+        is_set = super().set_trial_state_values(trial_id, state, values)
+        self._note(trial_id)
+        return is_set
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials to model, in the order of their numbers."""
+        if len(self._finished) <= self._most or states == (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        num_others, num = self._most - len(self._leading), len(self._finished)
+        others = [self._finished[place * num // num_others] for place in range(num_others)]
+        unfinished = [self.get_trial(each) for each in self._unfinished]
+        shown = {trial.number: trial for trial in (*others, *self._leading, *unfinished)}
+        found = [shown[number] for number in sorted(shown) if states is None or shown[number].state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _note(self, trial_id: int) -> None:
+        trial = self.get_trial(trial_id)
+        if not trial.state.is_finished():
+            self._unfinished[trial_id] = None
+            return
+        self._unfinished.pop(trial_id, None)
+        if trial.state == TrialState.FAIL:
+            return
+        self._finished.append(trial)
+        self._leading.append(trial)
+        if len(self._leading) > 2 * self._num_leading:
+            self._leading = best_trials(self._leading, self._directions, self._num_leading)
+
+
+def best_trials(
+    trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection], num: int
+) -> list[FrozenTrial]:
+    """Return the ``num`` best trials, in the order in which TPE prefers them.
+
+    These are complete trials that meet all constraints, by value, or by Pareto front with several objectives; then
+    pruned ones, those that were pruned later first; then those that violate constraints, by how much.
+    """
+    complete, pruned, violating = [], [], []
+    for trial in trials:
+        is_met = all(excess <= 0 for excess in trial.constraints.values())
+        kind = violating if not is_met else complete if trial.state == TrialState.COMPLETE else pruned
+        kind.append(trial)
+    signs = np.array([-1.0 if each == StudyDirection.MAXIMIZE else 1.0 for each in directions])
+    values = np.array([trial.values for trial in complete], dtype=float).reshape(len(complete), len(signs))
+    found = [complete[place] for place in _by_front(signs * values, num)]
+    pruned.sort(key=lambda trial: _pruned_rank(trial, float(signs[0])))
+    violating.sort(key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values()))
+    return [*found, *pruned, *violating][:num]
+
+
+def _by_front(losses: np.ndarray, num: int) -> list[int]:
+    """Return the rows of ``losses[N, objectives]`` (lower is better) of the first Pareto fronts, ``num`` at most.
+
+    Of the last front that does not fit as a whole, rows are spread evenly along the first objective.
+    """
+    if losses.shape[1] == 1:
+        return np.argsort(losses[:, 0], kind="stable")[:num].tolist()
+    found: list[int] = []
+    left = np.arange(len(losses))
+    while len(left) and len(found) < num:
+        each = losses[left]
+        no_worse = (each[None, :] <= each[:, None]).all(
+            axis=-1
+        )  # [N, N]: the column is no worse than the row
+        better = (each[None, :] < each[:, None]).any(axis=-1)
+        is_dominated = (no_worse & better).any(axis=1)
+        front = left[~is_dominated]
+        front = front[np.argsort(losses[front, 0], kind="stable")]
+        room = min(num - len(found), len(front))
+        found += front[np.linspace(0, len(front) - 1, room).round().astype(int)].tolist()
+        left = left[is_dominated]
+    return found
+
+
+def _pruned_rank(trial: FrozenTrial, sign: float) -> tuple[float, float]:
+    if not trial.intermediate_values:
+        return (1.0, 0.0)
+    step, value = max(trial.intermediate_values.items())
+    return (-step, sign * value)
