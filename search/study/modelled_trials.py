@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
@@ -10,8 +11,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-_LEADING_SHARE = 1 / 6
-"""Share of the selection that the best trials have; TPE models the best tenth of what it sees, at most 25."""
+_GOOD_SHARE, _MOST_GOOD = 0.1, 25
+"""TPE models this share of the trials as good ones; with one objective, at most this many."""
 
 
 class ModelledTrials(InMemoryStorage):
@@ -19,9 +20,10 @@ class ModelledTrials(InMemoryStorage):
 
     For every suggestion TPE sorts all trials that it is shown and fits its densities to them, and a Gaussian process
     inverts a matrix of their number: with all trials, the time of a suggestion would grow with each of them, and that
-    of a search with the square. Up to ``most`` finished trials, all are shown. Beyond that: the best, some of the
-    latest, and of all others every k-th in the order in which they ended, so that they are spread over the search
-    evenly. What is shown depends on the finished trials and their order alone. Failed ones are left out then.
+    of a search with the square. Up to ``most`` finished trials, all are shown. Beyond that: as many of the best as TPE
+    models as good ones, no more, since these would be too many among the others; and every k-th of all, in the order
+    in which they ended, as an even sample of the whole search. What is shown depends on the finished trials and their
+    order alone. Failed ones are left out then.
 
     Args:
         most: Most finished trials to show.
@@ -30,15 +32,18 @@ class ModelledTrials(InMemoryStorage):
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
-        self._num_leading = max(1, int(most * _LEADING_SHARE))
+        self._num_good = 0
         self._directions: list[StudyDirection] = []
         self._unfinished: dict[int, None] = {}
         self._finished: list[FrozenTrial] = []  # in the order of their ends; not those that failed
-        self._leading: list[FrozenTrial] = []  # the best, and at most as many that ended lately
+        self._candidates: list[FrozenTrial] = []  # the good ones are among these
+        self._good: list[FrozenTrial] | None = []  # None: to be computed
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create the study."""
         self._directions = list(directions)
+        num = math.ceil(_GOOD_SHARE * self._most)
+        self._num_good = num if len(directions) > 1 else min(num, _MOST_GOOD)
         return super().create_new_study(directions, study_name)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -61,10 +66,13 @@ class ModelledTrials(InMemoryStorage):
         """Return the trials to model, in the order of their numbers."""
         if len(self._finished) <= self._most or states == (TrialState.WAITING,):
             return super().get_all_trials(study_id, deepcopy, states)
-        num_others, num = self._most - len(self._leading), len(self._finished)
+        if self._good is None:
+            self._good = best_trials(self._candidates, self._directions, self._num_good)
+        good = self._good
+        num_others, num = self._most - len(good), len(self._finished)
         others = [self._finished[place * num // num_others] for place in range(num_others)]
         unfinished = [self.get_trial(each) for each in self._unfinished]
-        shown = {trial.number: trial for trial in (*others, *self._leading, *unfinished)}
+        shown = {trial.number: trial for trial in (*others, *good, *unfinished)}
         found = [shown[number] for number in sorted(shown) if states is None or shown[number].state in states]
         return copy.deepcopy(found) if deepcopy else found
 
@@ -77,9 +85,10 @@ class ModelledTrials(InMemoryStorage):
         if trial.state == TrialState.FAIL:
             return
         self._finished.append(trial)
-        self._leading.append(trial)
-        if len(self._leading) > 2 * self._num_leading:
-            self._leading = best_trials(self._leading, self._directions, self._num_leading)
+        self._candidates.append(trial)
+        self._good = None
+        if len(self._candidates) > 4 * self._num_good:
+            self._candidates = best_trials(self._candidates, self._directions, self._num_good)
 
 
 def best_trials(
@@ -118,7 +127,7 @@ def _by_front(losses: np.ndarray, num: int) -> list[int]:
             axis=-1
         )  # [N, N]: the column is no worse than the row
         better = (each[None, :] < each[:, None]).any(axis=-1)
-        is_dominated = (no_worse & better).any(axis=1)
+        is_dominated = (no_worse & better).any(axis=-1)
         front = left[~is_dominated]
         front = front[np.argsort(losses[front, 0], kind="stable")]
         room = min(num - len(found), len(front))

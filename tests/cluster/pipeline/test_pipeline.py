@@ -416,7 +416,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 4
-    assert json.loads((run / "stages" / "teacher.json").read_text())["text"].startswith("2 teachers, each trained from scratch")
+    teacher = json.loads((run / "stages" / "teacher.json").read_text())
+    assert teacher["text"].startswith("2 teachers, each trained from scratch")
 
 
 @pytest.mark.slow
