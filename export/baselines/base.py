@@ -73,6 +73,7 @@ class Baseline:
         load: Reads the file that ``Fitted.save`` has written.
         tasks: Names of the tasks that it serves.
         model_key: Key of the specification with the model that it starts from; None where it needs none.
+        growth: Power of the number of texts with which the time of its training grows, as measured.
         version: Number to raise when ``fit`` changes, so that stored measurements are not reused.
     """
 
@@ -86,6 +87,7 @@ class Baseline:
     load: Callable[[Path], Fitted]
     tasks: tuple[str, ...] = ("single_label",)
     model_key: str | None = None
+    growth: float = 1.0
     version: int = 1
 
     def why_not(self, task: str, model: str | None = None) -> str | None:

@@ -71,7 +71,9 @@ def _fit(given: TrainingTexts) -> FastText:
         lines = (f"{_LABEL}{given.classes[row]} {_line(given.texts[row])}\n" for row in rows)
         with file.open("w", encoding="utf-8") as out:
             out.writelines(lines)
-        return FastText(fasttext.train_supervised(str(file), label=_LABEL, seed=given.seed, **_ARGUMENTS))
+        return FastText(
+            fasttext.train_supervised(str(file), label=_LABEL, seed=given.seed % 2**31, **_ARGUMENTS)
+        )
 
 
 def _balanced(given: TrainingTexts) -> np.ndarray:
