@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..training.section import BatchSize, PositiveAmount, Section, Share, Text, Threads
+from ..training.section import BatchSize, Name, PositiveAmount, Section, Share, Text, Threads
+from .baselines.config import BaselineName
 from .out_of_scope.config import OutOfScopeConfig
 from .variants import kinds
 from .variants.config import VariantName, VariantsConfig
@@ -167,6 +168,23 @@ class BenchmarkConfig(Section):
         default=None,
         description="bert-base: also measure that architecture with untrained weights, for latency and size only.",
     )
+    baselines: list[BaselineName] = Field(
+        default_factory=lambda: ["tfidf-svm"],
+        max_length=100,
+        description="Classical classifiers to train on the same labelled texts and to measure like the models: the "
+        "report states what the selected variant gains over each. []: none.",
+    )
+    model2vec: Name | None = Field(
+        default=None,
+        description="Model that the baseline model2vec starts from: a folder, or a name on the hub.",
+    )
+
+    @field_validator("baselines")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("list each baseline once")
+        return names
 
     @model_validator(mode="before")
     @classmethod

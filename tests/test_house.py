@@ -45,7 +45,7 @@ FLOORS = {
         "artifact machine onnx",
         "runtime",
         "out_of_scope commands",
-        "variants",
+        "variants baselines",
         "config",
         "benchmark",
         "selection",

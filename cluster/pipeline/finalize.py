@@ -15,6 +15,7 @@ from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
 from ...export.markdown import times_faster
 from ...export.report.report import build_report, write_report
+from ...export.selection.against_baselines import compare_with_baselines
 from ...export.selection.against_teacher import compare_with_teacher
 from ...export.selection.breakdown import break_down
 from ...export.selection.gate import TEACHER
@@ -53,10 +54,11 @@ def choose_variant(
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
     selection = select_variant(measured, choose, metric=metric)
     by_name = {each.name: each for each in selection.measurements}
-    compared, broken_down, ratios = None, None, {}
+    compared, broken_down, ratios, baselines = None, None, {}, []
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
+        baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
         labels, names = data.splits["test"]["label"][:], data.label_names
         goal = goal_of(config, data)
         predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
@@ -80,6 +82,7 @@ def choose_variant(
         "reason": selection.reason or None,
         "warning": selection.warning or None,
         "against_teacher": None if compared is None else compared.to_json(),
+        "against_baselines": [each.to_json() for each in baselines],
         "ratios": ratios,
         "breakdown": broken_down,
     }
@@ -106,6 +109,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     source, target = run.store.fetch(run.variant(chosen["name"])), run.store.local(run.artifact)
     measurements = {name: value for name, value in chosen.items() if name not in ("curves", "answers")}
     measurements["ratios"] = gate["ratios"] or None
+    measurements["against_baselines"] = gate["against_baselines"] or None
     made_from = _made_from(config, run, data)
     seal_artifact(
         source,
@@ -184,6 +188,8 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
+                "against_baselines": choice["against_baselines"],
+                "left_out": records["benchmark"]["result"]["left_out"],
                 "interleaved": choice["ratios"],
                 "breakdown": choice["breakdown"],
                 "warning": choice["warning"],

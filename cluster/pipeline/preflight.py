@@ -318,6 +318,12 @@ def check_new_pieces(
         config.student.check_new_tokenizer(make)
 
 
+def _check_baselines(job: CheckedJob) -> None:
+    from ..remote.baselines import check_baselines
+
+    check_baselines(job.local_config)
+
+
 def _check_folds(job: CheckedJob) -> None:
     """Reject a number of folds that a label has too few texts for."""
     diagnostics = job.config.data.diagnostics
@@ -364,6 +370,7 @@ CHECKS = (
         lambda job: check_goals(job.config, job.data),
         frozenset({"data"}),
     ),
+    Check("baselines", ("task", "benchmark"), _check_baselines, frozenset({"checkpoints"})),
     Check("folds", ("data", "teacher"), _check_folds, frozenset({"data"})),
     Check(
         "new pieces",

@@ -282,7 +282,7 @@ class Stages:
     def benchmark(self, report: ReportProgress) -> StageResult:
         """Measure every model that no run has measured, on a node that is reserved for the measurement."""
         specs = measurement_specs(self._config, self._run)
-        found, machine = dict(self._models.measurements(specs)), None
+        found, machine, failed = dict(self._models.measurements(specs)), None, {}
         missing = [spec for spec in specs if spec.name not in found]
         if missing:
             keys = self._models.measurement_keys(missing)
@@ -291,9 +291,9 @@ class Stages:
             measured = self._dispatcher.do_alone(
                 "benchmark", tasks.measure, wanted, *arguments, report=report
             )
-            machine = measured["machine"]
+            machine, failed = measured["machine"], measured["left_out"]
             found |= {each["name"]: Measurement.from_json(each) for each in measured["measurements"]}
-        return self._models.measured(specs, found, machine)
+        return self._models.measured(specs, found, machine, failed)
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]

@@ -26,7 +26,7 @@ def latency_of_student(
         "teacher": teacher_key,
         "student": _config_of(student),
         "export": config.export.model_dump(mode="json"),
-        "benchmark": config.benchmark.model_dump(mode="json"),
+        "benchmark": config.benchmark.model_dump(mode="json", exclude={"baselines", "model2vec"}),
         "max_length": config.training.num_tokens,
         "query": median_text(texts["text"][:]),
         "machine": without_load(machine),

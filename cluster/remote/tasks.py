@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...export.benchmark.measure_models import BenchmarkTexts, Measurement, MeasurementSpec, measure_models
+from ...export.benchmark.targets.baseline import BASELINE
 from ...export.machine import describe_machine
 from ...export.out_of_scope.fit_scores import ValidationTexts
 from ...export.out_of_scope.thresholds import ScopeGoal
@@ -35,6 +36,7 @@ from ..store.input_files import with_local_inputs
 from ..store.runs import PIECES, Run
 from ..store.shared_work import computed_once
 from ..store.stage_index import write_result
+from .baselines import with_training_texts
 
 COUNTS = ("done", "total")
 """Values of a task's progress that the driver gets with the message."""
@@ -231,17 +233,20 @@ def measure(
                 task.store.upload(logits, run.key(measured_logits(name)))
             write_result(run, measurement_record(name), index_keys[name], measurement.to_json())
 
-    machine = describe_machine()
-    measured = measure_models(
-        [_here(task.store, spec) for spec in specs],
-        benchmark_texts(task.config, data),
-        task.config.benchmark,
-        goal=goal_of(task.config, data),
-        compressed=task.config.training.pruning is not None,
-        report=task.report,
-        keep=keep,
-    )
-    return {"measurements": [each.to_json() for each in measured], "machine": machine}
+    machine, without = describe_machine(), {}
+    with with_training_texts(specs, task.config, task.store, data) as prepared:
+        measured = measure_models(
+            [_here(task.store, spec) for spec in prepared],
+            benchmark_texts(task.config, data),
+            task.config.benchmark,
+            goal=goal_of(task.config, data),
+            compressed=task.config.training.pruning is not None,
+            report=task.report,
+            keep=keep,
+            leave_out=without.__setitem__,
+        )
+    rows = [each.to_json() for each in measured]
+    return {"measurements": rows, "machine": machine, "left_out": without}
 
 
 def time_models(
@@ -270,5 +275,7 @@ def ratios_of(
 
 
 def _here(store: Store, spec: MeasurementSpec) -> MeasurementSpec:
+    if spec.kind == BASELINE:  # it has no folder in the store
+        return spec
     tokenizer = None if spec.tokenizer_dir is None else str(store.fetch(spec.tokenizer_dir))
     return replace(spec, directory=str(store.fetch(spec.directory)), tokenizer_dir=tokenizer)

@@ -13,7 +13,7 @@ from ...training.student.config import STUDENT
 
 # Keys that name a file, and keys that name either a directory or a model on the hub.
 _FILES = (("data", "unlabelled", "path"),)
-_CHECKPOINTS = (("teacher", "checkpoint"), ("teacher", "fine_tune", "checkpoint"))
+_CHECKPOINTS = (("teacher", "checkpoint"), ("teacher", "fine_tune", "checkpoint"), ("benchmark", "model2vec"))
 
 
 def resolve_paths(values: dict[str, Any], directory: Path) -> None:

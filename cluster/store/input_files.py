@@ -99,6 +99,7 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     if config.teacher.fine_tune is not None:
         found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
     found |= {("student", *path): name for path, name in config.student.checkpoints().items()}
+    found["benchmark", "model2vec"] = config.benchmark.model2vec
     named = {key: name for key, name in found.items() if name is not None}
     for key, name in named.items():
         refuse_userinfo(".".join(key), name)

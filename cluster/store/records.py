@@ -200,9 +200,15 @@ class _Measurement(_Record):
     metric: _MetricValues | None = None
 
 
+class _AgainstBaseline(_Record):
+    text: str
+    verdict: str | None
+
+
 class _GateResult(_Record):
     variants: list[_Measurement]
     chosen: str | None
+    against_baselines: list[_AgainstBaseline] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _chosen_is_one_of_them(self) -> _GateResult:
@@ -216,6 +222,7 @@ class _BenchmarkResult(_Record):
     machine: dict[str, Any]
     label_names: list[str]
     out_of_scope_id: int | None
+    left_out: dict[str, str] = Field(default_factory=dict)
 
 
 class _Variant(_Record):

@@ -34,6 +34,7 @@ def summary(run: Run) -> dict[str, Any]:
         "variants": choice.get("variants", []),
         "chosen": choice.get("chosen"),
         "against_teacher": choice.get("against_teacher"),
+        "against_baselines": choice.get("against_baselines") or [],
         "ratios": choice.get("ratios") or {},
         "warning": choice.get("warning"),
         "artifact": _location(run, run.artifact),
@@ -177,6 +178,7 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
     from ...export.benchmark.measure_models import Measurement
     from ...export.markdown import times_faster
     from ...export.report.report import TEACHER, ratios
+    from ...export.report.tables import sentence
 
     rows = [Measurement.from_json(row) for row in found["variants"]]
     compared = found["against_teacher"]
@@ -198,6 +200,8 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
         if not (compared and base == TEACHER):
             smaller = f"{times['smaller']:.1f}x smaller"
             console.print(f"{times_faster(times)} faster and {smaller} than {base}", highlight=False)
+    for baseline in found["against_baselines"]:
+        console.print(sentence(baseline), soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_failed_trials(console: Console, trials: list[dict[str, Any]]) -> None:

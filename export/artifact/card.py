@@ -18,6 +18,7 @@ _HUB_TYPES = {"f1": "f1", "precision": "precision", "recall": "recall", "mcc": "
 """Word in a metric's name -> what the hub calls it; otherwise ``accuracy``."""
 # Keys of ``made_from`` that the card shows in places of their own.
 _OWN_PLACE = ("licences", "base_model")
+_OWN_ROWS = ("ratios", "against_baselines")
 
 
 def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
@@ -28,7 +29,8 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
         made_from: Data, teacher, hyperparameters and versions of the classifier; JSON values. ``licences`` of
             ``teacher`` and ``data``, ``base_model`` and ``data.dataset`` are names, or None where they are not known.
         measurements: Measurements of the classifier; JSON values. ``ratios``: name of a model → how many times faster
-            the classifier is (``faster``, ``low``, ``high``).
+            the classifier is (``faster``, ``low``, ``high``). ``against_baselines``: what it gains over each baseline
+            (``text``, ``verdict``).
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -103,10 +105,14 @@ def _result(measurements: Mapping[str, Any]) -> str | None:
 
 
 def _measured(measurements: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the rows of the measurements: first how many times faster it is, with the 95 % interval."""
+    """Yield the rows of the measurements: first how many times faster it is, and what it gains over baselines."""
     for name, ratio in _mapping(measurements, "ratios").items():
         yield f"faster than {name}", times_faster(ratio)
-    yield from _flatten({name: value for name, value in measurements.items() if name != "ratios"})
+    compared = measurements.get("against_baselines")
+    for found in compared if isinstance(compared, list) else []:
+        said = [found.get(key) for key in ("text", "verdict")] if isinstance(found, Mapping) else []
+        yield "gain", "; ".join(each for each in said if isinstance(each, str))
+    yield from _flatten({name: value for name, value in measurements.items() if name not in _OWN_ROWS})
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

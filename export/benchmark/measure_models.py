@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError, RunFailedError
-from ...progress import Progress, ReportProgress
+from ...progress import Progress, ReportProgress, ignore
 from ...storage.temporary import temporary_directory
 from ...training import tasks
 from ..artifact.manifest import SETTINGS_FILE
@@ -41,7 +41,7 @@ class MeasurementSpec:
         name: name of the measurement in the report, such as ``student-pytorch``.
         kind: name of the registered target that measures it, see :mod:`.targets`.
         directory: the checkpoint or variant.
-        max_length: maximum number of tokens; longer texts are truncated.
+        max_length: maximum number of tokens; longer texts are truncated. A baseline reads whole texts: 0.
         tokenizer_dir: folder of the tokenizer, if not ``directory``; used only by PyTorch variants.
         max_abs_diff: largest difference of logits from the parity step, copied into the measurement.
         fused: number of fused nodes by type, copied into the measurement.
@@ -109,6 +109,8 @@ class Measurement:
         teacher_gate: the same for the limit against the teacher.
         verdict: why it was chosen, or why not.
         reused: ``run_id`` of the run that measured it and ``at``, when; None for a measurement of this run.
+        training: of a baseline, which is trained before it is measured: ``seconds``, ``num_texts``, ``num_classes``,
+            ``features``, what it classifies by, in words, and ``bytes`` of its file; None for every other model.
     """
 
     name: str
@@ -142,6 +144,7 @@ class Measurement:
     floor_ms: dict[str, float] | None = None
     waiting: float | None = None
     reused: dict[str, str] | None = None
+    training: dict[str, Any] | None = None
 
     @property
     def is_disturbed(self) -> bool:
@@ -166,8 +169,9 @@ def measure_models(
     *,
     goal: ScopeGoal | None = None,
     compressed: bool = False,
-    report: ReportProgress | None = None,
+    report: ReportProgress = ignore,
     keep: Callable[[Measurement, Path], None] | None = None,
+    leave_out: Callable[[str, str], None] | None = None,
 ) -> list[Measurement]:
     """Measure every model, one after another, each in a fresh process with the same number of threads.
 
@@ -182,6 +186,7 @@ def measure_models(
         report: called with each model as soon as it is measured.
         keep: called with each measurement and the file of the model's logits, which :func:`judge_again` takes; the file
             is deleted afterwards, and does not exist for a model without accuracy.
+        leave_out: called with the name of an optional model that cannot be measured, and why; None: it raises as well.
 
     Raises:
         InputError: a split is empty.
@@ -193,28 +198,31 @@ def measure_models(
     measured = []
     for spec in specs:
         _log.info("benchmark: %s", spec.name)
+        target, counts = targets.get(spec.kind), {"done": len(measured), "total": len(specs)}
+        if target.prepare is not None:
+            report(Progress(f"{target.preparation} {spec.name}", counts))
         with temporary_directory("benchmark") as scratch:
-            result = _measure_model(spec, texts, config, query, goal, scratch, compressed=compressed)
+            try:
+                result = _measure_model(spec, texts, config, query, goal, scratch, compressed=compressed)
+            except RunFailedError as error:
+                if leave_out is None or not target.is_optional:
+                    raise
+                _log.warning("%s", error)
+                leave_out(spec.name, str(error))
+                continue
             if keep is not None:
                 keep(result, scratch / LOGITS_FILE)
         measured.append(result)
-        if report is not None:
-            message = f"{len(measured)} of {len(specs)} models measured; {spec.name}: "
-            message += f"{result.latency_ms['p50']:.2f} ms, {result.size_mb:.1f} MB"
-            message += "; disturbed by other processes" if result.is_disturbed else ""
-            report(
-                Progress(
-                    message,
-                    {
-                        "name": spec.name,
-                        "latency_ms": result.latency_ms["p50"],
-                        "size_mb": result.size_mb,
-                        "done": len(measured),
-                        "total": len(specs),
-                    },
-                )
-            )
+        report(_progress_of(result, len(measured), len(specs)))
     return measured
+
+
+def _progress_of(result: Measurement, num_measured: int, num_all: int) -> Progress:
+    latency, size = result.latency_ms["p50"], result.size_mb
+    message = f"{num_measured} of {num_all} models measured; {result.name}: {latency:.2f} ms, {size:.1f} MB"
+    message += "; disturbed by other processes" if result.is_disturbed else ""
+    counts = {"done": num_measured, "total": num_all}
+    return Progress(message, {"name": result.name, "latency_ms": latency, "size_mb": size, **counts})
 
 
 def _measure_model(
@@ -259,6 +267,7 @@ def _measure_model(
         fused=spec.fused,
         session=session,
         floor_ms=_floor_ms(spec, config, query),
+        training=None if prepared is None else prepared.training,
     )
 
 
@@ -309,7 +318,7 @@ def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dic
 def judge_again(
     measurement: Measurement,
     logits_file: Path,
-    directory: Path,
+    directory: Path | None,
     texts: BenchmarkTexts,
     goal: ScopeGoal | None,
 ) -> Measurement:
@@ -318,7 +327,7 @@ def judge_again(
     Args:
         measurement: The measurement; its times, sizes and memory stay.
         logits_file: Logits that were stored with it.
-        directory: Folder of the model, whose distiltune.json has its present threshold.
+        directory: Folder of the model, whose distiltune.json has its present threshold; None: it has no folder.
         texts: The texts that it was measured on.
         goal: Goal of the threshold selection.
 
@@ -328,7 +337,7 @@ def judge_again(
     from .worker import ScoredModel, judge
 
     threshold = temperature = None
-    if targets.get(measurement.kind).is_onnx:
+    if directory is not None and targets.get(measurement.kind).is_onnx:
         config = read_config((directory / SETTINGS_FILE).read_bytes(), directory / SETTINGS_FILE)
         threshold, temperature = config.threshold, config.temperature
     model = ScoredModel.load(logits_file, threshold, temperature)

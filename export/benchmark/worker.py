@@ -93,6 +93,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             task=texts["task"],
         )
     )
+    weights = opened.weights or Path(model["directory"])
     benchmark = PerformanceBenchmark(
         opened.pipeline,
         texts["test_texts"],
@@ -100,7 +101,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         label_names=texts["label_names"],
         out_of_scope_label=texts["out_of_scope_label"],
         name=model["name"],
-        model_path=model["directory"],
+        model_path=weights,
         num_warmups=config["num_warmups"],
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
@@ -123,7 +124,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if not target.has_accuracy:
         return measured
     if spec["compressed"]:
-        measured["compressed_size_mb"] = compressed_bytes(Path(model["directory"])) / 2**20
+        measured["compressed_size_mb"] = compressed_bytes(weights) / 2**20
     logits = {split: opened.logits(texts[f"{split}_texts"]) for split in _SPLITS}
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))

@@ -23,6 +23,8 @@ from .tables import (
     markdown_table,
     reused,
     scope_table,
+    sentence,
+    trained,
     trials_table,
 )
 
@@ -52,6 +54,8 @@ _FILTERS = {
     "have": has_any,
     "disturbed": disturbed,
     "reused": reused,
+    "sentence": lambda found: f"{sentence(found)[:1].upper()}{sentence(found)[1:]}",
+    "trained": trained,
     "times_faster": times_faster,
     "title_of": lambda picture: Path(picture).stem.replace("-", " "),
     "quoted": repr,
@@ -168,6 +172,8 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
+        "against_baselines": report.get("against_baselines") or [],
+        "left_out": report.get("left_out") or {},
         "breakdown": report.get("breakdown") or {},
         "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
         "best": _best_shown(report.get("best") or {}),

@@ -123,6 +123,22 @@ def reused(variants: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def sentence(found: dict[str, Any]) -> str:
+    """Return what the selected variant gains over a baseline, and the verdict on it, from ``against_baselines``."""
+    return "; ".join(filter(None, [found["text"], found["verdict"]]))
+
+
+def trained(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each baseline: how it was trained, for how long, and how its size is counted."""
+    return [
+        f"{row['name']}: trained on the {found['num_texts']:,} labelled training texts in {found['seconds']:.1f} s, by "
+        f"{found['features']}; its size, {found['bytes'] / 1e6:.1f} million bytes, is that of everything it needs to "
+        "classify (words and weights) in one file"
+        for row in variants
+        if (found := row.get("training"))
+    ]
+
+
 def _is_disturbed(row: dict[str, Any]) -> bool:
     return (row.get("waiting") or 0.0) > MOST_WAITING
 

@@ -55,6 +55,8 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "stage-variants-word": ("stages/gate.json", "result.variants", "word"),
     "stage-variant-numbers": ("stages/gate.json", "result.variants", [1, 2]),
     "stage-latency-word": ("stages/gate.json", "result.variants.0.latency_ms", "fast"),
+    "stage-baselines-word": ("stages/gate.json", "result.against_baselines", "word"),
+    "stage-baseline-number": ("stages/gate.json", "result.against_baselines", [{"text": 7, "verdict": None}]),
     "stage-chosen-number": ("stages/gate.json", "result.chosen", 7),
 }
 LOOKING = {

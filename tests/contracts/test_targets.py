@@ -10,6 +10,7 @@ from models import tiny_classifier, tiny_data
 
 import distiltune.export.benchmark.measure_models as measuring
 from distiltune.errors import InputError
+from distiltune.export.baselines.fit import BaselineTexts, fit_baseline
 from distiltune.export.benchmark import targets, worker
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
@@ -49,7 +50,9 @@ def folders(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph
         if name in VARIANT_OF:
             found[name] = root / name
             build_variant(VARIANT_OF[name], student, root / name, **options)
-    return found
+    texts = BaselineTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
+    fit_baseline("tfidf-svm", texts, root / "baseline")
+    return {**found, "baseline": root / "baseline"}
 
 
 @pytest.fixture(autouse=True)

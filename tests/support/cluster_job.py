@@ -25,6 +25,7 @@ JOB = {
         "batch_sizes": [1],
         "tune_session": False,
         "floors": False,
+        "baselines": [],
     },
 }
 

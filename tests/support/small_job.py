@@ -32,6 +32,7 @@ JOB = {
         "tune_session": False,
         "floors": False,
         "interleaved": False,
+        "baselines": [],
     },
 }
 

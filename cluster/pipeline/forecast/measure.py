@@ -23,7 +23,8 @@ from typing import Any
 from ....errors import RunFailedError, first_line
 from ....export.benchmark.memory import peak_memory_mb
 from ....export.benchmark.processes import end_with_parent
-from . import export_parts, parts
+from ...remote.baselines import baseline_specs
+from . import baseline_part, export_parts, parts
 from .request import Request, points_of
 from .stopwatch import waiting_share
 
@@ -71,6 +72,11 @@ def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
         report("latency of the models")
         for name in (parts.TEACHER, "student", export_parts.PLAIN):
             found[f"latency of {name}"] = _alone(export_parts.measure_latency_part, request, points, name)
+        for spec in baseline_specs(request.config):
+            report(f"training of {spec.name}")
+            with suppress(RunFailedError):  # the job leaves it out as well
+                name = f"latency of {spec.name}"
+                found[name] = _alone(baseline_part.measure_baseline_part, request, spec.name)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ....export.benchmark.targets.baseline import BASELINE
 from ....export.variants import kinds
 from ....export.variants.base import Source
 from ....search.space.space import searched
@@ -256,12 +257,14 @@ class StageForecasts:
     def _benchmark(self) -> StageForecast:
         models = self._models()
         seconds = sum(self._model_s(name, latency) for name, latency in models)
+        trained = sum(latency["fit_s"] for name, latency in models if name == BASELINE)
         memory = _RAY_MIB + max(latency["peak_mib"] for _, latency in models)
         return StageForecast(
             "benchmark",
             _about(seconds + _POLLING_S),
             memory_mib=memory,
-            how=f"{len(models)} models, one at a time",
+            how=f"{len(models)} models, one at a time"
+            + (f"; baselines trained in {trained:.0f} s" if trained else ""),
         )
 
     def _models(self) -> list[tuple[str, dict[str, float]]]:
@@ -277,7 +280,8 @@ class StageForecasts:
         if self._config.benchmark.reference:
             own = self._measured.get("teacher", {}).get("num_parameters", _REFERENCE_PARAMETERS)
             models.append(("reference", _faster(found["teacher"], _REFERENCE_PARAMETERS / own)))
-        return models
+        measured = (self._measured.get(f"latency of {name}") for name in self._config.benchmark.baselines)
+        return models + [(BASELINE, latency) for latency in measured if latency is not None]
 
     def _model_s(self, target: str, latency: Mapping[str, float]) -> float:
         """Return the seconds in which ``measure_models`` measures one model."""
@@ -285,8 +289,9 @@ class StageForecasts:
         call, batched = latency["call_s"], latency["batched_s"]
         calls = 2 * config.num_warmups + config.num_runs + config.num_sample_texts
         num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
-        start = _ONNX_START if target == "onnx" else _PYTORCH_START
-        seconds = start * import_s + latency["load_s"] + calls * call
+        starts = {"onnx": _ONNX_START, BASELINE: 2 * _ONNX_START}  # a baseline has two processes
+        seconds = starts.get(target, _PYTORCH_START) * import_s + latency["load_s"] + calls * call
+        seconds += latency.get("fit_s", 0.0)
         seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
         if target == "reference":
             return seconds + import_s

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ....errors import DistiltuneError, ExportError
 from ....export.artifact.manifest import CONFIG_FILE
 from ....export.benchmark import targets
 from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
+from ....export.benchmark.targets.baseline import BASELINE
 from ....export.machine import describe_machine, without_load
 from ....export.out_of_scope.fit_scores import refit_scores
 from ....export.report.report import REFERENCE
@@ -21,6 +23,7 @@ from ....export.selection.gate import STUDENT, TEACHER
 from ....export.variants import kinds
 from ....storage.folders import file_sha256
 from ....storage.temporary import temporary_directory
+from ...remote.baselines import baseline_content, baseline_specs, left_out
 from ...remote.tasks import (
     benchmark_texts,
     measured_logits,
@@ -40,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILE = "tokenizer.json"
 _NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope"}
-_NOT_IN_A_MEASUREMENT = {"interleaved", "reuse"}
+_NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec"}
 
 
 class ModelReuse:
@@ -109,12 +112,14 @@ class ModelReuse:
         specs: Sequence[MeasurementSpec],
         found: Mapping[str, Measurement],
         machine: dict[str, Any] | None,
+        failed: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[dict[str, Any], str]:
         """Return result and summary of the benchmark stage, from the measurement of each model.
 
-        ``machine`` describes the node that measured some of them now; None: all of them are reused.
+        ``machine`` describes the node that measured some of them now; None: all of them are reused. ``failed`` are the
+        baselines that could not be measured, with the reason.
         """
-        rows = [found[spec.name] for spec in specs]
+        rows = [found[spec.name] for spec in specs if spec.name not in failed]
         sources = {row.name: row.reused["run_id"] for row in rows if row.reused is not None}
         machine = machine or {**self._machine, "load_average": None}
         return (
@@ -123,6 +128,7 @@ class ModelReuse:
                 "machine": machine,
                 "label_names": list(self._data.label_names),
                 "out_of_scope_id": self._data.out_of_scope_id,
+                "left_out": {**left_out(self._config), **failed},
             },
             f"{len(rows)} models measured{_origin(sources, len(rows))}",
         )
@@ -254,6 +260,8 @@ class ModelReuse:
     def _content_of(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
         if spec.name in contents:
             return contents[spec.name]
+        if spec.kind == BASELINE:
+            return baseline_content(self._config, spec.name)
         if spec.kind == "reference":  # only the teacher's tokenizer is used
             return file_sha256(self._run.store.fetch(spec.directory) / _TOKENIZER_FILE)
         return self._content(spec.directory)
@@ -279,7 +287,8 @@ class ModelReuse:
             with temporary_directory("logits") as scratch:
                 logits = scratch / "logits.npz"
                 store.download(source.key(measured_logits(record["result"]["name"])), logits)
-                return judge_again(measured, logits, store.fetch(spec.directory), texts, goal)
+                folder = store.fetch(spec.directory) if spec.directory else None
+                return judge_again(measured, logits, folder, texts, goal)
         except (DistiltuneError, OSError, KeyError, TypeError) as error:
             logger.info("%s of run %s cannot be reused: %s", spec.name, source.id, error)
             return None
@@ -347,7 +356,7 @@ def measurement_specs(
         )
     if config.benchmark.reference:
         specs.append(MeasurementSpec(REFERENCE, "reference", teacher, length))
-    return specs
+    return specs + baseline_specs(config)
 
 
 def _origin(sources: Mapping[str, str], num_all: int) -> str:

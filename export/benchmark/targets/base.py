@@ -26,6 +26,7 @@ class Opened:
         labels: Names of the C labels.
         threshold: Out-of-scope threshold that is shipped with the model.
         temperature: Temperature that is shipped with the model.
+        weights: File whose size is measured; None: the weights or graph in the model's folder.
     """
 
     pipeline: Callable[..., Any]
@@ -33,6 +34,7 @@ class Opened:
     labels: list[str]
     threshold: Threshold | None = None
     temperature: float | None = None
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ class Prepared:
     Attributes:
         directory: Folder to open instead of the model's own.
         size_mb: Size to report for the model.
+        training: What is known of its training, where it was trained for the measurement: see ``Measurement.training``.
     """
 
     directory: str
     size_mb: float
+    training: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class Target:
         description: How it classifies, in one phrase.
         open: Opens a model in the measuring process, where it imports only what that process needs.
         prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
+        preparation: What ``prepare`` does, as one word for progress.
+        is_optional: Whether a job goes on without a measurement that fails.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its models can be chosen and sealed.
@@ -110,6 +116,8 @@ class Target:
     description: str
     open: Callable[[OpenOptions], Opened]
     prepare: Callable[[Preparation], Prepared] | None = None
+    preparation: str = "preparing"
+    is_optional: bool = False
     has_accuracy: bool = True
     is_gated: bool = False
     can_be_sealed: bool = False

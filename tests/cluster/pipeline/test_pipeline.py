@@ -66,7 +66,7 @@ def home(tmp_path_factory):
     job = {**JOB, "data": {**JOB["data"], **more}, "student": student, "search": SEARCH_WITH_A_FAULT}
     job["teacher"] = {**JOB["teacher"], "ensemble": 1}
     job["resources"] = {"teacher": {"cpu": 1}}  # another file's tests run beside
-    job["benchmark"] = {**JOB["benchmark"], "tune_session": True}
+    job["benchmark"] = {**JOB["benchmark"], "tune_session": True, "baselines": ["tfidf-svm"]}
     job["training"] = {**JOB["training"], "max_length": "auto"}
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "first", "--json", cwd=directory)
@@ -116,6 +116,7 @@ def test_run_prints_one_object_with_every_promised_field(found):
         "student-pytorch",
         "onnx",
         "onnx-int8",
+        "tfidf-svm",
     ]
     for row in found["variants"]:
         assert 0 <= row["accuracy"] <= 1
@@ -169,6 +170,39 @@ def test_the_student_has_only_word_pieces_that_the_texts_use(home, found):
     assert 100 < size < JOB["teacher"]["scratch"]["vocab_size"]
     shipped = json.loads((run / "artifact" / "tokenizer.json").read_text())["model"]["vocab"]
     assert sorted(shipped.values()) == list(range(size))
+
+
+def test_what_the_artifact_gains_over_a_baseline_is_stated(home, ask, found):
+    run = home / "distiltune-runs" / "runs" / "first"
+    rows = {row["name"]: row for row in found["variants"]}
+    baseline, chosen = rows["tfidf-svm"], rows[found["chosen"]]
+    [compared] = found["against_baselines"]
+    gained = chosen["with_threshold"]["accuracy"] - baseline["with_threshold"]["accuracy"]
+    assert compared["difference"] == pytest.approx(gained)
+    assert compared["low"] < gained < compared["high"]
+    assert compared["faster"] == pytest.approx(baseline["latency_ms"]["p50"] / chosen["latency_ms"]["p50"])
+    assert (baseline["gate"], baseline["verdict"]) == (None, None)
+    assert baseline["training"]["num_texts"] == 300
+    sentence = compared["text"] + (f"; {compared['verdict']}" if compared["verdict"] else "")
+    assert sentence in " ".join(ask("show", "first").split())
+    assert sentence[1:] in ask("report", "first")
+    assert sentence in (run / "artifact" / "README.md").read_text()
+    assert json.loads((run / "report" / "report.json").read_text())["against_baselines"] == [compared]
+    assert json.loads((run / "stages" / "export.json").read_text())["text"] == "onnx, onnx-int8"
+
+
+def test_the_words_of_a_baseline_stay_in_the_process_that_measured_it(home):
+    """Its vocabulary, of pairs of words, is in no file of the run."""
+    run = home / "distiltune-runs" / "runs" / "first"
+    assert sorted(path.name for path in (run / "measurements").iterdir() if "tfidf" in path.name) == [
+        "tfidf-svm.json",
+        "tfidf-svm.npz",
+    ]
+    with np.load(run / "measurements" / "tfidf-svm.npz") as stored:
+        assert {stored[name].dtype.kind for name in stored if name != "labels"} == {"f"}
+    measured = json.loads((run / "measurements" / "tfidf-svm.json").read_text())["result"]
+    texts = load_data(data_config()).splits["train"]["text"][:]
+    assert not [text for text in texts if text in json.dumps({**measured, "query": ""})]
 
 
 def test_the_best_trial_is_the_best_epoch_of_the_best_trial(found):

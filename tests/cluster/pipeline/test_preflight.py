@@ -33,6 +33,10 @@ FAULTS = {
         ["export.choose.max_drop_from_student=0.0001", "export.choose.strict=true"],
         r"export\.choose\.max_drop_from_student",
     ),
+    "baselines": (
+        ["benchmark.baselines=[model2vec]"],
+        r"benchmark\.baselines: 'model2vec' given, but .*(pip install|benchmark\.model2vec)",
+    ),
     "folds": (
         ["data.diagnostics.cross_fit=10", "data.max_train_examples=6"],
         r"data\.diagnostics\.cross_fit: 10",

@@ -158,8 +158,33 @@ def test_the_parts_measure_what_the_job_does(job, tmp_path) -> None:
     assert 2 * trial["model_bytes"] < trial["checkpoint_bytes"] < 4 * trial["model_bytes"]
 
 
+def test_a_baseline_is_measured_on_a_sample_of_the_texts(job, tmp_path, monkeypatch) -> None:
+    from distiltune.cluster.pipeline.forecast import baseline_part
+
+    checked = job()
+    request = Request(
+        checked.local_config, checked.data, places_of(checked.config, 2), tmp_path, frozenset(), seconds=0.02
+    )
+    seen = []
+    fit = baseline_part.fit_baseline
+    monkeypatch.setattr(baseline_part, "_MOST_TEXTS", 100)
+    monkeypatch.setattr(
+        baseline_part,
+        "fit_baseline",
+        lambda name, given, folder: (seen.append(given), fit(name, given, folder)),
+    )
+    found = baseline_part.measure_baseline_part(request, "tfidf-svm")
+    assert found.keys() == {"fit_s", "load_s", "call_s", "batched_s", "logits_s"} and min(found.values()) > 0
+    first, sample = seen
+    assert len(first.train_texts) == 50
+    assert len(sample.train_texts) == len(sample.validation_labels) == 100
+    train = checked.data.splits["train"]
+    known = dict(zip(train["text"][:], train["label"][:], strict=True))
+    assert [known[text] for text in sample.train_texts] == sample.train_labels
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [[], EVERYTHING])
+@pytest.mark.parametrize("overrides", [["benchmark.baselines=[tfidf-svm]"], EVERYTHING])
 def test_a_small_job_is_forecast_and_leaves_nothing(overrides, job, tmp_path) -> None:
     messages = []
     found = forecast_job(job(*overrides), lambda progress: messages.append(progress.message), seconds=0.3)

@@ -273,6 +273,23 @@ def test_a_bound_on_latency_measures_each_student() -> None:
     assert bounded.seconds.middle - plain.seconds.middle == pytest.approx(3 * (10 + 3 + 100 * 0.01))
 
 
+def test_a_baseline_is_trained_and_measured_in_the_benchmark() -> None:
+    none = stages(job("benchmark.baselines=[]"))["benchmark"]
+    assert none.how == "5 models, one at a time" or "baselines" not in none.how
+    measured = {**MEASURED, "latency of tfidf-svm": {**LATENCY, "fit_s": 40.0}}
+    found = stages(job(), measured=measured)["benchmark"]
+    assert "baselines trained in 40 s" in found.how
+    assert found.how.partition(" ")[0] == str(int(none.how.partition(" ")[0]) + 1)
+    # Two starts, the fit, the runs of one text, batches of the sample, and all texts of both splits.
+    config = job().benchmark
+    calls = 2 * config.num_warmups + config.num_runs + config.num_sample_texts
+    batches = sum(max(0.5, 100 * (0.01 if size == 1 else 0.005)) for size in config.batch_sizes)
+    expected = 40 + 2 * 0.4 * 5 + 1 + calls * 0.01 + batches + 500 * 0.005
+    assert found.seconds.middle - none.seconds.middle == pytest.approx(expected)
+    failed = stages(job())["benchmark"]
+    assert (failed.seconds, failed.how) == (none.seconds, none.how)
+
+
 def forecast(**changes):
     stage = StageForecast("search", Span(1080, 1440, 1860), 100 * MIB, 300 * MIB, 2000.0, "20 trials")
     after = StageForecast("export", Span.exact(60.0), 50 * MIB, 150 * MIB, 500.0)

@@ -46,7 +46,7 @@ BEST = {
 
 
 def job(*overrides: str) -> JobConfig:
-    usual = {"export.variants": json.dumps(NAMES)}
+    usual = {"export.variants": json.dumps(NAMES), "benchmark.baselines": "[]"}
     given = usual | dict(each.split("=", 1) for each in overrides)
     return load_config("quickstart-scratch", [f"{name}={value}" for name, value in given.items()])
 
@@ -126,7 +126,8 @@ def measure(run: Run, config: JobConfig, data: TextData, tmp_path: Path, *names:
         ScoredModel(data.label_names, logits).save(file)
         bare = Measurement(spec.name, spec.kind, 1.0, TIMES, TIMES, {"1": 9.0}, 3.0, 1, "a text")
         goal, texts = goal_of(config, data), benchmark_texts(config, data)
-        judged = judge_again(bare, file, run.store.fetch(spec.directory), texts, goal)
+        folder = run.store.fetch(spec.directory) if spec.directory else None
+        judged = judge_again(bare, file, folder, texts, goal)
         run.store.upload(file, run.key(measured_logits(spec.name)))
         write_result(run, measurement_record(spec.name), keys[spec.name], judged.to_json())
 
@@ -413,3 +414,37 @@ def test_the_record_of_the_benchmark_has_what_a_plan_measures_with(storage, data
     record, _ = models.measured([], {}, None)
     assert record["label_names"] == data.label_names
     assert record["out_of_scope_id"] == data.out_of_scope_id
+
+
+@pytest.mark.parametrize(
+    ("override", "is_found"),
+    [
+        ("search.num_trials=3", True),
+        ("training.max_length=16", True),  # it reads whole texts
+        ("export.out_of_scope.in_scope_weight=0.5", True),
+        ("benchmark.baselines=[tfidf-svm]", True),
+        ("training.seed=7", False),
+        ("training.balance=class_weights", False),
+        ("benchmark.num_runs=7", False),
+        ("benchmark.reuse=false", False),
+    ],
+)
+def test_a_baseline_is_found_by_what_it_was_trained_with(override, is_found, storage, data, tmp_path) -> None:
+    usual = "benchmark.baselines=[tfidf-svm]"
+    run = searched(storage, "first")
+    finish(run, "export", {"variants": []})
+    measure(run, job(usual), data, tmp_path, "tfidf-svm")
+    other, models = brought(storage, data, usual, override, student="other weights")
+    finish(other, "export", {"variants": []})
+    found = models.measurements(measurement_specs(job(usual, override), other))
+    assert (list(found) == ["tfidf-svm"]) == is_found
+    assert not is_found or (found["tfidf-svm"].reused or {})["run_id"] == "first"
+
+
+def test_more_baselines_leave_the_other_measurements_as_they_are(storage, data, first) -> None:
+    """A list that is changed measures what is new in it alone."""
+    more = "benchmark.baselines=[tfidf-svm]"
+    run, models = brought(storage, data, more)
+    assert models.finish_stages().keys() == {"export"}
+    specs = measurement_specs(job(more), run)
+    assert [spec.name for spec in specs if spec.name not in models.measurements(specs)] == ["tfidf-svm"]

@@ -1,0 +1,127 @@
+"""Baselines of a job: which of them it can have, and the texts that a node trains them on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigError, shown
+from ...export.baselines import BASELINES
+from ...export.baselines.fit import TEXTS_FILE, BaselineTexts, write_texts
+from ...export.benchmark.measure_models import MeasurementSpec
+from ...export.benchmark.targets.baseline import BASELINE
+from ...export.config import BenchmarkConfig
+from ...storage.folders import file_sha256
+from ...storage.temporary import temporary_directory
+from ..specification.config import JobConfig
+from ..store.input_files import REFERENCE, with_local_inputs
+
+if TYPE_CHECKING:
+    from ...storage.store import Store
+    from ...training.data.text_data import TextData
+
+logger = logging.getLogger(__name__)
+
+_WHOLE_TEXTS = 0  # a baseline has no tokens to truncate a text to
+
+
+def left_out(config: JobConfig) -> dict[str, str]:
+    """Return the baselines of a job that it cannot have here, each with the reason and the remedy."""
+    section = config.benchmark
+    reasons = {name: BASELINES[name].why_not(config.task, section.model2vec) for name in section.baselines}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def baseline_specs(config: JobConfig) -> list[MeasurementSpec]:
+    """Return the baselines that a job measures; they have no folder in the store."""
+    without = left_out(config)
+    return [
+        MeasurementSpec(name, BASELINE, "", _WHOLE_TEXTS)
+        for name in config.benchmark.baselines
+        if name not in without
+    ]
+
+
+def check_baselines(config: JobConfig) -> None:
+    """Reject a baseline whose package or model is missing here; one of the defaults is left out with a warning instead.
+
+    Args:
+        config: The specification with paths of this machine.
+
+    Raises:
+        ConfigError: A package or a model is missing; the message has the remedy.
+        ModelError: The model is named, but cannot be found.
+    """
+    defaults = BenchmarkConfig().baselines
+    for name, reason in left_out(config).items():
+        if name not in defaults and config.task in BASELINES[name].tasks:
+            raise ConfigError(f"benchmark.baselines: {shown(name)} given, but {reason}")
+        logger.warning("benchmark.baselines: %s is left out: %s", name, reason)
+    _model(config)
+
+
+@contextmanager
+def with_training_texts(
+    specs: Sequence[MeasurementSpec], config: JobConfig, store: Store, data: TextData
+) -> Iterator[list[MeasurementSpec]]:
+    """Yield measurements whose baselines have a private folder with the texts to train on, which is deleted at the end.
+
+    Args:
+        specs: The models.
+        config: The specification.
+        store: The run store, which may have the model of ``benchmark.model2vec``.
+        data: The texts.
+    """
+    if not any(spec.kind == BASELINE for spec in specs):
+        yield list(specs)
+        return
+    if config.benchmark.model2vec is not None:
+        config = with_local_inputs(config, store)
+    with temporary_directory("baselines") as folder:
+        write_texts(baseline_texts(config, data), folder / TEXTS_FILE)
+        yield [replace(spec, directory=str(folder)) if spec.kind == BASELINE else spec for spec in specs]
+
+
+def baseline_texts(config: JobConfig, data: TextData) -> BaselineTexts:
+    """Return the labelled texts that baselines are trained on: the train split, as the student's search had it."""
+    train, validation = data.splits["train"], data.splits["validation"]
+    return BaselineTexts(
+        train["text"][:],
+        train["label"][:],
+        validation["text"][:],
+        validation["label"][:],
+        data.label_names,
+        data.out_of_scope_label,
+        is_balanced=config.training.balance != "none",
+        seed=config.training.seed,
+        model=_model(config),
+    )
+
+
+def _model(config: JobConfig) -> str | None:
+    """Return the folder of Model2Vec's model, which is downloaded here if the job names one on the hub."""
+    from ...training.checkpoints.load import local_directory, resolve_checkpoint
+    from ...training.checkpoints.loading import naming
+
+    name = config.benchmark.model2vec
+    if name is None or not any(BASELINES[each].model_key for each in config.benchmark.baselines):
+        return None
+    with naming("benchmark.model2vec"):
+        return str(local_directory(resolve_checkpoint(name)).absolute())
+
+
+def baseline_content(config: JobConfig, name: str) -> str:
+    """Return what determines a baseline besides the data: how it is trained, and with which versions."""
+    baseline, model = BASELINES[name], None
+    if baseline.model_key is not None:
+        model = config.benchmark.model2vec
+        if model is not None and not model.startswith(REFERENCE):  # a reference names content already
+            folder = Path(_model(config) or "")
+            model = [file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    settings = [config.training.balance != "none", config.training.seed, model]
+    return json.dumps([name, baseline.version, baseline.package_version, *settings])

@@ -1,0 +1,8 @@
+"""All baselines, one file each; importing this package registers them without loading their libraries."""
+
+from __future__ import annotations
+
+from . import fasttext, model2vec, tfidf_svm
+from .base import BASELINES, Baseline
+
+__all__ = ["BASELINES", "Baseline", "fasttext", "model2vec", "tfidf_svm"]

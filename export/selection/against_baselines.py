@@ -1,0 +1,133 @@
+"""Compare the selected variant with the baselines on the test split: what attention brings, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...training.tasks import Metric
+from ..baselines import BASELINES
+from ..benchmark.measure_models import Measurement
+from ..benchmark.targets.baseline import BASELINE
+from ..config import ChooseConfig
+from .against_teacher import INTERVAL
+from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """A variant against a baseline on the N texts of the test split.
+
+    Attributes:
+        name: Name of the baseline.
+        accuracy_kind: ``with_threshold`` or ``without_threshold``, the same for both.
+        metric: Name of the metric that is compared.
+        title: That name for display.
+        value, baseline_value: Its values.
+        difference, low, high: Variant minus baseline with the limits of its 95 % interval, two-sided: Tango's for
+            accuracy, a paired bootstrap's for any other metric. Where lower is better, the sign is reversed.
+        p_value: Two-sided, that there is no difference.
+        num_texts: N.
+        faster, smaller: Ratios of the baseline's to the variant's latency (p50 of one text) and size.
+    """
+
+    name: str
+    accuracy_kind: str
+    metric: str
+    title: str
+    value: float
+    baseline_value: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    num_texts: int
+    faster: float
+    smaller: float
+
+    @property
+    def text(self) -> str:
+        """What the variant gains, in one sentence without a full stop."""
+        low, high = (f"{100 * limit:+.1f}" for limit in (self.low, self.high))
+        gained = f"{100 * self.difference:+.1f} points {self.title} (95 %: {low} to {high})"
+        speed, size = _times(self.faster, "faster", "slower"), _times(self.smaller, "smaller", "larger")
+        return f"against {self.name}: {gained}, {speed}, {size}"
+
+    @property
+    def verdict(self) -> str | None:
+        """Plain words where the baseline is as good or better; None where the variant is better."""
+        if self.low > 0:
+            return None
+        title = BASELINES[self.name].title
+        if self.high < 0:
+            return f"{title} is better on these texts: attention may not be needed"
+        return (
+            f"{title} is as good on these texts, since {self.num_texts:,} test texts show no difference: attention may "
+            "not be needed"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values, with ``text`` and ``verdict``."""
+        return {**asdict(self), "text": self.text, "verdict": self.verdict}
+
+
+def compare_with_baselines(
+    variant: Measurement,
+    measurements: Iterable[Measurement],
+    config: ChooseConfig,
+    *,
+    metric: Metric = ACCURACY,
+) -> list[BaselineComparison]:
+    """Compare a variant on the test split with each baseline among the measurements.
+
+    Args:
+        variant: The measurement of the variant, with predictions.
+        measurements: All measurements.
+        config: The section ``export.choose``, which says whether predictions with a threshold are compared.
+        metric: The job's metric.
+
+    Returns:
+        The comparisons in order; none with a baseline that has no predictions for the test split.
+    """
+    found = (_compared(variant, each, config, metric) for each in measurements if each.kind == BASELINE)
+    return [each for each in found if each is not None]
+
+
+def _compared(
+    variant: Measurement, baseline: Measurement, config: ChooseConfig, metric: Metric
+) -> BaselineComparison | None:
+    kind = accuracy_kind(config, variant)
+    own, base = answers_of(variant, "test", kind), answers_of(baseline, "test", kind)
+    if own is None or base is None:
+        return None
+    paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
+    value, base_value = (
+        float(each.right.mean())
+        if metric.name == ACCURACY.name or each.labels is None
+        else metric.measure(each.predictions, each.labels)
+        for each in (own, base)
+    )
+    if paired is None or value is None or base_value is None:
+        return None
+    return BaselineComparison(
+        name=baseline.name,
+        accuracy_kind=kind,
+        metric=metric.name,
+        title=metric.title,
+        value=value,
+        baseline_value=base_value,
+        difference=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        p_value=paired.p_value,
+        num_texts=paired.num_texts,
+        faster=baseline.latency_ms["p50"] / variant.latency_ms["p50"],
+        smaller=baseline.size_mb / variant.size_mb,
+    )
+
+
+def _times(ratio: float, more: str, less: str) -> str:
+    """Return a ratio in words, such as ``4.6x smaller``, ``224x faster`` or ``1.3x larger``."""
+    times, word = (ratio, more) if ratio >= 1 else (1 / ratio, less)
+    return f"{times:.{0 if times >= 100 else 1}f}x {word}"
