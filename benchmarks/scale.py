@@ -137,7 +137,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     """A search of ``given.one`` trials on the cluster at ``given.address``, and what it cost."""
     import distiltune.search.trial.run as trial_module
     from distiltune.cluster.session.ray_session import ray_session
-    from distiltune.cluster.specification.config import ResourcesConfig
+    from distiltune.cluster.specification.resources import ResourcesConfig
     from distiltune.search.config import SearchConfig
     from distiltune.search.driver.run_search import TrialInputs, run_search
     from distiltune.search.space.students import ONLY_STUDENT, Student

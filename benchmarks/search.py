@@ -224,7 +224,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
     import ray.tune
 
     from distiltune.cluster.session.ray_session import ray_session
-    from distiltune.cluster.specification.config import ResourcesConfig
+    from distiltune.cluster.specification.resources import ResourcesConfig
     from distiltune.search.driver.run_search import run_search
     from distiltune.storage.store import Store
     from distiltune.training.distillation.arguments import arguments_from_config

@@ -73,7 +73,7 @@ def ctrl_c_stays() -> Iterator[None]:
 def ray_session() -> Iterator[None]:
     """One real local Ray with two CPUs for all tests that need one: the one that `distiltune run` starts."""
     from distiltune.cluster.session.ray_session import ray_session
-    from distiltune.cluster.specification.config import ResourcesConfig
+    from distiltune.cluster.specification.resources import ResourcesConfig
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         yield

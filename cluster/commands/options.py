@@ -101,7 +101,7 @@ TokenFileOption = Annotated[
 
 def open_storage(storage: str | None) -> Storage:
     """Open the given or the default storage, with few retries, since a user is waiting."""
-    from ..specification.config import StorageConfig
+    from ..specification.resources import StorageConfig
     from ..store.checks import LOOK_S
     from ..store.runs import Storage
 

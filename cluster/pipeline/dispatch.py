@@ -11,7 +11,8 @@ from ...progress import Progress, ReportProgress
 from ..remote.begin import begin
 from ..remote.tasks import COUNTS, Task
 from ..session.ray_session import num_gpus, whole_node
-from ..specification.config import JobConfig, TaskResources
+from ..specification.config import JobConfig
+from ..specification.resources import TaskResources
 from ..store.runs import Run
 
 # What a task of a stage does while it reports nothing itself.

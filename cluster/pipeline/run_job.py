@@ -16,7 +16,8 @@ from ...errors import DistiltuneError, InputError, RunFailedError, StorageError
 from ...progress import Progress, ReportProgress
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
-from ..specification.config import JobConfig, StorageConfig
+from ..specification.config import JobConfig
+from ..specification.resources import StorageConfig
 from ..store.input_files import has_references, ship_inputs
 from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now

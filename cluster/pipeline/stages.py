@@ -20,8 +20,9 @@ from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..remote.cross_fit import label_fold
 from ..session.ray_session import node_share, num_gpus, whole_node
-from ..specification.config import JobConfig, TaskResources
+from ..specification.config import JobConfig
 from ..specification.goal import accuracy_with_threshold
+from ..specification.resources import TaskResources
 from ..store.runs import LOGITS, TEACHERS, Run, Storage
 from .best_trial import best_of, keep_best
 from .diagnose import CrossFit, diagnose

@@ -9,7 +9,8 @@ from ...progress import Progress, ReportProgress
 from ...search.space.students import ONLY_STUDENT, STUDENT_METRICS, Student, student_names
 from ..remote import tasks
 from ..remote.latency import latency_of_student
-from ..specification.config import JobConfig, TaskResources
+from ..specification.config import JobConfig
+from ..specification.resources import TaskResources
 from ..store.runs import Run
 from .dispatch import Dispatcher
 

@@ -20,7 +20,7 @@ from ...storage.temporary import TemporaryDirectory
 from ..nodes.addresses import check_gcs_address, driver_environment
 from ..nodes.loopback import MULTI_NODE_ENV
 from ..nodes.ray_environment import PROCESS_ENV
-from ..specification.config import ResourcesConfig, TaskResources
+from ..specification.resources import ResourcesConfig, TaskResources
 from .private_ray import PrivateDirectory, own_job_config, start_private_ray
 from .shipped_code import runtime_env
 

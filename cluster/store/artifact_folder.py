@@ -43,7 +43,7 @@ def find_artifact(given: str, storage: str | None) -> Path:
 
 
 def _artifact_of_run(run_id: str, storage: str | None) -> Path:
-    from ..specification.config import StorageConfig
+    from ..specification.resources import StorageConfig
     from .checks import LOOK_S
     from .runs import Storage
 
@@ -73,8 +73,8 @@ def check_storage(given: str, name: str) -> None:
     """
     from pydantic import ValidationError
 
-    from ..specification.config import StorageConfig
     from ..specification.faults import described
+    from ..specification.resources import StorageConfig
 
     try:
         StorageConfig(path=given)

@@ -328,7 +328,7 @@ def name_run(name: str, run_id: str | None) -> str:
 
 def command(name: str, run: Run, options: str = "") -> str:
     """Return a command line for a run, with ``--storage`` unless the storage is the default one."""
-    from ..specification.config import StorageConfig
+    from ..specification.resources import StorageConfig
 
     storage = "" if run.store == Store(StorageConfig().path) else f"--storage {shlex.quote(run.store.url)}"
     return " ".join(filter(None, [own_name(), name, run.id, options, storage]))

@@ -6,7 +6,8 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from distiltune.cluster.specification.config import PlanConfig, PlanStep, TrialResources
+from distiltune.cluster.specification.config import PlanConfig, PlanStep
+from distiltune.cluster.specification.resources import TrialResources
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.search.config import SearchConfig
 from distiltune.training.compression.config import PruningConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from distiltune.cluster.specification.config import StorageConfig
+from distiltune.cluster.specification.resources import StorageConfig
 
 from .case import SECRET, Case
 from .commands import STEPS, has, required

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 
 from distiltune.cluster.pipeline.stages import resources_for
 from distiltune.cluster.remote.latency import timed_variant
-from distiltune.cluster.specification.config import JobConfig, TaskResources
+from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.specification.faults import described
+from distiltune.cluster.specification.resources import TaskResources
 from distiltune.errors import ConfigError, ExportError
 from distiltune.export.benchmark import targets
 from distiltune.export.benchmark.measure_models import BenchmarkTexts, MeasurementSpec, measure_models

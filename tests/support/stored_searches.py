@@ -112,7 +112,7 @@ def proxy(url: str):
 def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: str) -> None:
     """A driver of its own, with a Ray of its own."""
     from distiltune.cluster.session.ray_session import ray_session
-    from distiltune.cluster.specification.config import ResourcesConfig
+    from distiltune.cluster.specification.resources import ResourcesConfig
 
     with ray_session(ResourcesConfig(num_cpus=2)):
         outcome = search(Store(url, retry_s=10), num_trials, num_epochs, num_rows)

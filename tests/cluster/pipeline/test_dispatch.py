@@ -7,7 +7,8 @@ from distiltune.cluster.remote import begin as beginning
 from distiltune.cluster.remote.begin import begin
 from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.remote.teacher_labels import _labelling
-from distiltune.cluster.specification.config import JobConfig, TaskResources
+from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.specification.resources import TaskResources
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import ModelError, RunFailedError
 from distiltune.progress import Progress

@@ -184,7 +184,7 @@ def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, t
 def test_one_process_runs_one_job_after_another():
     program = """
 import ray
-from distiltune.cluster.specification.config import ResourcesConfig
+from distiltune.cluster.specification.resources import ResourcesConfig
 from distiltune.cluster.session.ray_session import ray_session
 for number in range(2):
     with ray_session(ResourcesConfig(num_cpus=1)):

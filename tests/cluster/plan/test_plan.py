@@ -11,7 +11,8 @@ from runfiles import times
 
 from distiltune.cluster.plan.plan import Outcome, changed, check_plan, tries
 from distiltune.cluster.plan.run_plan import run_plan
-from distiltune.cluster.specification.config import JobConfig, PlanConfig, StorageConfig, load_config
+from distiltune.cluster.specification.config import JobConfig, PlanConfig, load_config
+from distiltune.cluster.specification.resources import StorageConfig
 from distiltune.errors import ConfigError, InputError, RunFailedError
 from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.predictions import pack_answers

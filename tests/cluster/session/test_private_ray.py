@@ -134,7 +134,7 @@ def test_another_user_cannot_touch_a_ray_that_starts(tmp_path):
     """Tried from the first moment on: port files are written, and read again, while it starts."""
     start = (
         "import sys, time\n"
-        "from distiltune.cluster.specification.config import ResourcesConfig\n"
+        "from distiltune.cluster.specification.resources import ResourcesConfig\n"
         "from distiltune.cluster.session.ray_session import ray_session\n"
         "with ray_session(ResourcesConfig(num_cpus=1)):\n"
         "    print('up', flush=True)\n"
@@ -187,7 +187,7 @@ def test_another_user_cannot_touch_a_ray_that_starts(tmp_path):
 def test_a_killed_command_leaves_nothing_of_ray_for_long():
     code = (
         "import os, signal, subprocess\n"
-        "from distiltune.cluster.specification.config import ResourcesConfig\n"
+        "from distiltune.cluster.specification.resources import ResourcesConfig\n"
         "from distiltune.cluster.session.ray_session import ray_session\n"
         "def work():\n"
         "    subprocess.Popen(['sleep', '6061'])\n"

@@ -13,7 +13,7 @@ import json, os, sys
 from distiltune.cluster.cli import main
 main(["runs", "--storage", "none"])
 from distiltune.cluster.session.ray_session import ray_session
-from distiltune.cluster.specification.config import ResourcesConfig
+from distiltune.cluster.specification.resources import ResourcesConfig
 import ray
 
 def look():

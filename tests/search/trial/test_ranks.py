@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from searches import split
 from transformers import BertConfig, BertForSequenceClassification
 
-from distiltune.cluster.specification.config import ResourcesConfig, load_config
+from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.specification.resources import ResourcesConfig
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver.run_search import TrialInputs, run_search
