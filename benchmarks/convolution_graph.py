@@ -1,0 +1,194 @@
+"""Where the microseconds of a convolution's graph go: bare sessions of one thread, in turns, and node by node.
+
+    python benchmarks/convolution_graph.py [--num-tokens 12] [--rounds 40] [--nodes] [--json FILE]
+
+Each student has random weights and all 30,522 word pieces. Three graphs of it are timed in one run: convolution nodes
+in 32 bits, as an exporter writes them, and the graph that distiltune exports in 32 and in 8 bits. The sessions take
+turns of 50 runs; the median of the fastest turn counts, so that a machine that others use as well gives the same
+figures. Tables in Markdown go to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto
+
+from distiltune.export.machine import describe_machine
+from distiltune.export.markdown import Markdown, fixed, table
+from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.onnx.writer import GraphWriter
+from distiltune.export.runtime.session_options import session_options
+from distiltune.export.variants.dynamic import quantize_onnx
+from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
+
+NUM_LABELS, OPSET = 150, 18
+CALLS = 50  # of a session in each of its turns
+STUDENTS: dict[str, dict[str, Any]] = {
+    "64 dimensions, 192 filters": {"hidden_size": 64, "num_filters": 192},
+    "64 dimensions, 512 filters": {"hidden_size": 64, "num_filters": 512},
+    "128 dimensions, 384 filters": {"hidden_size": 128, "num_filters": 384},
+    "128 dimensions, 3 x 128 filters of 1, 2, 3": {
+        "hidden_size": 128,
+        "num_filters": 128,
+        "window_sizes": [1, 2, 3],
+    },
+    "128 dimensions, 768 filters": {"hidden_size": 128, "num_filters": 768},
+    "128 dimensions, a block, 512 filters": {"hidden_size": 128, "num_filters": 512, "num_blocks": 1},
+}
+FORMS = ("convolution nodes, fp32", "windows, fp32", "windows, int8")
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--num-tokens", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each session")
+    parser.add_argument("--nodes", action="store_true", help="also where the time of each int8 graph goes")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = all_graphs(Path(scratch))
+        microseconds = measured(paths, arguments.num_tokens, arguments.rounds)
+        machine = describe_machine()
+        sys.stdout.write(
+            f"{machine['cpu']}, {' '.join(machine['instruction_sets'])}\n\n{times_table(microseconds)}\n"
+        )
+        nodes = {}
+        if arguments.nodes:
+            for (student, pooling, form), path in paths.items():
+                if form == FORMS[-1]:
+                    name = f"{student}, {pooling}"
+                    nodes[name] = by_node(path, arguments.num_tokens)
+                    sys.stdout.write(f"\n{name}\n\n{nodes_table(nodes[name])}\n")
+    if arguments.json:
+        found = {"machine": machine, "microseconds": {", ".join(key): us for key, us in microseconds.items()}}
+        arguments.json.write_text(json.dumps(found | {"nodes": nodes}, indent=2) + "\n", encoding="utf-8")
+
+
+def all_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """Write each form of each student's graph; the key is student, pooling, form."""
+    paths = {}
+    for number, (student, shape) in enumerate(STUDENTS.items()):
+        for pooling in ("max_mean", "max"):
+            torch.manual_seed(0)
+            config = ConvolutionConfig(**shape, pooling=pooling, num_labels=NUM_LABELS)
+            model = ConvolutionForSequenceClassification(config).eval()
+            made = [folder / f"{number}-{pooling}-{form}.onnx" for form in ("nodes", "fp32", "int8")]
+            export_onnx(model, made[1], max_length=512)
+            quantize_onnx(made[1], made[2])
+            paths |= {(student, pooling, form): path for form, path in zip(FORMS[1:], made[1:], strict=True)}
+            if not config.num_blocks:
+                onnx.save_model(with_convolution_nodes(model), str(made[0]))
+                paths[student, pooling, FORMS[0]] = made[0]
+    return paths
+
+
+def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.ModelProto:
+    """Return the graph as it is in PyTorch: a convolution for each width, batch norm, channels before positions."""
+
+    def values(tensor: Any) -> np.ndarray:
+        return tensor.detach().numpy()
+
+    writer, encoder, norm = GraphWriter(), model.encoder, model.norm
+    add, positions = writer.add, writer.integers(2)
+    table = writer.weight("encoder.word_embeddings.weight", values(encoder.word_embeddings.weight))
+    x = add("Transpose", add("Gather", table, "input_ids"), perm=[0, 2, 1])
+    kept = add("Unsqueeze", add("Cast", "attention_mask", to=TensorProto.FLOAT), writer.integers(1))
+    found = []
+    for number, each in enumerate(encoder.filters):
+        size, name = each.window_size, f"encoder.filters.{number}"
+        weight = values(each.linear.weight).reshape(-1, size, model.config.hidden_size).transpose(0, 2, 1)
+        inputs = (
+            writer.weight(f"{name}.weight", weight.copy()),
+            writer.weight(f"{name}.bias", values(each.linear.bias)),
+        )
+        found.append(add("Conv", x, *inputs, pads=[(size - 1) // 2, size // 2]))
+    joined = add("Concat", *found, axis=1) if len(found) > 1 else found[0]
+    joined = add("Mul", add("Relu", joined), kept)
+    pooled = add("ReduceMax", joined, positions, keepdims=0)
+    if model.config.pooling == "max_mean":
+        total, count = (add("ReduceSum", each, positions, keepdims=0) for each in (joined, kept))
+        mean = add("Div", total, add("Max", count, writer.scalar(1.0, np.float32)))
+        pooled = add("Concat", pooled, mean, axis=1)
+    statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    names = [writer.weight(f"norm.{number}", values(each)) for number, each in enumerate(statistics)]
+    pooled = add("BatchNormalization", pooled, *names, epsilon=norm.eps)
+    dense, head = model.dense, model.classifier
+    hidden = add("Relu", writer.linear(pooled, "dense", values(dense.weight), values(dense.bias)))
+    logits = writer.linear(hidden, "classifier", values(head.weight), values(head.bias))
+    return writer.graph(logits, NUM_LABELS, OPSET)
+
+
+def feed(num_tokens: int) -> dict[str, np.ndarray]:
+    """Return one text without padding."""
+    ids = np.random.default_rng(0).integers(1, 30522, (1, num_tokens))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def measured(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
+    """Return the median microseconds of a run of each graph in its fastest turn; the sessions take turns."""
+    sessions = {key: ort.InferenceSession(str(path), session_options(1, {})) for key, path in paths.items()}
+    given, times = feed(num_tokens), defaultdict(list)
+    for turn in range(rounds + 4):
+        for key, session in sessions.items():
+            taken = []
+            for _ in range(CALLS):
+                start = time.perf_counter_ns()
+                session.run(None, given)
+                taken.append(time.perf_counter_ns() - start)
+            if turn >= 4:  # the first are warm-up
+                times[key].append(median(taken) / 1000)
+    return {key: min(each) for key, each in times.items()}
+
+
+def by_node(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, float]:
+    """Return the median microseconds of each node of the graph that ONNX Runtime makes of it, by its profiler.
+
+    The profiler takes some microseconds of its own at each node.
+    """
+    options = session_options(1, {})
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(""))
+    session, given = ort.InferenceSession(str(path), options), feed(num_tokens)
+    for _ in range(num_calls):
+        session.run(None, given)
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: dict[str, list[int]] = defaultdict(list)  # in the order in which the nodes run
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            times[f"{name} ({event['args']['op_name']})"].append(event["dur"])
+    return {name: float(median(each[num_calls // 4 :])) for name, each in times.items()}
+
+
+def times_table(microseconds: dict[Any, float]) -> Markdown:
+    """Return a row for each student with the times of each form, maximum and mean before maximum alone."""
+    columns = [(form, pooling) for form in FORMS for pooling in ("max_mean", "max")]
+    titles = [f"{form}, {pooling.replace('_', ' + ')}" for form, pooling in columns]
+    rows = [
+        [student, *(fixed(microseconds.get((student, pooling, form)), 1) for form, pooling in columns)]
+        for student in STUDENTS
+    ]
+    return table(["microseconds", *titles], rows)
+
+
+def nodes_table(microseconds: dict[str, float]) -> Markdown:
+    """Return a row for each node, in the order of the graph."""
+    return table(["node", "microseconds"], [[name, f"{us:.2f}"] for name, us in microseconds.items()])
+
+
+if __name__ == "__main__":
+    main()
