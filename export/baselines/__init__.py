@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import fasttext, model2vec, tfidf_svm
+from . import fasttext_classifier, model2vec_classifier, tfidf_svm
 from .base import BASELINES, Baseline
 
-__all__ = ["BASELINES", "Baseline", "fasttext", "model2vec", "tfidf_svm"]
+__all__ = ["BASELINES", "Baseline", "fasttext_classifier", "model2vec_classifier", "tfidf_svm"]

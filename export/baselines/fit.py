@@ -107,7 +107,7 @@ def fit_baseline(name: str, given: BaselineTexts, folder: Path) -> dict[str, Any
     baseline, began = BASELINES[name], time.perf_counter()
     fitted = baseline.fit(texts)
     seconds = time.perf_counter() - began
-    names = [given.label_names[number] for number in present]
+    names = [str(given.label_names[number]) for number in present.tolist()]
     temperature = _temperature(OpenedBaseline(fitted, names, 1.0), given)
     folder.mkdir()
     fitted.save(folder / MODEL_FILE)

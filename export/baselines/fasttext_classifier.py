@@ -67,7 +67,7 @@ def _fit(given: TrainingTexts) -> FastText:
 
     with temporary_directory("fasttext") as scratch:
         file = scratch / "train.txt"
-        rows = _balanced(given) if given.is_balanced else np.arange(len(given.texts))
+        rows: list[int] = (_balanced(given) if given.is_balanced else np.arange(len(given.texts))).tolist()
         lines = (f"{_LABEL}{given.classes[row]} {_line(given.texts[row])}\n" for row in rows)
         with file.open("w", encoding="utf-8") as out:
             out.writelines(lines)
