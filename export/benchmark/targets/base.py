@@ -26,6 +26,8 @@ class Opened:
         labels: Names of the C labels.
         threshold: Out-of-scope threshold that is shipped with the model.
         temperature: Temperature that is shipped with the model.
+        profile: Measures where the time of one text goes, as
+            :meth:`~distiltune.export.runtime.classifier.TextClassifier.profile` does; None: that is not measured.
     """
 
     pipeline: Callable[..., Any]
@@ -33,6 +35,7 @@ class Opened:
     labels: list[str]
     threshold: Threshold | None = None
     temperature: float | None = None
+    profile: Callable[..., dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
