@@ -13,16 +13,20 @@ import tokenizers
 from ...errors import ArtifactError, InputError
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
-from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from ..artifact.manifest import MODEL_FILE, PROBES_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
+from .fast.choose import Choice, choose_fast_tokenizer
 from .feeds import Feeds
 from .graph import Graph, open_graph
+from .probe_file import read_probes
 from .session_options import MAX_THREADS, check_session, session_options
 from .tasks import DECODERS
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _PROBE_TEXT = "a"
 _LEAST_ROUNDS = 5
+TOKENIZERS = ("fast", "tokenizers")
+"""Accepted values of the argument ``tokenizer`` of :meth:`TextClassifier.load`."""
 PROFILED = ("total", "tokenize", "feed", "run", "decode", "tokenizer_alone", "session_alone")
 """What :meth:`TextClassifier.profile` measures."""
 
@@ -71,6 +75,7 @@ class TextClassifier:
         providers: Sequence[Any] | None = None,
         session: Mapping[str, Any] | None = None,
         verify: bool = True,
+        tokenizer: str | None = None,
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
 
@@ -85,15 +90,20 @@ class TextClassifier:
             session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
                 ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
+            tokenizer: ``fast``: single texts are tokenized by the first package of the extra ``fast`` that is installed
+                and gives the ids of ``tokenizers`` for the texts of the artifact's probes and for texts of every
+                script; otherwise, and with None or ``tokenizers``, by ``tokenizers``. The verdict is cached.
 
         Raises:
             ArtifactError: a file is missing, has the wrong format or does not match the manifest, or the model does
                 not run.
-            InputError: ``num_threads`` is not from 1 to 1024, a session option is unknown, or a provider is not in
-                this build of ONNX Runtime.
+            InputError: ``num_threads`` is not from 1 to 1024, a session option or ``tokenizer`` is unknown, or a
+                provider is not in this build of ONNX Runtime.
         """
         if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MAX_THREADS):
             raise InputError(f"num_threads is {num_threads!r:.60}; give 1 to {MAX_THREADS}")
+        if tokenizer is not None and tokenizer not in TOKENIZERS:
+            raise InputError(f"tokenizer is {tokenizer!r:.60}; give {' or '.join(TOKENIZERS)}")
         try:
             check_session({} if session is None else session)
         except ValueError as error:
@@ -109,8 +119,20 @@ class TextClassifier:
         graph = open_graph(
             folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
         )
+        if tokenizer == "fast":
+            own.use(*_fast_tokenizer(own, content, graph, folder))
         contents.check_unchanged()
         return cls(graph, own, config)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the package that tokenizes single texts: ``tokenizers``, or a fast one."""
+        return self._tokenizer.name
+
+    @property
+    def tokenizer_why(self) -> str | None:
+        """Why a fast tokenizer that was asked for is not used, or not the first one; None where it is."""
+        return self._tokenizer.why
 
     def _probe(self) -> None:
         """Run the model once, so that a tokenizer, table, padding or weight that does not fit fails here, not later.
@@ -186,8 +208,10 @@ class TextClassifier:
 
     def _tokenize(self, text: str) -> tuple[list[int], list[int] | None]:
         """Return the ids of a text, and their token types where the graph reads them."""
+        if not self._feeds.has_type_ids:
+            return self._tokenizer.ids_of(text), None
         encoding = self._tokenizer.encode_one(text)
-        return encoding.ids, encoding.type_ids if self._feeds.has_type_ids else None
+        return encoding.ids, encoding.type_ids
 
     def _answer(self, text: str, ids: list[int], logits: np.ndarray) -> dict[str, Any]:
         """Return the prediction for a text of logits[1, C]."""
@@ -230,7 +254,7 @@ class TextClassifier:
 
     def _clocked(self, text: str) -> list[float]:
         """Do what ``PROFILED`` names once, in its order; return the clock in s before, between and after."""
-        clock, alone = time.perf_counter, self._tokenizer.tokenizer.encode
+        clock, alone = time.perf_counter, self._tokenizer.library_call()
         marks = [clock()]
         self._classify(text)
         marks.append(clock())
@@ -286,6 +310,16 @@ class TextClassifier:
         """
         feed = self._feeds.of_ids(np.array([ids]))
         return self._graph.run(feed, self._num_outputs)[0].astype(np.float32, copy=False)
+
+
+def _fast_tokenizer(own: Tokenizer, content: bytes, graph: Graph, folder: Path) -> Choice:
+    """Choose a fast tokenizer that gives the same ids."""
+    if "token_type_ids" in graph.input_types:
+        return Choice(None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give")
+    has_probes = (folder / PROBES_FILE).is_file()
+    return choose_fast_tokenizer(
+        own, content, [each.ids for each in read_probes(folder)] if has_probes else []
+    )
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -29,6 +30,8 @@ class Tokenizer:
 
     Attributes:
         max_length: Maximum number of tokens of a text.
+        name: Name of what tokenizes single texts: ``tokenizers``, or a fast tokenizer.
+        why: Why a fast tokenizer is not used, or not the first one; None where there is nothing to say.
 
     Raises:
         ArtifactError: The content is not a tokenizer, has no token of that id, or its special tokens leave no room
@@ -38,6 +41,8 @@ class Tokenizer:
     def __init__(self, content: bytes, max_length: int, pad_token_id: int, path: Path):
         self.path = path
         self.max_length = max_length
+        self.name, self.why = "tokenizers", None
+        self._fast: Callable[[str], list[int]] | None = None
         self._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * max_length)
         try:
             self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
@@ -88,6 +93,32 @@ class Tokenizer:
             if not is_fault(error):
                 raise
             raise self._failure(error, texts) from error
+
+    def use(self, name: str | None, encode: Callable[[str], list[int]] | None, why: str | None) -> None:
+        """Use a fast tokenizer for single texts, one whose ids are the same; None: none, for a reason."""
+        self.why = why
+        if name is not None and encode is not None:
+            self.name, self._fast = name, encode
+
+    def ids_of(self, text: str) -> list[int]:
+        """Return the ids of one string, by the fast tokenizer where there is one; raises like ``encode``.
+
+        What it fails on, and what is truncated or too long to be tokenized as a whole, is left to ``tokenizers``.
+        """
+        if self._fast is not None and len(text) <= self._long:
+            try:
+                ids = self._fast(text)
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+            else:
+                if len(ids) < self.max_length:
+                    return ids
+        return self.encode_one(text).ids
+
+    def library_call(self) -> Callable[[str], Any]:
+        """Return what tokenizes single texts, without anything of this class around it."""
+        return self._fast or self.tokenizer.encode
 
     def encode_one(self, text: str) -> tokenizers.Encoding:
         """Tokenize one string; raises like ``encode``."""
