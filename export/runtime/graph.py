@@ -108,8 +108,9 @@ class Graph:
                 f"{self.path} outputs logits of shape {list(logits.shape)} for {len(ids)} texts of {num_classes} "
                 "labels; pull the artifact again"
             )
-        # vdot takes 0.5 µs where isfinite().all() takes 2; the second check covers squares that overflow.
-        if not isfinite(np.vdot(logits, logits)) and not np.isfinite(logits).all():
+        # If the largest and the smallest are finite, all are: both are NaN where one is. isfinite().all() takes longer.
+        flat = logits[0] if len(logits) == 1 else logits.reshape(-1)
+        if not isfinite(flat[flat.argmax()]) or not isfinite(flat[flat.argmin()]):
             raise ArtifactError(
                 f"{self.path} outputs logits that are not finite: its weights are damaged; pull the artifact "
                 f"again, or retrain it"

@@ -11,6 +11,7 @@ import numpy as np
 from ..scores import Threshold
 from .base import Decoder, register
 
+_NO_OTHER = 0.51
 _CLOSE = 1e-5
 """Difference of two logits whose probabilities, in 32 bits, may be rounded to the same number."""
 
@@ -58,15 +59,10 @@ class SingleLabel(Decoder):
         best = logits.argmax()
         scaled = logits if temperature == 1.0 else logits / temperature
         below = scaled - scaled[best]
-        if best:
-            before = below[:best]
-            is_close = before[before.argmax()] > -_CLOSE
-        else:
-            is_close = False
-        # x[x.argmax()] and add.reduce() skip the Python that max() and sum() run through; exp(0) is 1.
-        np.exp(below, below)
-        score = float(1 / np.add.reduce(below))
-        if is_close or not math.isfinite(score):
+        # exp(0) is 1; add.reduce skips the Python that sum runs through.
+        score = float(1 / np.add.reduce(np.exp(below)))
+        # Two labels cannot both have more than half. Below it, one before the best may be rounded to the same number.
+        if not score > _NO_OTHER and (math.isnan(score) or (best and below[:best].max() > -_CLOSE)):
             return super().decode_one(logits, labels, threshold, temperature)
         label = labels[best]
         if threshold is None or label == threshold.label or not threshold.refuses_one(logits, logits[best]):
