@@ -29,10 +29,8 @@ def print_measurement(measured: dict[str, Any]) -> None:
     console.print(_table(list(shares), [[f"{each:.3f}" for each in shares.values()]]))
     rates = ", ".join(f"{rate:,.0f} at batch {size}" for size, rate in measured["throughput"].items())
     console.print(f"\ntexts a second: {rates}")
-    console.print(
-        f"graph {measured['size_mb']:.2f} MB of 2^20 bytes; every file that the runtime reads "
-        f"{measured['files_mb']:.2f} MB of 10^6 bytes"
-    )
+    console.print(f"graph: {measured['size_mb']:.2f} MB of 2^20 bytes")
+    console.print(f"every file that the runtime reads: {measured['files_mb']:.2f} MB of 10^6 bytes")
     console.print(f"{measured['peak_memory_mb']:.0f} MB peak memory")
     for name, show in (
         ("floors", _show_floors),

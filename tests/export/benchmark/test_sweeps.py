@@ -201,7 +201,10 @@ def test_the_command_says_what_it_found(sealed: Path, capsys: pytest.CaptureFixt
         assert text in shown
     assert "own Python" in shown
     assert "first call" in shown
-    assert "every file that the runtime reads 0.01 MB of 10^6 bytes" in shown
+    files = [sealed / name for name in ("model.onnx", "tokenizer.json", "distiltune.json")]
+    graph, *_ = sizes = [each.stat().st_size for each in files]
+    assert f"graph: {graph / 2**20:.2f} MB of 2^20 bytes\n" in shown
+    assert f"every file that the runtime reads: {sum(sizes) / 1e6:.2f} MB of 10^6 bytes\n" in shown
     assert "by batch" not in shown
     assert main(["benchmark", str(sealed), "--seconds", "0"]) == 2
     assert main(["benchmark", str(sealed), "--texts", str(sealed / "none.txt"), "--load"]) == 2
