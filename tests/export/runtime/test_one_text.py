@@ -67,7 +67,7 @@ def check_same(classifier: TextClassifier, texts: list[str] = EVERY) -> None:
         assert list(classifier(text)) == list(classifier([text])[0])
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.02, 0.7, 3.3, 50.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.02, 3.3])
 def test_it_answers_as_a_batch_of_one_at_every_temperature(
     classifier: TextClassifier, temperature: float
 ) -> None:
@@ -83,7 +83,7 @@ def test_it_answers_as_a_batch_of_one_under_every_threshold(
     found = SCORES[score](classifier.logits(TEXTS + ODD))
     classifier.temperature = 1.7
     rejected = set()
-    for value in (-1e9, *found[:4], float(np.median(found)), np.nextafter(found[0], np.inf), 1e9):
+    for value in (-1e9, *found[:2], float(np.median(found)), np.nextafter(found[0], np.inf), 1e9):
         classifier.threshold = Threshold(score, float(value), label)
         check_same(classifier, TEXTS + ODD + BLANK)
         rejected.add(sum(classifier(text)["label"] == "none of these" for text in TEXTS + ODD))
@@ -98,9 +98,7 @@ LABEL_NAMES = [f"label {number}" for number in range(150)]
 def rows_of_logits(size: int = 150) -> list[np.ndarray]:
     """Of every spread, with ties that rounding makes, and with extremes."""
     rng = np.random.default_rng(0)
-    rows = [
-        rng.normal(size=size) * spread for spread in (1e-9, 1e-7, 0.01, 1, 5, 30, 1000) for _ in range(20)
-    ]
+    rows = [rng.normal(size=size) * spread for spread in (1e-9, 1e-7, 0.01, 1, 5, 30, 1000) for _ in range(8)]
     near = np.zeros(size)
     near[[7, 90]] = 1e-9, 2e-9  # the largest is not the first of those with the largest probability
     extremes = np.zeros(size)
@@ -110,7 +108,7 @@ def rows_of_logits(size: int = 150) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 1.9, 50.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 50.0])
 def test_every_decoder_decodes_one_row_as_it_decodes_several(name: str, temperature: float) -> None:
     decoder, labels = DECODERS[name], LABEL_NAMES
     rows = rows_of_logits(decoder.num_outputs(labels))
