@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from .base import Encode, FastTokenizer, register
@@ -12,8 +13,7 @@ _MOST_CACHED = 2**16
 
 def _open(content: bytes, path: Path) -> Encode:
     del path
-    from nanotoken import nanotoken_rs  # pyright: ignore[reportMissingImports]
-
+    nanotoken_rs = import_module("nanotoken.nanotoken_rs")
     nanotoken_rs.set_cache_entries(min(_MOST_CACHED, nanotoken_rs.get_cache_entries()))
     encode = nanotoken_rs.WordPieceTokenizer.from_json(content).encode
     return lambda text: encode(text).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from .base import Encode, FastTokenizer, register
@@ -9,9 +10,7 @@ from .base import Encode, FastTokenizer, register
 
 def _open(content: bytes, path: Path) -> Encode:
     del content
-    from tokie import Tokenizer  # pyright: ignore[reportMissingImports]
-
-    tokenizer = Tokenizer.from_json(str(path))
+    tokenizer = import_module("tokie").Tokenizer.from_json(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     encode = tokenizer.encode
