@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...export.benchmark.measurements import shares_of_text
+
 _PERCENTILES = ("p50", "p90", "p99")
 _SWEEPS = {"threads": "num_threads", "batch_size": "batch_size", "length": "num_tokens"}
 _COLUMNS = {"num_threads": "threads", "batch_size": "batch", "num_tokens": "tokens"}
@@ -22,9 +24,14 @@ def print_measurement(measured: dict[str, Any]) -> None:
         if times:
             rows.append([title, f"{times['mean']:.3f} ± {times['std']:.3f}", *_percentiles(times)])
     console.print(_table(["", "mean ± std ms", *_PERCENTILES], rows))
+    shares = {**shares_of_text(measured["profile_ms"]), "first call": measured["profile_ms"]["first_call"]}
+    console.print("\nwhere the one text's time goes, and the first call after loading, in ms")
+    console.print(_table(list(shares), [[f"{each:.3f}" for each in shares.values()]]))
     rates = ", ".join(f"{rate:,.0f} at batch {size}" for size, rate in measured["throughput"].items())
-    console.print(f"texts a second: {rates}")
-    console.print(f"{measured['size_mb']:.2f} MB on disk, {measured['peak_memory_mb']:.0f} MB peak memory")
+    console.print(f"\ntexts a second: {rates}")
+    console.print(f"graph: {measured['size_mb']:.2f} MB of 2^20 bytes")
+    console.print(f"every file that the runtime reads: {measured['files_mb']:.2f} MB of 10^6 bytes")
+    console.print(f"{measured['peak_memory_mb']:.0f} MB peak memory")
     for name, show in (
         ("floors", _show_floors),
         ("sweep", _show_sweeps),

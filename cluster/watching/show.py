@@ -62,12 +62,20 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
-    from ...export.report.tables import disturbed, reused, terminal_table, verdicts
+    from ...export.report.tables import (
+        disturbed,
+        reused,
+        terminal_table,
+        time_of_text,
+        verdicts,
+        whole_sizes,
+    )
 
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
     rows = found["variants"]
-    for line in [*disturbed(rows), *reused(rows), *verdicts(rows)]:
+    notes = [*whole_sizes(rows), *time_of_text(rows, found["chosen"])]
+    for line in [*notes, *disturbed(rows), *reused(rows), *verdicts(rows)]:
         console.print(line, soft_wrap=True, markup=False)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)

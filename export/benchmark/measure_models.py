@@ -71,7 +71,7 @@ class BenchmarkTexts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurement of one model; times in ms, sizes and memory in bytes / 2**20.
+    """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
 
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select.
@@ -86,11 +86,15 @@ class Measurement:
             ``thresholds.reliability`` on the in-scope texts of the test split, scaled; for plots.
         size_mb: weights or graph file on disk.
         compressed_size_mb: the same compressed, where requested.
+        files_mb: every file that the runtime reads (graph, weights beside it, tokenizer, settings), in bytes / 10**6;
+            None for a model that cannot be sealed.
         latency_ms: mean, std, p50, p90, p99 of the query.
         floor_ms: lower bound for the query on one thread, see ``roofline.floor_ms``: ``bytes`` of weights over
             bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for models that are not ONNX or
             use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
+        profile_ms: where the time of the query goes, see ``TextClassifier.profile``, and ``first_call``, the first one
+            after loading; None for models that are not ONNX.
         waiting: share of the timing during which the process waited for a processor that others used, 0 to 1, in the
             least disturbed of up to three tries; None where the system does not count it.
         throughput: batch size → texts per second.
@@ -141,6 +145,8 @@ class Measurement:
     verdict: str | None = None
     session: dict[str, Any] | None = None
     compressed_size_mb: float | None = None
+    files_mb: float | None = None
+    profile_ms: dict[str, float] | None = None
     floor_ms: dict[str, float] | None = None
     waiting: float | None = None
     reused: dict[str, str] | None = None

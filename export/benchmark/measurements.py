@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
+from ..artifact.manifest import MODEL_DATA_FILE, REQUIRED_FILES
 from .memory import peak_memory_mb
 
 ACCURACY_BATCH_SIZE = 32
@@ -111,6 +112,10 @@ class PerformanceBenchmark:
         """Compute ``size_mb``: bytes / 2**20 of the weights or graph on disk, without tokenizer and configuration."""
         return {"size_mb": None if self.model_path is None else model_bytes(self.model_path) / 2**20}
 
+    def time_first_call(self) -> float:
+        """Time the query once, in ms; the pipeline is cold if this is called before everything else."""
+        return self._seconds(self.query) * 1000
+
     def time_pipeline(self, query: str | None = None) -> dict[str, float]:
         """Time one text ``num_runs`` times after ``num_warmups`` runs: mean, std, p50, p90, p99 in ms."""
         text = self.query if query is None else query
@@ -175,6 +180,18 @@ def median_text(texts: Sequence[str]) -> str:
     return sorted(texts, key=len)[len(texts) // 2]
 
 
+def shares_of_text(profile: Mapping[str, float]) -> dict[str, float]:
+    """Split a text's time into ``tokenizing``, ``own Python`` and ``bare session``, which add up to ``total``, in ms.
+
+    Args:
+        profile: ``Measurement.profile_ms``. Its two floors are subtracted from the whole; what is left is the work of
+            the runtime itself: building inputs, checking and decoding logits.
+    """
+    tokenizing, session, total = (profile[each] for each in ("tokenizer_alone", "session_alone", "total"))
+    own = total - tokenizing - session
+    return {"tokenizing": tokenizing, "own Python": own, "bare session": session, "total": total}
+
+
 def model_bytes(path: Path) -> int:
     """Return the bytes of a file, or of the ``.safetensors``, ``.onnx`` and ``.onnx.data`` files of a folder.
 
@@ -182,6 +199,22 @@ def model_bytes(path: Path) -> int:
         InputError: there is no such file.
     """
     return sum(file.stat().st_size for file in _weight_files(path))
+
+
+def runtime_bytes(directory: Path) -> int:
+    """Return the bytes of every file that the runtime reads to classify: graph, weights beside it, tokenizer, settings.
+
+    Raises:
+        InputError: one of the required files is missing.
+    """
+    total = 0
+    for name in (*REQUIRED_FILES, MODEL_DATA_FILE):
+        path = directory / name
+        if path.is_file():
+            total += path.stat().st_size
+        elif name in REQUIRED_FILES:
+            raise InputError(f"{directory}: {name} is missing; give the folder of an exported ONNX variant")
+    return total
 
 
 def compressed_bytes(path: Path) -> int:

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,11 @@ from ..runtime.scores import SCORES, Threshold
 from ..temperature import fit_temperature
 from . import targets
 from .contention import time_undisturbed
-from .measurements import PerformanceBenchmark, compressed_bytes
+from .measurements import PerformanceBenchmark, compressed_bytes, runtime_bytes
 from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
-from .targets.base import OpenOptions
+from .targets.base import Opened, OpenOptions
 
 if TYPE_CHECKING:
     from ...training.tasks import Task
@@ -109,18 +110,23 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         query=spec["query"],
     )
     threads = config["num_threads"]
+    first_call = benchmark.time_first_call()
     latency, waiting = time_undisturbed(model["name"], benchmark.time_pipeline, num_threads=threads)
     sample, waiting_in_sample = time_undisturbed(
         f"{model['name']}, sample", benchmark.time_sample, num_threads=threads
     )
+    profile = _profile(opened, benchmark, threads)
     measured: dict[str, Any] = {
         "latency_ms": latency,
         "sample_latency_ms": sample,
+        "profile_ms": None if profile is None else {**profile, "first_call": first_call},
         "waiting": max(waiting or 0.0, waiting_in_sample or 0.0) if waiting is not None else None,
         "throughput": benchmark.compute_throughput(),
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
     }
+    if target.can_be_sealed:
+        measured["files_mb"] = runtime_bytes(Path(model["directory"])) / 10**6
     if not target.has_accuracy:
         return measured
     if spec["compressed"]:
@@ -129,6 +135,17 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))
     return measured | judge(scored, texts, spec["goal"])
+
+
+def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, float] | None:
+    """Measure where the query's time goes; None for a target that does not."""
+    if opened.profile is None:
+        return None
+    timed = partial(
+        opened.profile, benchmark.query, num_runs=benchmark.num_runs, num_warmups=benchmark.num_warmups
+    )
+    profile, _ = time_undisturbed(f"{benchmark.name}, stages", timed, num_threads=num_threads)
+    return profile
 
 
 def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .tables import (
     has_any,
     losses_table,
     markdown_table,
+    profile_table,
     reused,
     scope_table,
     sentence,
@@ -41,6 +42,7 @@ _NO_DIAGNOSTICS = {"label_issues": {}, "near_duplicates": {}, "confused_labels":
 _FILTERS = {
     "variants_table": markdown_table,
     "choice_table": choice_table,
+    "profile_table": profile_table,
     "losses_table": losses_table,
     "labels_table": labels_table,
     "pairs_table": pairs_table,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...training.tasks import title_of
 from ..benchmark.contention import MOST_WAITING, NUM_TRIES
+from ..benchmark.measurements import shares_of_text
 from ..markdown import NONE, Markdown, bold, fixed, number, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_METRIC, _COMPRESSED, _FLOOR = "metric", "compressed MB", "floor ms"
+_METRIC, _FILES, _COMPRESSED, _FLOOR = "metric", "files MB", "compressed MB", "floor ms"
 _HEADERS = (
     "variant",
     _METRIC,  # the job's, where it is not accuracy, under its own name
@@ -22,6 +23,7 @@ _HEADERS = (
     "with threshold",
     "validation",
     "size MB",
+    _FILES,
     _COMPRESSED,
     "p50 ms",
     _FLOOR,
@@ -52,6 +54,7 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
     """Return the table of ``report["variants"]`` in Markdown, with the chosen row in bold."""
     shown = {
         _METRIC: has_any(variants, "metric"),
+        _FILES: has_any(variants, "files_mb"),
         _COMPRESSED: has_any(variants, "compressed_size_mb"),
         _FLOOR: has_any(variants, "floor_ms"),
     }
@@ -63,6 +66,17 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
         cells = [cell for i, cell in enumerate(every) if i not in hidden]
         name = Markdown(f"{bold(cells[0])} (chosen)") if is_chosen else cells[0]
         rows.append([name, *cells[1:]])
+    return table(headers, rows)
+
+
+def profile_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
+    """Return a Markdown table of where one text's time goes in each row that was profiled."""
+    shown = [row for row in variants if row.get("profile_ms")]
+    headers = ["variant", "tokenizing ms", "own Python ms", "bare session ms", "total ms", "first call ms"]
+    rows = []
+    for row in shown:
+        times = [*shares_of_text(row["profile_ms"]).values(), row["profile_ms"]["first_call"]]
+        rows.append([_name(row, chosen), *(fixed(each, 3) for each in times)])
     return table(headers, rows)
 
 
@@ -136,6 +150,24 @@ def trained(variants: Sequence[dict[str, Any]]) -> list[str]:
         "classify (words and weights) in one file"
         for row in variants
         if (found := row.get("training"))
+    ]
+
+
+def whole_sizes(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line with the size of every file that the runtime reads of each variant, where that was measured."""
+    sizes = [f"{row['name']} {row['files_mb']:.2f}" for row in variants if row.get("files_mb") is not None]
+    told = "every file that the runtime reads (graph, tokenizer, settings), in MB of 10^6 bytes: "
+    return [told + ", ".join(sizes)] if sizes else []
+
+
+def time_of_text(variants: Sequence[dict[str, Any]], chosen: str | None) -> list[str]:
+    """Return a line that says where one text's time goes in the chosen variant, where that was measured."""
+    return [
+        f"{row['name']}, one text: "
+        + ", ".join(f"{name} {each:.3f} ms" for name, each in shares_of_text(row["profile_ms"]).items())
+        + f"; first call {row['profile_ms']['first_call']:.3f} ms"
+        for row in variants
+        if row["name"] == chosen and row.get("profile_ms")
     ]
 
 
@@ -237,6 +269,7 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 fixed(row.get("validation_accuracy"), 4),
                 fixed(row["size_mb"], 2),
+                fixed(row.get("files_mb"), 2),
                 fixed(row.get("compressed_size_mb"), 2),
                 fixed(latency["p50"], 2) + ("?" if _is_disturbed(row) else ""),
                 fixed((row.get("floor_ms") or {}).get("floor"), 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -12,14 +13,22 @@ import tokenizers
 from ...errors import ArtifactError, InputError
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
-from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from ..artifact.manifest import MODEL_FILE, PROBES_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
+from .fast.choose import Choice, choose_fast_tokenizer
+from .feeds import Feeds
 from .graph import Graph, open_graph
+from .probe_file import read_probes
 from .session_options import MAX_THREADS, check_session, session_options
 from .tasks import DECODERS
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _PROBE_TEXT = "a"
+_LEAST_ROUNDS = 5
+TOKENIZERS = ("fast", "tokenizers")
+"""Accepted values of the argument ``tokenizer`` of :meth:`TextClassifier.load`."""
+PROFILED = ("total", "tokenize", "feed", "run", "decode", "tokenizer_alone", "session_alone")
+"""What :meth:`TextClassifier.profile` measures."""
 
 
 class TextClassifier:
@@ -41,6 +50,7 @@ class TextClassifier:
         self._graph = graph
         self._tokenizer = tokenizer
         self._pad_token_id = config.pad_token_id
+        self._feeds = Feeds(graph.input_types, config.pad_token_id)
         self.task = config.task
         self._decoder = DECODERS[config.task]
         self.labels = list(config.labels)
@@ -65,6 +75,7 @@ class TextClassifier:
         providers: Sequence[Any] | None = None,
         session: Mapping[str, Any] | None = None,
         verify: bool = True,
+        tokenizer: str | None = None,
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
 
@@ -79,15 +90,20 @@ class TextClassifier:
             session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
                 ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
+            tokenizer: ``fast``: single texts are tokenized by the first package of the extra ``fast`` that is installed
+                and gives the ids of ``tokenizers`` for the texts of the artifact's probes and for texts of every
+                script; otherwise, and with None or ``tokenizers``, by ``tokenizers``. The verdict is cached.
 
         Raises:
             ArtifactError: a file is missing, has the wrong format or does not match the manifest, or the model does
                 not run.
-            InputError: ``num_threads`` is not from 1 to 1024, a session option is unknown, or a provider is not in
-                this build of ONNX Runtime.
+            InputError: ``num_threads`` is not from 1 to 1024, a session option or ``tokenizer`` is unknown, or a
+                provider is not in this build of ONNX Runtime.
         """
         if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MAX_THREADS):
             raise InputError(f"num_threads is {num_threads!r:.60}; give 1 to {MAX_THREADS}")
+        if tokenizer is not None and tokenizer not in TOKENIZERS:
+            raise InputError(f"tokenizer is {tokenizer!r:.60}; give {' or '.join(TOKENIZERS)}")
         try:
             check_session({} if session is None else session)
         except ValueError as error:
@@ -95,20 +111,28 @@ class TextClassifier:
         contents = Contents(Path(directory), verify=verify)
         folder = contents.directory
         config = read_config(contents.read(SETTINGS_FILE, MAX_JSON_BYTES), folder / SETTINGS_FILE)
-        tokenizer = Tokenizer(
-            contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES),
-            config.max_length,
-            config.pad_token_id,
-            folder / TOKENIZER_FILE,
-        )
+        content = contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES)
+        own = Tokenizer(content, config.max_length, config.pad_token_id, folder / TOKENIZER_FILE)
         options = session_options(
             num_threads or config.num_threads or 1, config.session if session is None else session
         )
         graph = open_graph(
             folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
         )
+        if tokenizer == "fast":
+            own.use(*_fast_tokenizer(own, content, graph, folder))
         contents.check_unchanged()
-        return cls(graph, tokenizer, config)
+        return cls(graph, own, config)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the package that tokenizes single texts: ``tokenizers``, or a fast one."""
+        return self._tokenizer.name
+
+    @property
+    def tokenizer_why(self) -> str | None:
+        """Why a fast tokenizer that was asked for is not used, or not the first one; None where it is."""
+        return self._tokenizer.why
 
     def _probe(self) -> None:
         """Run the model once, so that a tokenizer, table, padding or weight that does not fit fails here, not later.
@@ -120,12 +144,8 @@ class TextClassifier:
         last = self._tokenizer.last_id()
         extremes = [self._pad_token_id] if last is None else [last, self._pad_token_id]
         rows = np.array([ids, (extremes * len(ids))[: len(ids)]])
-        feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._graph.input_types.items()}
-        feed["input_ids"][:] = rows
-        if "attention_mask" in feed:
-            feed["attention_mask"].fill(1)
         try:
-            self._graph.run(feed, self._num_outputs)
+            self._graph.run(self._feeds.of_ids(rows), self._num_outputs)
         except ArtifactError as error:
             raise ArtifactError(
                 f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {SETTINGS_FILE}"
@@ -164,6 +184,8 @@ class TextClassifier:
             ArtifactError: the tokenizer or the model fails, or the logits are not finite.
         """
         single = isinstance(texts, str)
+        if single and top_k is None and type(batch_size) is int and batch_size > 0:
+            return self._classify(texts)
         if top_k is not None and (type(top_k) is not int or top_k < 1):
             raise InputError(f"top_k is {top_k!r:.60}; give 1 or more")
         given = _checked([texts] if single else texts)
@@ -178,6 +200,78 @@ class TextClassifier:
                 answers[row] = _as_blank(answers[row])
         return answers[0] if single else answers
 
+    def _classify(self, text: str) -> dict[str, Any]:
+        """Classify one text, as a batch of one is, without what a batch needs."""
+        ids, type_ids = self._tokenize(text)
+        logits = self._graph.run(self._feeds.of_text(ids, type_ids), self._num_outputs)
+        return self._answer(text, ids, logits)
+
+    def _tokenize(self, text: str) -> tuple[list[int], list[int] | None]:
+        """Return the ids of a text, and their token types where the graph reads them."""
+        if not self._feeds.has_type_ids:
+            return self._tokenizer.ids_of(text), None
+        encoding = self._tokenizer.encode_one(text)
+        return encoding.ids, encoding.type_ids
+
+    def _answer(self, text: str, ids: list[int], logits: np.ndarray) -> dict[str, Any]:
+        """Return the prediction for a text of logits[1, C]."""
+        row = logits[0] if self._graph.is_float32 else logits[0].astype(np.float32)
+        answer = self._decoder.decode_one(row, self.labels, self.threshold, self.temperature)
+        return _as_blank(answer) if not ids or not text or text.isspace() else answer
+
+    def profile(
+        self, text: str, *, num_runs: int = 100, num_warmups: int = 10, seconds: float = 1.0
+    ) -> dict[str, float]:
+        """Measure where the time of one text goes, once it is warm.
+
+        Args:
+            text: the text.
+            num_runs: timed rounds; each measures everything once, so that other load affects all of it.
+            num_warmups: rounds before them.
+            seconds: no round begins this long after the warm-up, except for the first five.
+
+        Returns:
+            Medians in ms: ``total``, from text to label; its stages ``tokenize``, ``feed`` (build the graph's inputs),
+            ``run`` (run and check) and ``decode``; and two floors: ``tokenizer_alone``, the tokenizer's library, and
+            ``session_alone``, ONNX Runtime's session on inputs that are there already.
+
+        Raises:
+            InputError: the text is not valid, ``num_runs`` is below 1 or ``num_warmups`` below 0.
+            ArtifactError: the tokenizer or the model fails.
+        """
+        if num_runs < 1 or num_warmups < 0:
+            raise InputError(
+                f"num_runs is {num_runs} and num_warmups {num_warmups}; give 1 or more, and 0 or more"
+            )
+        for _ in range(num_warmups):
+            self._clocked(text)
+        rounds: list[list[float]] = []
+        end = time.perf_counter() + seconds
+        while len(rounds) < num_runs and (len(rounds) < _LEAST_ROUNDS or time.perf_counter() < end):
+            rounds.append(self._clocked(text))
+        times = np.median(np.diff(rounds, axis=1), axis=0) * 1000
+        return dict(zip(PROFILED, times.tolist(), strict=True))
+
+    def _clocked(self, text: str) -> list[float]:
+        """Do what ``PROFILED`` names once, in its order; return the clock in s before, between and after."""
+        clock, alone = time.perf_counter, self._tokenizer.library_call()
+        marks = [clock()]
+        self._classify(text)
+        marks.append(clock())
+        ids, type_ids = self._tokenize(text)
+        marks.append(clock())
+        feed = self._feeds.of_text(ids, type_ids)
+        marks.append(clock())
+        logits = self._graph.run(feed, self._num_outputs)
+        marks.append(clock())
+        self._answer(text, ids, logits)
+        marks.append(clock())
+        alone(text)
+        marks.append(clock())
+        self._graph.session.run(self._graph.output_names, feed)
+        marks.append(clock())
+        return marks
+
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
         decoded = self._decoder.decode(logits, self.labels, None)
@@ -191,14 +285,13 @@ class TextClassifier:
     def _logits(self, encodings: list[tokenizers.Encoding], batch_size: int) -> np.ndarray:
         if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
-        if len(encodings) == 1:
-            return self._run(encodings).astype(np.float32, copy=False)
         outputs = np.empty((len(encodings), self._num_outputs), dtype=np.float32)
         # Batch texts of similar length together to minimize padding.
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            outputs[rows] = self._run([encodings[i] for i in rows])
+            feed = self._feeds.of_batch([encodings[i] for i in rows])
+            outputs[rows] = self._graph.run(feed, self._num_outputs)
         return outputs
 
     def token_ids(self) -> list[int]:
@@ -215,33 +308,18 @@ class TextClassifier:
         Raises:
             ArtifactError: The model cannot run on them.
         """
-        feed = {name: np.zeros((1, len(ids)), dtype) for name, dtype in self._graph.input_types.items()}
-        feed["input_ids"][0] = ids
-        if "attention_mask" in feed:
-            feed["attention_mask"].fill(1)
+        feed = self._feeds.of_ids(np.array([ids]))
         return self._graph.run(feed, self._num_outputs)[0].astype(np.float32, copy=False)
 
-    def _run(self, encodings: list[tokenizers.Encoding]) -> np.ndarray:
-        """Return the logits ``[B, C]`` of one batch, padded to its longest text ``L``.
 
-        A text without tokens, such as a blank one of a tokenizer that adds none, is one token of padding.
-        """
-        shape = (len(encodings), max(1, *(len(encoding) for encoding in encodings)))
-        feed = {name: np.zeros(shape, dtype) for name, dtype in self._graph.input_types.items()}
-        feed["input_ids"].fill(self._pad_token_id)
-        for row, encoding in enumerate(encodings):
-            ids = encoding.ids or [self._pad_token_id]
-            try:
-                feed["input_ids"][row, : len(ids)] = ids
-            except OverflowError:
-                raise ArtifactError(
-                    f"{TOKENIZER_FILE} has ids beyond the input range of {MODEL_FILE}; pull the artifact again"
-                ) from None
-            if "attention_mask" in feed:
-                feed["attention_mask"][row, : len(ids)] = 1
-            if "token_type_ids" in feed:
-                feed["token_type_ids"][row, : len(encoding.ids)] = encoding.type_ids
-        return self._graph.run(feed, self._num_outputs)
+def _fast_tokenizer(own: Tokenizer, content: bytes, graph: Graph, folder: Path) -> Choice:
+    """Choose a fast tokenizer that gives the same ids."""
+    if "token_type_ids" in graph.input_types:
+        return Choice(None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give")
+    has_probes = (folder / PROBES_FILE).is_file()
+    return choose_fast_tokenizer(
+        own, content, [each.ids for each in read_probes(folder)] if has_probes else []
+    )
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

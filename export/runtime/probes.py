@@ -1,29 +1,22 @@
-"""Probes of an artifact: random token ids with the logits that its graph gave where it was exported."""
+"""Write and run an artifact's probes, which show whether its graph answers here as it did where it was exported."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...errors import ArtifactError
-from ..artifact.files import MAX_JSON_BYTES, parse_object, read_regular
 from ..artifact.manifest import PROBES_FILE
 from .classifier import TextClassifier
+from .probe_file import Probe, read_probes
 
 NUM_PROBES = 32
 _NUM_CANDIDATES = 4  # for each probe
 _MOST_TOKENS = 64
 _SEED = 0
-
-
-class Probe(NamedTuple):
-    """Token ids of a text that nobody wrote, and its logits [C]."""
-
-    ids: list[int]
-    logits: list[float]
 
 
 def write_probes(directory: Path, classifier: TextClassifier | None = None) -> None:
@@ -69,7 +62,7 @@ def run_probes(directory: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The probes are damaged, or the artifact cannot be used.
     """
-    probes, classifier = _read_probes(directory), TextClassifier.load(directory)
+    probes, classifier = read_probes(directory), TextClassifier.load(directory)
     if any(len(each.logits) != len(probes[0].logits) for each in probes):
         raise ArtifactError(
             f"{directory / PROBES_FILE}: probes differ in number of logits; pull the artifact again"
@@ -89,24 +82,3 @@ def run_probes(directory: Path) -> dict[str, Any]:
         ),
         "max_abs_diff": float(np.abs(found - expected).max()),
     }
-
-
-def _read_probes(directory: Path) -> list[Probe]:
-    path = directory / PROBES_FILE
-    rows = parse_object(read_regular(path, MAX_JSON_BYTES)[0], path).get("probes")
-    if not isinstance(rows, list) or not rows or not all(map(_is_probe, rows)):
-        raise ArtifactError(
-            f"{path}: probes must be a list of objects with ids and logits; pull the artifact again"
-        )
-    return [Probe(row["ids"], row["logits"]) for row in rows]
-
-
-def _is_probe(row: Any) -> bool:
-    if not isinstance(row, dict) or set(row) != {"ids", "logits"}:
-        return False
-    ids, logits = row["ids"], row["logits"]
-    if not isinstance(ids, list) or not isinstance(logits, list) or not ids or not logits:
-        return False
-    return all(type(each) is int and 0 <= each < 2**31 for each in ids) and all(
-        type(each) in (int, float) for each in logits
-    )

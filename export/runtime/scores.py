@@ -37,6 +37,9 @@ SCORES: dict[ScoreName, Callable[[np.ndarray], np.ndarray]] = {
     "max_softmax": lambda logits: np.exp(_max_logit(logits) - log_sum_exp(logits)),
 }
 
+_NOT_BELOW_LARGEST_LOGIT = frozenset({"energy", "max_logit"})
+"""Scores of at least the largest logit, in floating-point numbers as well."""
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -55,6 +58,18 @@ class Threshold:
     def refuses(self, logits: np.ndarray) -> np.ndarray:
         """Return which texts are rejected: bool[N] from logits[N, C]."""
         return SCORES[self.score](logits) < self.value
+
+    def refuses_one(self, logits: np.ndarray, largest: float) -> bool:
+        """Return whether one text is rejected, as ``refuses`` does, mostly without computing the score.
+
+        Args:
+            logits: logits[C].
+            largest: The largest of them.
+        """
+        # float(): NumPy would round the threshold to the logits' precision.
+        if self.score in _NOT_BELOW_LARGEST_LOGIT and float(largest) >= self.value:
+            return False
+        return bool(self.refuses(logits[None])[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as it is stored in an artifact's distiltune.json."""

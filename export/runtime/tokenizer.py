@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -27,6 +28,11 @@ class Tokenizer:
         pad_token_id: Id of the padding token.
         path: The file, for messages.
 
+    Attributes:
+        max_length: Maximum number of tokens of a text.
+        name: Name of what tokenizes single texts: ``tokenizers``, or a fast tokenizer.
+        why: Why a fast tokenizer is not used, or not the first one; None where there is nothing to say.
+
     Raises:
         ArtifactError: The content is not a tokenizer, has no token of that id, or its special tokens leave no room
             within ``max_length``.
@@ -34,6 +40,9 @@ class Tokenizer:
 
     def __init__(self, content: bytes, max_length: int, pad_token_id: int, path: Path):
         self.path = path
+        self.max_length = max_length
+        self.name, self.why = "tokenizers", None
+        self._fast: Callable[[str], list[int]] | None = None
         self._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * max_length)
         try:
             self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
@@ -74,25 +83,63 @@ class Tokenizer:
             InputError: A text contains lone surrogates.
             ArtifactError: The tokenizer fails on a text.
         """
+        if len(texts) == 1:
+            return [self.encode_one(texts[0])]
         try:
-            if len(texts) == 1 and len(texts[0]) <= self._long:
-                return [self.tokenizer.encode(texts[0])]
             if any(len(text) > self._long for text in texts):
                 texts = [self._shortened(text) for text in texts]
             return self.tokenizer.encode_batch_fast(texts)
         except BaseException as error:
             if not is_fault(error):
                 raise
-            for number, text in enumerate(texts):
-                if any("\ud800" <= character <= "\udfff" for character in text):
-                    raise InputError(
-                        f"text {number} is not valid Unicode: {text!r:.60}; remove its lone surrogates"
-                    ) from error
-            raise ArtifactError(
-                f"{self.path}: it fails on a text ({cause(error)}); remove {texts[0]!r:.60}"
-                if len(texts) == 1
-                else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); pass them one by one"
-            ) from error
+            raise self._failure(error, texts) from error
+
+    def use(self, name: str | None, encode: Callable[[str], list[int]] | None, why: str | None) -> None:
+        """Use a fast tokenizer for single texts, one whose ids are the same; None: none, for a reason."""
+        self.why = why
+        if name is not None and encode is not None:
+            self.name, self._fast = name, encode
+
+    def ids_of(self, text: str) -> list[int]:
+        """Return the ids of one string, by the fast tokenizer where there is one; raises like ``encode``.
+
+        What it fails on, and what is truncated or too long to be tokenized as a whole, is left to ``tokenizers``.
+        """
+        if self._fast is not None and len(text) <= self._long:
+            try:
+                ids = self._fast(text)
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+            else:
+                if len(ids) < self.max_length:
+                    return ids
+        return self.encode_one(text).ids
+
+    def library_call(self) -> Callable[[str], Any]:
+        """Return what tokenizes single texts, without anything of this class around it."""
+        return self._fast or self.tokenizer.encode
+
+    def encode_one(self, text: str) -> tokenizers.Encoding:
+        """Tokenize one string; raises like ``encode``."""
+        try:
+            return self.tokenizer.encode(text if len(text) <= self._long else self._shortened(text))
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise self._failure(error, [text]) from error
+
+    def _failure(self, error: BaseException, texts: Sequence[str]) -> ArtifactError | InputError:
+        for number, text in enumerate(texts):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                return InputError(
+                    f"text {number} is not valid Unicode: {text!r:.60}; remove its lone surrogates"
+                )
+        return ArtifactError(
+            f"{self.path}: it fails on a text ({cause(error)}); remove {texts[0]!r:.60}"
+            if len(texts) == 1
+            else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); pass them one by one"
+        )
 
     def _shortened(self, text: str) -> str:
         """Return the end that is kept of a very long text if it exceeds ``max_length`` tokens, else the text."""

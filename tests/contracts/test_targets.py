@@ -23,6 +23,7 @@ from distiltune.export.benchmark.targets import base
 from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
 from distiltune.export.report.plots.latency import draw_accuracy_latency
+from distiltune.export.runtime.classifier import PROFILED
 from distiltune.export.selection.select_variant import select_variant
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
@@ -103,6 +104,16 @@ def test_its_rows_are_measured_as_it_says(name, folders, tmp_path) -> None:
     assert ("accuracy" in measured) == target.has_accuracy
     assert ("answers" in measured) == target.has_accuracy
     assert target.has_accuracy or not target.is_gated
+    profile = measured["profile_ms"]
+    assert (profile is not None) == target.is_onnx
+    if profile is not None:
+        assert set(profile) == {*PROFILED, "first_call"}
+        assert all(each > 0 for each in profile.values())
+    assert ("files_mb" in measured) == target.can_be_sealed
+    if target.can_be_sealed:
+        read = [folders[name] / each for each in ("model.onnx", "tokenizer.json", "distiltune.json")]
+        assert measured["files_mb"] == sum(each.stat().st_size for each in read) / 1e6
+        assert measured["size_mb"] == read[0].stat().st_size / 2**20
 
 
 @pytest.mark.parametrize("name", targets.names())

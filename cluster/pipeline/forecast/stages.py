@@ -30,6 +30,8 @@ _REPORT = 0.4  # plots and tables
 # In seconds.
 _POLLING_S = 0.5  # until the end of a task is noticed
 _FLOOR_S = 2.0
+_PROFILE_S = 1.0  # after which no round of a profile begins
+_CALLS_OF_ROUND = 3  # the whole, its stages, and the bare session
 _NUM_COMPARISONS = 7  # of session options, repetitions included
 _REFERENCE_PARAMETERS = 130e6  # of BERT-base, and a little more: its layers are a larger part of it
 
@@ -298,6 +300,8 @@ class StageForecasts:
         seconds += (self._known.num_texts["validation"] + self._known.num_texts["test"]) * latency["logits_s"]
         if target != "onnx":
             return seconds
+        seconds += _CALLS_OF_ROUND * call * config.num_warmups
+        seconds += min(_CALLS_OF_ROUND * call * config.num_runs, _PROFILE_S)
         if config.tune_session:
             comparison = max(0.2, 30 * call) + 35 * call + latency["load_s"] + 32 * latency["logits_s"]
             others = 0 if config.max_threads is None else 2 * (config.max_threads.bit_length() + 1)

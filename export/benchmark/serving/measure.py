@@ -11,7 +11,7 @@ from typing import Any
 from ....errors import RunFailedError
 from ...runtime.classifier import TextClassifier
 from ..measure_models import NUM_COMPARED_TEXTS
-from ..measurements import PerformanceBenchmark
+from ..measurements import PerformanceBenchmark, runtime_bytes
 from ..memory import peak_memory_mb
 from ..processes import call_in_process
 from .concurrency import measure_load
@@ -63,9 +63,10 @@ def measure_serving(
         extras: optional measurements.
 
     Returns:
-        ``query``, ``num_threads``, ``latency_ms``, ``sample_latency_ms`` (None for one text), ``throughput``,
-        ``peak_memory_mb``, ``size_mb``, and the result of each of ``extras``; ``floors`` is missing where they cannot
-        be measured.
+        ``query``, ``num_threads``, ``profile_ms`` (where the query's time goes), ``latency_ms``, ``sample_latency_ms``
+        (None for one text), ``throughput``, ``peak_memory_mb``, ``size_mb`` of the graph in bytes / 2**20, ``files_mb``
+        of every file that the runtime reads in bytes / 10**6, and the result of each of ``extras``; ``floors`` is
+        missing where they cannot be measured.
 
     Raises:
         InputError: a text or number is invalid.
@@ -111,14 +112,18 @@ def time_artifact(
         num_warmups=num_warmups,
         num_sample_texts=len(texts),
     )
+    first_call = benchmark.time_first_call()
+    profile = classifier.profile(benchmark.query, num_runs=num_runs, num_warmups=num_warmups)
     return {
         "query": benchmark.query,
         "num_threads": num_threads,
+        "profile_ms": {**profile, "first_call": first_call},
         "latency_ms": benchmark.time_pipeline(),
         "sample_latency_ms": benchmark.time_sample() if len(texts) > 1 else None,
         "throughput": benchmark.compute_throughput(),
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
+        "files_mb": runtime_bytes(Path(directory)) / 10**6,
     }
 
 

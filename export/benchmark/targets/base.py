@@ -27,6 +27,8 @@ class Opened:
         threshold: Out-of-scope threshold that is shipped with the model.
         temperature: Temperature that is shipped with the model.
         weights: File whose size is measured; None: the weights or graph in the model's folder.
+        profile: Measures where the time of one text goes, as
+            :meth:`~distiltune.export.runtime.classifier.TextClassifier.profile` does; None: that is not measured.
     """
 
     pipeline: Callable[..., Any]
@@ -35,6 +37,7 @@ class Opened:
     threshold: Threshold | None = None
     temperature: float | None = None
     weights: Path | None = None
+    profile: Callable[..., dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ def _open(options: OpenOptions) -> Opened:
         options.directory, num_threads=options.num_threads, session=options.session
     )
     logits = partial(classifier.logits, batch_size=1)
-    return Opened(classifier, logits, classifier.labels, classifier.threshold, classifier.temperature)
+    return Opened(
+        classifier,
+        logits,
+        classifier.labels,
+        classifier.threshold,
+        classifier.temperature,
+        classifier.profile,
+    )
 
 
 register(

@@ -44,6 +44,19 @@ class Decoder(ABC):
             temperature: Divisor of the logits in probabilities; it changes no prediction.
         """
 
+    def decode_one(
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        temperature: float = 1.0,
+    ) -> dict[str, Any]:
+        """Return the prediction for one text of logits[C], the same that ``decode`` gives for logits[1, C].
+
+        A task may override it with a faster computation.
+        """
+        return self.decode(logits[None], labels, threshold, temperature)[0]
+
     def ranked(
         self,
         logits: np.ndarray,

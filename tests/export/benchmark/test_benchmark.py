@@ -27,6 +27,7 @@ from distiltune.export.benchmark.measurements import (
     median_text,
     model_bytes,
     peak_memory_mb,
+    runtime_bytes,
 )
 from distiltune.export.benchmark.predictions import unpack_answers
 from distiltune.export.benchmark.reference import write_reference
@@ -119,6 +120,25 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         bench(out_of_scope_label="none such")
     with pytest.raises(InputError, match="no weights"):
         model_bytes(tmp_path)
+
+
+def test_the_files_of_the_runtime_are_counted_and_no_others(tmp_path: Path) -> None:
+    for number, name in enumerate(("model.onnx", "tokenizer.json", "distiltune.json")):
+        with pytest.raises(InputError, match=f"{name} is missing"):
+            runtime_bytes(tmp_path)
+        (tmp_path / name).write_bytes(b"x" * 10**number)
+    for name in ("README.md", "manifest.json", "probes.json", "config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes(b"x" * 5000)
+    assert runtime_bytes(tmp_path) == 111
+    (tmp_path / "model.onnx.data").write_bytes(b"x" * 1000)
+    assert runtime_bytes(tmp_path) == 1111
+    assert model_bytes(tmp_path) == 1001
+
+
+def test_the_first_call_is_timed_without_warm_up() -> None:
+    benchmark = bench(query="yes")
+    assert benchmark.time_first_call() >= 10
+    assert benchmark.pipeline.texts == ["yes"]
 
 
 def test_median_text_is_by_length() -> None:

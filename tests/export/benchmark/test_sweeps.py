@@ -15,9 +15,11 @@ from distiltune.errors import InputError, RunFailedError
 from distiltune.export.artifact.seal import seal_artifact
 from distiltune.export.benchmark.processes import PACKAGE, environment
 from distiltune.export.benchmark.serving.concurrency import load_in_processes, load_in_threads, measure_load
+from distiltune.export.benchmark.serving.measure import time_artifact
 from distiltune.export.benchmark.serving.startup import measure_startup
 from distiltune.export.benchmark.serving.sweeps import default_lengths, default_threads, sweep
 from distiltune.export.benchmark.serving.texts_of_length import batch_of, text_of_length, untruncated
+from distiltune.export.runtime.classifier import PROFILED
 
 LATENCIES = {"mean", "std", "p50", "p90", "p99"}
 
@@ -183,11 +185,26 @@ def test_start_up_that_fails_says_why(tmp_path: Path) -> None:
         measure_startup(tmp_path, text="open", num_runs=1)
 
 
+def test_an_artifact_is_timed_by_its_stages_and_weighed_by_its_files(artifact: Path) -> None:
+    found = time_artifact(str(artifact), TEXTS, num_runs=5, num_warmups=1, num_threads=1)
+    assert set(found["profile_ms"]) == {*PROFILED, "first_call"}
+    assert all(each > 0 for each in found["profile_ms"].values())
+    files = ("model.onnx", "tokenizer.json", "distiltune.json")
+    assert found["files_mb"] == sum((artifact / name).stat().st_size for name in files) / 1e6
+    assert found["size_mb"] == (artifact / "model.onnx").stat().st_size / 2**20
+
+
 def test_the_command_says_what_it_found(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", str(sealed), "--runs", "3", "--floors", "--seconds", "0.1"]) == 0
     shown = capsys.readouterr().out
     for text in ("floor of the one text, 5 tokens", "times the larger of them", "MB peak memory"):
         assert text in shown
+    assert "own Python" in shown
+    assert "first call" in shown
+    files = [sealed / name for name in ("model.onnx", "tokenizer.json", "distiltune.json")]
+    graph, *_ = sizes = [each.stat().st_size for each in files]
+    assert f"graph: {graph / 2**20:.2f} MB of 2^20 bytes\n" in shown
+    assert f"every file that the runtime reads: {sum(sizes) / 1e6:.2f} MB of 10^6 bytes\n" in shown
     assert "by batch" not in shown
     assert main(["benchmark", str(sealed), "--seconds", "0"]) == 2
     assert main(["benchmark", str(sealed), "--texts", str(sealed / "none.txt"), "--load"]) == 2

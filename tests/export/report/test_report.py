@@ -13,9 +13,19 @@ from pictures import num_colours
 from rich.console import Console
 
 from distiltune.export.benchmark.measure_models import Measurement
+from distiltune.export.benchmark.measurements import shares_of_text
 from distiltune.export.report.plots import latency as pictures
 from distiltune.export.report.report import build_report, markdown_report, write_report
-from distiltune.export.report.tables import choice_table, markdown_table, reused, terminal_table, verdicts
+from distiltune.export.report.tables import (
+    choice_table,
+    markdown_table,
+    profile_table,
+    reused,
+    terminal_table,
+    time_of_text,
+    verdicts,
+    whole_sizes,
+)
 
 MACHINE = {
     "cpu": "A Processor",
@@ -406,6 +416,71 @@ def test_the_floor_stands_beside_the_time(report: dict[str, Any]) -> None:
     assert "| 0.64 | 0.21 | 0.70" in text
     assert f"| 1.72 | {dash} | 1.89" in text
     assert "- Floor: " in text
+
+
+PROFILE = {
+    "total": 0.0573,
+    "tokenize": 0.0171,
+    "feed": 0.0021,
+    "run": 0.0322,
+    "decode": 0.0055,
+    "tokenizer_alone": 0.0168,
+    "session_alone": 0.0312,
+    "first_call": 0.4124,
+}
+
+
+def test_where_a_texts_time_goes_is_shown_of_graphs_alone(report: dict[str, Any]) -> None:
+    assert "time goes" not in markdown_report(report)
+    for variant in report["variants"]:
+        if variant["name"].startswith("onnx-int8"):
+            variant["profile_ms"] = PROFILE
+    text = markdown_report(report)
+    head, rule, *rows = profile_table(report["variants"], "onnx-int8").splitlines()
+    columns = "tokenizing ms | own Python ms | bare session ms | total ms | first call ms"
+    assert head == f"| variant | {columns} |"
+    assert rule.count("|") == head.count("|")
+    shown = "0.017 | 0.009 | 0.031 | 0.057 | 0.412"
+    assert rows == [f"| **onnx-int8** | {shown} |", f"| onnx-int8-per-channel | {shown} |"]
+    assert "\n".join([head, rule, *rows]) in text
+    assert text.index("Where a text's time goes") > text.index("| onnx-int8-per-channel | ")
+    assert not re.search(r"\n\n\n", text)
+
+
+def test_the_shares_of_a_text_add_up() -> None:
+    shares = shares_of_text(PROFILE)
+    assert list(shares) == ["tokenizing", "own Python", "bare session", "total"]
+    assert sum(shares.values()) == pytest.approx(2 * PROFILE["total"])
+
+
+def test_every_file_of_the_runtime_is_shown_beside_the_graph(report: dict[str, Any]) -> None:
+    assert "files MB" not in markdown_table(report["variants"], None)
+    assert "- Files:" not in markdown_report(report)
+    for variant in report["variants"]:
+        if variant["name"] == "onnx-int8":
+            variant["files_mb"] = 18.648
+    text, dash = markdown_report(report), "\N{EN DASH}"
+    assert "| size MB | files MB | p50 ms |" in text
+    assert "| 17.10 | 18.65 | 0.64 |" in text
+    assert f"| 66.40 | {dash} | 1.75 |" in text
+    assert "- Files: every file that the runtime reads" in text and "10^6 bytes" in text
+
+
+def test_the_terminal_has_the_whole_size_and_the_time_of_a_text_below_its_table(
+    report: dict[str, Any],
+) -> None:
+    variants = report["variants"]
+    assert whole_sizes(variants) == time_of_text(variants, "onnx-int8") == []
+    for variant in variants:
+        if variant["name"].startswith("onnx-int8"):
+            variant |= {"files_mb": 18.648, "profile_ms": PROFILE}
+    [line] = whole_sizes(variants)
+    assert line.endswith("in MB of 10^6 bytes: onnx-int8 18.65, onnx-int8-per-channel 18.65")
+    shares = (
+        "tokenizing 0.017 ms, own Python 0.009 ms, bare session 0.031 ms, total 0.057 ms; first call 0.412 ms"
+    )
+    assert time_of_text(variants, "onnx-int8") == [f"onnx-int8, one text: {shares}"]
+    assert time_of_text(variants, None) == []
 
 
 MANY = [

@@ -1,0 +1,105 @@
+"""Build the arrays that a classifier's graph reads: token ids, attention mask and token types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from ...errors import ArtifactError
+from ..artifact.manifest import MODEL_FILE, TOKENIZER_FILE
+
+_LEAST_MASK = 64
+
+
+class Feeds:
+    """Inputs of a graph by name, only those that it declares; calls are thread-safe.
+
+    Args:
+        input_types: NumPy type of each input that the graph declares.
+        pad_token_id: Id of the padding token. A text without tokens, such as a blank one of a tokenizer that adds
+            none, is one token of padding.
+
+    Attributes:
+        has_type_ids: Whether the graph reads token types.
+    """
+
+    def __init__(self, input_types: Mapping[str, Any], pad_token_id: int):
+        self._types = dict(input_types)
+        self._id_type = self._types["input_ids"]
+        self._padding = [pad_token_id]
+        self._has_mask = "attention_mask" in self._types
+        self.has_type_ids = "token_type_ids" in self._types
+        self._ones = _read_only_ones(_LEAST_MASK, self._types.get("attention_mask"))
+        self._masks: dict[int, np.ndarray] = {}
+
+    def of_text(self, ids: Sequence[int], type_ids: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """Return the inputs ``[1, L]`` of one text, which must not be written to.
+
+        Raises:
+            ArtifactError: An id is beyond the range of the graph's input.
+        """
+        try:
+            rows = np.array((ids or self._padding,), self._id_type)
+        except OverflowError:
+            raise _beyond_range() from None
+        feed = {"input_ids": rows}
+        if self._has_mask:
+            length = rows.shape[1]
+            mask = self._masks.get(length)
+            feed["attention_mask"] = self._new_mask(length) if mask is None else mask
+        if self.has_type_ids:
+            dtype = self._types["token_type_ids"]
+            feed["token_type_ids"] = np.array((type_ids,), dtype) if type_ids else np.zeros(rows.shape, dtype)
+        return feed
+
+    def of_batch(self, encodings: Sequence[tokenizers.Encoding]) -> dict[str, np.ndarray]:
+        """Return the inputs ``[B, L]`` of several texts, padded to the longest of them.
+
+        Raises:
+            ArtifactError: An id is beyond the range of the graph's input.
+        """
+        shape = (len(encodings), max(1, *(len(encoding) for encoding in encodings)))
+        feed = {name: np.zeros(shape, dtype) for name, dtype in self._types.items()}
+        feed["input_ids"].fill(self._padding[0])
+        for row, encoding in enumerate(encodings):
+            ids = encoding.ids or self._padding
+            try:
+                feed["input_ids"][row, : len(ids)] = ids
+            except OverflowError:
+                raise _beyond_range() from None
+            if self._has_mask:
+                feed["attention_mask"][row, : len(ids)] = 1
+            if self.has_type_ids:
+                feed["token_type_ids"][row, : len(encoding.ids)] = encoding.type_ids
+        return feed
+
+    def of_ids(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the inputs of ids ``[B, L]`` without padding, all of the first token type."""
+        feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._types.items()}
+        feed["input_ids"][:] = rows
+        if self._has_mask:
+            feed["attention_mask"].fill(1)
+        return feed
+
+    def _new_mask(self, length: int) -> np.ndarray:
+        """Return a mask of ones ``[1, L]``, and keep it: all of them are views of one array."""
+        ones = self._ones
+        if ones.shape[1] < length:
+            ones = self._ones = _read_only_ones(2 * length, ones.dtype)
+        mask = self._masks[length] = ones[:, :length]
+        return mask
+
+
+def _read_only_ones(length: int, dtype: Any) -> np.ndarray:
+    ones = np.ones((1, length), dtype)
+    ones.setflags(write=False)
+    return ones
+
+
+def _beyond_range() -> ArtifactError:
+    return ArtifactError(
+        f"{TOKENIZER_FILE} has ids beyond the input range of {MODEL_FILE}; pull the artifact again"
+    )
