@@ -17,10 +17,10 @@ def _open(options: OpenOptions) -> Opened:
     return Opened(
         classifier,
         logits,
-        classifier.labels,
-        classifier.threshold,
-        classifier.temperature,
-        classifier.profile,
+        labels=classifier.labels,
+        threshold=classifier.threshold,
+        temperature=classifier.temperature,
+        profile=classifier.profile,
     )
 
 
