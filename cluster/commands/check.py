@@ -131,6 +131,8 @@ def _teacher(teacher: Any) -> str:
 def _student(student: Any) -> str:
     if student.source is not None:
         return str(student.source)
+    if not student.has_layers:
+        return f"{student.kind}: {student.shape_in_words()}"
     return f"layers {student.layers} of the teacher"
 
 

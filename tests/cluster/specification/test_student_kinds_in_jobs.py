@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from models import tiny_classifier
 
+from distiltune.cluster.commands.check import _student
 from distiltune.cluster.pipeline.preflight import check_models
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.printing import as_yaml
@@ -153,3 +154,12 @@ def test_a_teacher_without_hidden_states_gives_no_table(teacher, tmp_path):
 )
 def test_what_can_be_made_passes(teacher, student, sections):
     check_models(job(teacher, student, **sections))
+
+
+def test_a_check_describes_the_student():
+    described = {kind: _student(student_config(kind=kind)) for kind in (*KINDS, "layers")}
+    assert described == {
+        "convolution": "convolution: 384 filters over 3 word pieces of 128 dimensions",
+        "static": "static: maximum and mean of word pieces of 256 dimensions",
+        "layers": "layers [0, 3] of the teacher",
+    }
