@@ -4,7 +4,11 @@ import json
 
 import pytest
 import yaml
+from models import tiny_classifier
 from small_job import JOB
+
+from distiltune.training.data.config import data_config
+from distiltune.training.data.text_data import load_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,9 +39,19 @@ NAMES = [
 
 
 def test_students_of_three_kinds_are_one_front(here, tmp_path, capsys):
-    teacher = {**JOB["teacher"], "ensemble": 1}
+    data = load_data(data_config(**JOB["data"]))
+    texts = data.splits["train"]["text"][:]
+    checkpoint = tiny_classifier(
+        tmp_path / "teacher", num_layers=2, texts=texts, label_names=data.label_names
+    )
     export = {**JOB["export"], "variants": ["onnx-fused-int8", "onnx", "onnx-int8"]}
-    job = {**JOB, "teacher": teacher, "student": {}, "search": SEARCH, "export": export}
+    job = {
+        **JOB,
+        "teacher": {"checkpoint": str(checkpoint)},
+        "student": {},
+        "search": SEARCH,
+        "export": export,
+    }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     assert here("run", "job.yaml", "--run-id", "kinds", "--json") == 0
     found = json.loads(capsys.readouterr().out)
