@@ -172,8 +172,9 @@ def _hidden_state_faults(config: SearchConfig, training: TrainingConfig, student
     for term in (each for each in LOSS_TERMS if "hidden_states" in each.needs):
         name = term.path()
         searched = config.space.get(name)
-        applies = searched is not None and _applies(searched, student.kind)
-        values = {f"search.space.{name}": searched.end_values() if applies else []}
+        values = {f"search.space.{name}": []}
+        if searched is not None and _applies(searched, student.kind):
+            values[f"search.space.{name}"] = searched.end_values()
         if term.argument is not None:
             values[f"training.arguments.{name}"] = [training.arguments.get(name, 0)]
         elif term.name in training.losses:
