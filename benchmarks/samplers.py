@@ -5,11 +5,12 @@
     python benchmarks/samplers.py search --functions hartmann rastrigin mixed --trials 1000 --samplers tpe all-tpe
 
 The searcher is the product's own; Ray is not started, and a function stands for the training. ``all-tpe`` is ``tpe``
-with every finished trial shown to it. ``time`` runs whole searches on ``simulated`` and prints the CPU time of all
-suggestions, of one among the first and the last hundred, and the exponent: the slope between two numbers of trials in
-a log-log plot. ``search`` prints the median, lowest and highest result of ``--seeds`` searches each: of the trial
-with the best reported value, the value without noise; with two objectives, the hypervolume of the front. Trials run
-``--at-a-time``, with the window that a search has then, and end in turn.
+with every finished trial shown to it. ``time`` prints the CPU time of a suggestion after so many finished trials, the
+mean of ``NUM_TIMED``; the time of all suggestions of a search of that many trials, by the trapezoidal rule; and its
+exponent, the slope between two numbers of trials in a log-log plot. ``search`` prints the median, lowest and highest
+result of ``--seeds`` searches each: of the trial with the best reported value, the value without noise; with two
+objectives, the hypervolume of the front. Trials run ``--at-a-time``, with the window that a search has then, and end in
+turn.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial, create_trial
 from simulated_trial import epoch_metrics
 
 from distiltune.search.config import Objective
@@ -31,7 +33,7 @@ from distiltune.search.samplers.base import SAMPLERS, Sampler
 from distiltune.search.samplers.tpe import Tpe
 from distiltune.search.study.searcher import StudySearcher, window_of
 
-HUNDRED = 100
+NUM_TIMED = 40
 SLOWEST_MS, LOWEST_ACCURACY = 1.6, 0.75  # the corner of the hypervolume
 STUDENT = {
     "student.num_layers": IntRange(low=1, high=6),
@@ -134,7 +136,12 @@ def sampler_named(name: str) -> Sampler:
 
 
 def searched(
-    sampler: Sampler, function: Function, num_trials: int, seed: int, at_a_time: int
+    sampler: Sampler,
+    function: Function,
+    num_trials: int,
+    seed: int,
+    at_a_time: int,
+    known: list[FrozenTrial] | None = None,
 ) -> tuple[list[list[float]], list[list[float]], list[float]]:
     """Values without and with noise of every trial, and the CPU seconds of its suggestion."""
     noise = np.random.default_rng(seed)
@@ -149,6 +156,7 @@ def searched(
         window=window_of(num_trials, at_a_time),
         max_concurrent=at_a_time,
         sampler=sampler,
+        known=known,
     )
     true: list[list[float]] = []
     reported: list[list[float]] = []
@@ -192,7 +200,7 @@ def measure_searches(given: argparse.Namespace) -> None:
                 if not several and not sampler_named(sampler).one_objective:
                     continue
                 found, began = [], time.thread_time()
-                for seed in range(given.seeds):
+                for seed in range(given.first_seed, given.first_seed + given.seeds):
                     true, reported, _ = searched(
                         sampler_named(sampler), function, num_trials, seed, given.at_a_time
                     )
@@ -204,28 +212,44 @@ def measure_searches(given: argparse.Namespace) -> None:
                     f"from {low:9.5f} to {high:9.5f}  {mean:6.2f} s of CPU a search",
                     flush=True,
                 )
+                if given.values:
+                    print(f"    {' '.join(f'{value:.6f}' for value in found)}", flush=True)
 
 
 def measure_time(given: argparse.Namespace) -> None:
     for sampler in given.samplers:
-        before: tuple[int, float] | None = None
+        numbers, means, totals = [0], [0.0], [0.0]
         for num_trials in sorted(given.trials):
-            _, _, seconds = searched(
-                sampler_named(sampler), FUNCTIONS["simulated"], num_trials, 0, given.at_a_time
-            )
-            total = sum(seconds)
-            slope = (
-                ""
-                if before is None
-                else f"{math.log(total / before[1]) / math.log(num_trials / before[0]):.2f}"
-            )
-            first, last = (1000 * statistics.fmean(each) for each in (seconds[:HUNDRED], seconds[-HUNDRED:]))
+            mean = statistics.fmean(suggestion_seconds(sampler_named(sampler), num_trials, given.at_a_time))
+            totals.append(totals[-1] + (num_trials - numbers[-1]) * (mean + (means[-1] or mean)) / 2)
+            slope = ""
+            if numbers[-1]:
+                slope = f"{math.log(totals[-1] / totals[-2]) / math.log(num_trials / numbers[-1]):.2f}"
             print(
-                f"{sampler:8} {num_trials:6,} trials: {total:8.2f} s in all, a suggestion {first:6.2f} ms among the "
-                f"first hundred, {last:6.2f} among the last; exponent {slope}",
+                f"{sampler:8} {num_trials:6,} trials: {1000 * mean:7.2f} ms a suggestion, {totals[-1]:8.2f} s in all"
+                f"  {slope}",
                 flush=True,
             )
-            before = num_trials, total
+            numbers.append(num_trials)
+            means.append(mean)
+
+
+def suggestion_seconds(sampler: Sampler, num_trials: int, at_a_time: int) -> list[float]:
+    """CPU seconds of each suggestion after ``num_trials`` finished trials with random arguments."""
+    function, random = FUNCTIONS["simulated"], np.random.default_rng(0)
+    distributions = {name: each.distribution() for name, each in function.space.items()}
+    known = []
+    for _ in range(num_trials):
+        arguments = {
+            "alpha": random.uniform(),
+            "temperature": int(random.integers(2, 21)),
+            "learning_rate": 10 ** random.uniform(-5, -2),
+            "num_train_epochs": int(random.integers(5, 11)),
+        }
+        [value] = function.values(arguments)
+        known.append(create_trial(params=arguments, distributions=distributions, values=[value]))
+    _, _, seconds = searched(sampler, function, NUM_TIMED, 0, at_a_time, known)
+    return seconds
 
 
 def main() -> None:
@@ -236,6 +260,8 @@ def main() -> None:
     add("--functions", nargs="+", choices=list(FUNCTIONS), default=["simulated", "front"])
     add("--trials", nargs="+", type=int, default=[20, 50])
     add("--seeds", type=int, default=20)
+    add("--first-seed", type=int, default=0, help="seeds from this one on")
+    add("--values", action="store_true", help="also print the result of each seed")
     add("--at-a-time", type=int, default=2, help="trials side by side")
     given = parser.parse_args()
     measure_time(given) if given.what == "time" else measure_searches(given)

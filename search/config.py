@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..training.section import Amount, Name, Number, NumTrials, PositiveAmount, Section, Seed
 from .parameters import MOST_VALUES, FloatRange, IntRange, Parameter, Value
@@ -13,6 +13,7 @@ from .samplers.base import SAMPLERS, Sampler
 from .samplers.tpe import Tpe
 from .schedulers.base import EARLY_STOPPING, EarlyStopping
 from .schedulers.none import NoEarlyStopping
+from .student_arguments import with_implied_conditions
 
 
 class Objective(Section):
@@ -141,7 +142,7 @@ class SearchConfig(Section):
     warm_start: Name | None = Field(
         default=None, description="Run whose finished trials the searcher learns from before it starts."
     )
-    space: dict[Name, Parameter] = Field(
+    space: Annotated[dict[Name, Parameter], AfterValidator(with_implied_conditions)] = Field(
         default_factory=_default_space,
         max_length=MOST_VALUES,
         description="Argument name -> range, choice or fixed value. They extend or replace the default three "

@@ -35,6 +35,7 @@ FLOORS = {
     ],
     "search": [
         "parameters trial_record schedulers samplers",
+        "student_arguments",
         "config",
         "space selection",
         "trial study",

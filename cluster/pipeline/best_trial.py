@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...search.space.space import VALIDATION
+from ...search.student_arguments import STUDENT_KIND
 from ...search.trial_record import TrialRecord, find_trial
 from ...storage.folders import new_folder
 from ..specification.config import JobConfig
@@ -35,7 +36,7 @@ def keep_best(run: Run, student: str, checkpoint: str) -> None:
 
 def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
     """Return the record of the best trial, with the values that every report shows, searched or not."""
-    training = config.training
+    training = config.training.of_kind(trial.parameters.get(STUDENT_KIND))
     values = {
         name: trial.parameters.get(name, getattr(training, name))
         for name in ("alpha", "temperature", "num_train_epochs")

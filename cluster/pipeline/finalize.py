@@ -21,8 +21,10 @@ from ...export.selection.breakdown import break_down
 from ...export.selection.gate import TEACHER
 from ...export.selection.select_variant import select_variant
 from ...search.space.space import VALIDATION
+from ...search.student_arguments import STUDENT_KIND
 from ...storage.temporary import temporary_directory
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
+from ...training.student.config import as_kind
 from ...training.tasks import get as get_task
 from ...training.teacher.config import TeacherConfig
 from ..specification.config import JobConfig
@@ -128,6 +130,8 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
     base_model, licence = _origin(config.teacher)
     goal = f"{VALIDATION}{config.metric}"
     best = run.stage_record("search")["result"]["best"]
+    kind = best["parameters"].get(STUDENT_KIND)
+    training = config.training.of_kind(kind).model_dump(mode="json", exclude={"by_kind"})
     return {
         "run_id": run.id,
         "data": {
@@ -139,8 +143,10 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         "licences": {"teacher": licence, "data": config.data.licence},
         "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
         **{f"teacher_{name}": teacher[name] for name in dict.fromkeys((goal, "validation_accuracy"))},
-        "student": config.student.model_dump(mode="json", exclude_none=True),
-        "hyperparameters": config.training.model_dump(mode="json") | best["parameters"],
+        "student": as_kind(config.student, kind or config.student.kind).model_dump(
+            mode="json", exclude_none=True
+        ),
+        "hyperparameters": training | best["parameters"],
         "max_length": _max_length(config, run),
         "machine": run.stage_record("benchmark")["result"]["machine"],
     }

@@ -73,15 +73,19 @@ def _chosen_length(config: JobConfig, counts: Any, texts: Sequence[str], checkpo
 
     Each checkpoint's model must take a forward pass of so many tokens.
     """
+    from ...search.space.students import student_sections
     from ...training import tasks
     from ...training.checkpoints.inspection import check_forward, shallow_model
     from ...training.checkpoints.load import most_tokens
     from ...training.data.analysis.lengths import count_tokens, needed_length
 
-    needed, teacher, student = needed_length(counts), _teacher_checkpoint(config), config.student
-    if student.source is not None and student.source != teacher:
-        needed = max(needed, needed_length(count_tokens(checkpoints.tokenizer(student.source), texts)))
-    names = dict.fromkeys(filter(None, [teacher, *student.checkpoints().values()]))
+    needed, teacher = needed_length(counts), _teacher_checkpoint(config)
+    students = [section for section, _ in student_sections(config.student, config.search.space)]
+    for source in dict.fromkeys(each.source for each in students):
+        if source is not None and source != teacher:
+            needed = max(needed, needed_length(count_tokens(checkpoints.tokenizer(source), texts)))
+    others = [name for each in students for name in each.checkpoints().values()]
+    names = dict.fromkeys(filter(None, [teacher, *others]))
     task = tasks.get(config.task)
     models = {name: shallow_model(checkpoints.directory(name), task) for name in names}
     limits = {name: most_tokens(model) for name, model in models.items()}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...training.checkpoints.once import Checkpoints
     from ...training.data.analysis.lengths import TokenLengths
     from ...training.data.text_data import TextData
+    from ...training.student.config import StudentConfig
     from ...training.teacher.config import TeacherConfig
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
         ConfigError: The graphs of the student cannot be run.
     """
     from ...export.onnx.opset import check_opset
-    from ...search.space.students import student_keys
+    from ...search.space.students import student_sections
     from ...training import tasks
     from ...training.checkpoints.inspection import inspect_checkpoint
     from ...training.checkpoints.loading import naming
@@ -193,10 +194,11 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     # The number for `auto` is not known yet; it is checked when it is chosen.
     length = None if config.training.max_length == AUTO else config.training.num_tokens
     key, checkpoint, teacher = _planned_teacher(config.teacher, checkpoints)
-    searched = {name: each.end_values() for name, each in student_keys(config.search.space).items()}
-    source = config.student.check_shapes(teacher, searched)
-    if config.training.pruning is not None:
-        config.student.check_pruning(source)
+    sections = student_sections(config.student, config.search.space)
+    for student, searched in sections:
+        source = student.check_shapes(teacher, searched)
+        if config.training.pruning is not None:
+            student.check_pruning(source)
     if checkpoint is not None:
         with naming(key):
             whole = config.teacher.fine_tune is None
@@ -207,8 +209,9 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
                 max_length=length,
                 tokenizer_of=checkpoints.tokenizer,
             )
-    config.student.check_checkpoints(checkpoint, task, length)
-    _check_variants(config)
+    for student, _ in sections:
+        student.check_checkpoints(checkpoint, task, length)
+    _check_variants(config, [student for student, _ in sections])
     _warn_of_other_bits(config)
 
 
@@ -231,15 +234,16 @@ def _planned_teacher(
         return key, checkpoint, load_config(checkpoint)
 
 
-def _check_variants(config: JobConfig) -> None:
-    """Reject variants with fused attention of a student that has none."""
+def _check_variants(config: JobConfig, students: list[StudentConfig]) -> None:
+    """Reject variants with fused attention if no student has attention."""
     from ...export.variants import kinds
     from ...export.variants.base import Source
 
     names = [name for name in config.export.variants if kinds.get(name).source is Source.FUSED_GRAPH]
-    if names and not config.student.has_layers:
+    if names and not any(each.has_layers for each in students):
         raise ConfigError(
-            f"export.variants: {', '.join(names)} given, but a student of kind {config.student.kind} has no attention "
+            f"export.variants: {', '.join(names)} given, but a student of kind "
+            f"{' or '.join(each.kind for each in students)} has no attention "
             "to fuse; remove it, or leave export.variants out"
         )
 
@@ -258,6 +262,13 @@ def _warn_of_other_bits(config: JobConfig) -> None:
             "machine",
             aware.weight_bits,
         )
+
+
+def _students(config: JobConfig) -> list[StudentConfig]:
+    """Return the section of each kind of student that the job tries."""
+    from ...search.space.students import student_sections
+
+    return [section for section, _ in student_sections(config.student, config.search.space)]
 
 
 def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | None = None) -> None:
@@ -280,7 +291,7 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),
         ("teacher.fine_tune.checkpoint", tuned.checkpoint if tuned else None),
-        (f"student.{config.student.source_key}", config.student.source),
+        *((f"student.{each.source_key}", each.source) for each in _students(config)),
     ):
         if name is None:
             continue
@@ -315,7 +326,8 @@ def check_new_pieces(
     if scratch is not None:
         texts = data.splits["train"]["text"]
         make = new_tokenizer or (lambda: train_tokenizer(texts[:], scratch.vocab_size))
-        config.student.check_new_tokenizer(make)
+        for student in _students(config):
+            student.check_new_tokenizer(make)
 
 
 def _check_baselines(job: CheckedJob) -> None:
@@ -374,13 +386,13 @@ CHECKS = (
     Check("folds", ("data", "teacher"), _check_folds, frozenset({"data"})),
     Check(
         "new pieces",
-        ("data", "teacher", "student"),
+        ("data", "teacher", "student", "search"),
         lambda job: check_new_pieces(job.config, job.data, lambda: job.new_tokenizer),
         frozenset({"data"}),
     ),
     Check(
         "texts",
-        ("data", "teacher", "student"),
+        ("data", "teacher", "student", "search"),
         _check_texts,
         frozenset({"data", "checkpoints"}),
     ),

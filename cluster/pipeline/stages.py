@@ -13,7 +13,9 @@ from ...export.benchmark.measure_models import Measurement
 from ...export.variants import kinds
 from ...progress import Progress, ReportProgress
 from ...search.space.space import VALIDATION
-from ...search.space.students import ONLY_STUDENT
+from ...search.space.students import ONLY_STUDENT, student_names, student_sections
+from ...search.student_arguments import STUDENT_KIND
+from ...search.trial.inputs import StudentTexts
 from ...training.tasks import get as get_task
 from ...training.tasks import title_of
 from ..remote import tasks
@@ -63,6 +65,7 @@ class Stages:
         self._models = models
         self._splits: dict[str, LabelledSplit] = {}
         self._students: dict[str, Student] = {}
+        self._respelled: dict[str, StudentTexts] = {}
         self._dispatcher = Dispatcher(config, run)
         self._metric = f"{VALIDATION}{config.metric}"
         self._metric_title = f"validation {title_of(config.metric)}"
@@ -166,21 +169,13 @@ class Stages:
 
     def student(self, report: ReportProgress) -> StageResult:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
-        is_costly = self._config.student.is_costly
+        sections = [each for each, _ in student_sections(self._config.student, self._config.search.space)]
+        is_costly = any(each.is_costly for each in sections)
         wanted = self._whole(self._config.resources.teacher) if is_costly else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), report)
-        if self._config.student.own_tokenizer:
-            self._splits = self._dispatcher.do(
-                "student",
-                labelling.tokenize_for_student,
-                TaskResources(cpu=1, gpu=0),
-                self._data,
-                self._teacher(),
-                record["key"],
-                self._splits,
-                report=report,
-            )
+        for each in filter(lambda section: section.own_tokenizer, sections):
+            self._tokenize_for(each.kind, report)
         if ONLY_STUDENT not in self._students:
             return record, f"{len(self._students)}: {', '.join(self._students)}"
         parameters = record["num_parameters"] / 1e6
@@ -197,6 +192,25 @@ class Stages:
                 text += f", {each['step']} changes {each['predictions_changed']:.1%} of the predictions"
         return record, text
 
+    def _tokenize_for(self, kind: str, report: ReportProgress) -> None:
+        """Tokenize the texts for a kind of student; for all students, if the kind is not searched."""
+        space, names = self._config.search.space, student_names(self._config.search)
+        first = next(name for name, each in names.items() if each.get(STUDENT_KIND, kind) == kind)
+        splits = self._dispatcher.do(
+            "student",
+            labelling.tokenize_for_student,
+            TaskResources(cpu=1, gpu=0),
+            self._data,
+            self._teacher(),
+            self._students[first].key,
+            self._splits,
+            report=report,
+        )
+        if STUDENT_KIND in space:
+            self._respelled[kind] = StudentTexts.of(splits)
+        else:
+            self._splits = splits
+
     def search(self, report: ReportProgress) -> StageResult:
         """Run the trials and keep the best epoch of the best one."""
         from ...search.driver.run_search import TrialInputs, run_search
@@ -212,6 +226,7 @@ class Stages:
             task=config.task,
             metric=config.metric,
             accuracy_with_threshold=accuracy_with_threshold(config, self._data),
+            respelled=self._respelled,
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)

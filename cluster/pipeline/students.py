@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ...progress import Progress, ReportProgress
-from ...search.space.students import ONLY_STUDENT, STUDENT_METRICS, Student, student_names
+from ...search.space.students import ONLY_STUDENT, STUDENT_METRICS, Student, is_measured, student_names
 from ..remote import tasks
-from ..remote.latency import latency_of_student
+from ..remote.latency import measure_student
 from ..specification.config import JobConfig
 from ..specification.resources import TaskResources
 from ..store.runs import Run
@@ -57,10 +57,10 @@ class Students:
                 report(Progress(f"student {len(records) + 1} of {len(wanted)}: {name}", counts))
             key = self._key(name)
             records[name] = {**self._make(teacher, key, arguments, report), "key": key}
-        if self._needs("latency_ms"):
+        if is_measured(self._config.search):
             for name, record in records.items():
                 report(Progress(f"latency of {name}"))
-                record["latency_ms"] = self._measure(record["key"], teacher, report)
+                record.update(self._measure(record["key"], teacher, report))
         students = {name: Student(record["key"], _shared(name, record)) for name, record in records.items()}
         return {**next(iter(records.values())), "students": records}, students
 
@@ -75,17 +75,13 @@ class Students:
         arguments = (teacher, self._data, key, searched)
         return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, report=report)
 
-    def _needs(self, metric: str) -> bool:
-        search = self._config.search
-        return any(each.metric == metric for each in (*search.objectives, *search.constraints))
-
-    def _measure(self, student: str, teacher: str, report: ReportProgress) -> float:
+    def _measure(self, student: str, teacher: str, report: ReportProgress) -> dict[str, float]:
         rows = self._data.splits["validation"].select(
             range(min(_NUM_TEXTS, len(self._data.splits["validation"])))
         )
         wanted = self._config.resources.benchmark
         arguments = (student, teacher, rows, self._data.label_names)
-        return self._dispatcher.do_alone("student", latency_of_student, wanted, *arguments, report=report)
+        return self._dispatcher.do_alone("student", measure_student, wanted, *arguments, report=report)
 
 
 def _shared(name: str, record: dict[str, Any]) -> dict[str, float]:

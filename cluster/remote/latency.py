@@ -1,4 +1,4 @@
-"""A task that measures the latency of an untrained student; the result is cached per student and machine."""
+"""A task that measures latency and size of an untrained student; the result is cached per student and machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from ...export.machine import describe_machine, without_load
 from ...export.variants import kinds
 from ...export.variants.base import Variant
 from ...export.variants.build import build_variant
+from ...search.space.students import MEASURED_METRICS
 from ...storage.temporary import temporary_directory
 from ..store.runs import LATENCIES
 from .tasks import Task
 
 
-def latency_of_student(
+def measure_student(
     task: Task, student_key: str, teacher_key: str, texts: Any, label_names: list[str]
-) -> float:
-    """Return a student's median latency in ms, as it would be exported; measured once per kind of machine."""
+) -> dict[str, float]:
+    """Return a student's median ``latency_ms`` and its ``size_mb``, as exported; measured once per kind of machine."""
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
     settings = {
+        "metrics": MEASURED_METRICS,
         "teacher": teacher_key,
         "student": _config_of(student),
         "export": config.export.model_dump(mode="json"),
@@ -34,13 +36,13 @@ def latency_of_student(
     key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
     found = task.store.read_json(key)
     if found is None:
-        found = {"latency_ms": _measured(task, student, texts, label_names), "machine": machine}
+        found = {**_measured(task, student, texts, label_names), "machine": machine}
         task.store.write_json(key, found)
-    return found["latency_ms"]
+    return {name: found[name] for name in MEASURED_METRICS}
 
 
-def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> float:
-    """Return the median latency in ms of the student, exported as the variant of :func:`timed_variant`."""
+def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> dict[str, float]:
+    """Return latency and size of the student, exported as the variant of :func:`timed_variant`."""
     variant = timed_variant(task.config.export.variants, _config_of(student)["model_type"])
     length = task.config.training.num_tokens
     with temporary_directory("latency") as scratch:
@@ -54,7 +56,7 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         [measured] = measure_models([row], BenchmarkTexts(*columns, *columns, label_names), config)
-    return measured.latency_ms["p50"]
+    return {"latency_ms": measured.latency_ms["p50"], "size_mb": measured.size_mb}
 
 
 def _config_of(student: Path) -> dict[str, Any]:

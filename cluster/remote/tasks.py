@@ -29,6 +29,7 @@ from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
 from ...training.student.build import build_student
+from ...training.student.config import student_section
 from ...training.student.piece_states import StatesCache
 from ..specification.config import JobConfig
 from ..specification.goal import goal_of
@@ -111,13 +112,14 @@ def make_student(
 ) -> dict[str, Any]:
     """Write a checkpoint that trials start from, as specified except for the searched arguments."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
+    student = student_section(config.student, student_keys(searched), teacher)
     made = {"teacher": teacher_key, "searched": searched}
-    known = task.store.read_json(f"{key}.made.json") if config.student.is_pretrained else None
+    known = task.store.read_json(f"{key}.made.json") if student.is_pretrained else None
     if known is not None and known["made"] == made and task.store.has_folder(key):
         return known["record"]
     unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
     record = build_student(
-        config.student.with_searched(student_keys(searched), teacher),
+        student,
         teacher,
         data.class_names,
         task.store.local(key),
@@ -133,7 +135,7 @@ def make_student(
         states=StatesCache(task.store, PIECES),
     )
     task.store.publish(key)
-    if config.student.is_pretrained:
+    if student.is_pretrained:
         task.store.write_json(f"{key}.made.json", {"made": made, "record": record})
         unfinished.forget()
     return record

@@ -11,6 +11,7 @@ from ...errors import ConfigError, InputError, listed
 from ...export.config import BenchmarkConfig, ExportConfig
 from ...search.config import SearchConfig
 from ...search.space.space import SPARSITY, TEXT_COUNTS, THRESHOLD_METRIC, VALIDATION, fixed_values
+from ...search.space.students import student_sections
 from ...training.data.config import AnyDataConfig, data_config
 from ...training.distillation.config import TrainingConfig
 from ...training.distillation.losses.base import section_paths
@@ -23,7 +24,7 @@ from ...training.section import (
     Share,
     ShareBelowOne,
 )
-from ...training.student.config import AnyStudentConfig, job_defaults, student_config
+from ...training.student.config import AnyStudentConfig, StudentConfig, student_config
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description
 from ...training.teacher.config import TeacherConfig
@@ -31,7 +32,7 @@ from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
-from .sections import SEED, is_judged_with_threshold, with_defaults, with_seed
+from .sections import SEED, is_judged_with_threshold, with_defaults_of_student, with_seed
 
 _DEFAULT_SEED = 42
 
@@ -113,9 +114,7 @@ class JobConfig(Section):
     @classmethod
     def _with_defaults_of_student(cls, values: Any) -> Any:
         """Use the values that suit the student's kind for keys that the job does not give."""
-        return (
-            with_defaults(values, job_defaults(values.get("student"))) if isinstance(values, dict) else values
-        )
+        return with_defaults_of_student(values) if isinstance(values, dict) else values
 
     @model_validator(mode="before")
     @classmethod
@@ -190,15 +189,24 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
-        if made.masked is not None and self.student.source is not None:
+        own = next((each for each in _students(self) if each.source is not None), None)
+        if made.masked is not None and own is not None:
             raise ValueError(
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
-                f"student.{self.student.source_key} has its own; remove one of them"
+                f"student.{own.source_key} has its own; remove one of them"
             )
         unused = _unused_teacher(self)
         if unused is not None:
             raise ValueError(unused)
         return self
+
+
+def _students(config: JobConfig) -> list[StudentConfig]:
+    """Return the section of each kind of student that a job tries; that of the job if one of them is faulty."""
+    try:
+        return [section for section, _ in student_sections(config.student, config.search.space)]
+    except ConfigError:  # reported by the check of the space
+        return [config.student]
 
 
 def _unused_teacher(config: JobConfig) -> str | None:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from .config import JobConfig
-from .sections import chosen_keys, section_of
+from .sections import chosen_keys, keys_of_kinds, section_of
 
 _WIDTH = 110
 # Keys that matter for every job, shown whether they were given or not.
@@ -30,10 +30,11 @@ def as_yaml(config: JobConfig, *, all_keys: bool = False) -> str:
 
     Args:
         config: The job.
-        all_keys: Whether to include every key; otherwise only those that differ from their defaults, and those
-            that matter for every job.
+        all_keys: Whether to include every key; otherwise only those that differ from their defaults, those whose
+            default depends on the kind of student, and those that matter for every job.
     """
-    values = config.model_dump(mode="json") if all_keys else chosen_keys(config, config.seed, _DECISIONS)
+    always = (*_DECISIONS, *keys_of_kinds(dict(config)))
+    values = config.model_dump(mode="json") if all_keys else chosen_keys(config, config.seed, always)
     return "\n".join(_lines(JobConfig, values, "")) + "\n"
 
 

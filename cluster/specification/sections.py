@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from ...search.parameters import Parameter
+from ...search.student_arguments import STUDENT_KIND
+from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
+from ...training.student.config import STUDENT_KINDS, job_defaults
 
 SEED = "seed"
 
@@ -53,6 +57,64 @@ def with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Mapping[str,
     # What is no mapping is left for the section's own check to report.
     merged = {name: {**defaults[name], **each} for name, each in given.items() if isinstance(each, dict)}
     return {**values, **merged}
+
+
+def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's values with those that suit the student's kind, for keys that are not given.
+
+    Where the kind is searched, values that suit every kind fill their sections, and those of the section ``training``
+    that suit some fill ``training.by_kind``.
+    """
+    kinds = _searched_kinds(values)
+    if not kinds:
+        return with_defaults(values, job_defaults(values.get("student")))
+    suited = {kind: job_defaults({"kind": kind}) for kind in kinds}
+    first, *others = suited.values()
+    common = {
+        section: {
+            key: value
+            for key, value in defaults.items()
+            if all(each.get(section, {}).get(key) == value for each in others)
+        }
+        for section, defaults in first.items()
+    }
+    training = values.get("training", {})
+    filled = with_defaults(values, {section: each for section, each in common.items() if each})
+    given = training.get("by_kind", {}) if isinstance(training, dict) else None
+    if not isinstance(given, dict):
+        return filled
+    known = {*KindTraining.model_fields} - {*training} - {*common.get("training", {})}
+    of_kinds = {
+        kind: {key: value for key, value in defaults.get("training", {}).items() if key in known}
+        for kind, defaults in suited.items()
+    }
+    of_kinds = with_defaults(given, {kind: each for kind, each in of_kinds.items() if each})
+    return {**filled, "training": {**filled.get("training", {}), "by_kind": of_kinds}} if of_kinds else filled
+
+
+def keys_of_kinds(values: Mapping[str, Any]) -> list[str]:
+    """Return the paths of keys whose default depends on the kinds of students of a job."""
+    student = values.get("student")
+    kinds = _searched_kinds(values) or [None]
+    return [
+        f"{section}.{key}"
+        for kind in kinds
+        for section, defaults in job_defaults(student if kind is None else {"kind": kind}).items()
+        for key in defaults
+    ]
+
+
+def _searched_kinds(values: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of students in a job's search space; none where it has none, or faulty ones."""
+    search = values.get("search")
+    space = search.get("space") if isinstance(search, dict) else getattr(search, "space", None)
+    if not isinstance(space, dict) or STUDENT_KIND not in space:
+        return []
+    try:
+        kinds = TypeAdapter(Parameter).validate_python(space[STUDENT_KIND]).end_values()
+    except ValidationError:
+        return []
+    return [kind for kind in kinds if isinstance(kind, str) and kind in STUDENT_KINDS]
 
 
 def _is_always_there(field: FieldInfo, name: str, values: Mapping[str, Any]) -> bool:

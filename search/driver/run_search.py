@@ -17,6 +17,7 @@ from ..trial_record import TrialRecord, is_trial_name
 from .nodes import RAY_WORKER_ENV, check_fits, num_places
 
 if TYPE_CHECKING:
+    from ...training.data.tokenized import LabelledSplit
     from .collect import SearchOutcome
     from .experiment import SearchEnd, SearchSetup
 
@@ -154,7 +155,8 @@ def _clean_up(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
 
 def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
     names = ("batch_size", "per_device_train_batch_size")
-    fixed = [training.batch_size, *(training.arguments[name] for name in names if name in training.arguments)]
+    of_kinds = [training.of_kind(kind).batch_size for kind in (None, *training.by_kind)]
+    fixed = [max(of_kinds), *(training.arguments[name] for name in names if name in training.arguments)]
     searched = [max(config.space[name].end_values()) for name in names if name in config.space]
     return int(max([fixed[-1], *searched]))
 
@@ -197,16 +199,22 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
 
 
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
-    """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy."""
+    """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy.
+
+    All kinds of students share the same logits: they have the same texts in the same order.
+    """
     import numpy as np
 
-    train = {
-        kind: split
-        if split.teacher_logits is None
-        else replace(split, teacher_logits=np.asarray(split.teacher_logits))
+    logits = {
+        kind: None if split.teacher_logits is None else np.asarray(split.teacher_logits)
         for kind, split in inputs.train.items()
     }
-    return replace(inputs, train=train)
+
+    def in_memory(train: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
+        return {kind: replace(split, teacher_logits=logits[kind]) for kind, split in train.items()}
+
+    respelled = {kind: replace(each, train=in_memory(each.train)) for kind, each in inputs.respelled.items()}
+    return replace(inputs, train=in_memory(inputs.train), respelled=respelled)
 
 
 def placement_resources(resources: dict[str, float]) -> dict[str, float]:

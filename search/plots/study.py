@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...drawing import legend_below, new_figure, save, tidy
+from ..student_arguments import STUDENT_KIND
 from ..study.importance import weights
 from .figures import (
     BEST_COLOR,
@@ -31,6 +32,7 @@ HISTORY_FILE = "search-history.png"
 IMPORTANCE_FILE = "search-importance.png"
 PARALLEL_FILE = "search-parallel.png"
 FRONT_FILE = "search-front.png"
+_MARKERS = "osD^vP*X"  # of kinds of students
 
 
 @dataclass(frozen=True)
@@ -272,15 +274,16 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
 
     front = sorted(search.front, key=point)
     others = [trial for trial in search.finished if trial not in front]
-    _scatter(axes, [point(trial) for trial in others], label="dominated", s=30, color=TRIAL_COLOR, alpha=0.55)
-    _scatter(
-        axes,
-        [point(trial) for trial in front],
-        label="Pareto front",
-        s=48,
-        color=BEST_COLOR,
-        edgecolor="white",
-    )
+    markers = _markers(search.finished)
+    for kind, marker in markers.items():
+        shown = [point(trial) for trial in others if trial.params.get(STUDENT_KIND) == kind]
+        _scatter(axes, shown, marker=marker, s=30, color=TRIAL_COLOR, alpha=0.55)
+        shown = [point(trial) for trial in front if trial.params.get(STUDENT_KIND) == kind]
+        _scatter(axes, shown, marker=marker, s=48, color=BEST_COLOR, edgecolor="white")
+    axes.scatter([], [], label="dominated", s=30, color=TRIAL_COLOR, alpha=0.55)
+    axes.scatter([], [], label="Pareto front", s=48, color=BEST_COLOR, edgecolor="white")
+    for kind, marker in markers.items() if len(markers) > 1 else ():
+        axes.scatter([], [], label=kind, marker=marker, s=36, facecolor="none", edgecolor=MUTED_COLOR)
     if len(search.metric_names) == 2 and len(front) > 1:
         style = "steps-post" if search.is_higher_better() != search.is_higher_better(place) else "steps-pre"
         axes.plot(
@@ -301,6 +304,12 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
     right = 1 if search.is_higher_better(place) else -1
     up = 1 if search.is_higher_better() else -1
     _label(axes, {trial.number: point(trial) for trial in front}, search.chosen.number, right, up)
+
+
+def _markers(trials: Sequence[FrozenTrial]) -> dict[str | None, str]:
+    """Return a marker for each kind of student that trials have, in the order of the names."""
+    kinds = sorted({trial.params.get(STUDENT_KIND) for trial in trials}, key=str)
+    return {kind: _MARKERS[place % len(_MARKERS)] for place, kind in enumerate(kinds)}
 
 
 def _label(axes: Axes, points: dict[int, tuple[float, float]], chosen: int, right: int, up: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .base import SAMPLERS, Sampler, SamplerInputs
@@ -29,6 +30,8 @@ class Gp(Sampler):
         """Return Optuna's Gaussian-process sampler."""
         from optuna.samplers import GPSampler
 
+        # Its advice to install greenlet, on the first suggestion, would appear among the lines of a run.
+        logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
         return GPSampler(
             seed=inputs.seed, n_startup_trials=inputs.num_results, warn_independent_sampling=False
         )

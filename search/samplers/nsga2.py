@@ -28,7 +28,7 @@ class Nsga2(Sampler):
         ge=4,
         le=10_000,
         description="Trials of a generation; those of the first one are random. Default: a fifth of num_trials, from "
-        "4 to 50.",
+        "10 to 50.",
     )
 
     one_objective: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class Nsga2(Sampler):
 
     def num_startup_trials(self, given: int, num_trials: int) -> int:
         """Return the size of the first generation; ``given`` is not used."""
-        return self.population_size or min(50, max(4, num_trials // 5))
+        return self.population_size or min(50, max(10, num_trials // 5))
 
     def create(self, inputs: SamplerInputs) -> BaseSampler:
         """Return Optuna's NSGA-II sampler."""

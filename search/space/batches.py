@@ -60,7 +60,12 @@ def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: 
             where, value = f"training.arguments.{name}", training.arguments[name]
             break
     else:
-        where, value = "training.batch_size", training.batch_size
+        sizes = {"training.batch_size": training.batch_size} | {
+            f"training.by_kind.{kind}.batch_size": each.batch_size
+            for kind, each in training.by_kind.items()
+            if each.batch_size is not None
+        }
+        return [_uneven(where, size, num_processes) for where, size in sizes.items() if size % num_processes]
     return [_uneven(where, value, num_processes)] if value % num_processes else []
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...training import tasks
-from ...training.student.config import STUDENT_KINDS
 from ..config import SearchConfig
 from ..parameters import Parameter
+from ..student_arguments import is_student_argument, student_arguments
 
 if TYPE_CHECKING:
     import optuna
@@ -29,10 +29,10 @@ TEXT_COUNTS = {
 SPARSITY = "training.pruning.sparsity"
 
 
-def student_arguments() -> tuple[str, ...]:
-    """Return the arguments that define a student: the keys that some registered kind lets a search vary."""
-    keys = dict.fromkeys(key for kind in STUDENT_KINDS for key in kind.searched_keys)
-    return tuple(f"student.{key}" for key in keys)
+VALIDATION = "validation_"
+"""Start of the name of a task's metric among those that an epoch reports."""
+THRESHOLD_METRIC = f"{VALIDATION}accuracy_with_threshold"
+"""Accuracy with the out-of-scope threshold that is selected on the same logits, where the job has a threshold."""
 
 
 def other_arguments() -> tuple[str, ...]:
@@ -40,10 +40,9 @@ def other_arguments() -> tuple[str, ...]:
     return (*student_arguments(), *TEXT_COUNTS, SPARSITY)
 
 
-VALIDATION = "validation_"
-"""Start of the name of a task's metric among those that an epoch reports."""
-THRESHOLD_METRIC = f"{VALIDATION}accuracy_with_threshold"
-"""Accuracy with the out-of-scope threshold that is selected on the same logits, where the job has a threshold."""
+def is_training_argument(name: str) -> bool:
+    """Return whether a searched argument is one of the training arguments."""
+    return not is_student_argument(name) and name not in (*TEXT_COUNTS, SPARSITY)
 
 
 def metrics_of(task: str, also: Iterable[str] = (), *, with_threshold: bool = False) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
+from ...training.student.config import StudentConfig, as_kind
 from ..config import SearchConfig
-from ..parameters import Choice, as_category
-from .space import student_arguments
+from ..parameters import Choice, Parameter, as_category
+from ..student_arguments import STUDENT_KIND, is_student_argument, key_of, student_arguments
+from .space import by_condition
 
 # Metric that all trials with the same student share, known before training -> its mode.
-STUDENT_METRICS = {"latency_ms": "min", "num_parameters": "min"}
+STUDENT_METRICS = {"latency_ms": "min", "size_mb": "min", "num_parameters": "min"}
+MEASURED_METRICS = ("latency_ms", "size_mb")
+"""Those that are measured on the exported student."""
 # Name of the student where the space has no student arguments.
 ONLY_STUDENT = "student"
 
@@ -34,8 +37,18 @@ class Student:
 
 def student_name(arguments: Mapping[str, Any]) -> str:
     """Return the name of a trial's student, such as ``student.layers=[0, 5]``; ``student`` where none is searched."""
-    named = [f"{name}={as_category(arguments[name])}" for name in student_arguments() if name in arguments]
-    return "; ".join(named) or ONLY_STUDENT
+    order = student_arguments()
+    names = sorted(
+        filter(is_student_argument, arguments),
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+    return "; ".join(f"{name}={as_category(arguments[name])}" for name in names) or ONLY_STUDENT
+
+
+def is_measured(config: SearchConfig) -> bool:
+    """Return whether a search selects students by what is measured on their exported graphs."""
+    named = (*config.all_objectives, *config.constraints)
+    return any(each.metric in MEASURED_METRICS for each in named)
 
 
 def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]) -> dict[str, float]:
@@ -45,17 +58,47 @@ def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
     """Return every student of the search: its name -> the searched arguments that define it."""
-    named = [name for name in student_arguments() if name in config.space]
-    every = itertools.product(*(config.space[name].all_values() for name in named))
-    made = (dict(zip(named, values, strict=True)) for values in every)
-    return {student_name(each): each for each in made}
+    every: list[dict[str, Any]] = [{}]
+    for name in filter(is_student_argument, by_condition(config.space)):
+        parameter = config.space[name]
+        every = [
+            each
+            for arguments in every
+            for each in (
+                [{**arguments, name: value} for value in parameter.all_values()]
+                if parameter.applies(arguments)
+                else [arguments]
+            )
+        ]
+    return {student_name(each): each for each in every}
 
 
 def student_keys(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the arguments that define a student, by key of the section ``student``."""
-    return {
-        name.removeprefix("student."): arguments[name] for name in student_arguments() if name in arguments
-    }
+    return {key_of(name): value for name, value in arguments.items() if is_student_argument(name)}
+
+
+def student_sections(
+    student: StudentConfig, space: Mapping[str, Parameter]
+) -> list[tuple[StudentConfig, dict[str, list[Any]]]]:
+    """Return the section of each kind of student that a search tries, with the values of its searched keys.
+
+    Of a range these are its two ends.
+
+    Raises:
+        ConfigError: A kind needs a key that the section ``student`` does not have.
+    """
+    kinds = space[STUDENT_KIND].end_values() if STUDENT_KIND in space else [student.kind]
+    found = []
+    for kind in dict.fromkeys(kinds):
+        section = as_kind(student, kind)
+        values = {
+            key: parameter.end_values()
+            for key, parameter in student_keys(space).items()
+            if key in section.searched_keys
+        }
+        found.append((section, values))
+    return found
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
@@ -77,16 +120,21 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         raise ConfigError(
             f"search.constraints: no student satisfies {bounds[0]}: {', '.join(lines)}; relax the constraint"
         )
-    left = {
+    left: dict[str, list[Any]] = {
         name: [
-            value for value in config.space[name].all_values() if any(each[name] == value for each in kept)
+            value
+            for value in config.space[name].all_values()
+            if any(name in each and each[name] == value for each in kept)
         ]
-        for name in kept[0]
+        for name in filter(is_student_argument, config.space)
     }
     points = [
         point
         for point in config.points
-        if all(point.get(name, values[0]) in values for name, values in left.items())
+        if all(point[name] in values for name, values in left.items() if name in point)
     ]
-    space = {**config.space, **{name: Choice(values=values) for name, values in left.items()}}
+    space = {name: each for name, each in config.space.items() if left.get(name, [each])}
+    space |= {
+        name: Choice(values=values, when=config.space[name].when) for name, values in left.items() if values
+    }
     return config.model_copy(update={"space": space, "points": points})

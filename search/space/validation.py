@@ -15,6 +15,7 @@ from ...training.student.config import StudentConfig
 from ...training.tasks import SINGLE_LABEL
 from ..config import SearchConfig
 from ..parameters import FloatRange, Parameter, accepted_values
+from ..student_arguments import is_student_argument
 from .combinations import combination_faults
 from .space import (
     NUM_STUDENT_LAYERS,
@@ -23,10 +24,10 @@ from .space import (
     TEXT_COUNTS,
     VALIDATION,
     by_condition,
+    is_training_argument,
     metrics_of,
     named_metrics,
     other_arguments,
-    student_arguments,
 )
 from .student_validation import student_faults
 from .students import STUDENT_METRICS
@@ -151,7 +152,7 @@ def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[
     ends = {
         name: list({repr(value): value for value in config.space[name].end_values()}.values())
         for name in names
-        if name not in other_arguments()
+        if is_training_argument(name)
     }
     faults = [
         f"search.space.{name}: {shown(value)} is rejected: {reason}"
@@ -264,7 +265,7 @@ def _metric_faults(config: SearchConfig, reported: dict[str, str], task: str) ->
         for where, metric in bounds.items()
         if metric not in every
     ]
-    if not any(name in config.space for name in student_arguments()):
+    if not any(is_student_argument(name) for name in config.space):
         named = {f"{where}.metric": each.metric for where, each in objectives.items()} | bounds
         faults += [
             f"{where}: {metric} depends only on the student, and all trials have the same one; search "

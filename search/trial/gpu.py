@@ -183,11 +183,12 @@ def measure_step(
     if settings.training.quantization_aware is not None:
         FakeQuantized(model, settings.training.quantization_aware)
     total = torch.cuda.get_device_properties(0).total_memory
-    length = max(int(np.max(split.tokens.lengths)) for split in inputs.train.values())
+    texts = [inputs, *inputs.respelled.values()]
+    length = max(int(np.max(split.tokens.lengths)) for each in texts for split in each.train.values())
     ids = torch.randint(5, 100, (batch_size, length), device="cuda")
     shape = shape_of(model, batch_size, length, 0 if teacher is None else teacher.num_parameters())
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    longest = int(np.max(inputs.validation.lengths))
+    longest = max(int(np.max(each.validation.lengths)) for each in texts)
     evaluated = torch.randint(5, 100, (settings.training.eval_batch_size, longest), device="cuda")
     try:
         for each in filter(None, (model, teacher)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...training import tasks
 from ..space.space import SPARSITY, TEXT_COUNTS
 from ..space.students import Student, student_name
+from ..student_arguments import STUDENT_KIND
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
     from ...training.compression.config import PruningConfig
     from ...training.data.tokenized import LabelledSplit, TokenizedSplit
     from ...training.distillation.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class StudentTexts:
+    """The texts in the word pieces of one kind of student.
+
+    Attributes:
+        train: Training texts by kind, as in ``TrialInputs``.
+        validation: Tokenized validation split.
+    """
+
+    train: dict[str, LabelledSplit]
+    validation: TokenizedSplit
+
+    @classmethod
+    def of(cls, splits: Mapping[str, LabelledSplit]) -> StudentTexts:
+        """Return the texts from all splits by name."""
+        train = {kind: split for kind, split in splits.items() if kind != "validation"}
+        return cls(train, splits["validation"].tokens)
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,7 @@ class TrialInputs:
         metric: Metric of the job, in which the best epoch is shown; None: the task's first.
         accuracy_with_threshold: Function of logits[N, C] and labels of the validation split, for ``THRESHOLD_METRIC``;
             None where the job has no out-of-scope threshold.
+        respelled: The texts for the kinds of students whose tokenizer is another one, where the kind is searched.
     """
 
     students: dict[str, Student]
@@ -46,6 +67,7 @@ class TrialInputs:
     task: str = "single_label"
     metric: str | None = None
     accuracy_with_threshold: Callable[[np.ndarray, np.ndarray], float] | None = None
+    respelled: dict[str, StudentTexts] = field(default_factory=dict)
 
     @property
     def has_threshold(self) -> bool:
@@ -56,6 +78,11 @@ class TrialInputs:
     def goal(self) -> str:
         """The metric in which the best epoch is shown."""
         return self.metric or tasks.get(self.task).goal[0]
+
+    def of(self, arguments: Mapping[str, Any]) -> TrialInputs:
+        """Return the inputs of a trial with these arguments: its texts are in the word pieces of its student."""
+        own = self.respelled.get(arguments.get(STUDENT_KIND, ""))
+        return self if own is None else replace(self, train=own.train, validation=own.validation)
 
     def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
         """Return the training texts of a trial; of a kind whose count is searched, only the first ones."""
@@ -99,6 +126,10 @@ class TrialSettings:
     num_processes: int = 1
     gpu_share: float = 1.0
     also: tuple[str, ...] = ()
+
+    def training_of(self, arguments: Mapping[str, Any]) -> TrainingConfig:
+        """Return the ``training`` section of a trial with these arguments: that of its kind of student."""
+        return self.training.of_kind(arguments.get(STUDENT_KIND))
 
     def pruning_of(self, arguments: Mapping[str, Any]) -> PruningConfig | None:
         """Return the pruning configuration of a trial with these arguments."""

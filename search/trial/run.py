@@ -33,7 +33,7 @@ from ...training.distillation.trainer import DistillationTrainer
 from ...training.models.first_token import first_token_in_last_layer
 from ...training.models.trainable_embedding_rows import train_used_rows
 from ..space.batches import part_of_batch
-from ..space.space import other_arguments
+from ..space.space import is_training_argument
 from ..trial_record import trial_name
 from .checkpoints import SavedEpoch, delete_checkpoints, download_checkpoint, saved_epochs
 from .events import TrialEvents
@@ -106,7 +106,7 @@ def _run(
                 num_threads=settings.num_threads,
                 log=log,
             ):
-                inputs = opened(inputs)
+                inputs = opened(inputs).of(arguments)
                 trainer = make_trainer(arguments, inputs, settings, work)
                 trainer.add_callback(EpochReporter(trial, inputs, settings, events, log, saved))
                 _train(trainer, settings.store, key, work)
@@ -132,7 +132,7 @@ def _train_other_rank(
     work: Path,
 ) -> None:
     """Train in an additional process of the trial: the same steps on its part of each batch, nothing else."""
-    trainer = make_trainer(arguments, opened(inputs), settings, work)
+    trainer = make_trainer(arguments, opened(inputs).of(arguments), settings, work)
     _train(trainer, settings.store, key, work)
 
 
@@ -158,8 +158,8 @@ def make_trainer(
         "disable_tqdm": True,
         "use_cpu": not settings.use_gpu,
     }
-    searched = {name: value for name, value in arguments.items() if name not in other_arguments()}
-    args = arguments_from_config(settings.training, str(work), **{**searched, **own})
+    searched = {name: value for name, value in arguments.items() if is_training_argument(name)}
+    args = arguments_from_config(settings.training_of(arguments), str(work), **{**searched, **own})
     train = inputs.trained_on(arguments)
     num_steps = sum(map(len, train)) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))

@@ -145,8 +145,9 @@ def test_a_sampler_is_in_the_help_and_in_the_schema(entry):
 
 
 @every_suggesting_sampler
-def test_suggestions_are_in_range_and_meet_the_conditions(entry):
+def test_suggestions_are_in_range_and_meet_the_conditions(entry, capfd):
     found = Search(sampler_of(entry)).run(num_of(entry))
+    assert capfd.readouterr() == ("", ""), "nothing appears among the lines of a run"
     for arguments in found:
         assert 0 <= arguments["x"] <= 1
         assert 1e-5 <= arguments["rate"] <= 1e-2

@@ -226,6 +226,7 @@ def test_a_kind_finds_its_own_section() -> None:
         (["onnx", "onnx-fused-int8", "onnx-int8"], "bert", "onnx-fused-int8"),
         (["onnx", "onnx-fused-int8", "onnx-int8"], "distiltune-convolution", "onnx-int8"),
         (["onnx-fused-int8", "onnx-fused"], "distiltune-convolution", "onnx-int8"),
+        (["onnx", "onnx-fused-int8", "onnx-int8"], "distiltune-static", "onnx-int8"),
         (["student-pytorch-int8", "onnx-fp16", "onnx"], "bert", "onnx-fp16"),
         (["onnx-weights-8bit", "onnx-int8-embeddings-4bit"], "electra", "onnx-int8-embeddings-4bit"),
         (["student-pytorch-int8", "onnx-static-minmax"], "bert", "onnx-int8"),

@@ -222,7 +222,8 @@ def arguments_from_config(
     Raises:
         ConfigError: a name is unknown (the nearest valid one is given), or a value is rejected.
     """
-    values = config.model_dump(exclude={"arguments", "max_length", "quantization_aware", "pruning", "losses"})
+    apart = {"arguments", "max_length", "quantization_aware", "pruning", "losses", "by_kind"}
+    values = config.model_dump(exclude=apart)
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
     values["disable_tqdm"] = True
     values["losses"] = _losses(config, overrides)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -16,6 +16,7 @@ from ..section import (
     Name,
     OptimizationConfig,
     Plain,
+    Section,
     Seed,
     Share,
     Temperature,
@@ -37,6 +38,15 @@ def _length(value: Any) -> Any:
 MaxLength = Annotated[
     Annotated[int, Field(ge=LEAST_TOKENS, le=_MOST_TOKENS)] | Literal["auto"], BeforeValidator(_length)
 ]
+
+
+class KindTraining(Section):
+    """Training of the students of one kind; a key without a value has that of the section ``training``."""
+
+    learning_rate: LearningRate | None = Field(default=None, description="Peak learning rate of AdamW.")
+    batch_size: BatchSize | None = Field(default=None, description="Texts per step.")
+    num_train_epochs: Epochs | None = Field(default=None, description="Epochs.")
+    weight_decay: Weight | None = Field(default=None, description="AdamW weight decay.")
 
 
 class TrainingConfig(OptimizationConfig):
@@ -81,6 +91,18 @@ class TrainingConfig(OptimizationConfig):
         description="Any other field of DistillationTrainingArguments, by name "
         "(for example hidden_loss_weight).",
     )
+    by_kind: dict[Name, Annotated[KindTraining, Field()]] = Field(
+        default_factory=dict,
+        max_length=200,
+        description="Where search.space has student.kind: values of learning_rate, batch_size, num_train_epochs or "
+        "weight_decay for trials with a kind of student, such as `convolution: {learning_rate: 0.003}`. Default: what "
+        "suits the kind, for keys that the job does not give.",
+    )
+
+    def of_kind(self, kind: str | None) -> Self:
+        """Return the section with the values of ``by_kind`` for a kind of student; None has none."""
+        own = self.by_kind.get(kind or "")
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
 
     @property
     def num_tokens(self) -> int:

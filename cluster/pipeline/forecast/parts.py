@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ....search.space.space import fixed_values
-from ....search.space.students import Student, student_keys, student_name
-from ....search.trial.inputs import TrialInputs, TrialSettings
+from ....search.space.students import Student, student_keys, student_name, student_sections
+from ....search.student_arguments import STUDENT_KIND
+from ....search.trial.inputs import StudentTexts, TrialInputs, TrialSettings
 from ....training import tasks
 from ....training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
 from ....training.data.analysis.diagnostics import near_duplicates
@@ -21,6 +22,7 @@ from ....training.data.tokenized import LabelledSplit
 from ....training.data.transfer_set import extra_splits
 from ....training.models.runtime import intra_op_threads, quiet
 from ....training.student.build import build_student
+from ....training.student.config import student_section
 from ....training.student.kinds.base import StudentInputs
 from ....training.student.piece_states import compute_states
 from ....training.teacher.logits_cache import logits_key
@@ -33,11 +35,13 @@ from .stopwatch import Stopwatch
 from .training import measure_inference, measure_teacher, measure_training, measure_trials
 
 if TYPE_CHECKING:
+    from ...specification.config import JobConfig
     from .request import Point, Request
 
 TEACHER = "teacher"
 _SPLITS = "splits.pickle"
 _PIECES_MEASURED = 2048
+_OWN_SPLITS = "own-splits.pickle"  # of the kinds of students with a tokenizer of their own
 _MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure how long all of them take
 Wait = Callable[[], None]
 
@@ -110,7 +114,7 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
     seconds, sizes, counts = [], [], []
     for name, point in names.items():
         watch = Stopwatch()
-        section = config.student.with_searched(student_keys(point.arguments), store.local(TEACHER))
+        section = student_section(config.student, student_keys(point.arguments), store.local(TEACHER))
         section = section.at_low_cost()
         key = request.student_key(names, name)
         with intra_op_threads(1):
@@ -131,16 +135,21 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
         sizes.append(_bytes(store.local(key)))
         counts.append(record["num_parameters"])
     watch = Stopwatch()
-    splits = pickle.loads((request.work / _SPLITS).read_bytes())
-    if config.student.own_tokenizer:
-        context = Task(store, config, "log", "progress", 1, False, "unfinished")
-        key = request.student_key(names, next(iter(names)))
-        splits = tokenize_for_student(context, data, TEACHER, key, splits)
-        (request.work / _SPLITS).write_bytes(pickle.dumps(splits))
+    splits, own = pickle.loads((request.work / _SPLITS).read_bytes()), {}
+    context = Task(store, config, "log", "progress", 1, False, "unfinished")
+    for section, _ in student_sections(config.student, config.search.space):
+        if section.own_tokenizer:
+            of_kind = (name for name in names if _kind(config, names[name]) == section.kind)
+            key = request.student_key(names, next(of_kind))
+            own[section.kind] = tokenize_for_student(context, data, TEACHER, key, splits)
+    if STUDENT_KIND not in config.search.space:
+        splits = own.get(config.student.kind, splits)
+    (request.work / _SPLITS).write_bytes(pickle.dumps(splits))
+    (request.work / _OWN_SPLITS).write_bytes(pickle.dumps(own))
     tokenize_s = watch.lap()
     return {
         "build_s": float(np.mean(seconds)),
-        **_reading_pieces(request, points),
+        **_reading_pieces(request),
         "tokenize_s": tokenize_s,
         "bytes": max(sizes),
         "num_parameters": max(counts),
@@ -150,20 +159,22 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
     }
 
 
-def _reading_pieces(request: Request, points: list[Point]) -> dict[str, Any]:
+def _reading_pieces(request: Request) -> dict[str, Any]:
     """Return how many word pieces the teacher reads to build the students, and the seconds that it takes."""
     config, data, folder = request.config, request.data, request.store.local(TEACHER)
-    section = config.student.with_searched(student_keys(points[0].arguments), folder)
-    if not section.is_costly or section.is_pretrained:
+    tokenizer, texts = load_tokenizer(folder), data.splits["train"]["text"][:]
+    sections = [section for section, _ in student_sections(config.student, config.search.space)]
+    # Students with the same pieces share the states, of whatever kind they are.
+    read = {tuple(each.pieces_read(tokenizer, texts, data.unlabelled)) for each in sections} - {()}
+    if not read:
         return {"num_pieces": 0, "pieces_s": 0.0}
-    tokenizer = load_tokenizer(folder)
-    pieces = section.pieces_read(tokenizer, data.splits["train"]["text"][:], data.unlabelled)
+    num_pieces, pieces = sum(map(len, read)), max(read, key=len)
     model, _ = load_classifier(folder, tasks.get(config.task))
     few = np.asarray(pieces[:: max(1, len(pieces) // _PIECES_MEASURED)])
     compute_states(model, tokenizer, few[:1], num_threads=request.places.teacher_threads)  # warms up
     watch = Stopwatch()
     compute_states(model, tokenizer, few, num_threads=request.places.teacher_threads)
-    return {"num_pieces": len(pieces), "pieces_s": watch.lap() * len(pieces) / len(few)}
+    return {"num_pieces": num_pieces, "pieces_s": watch.lap() * num_pieces / len(few)}
 
 
 def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) -> dict[str, Any]:
@@ -173,7 +184,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
     config, data = request.config, request.data
     largest = max(points, key=lambda point: point.size)
     teacher = request.store.local(TEACHER)
-    section = config.student.with_searched(student_keys(largest.arguments), teacher)
+    section = student_section(config.student, student_keys(largest.arguments), teacher)
     pretraining = getattr(section, "pretraining", None)
     if pretraining is None:
         return {"pretraining_s": 0.0}
@@ -212,9 +223,13 @@ def measure_trial_part(
 ) -> list[dict[str, Any]]:
     """Measure trials; ``number`` distinguishes the processes that do so side by side."""
     config, data = request.config, request.data
-    splits = pickle.loads((request.work / _SPLITS).read_bytes())
+    splits, own = (pickle.loads((request.work / name).read_bytes()) for name in (_SPLITS, _OWN_SPLITS))
     if fixed_values(config.search).get("alpha") == 1:
         splits = {name: LabelledSplit(each.tokens) for name, each in splits.items()}
+        own = {
+            kind: {name: LabelledSplit(each.tokens) for name, each in found.items()}
+            for kind, found in own.items()
+        }
     names = {student_name(each.arguments): each for each in points}
     inputs = TrialInputs(
         students={name: Student(request.student_key(names, name), {}) for name in names},
@@ -224,6 +239,7 @@ def measure_trial_part(
         label_names=data.label_names,
         teacher=TEACHER,
         task=config.task,
+        respelled={kind: StudentTexts.of(each) for kind, each in own.items()},
     )
     settings = TrialSettings(
         training=_part_of_batch(request),
@@ -239,6 +255,10 @@ def measure_trial_part(
     num = request.places.num_processes
     points = [replace(each, arguments=_parts_of_batches(each.arguments, num)) for each in points]
     return measure_trials(points, inputs, settings, request.seconds, request.work / f"trial-{number}", wait)
+
+
+def _kind(config: JobConfig, point: Point) -> str:
+    return point.arguments.get(STUDENT_KIND, config.student.kind)
 
 
 def _initial(request: Request) -> InitialTeacher:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....search.parameters import FloatRange, IntRange, Parameter
-from ....search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, by_condition, student_arguments
+from ....search.space.space import NUM_STUDENT_LAYERS, STUDENT_LAYERS, by_condition
+from ....search.student_arguments import STUDENT_KIND, is_student_argument
 from ....storage.store import Store
 
 if TYPE_CHECKING:
@@ -110,32 +111,40 @@ def places_of(config: JobConfig, num_cpus: int) -> Places:
 def points_of(space: Mapping[str, Parameter]) -> list[Point]:
     """Return the trials to measure: one in the middle of the space, and its ends where they change a step's time.
 
-    Students of different sizes are measured at their smallest and largest, batch sizes likewise.
+    Students of different sizes are measured at their smallest and largest, of each kind, batch sizes likewise.
     """
     middle = _arguments(space, {})
     found = [middle]
-    for names in (
-        [each for each in student_arguments() if each in space],
-        [each for each in BATCH_SIZES if each in space],
-    ):
+    students = [name for name in space if is_student_argument(name) and name != STUDENT_KIND]
+    kinds = [{STUDENT_KIND: kind} for kind in _kinds(space)] or [{}]
+    batches = [each for each in BATCH_SIZES if each in space]
+    for names, fixed in (*((students, kind) for kind in kinds), (batches, {})):
         for end in (min, max):
             changed = {name: end(space[name].end_values(), key=_magnitude) for name in names}
-            arguments = _arguments(space, changed)
+            arguments = _arguments(space, {**changed, **fixed})
             if arguments not in found:
                 found.append(arguments)
     return [Point(each, student_size(each, space)) for each in found]
 
 
 def student_size(arguments: Mapping[str, Any], space: Mapping[str, Parameter]) -> float:
-    """Return the size of a trial's student relative to others of the space: layers times what else has a size."""
-    layers = arguments.get(NUM_STUDENT_LAYERS) or len(arguments.get(STUDENT_LAYERS) or [0])
-    size = float(layers)
-    widths = [each for each in student_arguments() if each not in (STUDENT_LAYERS, NUM_STUDENT_LAYERS)]
-    for name in widths:
-        if name in arguments and name in space:
+    """Return the size of a trial's student relative to others of the space: layers times what else has a size.
+
+    Where the kind is searched, the students of each kind without layers have a range of sizes below those with layers.
+    """
+    layers = float(arguments.get(NUM_STUDENT_LAYERS) or len(arguments.get(STUDENT_LAYERS) or [0]))
+    kinds, width = _kinds(space), 1.0
+    for name in filter(is_student_argument, space):
+        if name in arguments and name not in (STUDENT_KIND, STUDENT_LAYERS, NUM_STUDENT_LAYERS):
             numbers = [_number(each) for each in space[name].end_values()]
-            size *= 0.5 + 0.5 * _number(arguments[name]) / max(1.0, *numbers)
-    return size
+            width *= 0.5 + 0.5 * _number(arguments[name]) / max(1.0, *numbers)
+    if arguments.get(STUDENT_KIND) in kinds and not {NUM_STUDENT_LAYERS, STUDENT_LAYERS} & {*arguments}:
+        return 0.25 * (kinds.index(arguments[STUDENT_KIND]) + width) / (1 + len(kinds))
+    return layers * width
+
+
+def _kinds(space: Mapping[str, Parameter]) -> list[Any]:
+    return space[STUDENT_KIND].end_values() if STUDENT_KIND in space else []
 
 
 def _arguments(space: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

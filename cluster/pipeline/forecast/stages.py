@@ -10,7 +10,7 @@ from ....export.benchmark.targets.baseline import BASELINE
 from ....export.variants import kinds
 from ....export.variants.base import Source
 from ....search.space.space import searched
-from ....search.space.students import student_names
+from ....search.space.students import is_measured, student_names
 from ....training.teacher.cross_fit import cross_fit_work
 from ...specification.config import JobConfig
 from .request import Places
@@ -209,8 +209,7 @@ class StageForecasts:
 
     def _latency_s(self) -> float:
         """Return the seconds in which the latency of a student is measured, where the search asks for it."""
-        search = self._config.search
-        if not any(each.metric == "latency_ms" for each in (*search.objectives, *search.constraints)):
+        if not is_measured(self._config.search):
             return 0.0
         calls = self._config.benchmark.num_runs * self._measured["latency of onnx"]["call_s"]
         return self._measured["export"]["seconds"] + _PYTORCH_START * self._known.import_s + calls

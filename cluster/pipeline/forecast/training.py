@@ -219,13 +219,14 @@ def measure_trials(
     found = []
     for number, point in enumerate(points):
         watch = Stopwatch()
-        trainer = make_trainer(dict(point.arguments), inputs, settings, work / str(number))
+        own = inputs.of(point.arguments)
+        trainer = make_trainer(dict(point.arguments), own, settings, work / str(number))
         trainer.remove_callback(LastSaveIsModel)  # so that the optimizer's state is saved
         setup_s = watch.lap()
-        lengths = np.concatenate([each.tokens.lengths for each in inputs.trained_on(point.arguments)])
+        lengths = np.concatenate([each.tokens.lengths for each in own.trained_on(point.arguments)])
         num_steps = _STEPS_OF_SCHEDULE if scheduled else _MOST_STEPS
         measured = measure_training(trainer, lengths, seconds, wait, num_steps)
-        evaluation_s = _evaluation_s(trainer, inputs.validation, seconds / 4)
+        evaluation_s = _evaluation_s(trainer, own.validation, seconds / 4)
         found.append({**measured, "size": point.size, "setup_s": setup_s, "evaluation_s": evaluation_s})
     return found
 

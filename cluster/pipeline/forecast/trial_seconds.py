@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....search.space.space import TEXT_COUNTS
+from ....search.student_arguments import STUDENT_KIND
+from ....training.distillation.config import TrainingConfig
 from ...specification.config import JobConfig
 from .cost import BatchCost, tokens_of, training_batches
 from .request import student_size
@@ -46,7 +48,7 @@ class TrialSeconds:
 
     def __call__(self, arguments: Mapping[str, Any], share: float) -> float:
         """Return the seconds of a trial that trains a share, 0 to 1, of its epochs."""
-        training = self._config.training
+        training = self._training(arguments)
         size = student_size(arguments, self._config.search.space)
         tokens = self._tokens(arguments)
         cost = self._cost(size)
@@ -60,8 +62,11 @@ class TrialSeconds:
         each = self._at(size, self._evaluation_s) + self._at(size, self._save_s)
         return self._at(size, self._setup_s) + trained + num * each
 
+    def _training(self, arguments: Mapping[str, Any]) -> TrainingConfig:
+        return self._config.training.of_kind(arguments.get(STUDENT_KIND))
+
     def _tokens(self, arguments: Mapping[str, Any]) -> np.ndarray:
-        training = self._config.training
+        training = self._training(arguments)
         given = {**training.arguments, **arguments}
         batch = given.get("per_device_train_batch_size", given.get("batch_size", training.batch_size))
         batch = int(batch) * int(given.get("gradient_accumulation_steps", 1))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import DistiltuneError
+from ....search.space.students import is_measured
 from ....storage.folders import link_or_copy, new_folder
 from ....storage.store import Store
 from ...specification.config import JobConfig
@@ -98,9 +99,8 @@ class SearchReuse:
 
     @property
     def _is_timed(self) -> bool:
-        """Whether students are selected by their latency."""
-        search = self._config.search
-        return any(each.metric == "latency_ms" for each in (*search.all_objectives, *search.constraints))
+        """Whether students are selected by what is measured on their exported graphs."""
+        return is_measured(self._config.search)
 
     def _latency_parts(self) -> dict[str, Any] | None:
         """Return what the latency of a student depends on, where students are selected by it."""

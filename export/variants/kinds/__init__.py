@@ -57,9 +57,11 @@ def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
         names: Names of registered variants.
         model_type: Model type of the student, as in its ``config.json``.
     """
-    from ...onnx.graphs import find_graph  # loads torch
+    from ....training.models.static import StaticConfig  # loads torch
+    from ...onnx.graphs import find_graph
 
-    if find_graph(model_type) is None:
+    # PyTorch exports the graph of the static model, which has no attention either.
+    if find_graph(model_type) is None and model_type != StaticConfig.model_type:
         return {}
     return {
         name: f"{model_type} has no attention to fuse"

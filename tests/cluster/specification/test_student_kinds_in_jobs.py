@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from models import tiny_classifier
+from pydantic import ValidationError
 
 from distiltune.cluster.commands.check import _student
 from distiltune.cluster.pipeline.preflight import check_models
@@ -13,6 +14,7 @@ from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.printing import as_yaml
 from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.errors import ConfigError, InputError
+from distiltune.search.space.validation import space_faults
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 
@@ -163,3 +165,103 @@ def test_a_check_describes_the_student():
         "static": "static: maximum and mean of word pieces of 256 dimensions",
         "layers": "layers [0, 3] of the teacher",
     }
+
+
+def searching(*kinds: str, **sections: object) -> JobConfig:
+    space = {"student.kind": {"type": "choice", "values": list(kinds)}}
+    return JobConfig.model_validate({**sections, "search": {"space": space}})
+
+
+def by_kind(config: JobConfig) -> dict[str, object]:
+    return {kind: each.model_dump(exclude_none=True) for kind, each in config.training.by_kind.items()}
+
+
+def test_a_job_that_searches_kinds_has_the_values_that_suit_each():
+    config = searching("layers", "convolution", "static")
+    own = {"learning_rate": 3e-3, "batch_size": 128}
+    assert by_kind(config) == {"convolution": own, "static": own}
+    assert (config.training.learning_rate, config.training.batch_size) == (6e-4, 64)
+    assert "onnx-fused" in config.export.variants, "a student without attention skips it"
+    # The kind that `student` describes is one of those searched: its values are not those of the others.
+    other = searching("layers", "static", student={"kind": "static"})
+    assert (other.training.learning_rate, by_kind(other)) == (6e-4, {"static": own})
+
+
+def test_values_that_suit_all_searched_kinds_are_those_of_the_sections():
+    config = searching("convolution", "static")
+    assert (config.training.learning_rate, config.training.batch_size) == (3e-3, 128)
+    assert by_kind(config) == {}
+    assert not any("fused" in name for name in config.export.variants)
+    assert searching("layers").training.by_kind == {}
+
+
+def test_values_that_the_job_gives_hold_for_all_searched_kinds():
+    config = searching("layers", "static", training={"learning_rate": 1e-3})
+    assert (config.training.learning_rate, by_kind(config)) == (1e-3, {"static": {"batch_size": 128}})
+    given = {"static": {"learning_rate": 0.01}}
+    config = searching("layers", "convolution", "static", training={"by_kind": given})
+    own = {"learning_rate": 3e-3, "batch_size": 128}
+    assert by_kind(config) == {"static": {**own, **given["static"]}, "convolution": own}
+
+
+@pytest.mark.parametrize("all_keys", [False, True])
+def test_a_value_of_the_job_that_is_the_usual_default_is_read_back(all_keys):
+    config = JobConfig.model_validate({"student": {"kind": "static"}, "training": {"learning_rate": 6e-4}})
+    assert JobConfig.model_validate(parse_yaml(as_yaml(config, all_keys=all_keys))) == config
+
+
+@pytest.mark.parametrize("all_keys", [False, True])
+@pytest.mark.parametrize(
+    "training", [{}, {"learning_rate": 6e-4}, {"by_kind": {"static": {"batch_size": 8}}}]
+)
+def test_values_by_kind_are_shown_and_read_back(training, all_keys):
+    config = searching("layers", "static", training=training)
+    printed = parse_yaml(as_yaml(config, all_keys=all_keys))
+    assert JobConfig.model_validate(printed) == config
+    assert JobConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("section", "parts"),
+    [
+        ({"cnn": {"batch_size": 8}}, ["training.by_kind.cnn", "accepted: layers, static"]),
+        ({"convolution": {"batch_size": 8}}, ["training.by_kind.convolution", "accepted: layers, static"]),
+    ],
+)
+def test_values_for_a_kind_that_is_not_tried_are_refused(section, parts):
+    config = searching("layers", "static", training={"by_kind": section})
+    [fault] = space_faults(config.search, config.training, config.student)
+    assert all(part in fault for part in parts)
+    alone = JobConfig.model_validate({"training": {"by_kind": section}})
+    [fault] = space_faults(alone.search, alone.training, alone.student)
+    assert parts[0] in fault and "student.kind" in fault
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 0}, {"learning_rate": "fast"}, {"alpha": 0.5}])
+def test_values_by_kind_are_checked_by_name(values):
+    with pytest.raises(ValidationError, match=rf"training\.by_kind\.static\.{next(iter(values))}"):
+        searching("layers", "static", training={"by_kind": {"static": values}})
+
+
+def test_a_teacher_is_checked_for_every_searched_kind(tmp_path):
+    teacher = tiny_classifier(tmp_path / "teacher", num_layers=4)
+    where = {"teacher": {"checkpoint": str(teacher)}}
+    with pytest.raises(InputError, match=r"student\.hidden_size: 128 given"):
+        check_models(searching("layers", "convolution", **where))
+    with pytest.raises(InputError, match=r"training\.pruning: refused for a student of kind static"):
+        random = {"student": {"kind": "static", "table": "random"}}
+        check_models(
+            searching("layers", "static", **where, **random, training={"pruning": {"sparsity": 0.5}})
+        )
+    variants = {"variants": ["onnx", "onnx-fused"]}
+    scratch = {"student": {"kind": "static", "table": "random"}, "export": variants}
+    check_models(searching("layers", "static", **where, **scratch))
+    with pytest.raises(ConfigError, match=r"export\.variants: onnx-fused given.*convolution or static"):
+        check_models(searching("convolution", "static", **where, **scratch))
+
+
+def test_masked_texts_need_the_teachers_word_pieces_in_every_searched_kind():
+    masked = {"data": {"augmentation": {"masked": {"count": 8}}}, "student": {"checkpoint": "some/encoder"}}
+    assert searching("layers", "static", **masked).data.augmentation.masked is not None
+    with pytest.raises(ValidationError, match=r"masked pieces are the teacher's, but student\.checkpoint"):
+        searching("layers", "checkpoint", **masked)

@@ -8,6 +8,7 @@ import matplotlib.image
 import optuna
 import pytest
 from drawn_studies import SPACE, TWO, search
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from pictures import num_colours
 
@@ -158,6 +159,34 @@ def test_the_default_front_is_the_one_of_optuna(tmp_path, monkeypatch):
     study = optuna.create_study(directions=TWO["directions"])
     study.add_trials(trials)
     assert sorted(seen) == sorted(trial.number for trial in study.best_trials)
+
+
+@pytest.mark.parametrize("kinds", [(), ("layers",), ("convolution", "layers", "static")])
+def test_kinds_of_students_have_markers_of_their_own(kinds, tmp_path, monkeypatch):
+    from distiltune.search.plots import study as study_pictures
+
+    labels, markers = [], []
+    scatter = study_pictures._scatter
+    monkeypatch.setattr(
+        study_pictures,
+        "legend_below",
+        lambda figure, axes: labels.append(axes.get_legend_handles_labels()[1]),
+    )
+
+    def seen(axes, points, **look):
+        markers.append((look.get("marker"), len(points)))
+        scatter(axes, points, **look)
+
+    monkeypatch.setattr(study_pictures, "_scatter", seen)
+    trials = search(12, 2, stopped=False)
+    for trial in trials if kinds else ():
+        trial.distributions = {**trial.distributions, "student.kind": CategoricalDistribution(kinds)}
+        trial.params = {**trial.params, "student.kind": kinds[trial.number % len(kinds)]}
+    found = study_pictures._Search(trials, TWO["metric_names"], TWO["directions"], None, None)
+    study_pictures._front(found)
+    assert labels == [["dominated", "Pareto front", *(kinds if len(kinds) > 1 else ())]]
+    assert len({marker for marker, _ in markers}) == max(1, len(kinds))
+    assert sum(count for _, count in markers) == 12
 
 
 @pytest.mark.parametrize(

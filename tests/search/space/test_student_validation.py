@@ -116,3 +116,26 @@ def test_a_loss_of_hidden_states_is_refused_by_name(kind, space, training, where
 
 def test_a_weight_of_zero_is_no_loss():
     assert faults_of({"hidden_loss_weight": 0.0}, arguments={"hidden_loss_weight": 0.0}) == []
+
+
+BOTH = {"student.kind": {"type": "choice", "values": ["layers", "static"]}}
+
+
+def test_a_loss_of_hidden_states_is_searched_in_trials_with_layers_alone():
+    weight = {"type": "float", "low": 0, "high": 1}
+    [fault] = faults_of({**BOTH, "hidden_loss_weight": weight}, "layers")
+    assert fault.startswith("search.space.hidden_loss_weight: 1.0") and "kind static" in fault
+    assert "when: {student.kind: [layers, checkpoint]}" in fault
+    narrowed = {**weight, "when": {"student.kind": "layers"}}
+    assert faults_of({**BOTH, "hidden_loss_weight": narrowed}, "layers") == []
+    [fault] = faults_of(BOTH, "layers", arguments={"hidden_loss_weight": 0.5})
+    assert fault.startswith("training.arguments.hidden_loss_weight: 0.5")
+
+
+def test_a_value_is_checked_for_each_searched_kind_that_has_the_key():
+    kinds = {"student.kind": {"type": "choice", "values": ["convolution", "static"]}}
+    pooling = {"type": "choice", "values": ["max", "max_mean"]}
+    [fault] = faults_of({**kinds, "student.pooling": pooling})
+    assert fault.startswith("search.space.student.pooling: 'max' ") and "'mean'" in fault
+    narrowed = {**pooling, "when": {"student.kind": "convolution"}}
+    assert faults_of({**kinds, "student.pooling": narrowed}) == []

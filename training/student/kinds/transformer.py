@@ -71,9 +71,10 @@ class TransformerStudent(TrimmedStudent):
         for width, where in ((self.width, "student.width"), (widest, "search.space.student")):
             if width is not None:
                 check_width(width, source, where)
-        if self.layers is not None:
-            family_of(source, "student.layers", "layers")
-            check_layers(self.layers, source.num_hidden_layers, self.layers_of)
+        for layers in searched.get("layers", [] if "num_layers" in searched else [self.layers]):
+            if layers is not None:
+                family_of(source, "student.layers", "layers")
+                check_layers(layers, source.num_hidden_layers, self.layers_of)
         return source
 
     def check_checkpoints(

@@ -80,8 +80,33 @@ def test_what_does_not_concern_the_search_resumes_the_run_as_it_is(overrides, ru
 )
 def test_a_changed_space_begins_a_new_run_that_is_warm_started(overrides, run):
     found = changed(run, *overrides)
-    assert (found.kind, found.config.search.warm_start) == ("new", "a")
+    assert (found.kind, found.config.search.warm_start, found.because) == ("new", "a", "search.space")
     assert not is_extended(run)
+
+
+@pytest.mark.parametrize(
+    ("override", "former"),
+    [
+        ("search.sampler=gp", "a"),
+        ("search.sampler={type: tpe, multivariate: false}", "a"),
+        ("search.sampler.multivariate=true", "a"),
+        ("search.sampler=random", None),
+        ("search.sampler=qmc", None),
+    ],
+)
+def test_a_changed_sampler_begins_a_new_run_that_is_warm_started_if_it_learns(override, former, run):
+    found = changed(run, override, "search.num_trials=9")
+    assert (found.kind, found.config.search.warm_start, found.because) == ("new", former, "search.sampler")
+    both = changed(run, override, "search.space.alpha=0.5")
+    assert both.because == "search.space, search.sampler"
+    with pytest.raises(InputError, match=r"^--set training\.learning_rate: "):
+        changed(run, override, "training.learning_rate=0.1")
+
+
+@pytest.mark.parametrize("override", ["search.sampler=tpe", "search.sampler={type: tpe}"])
+def test_the_same_sampler_is_no_change(override, run):
+    assert changed(run, override).kind == "same"
+    assert changed(run, override, "search.num_trials=9").kind == "extended"
 
 
 @pytest.mark.parametrize(
