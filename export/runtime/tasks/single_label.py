@@ -56,7 +56,7 @@ class SingleLabel(Decoder):
         temperature: float = 1.0,
     ) -> dict[str, Any]:
         """Return the label and probability of one text of logits[C], in as few passes over them as possible."""
-        best = logits.argmax()
+        best = int(logits.argmax())
         scaled = logits if temperature == 1.0 else logits / temperature
         below = scaled - scaled[best]
         # exp(0) is 1; add.reduce skips the Python that sum runs through.
