@@ -44,12 +44,14 @@ NUM_TEXTS, TEMPERATURE = 60, 3.0
 TINY: dict[str, Any] = {
     "vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
 }  # fmt: skip
-# Calls of argmax outside the tasks' folders; none of them predicts a label.
+# Calls of argmax outside the tasks' folders; none of them predicts the label of a model.
 NO_PREDICTIONS = {
+    "export/baselines/fit.py": "what a baseline answers, which is no model of a task",
     "export/runtime/graph.py": "the largest logit, which shows whether all are finite",
     "training/data/analysis/diagnostics.py": "the most probable of the labels whose threshold is reached",
     "training/data/sampling.py": "the group with the longest text",
     "training/models/tied_embedding_rows.py": "the kept embedding row that is most similar",
+    "training/student/piece_table.py": "the largest entry of a principal axis, which determines its sign",
     "export/variants/sensitivity.py": "the embedding row with the largest value",
 }
 
