@@ -85,7 +85,9 @@ class _Rows:
 def _write(writer: GraphWriter, model: ConvolutionForSequenceClassification) -> str:
     encoder: Any = model.encoder
     add = writer.add
-    rows = _Rows(writer, _whole_table(encoder.word_embeddings, model.config), model.config.pad_token_id)
+    rows = _Rows(
+        writer, _whole_table(encoder.word_embeddings, encoder.config.vocab_size), model.config.pad_token_id
+    )
     # float[B, L, 1] in one node. From a node, because quantizers would quantize a table among the weights.
     zero_and_one = add("Constant", value=numpy_helper.from_array(np.array([[0], [1]], dtype=np.float32)))
     kept = add("Gather", zero_and_one, _MASK)
@@ -104,12 +106,12 @@ def _write(writer: GraphWriter, model: ConvolutionForSequenceClassification) -> 
     return writer.linear(hidden, "classifier", _values(head.weight), _values(head.bias))
 
 
-def _whole_table(table: nn.Module, config: ConvolutionConfig) -> nn.Embedding:
+def _whole_table(table: nn.Module, num_pieces: int) -> nn.Embedding:
     """Return the rows of all pieces; a model that has just been trained may hold only some of them."""
     if type(table) is nn.Embedding:
         return table
     with torch.no_grad():
-        return nn.Embedding.from_pretrained(table(torch.arange(config.vocab_size)))
+        return nn.Embedding.from_pretrained(table(torch.arange(num_pieces)))
 
 
 def _block(
