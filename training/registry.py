@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -58,3 +59,10 @@ class Registry(Generic[Entry]):
             yield self.register(entry)
         finally:
             self._entries = before
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """Return a hint for a name that is not registered: the nearest name, or all accepted names."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(names)}"

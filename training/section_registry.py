@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, get_args
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
 
-from .registry import Registry
+from .registry import Registry, nearest_name
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -230,3 +230,36 @@ def _details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
         )
         for item in error.errors(include_url=False)
     ]
+
+
+class RegisteredName:
+    """Pydantic metadata of a string that is the name of a registered entry.
+
+    Args:
+        entries: Returns the entries, each with ``name`` and ``description``.
+        what: What an entry is, for the message, such as ``a task``.
+
+    Example:
+        ```python
+        TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
+        ```
+    """
+
+    def __init__(self, entries: Callable[[], Iterable[Any]], what: str) -> None:
+        self._entries = entries
+        self._what = what
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        described = {each.name: each.description for each in self._entries()}
+        return {"type": "string", "enum": [*described], "enumDescriptions": [*described.values()]}
+
+    def _known(self, name: str) -> str:
+        names = [each.name for each in self._entries()]
+        if name in names:
+            return name
+        raise ValueError(f"not {self._what}; {nearest_name(name, names)}")

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import core_schema
+from pydantic import Field
 
 from ...training.section import PositiveAmount, Section
+from ...training.section_registry import RegisteredName
 from . import kinds
 from .kinds.static import StaticConfig
 
-
-class _Registered:
-    """Pydantic annotation of a string: the name of a registered variant."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return core_schema.no_info_after_validator_function(_known, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
-        found = kinds.variants()
-        return {
-            "type": "string",
-            "enum": [each.name for each in found],
-            "enumDescriptions": [each.description for each in found],
-        }
-
-
-def _known(name: str) -> str:
-    if name not in kinds.names():
-        raise ValueError(f"not a variant; {kinds.nearest(name)}")
-    return name
-
-
-VariantName = Annotated[str, _Registered()]
+VariantName = Annotated[str, RegisteredName(kinds.variants, "a variant")]
 
 
 class VariantsConfig(Section):

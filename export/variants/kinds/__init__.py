@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from ....errors import ConfigError, shown
+from ....training.registry import nearest_name
 from ..base import VARIANTS, Source, Variant
 from . import dynamic, plain, static, torch_int8, weights
 
@@ -14,7 +14,6 @@ __all__ = [
     "get",
     "inapplicable",
     "names",
-    "nearest",
     "plain",
     "static",
     "torch_int8",
@@ -40,14 +39,10 @@ def get(name: str) -> Variant:
         ConfigError: There is no such variant; the message suggests the nearest name.
     """
     if name not in VARIANTS:
-        raise ConfigError(f"export.variants: {shown(name)} given, which is not a variant; {nearest(name)}")
+        raise ConfigError(
+            f"export.variants: {shown(name)} given, which is not a variant; {nearest_name(name, VARIANTS)}"
+        )
     return VARIANTS[name]
-
-
-def nearest(name: str) -> str:
-    """Return a hint for a name that is not registered: the nearest name, or all accepted names."""
-    near = difflib.get_close_matches(name, VARIANTS, 1)
-    return f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(VARIANTS)}"
 
 
 def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
