@@ -195,8 +195,9 @@ def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) 
 
     def measure(rows: list[MeasurementSpec], *_: object) -> list[SimpleNamespace]:
         timed.extend(path.name for row in rows for path in Path(row.directory).iterdir())
-        return [SimpleNamespace(latency_ms={"p50": 1.5})]
+        return [SimpleNamespace(latency_ms={"p50": 1.5}, size_mb=2.5)]
 
     monkeypatch.setattr(latency, "measure_models", measure)
-    assert latency._measured(task, student, {"text": TEXTS, "label": [0] * len(TEXTS)}, ["a"]) == 1.5
+    measured = latency._measured(task, student, {"text": TEXTS, "label": [0] * len(TEXTS)}, ["a"])
+    assert measured == {"latency_ms": 1.5, "size_mb": 2.5}
     assert "model.onnx" in timed
