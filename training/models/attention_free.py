@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class AttentionFreeConfig(PreTrainedConfig):
+    """Shapes that all of these models have.
+
+    Args:
+        vocab_size: Rows of the table of word pieces, V.
+        hidden_size: Columns of a word piece, D.
+        pooling: How the columns of a text's pieces become one vector, one of ``poolings``.
+        classifier_size: Columns of the hidden layer after pooling.
+        dropout: Share of the pooled and of the hidden values that are dropped in training, 0 to 1.
+        pad_token_id: Row of padding; it is zero.
+        initializer_range: Standard deviation of the table and of the head before training.
+
+    Raises:
+        ValueError: There is no such pooling.
+    """
+
+    poolings: ClassVar[tuple[str, ...]] = ("max_mean",)
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 128,
+        pooling: str = "max_mean",
+        classifier_size: int = 256,
+        dropout: float = 0.1,
+        pad_token_id: int = 0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        if pooling not in self.poolings:
+            raise ValueError(f"pooling: {pooling!r} given; accepted: {', '.join(self.poolings)}")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.pooling = pooling
+        self.classifier_size = classifier_size
+        self.dropout = dropout
+        self.initializer_range = initializer_range
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
+
+
+def has_no_attention(model_type: str) -> bool:
+    """Return whether models of a type, as in ``config.json``, are those of this module."""
+    return model_type in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[model_type], AttentionFreeConfig)
 
 
 class AttentionFreePreTrainedModel(PreTrainedModel):
@@ -118,14 +163,3 @@ def kept_positions(input_ids: Tensor, attention_mask: Tensor | None, like: Tenso
     """Return 1 for a word piece and 0 for padding, [B, L, 1], of the type of ``like``."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     return mask[:, :, None].to(like.dtype)
-
-
-def checked_pooling(pooling: str, accepted: tuple[str, ...]) -> str:
-    """Return a model's pooling.
-
-    Raises:
-        ValueError: It is not among those accepted.
-    """
-    if pooling not in accepted:
-        raise ValueError(f"pooling: {pooling!r} given; accepted: {', '.join(accepted)}")
-    return pooling

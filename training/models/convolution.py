@@ -6,63 +6,44 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from .attention_free import AttentionFreeClassifier, AttentionFreeEncoder, checked_pooling, kept_positions
+from .attention_free import AttentionFreeClassifier, AttentionFreeConfig, AttentionFreeEncoder, kept_positions
 
 MODEL_TYPE = "distiltune-convolution"
 
 
-class ConvolutionConfig(PreTrainedConfig):
+class ConvolutionConfig(AttentionFreeConfig):
     """Shapes of a :class:`ConvolutionForSequenceClassification`.
 
     Args:
-        vocab_size: Rows of the table of word pieces, V.
-        hidden_size: Columns of that table, D.
         window_sizes: Word pieces that a filter reads, one number for each group of filters.
         num_filters: Filters of each group, F.
         num_blocks: Residual blocks over the word pieces before the filters.
         block_size: Columns inside a block.
         block_window_size: Word pieces that a block reads.
-        pooling: ``max``: the maximum of a filter over the text; ``max_mean``: its maximum and its mean.
-        classifier_size: Columns of the hidden layer after pooling.
-        dropout: Share of the pooled and of the hidden values that are dropped in training, 0 to 1.
-        pad_token_id: Row of padding; it is zero.
-
-    Raises:
-        ValueError: There is no such pooling.
+        **kwargs: As for :class:`AttentionFreeConfig`; ``pooling`` is ``max``, the maximum of a filter over the text, or
+            ``max_mean``, its maximum and its mean.
     """
 
     model_type = MODEL_TYPE
+    poolings = ("max_mean", "max")
 
     def __init__(
         self,
-        vocab_size: int = 30522,
-        hidden_size: int = 128,
         window_sizes: tuple[int, ...] | list[int] = (3,),
         num_filters: int = 384,
         num_blocks: int = 0,
         block_size: int = 256,
         block_window_size: int = 3,
-        pooling: str = "max_mean",
-        classifier_size: int = 256,
-        dropout: float = 0.1,
-        pad_token_id: int = 0,
-        initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
         self.window_sizes = list(window_sizes)
         self.num_filters = num_filters
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.block_window_size = block_window_size
-        self.pooling = checked_pooling(pooling, ("max_mean", "max"))
-        self.classifier_size = classifier_size
-        self.dropout = dropout
-        self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
+        super().__init__(**kwargs)
 
 
 class WindowProduct(nn.Module):

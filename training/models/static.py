@@ -6,48 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from .attention_free import AttentionFreeClassifier, AttentionFreeEncoder, checked_pooling, kept_positions
+from .attention_free import AttentionFreeClassifier, AttentionFreeConfig, AttentionFreeEncoder, kept_positions
 
 MODEL_TYPE = "distiltune-static"
 
 
-class StaticConfig(PreTrainedConfig):
+class StaticConfig(AttentionFreeConfig):
     """Shapes of a :class:`StaticForSequenceClassification`.
 
     Args:
-        vocab_size: Rows of the table of word pieces, V.
         hidden_size: Columns of a word piece, D; the table has one more, the logarithm of its weight.
-        pooling: ``mean``: the weighted mean of the text's pieces; ``max_mean``: their maximum as well.
-        classifier_size: Columns of the hidden layer.
-        dropout: Share of the pooled and of the hidden values that are dropped in training, 0 to 1.
-        pad_token_id: Row of padding; it is zero.
-
-    Raises:
-        ValueError: There is no such pooling.
+        **kwargs: As for :class:`AttentionFreeConfig`; ``pooling`` is ``mean``, the weighted mean of the text's pieces,
+            or ``max_mean``, their maximum as well.
     """
 
     model_type = MODEL_TYPE
+    poolings = ("max_mean", "mean")
 
-    def __init__(
-        self,
-        vocab_size: int = 30522,
-        hidden_size: int = 256,
-        pooling: str = "max_mean",
-        classifier_size: int = 256,
-        dropout: float = 0.1,
-        pad_token_id: int = 0,
-        initializer_range: float = 0.02,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.pooling = checked_pooling(pooling, ("max_mean", "mean"))
-        self.classifier_size = classifier_size
-        self.dropout = dropout
-        self.initializer_range = initializer_range
-        super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
+    def __init__(self, hidden_size: int = 256, **kwargs: Any) -> None:
+        super().__init__(hidden_size=hidden_size, **kwargs)
 
 
 class StaticModel(AttentionFreeEncoder):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ....training.registry import Registry
 from ..parts import Part
 from ..writer import GraphWriter
 
@@ -36,28 +37,17 @@ class WrittenGraph:
         return None
 
 
-_GRAPHS: dict[str, WrittenGraph] = {}
+GRAPHS: Registry[WrittenGraph] = Registry("model_type")
+"""Every registered model type; filled when the package is imported."""
 
-
-def register(graph: WrittenGraph) -> WrittenGraph:
-    """Register how a model type's graph is written, and return it.
-
-    Raises:
-        ValueError: The model type is registered already.
-    """
-    if graph.model_type in _GRAPHS:
-        raise ValueError(
-            f"model_type: {graph.model_type!r} is registered already; register each model type once"
-        )
-    _GRAPHS[graph.model_type] = graph
-    return graph
+register = GRAPHS.register
 
 
 def written_graphs() -> list[WrittenGraph]:
     """Return how each registered model type's graph is written."""
-    return list(_GRAPHS.values())
+    return list(GRAPHS)
 
 
 def find_graph(model_type: str) -> WrittenGraph | None:
     """Return how the graph of a model type is written, or None where PyTorch's exporter makes it."""
-    return _GRAPHS.get(model_type)
+    return next((each for each in GRAPHS if each.model_type == model_type), None)

@@ -52,11 +52,11 @@ def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
         names: Names of registered variants.
         model_type: Model type of the student, as in its ``config.json``.
     """
-    from ....training.models.static import StaticConfig  # loads torch
+    from ....training.models import static  # noqa: F401 - its type is registered; loads torch
+    from ....training.models.attention_free import has_no_attention
     from ...onnx.graphs import find_graph
 
-    # PyTorch exports the graph of the static model, which has no attention either.
-    if find_graph(model_type) is None and model_type != StaticConfig.model_type:
+    if find_graph(model_type) is None and not has_no_attention(model_type):
         return {}
     return {
         name: f"{model_type} has no attention to fuse"
