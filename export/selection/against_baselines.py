@@ -12,7 +12,7 @@ from ..benchmark.measure_models import Measurement
 from ..benchmark.targets.baseline import BASELINE
 from ..config import ChooseConfig
 from .against_teacher import INTERVAL
-from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers
+from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, value_of
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,7 @@ def _compared(
     if own is None or base is None:
         return None
     paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
-    value, base_value = (
-        float(each.right.mean())
-        if metric.name == ACCURACY.name or each.labels is None
-        else metric.measure(each.predictions, each.labels)
-        for each in (own, base)
-    )
+    value, base_value = value_of(own, metric), value_of(base, metric)
     if paired is None or value is None or base_value is None:
         return None
     return BaselineComparison(

@@ -11,7 +11,7 @@ import numpy as np
 from ...training.tasks import Metric
 from ..benchmark.measure_models import Measurement
 from ..config import ChooseConfig
-from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers
+from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, value_of
 from .slices import measure_slices
 
 NUM_LABELS_SHOWN = 5
@@ -127,12 +127,7 @@ def compare_with_teacher(
     if own is None or base is None:
         return None
     own, base = replace(own, labels=numbers), replace(base, labels=numbers)
-    value, teacher_value = (
-        float(each.right.mean())
-        if metric.name == ACCURACY.name
-        else metric.measure(each.predictions, numbers)
-        for each in (own, base)
-    )
+    value, teacher_value = value_of(own, metric), value_of(base, metric)
     paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
     if value is None or teacher_value is None or paired is None:
         return None

@@ -229,6 +229,13 @@ def _compare(
     return compare_answers(first, second, metric, confidence=confidence)
 
 
+def value_of(answers: Answers, metric: Metric) -> float | None:
+    """Return a model's value in a metric; None where it needs labels that were not packed, or is not defined."""
+    if metric.name == ACCURACY.name:
+        return float(answers.right.mean())
+    return None if answers.labels is None else metric.measure(answers.predictions, answers.labels)
+
+
 def compare_answers(
     first: Answers, second: Answers, metric: Metric, *, confidence: float
 ) -> PairedDifference | None:
