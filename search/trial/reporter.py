@@ -25,7 +25,8 @@ from ...errors import DistiltuneError, StorageError, first_line
 from ...training import tasks
 from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
-from ...training.models.inference import logits_of_batches
+from ...training.models.inference import LogitsTable, logits_of_batches
+from ...training.ragged import Rows, flat
 from ...training.tasks import title_of
 from ..space.space import THRESHOLD_METRIC, VALIDATION, metrics_of
 from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, upload_record, write_epoch
@@ -226,14 +227,15 @@ class EpochReporter(TrainerCallback):
     def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:
         split = self._inputs.validation
         logits = _predict(model, split, args.per_device_eval_batch_size)
-        if not np.isfinite(logits).all():
+        if not np.isfinite(flat(logits)).all():
             raise TrialFailedError(
                 f"the student's logits are not finite after epoch {self.epoch} "
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
         task = self._task
-        labels = task.known_labels(split.labels, logits.shape[-1])
-        loss = task.hard_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+        values = flat(logits)
+        labels = flat(task.known_labels(split.labels, values.shape[-1]))
+        loss = task.hard_loss(torch.from_numpy(values), torch.from_numpy(labels))
         found = task.measured(
             task.predictions(logits),
             split.labels,
@@ -266,12 +268,12 @@ def failure_metrics(
 
 
 @torch.no_grad()
-def _predict(model: PreTrainedModel, split: TokenizedSplit, batch_size: int) -> np.ndarray:
-    """Return logits float32[N, C] of a split, in its order; in 32 bits, as the checkpoint will be used."""
+def _predict(model: PreTrainedModel, split: TokenizedSplit, batch_size: int) -> Rows:
+    """Return the logits of a split, in its order; in 32 bits, as the checkpoint will be used."""
     order = np.argsort(split.lengths, kind="stable")
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
+    table = LogitsTable(split.lengths)
     pad = int(model.config.pad_token_id or 0)
     for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad):
-        logits[rows] = found.float().cpu().numpy()
-    return logits
+        table.put(rows, found)
+    return table.logits

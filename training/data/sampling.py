@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..ragged import Ragged, Rows
 from .tokenized import IGNORED_LABEL
 
 _GROUPS_PER_WINDOW = 50
@@ -118,14 +119,14 @@ def balanced_rows(classes: np.ndarray, random: np.random.Generator) -> np.ndarra
     return random.permutation(np.concatenate([labelled, others]))
 
 
-def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> np.ndarray | None:
+def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> Rows | None:
     """Return the labels of a dataset with a length, [N, ...]: ``dataset.labels``, else the first of ``columns``.
 
     None where it has neither.
     """
     labels = getattr(dataset, "labels", None)
     if labels is not None:
-        return np.asarray(labels)
+        return labels if isinstance(labels, Ragged) else np.asarray(labels)
     there = getattr(dataset, "column_names", None)
     if isinstance(there, list):
         column = next((name for name in columns if name in there), None)

@@ -107,7 +107,9 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     notes: list[str] = []
     form = config.label_format
     read, remedy = kind.reader(form), kind.remedy(form)
-    given = collect([lambda raw=raw: checked(raw, notes, read, remedy) for raw in config.read()])
+    given = collect(
+        [lambda raw=raw: checked(kind.prepared(raw), notes, read, remedy) for raw in config.read()]
+    )
     given = kind.unified(given)
     out_of_scope = _out_of_scope_label(
         config, sorted({name for split in given for label in split.labels for name in kind.names_in(label)})

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
+from ..ragged import Ragged, Rows, joined, offsets_of
+
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
@@ -24,14 +27,14 @@ class TokenizedSplit:
     Attributes:
         input_ids: int32[total]; the concatenated rows, special tokens included.
         offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        labels: [N] or [N, ...], as the task has them.
+        labels: [N] or [N, ...], as the task has them; of a task of tokens, rows of int64[L].
         example_ids: int64[N]; a hash of the row's token ids. Equal rows have equal ids and a changed row has
             another id, so a join by id never mixes up rows.
     """
 
     input_ids: np.ndarray
     offsets: np.ndarray
-    labels: np.ndarray
+    labels: Rows
     example_ids: np.ndarray
 
     def __len__(self) -> int:
@@ -53,11 +56,11 @@ class LabelledSplit:
 
     Attributes:
         tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
-        teacher_logits: float32[N, C], aligned with the texts; None where no teacher is needed.
+        teacher_logits: float32[N, C], aligned with the texts, or rows of [L, C]; None where no teacher is needed.
     """
 
     tokens: TokenizedSplit
-    teacher_logits: np.ndarray | None = None
+    teacher_logits: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,39 +79,44 @@ class LabelledSplit:
 
 def tokenize_split(
     texts: Sequence[str],
-    labels: np.ndarray | Sequence[int] | None,
+    labels: Rows | Sequence[int] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> TokenizedSplit:
     """Tokenize texts, cut to ``max_length`` tokens, without padding; labels as in ``from_rows``."""
-    rows: list[np.ndarray] = []
-    if texts:
-        encoded = tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        rows = [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
-    return from_rows(rows, labels)
+    found = encodings_of(texts, tokenizer, max_length)
+    return from_rows([np.asarray(each.ids, dtype=np.int32) for each in found], labels)
 
 
-def from_rows(rows: Sequence[np.ndarray], labels: np.ndarray | Sequence[int] | None = None) -> TokenizedSplit:
+def encodings_of(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[tokenizers.Encoding]:
+    """Tokenize texts, cut to ``max_length`` tokens, without padding."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return list(encoded.encodings or [])
+
+
+def from_rows(rows: Sequence[np.ndarray], labels: Rows | Sequence[int] | None = None) -> TokenizedSplit:
     """Build a split from rows int32[L] of token ids with special tokens.
 
     Args:
         rows: Token ids of N texts.
         labels: An array as it is, or numbers of classes; None stands for ``IGNORED_LABEL``.
     """
-    if not isinstance(labels, np.ndarray):
+    if not isinstance(labels, np.ndarray | Ragged):
         labels = np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64)
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(
         input_ids=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32),
-        offsets=offsets,
+        offsets=offsets_of([len(row) for row in rows]),
         labels=labels,
         example_ids=np.array([example_id(row) for row in rows], dtype=np.int64),
     )
@@ -116,9 +124,10 @@ def from_rows(rows: Sequence[np.ndarray], labels: np.ndarray | Sequence[int] | N
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
     """Return a split of the given rows, in that order."""
+    ids = Ragged(split.input_ids, split.offsets)[rows]
     return TokenizedSplit(
-        input_ids=np.concatenate([split.row(row) for row in rows]),
-        offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
+        input_ids=ids.values,
+        offsets=ids.offsets,
         labels=split.labels[rows],
         example_ids=split.example_ids[rows],
     )
@@ -131,14 +140,14 @@ def example_id(row: np.ndarray) -> int:
 
 
 class TokenizedDataset(Dataset[dict[str, Any]]):
-    """A split for a data loader: ``input_ids`` int64[L], ``labels`` as in the split, and ``teacher_logits`` float32[C].
+    """A split for a data loader: ``input_ids`` int64[L], ``labels`` as in the split, ``teacher_logits`` float32[..., C].
 
     Args:
         split: The texts.
-        teacher_logits: float32[N, C], aligned with the split's rows; None trains without a teacher.
+        teacher_logits: float32[N, C], aligned with the split's rows, or rows of [L, C]; None trains without a teacher.
     """
 
-    def __init__(self, split: TokenizedSplit, teacher_logits: np.ndarray | None = None) -> None:
+    def __init__(self, split: TokenizedSplit, teacher_logits: Rows | None = None) -> None:
         if teacher_logits is not None and len(teacher_logits) != len(split):
             raise ValueError(f"teacher_logits has {len(teacher_logits)} rows for {len(split)} texts")
         self.split = split
@@ -174,4 +183,4 @@ class JoinedDataset(ConcatDataset[dict[str, Any]]):
         ]
         super().__init__(parts)
         self.lengths = np.concatenate([each.lengths for each in parts])
-        self.labels = np.concatenate([each.labels for each in parts])
+        self.labels = joined([each.labels for each in parts])

@@ -83,6 +83,7 @@ class DistillationTrainer(Trainer):
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
         self._step_weight: Tensor | None = None
+        self._step_texts: Tensor | int = 0
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
@@ -143,11 +144,13 @@ class DistillationTrainer(Trainer):
         if self.args.world_size > 1 and batches:
             batches[-1] = self._without_repeated_rows(batches[-1])
         own = [batch for batch in batches if _REPEATED not in batch]
-        num_items: Tensor | int = sum(map(_num_rows, own))
+        num_items: Tensor | int = sum(map(self._num_examples, own))
+        self._step_texts = sum(map(_num_rows, own))
         self._step_weight = None if self.balance is None else self.balance.total_weight(own)
         if self.args.world_size > 1:
-            counted: Any = self.accelerator.gather(torch.tensor(num_items, device=device))
-            num_items = counted.sum()
+            counted = torch.stack([torch.as_tensor(each, device=device) for each in (num_items, self._step_texts)])
+            gathered: Any = self.accelerator.gather(counted[None])
+            num_items, self._step_texts = gathered.sum(dim=0)
             if self._step_weight is not None:
                 weights: Any = self.accelerator.gather(self._step_weight)
                 self._step_weight = weights.sum()
@@ -191,16 +194,20 @@ class DistillationTrainer(Trainer):
         if "hidden_states" in needs:
             features["output_hidden_states"] = True
         outputs = model(**features)
-        num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
+        num_items = self._num_examples(inputs) if num_items_in_batch is None else num_items_in_batch
         teacher_logits, teacher_outputs = self.targets.of_batch(inputs, args.device, needs)
         label_weights = None
         if self.balance is not None:
             total = self.balance.total_weight([inputs]) if num_items_in_batch is None else self._step_weight
             label_weights = self.balance.label_weights(total)
+        logits, labels, teacher_logits = self._of_examples(
+            inputs, outputs["logits"], inputs.get("labels"), teacher_logits
+        )
         read = LossInputs(
-            logits=outputs["logits"],
+            logits=logits,
             num_items=num_items,
-            labels=inputs.get("labels"),
+            num_texts=_num_rows(inputs) if num_items_in_batch is None else self._step_texts,
+            labels=labels,
             teacher_logits=teacher_logits,
             attention_mask=inputs.get("attention_mask"),
             outputs=outputs,
@@ -214,18 +221,32 @@ class DistillationTrainer(Trainer):
             raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
-        self._add_terms(_num_rows(inputs) / num_items * scale, scale, values)
+        self._add_terms(self._num_examples(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
+
+    def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
+        """Return how many examples of a batch the loss is averaged over: texts, or words of a task of tokens."""
+        examples = self.task.examples(inputs)
+        return _num_rows(inputs) if examples is None else examples.sum().clamp(min=1)
+
+    def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
+        """Return the logits [B, ..., C] or labels [B, ...] of the examples alone."""
+        examples = self.task.examples(inputs)
+        if examples is None:
+            return list(of_batch)
+        return [None if each is None else each[examples] for each in of_batch]
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         outputs = model(**self.targets.student_inputs(inputs))
-        logits, labels = outputs["logits"], inputs.get("labels")
+        logits, labels = self._of_examples(inputs, outputs["logits"], inputs.get("labels"))
+        assert logits is not None
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
-            teacher_logits = self.targets.logits(inputs, self.args.device)
+            (teacher_logits,) = self._of_examples(inputs, self.targets.logits(inputs, self.args.device))
+            assert teacher_logits is not None
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss

@@ -15,6 +15,7 @@ from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ..data.collator import DistillationCollator
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from ..ragged import Ragged, Rows, flat, offsets_of
 from .first_token import first_token_in_last_layer
 from .runtime import evaluation_device, intra_op_threads, without_mixed_precision
 
@@ -33,13 +34,13 @@ def compute_logits(
     dtype: str = "float32",
     use_gpu: bool | None = None,
     report: ReportProgress | None = None,
-) -> np.ndarray:
-    """Compute a model's logits float32[N, C] over a split; each distinct text is run once.
+) -> Rows:
+    """Compute a model's logits float32[N, C] over a split, or rows of [L, C]; each distinct text is run once.
 
     The model may be in training, also in mixed precision; its mode is restored.
 
     Args:
-        model: A sequence classifier; it is moved to the device that is used.
+        model: A classifier of texts or of tokens; it is moved to the device that is used.
         split: Texts tokenized with the model's tokenizer.
         pad_token_id: Token id for padding.
         num_threads: Intra-op threads.
@@ -56,7 +57,7 @@ def compute_logits(
     network: Any = model
     network.to(device)
     batches = (first[batch] for batch in length_batches(split.lengths[first], batch_size))
-    logits = np.empty((len(first), network.config.num_labels), dtype=np.float32)
+    table = LogitsTable(split.lengths[first])
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     place = np.empty(len(split), dtype=np.int64)
     place[first] = np.arange(len(first))
@@ -68,15 +69,48 @@ def compute_logits(
         first_token_in_last_layer(model),
     ):
         for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
-            logits[place[rows]] = found.float().cpu().numpy()
+            table.put(place[rows], found)
             num_done += len(rows)
             if report is not None and time.monotonic() - reported > _REPORT_EVERY_S:
                 reported = time.monotonic()
                 message = f"{num_done:,} of {len(first):,} texts"
                 report(Progress(message, {"done": num_done, "total": len(first)}))
-    if not np.isfinite(logits).all():
+    logits = table.logits
+    if not np.isfinite(flat(logits)).all():
         raise ModelError("the model's logits are not finite; train it with a lower learning rate")
     return logits[rows_of]
+
+
+class LogitsTable:
+    """The logits of some texts, which are filled batch by batch: one vector for each text, or for each of its tokens.
+
+    Args:
+        lengths: Number of tokens of each text, int64[N].
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self._lengths = lengths
+        self._logits: Rows | None = None
+
+    def put(self, rows: np.ndarray, found: Tensor) -> None:
+        """Set the logits [B, C] or [B, L, C] of the texts ``rows``, int[B]; padding is left out."""
+        values = found.float().cpu().numpy()
+        if self._logits is None:
+            offsets = offsets_of(self._lengths)
+            num = len(self._lengths) if values.ndim == 2 else offsets[-1]
+            empty = np.empty((num, values.shape[-1]), dtype=np.float32)
+            self._logits = empty if values.ndim == 2 else Ragged(empty, offsets)
+        if not isinstance(self._logits, Ragged):
+            self._logits[rows] = values
+            return
+        for row, own in zip(rows, values, strict=True):
+            self._logits[row][:] = own[: self._lengths[row]]
+
+    @property
+    def logits(self) -> Rows:
+        """The logits of all texts, each of which has been put."""
+        assert self._logits is not None, "there are texts"
+        return self._logits
 
 
 def logits_of_batches(

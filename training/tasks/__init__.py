@@ -9,3 +9,4 @@ from .metrics import Metric as Metric
 from .metrics import Mode as Mode
 from .metrics import title_of as title_of
 from .single_label import SINGLE_LABEL as SINGLE_LABEL
+from .token_classification import TOKEN_CLASSIFICATION as TOKEN_CLASSIFICATION

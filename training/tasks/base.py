@@ -51,6 +51,9 @@ class Task(ABC):
         label_dtype: NumPy's name of the labels' type.
         auto_class: Name of the class of transformers that selects the model of each family, with its head.
         problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
+        of_tokens: Whether the head reads the state of every token, and labels, logits and predictions are those of
+            tokens, ``Ragged`` rows of [L] and [L, C]; otherwise it has outputs for the text, of its first token's state
+            where the family's head reads no other.
         metric_modes: The names of ``metrics``, each with whether higher or lower is better. Where the job names no
             metric, epochs, trials and variants are selected by the first.
         further_metrics: Further names that the job's ``metric`` may have, likewise with their modes.
@@ -67,6 +70,7 @@ class Task(ABC):
     label_dtype: ClassVar[str]
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None
+    of_tokens: ClassVar[bool] = False
     metric_modes: ClassVar[Mapping[str, Mode]]
     further_metrics: ClassVar[Mapping[str, Mode]] = {}
     epoch_metrics: ClassVar[tuple[str, ...]] = ()
@@ -76,6 +80,21 @@ class Task(ABC):
     @abstractmethod
     def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
         """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
+
+    def tokenize_texts(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, num_outputs: int
+    ) -> TokenizedSplit:
+        """Tokenize N texts that only a teacher labels, cut to ``max_length`` tokens.
+
+        Args:
+            texts: The texts.
+            tokenizer: Tokenizer of the model that reads them.
+            max_length: Tokens that texts are cut to.
+            num_outputs: C, the number of the head's outputs.
+        """
+        from ..data.tokenized import tokenize_split
+
+        return tokenize_split(texts, self.missing_labels(len(texts), num_outputs), tokenizer, max_length)
 
     @abstractmethod
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
@@ -102,6 +121,14 @@ class Task(ABC):
         }
 
     # ---- Losses -----------------------------------------------------------------------------------------
+
+    def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return which tokens of a batch a loss is averaged over, bool[B, L]; None: its B texts.
+
+        Logits, labels and the teacher's logits of these tokens are what the losses get: [B] below is their number.
+        """
+        del batch
+        return None
 
     @abstractmethod
     def hard_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -71,6 +71,58 @@ class Decoder(ABC):
             InputError: The task has one prediction for a text.
         """
         raise InputError(f"top_k is {count}, but the task {self.name} has no order of labels; leave it out")
+
+
+class Tokens(NamedTuple):
+    """The tokens of a text, special ones included.
+
+    Attributes:
+        text: The text.
+        offsets: First character of each token, and the one after its last.
+        word_ids: Number of each token's word before it was split into pieces; None for a special token.
+    """
+
+    text: str
+    offsets: Sequence[tuple[int, int]]
+    word_ids: Sequence[int | None]
+
+
+class TokenDecoder(Decoder):
+    """Decoder of a task whose model has outputs for each token; ``decode`` gives the tag of each of N tokens."""
+
+    @abstractmethod
+    def decode_tokens(
+        self,
+        logits: np.ndarray,
+        tokens: Tokens,
+        labels: Sequence[str],
+        temperature: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the predictions for a text, none or several.
+
+        Args:
+            logits: [L, C].
+            tokens: The L tokens.
+            labels: Label names, in the order of the outputs.
+            temperature: Divisor of the logits in probabilities.
+        """
+
+    def decode(
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        temperature: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the label of the largest logit, and its probability, for each of N tokens of logits[N, C]."""
+        scaled = logits / temperature
+        best = scaled.argmax(axis=-1)
+        below = scaled - np.take_along_axis(scaled, best[:, None], axis=-1)
+        scores = 1 / np.exp(below).sum(axis=-1)  # exp(0) is 1
+        return [
+            {"label": labels[number], "score": float(score)}
+            for number, score in zip(best.tolist(), scores, strict=True)
+        ]
 
 
 DECODERS: dict[str, Decoder] = {}
