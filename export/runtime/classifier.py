@@ -199,7 +199,7 @@ class TextClassifier:
             the model's prediction with ``"blank": True``, as does a pair with one.
 
         Raises:
-            InputError: a text is not a string, or no pair where those are taken, ``batch_size`` or ``top_k`` is below 1,
+            InputError: a text is no string, or no pair where those are taken; ``batch_size`` or ``top_k`` is below 1;
                 or the task has no ``top_k``.
             ArtifactError: the tokenizer or the model fails, or the logits are not finite.
         """
