@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from ...errors import DataError, shown
 
@@ -47,12 +47,15 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings; labels, groups and slices are names; ``place`` as in RawSplit."""
+    """One checked split: texts are strings; labels are of one kind; groups and slices are names.
+
+    ``place`` is as in RawSplit.
+    """
 
     name: str
     origin: str
     texts: list[str]
-    labels: list[str]
+    labels: list[Any]
     place: Callable[[int], str]
     groups: list[str | None]
     slices: dict[str, list[str | None]] = field(default_factory=dict)
@@ -70,14 +73,23 @@ class Split:
         )
 
 
-def checked(raw: RawSplit, notes: list[str]) -> Split:
-    """Check that every text is a string and every label a name; drop the rows without a text.
+class LabelError(ValueError):
+    """A value that is no label; its message names the column and says what is wrong with the value."""
 
-    Integers, whole fractions such as 1.0, and truth values become names.
+
+def checked(
+    raw: RawSplit,
+    notes: list[str],
+    read_label: Callable[[object], Any] | None = None,
+    remedy: str = "give each row a text and a label, or remove the row",
+) -> Split:
+    """Check that every text is a string and every label valid; drop the rows without a text.
 
     Args:
         raw: The split.
         notes: A warning that counts the dropped rows is appended; it is to be logged once the job has no fault.
+        read_label: Function from a row's value to its label, which raises ``LabelError``; None: ``read_name``.
+        remedy: What to do about faults.
 
     Raises:
         DataError: There is no row with a text, or some are invalid; names the first rows and counts all.
@@ -87,23 +99,26 @@ def checked(raw: RawSplit, notes: list[str]) -> Split:
         raise DataError(
             f"{raw.origin}: the {raw.name} split has no rows; it needs at least one text and label"
         )
-    kept = [i for i, text in enumerate(raw.texts) if not _is_blank(text)]
+    kept = [i for i, text in enumerate(raw.texts) if not is_blank(text)]
     if not kept:
         raise DataError(
             f"{raw.origin}: no row of the {raw.name} split has a text: {raw.place(0)}: text "
-            f"{_fault(raw.texts[0])}; check the column with the text"
+            f"{fault_of(raw.texts[0])}; check the column with the text"
         )
     faults = FaultList()
     texts: list[str] = []
-    labels: list[str] = []
+    labels: list[Any] = []
     for index in kept:
-        text, label = raw.texts[index], _label_name(raw.labels[index])
-        for name, value, sound in (("text", text, texts), ("label", label, labels)):
-            if isinstance(value, str) and value.strip() and _is_unicode(value):
-                sound.append(value)
-            else:
-                faults.add(lambda i=index, f=name, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
-    faults.raise_if_any(raw.origin, "give each row a text and a label, or remove the row")
+        text = raw.texts[index]
+        if is_name(text):
+            texts.append(text)
+        else:
+            faults.add(lambda i=index, v=text: f"{raw.place(i)}: text {fault_of(v)}")
+        try:
+            labels.append((read_label or read_name)(raw.labels[index]))
+        except LabelError as fault:
+            faults.add(lambda i=index, what=str(fault): f"{raw.place(i)}: {what}")
+    faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
         first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
         rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
@@ -178,7 +193,7 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
     role = key.rpartition(".")[2].removeprefix("--").replace("-", "_").partition("_")[0]
     remedy = (
         f"name columns that it has in {key}"
-        if key.endswith(("template", "slice_columns", "slice-column"))
+        if key.endswith(("template", "slice_columns", "slice-column", "label_columns"))
         else f"set {key} to the column with the {role}"
     )
     return DataError(
@@ -186,7 +201,19 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
     )
 
 
-def _label_name(value: object) -> object:
+def read_name(value: object) -> str:
+    """Return the name that a value of a file is; integers, whole fractions and truth values become names.
+
+    Raises:
+        LabelError: It is no name.
+    """
+    name = name_of(value)
+    if not is_name(name):
+        raise LabelError(f"label {fault_of(name)}")
+    return name
+
+
+def name_of(value: object) -> object:
     """Return the name of a label that a file holds as a number or truth value; NaN, pandas' null, becomes None."""
     if isinstance(value, float):
         if value != value:
@@ -196,17 +223,19 @@ def _label_name(value: object) -> object:
 
 
 def _group_name(value: object) -> str | None:
-    name = _label_name(value)
+    name = name_of(value)
     return None if name is None or name is MISSING or not str(name).strip() else str(name)
 
 
-def _is_blank(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Return whether a row has no value: a blank string, null, NaN, or no field."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or value is MISSING or (isinstance(value, float) and value != value)
 
 
-def _fault(value: object) -> str:
+def fault_of(value: object) -> str:
+    """Say what is wrong with a value that is no text."""
     if value is MISSING:
         return "is missing"
     if value is None:
@@ -216,7 +245,10 @@ def _fault(value: object) -> str:
     return f"is {shown(value)} ({type(value).__name__}), not text"
 
 
-def _is_unicode(value: str) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value is a string that is not blank and can be written as UTF-8."""
+    if not isinstance(value, str) or not value.strip():
+        return False
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

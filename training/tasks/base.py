@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, shown
+from ..data.label_kinds import NAMES, LabelKind
 from ..registry import Registry
 from .metrics import LabelCounts, Metric, Mode, unknown_metric
 
@@ -46,6 +47,7 @@ class Task(ABC):
         description: One phrase, for the documentation.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
+        label_kind: What the labels are, from a file's value to the numbers of that column.
         label_dtype: NumPy's name of the labels' type.
         auto_class: Name of the class of transformers that selects the model of each family, with its head.
         problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
@@ -61,6 +63,7 @@ class Task(ABC):
     description: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
     label_column: ClassVar[str] = "label"
+    label_kind: ClassVar[LabelKind] = NAMES
     label_dtype: ClassVar[str]
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None

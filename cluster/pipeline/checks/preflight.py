@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 from ...specification.goal import check_goals, check_metrics
 from ...store.input_files import data_is_local, with_local_inputs
@@ -82,9 +83,9 @@ class CheckedJob:
         """Texts of the job, loaded on first use."""
         from ....training.data.text_data import load_data
 
-        if self.since is not None and self.since.config.data == self.config.data:
+        if not self.differs(("data", "task")) and self.since is not None:
             return self.since.data
-        return load_data(self.local_config.data)
+        return load_data(self.local_config.data, get_task(self.config.task).label_kind)
 
     def differs(self, sections: tuple[str, ...]) -> bool:
         """Return whether one of these sections differs from that of the job that has passed the checks."""

@@ -10,8 +10,9 @@ from ...section import Count, Name, Probability, Section, Seed, Text
 from ...section_registry import SectionRegistry
 from ..added_texts_config import AugmentationConfig, UnlabelledConfig
 from ..analysis.config import DiagnosticsConfig
+from ..label_kinds.base import LabelFormat
 from ..rows import RawSplit
-from .columns import Columns, template_columns
+from .columns import DEFAULT_LABEL_COLUMN, Columns, template_columns
 
 DEFAULT_TEXT_COLUMN = "text"
 
@@ -87,6 +88,11 @@ class DataConfig(Section):
     """Whether reading may need a network."""
 
     @property
+    def label_format(self) -> LabelFormat:
+        """Where the labels are, and how they are written."""
+        return LabelFormat()
+
+    @property
     def default_out_of_scope_label(self) -> str | None:
         """Out-of-scope label that is used if the section names none and the data has it."""
         return None
@@ -107,6 +113,9 @@ class DataConfig(Section):
         return self
 
 
+Separator = Annotated[str, Field(min_length=1, max_length=20)]
+
+
 def _with_columns(template: str) -> str:
     template_columns(template)
     return template
@@ -122,9 +131,20 @@ class ColumnsConfig(DataConfig):
         '"{title}: {body}".',
     )
     label_column: Name = Field(
-        default="label",
-        description="hub, files: column with the label. If a hub dataset has no `label` but exactly one column of "
+        default=DEFAULT_LABEL_COLUMN,
+        description="hub, files: column with the label, the labels or the number. If a hub dataset has no `label` but "
+        "exactly one column of "
         "classes (`intent` in clinc/clinc_oos), that column is read.",
+    )
+    label_columns: Annotated[list[Name], Field(max_length=2000)] | None = Field(
+        default=None,
+        description="hub, files: instead of `label_column`, several columns: of 0 and 1, one for each label of the "
+        "task multi_label, or of numbers for the task regression.",
+    )
+    label_separator: Separator | None = Field(
+        default=None,
+        description="hub, files: what stands between the labels of one text in a string, such as `;`, for the task "
+        "multi_label. Default: `label_column` holds lists.",
     )
     group_column: Name | None = Field(
         default=None,
@@ -138,15 +158,35 @@ class ColumnsConfig(DataConfig):
     )
 
     @property
+    def label_format(self) -> LabelFormat:
+        """Where the labels are, and how they are written."""
+        return LabelFormat(self.label_column, tuple(self.label_columns or ()), self.label_separator)
+
+    @property
     def columns(self) -> Columns:
         """The columns that are read."""
+        several = self.label_format.columns
         return Columns(
             None if self.text_template is not None else self.text_column,
-            self.label_column,
+            None if several else self.label_column,
             self.group_column,
             self.text_template,
             slices=tuple(dict.fromkeys(self.slice_columns)),
+            labels=several,
         )
+
+    @model_validator(mode="after")
+    def _one_place_of_labels(self) -> ColumnsConfig:
+        columns = self.label_columns
+        if columns is None:
+            return self
+        twice = next((name for name in columns if columns.count(name) > 1), None)
+        if twice is not None or not columns:
+            given = f"{twice!r} twice" if twice is not None else "no column"
+            raise ValueError(f"label_columns: {given} given; name each column with a label or number once")
+        if self.label_column != DEFAULT_LABEL_COLUMN:
+            raise ValueError("set one of label_column and label_columns, not both")
+        return self
 
     @model_validator(mode="after")
     def _one_text(self) -> ColumnsConfig:

@@ -10,6 +10,8 @@ from functools import cached_property
 from ....errors import DataError
 from ..rows import MISSING, RawSplit, column_error
 
+DEFAULT_LABEL_COLUMN = "label"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -40,6 +42,7 @@ class Columns:
         slices: Columns by whose values results are shown.
         section: Path of the section that names them; None: options of a command name them, such as
             ``--text-column``.
+        labels: Columns of the labels in place of ``label``; a row's label is then the tuple of their values.
     """
 
     text: str | None
@@ -48,6 +51,7 @@ class Columns:
     template: str | None = None
     section: str | None = "data"
     slices: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -57,6 +61,7 @@ class Columns:
             **dict.fromkeys(self.slices, "slice_columns"),
             **dict.fromkeys(of_template, "text_template"),
             self.group: "group_column",
+            **dict.fromkeys(self.labels, "label_columns"),
             self.label: "label_column",
             self.text: "text_column",
         }
@@ -88,10 +93,15 @@ class Columns:
         """
         self.check(table.origin, table.names)
         texts = self._joined(table) if self.text is None else table.column(self.text)
-        labels = [name] * len(texts) if self.label is None else table.column(self.label)
+        labels = self._labels(table, name, len(texts))
         groups = None if self.group is None else table.column(self.group)
         slices = {column: table.column(column) for column in self.slices}
         return RawSplit(name, table.origin, texts, labels, table.place, groups, slices)
+
+    def _labels(self, table: Table, name: str, num_rows: int) -> Sequence[object]:
+        if self.labels:
+            return list(zip(*(table.column(column) for column in self.labels), strict=True))
+        return [name] * num_rows if self.label is None else table.column(self.label)
 
     def _joined(self, table: Table) -> list[object]:
         """Return the texts of the template; blank where all of its columns are."""
