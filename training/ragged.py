@@ -1,4 +1,4 @@
-"""Rows of different lengths as one flat array with offsets: what a model of tokens predicts and learns, text by text."""
+"""Rows of different lengths as one flat array with offsets, such as the labels and logits of the tokens of texts."""
 
 from __future__ import annotations
 

@@ -187,6 +187,29 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _tags_tokens(self) -> JobConfig:
+        """Reject what has one answer for a text if the task has one for each token."""
+        if not TASKS[self.task].of_tokens:
+            return self
+        for student in _students(self):
+            if not student.has_layers:
+                raise ValueError(
+                    f"student.kind: {student.kind!r} given, which pools a text's tokens to one answer, but the task "
+                    f"{self.task} needs one for each token; accepted: layers, checkpoint"
+                )
+        if self.data.augmentation.masked is not None:
+            raise ValueError(
+                "data.augmentation.masked: masked pieces are no text, in which the words of the task "
+                f"{self.task} could be found; remove it"
+            )
+        if self.training.balance != "none":
+            raise ValueError(
+                f"training.balance: {self.training.balance!r} given, but a text has no single class in the task "
+                f"{self.task}; accepted: 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         own = next((each for each in _students(self) if each.source is not None), None)

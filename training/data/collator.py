@@ -63,7 +63,9 @@ class DistillationCollator:
 
 def _labels(labels: list[np.ndarray], lengths: list[int], width: int) -> Tensor:
     """Return one label or row of numbers for each text, or one for each token, padded to the width."""
-    if all(each.dtype.kind in "iu" and each.shape == (num,) for each, num in zip(labels, lengths, strict=True)):
+    if all(
+        each.dtype.kind in "iu" and each.shape == (num,) for each, num in zip(labels, lengths, strict=True)
+    ):
         return torch.from_numpy(_of_tokens(labels, width, np.int64(IGNORED_LABEL)))
     stacked = np.stack(labels)
     return torch.from_numpy(stacked.astype(np.float32 if stacked.dtype.kind == "f" else np.int64))

@@ -140,7 +140,7 @@ def example_id(row: np.ndarray) -> int:
 
 
 class TokenizedDataset(Dataset[dict[str, Any]]):
-    """A split for a data loader: ``input_ids`` int64[L], ``labels`` as in the split, ``teacher_logits`` float32[..., C].
+    """A split for a data loader: ``input_ids`` int64[L], ``labels`` and ``teacher_logits`` as in the split.
 
     Args:
         split: The texts.

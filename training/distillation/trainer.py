@@ -148,7 +148,9 @@ class DistillationTrainer(Trainer):
         self._step_texts = sum(map(_num_rows, own))
         self._step_weight = None if self.balance is None else self.balance.total_weight(own)
         if self.args.world_size > 1:
-            counted = torch.stack([torch.as_tensor(each, device=device) for each in (num_items, self._step_texts)])
+            counted = torch.stack(
+                [torch.as_tensor(each, device=device) for each in (num_items, self._step_texts)]
+            )
             gathered: Any = self.accelerator.gather(counted[None])
             num_items, self._step_texts = gathered.sum(dim=0)
             if self._step_weight is not None:

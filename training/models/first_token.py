@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from .families import Family, find_family
 from ..tasks import TASKS
+from .families import Family, find_family
 from .structured_pruning import classifier_classes
 
 Projections = tuple[nn.Module, nn.Module, nn.Module]

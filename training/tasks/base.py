@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data.tokenized import TokenizedSplit
+    from ..data.tokenized import LabelledSplit, TokenizedSplit
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,21 @@ class Task(ABC):
         from ..data.tokenized import tokenize_split
 
         return tokenize_split(texts, self.missing_labels(len(texts), num_outputs), tokenizer, max_length)
+
+    def with_logits_of(
+        self, split: LabelledSplit, texts: Sequence[str], old: Any, new: Any, max_length: int
+    ) -> LabelledSplit:
+        """Return a split with the teacher's logits at its own tokens.
+
+        Args:
+            split: N texts in the tokens of ``new``, with the teacher's logits on them in the tokens of ``old``.
+            texts: The same texts.
+            old: The teacher's tokenizer.
+            new: The student's tokenizer.
+            max_length: Tokens that texts are cut to.
+        """
+        del texts, old, new, max_length
+        return split
 
     @abstractmethod
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:

@@ -1,12 +1,13 @@
 """A tag for each word, which mark the entities of a text: cross-entropy and soft targets over each word's first piece.
 
 Labels of a tokenized text are int64[L], one for each piece: the tag of the word that begins there, ``UNLABELLED`` where
-only a teacher labels it, and ``IGNORED_LABEL`` for special tokens and for pieces that continue a word. Logits are [L, C].
+only a teacher labels it, ``IGNORED_LABEL`` for special tokens and for pieces that continue a word. Logits are [L, C].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from ..data.tokenized import TokenizedSplit
+    from ..data.tokenized import LabelledSplit, TokenizedSplit
 
 UNLABELLED = -1
 """Label of a word that only a teacher labels."""
@@ -64,6 +65,31 @@ class TokenClassification(Task):
     ) -> TokenizedSplit:
         """Tokenize texts whose words only a teacher labels."""
         return _tokenized(texts, None, tokenizer, max_length)
+
+    def with_logits_of(
+        self, split: LabelledSplit, texts: Sequence[str], old: Any, new: Any, max_length: int
+    ) -> LabelledSplit:
+        """Return a split in which each word has the teacher's logits of the word that has its first character.
+
+        A word that the teacher's tokenizer has cut off gets ``IGNORED_LABEL``.
+        """
+        from ..data.tokenized import IGNORED_LABEL, encodings_of
+
+        given, tokens = split.teacher_logits, split.tokens
+        if given is None:
+            return split
+        assert isinstance(given, Ragged) and isinstance(tokens.labels, Ragged)
+        labels = tokens.labels.like(np.array(tokens.labels.values))
+        logits = labels.like(np.zeros((len(labels.values), given.values.shape[-1]), dtype=np.float32))
+        pairs = zip(encodings_of(texts, old, max_length), encodings_of(texts, new, max_length), strict=True)
+        for number, (text, encodings) in enumerate(zip(texts, pairs, strict=True)):
+            theirs, own = (find_words(text, each.offsets, each.word_ids) for each in encodings)
+            places = np.searchsorted(theirs.spans[:, 1], own.spans[:, 0], "right")
+            there = places < len(theirs.pieces)
+            there[there] = theirs.spans[places[there], 0] <= own.spans[there, 0]
+            labels[number][own.pieces[~there]] = IGNORED_LABEL
+            logits[number][own.pieces[there]] = given[number][theirs.pieces[places[there]]]
+        return replace(split, tokens=replace(tokens, labels=labels), teacher_logits=logits)
 
     # ---- Model ------------------------------------------------------------------------------------------
 
@@ -177,7 +203,10 @@ class TokenClassification(Task):
         if name == "accuracy":
             counted, of = entities.word_counts, entities.word_accuracy
         else:
-            counted, of = partial(entities.entity_counts, kind=number), _OF_ENTITIES[kind.removeprefix("entity_")]
+            counted, of = (
+                partial(entities.entity_counts, kind=number),
+                _OF_ENTITIES[kind.removeprefix("entity_")],
+            )
         return Metric(
             name,
             mode,
@@ -186,7 +215,7 @@ class TokenClassification(Task):
         )
 
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
-        """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] from ``preprocess_logits_for_metrics``."""
+        """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] that were computed from them."""
         given, labels = np.asarray(evaluated.predictions), np.asarray(evaluated.label_ids)
         tags = given.argmax(axis=-1) if given.ndim == 3 else given
         found = self.metrics(*_words(_of_padded(tags), _of_padded(labels)))

@@ -77,7 +77,10 @@ def tags_of_words(words: Words, entities: Sequence[Sequence[int]]) -> np.ndarray
     """
     tags = np.zeros(len(words.pieces), dtype=np.int64)
     for start, end, kind in sorted(map(tuple, entities)):
-        first, last = np.searchsorted(words.spans[:, 1], start, "right"), np.searchsorted(words.spans[:, 0], end)
+        first, last = (
+            np.searchsorted(words.spans[:, 1], start, "right"),
+            np.searchsorted(words.spans[:, 0], end),
+        )
         inside = np.arange(first, last)
         inside = inside[tags[inside] == 0]
         tags[inside] = 2 * kind + 2

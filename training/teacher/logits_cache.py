@@ -144,9 +144,7 @@ def _read(directory: Path, key: str, split: TokenizedSplit) -> Rows | None:
     return joined
 
 
-def _write(
-    directory: Path, key: str, split: TokenizedSplit, logits: Rows, *, keep_existing: bool
-) -> None:
+def _write(directory: Path, key: str, split: TokenizedSplit, logits: Rows, *, keep_existing: bool) -> None:
     with new_folder(directory, keep_existing=keep_existing) as folder:
         np.save(folder / _LOGITS, flat(logits))
         if isinstance(logits, Ragged):

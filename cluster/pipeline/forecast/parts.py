@@ -21,6 +21,7 @@ from ....training.data.analysis.diagnostics import near_duplicates
 from ....training.data.tokenized import LabelledSplit
 from ....training.data.transfer_set import extra_splits
 from ....training.models.runtime import intra_op_threads, quiet
+from ....training.ragged import Ragged, flat
 from ....training.student.build import build_student
 from ....training.student.config import student_section
 from ....training.student.kinds.base import StudentInputs
@@ -85,6 +86,7 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
     labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    num_logits = {name: len(flat(each.teacher_logits)) for name, each in labelled.items()}
     (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
     return {
         **measured,
@@ -96,7 +98,9 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
         "labelling_s": labelling,
         "cached": _cached(request, kinds),
         "num_texts": {name: len(each) for name, each in kinds.items()},
-        "logits_bytes": {name: len(each) * (4 * num_outputs + 8) for name, each in kinds.items()},
+        "logits_bytes": {
+            name: 4 * num_outputs * num_logits[name] + 8 * len(each) for name, each in kinds.items()
+        },
         "duplicates_s": _duplicates_s(request),
     }
 
@@ -275,12 +279,7 @@ def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
     config, data, task = request.config, request.data, tasks.get(request.config.task)
     if fixed_values(config.search).get("alpha") == 1:
         return {}
-    num_outputs = task.num_outputs(data.class_names)
-    found = extra_splits(config.data, data, tokenizer, config.training.num_tokens)
-    return {
-        kind: replace(split, labels=task.missing_labels(len(split), num_outputs))
-        for kind, split in found.items()
-    }
+    return extra_splits(config.data, data, tokenizer, config.training.num_tokens, task)
 
 
 def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
@@ -299,8 +298,10 @@ def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
 
 def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
     """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    logits = np.random.default_rng(0).standard_normal((len(split), num_outputs), dtype=np.float32)
-    return LabelledSplit(split, logits)
+    num, random = len(flat(split.labels)), np.random.default_rng(0)
+    of_tokens = isinstance(split.labels, Ragged)
+    logits = random.standard_normal((num, num_outputs), dtype=np.float32)
+    return LabelledSplit(split, split.labels.like(logits) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 from ....errors import DataError, shown
@@ -136,9 +137,7 @@ def _read(value: object) -> tuple[Entity, ...]:
     elif isinstance(label, str) and label.strip():
         label = label.split()
     if not isinstance(label, list | tuple):
-        what = (
-            fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
-        )
+        what = fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
         raise LabelError(f"label {what}")
     if isinstance(text, str) and not all(isinstance(each, str) for each in label):
         return _of_spans(text, label)
@@ -191,7 +190,7 @@ def _parsed(tag: object, number: int) -> tuple[str, str | None]:
 def _of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
     """Return the entities of a list of spans, without white space at their ends."""
     found = sorted(_of_span(text, span, number) for number, span in enumerate(spans, 1))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         if after.start < before.end:
             raise LabelError(
                 f"the spans {before.start} to {before.end} and {after.start} to {after.end} overlap"
