@@ -146,7 +146,7 @@ def _texts_to_label(task: Task, data: TextData, teacher_keys: list[str]) -> dict
 def _mean_logits(
     task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
 ) -> tuple[Rows, list[str], bool]:
-    """Return mean logits float32[N, C], or rows of [L, C], each teacher's cache key, and whether any logits had to be computed."""
+    """Return mean logits, each teacher's cache key, and whether any logits had to be computed."""
     total, keys, computed, form = np.zeros(0), [], False, None
     for number, teacher_key in enumerate(teacher_keys, 1):
         whose = f"teacher {number} of {len(teacher_keys)}" if len(teacher_keys) > 1 else "the teacher"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Unlabelled(Protocol):
-    """What is read of a task: how its texts are tokenized, and what labels they have, where only a teacher labels them."""
+    """A task, as far as texts are concerned that only a teacher labels."""
 
     def num_outputs(self, label_names: Sequence[str]) -> int:
         """Return the number of the head's outputs."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 """Label of a word that only a teacher labels."""
 
+_TOKEN_ACCURACY = "token_accuracy"
 _OF_ENTITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "f1": entities.f1,
     "precision": entities.precision,
@@ -49,7 +50,7 @@ class TokenClassification(Task):
     of_tokens: ClassVar[bool] = True
     metric_modes: ClassVar[Mapping[str, Mode]] = {
         **{f"entity_{name}": "max" for name in _OF_ENTITIES},
-        "accuracy": "max",
+        _TOKEN_ACCURACY: "max",
     }
     label_metrics: ClassVar[Mapping[str, Mode]] = dict.fromkeys(_OF_ENTITIES, "max")
 
@@ -153,29 +154,29 @@ class TokenClassification(Task):
         """Return labels[...] with ``UNLABELLED`` replaced by the tag of the largest of logits[..., C]."""
         return logits.argmax(-1).where(labels == UNLABELLED, labels)
 
-    def known_labels(self, labels: Rows, num_outputs: int) -> Rows:
+    def known_labels(self, labels: Any, num_outputs: int) -> Any:
         """Return a copy of the labels: every tag is among the outputs."""
         return like(labels, np.array(flat(labels)))
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
-    def predictions(self, logits: Rows) -> Rows:
+    def predictions(self, logits: Any) -> Any:
         """Return the tag of the largest logit of each piece; of equal ones, the first."""
         return like(logits, flat(logits).argmax(axis=-1))
 
-    def correct(self, predictions: Rows, labels: Rows) -> np.ndarray:
+    def correct(self, predictions: Any, labels: Any) -> np.ndarray:
         """Return whether every word of each text has the right tag, bool[N]."""
         counts = entities.word_counts(*_words(predictions, labels))
         return counts[:, 0] == counts[:, 1]
 
     def metrics(
-        self, predictions: Rows, labels: Rows, out_of_scope_id: int | None = None
+        self, predictions: Any, labels: Any, out_of_scope_id: int | None = None
     ) -> dict[str, float | None]:
         """Compute what the predicted tags have in common with the labels, over all texts, 0 to 1.
 
         Returns:
             ``entity_f1``, ``entity_precision`` and ``entity_recall`` of whole entities, as conlleval and seqeval count
-            them; ``accuracy``, the share of the words whose tag is right.
+            them; ``token_accuracy``, the share of the words whose tag is right.
 
         Raises:
             ValueError: No word has a label, or the numbers of predictions and labels differ.
@@ -188,7 +189,7 @@ class TokenClassification(Task):
         words = entities.word_counts(found, true).sum(axis=0)
         return {
             **{f"entity_{name}": float(of(counts)) for name, of in _OF_ENTITIES.items()},
-            "accuracy": float(entities.word_accuracy(words)),
+            _TOKEN_ACCURACY: float(entities.word_accuracy(words)),
         }
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
@@ -200,19 +201,21 @@ class TokenClassification(Task):
                 number = position_of(label, name, entity_types(label_names))
             except ValueError as error:
                 raise InputError(f"metric: {error}") from None
-        if name == "accuracy":
+        if name == _TOKEN_ACCURACY:
             counted, of = entities.word_counts, entities.word_accuracy
         else:
             counted, of = (
                 partial(entities.entity_counts, kind=number),
                 _OF_ENTITIES[kind.removeprefix("entity_")],
             )
-        return Metric(
-            name,
-            mode,
-            statistics=lambda predictions, labels: counted(*_words(predictions, labels)),
-            of_statistics=of,
-        )
+
+        def statistics(predictions: Any, labels: Any) -> np.ndarray:
+            return counted(*_words(predictions, labels))
+
+        def measure(predictions: Any, labels: Any) -> float:
+            return float(of(statistics(predictions, labels).sum(axis=0)))
+
+        return Metric(name, mode, measure, statistics=statistics, of_statistics=of)
 
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] that were computed from them."""

@@ -21,6 +21,7 @@ from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import IGNORED_LABEL, JoinedDataset, LabelledSplit, tokenize_split
 from distiltune.training.data.transfer_set import extra_splits, extra_texts
 from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.tasks import SINGLE_LABEL
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TEXTS = [text for text, _ in tiny_data()]

@@ -111,7 +111,7 @@ def test_metrics_of_the_task_are_of_whole_entities_and_of_words():
     predictions = Ragged.of([[4, 1, 3, 2, 1], [0, 3, 3, 0]], np.int64)
     found = TOKEN_CLASSIFICATION.metrics(predictions, labels)
     assert found == pytest.approx(
-        {"entity_f1": 4 / 5, "entity_precision": 2 / 3, "entity_recall": 1.0, "accuracy": 4 / 5}
+        {"entity_f1": 4 / 5, "entity_precision": 2 / 3, "entity_recall": 1.0, "token_accuracy": 4 / 5}
     ), "special tokens, pieces within words and words without a label do not count"
     assert TOKEN_CLASSIFICATION.correct(predictions, labels).tolist() == [False, True]
     with pytest.raises(ValueError, match="0 labels"):

@@ -1,4 +1,4 @@
-"""Read CoNLL files: a token and its tag on each line, with further columns between them, and a blank line after a text."""
+"""Read CoNLL files: a token and its tag on each line, further columns between them, a blank line after each text."""
 
 from __future__ import annotations
 
