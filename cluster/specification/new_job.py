@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
+from ...texts import texts_of
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from .config import JobConfig
 from .printing import as_yaml
@@ -62,13 +63,15 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     guess = guess_columns(open_table(data), text, label)
     section: dict[str, Any] = {"source": "files", "train": data}
     section |= {"text_column": guess.text, "label_column": guess.label}
+    if guess.pair is not None:
+        section["text_pair_column"] = guess.pair
     loaded = load_data(data_config(**section))
     names = loaded.label_names
     if (outside := guess_out_of_scope(names)) is not None:
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
-    config = JobConfig.model_validate(_values(written, loaded.splits["train"]["text"][:]))
+    config = JobConfig.model_validate(_values(written, texts_of(loaded.splits["train"])))
     content = as_yaml(config)
     if (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
@@ -128,7 +131,8 @@ def _with_balance_hint(content: str, ratio: float) -> str:
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:
-    yield f"text: column {shown(guess.text)}; label: column {shown(guess.label)}"
+    second = "" if guess.pair is None else f", with that of column {shown(guess.pair)} as a pair"
+    yield f"text: column {shown(guess.text)}{second}; label: column {shown(guess.label)}"
     if guess.others:
         yield f"not used: {', '.join(map(shown, guess.others[:10]))}"
     names = data.label_names

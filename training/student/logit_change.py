@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ...texts import TextOrPair
 from ..data.tokenized import tokenize_split
 from ..models.inference import compute_logits
 from ..tasks import SINGLE_LABEL, Task
@@ -34,7 +35,7 @@ class StepParity:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextOrPair],
         *,
         max_length: int,
         num_threads: int | None,

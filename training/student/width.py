@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
+from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit, tokenize_split
 from ..models.families import family_of
 from ..models.inference import logits_of_batches
@@ -51,7 +52,7 @@ def narrow(
     model: PreTrainedModel,
     tokenizer: Any,
     width: WidthConfig,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     labels: Sequence[int] = (),
     *,
     max_length: int | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError
+from ...texts import texts_of
 from .base import TASKS, OutOfScope, Task
 from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, of_one, recalls
 from .metrics import LabelCounts, Metric, Mode, position_of
@@ -44,9 +45,8 @@ class SingleLabel(Task):
         """Tokenize the texts of N rows."""
         from ..data.tokenized import tokenize_split
 
-        (text,) = self.text_columns
         labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
-        return tokenize_split(rows[text][:], labels, tokenizer, max_length)
+        return tokenize_split(texts_of(rows), labels, tokenizer, max_length)
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
         """Return -100 for each text."""
