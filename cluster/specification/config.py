@@ -187,6 +187,16 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _query_is_a_pair(self) -> JobConfig:
+        query = self.benchmark.query
+        if query is not None and self.data.takes_pairs:
+            raise ValueError(
+                f"benchmark.query: {query!r:.60} given, but texts are pairs (data.text_pair_column); remove it: the "
+                "validation pair of median length is timed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         own = next((each for each in _students(self) if each.source is not None), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
-from ...texts import texts_of
+from ...texts import TextOrPair, num_characters, texts_of
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from .config import JobConfig
 from .printing import as_yaml
@@ -78,7 +78,7 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
 
 
-def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+def _values(data: dict[str, Any], texts: list[TextOrPair]) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
     is_small = len(texts) < _SMALL
@@ -108,9 +108,9 @@ def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _epochs(num_read: int, texts: list[str], *, fewest: int, most: int) -> int:
+def _epochs(num_read: int, texts: list[TextOrPair], *, fewest: int, most: int) -> int:
     """Return the number of epochs in which a training reads about ``num_read`` characters, within limits."""
-    return min(most, max(fewest, round(num_read / max(sum(map(len, texts)), 1))))
+    return min(most, max(fewest, round(num_read / max(sum(map(num_characters, texts)), 1))))
 
 
 def _skew(data: TextData) -> float:

@@ -18,9 +18,15 @@ from ...training.checkpoints.load import label_names, load_tokenizer
 from ...training.data.tokenized import tokenize_rows
 from ...training.models.token_types import reads_token_types
 from ...training.tasks import Task
-from ..artifact.manifest import CONFIG_FILE, SETTINGS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from ..artifact.manifest import (
+    CONFIG_FILE,
+    SETTINGS_FILE,
+    TAKES_PAIRS,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+)
 from ..onnx.writer import INPUT_NAMES, TOKEN_TYPES
-from ..runtime.classifier_config import TAKES_PAIRS, read_config
+from ..runtime.classifier_config import read_config
 from ..runtime.tokenizer import Tokenizer
 
 _NUM_COMPARED, _NUM_LONGEST = 200, 20  # texts whose token ids are compared

@@ -60,8 +60,8 @@ def text_of_length(
     while taken and len(tokenizer.encode(*_shared_out(taken, is_pair=is_pair))) > num_tokens:
         taken.pop()
     if len(taken) < 1 + is_pair:
-        words_needed = "two words" if is_pair else "word"
-        raise InputError(f"no {words_needed} of the texts fit into {num_tokens} tokens; use greater lengths")
+        none = "no two words of the texts fit" if is_pair else "no word of the texts fits"
+        raise InputError(f"{none} into {num_tokens} tokens; use greater lengths")
     first, *second = _shared_out(taken, is_pair=is_pair)
     return (first, second[0]) if second else first
 
