@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, shown
+from ...texts import texts_of
 from ..data.label_kinds import NAMES, LabelKind
 from ..registry import Registry
 from .metrics import LabelCounts, Metric, Mode, unknown_metric
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import TokenizedSplit
+
+
+LEAST_PROBABILITY = 1e-6
+"""Below it, a probability of another model counts as this much: 0 has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Task(ABC):
         further_metrics: Further names that the job's ``metric`` may have, likewise with their modes.
         epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
         label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
+        has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
+        has_temperature: Whether the soft loss depends on the temperature.
+        has_label_smoothing: Whether the hard loss has label smoothing.
         out_of_scope: None if the task cannot predict out-of-scope texts.
     """
 
@@ -71,11 +79,17 @@ class Task(ABC):
     further_metrics: ClassVar[Mapping[str, Mode]] = {}
     epoch_metrics: ClassVar[tuple[str, ...]] = ()
     label_metrics: ClassVar[Mapping[str, Mode]] = {}
+    has_label_sets: ClassVar[bool] = False
+    has_temperature: ClassVar[bool] = True
+    has_label_smoothing: ClassVar[bool] = True
     out_of_scope: OutOfScope | None = None
 
-    @abstractmethod
     def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
         """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
+        from ..data.tokenized import tokenize_split
+
+        labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
+        return tokenize_split(texts_of(rows), labels, tokenizer, max_length)
 
     @abstractmethod
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
@@ -100,6 +114,21 @@ class Task(ABC):
             "label2id": {name: number for number, name in enumerate(label_names)},
             "problem_type": self.problem_type,
         }
+
+    def head_scale(self, labels: np.ndarray) -> float:
+        """Return how many times the learning rate of the other weights the head's is.
+
+        Outputs in the unit of the labels, such as thousands of euros, need a head that learns as much faster.
+
+        Args:
+            labels: Labels of the training texts; missing ones are ignored.
+        """
+        del labels
+        return 1.0
+
+    def start_head(self, head: Any, labels: np.ndarray) -> None:
+        """Adapt a new head, a ``torch.nn.Linear``, to the labels of the training texts, in place."""
+        del head, labels
 
     # ---- Losses -----------------------------------------------------------------------------------------
 
@@ -166,14 +195,37 @@ class Task(ABC):
         del logits
         return None
 
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return logits float[N, C] of another model's probabilities; None for a task without probabilities."""
+        del probabilities
+        return None
+
     @property
     def has_classes(self) -> bool:
         """Whether each text has one class, so that ``class_probabilities`` returns probabilities."""
         return type(self).class_probabilities is not Task.class_probabilities
 
     @abstractmethod
-    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return whether each prediction is correct, bool[N]; the gate compares two models by it."""
+    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """Return whether each prediction is correct, bool[N], by which an exact test compares models.
+
+        None for a task whose predictions are neither right nor wrong.
+        """
+
+    def changed(self, predictions: np.ndarray, others: np.ndarray) -> np.ndarray | None:
+        """Return whether each of N predictions differs from another model's, bool[N].
+
+        None for a task whose predictions are neither right nor wrong.
+        """
+        same = self.correct(predictions, others)
+        return None if same is None else ~same
+
+    def label_counts(
+        self, predictions: np.ndarray, labels: np.ndarray, num_labels: int
+    ) -> LabelCounts | None:
+        """Count the texts of each label, [C]; None for a task without named labels."""
+        del predictions, labels, num_labels
+        return None
 
     @abstractmethod
     def metrics(
@@ -187,7 +239,7 @@ class Task(ABC):
             out_of_scope_id: Class of the texts outside every label; None where there is none.
 
         Returns:
-            ``accuracy``, 0 to 1, and the task's other metrics by name; None for one that is undefined on these texts.
+            The task's metrics by name, in the order of ``metric_modes``; None for one that is undefined on these texts.
 
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
@@ -269,9 +321,10 @@ class Task(ABC):
                 found[name] = float(metric.of_counts(LabelCounts.of(predictions, labels)))
         return found
 
-    @abstractmethod
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of a ``transformers.EvalPrediction``, as a ``Trainer``'s ``compute_metrics``."""
+        found = self.metrics(self.predictions(np.asarray(evaluated.predictions)), evaluated.label_ids)
+        return {name: value for name, value in found.items() if value is not None}
 
 
 TASKS: Registry[Task] = Registry()
