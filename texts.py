@@ -49,3 +49,10 @@ def from_json(value: Any) -> Any:
 def as_columns(text: TextOrPair) -> dict[str, str]:
     """Return a text by the names of its columns: ``text``, and ``text_pair`` for the second of a pair."""
     return {"text": text} if isinstance(text, str) else {"text": text[0], PAIR_COLUMN: text[1]}
+
+
+def texts_of(rows: Any) -> list[TextOrPair]:
+    """Return the texts of rows by their columns: ``text`` alone, or pairs where there is ``text_pair`` as well."""
+    texts = list(rows["text"][:])
+    names = getattr(rows, "column_names", rows)
+    return list(zip(texts, rows[PAIR_COLUMN][:], strict=True)) if PAIR_COLUMN in names else texts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError, shown
+from .measure import pair_column_of
 from .options import ArtifactArgument, JsonOption, StorageOption, echo_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def evaluate(
     text_column: Annotated[
         str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
     ] = "text",
+    text_pair_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair-column",
+            metavar="NAME",
+            help="Column with the second text, where the artifact takes pairs; default: text_pair.",
+        ),
+    ] = None,
     label_column: Annotated[
         str, typer.Option("--label-column", metavar="NAME", help="Column with the label.")
     ] = "label",
@@ -60,12 +69,14 @@ def evaluate(
     folder = find_artifact(directory, storage)
     notes: list[str] = []
     slices = tuple(dict.fromkeys(slice_columns or ()))
-    columns = Columns(text_column, label_column, section=None, slices=slices)
+    with quiet_panics():
+        classifier = TextClassifier.load(folder)
+    pair = pair_column_of(classifier, text_pair_column)
+    columns = Columns(text_column, label_column, section=None, slices=slices, pair=pair)
     split = checked(read_table("given", data, columns, parameter="DATA"), notes)
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
     with quiet_panics():
-        classifier = TextClassifier.load(folder)
         answers = classifier(split.texts)
     outside = [] if classifier.threshold is None else [classifier.threshold.label]
     known = list(dict.fromkeys([*classifier.labels, *outside]))

@@ -25,6 +25,7 @@ from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
+from ...texts import texts_of
 from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
@@ -124,9 +125,9 @@ def make_student(
         data.class_names,
         task.store.local(key),
         max_length=config.training.num_tokens,
-        texts=(data.splits["train"]["text"][:], data.unlabelled),
+        texts=(texts_of(data.splits["train"]), data.unlabelled),
         labels=data.splits["train"]["label"][:],
-        validation_texts=data.splits["validation"]["text"][:],
+        validation_texts=texts_of(data.splits["validation"]),
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         report=task.report,
@@ -170,7 +171,8 @@ def make_variant(
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
         validation=validation_texts(data, goal),
-        training_texts=data.splits["train"]["text"][:] if takes_texts else [],
+        training_texts=texts_of(data.splits["train"]) if takes_texts else [],
+        takes_pairs=data.has_pairs,
     )
     task.store.publish(key)
     record = made.to_json()
@@ -198,16 +200,16 @@ def validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
     """Return the labelled texts that temperature and threshold of a variant are fitted on."""
     rows, names = data.splits["validation"], data.label_names
     labels = [names[label] for label in rows["label"][:]]
-    return ValidationTexts(rows["text"][:], labels, goal, data.out_of_scope_label)
+    return ValidationTexts(texts_of(rows), labels, goal, data.out_of_scope_label)
 
 
 def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
     """Return the texts that every model of a job is measured on."""
     validation, test = data.splits["validation"], data.splits["test"]
     return BenchmarkTexts(
-        validation["text"][:],
+        texts_of(validation),
         validation["label"][:],
-        test["text"][:],
+        texts_of(test),
         test["label"][:],
         data.label_names,
         data.out_of_scope_label,

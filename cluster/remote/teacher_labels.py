@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ...search.space.space import fixed_values
+from ...texts import texts_of
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.checkpoints.unfinished import UnfinishedTraining
@@ -204,10 +205,8 @@ def tokenize_for_student(
     found: dict[str, LabelledSplit] = {}
     for name, split in splits.items():
         if name in data.splits:
-            tokens, texts = (
-                learned.tokenize(data.splits[name], tokenizer, length),
-                data.splits[name]["text"][:],
-            )
+            texts = texts_of(data.splits[name])
+            tokens = learned.tokenize(data.splits[name], tokenizer, length)
         elif name in extra:
             tokens, texts = learned.tokenize_texts(extra[name], tokenizer, length, outputs), extra[name]
         else:  # masked pieces, which are no text

@@ -197,6 +197,10 @@ class JobConfig(Section):
                     f"student.kind: {student.kind!r} given, which pools a text's tokens to one answer, but the task "
                     f"{self.task} needs one for each token; accepted: layers, checkpoint"
                 )
+        if self.data.takes_pairs:
+            raise ValueError(
+                f"data.text_pair_column: given, but the task {self.task} reads single texts; remove it"
+            )
         if self.data.augmentation.masked is not None:
             raise ValueError(
                 "data.augmentation.masked: masked pieces are no text, in which the words of the task "
@@ -206,6 +210,16 @@ class JobConfig(Section):
             raise ValueError(
                 f"training.balance: {self.training.balance!r} given, but a text has no single class in the task "
                 f"{self.task}; accepted: 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _query_is_a_pair(self) -> JobConfig:
+        query = self.benchmark.query
+        if query is not None and self.data.takes_pairs:
+            raise ValueError(
+                f"benchmark.query: {query!r:.60} given, but texts are pairs (data.text_pair_column); remove it: the "
+                "validation pair of median length is timed"
             )
         return self
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
+from ...texts import TextOrPair, num_characters, texts_of
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from .config import JobConfig
 from .printing import as_yaml
@@ -62,20 +63,22 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     guess = guess_columns(open_table(data), text, label)
     section: dict[str, Any] = {"source": "files", "train": data}
     section |= {"text_column": guess.text, "label_column": guess.label}
+    if guess.pair is not None:
+        section["text_pair_column"] = guess.pair
     loaded = load_data(data_config(**section))
     names = loaded.label_names
     if (outside := guess_out_of_scope(names)) is not None:
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
-    config = JobConfig.model_validate(_values(written, loaded.splits["train"]["text"][:]))
+    config = JobConfig.model_validate(_values(written, texts_of(loaded.splits["train"])))
     content = as_yaml(config)
     if (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
 
 
-def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+def _values(data: dict[str, Any], texts: list[TextOrPair]) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
     is_small = len(texts) < _SMALL
@@ -105,9 +108,9 @@ def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _epochs(num_read: int, texts: list[str], *, fewest: int, most: int) -> int:
+def _epochs(num_read: int, texts: list[TextOrPair], *, fewest: int, most: int) -> int:
     """Return the number of epochs in which a training reads about ``num_read`` characters, within limits."""
-    return min(most, max(fewest, round(num_read / max(sum(map(len, texts)), 1))))
+    return min(most, max(fewest, round(num_read / max(sum(map(num_characters, texts)), 1))))
 
 
 def _skew(data: TextData) -> float:
@@ -128,7 +131,8 @@ def _with_balance_hint(content: str, ratio: float) -> str:
 
 
 def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:
-    yield f"text: column {shown(guess.text)}; label: column {shown(guess.label)}"
+    second = "" if guess.pair is None else f", with that of column {shown(guess.pair)} as a pair"
+    yield f"text: column {shown(guess.text)}{second}; label: column {shown(guess.label)}"
     if guess.others:
         yield f"not used: {', '.join(map(shown, guess.others[:10]))}"
     names = data.label_names

@@ -21,7 +21,13 @@ _OWN_PLACE = ("licences", "base_model")
 _OWN_ROWS = ("ratios", "against_baselines")
 
 
-def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
+def model_card(
+    labels: Sequence[str],
+    made_from: Mapping[str, Any],
+    measurements: Mapping[str, Any],
+    *,
+    takes_pairs: bool = False,
+) -> str:
     """Return the text of a model card.
 
     Args:
@@ -31,6 +37,7 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
         measurements: Measurements of the classifier; JSON values. ``ratios``: name of a model → how many times faster
             the classifier is (``faster``, ``low``, ``high``). ``against_baselines``: what it gains over each baseline
             (``text``, ``verdict``).
+        takes_pairs: Whether it classifies pairs of texts.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -48,6 +55,7 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     shown = {name: value for name, value in made_from.items() if name not in _OWN_PLACE}
     values = {
         "labels": labels,
+        "takes_pairs": takes_pairs,
         "result": _result(measurements),
         "licences": {name: licences.get(name) or UNKNOWN for name in ("teacher", "data")},
         "non_commercial": [name for name in ("teacher", "data") if is_non_commercial(licences.get(name))],

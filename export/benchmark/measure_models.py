@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ...storage.temporary import temporary_directory
+from ...texts import TextOrPair, from_json
 from ...training import tasks
 from ..artifact.manifest import SETTINGS_FILE
 from ..runtime.classifier_config import read_config
@@ -60,9 +61,9 @@ class MeasurementSpec:
 class BenchmarkTexts:
     """Texts on which all models are measured, in this order; labels are the task's, indices into ``label_names``."""
 
-    validation_texts: Sequence[str]
+    validation_texts: Sequence[TextOrPair]
     validation_labels: Sequence[int]
-    test_texts: Sequence[str]
+    test_texts: Sequence[TextOrPair]
     test_labels: Sequence[int]
     label_names: Sequence[str]
     out_of_scope_label: str | None = None
@@ -125,7 +126,7 @@ class Measurement:
     throughput: dict[str, float]
     peak_memory_mb: float
     num_threads: int
-    query: str
+    query: TextOrPair
     accuracy: float | None = None
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None
@@ -165,7 +166,8 @@ class Measurement:
     def from_json(cls, values: dict[str, Any]) -> Measurement:
         """Read a measurement written by :meth:`to_json`; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        given = {name: value for name, value in values.items() if name in known}
+        return cls(**{**given, "query": from_json(values["query"])})
 
 
 def measure_models(
@@ -235,7 +237,7 @@ def _measure_model(
     spec: MeasurementSpec,
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
-    query: str,
+    query: TextOrPair,
     goal: ScopeGoal | None,
     scratch: Path,
     *,
@@ -289,7 +291,7 @@ def prepare_model(
 
 
 def _tuned(
-    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
+    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: TextOrPair
 ) -> tuple[dict[str, Any] | None, int]:
     """Return the session options and number of threads to measure a model with."""
     if not targets.get(spec.kind).is_onnx or not config.tune_session:
@@ -308,7 +310,7 @@ def _tuned(
     return tuned["session"], tuned["num_threads"]
 
 
-def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
+def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: TextOrPair) -> dict[str, float] | None:
     if not targets.get(spec.kind).is_onnx or not config.floors or config.num_threads != 1:
         return None
     arguments = {"directory": spec.directory, "text": query, "seconds": SECONDS_OF_RATE}
@@ -360,7 +362,7 @@ def _plain_goal(goal: ScopeGoal | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a column of texts or labels as a list, with NumPy's integers converted to Python's."""
+    """Return a column of texts, pairs or labels as a list, with NumPy's integers converted to Python's."""
     if value is None or isinstance(value, str):
         return value
-    return [item if isinstance(item, str) else int(item) for item in value]
+    return [item if isinstance(item, str | tuple) else int(item) for item in value]

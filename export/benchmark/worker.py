@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...storage.folders import write_file
+from ...texts import from_json
 from ..out_of_scope.thresholds import (
     ScopeGoal,
     answers_with_threshold,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ...training.tasks import Task
 
 _SPLITS = ("validation", "test")
+_TEXTS = tuple(f"{split}_texts" for split in _SPLITS)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
-    model, texts, config = spec["model"], spec["texts"], spec["config"]
+    model, config = spec["model"], spec["config"]
+    texts = spec["texts"] | {name: [*map(from_json, spec["texts"][name])] for name in _TEXTS}
     target = targets.get(model["kind"])
     opened = target.open(
         OpenOptions(
@@ -107,7 +110,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
         batch_sizes=config["batch_sizes"],
-        query=spec["query"],
+        query=from_json(spec["query"]),
     )
     threads = config["num_threads"]
     first_call = benchmark.time_first_call()

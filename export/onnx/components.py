@@ -21,6 +21,7 @@ from .parts import (
     WORD_EMBEDDINGS,
     Part,
 )
+from .writer import TOKEN_TYPES
 
 _ATTENTION_NODES = ("Attention", "MultiHeadAttention", "PackedAttention", "DecoderMaskedSelfAttention")
 _PRODUCTS = ("MatMul", "Gemm")
@@ -117,6 +118,11 @@ def pooling_products(graph: onnx.GraphProto) -> list[str]:
     """Return the names of a plain graph's matrix products that pool positions: those of no part."""
     named = {name for names in products_by_part(graph).values() for name in names}
     return [node.name for node in graph.node if node.op_type in _PRODUCTS and node.name not in named]
+
+
+def token_type_lookups(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that look up token types: two rows, which quantization leaves in 32 bits."""
+    return [node.name for node in graph.node if node.op_type == "Gather" and TOKEN_TYPES in node.input]
 
 
 def tables_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:

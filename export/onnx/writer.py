@@ -9,6 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 INPUT_NAMES = ("input_ids", "attention_mask")
+TOKEN_TYPES = "token_type_ids"
+"""Further input of a graph of pairs, of a model that tells the texts apart by it."""
 OUTPUT_NAME = "logits"
 WEIGHTS_PREFIX = "model."
 """Begins the names of weights, which otherwise are those in the PyTorch model."""

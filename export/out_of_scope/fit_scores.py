@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ExportError
+from ...texts import TextOrPair
 from ...training import tasks
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.classifier_config import read_config
@@ -32,7 +33,7 @@ class ValidationTexts:
         out_of_scope_label: Label whose texts the temperature is not fitted on, if there is one.
     """
 
-    texts: Sequence[str]
+    texts: Sequence[TextOrPair]
     labels: Sequence[str]
     goal: ScopeGoal | None = None
     out_of_scope_label: str | None = None

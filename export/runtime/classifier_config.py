@@ -10,12 +10,11 @@ from typing import Any
 
 from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
+from ..artifact.manifest import TAKES_PAIRS
 from .scores import Threshold
 from .session_options import MAX_THREADS, check_session
 from .tasks import DECODERS
 
-TAKES_PAIRS = "takes_pairs"
-"""Key of ``distiltune.json`` that is true for a classifier of pairs of texts, and missing for others."""
 _MAX_LENGTH = 2**20
 _MAX_TOKEN_ID = 2**31 - 1
 

@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 Rows = Sequence[np.ndarray]
-"""Token ids [L] of each text."""
+"""Token ids [L] of each text, or for pairs [2, L]: the ids above their token types."""
 _SectionT = TypeVar("_SectionT", bound=Section)
+
+
+def ids_of(row: np.ndarray) -> np.ndarray:
+    """Return the token ids [L] of one of ``Rows``."""
+    return row if row.ndim == 1 else row[0]
+
+
+def inputs_of(row: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return one of ``Rows`` as a batch of one: ids, mask and, for pairs, token types, each int64[1, L]."""
+    ids, *types = np.atleast_2d(np.asarray(row, dtype=np.int64))
+    return (ids[None], np.ones_like(ids)[None], *(each[None] for each in types))
 
 
 class Source(Enum):
@@ -38,11 +49,13 @@ class VariantInputs:
         rows: Token ids of training texts; empty unless the variant needs them.
         config: The section ``export``.
         measure_sensitivity: Whether to measure the error from quantizing each part of the graph to 8 bits.
+        takes_pairs: Whether texts are pairs.
     """
 
     rows: Rows
     config: Section
     measure_sensitivity: bool = False
+    takes_pairs: bool = False
 
     def section(self, kind: type[_SectionT]) -> _SectionT:
         """Return the subsection of ``config`` of type ``kind``, or one with default values."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ...errors import DataError
+from ...texts import TextOrPair, texts_of
 from .augmentation import drop_words, mask_pieces, splice
 from .config import DataConfig
 from .rows import normalised
@@ -33,19 +34,23 @@ class Unlabelled(Protocol):
         ...
 
     def tokenize_texts(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, num_outputs: int
+        self,
+        texts: Sequence[TextOrPair],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_outputs: int,
     ) -> TokenizedSplit:
         """Tokenize texts, with these labels."""
         ...
 
 
-def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[str]]:
+def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair]]:
     """Return the texts of the transfer set by kind; none is in validation or test.
 
     They do not depend on the tokenizer. ``masked`` exists only as token ids and is not included.
     """
-    made, train = config.augmentation, data.splits["train"]["text"][:]
-    known = {normalised(text) for split in data.splits.values() for text in split["text"][:]}
+    made, train = config.augmentation, texts_of(data.splits["train"])
+    known = {normalised(text) for split in data.splits.values() for text in texts_of(split)}
     texts = {UNLABELLED: data.unlabelled}
     known.update(map(normalised, data.unlabelled))
     if made.spliced is not None:
@@ -91,7 +96,7 @@ def extra_splits(
         raise DataError(
             "data.augmentation.masked: the teacher's tokenizer has no mask token; remove the section"
         )
-    held = {name: data.splits[name]["text"][:] for name in data.splits}
+    held = {name: texts_of(data.splits[name]) for name in data.splits}
     tokens = {name: tokenize_split(texts, None, tokenizer, max_length) for name, texts in held.items()}
     known = {int(example) for split in [*tokens.values(), *made.values()] for example in split.example_ids}
     split = mask_pieces(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ...errors import InputError, ModelError
+from ..data.tokenized import TOKEN_TYPES
+from ..models.token_types import forward_names, reads_token_types
 from .arguments import DistillationTrainingArguments
 from .losses.base import NEED_TEACHER_MODEL, Need, needs_of, terms_of
 
@@ -33,8 +34,8 @@ class TeacherTargets:
     def __init__(self, student: Any, teacher: Any, args: DistillationTrainingArguments) -> None:
         self.teacher = teacher
         self.args = args
-        self.student_columns = _forward_names(student)
-        self.teacher_columns = _forward_names(teacher) if teacher is not None else set()
+        self.student_columns = _columns_of(student)
+        self.teacher_columns = _columns_of(teacher) if teacher is not None else set()
         self._configs = (getattr(student, "config", None), getattr(teacher, "config", None))
         self._placed = False
         self._check_labels()
@@ -123,16 +124,14 @@ class TeacherTargets:
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = {"labels", TEACHER_COLUMN, *(other_columns - columns)}
+    left_out = {"labels", TEACHER_COLUMN, *({*other_columns, TOKEN_TYPES} - columns)}
     return {name: value for name, value in inputs.items() if name not in left_out}
 
 
-def _forward_names(model: Any) -> set[str]:
-    # accelerate stores the forward that it wrapped for mixed precision.
-    forward = getattr(model, "_original_forward", None) or model.forward
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = inspect.signature(forward).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind not in kinds}
+def _columns_of(model: Any) -> set[str]:
+    """Return the inputs that a model reads; token types among them where they change its result."""
+    names = forward_names(model)
+    return names if reads_token_types(model) else names - {TOKEN_TYPES}
 
 
 def _label_names(config: Any) -> list[str]:

@@ -18,6 +18,7 @@ from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..ragged import Ragged, Rows, flat, offsets_of
 from .first_token import first_token_in_last_layer
 from .runtime import evaluation_device, intra_op_threads, without_mixed_precision
+from .token_types import without_unread_types
 
 DTYPES = ("float32", "bfloat16")
 _REPORT_EVERY_S = 1.0
@@ -139,6 +140,7 @@ def logits_of_batches(
                 batch = collate([dataset[int(row)] for row in rows])
                 inputs = {name: each.to(model.device) for name, each in batch.items()}
                 labels = inputs.pop("labels")
+                inputs = without_unread_types(network, inputs)
                 yield rows, labels, network(**inputs).logits
     finally:
         network.train(was_training)

@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
+from ...texts import TextOrPair
 from ..checkpoints.load import load_config, load_tokenizer, resolve_checkpoint
 from ..checkpoints.masked_lm import (
     check_head,
@@ -44,7 +45,7 @@ def pretrain_student(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     config: PretrainingConfig,
     *,
     max_length: int,
@@ -156,7 +157,7 @@ def check_pair(
 
 
 def _tokenized(
-    texts: Sequence[str], tokenizer: Any, config: PretrainingConfig, max_length: int
+    texts: Sequence[TextOrPair], tokenizer: Any, config: PretrainingConfig, max_length: int
 ) -> TokenizedSplit:
     order = np.random.default_rng(config.seed).permutation(len(texts))[: config.max_texts]
     chosen = [texts[int(index)] for index in np.sort(order)]
@@ -300,7 +301,7 @@ def pretraining_trainers(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     config: PretrainingConfig,
     *,
     max_length: int,

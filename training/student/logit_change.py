@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ...texts import TextOrPair
 from ..data.tokenized import IGNORED_LABEL
 from ..models.inference import compute_logits
 from ..ragged import Ragged, Rows, flat, offsets_of
@@ -35,7 +36,7 @@ class StepParity:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextOrPair],
         *,
         max_length: int,
         num_threads: int | None,

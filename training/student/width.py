@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
+from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit
 from ..models.families import family_of
 from ..models.inference import logits_of_batches
@@ -51,7 +52,7 @@ def narrow(
     model: PreTrainedModel,
     tokenizer: Any,
     width: WidthConfig,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     labels: Sequence[Any] = (),
     *,
     max_length: int | None = None,
@@ -78,8 +79,7 @@ def narrow(
     rows: list[int] = spread.round().astype(int).tolist()
     chosen, length = [texts[row] for row in rows], max_length or _MAX_LENGTH
     if labels:
-        columns = {task.text_columns[0]: chosen, task.label_column: [labels[row] for row in rows]}
-        split = task.tokenize(columns, tokenizer, length)
+        split = task.tokenize_labelled(chosen, [labels[row] for row in rows], tokenizer, length)
     else:
         split = task.tokenize_texts(chosen, tokenizer, length, model.config.num_labels or 0)
     head_scores, row_scores = importance(model, split, task)

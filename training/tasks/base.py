@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, shown
+from ...texts import TextOrPair, texts_of
 from ..data.label_kinds import NAMES, LabelKind
 from ..registry import Registry
 from .metrics import LabelCounts, Metric, Mode, unknown_metric
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import LabelledSplit, TokenizedSplit
+
+
+LEAST_PROBABILITY = 1e-6
+"""Below it, a probability of another model counts as this much: 0 has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,26 @@ class Task(ABC):
 
     def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
         """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
+        return self.tokenize_labelled(texts_of(rows), rows[self.label_column][:], tokenizer, max_length)
+
+    def tokenize_labelled(
+        self,
+        texts: Sequence[TextOrPair],
+        labels: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> TokenizedSplit:
+        """Tokenize N texts, cut to ``max_length`` tokens, with labels as the data's column holds them."""
         from ..data.tokenized import tokenize_split
 
-        (text,) = self.text_columns
-        labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
-        return tokenize_split(rows[text][:], labels, tokenizer, max_length)
+        return tokenize_split(texts, np.asarray(labels, dtype=self.label_dtype), tokenizer, max_length)
 
     def tokenize_texts(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, num_outputs: int
+        self,
+        texts: Sequence[TextOrPair],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_outputs: int,
     ) -> TokenizedSplit:
         """Tokenize N texts that only a teacher labels, cut to ``max_length`` tokens.
 
@@ -107,7 +124,7 @@ class Task(ABC):
         return tokenize_split(texts, self.missing_labels(len(texts), num_outputs), tokenizer, max_length)
 
     def with_logits_of(
-        self, split: LabelledSplit, texts: Sequence[str], old: Any, new: Any, max_length: int
+        self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
     ) -> LabelledSplit:
         """Return a split with the teacher's logits at its own tokens.
 
@@ -231,6 +248,11 @@ class Task(ABC):
     def class_probabilities(self, logits: np.ndarray) -> np.ndarray | None:
         """Return the probabilities of the classes, float[N, C]; None for a task whose texts have no single class."""
         del logits
+        return None
+
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return logits float[N, C] of another model's probabilities; None for a task without probabilities."""
+        del probabilities
         return None
 
     @property

@@ -1,9 +1,9 @@
 """Entities of tagged words: their spans, and precision, recall and F1 of predicted ones, in NumPy alone.
 
 Tags are numbers: 0 is ``O``; entities of type t begin with 2 t + 1 (``B-``) and continue with 2 t + 2 (``I-``). Spans
-are those of conlleval (Tjong Kim Sang and De Meulder, "Introduction to the CoNLL-2003 Shared Task", 2003), and of seqeval
-by default: ``I-`` after another type or ``O`` begins an entity as well. A predicted entity is right where the text has
-one of the same words and type. Shapes: N texts, W words of all texts, E entities; ``...`` resamples.
+are those of conlleval (Tjong Kim Sang and De Meulder, "Introduction to the CoNLL-2003 Shared Task", 2003), and of
+seqeval by default: ``I-`` after another type or ``O`` begins an entity as well. A predicted entity is right where the
+text has one of the same words and type. Shapes: N texts, W words of all texts, E entities; ``...`` resamples.
 """
 
 from __future__ import annotations

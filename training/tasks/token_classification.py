@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError
+from ...texts import TextOrPair, all_parts
 from ..data.label_kinds import TAGS, LabelKind
 from ..data.label_kinds.tags import entity_types
 from ..ragged import Ragged, Rows, flat, like, offsets_of
@@ -56,19 +57,28 @@ class TokenClassification(Task):
 
     # ---- Texts ------------------------------------------------------------------------------------------
 
-    def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
-        """Tokenize the texts of N rows, and tag the first piece of each word."""
-        (text,) = self.text_columns
-        return _tokenized(rows[text][:], rows[self.label_column][:], tokenizer, max_length)
+    def tokenize_labelled(
+        self,
+        texts: Sequence[TextOrPair],
+        labels: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> TokenizedSplit:
+        """Tokenize N texts, and tag the first piece of each word of an entity."""
+        return _tokenized(texts, labels, tokenizer, max_length)
 
     def tokenize_texts(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, num_outputs: int
+        self,
+        texts: Sequence[TextOrPair],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_outputs: int,
     ) -> TokenizedSplit:
         """Tokenize texts whose words only a teacher labels."""
         return _tokenized(texts, None, tokenizer, max_length)
 
     def with_logits_of(
-        self, split: LabelledSplit, texts: Sequence[str], old: Any, new: Any, max_length: int
+        self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
     ) -> LabelledSplit:
         """Return a split in which each word has the teacher's logits of the word that has its first character.
 
@@ -82,8 +92,9 @@ class TokenClassification(Task):
         assert isinstance(given, Ragged) and isinstance(tokens.labels, Ragged)
         labels = tokens.labels.like(np.array(tokens.labels.values))
         logits = labels.like(np.zeros((len(labels.values), given.values.shape[-1]), dtype=np.float32))
-        pairs = zip(encodings_of(texts, old, max_length), encodings_of(texts, new, max_length), strict=True)
-        for number, (text, encodings) in enumerate(zip(texts, pairs, strict=True)):
+        alone = all_parts(texts)  # no text is a pair
+        pairs = zip(encodings_of(alone, old, max_length), encodings_of(alone, new, max_length), strict=True)
+        for number, (text, encodings) in enumerate(zip(alone, pairs, strict=True)):
             theirs, own = (find_words(text, each.offsets, each.word_ids) for each in encodings)
             places = np.searchsorted(theirs.spans[:, 1], own.spans[:, 0], "right")
             there = places < len(theirs.pieces)
@@ -226,7 +237,7 @@ class TokenClassification(Task):
 
 
 def _tokenized(
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     labels: Sequence[Any] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -235,9 +246,9 @@ def _tokenized(
     from ..data.tokenized import IGNORED_LABEL, encodings_of, from_rows
 
     rows, tags = [], []
-    for number, (text, encoding) in enumerate(
-        zip(texts, encodings_of(texts, tokenizer, max_length), strict=True)
-    ):
+    alone = all_parts(texts)  # no text is a pair
+    found = encodings_of(alone, tokenizer, max_length)
+    for number, (text, encoding) in enumerate(zip(alone, found, strict=True)):
         words = find_words(text, encoding.offsets, encoding.word_ids)
         row = np.full(len(encoding.ids), IGNORED_LABEL, dtype=np.int64)
         row[words.pieces] = UNLABELLED if labels is None else tags_of_words(words, labels[number])

@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ...progress import ReportProgress
 from ...storage.folders import new_folder
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ..checkpoints.heads import LabelMatch, load_with_labels, match_labels
 from ..checkpoints.load import (
     check_max_length,
@@ -237,14 +238,14 @@ def initial_teacher(
         check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
-        tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
+        tokenizer = train_tokenizer(texts_of(data.splits["train"]), recipe.vocab_size)
         initial = InitialTeacher(
             new_model(recipe, tokenizer, names, max_length, task), tokenizer, recipe, task
         )
     check_max_length(initial.model, max_length, "teacher")
     if not isinstance(initial.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
-        check_known(initial.tokenizer, data.splits["train"]["text"][:], parameter)
+        check_known(initial.tokenizer, texts_of(data.splits["train"]), parameter)
     return initial
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ....texts import texts_of
 from ...specification.config import JobConfig
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     ):
         if name is None:
             continue
-        share = check_known(checkpoints.tokenizer(name), data.splits["train"]["text"][:], parameter)
+        share = check_known(checkpoints.tokenizer(name), texts_of(data.splits["train"]), parameter)
         if share > _MANY_UNKNOWN:
             logger.warning(
                 "%s: its tokenizer does not know %.0f %% of the characters of the training texts; use a student "
@@ -71,8 +72,8 @@ def check_new_pieces(
 
     scratch = config.teacher.scratch
     if scratch is not None:
-        texts = data.splits["train"]["text"]
-        make = new_tokenizer or (lambda: train_tokenizer(texts[:], scratch.vocab_size))
+        texts = texts_of(data.splits["train"])
+        make = new_tokenizer or (lambda: train_tokenizer(texts, scratch.vocab_size))
         for student in _students(config):
             student.check_new_tokenizer(make)
 

@@ -15,6 +15,7 @@ from ....search.space.space import fixed_values
 from ....search.space.students import Student, student_keys, student_name, student_sections
 from ....search.student_arguments import STUDENT_KIND
 from ....search.trial.inputs import StudentTexts, TrialInputs, TrialSettings
+from ....texts import texts_of
 from ....training import tasks
 from ....training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
 from ....training.data.analysis.diagnostics import near_duplicates
@@ -128,9 +129,9 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
                 data.class_names,
                 store.local(key),
                 max_length=config.training.num_tokens,
-                texts=(data.splits["train"]["text"][:], data.unlabelled),
+                texts=(texts_of(data.splits["train"]), data.unlabelled),
                 labels=data.splits["train"]["label"][:],
-                validation_texts=data.splits["validation"]["text"][:],
+                validation_texts=texts_of(data.splits["validation"]),
                 num_threads=1,
                 use_gpu=False,
                 task=tasks.get(config.task),
@@ -166,7 +167,7 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
 def _reading_pieces(request: Request) -> dict[str, Any]:
     """Return how many word pieces the teacher reads to build the students, and the seconds that it takes."""
     config, data, folder = request.config, request.data, request.store.local(TEACHER)
-    tokenizer, texts = load_tokenizer(folder), data.splits["train"]["text"][:]
+    tokenizer, texts = load_tokenizer(folder), texts_of(data.splits["train"])
     sections = [section for section, _ in student_sections(config.student, config.search.space)]
     # Students with the same pieces share the states, of whatever kind they are.
     read = {tuple(each.pieces_read(tokenizer, texts, data.unlabelled)) for each in sections} - {()}
@@ -192,7 +193,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
     pretraining = getattr(section, "pretraining", None)
     if pretraining is None:
         return {"pretraining_s": 0.0}
-    texts = data.splits["train"]["text"][:]
+    texts = texts_of(data.splits["train"])
     before = section.model_copy(update={"pretraining": None, "vocabulary": None})  # trimmed afterwards
     built = before.build(
         StudentInputs(
@@ -309,7 +310,7 @@ def _duplicates_s(request: Request) -> float:
     splits = request.data.splits
     total = sum(len(splits[name]) for name in splits)
     share = min(1.0, _MOST_COMPARED / total)
-    texts = {str(name): splits[name]["text"][: max(1, int(share * len(splits[name])))] for name in splits}
+    texts = {str(name): texts_of(splits[name])[: max(1, int(share * len(splits[name])))] for name in splits}
     watch = Stopwatch()
     near_duplicates(texts)
     return watch.lap() / share

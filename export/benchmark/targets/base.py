@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from ....texts import TextOrPair
     from ...runtime.scores import Threshold
 
 
@@ -32,7 +33,7 @@ class Opened:
     """
 
     pipeline: Callable[..., Any]
-    logits: Callable[[Sequence[str]], np.ndarray]
+    logits: Callable[[Sequence[TextOrPair]], np.ndarray]
     labels: list[str]
     threshold: Threshold | None = None
     temperature: float | None = None

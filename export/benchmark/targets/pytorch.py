@@ -10,6 +10,8 @@ from .base import Opened, OpenOptions, Target, register
 if TYPE_CHECKING:
     import numpy as np
 
+    from ....texts import TextOrPair
+
 
 def open_checkpoint(options: OpenOptions) -> Opened:
     """Open a classifier's checkpoint."""
@@ -21,7 +23,7 @@ def open_checkpoint(options: OpenOptions) -> Opened:
     set_threads(options.num_threads)
     model, tokenizer = load_classifier(options.directory, tasks.get(options.task))
 
-    def logits(texts: Sequence[str]) -> np.ndarray:
+    def logits(texts: Sequence[TextOrPair]) -> np.ndarray:
         split = tokenize_split(texts, None, tokenizer, options.max_length)
         pad_token_id = int(model.config.pad_token_id or 0)
         return compute_logits(
@@ -44,11 +46,20 @@ def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions)
     import torch
     from transformers import pipeline
 
+    from ....texts import as_columns
     from ....training.checkpoints.load import label_names
+    from ....training.data.tokenized import TOKEN_TYPES
+    from ....training.models.token_types import reads_token_types
 
+    types = [TOKEN_TYPES] if reads_token_types(model) else []
+    tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
 
+    def given(text: Any) -> Any:
+        return as_columns(text) if isinstance(text, tuple) else text
+
     def call(texts: Any, batch_size: int = 1) -> Any:
+        texts = [given(text) for text in texts] if isinstance(texts, list) else given(texts)
         with torch.inference_mode():
             return classify(texts, batch_size=batch_size, truncation=True, max_length=options.max_length)
 

@@ -43,6 +43,19 @@ _LABEL_NAMES = (
     ),
     *("labels", "intention", "department", "queue", "type", "rating"),
 )
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("text", "text_pair"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "context"),
+    ("question", "sentence"),
+    ("sentence_a", "sentence_b"),
+)
+"""Usual names of the columns of a pair, without case, and with or without white space, hyphens and underscores."""
 _OUT_OF_SCOPE = re.compile(r"(oos|ood|out[ _-]?of[ _-]?(scope|domain)|(nlu[ _-]?)?fallback)", re.IGNORECASE)
 _MOST_LABELS = 2000
 _MOST_LABEL_CHARACTERS = 100
@@ -75,11 +88,13 @@ class ColumnGuess:
     Attributes:
         text, label: Names of the columns.
         others: Names of the other columns.
+        pair: Name of the column with the second text of each pair; None: texts are single.
     """
 
     text: str
     label: str
     others: list[str]
+    pair: str | None = None
 
 
 def look_at(name: str, values: Sequence[object]) -> ColumnLook:
@@ -101,7 +116,9 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
     """Guess the columns with the text and the label.
 
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
-    with a usual name is taken, then the longest text and the label with the fewest values.
+    with a usual name is taken, then the longest text and the label with the fewest values. Two columns with the usual
+    names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read together, unless the text is
+    given.
 
     Args:
         table: All columns of the data.
@@ -121,12 +138,15 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
+    pair = None
+    if text is None:
+        text, pair = _pair([name for name, each in looks.items() if name != label and _can_be_text(each)])
     if text is None:
         others = [each for name, each in looks.items() if name != label and _can_be_text(each)]
         text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
     if text is None:
         raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
-    return ColumnGuess(text, label, [name for name in names if name not in (text, label)])
+    return ColumnGuess(text, label, [name for name in names if name not in (text, label, pair)], pair)
 
 
 def guess_out_of_scope(labels: Sequence[str]) -> str | None:
@@ -140,6 +160,16 @@ def rare_labels(labels: Sequence[str], at_least: int) -> dict[str, int]:
     counts = Counter(labels)
     rare = sorted((count, name) for name, count in counts.items() if count < at_least)
     return {name: count for count, name in rare}
+
+
+def _pair(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the first two columns whose names are usual for a pair of texts, or None twice."""
+    plain = {re.sub(r"[\s_-]", "", name.casefold()): name for name in names}
+    for pair in _PAIRS:
+        first, second = (plain.get(each.replace("_", "")) for each in pair)
+        if first is not None and second is not None:
+            return first, second
+    return None, None
 
 
 def _can_be_label(column: ColumnLook) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ....errors import ModelError
+from ....texts import TextOrPair
 from ...section import ShareBelowOne, Width
 from .base import BuiltStudent, StudentInputs
 from .trimmed import TrimmedStudent
@@ -57,7 +58,9 @@ class AttentionFreeStudent(TrimmedStudent):
         """Return the section with a table that is drawn."""
         return self.model_copy(update={"table": "random"})
 
-    def pieces_read(self, tokenizer: Any, texts: Sequence[str], others: Sequence[str]) -> Sequence[int]:
+    def pieces_read(
+        self, tokenizer: Any, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
+    ) -> Sequence[int]:
         """Return the ids of the word pieces whose rows are made from the teacher's states."""
         from ..vocabulary import pieces_of
 
