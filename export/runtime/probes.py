@@ -23,8 +23,8 @@ def write_probes(directory: Path, classifier: TextClassifier | None = None) -> N
     """Write the probes of a variant beside its graph.
 
     Each is 1 to 64 ids drawn from the whole vocabulary, between the tokens that the tokenizer adds, so that it shows
-    nothing of the data. Of several candidates of one length, the one with the largest gap between its best two
-    logits is kept: a fault changes its answer, the rounding of another processor does not.
+    nothing of the data. Of several candidates of one length, the one whose logits are furthest from another
+    answer is kept: a fault changes its answer, the rounding of another processor does not.
 
     Args:
         directory: An exported ONNX variant.
@@ -43,13 +43,9 @@ def write_probes(directory: Path, classifier: TextClassifier | None = None) -> N
             ids = [*added[:before], *drawn, *added[before:]]
             logits = [float(f"{logit:.8g}") for logit in classifier.logits_of_ids(ids)]
             candidates.append(Probe(ids, logits))
-        rows.append(max(candidates, key=_gap)._asdict())
+        best = max(candidates, key=lambda each: classifier.margin(np.array(each.logits)))
+        rows.append(best._asdict())
     (directory / PROBES_FILE).write_text(json.dumps({"probes": rows}) + "\n", encoding="utf-8")
-
-
-def _gap(probe: Probe) -> float:
-    second, best = sorted([-np.inf, *probe.logits])[-2:]
-    return best - second
 
 
 def run_probes(directory: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def build_student(
     *,
     max_length: int | None = None,
     texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
-    labels: Sequence[int] = (),
+    labels: Sequence[Any] = (),
     validation_texts: Sequence[str] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,

@@ -125,6 +125,11 @@ class LabelKind(ABC):
     def text(self, stored: Any, names: Sequence[str]) -> str:
         """Return the text of a stored label in the fingerprint of the data."""
 
+    def counts(self, stored: Sequence[Any], names: Sequence[str]) -> dict[str, int] | None:
+        """Return the number of stored labels by name, without those of none; None where labels are no names."""
+        del stored, names
+        return None
+
     # ---- Divided ----------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -57,6 +58,10 @@ class Names(NamedKind):
     def text(self, stored: int, names: Sequence[str]) -> str:
         """Return the name."""
         return names[stored]
+
+    def counts(self, stored: Sequence[int], names: Sequence[str]) -> dict[str, int]:
+        """Return the number of texts of each name."""
+        return {names[number]: count for number, count in Counter(stored).items()}
 
     def strata(self, labels: Sequence[str]) -> list[tuple[str, ...]]:
         """Return the names."""

@@ -46,7 +46,7 @@ class StudentInputs:
     max_length: int | None = None
     texts: Sequence[str] = ()
     more_texts: Sequence[str] = ()
-    labels: Sequence[int] = ()
+    labels: Sequence[Any] = ()
     validation_texts: Sequence[str] = ()
     num_threads: int | None = None
     use_gpu: bool | None = None
