@@ -12,7 +12,7 @@ from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.measure_models import Measurement
 from ...export.config import BenchmarkConfig, ChooseConfig
 from ...export.selection.gate import accuracy_kind, apply_gate
-from ...training.tasks import Metric
+from ...training.tasks import Metric, Task
 from ...training.tasks import get as get_task
 from ..specification.config import JobConfig, PlanConfig, PlanStep
 from ..specification.faults import described
