@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -43,8 +43,8 @@ class TextClassifier:
         labels: Names of the model's outputs, in order.
         max_length: Maximum number of tokens; longer texts are truncated.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
-        threshold: Selects texts that get that label in addition to those predicted by their largest logit; None: no
-            others.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
+            labels a text, the threshold of each label (``LabelThresholds``). None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         takes_pairs: Whether it classifies pairs of texts, each a tuple ``(text, text_pair)``, instead of single texts.
         of_tokens: Whether it has logits for each token, and a list of predictions for a text.
@@ -174,19 +174,6 @@ class TextClassifier:
         """Return the logits [B, C] of a feed, or [B, L, C] where each token has its own."""
         return self._graph.run(feed, self._num_outputs, of_tokens=self.of_tokens)
 
-    @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self, texts: TextOrPair, batch_size: int = 32, *, top_k: None = None
-    ) -> Any: ...
-    @overload
-    def __call__(
-        self, texts: Sequence[TextOrPair], batch_size: int = 32, *, top_k: None = None
-    ) -> list[Any]: ...
-    @overload
-    def __call__(
-        self, texts: TextOrPair | Sequence[TextOrPair], batch_size: int = 32, *, top_k: int
-    ) -> list[Any]: ...
-
     def __call__(
         self, texts: TextOrPair | Sequence[TextOrPair], batch_size: int = 32, *, top_k: int | None = None
     ) -> Any:
@@ -199,13 +186,19 @@ class TextClassifier:
             top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
-            ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
-            the score is the probability of the label: softmax(logits / temperature). A text that the threshold
-            rejects gets the threshold's label, with the score 1 - the largest probability of the other labels. With
-            ``top_k``, a list of such predictions for each text, the best first. A blank text, which says nothing, gets
-            the model's prediction with ``"blank": True``, as does a pair with one. For a classifier ``of_tokens``, a
-            list of ``{"start": int, "end": int, "label": str, "score": float}`` for each text, whose characters
-            ``text[start:end]`` they are.
+            A dictionary for a text, a list of them in the same order for a sequence. A blank text, which says nothing,
+            gets the model's prediction with ``"blank": True``, as does a pair with one. By task:
+
+            - ``single_label``: ``{"label": str, "score": float}``; the score is the probability of the label,
+              softmax(logits / temperature). A text that the threshold rejects gets the threshold's label, with the
+              score 1 - the largest probability of the other labels. With ``top_k``, a list of such predictions for each
+              text, the best first.
+            - ``multi_label``: ``{"labels": [{"label": str, "score": float}, …]}``, every label whose score,
+              sigmoid(logit / temperature), is above its threshold, possibly none. With ``top_k``, a list of the labels
+              with the highest scores, whatever their thresholds.
+            - ``regression``: ``{"value": float}``, or ``{"values": {name: float}}`` for several numbers.
+            - ``token_classification``: a list of ``{"start": int, "end": int, "label": str, "score": float}``, whose
+              characters are ``text[start:end]``; an empty one for a blank text.
 
         Raises:
             InputError: a text is no string, or no pair where those are taken; ``batch_size`` or ``top_k`` is below 1;
@@ -330,7 +323,15 @@ class TextClassifier:
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
         decoded = self._decoder.decode(logits, self.labels, None)
-        return [{name: value for name, value in each.items() if name != "score"} for each in decoded]
+        return [self._decoder.without_scores(each) for each in decoded]
+
+    def margin(self, logits: np.ndarray) -> float:
+        """Return how far logits[C] of one text are from those of another answer."""
+        return self._decoder.margin(logits)
+
+    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Return a prediction as names with their numbers, for a line or a table."""
+        return self._decoder.cells(answer)
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts, which the rows of ``logits`` are for; of a classifier ``of_tokens``."""

@@ -31,7 +31,7 @@ class StepParity:
     Attributes:
         steps: For each step its name ``step``, ``logits_rmse``, the root mean squared difference of the logits divided
             by their standard deviation before the step, and ``predictions_changed``, the share of texts, 0 to 1, whose
-            prediction changed; both None if nothing is compared.
+            prediction changed; both None if nothing is compared, the share also where predictions are numbers.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ def of_labelled(logits: Rows, labels: Rows) -> Rows:
     return Ragged(logits.values[known], offsets_of(known.astype(np.int64))[logits.offsets])
 
 
-def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict[str, float]:
+def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict[str, float | None]:
     """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`.
 
     Of words, rows of float[W, C], a text that has become one of another number of words counts as changed.
@@ -100,11 +100,13 @@ def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict
     if isinstance(before, Ragged) and isinstance(after, Ragged):
         alike = np.flatnonzero(before.lengths == after.lengths)
         before, after = before[alike], after[alike]
-    wide = flat(before).astype(float)
-    error = np.sqrt(np.mean(np.square(flat(after).astype(float) - wide))) if wide.size else 0.0
+    given: tuple[Any, Any] = before, after
+    wide, narrow = (flat(each).astype(float) for each in given)
+    error = np.sqrt(np.mean(np.square(narrow - wide))) if wide.size else 0.0
     spread = max(float(wide.std()) if wide.size else 0.0, float(np.finfo(np.float32).tiny))
-    same = task.correct(task.predictions(after), task.predictions(before))
+    changed = task.changed(*(task.predictions(each) for each in reversed(given)))
+    num_unlike = num_texts - len(before)
     return {
         "logits_rmse": float(error) / spread,
-        "predictions_changed": 1 - float(same.sum()) / num_texts,
+        "predictions_changed": None if changed is None else float(changed.sum() + num_unlike) / num_texts,
     }

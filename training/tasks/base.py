@@ -65,6 +65,7 @@ class Task(ABC):
         epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
         label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
         has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
+        scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
         has_label_smoothing: Whether the hard loss has label smoothing.
         out_of_scope: None if the task cannot predict out-of-scope texts.
@@ -84,6 +85,7 @@ class Task(ABC):
     epoch_metrics: ClassVar[tuple[str, ...]] = ()
     label_metrics: ClassVar[Mapping[str, Mode]] = {}
     has_label_sets: ClassVar[bool] = False
+    scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
     has_label_smoothing: ClassVar[bool] = True
     out_of_scope: OutOfScope | None = None
@@ -163,7 +165,7 @@ class Task(ABC):
         }
 
     def head_scale(self, labels: np.ndarray) -> float:
-        """Return how many times the learning rate of the other weights the head's is.
+        """Return how many times the learning rate of the other weights the head's is; asked only where ``scales_head``.
 
         Outputs in the unit of the labels, such as thousands of euros, need a head that learns as much faster.
 
@@ -299,6 +301,11 @@ class Task(ABC):
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
+
+    @property
+    def has_named_labels(self) -> bool:
+        """Whether labels have names, which a model's outputs have as well; otherwise they are numbers."""
+        return self.label_kind.strata_are_labels
 
     @property
     def goal(self) -> tuple[str, Mode]:

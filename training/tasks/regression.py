@@ -27,6 +27,7 @@ class Regression(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     problem_type: ClassVar[str | None] = "regression"
     metric_modes: ClassVar[Mapping[str, Mode]] = {"pearson": "max", "spearman": "max", "rmse": "min"}
+    scales_head: ClassVar[bool] = True
     has_temperature: ClassVar[bool] = False
     has_label_smoothing: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ....texts import texts_of
+from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     if config.teacher.checkpoint is not None:
         own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
         match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
-        match.positions(own, data.class_names, "teacher.checkpoint")
+        match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),
