@@ -34,6 +34,7 @@ from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
+from .word_outputs import WordOutputs, outputs_of
 
 if TYPE_CHECKING:
     from ...training.tasks import Task
@@ -50,20 +51,24 @@ class ScoredModel:
 
     Attributes:
         labels: Names of its C labels.
-        logits: Split (``validation``, ``test``) → float32[N, C].
+        logits: Split (``validation``, ``test``) → float32[N, C], or ``WordOutputs``.
         threshold: Threshold that is shipped with it: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with it.
     """
 
     labels: list[str]
-    logits: Mapping[str, np.ndarray]
+    logits: Mapping[str, Any]
     threshold: Any = None
     temperature: float | None = None
 
     def save(self, path: Path) -> None:
         """Write labels and logits, which hold no texts, as an uncompressed NumPy archive."""
-        validation, test = (self.logits[split] for split in _SPLITS)
-        np.savez(path, labels=np.array(self.labels), validation=validation, test=test)
+        arrays: dict[str, np.ndarray] = {}
+        for split in _SPLITS:
+            own = self.logits[split]
+            arrays |= own.arrays(split) if isinstance(own, WordOutputs) else {split: own}
+        named: Any = {"labels": np.array(self.labels), **arrays}
+        np.savez(path, **named)
 
     @classmethod
     def load(cls, path: Path, threshold: Any, temperature: float | None) -> ScoredModel:
@@ -74,7 +79,11 @@ class ScoredModel:
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                logits = {split: stored[split] for split in _SPLITS}
+                of_words = f"{_SPLITS[0]}_spans" in stored
+                logits = {
+                    split: WordOutputs.of_arrays(stored, split) if of_words else stored[split]
+                    for split in _SPLITS
+                }
                 return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
@@ -134,7 +143,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         return measured
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(weights) / 2**20
-    logits = {split: opened.logits(texts[f"{split}_texts"]) for split in _SPLITS}
+    logits = {split: outputs_of(opened, texts[f"{split}_texts"]) for split in _SPLITS}
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))
     return measured | judge(scored, texts, spec["goal"])
@@ -204,20 +213,40 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
             "the model again"
         )
     columns = [model.labels.index(name) for name in names]
+    labels = {
+        split: task.measured_labels(texts[f"{split}_texts"], texts[f"{split}_labels"]) for split in _SPLITS
+    }
+    if task.of_tokens:
+        return _judged(task, _tagged(model, texts, columns, task), labels)
     logits = {split: model.logits[split][:, columns] for split in _SPLITS}
-    labels = {split: np.array(texts[f"{split}_labels"], dtype=task.label_dtype) for split in _SPLITS}
     calibration, curves, cuts = None, None, 0.0
     if task.has_label_sets:
         temperature, cuts = _cuts(model, texts, logits["validation"], labels["validation"])
         calibration, reliable = _calibration_of_labels(logits["test"], labels["test"], temperature)
         curves = {"reliability": reliable}
     given = {split: task.predictions(logits[split] - cuts) for split in _SPLITS}
+    return _judged(task, given, labels) | {"calibration": calibration, "curves": curves}
+
+
+def _tagged(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task
+) -> dict[str, np.ndarray]:
+    """Return the predictions of a model that tags the words of each split's texts."""
+    given = {split: model.logits[split].with_columns(columns) for split in _SPLITS}
+    return {
+        split: task.predictions_of_words(texts[f"{split}_texts"], own.spans, own.logits)
+        for split, own in given.items()
+    }
+
+
+def _judged(task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Measure predictions on both splits, and pack them."""
     values = {split: task.metrics(given[split], labels[split]) for split in _SPLITS}
     return {
         "validation_accuracy": None,
         "metrics": _further(values),
-        "calibration": calibration,
-        "curves": curves,
+        "calibration": None,
+        "curves": None,
         "answers": {
             split: {
                 "without_threshold": pack_answers(

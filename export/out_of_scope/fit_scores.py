@@ -68,6 +68,8 @@ def fit_scores(
             "data.validation: the split is empty, but scores and out-of-scope thresholds are fitted on it; add texts"
         )
     classifier = classifier or TextClassifier.load(variant)
+    if classifier.of_tokens:  # whose scores are those of the model
+        return {}
     logits = classifier.logits(validation.texts, batch_size=1)
     np.save(variant / LOGITS_FILE, logits)
     return _fit(variant, logits, classifier.labels, tasks.get(classifier.task), validation)
@@ -88,6 +90,9 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
     """
     path = variant / SETTINGS_FILE
     config = read_config(path.read_bytes(), path)
+    if tasks.get(config.task).of_tokens:
+        _update(path, {"num_threads": num_threads})
+        return
     try:
         logits = np.load(variant / LOGITS_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import LabelledSplit, TokenizedSplit
+    from ..ragged import Ragged
 
 
 LEAST_PROBABILITY = 1e-6
@@ -256,6 +257,33 @@ class Task(ABC):
         """Return logits float[N, C] of another model's probabilities; None for a task without probabilities."""
         del probabilities
         return None
+
+    def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
+        """Return the labels of N texts in the form of ``predictions``, [N, ...], whatever the tokenizer.
+
+        Args:
+            texts: The texts.
+            labels: Their labels, as the data's column holds them.
+        """
+        del texts
+        return np.asarray(labels, dtype=self.label_dtype)
+
+    def predictions_of_words(self, texts: Sequence[TextOrPair], spans: Ragged, logits: Ragged) -> np.ndarray:
+        """Return the predictions for N texts, [N, ...], from the logits of their words.
+
+        Args:
+            texts: The texts.
+            spans: Rows of int64[W, 2]: first character of each word that the model reads, and the one after its last.
+            logits: Rows of float32[W, C].
+
+        Raises:
+            NotImplementedError: The task is not ``of_tokens``.
+        """
+        raise NotImplementedError
+
+    def counted_names(self, label_names: Sequence[str]) -> list[str]:
+        """Return the names of what ``label_counts`` counts."""
+        return list(label_names)
 
     @property
     def has_classes(self) -> bool:

@@ -20,8 +20,8 @@ from ..data.label_kinds.tags import entity_types
 from ..ragged import Ragged, Rows, flat, like, offsets_of
 from . import entities
 from .base import TASKS, Task
-from .metrics import Metric, Mode, position_of
-from .words import find_words, tags_of_words
+from .metrics import LabelCounts, Metric, Mode, position_of
+from .words import find_words, tags_of_words, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +175,38 @@ class TokenClassification(Task):
         """Return the tag of the largest logit of each piece; of equal ones, the first."""
         return like(logits, flat(logits).argmax(axis=-1))
 
+    def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
+        """Return the tags of the words of N texts, int64[N, W], padded with ``IGNORED_LABEL``.
+
+        The words are those of the text itself, the same for every tokenizer.
+        """
+        words = map(words_of, all_parts(texts))
+        return _padded([tags_of_words(own, each) for own, each in zip(words, labels, strict=True)])
+
+    def predictions_of_words(self, texts: Sequence[TextOrPair], spans: Ragged, logits: Ragged) -> np.ndarray:
+        """Return the predicted tags of the words of N texts, int64[N, W], padded with ``IGNORED_LABEL``.
+
+        They are those of the predicted entities; words that were cut off are outside of any.
+        """
+        tags = self.predictions(logits)
+        found = entities.entities(tags.values, tags.row_numbers)
+        starts, ends = spans.values[found[:, 0], 0], spans.values[found[:, 1] - 1, 1]
+        characters = np.stack([starts, ends, found[:, 2]], axis=1)
+        bounds = np.searchsorted(tags.row_numbers[found[:, 0]], np.arange(len(tags) + 1))
+        rows = [characters[start:end].tolist() for start, end in zip(bounds, bounds[1:], strict=False)]
+        return self.measured_labels(texts, rows)
+
+    def counted_names(self, label_names: Sequence[str]) -> list[str]:
+        """Return the entity types."""
+        return entity_types(label_names)
+
+    def label_counts(self, predictions: Any, labels: Any, num_labels: int) -> LabelCounts:
+        """Count the entities of each type, [T]."""
+        found, true = _words(predictions, labels)
+        counts = [entities.entity_counts(found, true, kind).sum(axis=0) for kind in range(num_labels)]
+        right, predicted, there = np.array(counts).reshape(-1, 3).T
+        return LabelCounts(there, predicted, right)
+
     def correct(self, predictions: Any, labels: Any) -> np.ndarray:
         """Return whether every word of each text has the right tag, bool[N]."""
         counts = entities.word_counts(*_words(predictions, labels))
@@ -231,8 +263,7 @@ class TokenClassification(Task):
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] that were computed from them."""
         given, labels = np.asarray(evaluated.predictions), np.asarray(evaluated.label_ids)
-        tags = given.argmax(axis=-1) if given.ndim == 3 else given
-        found = self.metrics(*_words(_of_padded(tags), _of_padded(labels)))
+        found = self.metrics(given.argmax(axis=-1) if given.ndim == 3 else given, labels)
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -258,12 +289,14 @@ def _tokenized(
 
 
 def _words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
-    """Return predictions and labels of the words with a label alone.
+    """Return predictions and labels of the words with a label alone; both may be padded arrays [N, W].
 
     Raises:
         ValueError: The numbers of predictions and labels differ.
     """
-    assert isinstance(predictions, Ragged) and isinstance(labels, Ragged)
+    predictions, labels = (
+        each if isinstance(each, Ragged) else _of_padded(each) for each in (predictions, labels)
+    )
     if len(predictions) != len(labels) or len(predictions.values) != len(labels.values):
         raise ValueError(
             f"{len(predictions)} predictions for {len(labels)} labels; texts and their pieces must be the same"
@@ -271,6 +304,13 @@ def _words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
     known = labels.values >= 0
     offsets = offsets_of(known.astype(np.int64))[labels.offsets]
     return Ragged(predictions.values[known], offsets), Ragged(labels.values[known], offsets)
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Return rows of tags as one array, padded with ``IGNORED_LABEL``."""
+    from ..data.tokenized import IGNORED_LABEL
+
+    return Ragged.of(rows, np.int64).padded(IGNORED_LABEL)
 
 
 def _of_padded(rows: np.ndarray) -> Ragged:

@@ -56,6 +56,11 @@ def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence
     return Words(np.array(pieces, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
 
 
+def words_of(text: str) -> Words:
+    """Return the words of a text itself, without a tokenizer: those of one that splits it into single characters."""
+    return find_words(text, [(place, place + 1) for place in range(len(text))], [0] * len(text))
+
+
 def _continues(text: str, end: int, start: int) -> bool:
     """Return whether a piece from ``start`` continues the word that reaches to ``end``."""
     # Pieces of a single character that is several bytes long overlap.
