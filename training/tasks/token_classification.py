@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -193,7 +194,7 @@ class TokenClassification(Task):
         starts, ends = spans.values[found[:, 0], 0], spans.values[found[:, 1] - 1, 1]
         characters = np.stack([starts, ends, found[:, 2]], axis=1)
         bounds = np.searchsorted(tags.row_numbers[found[:, 0]], np.arange(len(tags) + 1))
-        rows = [characters[start:end].tolist() for start, end in zip(bounds, bounds[1:], strict=False)]
+        rows = [characters[start:end].tolist() for start, end in pairwise(bounds)]
         return self.measured_labels(texts, rows)
 
     def counted_names(self, label_names: Sequence[str]) -> list[str]:
