@@ -1,4 +1,4 @@
-"""The command evaluate: an artifact on labelled texts of the user."""
+"""Commands on texts of the user: evaluate an artifact on labelled ones, and label others with a teacher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError, shown
-from .measure import pair_column_of
+from .measure import pair_column_of, read_given_texts
 from .options import ArtifactArgument, JsonOption, StorageOption, echo_json
 
 if TYPE_CHECKING:
@@ -94,6 +94,69 @@ def evaluate(
         echo_json(report)
     else:
         _print(report)
+
+
+@app.command()
+def label(
+    texts: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXTS", help="Texts, in any form that data.train takes, or lines of a .txt file."
+        ),
+    ],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher", metavar="MODEL", help="A classifier: directory, hub id, or directory of an artifact."
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", metavar="FILE", help="File to write: .parquet, .jsonl or .csv, for teacher.logits."
+        ),
+    ],
+    text_column: Annotated[
+        str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
+    ] = "text",
+    text_pair_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair-column", metavar="NAME", help="Column with the second text, for pairs of texts."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=2,
+            max=2**20,
+            help="Tokens to which texts are truncated; default: as many as the model takes, at most 512.",
+        ),
+    ] = None,
+) -> None:
+    """Write the logits that a classifier gives for texts, in a file that a job's teacher.logits can name."""
+    from ...export.commands.streams import quiet_panics
+    from ...training.teacher.logits_file import check_format, write_logits
+    from ..remote.label_texts import LabellingModel
+
+    path = Path(out)
+    check_format(path, "--out")
+    with quiet_panics():
+        model = LabellingModel.load(teacher, max_length)
+    pair = model.pair_column(text_pair_column)
+    given = list(dict.fromkeys(read_given_texts(Path(texts), text_column, pair, "TEXTS")))
+    with quiet_panics():
+        logits = model.logits(given, lambda progress: typer.echo(f"label: {progress.message}", err=True))
+    try:
+        write_logits(path, given, model.labels, logits)
+    except OSError as error:
+        raise InputError(
+            f"--out: {shown(out, 200)} cannot be written ({error.strerror}); choose another"
+        ) from None
+    typer.echo(
+        f"{out}: {len(given):,} texts with logits of {len(model.labels):,} labels; use it: teacher.logits: {out}"
+    )
 
 
 def _print_table(console: Console, heads: list[str], rows: list[list[str]]) -> None:

@@ -65,7 +65,7 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         [measured] = measure_models([row], BenchmarkTexts(*columns, *columns, label_names), config)
-    return {"latency_ms": measured.latency_ms["p50"], "size_mb": measured.size_mb}
+    return {"latency_ms": measured.p50_ms, "size_mb": measured.size_mb}
 
 
 def _config_of(student: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from .arguments import DistillationTrainingArguments
 from .balance import class_balance
 from .dropout import set_dropout
 from .losses.base import LossInputs, needs_of, terms_of
+from .losses.soft_targets import with_own_for_missing
 from .losses.total import weighted_sum
 from .teacher_targets import TEACHER_COLUMN, TeacherTargets
 
@@ -226,6 +227,7 @@ class DistillationTrainer(Trainer):
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
             teacher_logits = self.targets.logits(inputs, self.args.device)
+            teacher_logits = with_own_for_missing(teacher_logits, logits)
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss

@@ -117,7 +117,8 @@ def _texts(config: LogitsFileConfig, table: Table, *, has_pairs: bool) -> list[T
         columns["text_pair_column"] = config.text_pair_column or PAIR_COLUMN
     elif config.text_pair_column is not None:
         raise DataError(
-            f"{_SECTION}.text_pair_column: {config.text_pair_column!r} given, but the data's texts are single; remove it"
+            f"{_SECTION}.text_pair_column: {config.text_pair_column!r} given, but the data's texts are single; "
+            "remove it"
         )
     for key, column in columns.items():
         if column not in table.names:
@@ -140,7 +141,9 @@ def _form(table: Table) -> tuple[str, dict[str, str]]:
     if not found and LABEL in table.names:
         return LABEL, {}
     if len(found) != 1:
-        what = f"has columns of {' and of '.join(found)}" if found else f"has the columns {quoted(table.names)}"
+        what = (
+            f"has columns of {' and of '.join(found)}" if found else f"has the columns {quoted(table.names)}"
+        )
         raise DataError(f"{table.origin}: {_SECTION}.path {what}; accepted, beside the text: {_FORMS}")
     return next(iter(found.items()))
 
@@ -169,8 +172,14 @@ def _numbers(
     read = []
     for row, value in given:
         numbers = _row_of_numbers(value, own)
-        if isinstance(numbers, str) or (form == PROBABILITIES and (numbers := _checked(numbers, task)) is None):
-            what = numbers if isinstance(numbers, str) else "probabilities must be from 0 to 1, and of one text together 1"
+        if isinstance(numbers, str) or (
+            form == PROBABILITIES and (numbers := _checked(numbers, task)) is None
+        ):
+            what = (
+                numbers
+                if isinstance(numbers, str)
+                else "probabilities must be from 0 to 1, and of one text together 1"
+            )
             faults.add(lambda r=row, w=what: f"{table.place(r)}: {form}: {w}")
         else:
             read.append((row, numbers[order]))
@@ -195,7 +204,11 @@ def _object(value: object) -> object:
             return json.loads(value)
         except ValueError:
             return value
-    if isinstance(value, list) and value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(each, tuple) and len(each) == 2 for each in value)
+    ):
         return dict(value)
     return value
 
@@ -250,8 +263,8 @@ def _given_labels(
     """Return the rows that have a label, each with logits float64[C] of its confidence and an even rest."""
     if not task.has_classes:
         raise DataError(
-            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give {LOGITS}.LABEL or "
-            f"{PROBABILITIES}.LABEL for each label"
+            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give "
+            f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label"
         )
     labels = table.column(LABEL)
     confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else None
@@ -286,9 +299,7 @@ def _given_labels(
     return _as_logits(read, task) if read else []
 
 
-def write_logits(
-    path: Path, texts: Sequence[TextOrPair], labels: Sequence[str], logits: np.ndarray
-) -> None:
+def write_logits(path: Path, texts: Sequence[TextOrPair], labels: Sequence[str], logits: np.ndarray) -> None:
     """Write a file that ``teacher.logits`` reads: the texts, and a column ``logits.LABEL`` for each label.
 
     Args:
@@ -316,7 +327,9 @@ def write_logits(
                 file.writelines(write(texts, columns, logits))
 
 
-def _rows(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray) -> Iterator[dict[str, Any]]:
+def _rows(
+    texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray
+) -> Iterator[dict[str, Any]]:
     for text, row in zip(texts, logits, strict=True):
         yield {**as_columns(text), **{name: float(value) for name, value in zip(columns, row, strict=True)}}
 
@@ -339,9 +352,7 @@ def _csv_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.n
         yield line.getvalue()
 
 
-def check_coverage(
-    config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray
-) -> int:
+def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray) -> int:
     """Return how many training texts a file lacks.
 
     Args:
@@ -358,7 +369,8 @@ def check_coverage(
         raise DataError(
             f"{_SECTION}.max_missing: {config.max_missing:g} given, but {config.path} lacks {len(lacking):,} of "
             f"{len(texts):,} training texts ({share:.1%}), the first: {shown(texts[int(lacking[0])])}; add them to the "
-            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their label alone"
+            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their "
+            "label alone"
         )
     return len(lacking)
 
