@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import DataError, ModelError, shown
+from ...errors import DataError, InputError, shown
 from ...storage.folders import new_file
 from ...texts import PAIR_COLUMN, TextOrPair, as_columns
 from ..data.rows import FaultList, column_error, is_blank, is_name, name_of, nearest, quoted
@@ -379,10 +379,10 @@ def check_format(path: Path, option: str) -> None:
     """Reject the name of a file to write that has another extension, or no folder.
 
     Raises:
-        ModelError: It is rejected; lists what is accepted.
+        InputError: It is rejected; lists what is accepted.
     """
     if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-        raise ModelError(
+        raise InputError(
             f"{option}: {shown(str(path), 200)} given; specify a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file in an "
             "existing folder"
         )
