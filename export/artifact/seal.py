@@ -69,7 +69,8 @@ def seal_artifact(
         if settings:
             text = json.dumps(config | settings, indent=2, ensure_ascii=False) + "\n"
             (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
-        card = model_card(config.get("labels", []), made_from, measurements)
+        task = str(config.get("task", "single_label"))
+        card = model_card(config.get("labels", []), made_from, measurements, task)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)

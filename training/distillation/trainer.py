@@ -17,8 +17,8 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
-from ..compression.pruning.callback import PruningCallback
 from ..checkpoints.heads import head_of
+from ..compression.pruning.callback import PruningCallback
 from ..data.collator import LABEL_NAMES, DistillationCollator
 from ..data.sampling import (
     BalancedSampler,
