@@ -49,7 +49,7 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    shown_task = TASKS[task] if task in TASKS else SINGLE_LABEL
+    shown_task = TASKS[task if task in TASKS else SINGLE_LABEL.name]
     licences, given = _mapping(made_from, "licences"), _mapping(made_from, "data")
     dataset = given.get("dataset")
     data = ModelCardData(
