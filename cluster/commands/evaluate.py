@@ -86,8 +86,8 @@ def evaluate(
         option = "--label-column" if several else "--label-separator"
         given = ", ".join(several) or label_separator
         raise InputError(
-            f"{option}: {given!r:.100} given, but the artifact predicts one label for each text; name one column, and no "
-            "separator"
+            f"{option}: {given!r:.100} given, but the artifact predicts one label for each text; name one column, and "
+            "no separator"
         )
     kind = task.label_kind
     read, remedy = kind.reader(form), kind.remedy(form)

@@ -140,7 +140,10 @@ def _separator(filled: Sequence[str]) -> str | None:
         num_divided = sum(each in value for value in filled)
         recurring = sum(count for count in parts.values() if count > 1)
         is_short = all(len(part) <= _MOST_LABEL_CHARACTERS and len(part.split()) <= 4 for part in parts)
-        if num_divided >= _LEAST_DIVIDED * len(filled) and is_short and recurring >= 0.9 * parts.total():
+        is_combined = len(set(filled)) > len(parts)  # a name that contains the character is no combination
+        if num_divided < _LEAST_DIVIDED * len(filled) or recurring < 0.9 * parts.total():
+            continue
+        if is_short and is_combined:
             return each
     return None
 
@@ -173,7 +176,7 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
     names = [name for name in dict.fromkeys(table.names) if name.strip()]
     looks = {name: look_at(name, table.column(name)) for name in names}
     binary = [name for name, each in looks.items() if each.is_binary and name != text]
-    if label is None and len(binary) > 1:
+    if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
         text = text or _text_of(table, looks, binary)
         return ColumnGuess(
             text, None, [name for name in names if name not in (text, *binary)], binary, task="multi_label"
@@ -201,6 +204,14 @@ def _text_of(table: Table, looks: dict[str, ColumnLook], labels: Sequence[str]) 
     if text is None:
         raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
     return text
+
+
+def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> bool:
+    """Return whether a column has the name and the values of a label, so that columns of 0 and 1 are something else."""
+    return any(
+        name not in binary and _can_be_label(each) and any(word in _LABEL_NAMES for word in _words(name))
+        for name, each in looks.items()
+    )
 
 
 def _of_other_task(looks: dict[str, ColumnLook], text: str | None) -> str | None:
