@@ -109,6 +109,7 @@ def _origins(*, learned_here: bool, is_cross_fitted: bool) -> dict[str, str]:
 
 def _cross_fit_record(fitted: CrossFit, train: LabelledSplit, task: Task) -> dict[str, Any]:
     right = task.correct(task.predictions(fitted.logits), np.asarray(train.tokens.labels))
+    assert right is not None, "only tasks with classes are cross-fitted"
     return {**fitted.record, "accuracy": float(right.mean())}
 
 

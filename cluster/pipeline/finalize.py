@@ -53,8 +53,9 @@ def choose_variant(
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
     choose = config.export.choose
-    metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
-    selection = select_variant(measured, choose, metric=metric)
+    task = get_task(config.task)
+    metric = task.metric(config.metric, data.label_names, data.out_of_scope_id)
+    selection = select_variant(measured, choose, metric=metric, task=task)
     by_name = {each.name: each for each in selection.measurements}
     compared, broken_down, ratios, baselines = None, None, {}, []
     if selection.chosen is not None:
@@ -64,7 +65,7 @@ def choose_variant(
         labels, names = data.splits["test"]["label"][:], data.label_names
         goal = goal_of(config, data)
         predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
-        broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices)
+        broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices, task)
         if teacher is not None:
             compared = compare_with_teacher(
                 variant,
@@ -73,6 +74,7 @@ def choose_variant(
                 names,
                 choose,
                 metric=metric,
+                task=task,
                 ratio=ratios.get(TEACHER),
                 slices=data.slices,
             )
@@ -142,7 +144,11 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         "base_model": base_model,
         "licences": {"teacher": licence, "data": config.data.licence},
         "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
-        **{f"teacher_{name}": teacher[name] for name in dict.fromkeys((goal, "validation_accuracy"))},
+        **{
+            f"teacher_{name}": teacher[name]
+            for name in dict.fromkeys((goal, "validation_accuracy"))
+            if name in teacher
+        },
         "student": as_kind(config.student, kind or config.student.kind).model_dump(
             mode="json", exclude_none=True
         ),

@@ -105,7 +105,7 @@ class Stages:
         text = f"{len(keys)} teachers, each {_KINDS[records[0]['kind']]}, {self._metric_title} "
         text += f"{min(reached):.4f} to {max(reached):.4f}"
         names = dict.fromkeys((self._metric, "validation_accuracy", "seconds", "reused"))
-        members = [{name: record[name] for name in names} for record in records]
+        members = [{name: record[name] for name in names if name in record} for record in records]
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
     def logits(self, report: ReportProgress) -> StageResult:

@@ -51,20 +51,15 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         threads = task.config.benchmark.num_threads
         # Sensitivity analysis does not change the latency, and it needs training texts.
         export = task.config.export.model_copy(update={"sensitivity": False})
-        build_variant(
-            variant.name,
-            student,
-            made,
-            config=export,
-            max_length=length,
-            num_threads=threads,
-            takes_pairs=PAIR_COLUMN in texts.column_names,
-        )
+        options: dict[str, Any] = {"max_length": length, "num_threads": threads, "task": task.config.task}
+        options["takes_pairs"] = PAIR_COLUMN in texts.column_names
+        build_variant(variant.name, student, made, config=export, **options)
         row = MeasurementSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts_of(texts), texts["label"][:]
         # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
-        [measured] = measure_models([row], BenchmarkTexts(*columns, *columns, label_names), config)
+        given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
+        [measured] = measure_models([row], given, config)
     return {"latency_ms": measured.p50_ms, "size_mb": measured.size_mb}
 
 

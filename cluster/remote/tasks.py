@@ -15,7 +15,6 @@ from ...export.benchmark.measure_models import BenchmarkTexts, Measurement, Meas
 from ...export.benchmark.targets.baseline import BASELINE
 from ...export.machine import describe_machine
 from ...export.out_of_scope.fit_scores import ValidationTexts
-from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.selection.interleaved import measure_ratios
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
@@ -158,7 +157,7 @@ def make_variant(
     run = Run(task.store, run_id)
     key = run.variant(name)
     task.store.delete(run.key(variant_record(name)))  # of the folder that is about to be replaced
-    goal, export = goal_of(task.config, data), task.config.export
+    export = task.config.export
     takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
         name,
@@ -170,7 +169,7 @@ def make_variant(
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
-        validation=validation_texts(data, goal),
+        validation=validation_texts(task.config, data),
         training_texts=texts_of(data.splits["train"]) if takes_texts else [],
         takes_pairs=data.has_pairs,
     )
@@ -196,11 +195,16 @@ def measured_logits(name: str) -> str:
     return f"measurements/{name}.npz"
 
 
-def validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
-    """Return the labelled texts that temperature and threshold of a variant are fitted on."""
-    rows, names = data.splits["validation"], data.label_names
-    labels = [names[label] for label in rows["label"][:]]
-    return ValidationTexts(texts_of(rows), labels, goal, data.out_of_scope_label)
+def validation_texts(config: JobConfig, data: TextData) -> ValidationTexts:
+    """Return the labelled texts that temperature and thresholds of a variant are fitted on."""
+    rows, names, labels = data.splits["validation"], data.label_names, data.splits["validation"]["label"][:]
+    return ValidationTexts(
+        texts_of(rows),
+        [names[label] for label in labels] if learning.get(config.task).has_classes else labels,
+        goal_of(config, data),
+        data.out_of_scope_label,
+        config.export.label_thresholds,
+    )
 
 
 def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
@@ -214,6 +218,7 @@ def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
         data.label_names,
         data.out_of_scope_label,
         config.task,
+        None if config.export.label_thresholds is None else config.export.label_thresholds.model_dump(),
     )
 
 

@@ -137,7 +137,7 @@ class _BestTrial(_Record):
     trial_id: str
     metric: str
     value: float
-    validation_accuracy: float
+    validation_accuracy: float | None = None
     parameters: dict[str, Any]
     alpha: float
     temperature: float
@@ -198,6 +198,7 @@ class _Measurement(_Record):
     waiting: float | None = None
     verdict: str | None = None
     metric: _MetricValues | None = None
+    metrics: dict[str, dict[str, float | None]] | None = None
 
 
 class _AgainstBaseline(_Record):

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ...storage.temporary import temporary_directory
@@ -59,15 +61,20 @@ class MeasurementSpec:
 
 @dataclass(frozen=True)
 class BenchmarkTexts:
-    """Texts on which all models are measured, in this order; labels are the task's, indices into ``label_names``."""
+    """Texts on which all models are measured, in this order.
+
+    Labels are the task's, as the data has them; classes are indices into ``label_names``. ``label_thresholds`` is the
+    section ``export.label_thresholds`` as JSON values; None: every label has the threshold of one half.
+    """
 
     validation_texts: Sequence[TextOrPair]
-    validation_labels: Sequence[int]
+    validation_labels: Sequence[Any]
     test_texts: Sequence[TextOrPair]
-    test_labels: Sequence[int]
+    test_labels: Sequence[Any]
     label_names: Sequence[str]
     out_of_scope_label: str | None = None
     task: str = "single_label"
+    label_thresholds: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,12 @@ class Measurement:
     Times, sizes and memory are None for a teacher whose answers are known, but that is not run (``targets.answers``).
 
     Attributes:
-        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select.
-        validation_accuracy: used by the gate, without a threshold.
+        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
+            None for a task without one class for each text.
+        validation_accuracy: used by the gate, without a threshold; None likewise.
+        metrics: the task's other metrics by name, each on ``validation`` and ``test``; None where it has none. Several
+            labels are predicted by a threshold for each: the variant's own, or chosen in the same way for a model
+            without.
         with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
             threshold is the variant's own, or selected in the same way for a model without one.
         calibration: ``temperature``, the model's own or fitted on the validation split, and the expected calibration
@@ -142,6 +153,7 @@ class Measurement:
     curves: dict[str, Any] | None = None
     answers: dict[str, Any] | None = None
     metric: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     predictions_changed: float | None = None
     against_student: dict[str, Any] | None = None
     against_teacher: dict[str, Any] | None = None
@@ -397,7 +409,7 @@ def _plain_goal(goal: ScopeGoal | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a column of texts, pairs or labels as a list, with NumPy's integers converted to Python's."""
-    if value is None or isinstance(value, str):
+    """Return a column of texts, pairs or labels as a list, with NumPy's numbers converted to Python's."""
+    if value is None or isinstance(value, str | dict):
         return value
-    return [item if isinstance(item, str | tuple) else int(item) for item in value]
+    return [item if isinstance(item, str | tuple | list) else np.asarray(item).tolist() for item in value]

@@ -31,7 +31,7 @@ class PerformanceBenchmark:
             ``pipeline(texts, batch_size=n)`` → a list of them: a transformers text-classification pipeline or
             a :class:`~distiltune.export.runtime.classifier.TextClassifier`.
         texts: the ``N`` texts, or pairs, of the test split.
-        labels: their labels: names, or indices into ``label_names``.
+        labels: their labels: names, or indices into ``label_names``; None: accuracy is not measured.
         label_names: all labels; default: the names in ``labels``.
         out_of_scope_label: name of the label for texts outside every intent, if there is one.
         name: name of the row.
@@ -51,7 +51,7 @@ class PerformanceBenchmark:
         self,
         pipeline: Callable[..., Any],
         texts: Sequence[TextOrPair],
-        labels: Sequence[str] | Sequence[int],
+        labels: Sequence[str] | Sequence[int] | None = None,
         *,
         label_names: Sequence[str] | None = None,
         out_of_scope_label: str | None = None,
@@ -72,8 +72,8 @@ class PerformanceBenchmark:
             )
         self.pipeline = pipeline
         self.texts = list(texts)
-        self.label_names = list(label_names or sorted({str(label) for label in labels}))
-        self.labels = self._numbers(self.texts, labels)
+        self.label_names = list(label_names or sorted({str(label) for label in labels or ()}))
+        self.labels = None if labels is None else self._numbers(self.texts, labels)
         if out_of_scope_label is not None and out_of_scope_label not in self.label_names:
             raise InputError(
                 f"out_of_scope_label {out_of_scope_label!r} is not one of the {len(self.label_names)} labels; "
@@ -99,6 +99,8 @@ class PerformanceBenchmark:
             texts, numbers = self.texts, self.labels
         else:
             numbers = self._numbers(texts, labels)
+        if numbers is None:
+            raise InputError("labels is None, but accuracy is measured against labels; give them")
         # Sorted by length, else most of a transformers pipeline's batch is padding.
         order = sorted(range(len(texts)), key=lambda i: num_characters(texts[i]))
         answers = self.pipeline([texts[i] for i in order], batch_size=ACCURACY_BATCH_SIZE)
@@ -138,7 +140,8 @@ class PerformanceBenchmark:
         row["throughput"] = self.compute_throughput()
         row["peak_memory_mb"] = peak_memory_mb()
         row.update(self.compute_size())
-        row.update(self.compute_accuracy())
+        if self.labels is not None:
+            row.update(self.compute_accuracy())
         return {self.name: row}
 
     def _warm_up(self, text: TextOrPair) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import InputError
 from ...storage.folders import write_file
 from ...texts import from_json
+from ..out_of_scope.label_thresholds import choose_label_thresholds
 from ..out_of_scope.thresholds import (
     ScopeGoal,
     answers_with_threshold,
@@ -24,8 +25,8 @@ from ..out_of_scope.thresholds import (
     reliability,
     threshold_curves,
 )
-from ..runtime.scores import SCORES, Threshold
-from ..temperature import fit_temperature
+from ..runtime.scores import SCORES
+from ..temperature import fit_sigmoid_temperature, fit_temperature
 from . import targets
 from .contention import time_undisturbed
 from .measurements import PerformanceBenchmark, compressed_bytes, runtime_bytes
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _SPLITS = ("validation", "test")
 _TEXTS = tuple(f"{split}_texts" for split in _SPLITS)
+_ACCURACIES = ("accuracy", "in_scope_accuracy", "oos_recall")
+"""Metrics that are fields of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ class ScoredModel:
     Attributes:
         labels: Names of its C labels.
         logits: Split (``validation``, ``test``) → float32[N, C].
-        threshold: Out-of-scope threshold that is shipped with it.
+        threshold: Threshold that is shipped with it: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with it.
     """
 
     labels: list[str]
     logits: Mapping[str, np.ndarray]
-    threshold: Threshold | None = None
+    threshold: Any = None
     temperature: float | None = None
 
     def save(self, path: Path) -> None:
@@ -63,7 +66,7 @@ class ScoredModel:
         np.savez(path, labels=np.array(self.labels), validation=validation, test=test)
 
     @classmethod
-    def load(cls, path: Path, threshold: Threshold | None, temperature: float | None) -> ScoredModel:
+    def load(cls, path: Path, threshold: Any, temperature: float | None) -> ScoredModel:
         """Read what ``save`` has written, under another threshold.
 
         Raises:
@@ -101,9 +104,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     benchmark = PerformanceBenchmark(
         opened.pipeline,
         texts["test_texts"],
-        texts["test_labels"],
-        label_names=texts["label_names"],
-        out_of_scope_label=texts["out_of_scope_label"],
         name=model["name"],
         model_path=weights,
         num_warmups=config["num_warmups"],
@@ -163,6 +163,8 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     from ...training import tasks
 
     task = tasks.get(texts["task"])
+    if not task.has_classes:
+        return _judge_outputs(model, texts, task)
     names = _all_names(model.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split in _SPLITS:
@@ -174,9 +176,11 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
     calibration, reliable = _calibration(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
+    values = {split: task.metrics(given[split], found[split][1], outside) for split in _SPLITS}
     measured: dict[str, Any] = {
-        **task.metrics(given["test"], found["test"][1], outside),
-        "validation_accuracy": task.metrics(given["validation"], found["validation"][1], outside)["accuracy"],
+        **{name: value for name, value in values["test"].items() if name in _ACCURACIES},
+        "validation_accuracy": values["validation"].get("accuracy"),
+        "metrics": _further(values),
         "calibration": calibration,
         "curves": {"reliability": reliable},
         "answers": {
@@ -189,6 +193,79 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     if goal is not None and task.out_of_scope is not None:
         _judge_threshold(measured, model, found, task, goal, names, place)
     return measured
+
+
+def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Measure a model of a task without one class for each text; several labels by a threshold for each of them."""
+    names = texts["label_names"]
+    if sorted(model.labels) != sorted(names):
+        raise InputError(
+            f"the model has the outputs {', '.join(model.labels)!s:.100}, the data {', '.join(names)!s:.100}; export "
+            "the model again"
+        )
+    columns = [model.labels.index(name) for name in names]
+    logits = {split: model.logits[split][:, columns] for split in _SPLITS}
+    labels = {split: np.array(texts[f"{split}_labels"], dtype=task.label_dtype) for split in _SPLITS}
+    calibration, curves, cuts = None, None, 0.0
+    if task.has_label_sets:
+        temperature, cuts = _cuts(model, texts, logits["validation"], labels["validation"])
+        calibration, reliable = _calibration_of_labels(logits["test"], labels["test"], temperature)
+        curves = {"reliability": reliable}
+    given = {split: task.predictions(logits[split] - cuts) for split in _SPLITS}
+    values = {split: task.metrics(given[split], labels[split]) for split in _SPLITS}
+    return {
+        "validation_accuracy": None,
+        "metrics": _further(values),
+        "calibration": calibration,
+        "curves": curves,
+        "answers": {
+            split: {
+                "without_threshold": pack_answers(
+                    given[split], task.correct(given[split], labels[split]), labels[split]
+                )
+            }
+            for split in _SPLITS
+        },
+    }
+
+
+def _further(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any] | None:
+    """Return the task's metrics without a field of their own on both splits, by name; None where there are none."""
+    names = [name for name in values["test"] if name not in _ACCURACIES]
+    return {name: {split: values[split][name] for split in _SPLITS} for name in names} or None
+
+
+def _cuts(
+    model: ScoredModel, texts: dict[str, Any], logits: np.ndarray, labels: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return a model's temperature and the logit of each label's threshold, its own or chosen as for variants."""
+    from ..out_of_scope.config import LabelThresholdsConfig
+
+    temperature, names, config = model.temperature, texts["label_names"], texts["label_thresholds"]
+    if temperature is None:
+        temperature = fit_sigmoid_temperature(logits, labels)
+    found = model.threshold
+    if found is None and config is not None:
+        wanted = LabelThresholdsConfig.model_validate(config)
+        found = choose_label_thresholds(logits, labels, names, wanted, temperature)
+    if found is None:
+        return temperature, np.zeros(len(names))
+    own = dict(zip(found.labels, found.cuts(temperature), strict=True))
+    return temperature, np.array([own[name] for name in names])
+
+
+def _calibration_of_labels(
+    logits: np.ndarray, labels: np.ndarray, temperature: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of all labels of all texts are calibrated, as ``_calibration`` returns it."""
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
+        found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
 
 
 def _calibration(

@@ -1,4 +1,4 @@
-"""Fit what turns an exported variant's logits into scores: its temperature, and its out-of-scope threshold."""
+"""Fit what turns an exported variant's logits into scores: its temperature, and its thresholds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from ...texts import TextOrPair
 from ...training import tasks
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.classifier_config import read_config
-from ..temperature import fit_temperature
+from ..temperature import fit_sigmoid_temperature, fit_temperature
+from .config import LabelThresholdsConfig
+from .label_thresholds import choose_label_thresholds
 from .thresholds import ScopeGoal, choose_threshold
 
 LOGITS_FILE = "validation-logits.npy"
@@ -28,15 +30,17 @@ class ValidationTexts:
 
     Attributes:
         texts: N texts.
-        labels: Label names, N.
+        labels: Label names, N; of a task without one class for each text, its labels [N, …] as the data has them.
         goal: Goal of the threshold selection; None: no threshold is selected.
         out_of_scope_label: Label whose texts the temperature is not fitted on, if there is one.
+        label_thresholds: How the threshold of each of several labels is chosen; None: there are none.
     """
 
     texts: Sequence[TextOrPair]
-    labels: Sequence[str]
+    labels: Sequence[Any]
     goal: ScopeGoal | None = None
     out_of_scope_label: str | None = None
+    label_thresholds: LabelThresholdsConfig | None = None
 
 
 def fit_scores(
@@ -53,8 +57,8 @@ def fit_scores(
         classifier: The opened variant; None: it is opened.
 
     Returns:
-        What was written: ``temperature``, fitted on the texts in scope, where the task has class probabilities;
-        ``out_of_scope_label`` and ``threshold`` where there is a goal.
+        What was written: ``temperature``, fitted on the texts in scope, where the task has probabilities;
+        ``out_of_scope_label`` and ``threshold`` where there is a goal; ``threshold`` with several labels.
 
     Raises:
         ExportError: There are no texts, or a threshold is requested for a task without out-of-scope texts.
@@ -111,6 +115,8 @@ def _fit(
     task: tasks.Task,
     validation: ValidationTexts,
 ) -> dict[str, Any]:
+    if not task.has_classes:
+        return _fit_labels(variant, logits, own_labels, validation) if task.has_label_sets else {}
     # A label that the model lacks gets a number that is never predicted.
     names = list(dict.fromkeys([*own_labels, *validation.labels]))
     labels = np.array([names.index(label) for label in validation.labels])
@@ -122,6 +128,20 @@ def _fit(
         fitted["temperature"] = fit_temperature(logits[known], labels[known])
     if validation.goal is not None:
         fitted |= _threshold(task, logits, validation, names, validation.goal)
+    _update(variant / SETTINGS_FILE, fitted)
+    return fitted
+
+
+def _fit_labels(
+    variant: Path, logits: np.ndarray, own_labels: Sequence[str], validation: ValidationTexts
+) -> dict[str, Any]:
+    """Fit the temperature and the thresholds of a model with several labels for each text."""
+    labels = np.asarray(validation.labels)
+    temperature = fit_sigmoid_temperature(logits, labels)
+    found = choose_label_thresholds(
+        logits, labels, list(own_labels), validation.label_thresholds, temperature
+    )
+    fitted = {"temperature": temperature, "threshold": None if found is None else found.to_json()}
     _update(variant / SETTINGS_FILE, fitted)
     return fitted
 

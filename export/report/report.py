@@ -203,7 +203,10 @@ def _best_shown(best: dict[str, Any]) -> dict[str, Any]:
     metric, value = shown.pop("metric", None), shown.pop("value", None)
     if metric is None or f"validation_{metric}" in shown:
         return shown
-    place = list(shown).index("validation_accuracy")
+    if shown.get("validation_accuracy", value) is None:
+        shown.pop("validation_accuracy")
+    names = list(shown)
+    place = names.index("validation_accuracy" if "validation_accuracy" in names else "trial_id")
     items = list(shown.items())
     return dict([*items[:place], (f"validation_{metric}", value), *items[place:]])
 

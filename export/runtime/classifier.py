@@ -43,8 +43,8 @@ class TextClassifier:
         labels: Names of the model's outputs, in order.
         max_length: Maximum number of tokens; longer texts are truncated.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
-        threshold: Selects texts that get that label in addition to those predicted by their largest logit; None: no
-            others.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
+            labels a text, the threshold of each label (``LabelThresholds``). None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         takes_pairs: Whether it classifies pairs of texts, each a tuple ``(text, text_pair)``, instead of single texts.
     """
@@ -192,11 +192,17 @@ class TextClassifier:
             top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
-            ``{"label": str, "score": float}`` for a text, a list of them in the same order for a sequence;
-            the score is the probability of the label: softmax(logits / temperature). A text that the threshold
-            rejects gets the threshold's label, with the score 1 - the largest probability of the other labels. With
-            ``top_k``, a list of such predictions for each text, the best first. A blank text, which says nothing, gets
-            the model's prediction with ``"blank": True``, as does a pair with one.
+            A dictionary for a text, a list of them in the same order for a sequence. A blank text, which says nothing,
+            gets the model's prediction with ``"blank": True``, as does a pair with one. By task:
+
+            - ``single_label``: ``{"label": str, "score": float}``; the score is the probability of the label,
+              softmax(logits / temperature). A text that the threshold rejects gets the threshold's label, with the
+              score 1 - the largest probability of the other labels. With ``top_k``, a list of such predictions for each
+              text, the best first.
+            - ``multi_label``: ``{"labels": [{"label": str, "score": float}, …]}``, every label whose score,
+              sigmoid(logit / temperature), is above its threshold, possibly none. With ``top_k``, a list of the labels
+              with the highest scores, whatever their thresholds.
+            - ``regression``: ``{"value": float}``, or ``{"values": {name: float}}`` for several numbers.
 
         Raises:
             InputError: a text is no string, or no pair where those are taken; ``batch_size`` or ``top_k`` is below 1;
@@ -296,7 +302,20 @@ class TextClassifier:
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
         decoded = self._decoder.decode(logits, self.labels, None)
-        return [{name: value for name, value in each.items() if name != "score"} for each in decoded]
+        return [self._decoder.without_scores(each) for each in decoded]
+
+    def margin(self, logits: np.ndarray) -> float:
+        """Return how far logits[C] of one text are from those of another answer."""
+        return self._decoder.margin(logits)
+
+    @property
+    def names_one(self) -> bool:
+        """Whether an answer is one label."""
+        return self._decoder.names_one
+
+    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Return a prediction as names with their numbers, for a line or a table."""
+        return self._decoder.cells(answer)
 
     def logits(self, texts: Sequence[TextOrPair], batch_size: int = 32) -> np.ndarray:
         """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``."""

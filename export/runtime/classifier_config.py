@@ -11,7 +11,6 @@ from typing import Any
 from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
 from ..artifact.manifest import TAKES_PAIRS
-from .scores import Threshold
 from .session_options import MAX_THREADS, check_session
 from .tasks import DECODERS
 
@@ -29,7 +28,8 @@ class ClassifierConfig:
         max_length: Maximum number of tokens; longer texts are truncated.
         pad_token_id: Id that pads the shorter texts of a batch.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
-        threshold: Selects texts that get that label in addition to those predicted by their largest logit.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
+            labels a text, ``LabelThresholds``. None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
@@ -41,7 +41,7 @@ class ClassifierConfig:
     max_length: int
     pad_token_id: int
     out_of_scope_label: str | None = None
-    threshold: Threshold | None = None
+    threshold: Any = None
     temperature: float = 1.0
     num_threads: int | None = None
     session: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
                 f"{path}: threshold is {threshold!r:.60}; it must be null for the task {task}"
             )
         try:
-            threshold = Threshold.from_json(threshold)
+            threshold = DECODERS[task].read_threshold(threshold, given["labels"])
         except ValueError as error:
             raise ArtifactError(f"{path}: threshold is {threshold!r:.60}; {error}") from None
     takes_pairs = given.get(TAKES_PAIRS, False)

@@ -25,8 +25,8 @@ def write_probes(directory: Path, classifier: TextClassifier | None = None) -> N
 
     Each is 1 to 64 ids drawn from the whole vocabulary, between the tokens that the tokenizer adds, so that it shows
     nothing of the data; for pairs the first half of them stands for the first text. Of several candidates of one
-    length, the one with the largest gap between its best two logits is kept: a fault changes its answer, the rounding
-    of another processor does not.
+    length, the one whose logits are furthest from another answer is kept: a fault changes its answer, the rounding of
+    another processor does not.
 
     Args:
         directory: An exported ONNX variant.
@@ -46,7 +46,8 @@ def write_probes(directory: Path, classifier: TextClassifier | None = None) -> N
             found = classifier.logits_of_ids(ids, types)
             logits = [float(f"{logit:.8g}") for logit in found]
             candidates.append(Probe(ids, logits, types if classifier.reads_token_types else None))
-        rows.append(max(candidates, key=_gap)._asdict())
+        best = max(candidates, key=lambda each: classifier.margin(np.array(each.logits)))
+        rows.append(best._asdict())
     rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     (directory / PROBES_FILE).write_text(json.dumps({"probes": rows}) + "\n", encoding="utf-8")
 
@@ -63,11 +64,6 @@ def _filled(template: Sequence[tuple[int | None, int]], drawn: Sequence[int]) ->
         ids += added
         types += [kind] * len(added)
     return ids, types
-
-
-def _gap(probe: Probe) -> float:
-    second, best = sorted([-np.inf, *probe.logits])[-2:]
-    return best - second
 
 
 def run_probes(directory: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...training.tasks import Metric
+from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement
 from ..config import ChooseConfig
@@ -38,6 +38,7 @@ def select_variant(
     config: ChooseConfig,
     *,
     metric: Metric = ACCURACY,
+    task: Task = SINGLE_LABEL,
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> VariantSelection:
@@ -51,16 +52,15 @@ def select_variant(
         measurements: all measurements, including the student's.
         config: the section ``export.choose``.
         metric: the job's metric, to which the limits on losses apply.
+        task: the job's task.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 
     Raises:
         RunFailedError: the measurements lack values that :func:`~distiltune.export.selection.gate.apply_gate` needs.
     """
-    gated = [
-        _bounded(measurement, config, metric)
-        for measurement in apply_gate(measurements, config, metric=metric, student=student, teacher=teacher)
-    ]
+    judged = apply_gate(measurements, config, metric=metric, task=task, student=student, teacher=teacher)
+    gated = [_bounded(measurement, config, metric) for measurement in judged]
     variants = [measurement for measurement in gated if targets.get(measurement.kind).can_be_sealed]
     kept = [each for each in variants if _is_within(each, config)]
     faithful = [each for each in kept if each.teacher_gate != "failed"]

@@ -117,9 +117,10 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     read, remedy = kind.reader(form), kind.remedy(form)
     given = collect([lambda raw=raw: checked(raw, notes, read, remedy) for raw in config.read()])
     given = kind.unified(given)
-    out_of_scope = _out_of_scope_label(
-        config, sorted({name for split in given for label in split.labels for name in kind.names_in(label)})
-    )
+    out_of_scope = None
+    if kind.has_out_of_scope:
+        used = {name for split in given for label in split.labels for name in kind.names_in(label)}
+        out_of_scope = _out_of_scope_label(config, sorted(used))
     given = kind.without_rare(given, config.min_examples_per_label, config.rare, out_of_scope, notes)
     splits = kind.without_untaught(_completed(given, config, kind), form, out_of_scope, notes)
     names = kind.output_names(splits[0].labels, form)

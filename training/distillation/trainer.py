@@ -17,9 +17,16 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
+from ..checkpoints.heads import head_of
 from ..compression.pruning.callback import PruningCallback
-from ..data.collator import DistillationCollator
-from ..data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler, dataset_lengths
+from ..data.collator import LABEL_NAMES, DistillationCollator
+from ..data.sampling import (
+    BalancedSampler,
+    LengthGroupedSampler,
+    LengthSortedSampler,
+    dataset_labels,
+    dataset_lengths,
+)
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
 from .balance import class_balance
@@ -303,7 +310,25 @@ class DistillationTrainer(Trainer):
             (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
         # A new training starts here: drop the sums of an earlier, interrupted one.
         self._term_sums, self._term_steps = {}, 0.0
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        self._scale_head(optimizer)
+        return optimizer
+
+    def _scale_head(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the head learn as many times faster as the task says; the decay of its weights stays the same."""
+        dataset: Any = self.train_dataset
+        if not self.task.scales_head or not hasattr(dataset, "__len__"):
+            return
+        labels = dataset_labels(dataset, LABEL_NAMES)
+        scale = 1.0 if labels is None else self.task.head_scale(labels)
+        own = {id(parameter) for parameter in head_of(self._bare_model(), "model").parameters()}
+        for group in list(optimizer.param_groups):
+            head = [parameter for parameter in group["params"] if id(parameter) in own]
+            if not head:
+                continue
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            faster = {"lr": group["lr"] * scale, "weight_decay": group["weight_decay"] / scale}
+            optimizer.add_param_group({**group, "params": head, **faster})
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count as ``Trainer`` does, without walking through all modules at every step."""

@@ -26,7 +26,7 @@ def build_student(
     *,
     max_length: int | None = None,
     texts: tuple[Sequence[TextOrPair], Sequence[TextOrPair]] = ((), ()),
-    labels: Sequence[int] = (),
+    labels: Sequence[Any] = (),
     validation_texts: Sequence[TextOrPair] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,

@@ -30,7 +30,7 @@ class StepParity:
     Attributes:
         steps: For each step its name ``step``, ``logits_rmse``, the root mean squared difference of the logits divided
             by their standard deviation before the step, and ``predictions_changed``, the share of texts, 0 to 1, whose
-            prediction changed; both None if nothing is compared.
+            prediction changed; both None if nothing is compared, the share also where predictions are numbers.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class StepParity:
         return logits
 
 
-def compare_logits(before: np.ndarray, after: np.ndarray, task: Task = SINGLE_LABEL) -> dict[str, float]:
+def compare_logits(
+    before: np.ndarray, after: np.ndarray, task: Task = SINGLE_LABEL
+) -> dict[str, float | None]:
     """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`."""
     error = np.sqrt(np.mean(np.square(after.astype(float) - before)))
     spread = max(float(before.astype(float).std()), float(np.finfo(np.float32).tiny))
-    same = task.correct(task.predictions(after), task.predictions(before))
+    changed = task.changed(task.predictions(after), task.predictions(before))
     return {
         "logits_rmse": float(error) / spread,
-        "predictions_changed": float((~same).mean()),
+        "predictions_changed": None if changed is None else float(changed.mean()),
     }

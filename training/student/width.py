@@ -53,7 +53,7 @@ def narrow(
     tokenizer: Any,
     width: WidthConfig,
     texts: Sequence[TextOrPair],
-    labels: Sequence[int] = (),
+    labels: Sequence[Any] = (),
     *,
     max_length: int | None = None,
     task: Task = SINGLE_LABEL,
@@ -79,7 +79,7 @@ def narrow(
     rows: list[int] = spread.round().astype(int).tolist()
     split = tokenize_split(
         [texts[int(row)] for row in rows],
-        [labels[row] for row in rows]
+        np.asarray([labels[row] for row in rows], dtype=task.label_dtype)
         if labels
         else task.missing_labels(len(rows), model.config.num_labels or 0),
         tokenizer,

@@ -50,6 +50,7 @@ class Task(ABC):
     Attributes:
         name: The value of the job's key ``task``.
         description: One phrase, for the documentation.
+        title, does, answer: For a model card: what a model is, what one with ``num`` outputs does, how it answers.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
         label_kind: What the labels are, from a file's value to the numbers of that column.
@@ -62,6 +63,7 @@ class Task(ABC):
         epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
         label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
         has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
+        scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
         has_label_smoothing: Whether the hard loss has label smoothing.
         out_of_scope: None if the task cannot predict out-of-scope texts.
@@ -69,6 +71,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     description: ClassVar[str]
+    title: ClassVar[str] = "Text classifier"
+    does: ClassVar[str] = "Classifies a text as one of {num} labels."
+    answer: ClassVar[str] = '{"label": …, "score": …}'
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
     label_column: ClassVar[str] = "label"
     label_kind: ClassVar[LabelKind] = NAMES
@@ -80,6 +85,7 @@ class Task(ABC):
     epoch_metrics: ClassVar[tuple[str, ...]] = ()
     label_metrics: ClassVar[Mapping[str, Mode]] = {}
     has_label_sets: ClassVar[bool] = False
+    scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
     has_label_smoothing: ClassVar[bool] = True
     out_of_scope: OutOfScope | None = None
@@ -116,7 +122,7 @@ class Task(ABC):
         }
 
     def head_scale(self, labels: np.ndarray) -> float:
-        """Return how many times the learning rate of the other weights the head's is.
+        """Return how many times the learning rate of the other weights the head's is; asked only where ``scales_head``.
 
         Outputs in the unit of the labels, such as thousands of euros, need a head that learns as much faster.
 
@@ -244,6 +250,11 @@ class Task(ABC):
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
+
+    @property
+    def has_named_labels(self) -> bool:
+        """Whether labels have names, which a model's outputs have as well; otherwise they are numbers."""
+        return self.label_kind.strata_are_labels
 
     @property
     def goal(self) -> tuple[str, Mode]:

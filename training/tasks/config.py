@@ -1,13 +1,54 @@
-"""The values of the job's keys ``task``, the name of a registered task, and ``metric``."""
+"""The values of the job's keys ``task``, the name of a registered task or one that is recognised, and ``metric``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
+from ...storage.safe_reading import read_regular
 from ..section_registry import RegisteredName
-from . import TASKS
+from . import MULTI_LABEL, TASKS
 
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
+
+
+_MOST_BYTES = 2**24
+
+
+def task_description() -> str:
+    """Describe the key ``task`` with all tasks."""
+    known = "; ".join(f"{task.name}, {task.description}" for task in TASKS)
+    return (
+        f"The task to learn: {known}. Default: recognised from the keys of `data` and the `problem_type` of "
+        "`teacher.checkpoint`; otherwise single_label."
+    )
+
+
+def recognised_task(values: Mapping[str, Any]) -> str | None:
+    """Return the name of the task that a job's values show without its data; None where they show none.
+
+    A separator of labels means several labels, and so do several columns, unless the teacher's checkpoint is of a task
+    for numbers.
+    """
+    data, teacher = (values.get(name) for name in ("data", "teacher"))
+    of_teacher = None
+    if isinstance(teacher, Mapping) and isinstance(teacher.get("checkpoint"), str):
+        of_teacher = _task_of_checkpoint(teacher["checkpoint"])
+    of_data = data if isinstance(data, Mapping) else {}
+    has_several = any(of_data.get(key) is not None for key in ("label_separator", "label_columns"))
+    return MULTI_LABEL.name if of_teacher is None and has_several else of_teacher
+
+
+def _task_of_checkpoint(name: str) -> str | None:
+    """Return the task whose ``problem_type`` a local checkpoint's configuration has; its check reports any fault."""
+    try:
+        config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
+        given = config.get("problem_type") if isinstance(config, dict) else None
+    except (OSError, RecursionError, ValueError):
+        return None
+    return next((task.name for task in TASKS if given is not None and task.problem_type == given), None)
 
 
 def metric_description() -> str:

@@ -39,6 +39,10 @@ class MultiLabel(Task):
 
     name: ClassVar[str] = "multi_label"
     description: ClassVar[str] = "any number of labels for each text"
+    does: ClassVar[str] = (
+        "Assigns a text any number of {num} labels: each whose score is above its own threshold."
+    )
+    answer: ClassVar[str] = '{"labels": [{"label": …, "score": …}, …]}'
     label_kind: ClassVar[LabelKind] = NAME_SETS
     label_dtype: ClassVar[str] = "int8"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"

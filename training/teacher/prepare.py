@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -20,7 +21,7 @@ from ...progress import ReportProgress
 from ...storage.folders import file_sha256, new_folder
 from ...storage.temporary import temporary_directory
 from ...texts import texts_of
-from ..checkpoints.heads import LabelMatch, load_with_labels, match_labels
+from ..checkpoints.heads import LabelMatch, head_of, load_with_labels, match_labels
 from ..checkpoints.load import (
     check_max_length,
     checkpoint_fingerprint,
@@ -233,6 +234,7 @@ def initial_teacher(
         ModelError: The checkpoint cannot be loaded, or does not fit the labels, texts or ``max_length``.
     """
     names = data.class_names
+    labels = np.asarray(data.splits["train"][task.label_column][:], dtype=task.label_dtype)
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name, task)
@@ -242,15 +244,15 @@ def initial_teacher(
     elif config.fine_tune is not None:
         name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
         initial = InitialTeacher(
-            load_with_labels(name, names, task), load_tokenizer(name), config.fine_tune, task
+            load_with_labels(name, names, task, labels), load_tokenizer(name), config.fine_tune, task
         )
         check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(texts_of(data.splits["train"]), recipe.vocab_size)
-        initial = InitialTeacher(
-            new_model(recipe, tokenizer, names, max_length, task), tokenizer, recipe, task
-        )
+        model = new_model(recipe, tokenizer, names, max_length, task)
+        task.start_head(head_of(model), labels)
+        initial = InitialTeacher(model, tokenizer, recipe, task)
     check_max_length(initial.model, max_length, "teacher")
     if not isinstance(initial.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"

@@ -224,7 +224,7 @@ CHECKS = (
     ),
     Check(
         "texts",
-        ("data", "teacher", "student", "search"),
+        ("task", "data", "teacher", "student", "search"),
         _check_texts,
         frozenset({"data", "checkpoints"}),
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ....texts import texts_of
+from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     Raises:
         ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
-    from ....training import tasks
     from ....training.checkpoints.heads import LabelMatch
     from ....training.checkpoints.load import label_names, load_config
     from ....training.checkpoints.once import Checkpoints
@@ -36,9 +36,9 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     if config.teacher.checkpoint is not None:
         own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
         match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
-        match.positions(own, data.class_names, "teacher.checkpoint")
+        match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
     if config.teacher.logits is not None:
-        joined_logits(config.teacher, data, tasks.get(config.task))
+        joined_logits(config.teacher, data, get_task(config.task))
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),

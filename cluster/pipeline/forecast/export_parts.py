@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ....export.benchmark import targets
 from ....export.benchmark.measurements import median_text
 from ....export.benchmark.targets.base import OpenOptions
-from ....export.out_of_scope.fit_scores import ValidationTexts
 from ....export.variants.build import build_variant
 from ....search.space.students import student_name
 from ....texts import num_characters, texts_of
-from ...specification.goal import goal_of
+from ...remote.tasks import validation_texts
 from .parts import TEACHER
 from .stopwatch import Stopwatch
 
@@ -28,8 +27,6 @@ _LEAST_CALLS = 5
 def measure_export_part(request: Request, points: list[Point]) -> dict[str, Any]:
     """Build the plain ONNX variant of the largest student as the job does; return ``seconds`` and ``bytes``."""
     config, data, student = request.config, request.data, _student(request, points)
-    goal, validation = goal_of(config, data), data.splits["validation"]
-    labels = [data.label_names[label] for label in validation["label"][:]]
     watch = Stopwatch()
     build_variant(
         PLAIN,
@@ -40,7 +37,7 @@ def measure_export_part(request: Request, points: list[Point]) -> dict[str, Any]
         task=config.task,
         out_of_scope_label=data.out_of_scope_label,
         num_threads=config.benchmark.num_threads,
-        validation=ValidationTexts(texts_of(validation), labels, goal, data.out_of_scope_label),
+        validation=validation_texts(config, data),
         takes_pairs=data.has_pairs,
     )
     return {

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILE = "tokenizer.json"
-_NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope"}
+_NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope", "label_thresholds"}
 _NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec"}
 
 
@@ -201,7 +201,7 @@ class ModelReuse:
 
         def fit(folder: Path) -> None:
             if kinds.get(name).can_be_sealed:
-                validation = validation_texts(self._data, goal_of(self._config, self._data))
+                validation = validation_texts(self._config, self._data)
                 refit_scores(folder, validation, num_threads=self._config.benchmark.num_threads)
 
         try:

@@ -106,8 +106,6 @@ def time_artifact(
     benchmark = PerformanceBenchmark(
         classifier,
         texts,
-        [0] * len(texts),  # accuracy is not measured
-        label_names=classifier.labels,
         model_path=directory,
         num_runs=num_runs,
         num_warmups=num_warmups,

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ....texts import TextOrPair
-    from ...runtime.scores import Threshold
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Opened:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
         logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
         labels: Names of the C labels.
-        threshold: Out-of-scope threshold that is shipped with the model.
+        threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
         weights: File whose size is measured; None: the weights or graph in the model's folder.
         profile: Measures where the time of one text goes, as
@@ -35,7 +34,7 @@ class Opened:
     pipeline: Callable[..., Any]
     logits: Callable[[Sequence[TextOrPair]], np.ndarray]
     labels: list[str]
-    threshold: Threshold | None = None
+    threshold: Any = None
     temperature: float | None = None
     weights: Path | None = None
     profile: Callable[..., dict[str, float]] | None = None

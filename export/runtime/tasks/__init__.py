@@ -1,5 +1,9 @@
 """Decoders, one file for each task, in NumPy alone; importing this package registers them."""
 
 from . import single_label as single_label
+
+# isort: split
+from . import multi_label as multi_label
+from . import regression as regression
 from .base import DECODERS as DECODERS
 from .base import Decoder as Decoder

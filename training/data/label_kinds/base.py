@@ -36,11 +36,15 @@ class LabelKind(ABC):
 
     Attributes:
         name: Name of the kind.
+        unit: What data has a number of, for a summary.
         strata_are_labels: Whether each of ``strata`` is a label, of which a split needs a text.
+        has_out_of_scope: Whether a label may mean that a text is outside every other label.
     """
 
     name: ClassVar[str]
+    unit: ClassVar[str] = "labels"
     strata_are_labels: ClassVar[bool] = True
+    has_out_of_scope: ClassVar[bool] = False
 
     # ---- Read -------------------------------------------------------------------------------------------
 
@@ -124,6 +128,11 @@ class LabelKind(ABC):
     @abstractmethod
     def text(self, stored: Any, names: Sequence[str]) -> str:
         """Return the text of a stored label in the fingerprint of the data."""
+
+    def counts(self, stored: Sequence[Any], names: Sequence[str]) -> dict[str, int] | None:
+        """Return the number of stored labels by name, without those of none; None where labels are no names."""
+        del stored, names
+        return None
 
     # ---- Divided ----------------------------------------------------------------------------------------
 

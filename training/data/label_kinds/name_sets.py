@@ -83,6 +83,11 @@ class NameSets(NamedKind):
         """Return the names as a JSON list."""
         return json.dumps([name for name, is_set in zip(names, stored, strict=True) if is_set])
 
+    def counts(self, stored: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, int]:
+        """Return the number of texts that have each name."""
+        totals = [sum(column) for column in zip(*stored, strict=True)]
+        return {name: count for name, count in zip(names, totals, strict=True) if count}
+
     def strata(self, labels: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """Return the names of each text, or ``NO_LABEL``: with them the division is iterative stratification.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ....errors import DataError
-from ..rows import Split, quoted, read_name
+from ..rows import LabelError, Split, is_blank, quoted, read_name
 from .base import LabelFormat
 from .vocabulary import NamedKind
 
@@ -15,6 +16,8 @@ class Names(NamedKind):
     """Labels that are one name each, a string; numbers and truth values become names."""
 
     name: ClassVar[str] = "names"
+    unit: ClassVar[str] = "intents"
+    has_out_of_scope: ClassVar[bool] = True
     left_out: ClassVar[str] = "the rows are dropped"
     dropped: ClassVar[str] = "dropped with their texts"
 
@@ -26,7 +29,7 @@ class Names(NamedKind):
                     f"data.{key}: {given!r:.100} given, but the task reads one label for each text; remove it, or set "
                     "task to multi_label"
                 )
-        return read_name
+        return _read
 
     def names_in(self, label: str) -> Sequence[str]:
         """Return the name."""
@@ -58,9 +61,24 @@ class Names(NamedKind):
         """Return the name."""
         return names[stored]
 
+    def counts(self, stored: Sequence[int], names: Sequence[str]) -> dict[str, int]:
+        """Return the number of texts of each name."""
+        return {names[number]: count for number, count in Counter(stored).items()}
+
     def strata(self, labels: Sequence[str]) -> list[tuple[str, ...]]:
         """Return the names."""
         return [(label,) for label in labels]
+
+
+def _read(value: object) -> str:
+    """Return the name that a value is; of one that another task reads, the error names the task."""
+    try:
+        return read_name(value)
+    except LabelError as error:
+        of_task = {list: "multi_label", float: "regression"}.get(type(value))
+        if of_task is None or is_blank(value):
+            raise
+        raise LabelError(f"{error} (a label of the task {of_task})") from None
 
 
 NAMES = Names()

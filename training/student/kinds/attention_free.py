@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from ....errors import ModelError
@@ -127,6 +128,7 @@ class AttentionFreeStudent(TrimmedStudent):
         Raises:
             ModelError: The teacher cannot be used, or the vocabulary cannot be trimmed.
         """
+        from ...checkpoints.heads import head_of
         from ...checkpoints.load import load_tokenizer
         from ..vocabulary import pieces_of, with_pieces
 
@@ -145,6 +147,9 @@ class AttentionFreeStudent(TrimmedStudent):
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
+        if len(inputs.labels):
+            labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
+            inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
             "family": model.config.model_type,
             "num_layers": None,

@@ -47,7 +47,7 @@ class StudentInputs:
     max_length: int | None = None
     texts: Sequence[TextOrPair] = ()
     more_texts: Sequence[TextOrPair] = ()
-    labels: Sequence[int] = ()
+    labels: Sequence[Any] = ()
     validation_texts: Sequence[TextOrPair] = ()
     num_threads: int | None = None
     use_gpu: bool | None = None

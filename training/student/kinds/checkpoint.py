@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ...section import Layers, Name
@@ -66,7 +67,9 @@ class CheckpointStudent(TransformerStudent):
         from ...models.families import family_of
 
         name = resolve_checkpoint(self.checkpoint)
-        model, tokenizer = load_with_labels(name, inputs.label_names, inputs.task), load_tokenizer(name)
+        labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
+        model = load_with_labels(name, inputs.label_names, inputs.task, labels)
+        tokenizer = load_tokenizer(name)
         has_head = has_labels(name, inputs.label_names)
         family_of(model)
         check_table(tokenizer, model.config, self.checkpoint)
