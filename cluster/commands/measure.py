@@ -52,7 +52,7 @@ def measure_artifact(
     with quiet_panics():  # report load and run errors here, not in the measuring process
         classifier = TextClassifier.load(directory, num_threads=num_threads)
     pair = pair_column_of(classifier, text_pair_column)
-    texts = None if texts_file is None else _texts(texts_file, text_column, pair)
+    texts = None if texts_file is None else read_given_texts(texts_file, text_column, pair, "--texts")
     query = from_json(verify_artifact(directory).measurements.get("query"))
     if texts is None:
         if not (is_pair(query) if classifier.takes_pairs else isinstance(query, str)) or is_blank(query):
@@ -89,14 +89,26 @@ def pair_column_of(classifier: TextClassifier, given: str | None) -> str | None:
     return None
 
 
-def _texts(file: Path, column: str, pair: str | None) -> list[TextOrPair]:
-    """Return the texts of a table, or the lines of a file in another format, without blank ones."""
+def read_given_texts(file: Path, column: str, pair: str | None, option: str) -> list[TextOrPair]:
+    """Return the texts of a table, or the lines of a file in another format, without blank ones.
+
+    Args:
+        file: Any file that ``data.train`` can name, or a text file.
+        column: Column of a table with the text.
+        pair: Column with the second text of each pair, for which a line has a tab; None: texts are single.
+        option: What names the file, for messages.
+
+    Raises:
+        InputError: They cannot be read.
+    """
     from ...training.data.rows import checked
     from ...training.data.sources.columns import Columns
     from ...training.data.sources.table import is_table, read_table
 
     if not is_table(file):
-        lines = lines_of_file(file, "--texts")
-        return [*lines] if pair is None else [pair_of_line(line, f"--texts: {file!s:.200}") for line in lines]
-    raw = read_table("given", str(file), Columns(column, section=None, pair=pair), parameter="--texts")
+        lines = lines_of_file(file, option)
+        return (
+            [*lines] if pair is None else [pair_of_line(line, f"{option}: {file!s:.200}") for line in lines]
+        )
+    raw = read_table("given", str(file), Columns(column, section=None, pair=pair), parameter=option)
     return checked(raw, []).texts

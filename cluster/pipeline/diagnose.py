@@ -84,7 +84,8 @@ def diagnose(
         found = _issue_rows(split, probabilities, labels, names, texts_of(data.splits[split]))
         issues += [{**row, "probabilities": origins[split]} for row in found]
         if split == "validation":
-            confused = _confused(task.predictions(logits), labels, names)
+            known = np.isfinite(logits).all(axis=1)  # a file of logits may lack texts
+            confused = _confused(task.predictions(logits[known]), labels[known], names)
     duplicates = _duplicate_rows(data)
     _write(run, ISSUES_FILE, issues)
     _write(run, DUPLICATES_FILE, duplicates)
@@ -130,7 +131,8 @@ def _issue_rows(
     names: Sequence[str],
     texts: Sequence[TextOrPair],
 ) -> list[dict[str, Any]]:
-    known = np.flatnonzero(labels < probabilities.shape[1])  # not of a label that no training text has
+    # Not of a label that no training text has, and not of a text that a file of logits lacks.
+    known = np.flatnonzero((labels < probabilities.shape[1]) & np.isfinite(probabilities).all(axis=1))
     found = label_issues(probabilities[known], labels[known])
     return [_issue_row(split, int(known[each.row]), each, names, texts) for each in found]
 

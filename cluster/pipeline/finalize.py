@@ -169,7 +169,9 @@ def _max_length(config: JobConfig, run: Run) -> str:
 
 def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:
     """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
-    name = teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    name = (
+        teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    )  # none of a file of logits
     if name is None:
         return None, teacher.licence
     packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -199,6 +201,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
                 "metric": config.metric,
+                "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
@@ -225,6 +228,13 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     run.store.publish(run.report)
     names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
     return {"files": names}, ", ".join(names)
+
+
+def _teacher_file(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many texts of each kind a file of logits has and lacks; None for another teacher."""
+    if record.get("kind") != "logits":
+        return None
+    return {name: record[name] for name in ("num_texts", "missing")}
 
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -41,7 +41,12 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
-_KINDS = {"checkpoint": "as given", "fine_tune": "fine-tuned", "scratch": "trained from scratch"}
+_KINDS = {
+    "checkpoint": "as given",
+    "fine_tune": "fine-tuned",
+    "scratch": "trained from scratch",
+    "logits": "logits of a file",
+}
 
 
 class Stages:
@@ -85,7 +90,12 @@ class Stages:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            text = f"{_KINDS[record['kind']]}, {self._metric_title} {record[self._metric]:.4f}"
+            value = record[self._metric]
+            reached = "not known" if value is None else f"{value:.4f}"
+            text = f"{_KINDS[record['kind']]}, {self._metric_title} {reached}"
+            lacking = {kind: num for kind, num in record.get("missing", {}).items() if num}
+            if lacking:
+                text += f"; without a row: {', '.join(f'{num:,} of {kind}' for kind, num in lacking.items())}"
             return {**record, "key": keys[0], "keys": keys}, text
         parts = {str(number + 1): (self._data, number, key) for number, key in enumerate(keys)}
         records = self._dispatcher.do_parts(
@@ -120,7 +130,7 @@ class Stages:
             self._data,
             self._splits,
             get_task(self._config.task),
-            learned_here=teacher.checkpoint is None,
+            learned_here=teacher.is_trained,
             cross_fit=self._cross_fit(wanted, report),
         )
         problems = describe_problems(record["diagnostics"])
@@ -129,6 +139,7 @@ class Stages:
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
         text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
+        text = "the logits of the file" if teacher.logits is not None else text
         text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
             text += f"; mean of {len(teachers)} teachers: {self._metric_title} "

@@ -20,6 +20,7 @@ from ...training.data.tokenized import LabelledSplit, TokenizedSplit
 from ...training.data.transfer_set import extra_splits, extra_texts
 from ...training.ragged import Rows, flat, like
 from ...training.student.vocabulary import respelled
+from ...training.teacher.file_teacher import stored_logits
 from ...training.teacher.logits_cache import LogitsResult, logits_key, teacher_logits
 from ...training.teacher.prepare import prepare_teacher, read_record
 from ..store.runs import LOGITS
@@ -94,8 +95,16 @@ def label_with_teachers(
         tokens = _tokens(task, data, load_tokenizer(task.store.fetch(teacher_keys[0])))
         return {name: LabelledSplit(each) for name, each in tokens.items()}, record
     splits: dict[str, LabelledSplit] = {}
+    from_file = task.config.teacher.logits is not None
     for name, each in _texts_to_label(task, data, teacher_keys).items():
-        logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
+        if from_file:
+            logits, keys, is_new = (
+                stored_logits(task.store.fetch(teacher_keys[0]), name),
+                [teacher_keys[0]],
+                False,
+            )
+        else:
+            logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
         splits[name] = LabelledSplit(each, logits)
         if name != "validation":
             record["texts_computed"] += len(each) if is_new or name in computed else 0

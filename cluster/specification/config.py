@@ -24,7 +24,7 @@ from ...training.section import (
     Share,
     ShareBelowOne,
 )
-from ...training.student.config import AnyStudentConfig, StudentConfig, student_config
+from ...training.student.config import STUDENT, AnyStudentConfig, StudentConfig, student_config
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
@@ -35,6 +35,7 @@ from .resources import ResourcesConfig, StorageConfig
 from .sections import SEED, is_judged_with_threshold, with_defaults_of_student, with_seed
 
 _DEFAULT_SEED = 42
+_TABLE = "table"
 
 
 class PlanStep(Section):
@@ -135,6 +136,20 @@ class JobConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _table_without_teacher(cls, values: Any) -> Any:
+        """Draw a student's table of word pieces if the job says nothing of it and its teacher is a file of logits."""
+        teacher, student = (
+            values.get(name) if isinstance(values, dict) else None for name in ("teacher", "student")
+        )
+        if not isinstance(teacher, dict) or not isinstance(student, dict) or teacher.get("logits") is None:
+            return values
+        kind = STUDENT.selected(student)
+        if kind is None or _TABLE not in kind.model_fields or _TABLE in student:
+            return values
+        return {**values, "student": {**student, _TABLE: "random"}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _with_metric(cls, values: Any) -> Any:
         """Use the task's own metric if the job names none, and optimise it if the search names none.
 
@@ -232,9 +247,10 @@ class JobConfig(Section):
         num_folds = self.data.diagnostics.cross_fit
         if num_folds is None:
             return self
-        if self.teacher.checkpoint is not None:
+        if not self.teacher.is_trained:
+            kind = "checkpoint is a finished model" if self.teacher.logits is None else "logits is a file"
             raise ValueError(
-                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.checkpoint is a finished model, which "
+                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
                 "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
             )
         if not TASKS[self.task].has_classes:
@@ -291,6 +307,13 @@ class JobConfig(Section):
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
                 f"student.{own.source_key} has its own; remove one of them"
             )
+        if self.teacher.logits is not None:
+            named = [f"data.augmentation.{name}" for name, each in made if each is not None]
+            if named:
+                raise ValueError(
+                    f"{', '.join(named)}: the generated texts have no logits, since teacher.logits is a file; remove "
+                    "them, or use another teacher"
+                )
         unused = _unused_teacher(self)
         if unused is not None:
             raise ValueError(unused)

@@ -81,6 +81,8 @@ class BenchmarkTexts:
 class Measurement:
     """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
 
+    Times, sizes and memory are None for a teacher whose answers are known, but that is not run (``targets.answers``).
+
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
             None for a task without one class for each text.
@@ -131,11 +133,11 @@ class Measurement:
 
     name: str
     kind: str
-    size_mb: float
-    latency_ms: dict[str, float]
-    sample_latency_ms: dict[str, float]
+    size_mb: float | None
+    latency_ms: dict[str, float] | None
+    sample_latency_ms: dict[str, float] | None
     throughput: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     num_threads: int
     query: TextOrPair
     accuracy: float | None = None
@@ -164,6 +166,12 @@ class Measurement:
     waiting: float | None = None
     reused: dict[str, str] | None = None
     training: dict[str, Any] | None = None
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency of the query; only of a model that was run."""
+        assert self.latency_ms is not None
+        return self.latency_ms["p50"]
 
     @property
     def is_disturbed(self) -> bool:
@@ -238,10 +246,13 @@ def measure_models(
 
 
 def _progress_of(result: Measurement, num_measured: int, num_all: int) -> Progress:
-    latency, size = result.latency_ms["p50"], result.size_mb
-    message = f"{num_measured} of {num_all} models measured; {result.name}: {latency:.2f} ms, {size:.1f} MB"
-    message += "; disturbed by other processes" if result.is_disturbed else ""
+    message = f"{num_measured} of {num_all} models measured"
     counts = {"done": num_measured, "total": num_all}
+    if result.latency_ms is None:
+        return Progress(message, {"name": result.name, **counts})
+    latency, size = result.latency_ms["p50"], result.size_mb
+    message += f"; {result.name}: {latency:.2f} ms, {size:.1f} MB"
+    message += "; disturbed by other processes" if result.is_disturbed else ""
     return Progress(message, {"name": result.name, "latency_ms": latency, "size_mb": size, **counts})
 
 
@@ -255,6 +266,8 @@ def _measure_model(
     *,
     compressed: bool,
 ) -> Measurement:
+    if not targets.get(spec.kind).is_run:
+        return _judged(spec, texts, query, goal, scratch)
     num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
     prepared = prepare_model(spec, texts.task, num_outputs, config.num_threads, scratch)
     # In a separate process, because the compared sessions would count towards the model's memory.
@@ -288,6 +301,28 @@ def _measure_model(
         session=session,
         floor_ms=_floor_ms(spec, config, query),
         training=None if prepared is None else prepared.training,
+    )
+
+
+def _judged(
+    spec: MeasurementSpec, texts: BenchmarkTexts, query: TextOrPair, goal: ScopeGoal | None, scratch: Path
+) -> Measurement:
+    """Measure a model by its stored answers alone: accuracy without time, size and memory."""
+    from .worker import ScoredModel, judge
+
+    model = ScoredModel.load(Path(spec.directory) / LOGITS_FILE, None, None)
+    model.save(scratch / LOGITS_FILE)
+    return Measurement(
+        name=spec.name,
+        kind=spec.kind,
+        size_mb=None,
+        latency_ms=None,
+        sample_latency_ms=None,
+        throughput={},
+        peak_memory_mb=None,
+        num_threads=1,
+        query=query,
+        **judge(model, _plain_texts(texts), _plain_goal(goal)),
     )
 
 

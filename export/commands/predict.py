@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...texts import PAIR_COLUMN, TextOrPair, as_columns
@@ -14,6 +14,9 @@ from .arguments import Command, OpenArtifact, Parameter
 from .lines import lines_of_stream
 from .streams import echo, quiet_panics
 from .tables import check_output, pair_of_line, read_texts, write_answers
+
+if TYPE_CHECKING:
+    from ..runtime.classifier import TextClassifier
 
 _CONTROLS = {number: ascii(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
@@ -34,7 +37,9 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     texts = _texts(values["texts"], source, values, takes_pairs=classifier.takes_pairs)
     with quiet_panics():
         ranked: list[Any] | None = None if top_k is None else classifier(texts, top_k=top_k)
-        best: list[dict[str, Any]] = classifier(texts) if ranked is None else [each[0] for each in ranked]
+        best: list[dict[str, Any]] = (
+            classifier(texts) if ranked is None or not classifier.names_one else [each[0] for each in ranked]
+        )
     answers = [
         {**as_columns(text), **answer, **({} if ranked is None else {"top": ranked[row]})}
         for row, (text, answer) in enumerate(zip(texts, best, strict=True))
@@ -46,7 +51,7 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
         echo(json.dumps(answers, indent=2, allow_nan=False))
     else:
         for answer in answers:
-            echo(_line(answer))
+            echo(_line(answer, classifier))
     return 0
 
 
@@ -84,13 +89,14 @@ def _warn_of_blanks(answers: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _line(answer: dict[str, Any]) -> str:
-    """Return label and score of each prediction for a text, and the text."""
-    cells = [
-        cell
-        for each in answer.get("top", [answer])
-        for cell in (_printed(each["label"]), f"{each['score']:.4f}")
-    ]
+def _line(answer: dict[str, Any], classifier: TextClassifier) -> str:
+    """Return each label or number of the predictions for a text with its score or value, and the text."""
+    pairs = (
+        [(each["label"], each["score"]) for each in answer["top"]]
+        if "top" in answer
+        else classifier.cells(answer)
+    )
+    cells = [cell for name, value in pairs for cell in (_printed(name), f"{value:.4f}")]
     texts = [answer[name] for name in ("text", PAIR_COLUMN) if name in answer]
     return "\t".join([*cells, *map(_printed, texts)])
 

@@ -150,8 +150,8 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]], top_k: int) -> 
 
     Args:
         path: A name that ``check_output`` accepts.
-        answers: Objects with ``text`` (and ``text_pair`` for pairs), ``label``, ``score``, and for a blank text
-            ``blank``.
+        answers: Objects with ``text`` (and ``text_pair`` for pairs), what ``TextClassifier`` returns, and for a blank
+            text ``blank``.
         top_k: Number of labels that an answer has in ``top`` at most; 1: no such key is read.
 
     Raises:
@@ -170,17 +170,30 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]], top_k: int) -> 
 def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    further = range(2, top_k + 1)
+    own = list(_columns(answers[0])) if answers else ["label", "score"]
+    # The first of the best labels is the answer where that is one label.
+    further = range(2 if own[0] == "label" else 1, top_k + 1) if top_k > 1 else range(0)
     texts = ["text", *([PAIR_COLUMN] if answers and PAIR_COLUMN in answers[0] else [])]
-    writer.writerow(
-        [*texts, "label", "score", "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))]
-    )
+    writer.writerow([*texts, *own, "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))])
     for answer in answers:
-        others = [cell for each in answer.get("top", [])[1:top_k] for cell in (each["label"], each["score"])]
+        top = answer.get("top", [])[further.start - 1 : top_k] if further else []
+        others = [cell for each in top for cell in (each["label"], each["score"])]
         blank = str(answer.get("blank", False)).lower()
-        row = [*(answer[name] for name in texts), answer["label"], answer["score"], blank, *others]
-        writer.writerow([*row, *[""] * (3 + len(texts) + 2 * len(further) - len(row))])
+        row = [*(answer[name] for name in texts), *_columns(answer).values(), blank, *others]
+        writer.writerow([*row, *[""] * (1 + len(texts) + len(own) + 2 * len(further) - len(row))])
     return text.getvalue()
+
+
+def _columns(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the cells of an answer by column: label and score, or all labels and scores, or the numbers."""
+    if "labels" in answer:
+        return {
+            "labels": ";".join(each["label"] for each in answer["labels"]),
+            "scores": ";".join(str(each["score"]) for each in answer["labels"]),
+        }
+    if "values" in answer:
+        return dict(answer["values"])
+    return {name: answer[name] for name in ("label", "score", "value") if name in answer}
 
 
 def _as_json(answers: Sequence[dict[str, Any]], top_k: int) -> str:

@@ -329,6 +329,11 @@ class TextClassifier:
         """Return how far logits[C] of one text are from those of another answer."""
         return self._decoder.margin(logits)
 
+    @property
+    def names_one(self) -> bool:
+        """Whether an answer is one label."""
+        return self._decoder.names_one
+
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
         """Return a prediction as names with their numbers, for a line or a table."""
         return self._decoder.cells(answer)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...training.tasks import SINGLE_LABEL, Task
-from ..benchmark.evaluation import count_confusions, measure_label, most_confused
+from ..benchmark.evaluation import count_confusions, measure_label, measure_labels, most_confused
 from ..benchmark.measure_models import Measurement
 from ..benchmark.predictions import Answers
 from ..config import ChooseConfig
@@ -88,19 +88,14 @@ def _by_label(
     teacher = None if base is None else task.label_counts(base.predictions, truth, len(names))
     if counts is None:
         return []
-    rows = []
-    for i in np.flatnonzero(counts.texts + counts.predicted):
-        hits, texts, predicted = (int(each[i]) for each in (counts.right, counts.texts, counts.predicted))
-        row = {
-            "label": names[i],
-            "precision": hits / predicted if predicted else None,
-            "recall": hits / texts if texts else None,
-            "f1": 2 * hits / (texts + predicted),
-            "num_texts": texts,
-            "teacher_recall": int(teacher.right[i]) / texts if teacher is not None and texts else None,
-        }
-        rows.append(row)
-    return _worst_first(rows)
+    hits = {} if teacher is None else dict(zip(names, teacher.right.tolist(), strict=True))
+    return _worst_first(
+        [
+            row
+            | {"teacher_recall": hits[row["label"]] / row["num_texts"] if hits and row["num_texts"] else None}
+            for row in measure_labels(counts, names)
+        ]
+    )
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -172,4 +172,4 @@ def _why_none(variants: Sequence[Measurement]) -> str:
 
 
 def _value(measurement: Measurement, name: str) -> float:
-    return measurement.latency_ms["p50"] if name == "latency_ms" else getattr(measurement, name)
+    return measurement.p50_ms if name == "latency_ms" else getattr(measurement, name)

@@ -10,8 +10,9 @@ from ...errors import ConfigError, shown
 from ...progress import ReportProgress
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
-from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL, LossTerm, section_paths
+from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL
 from ..config import SearchConfig
+from ..space.space import may_have_weight
 from ..trial.inputs import TrialInputs, TrialSettings
 from ..trial_record import TrialRecord, is_trial_name
 from .nodes import RAY_WORKER_ENV, check_fits, num_places
@@ -164,22 +165,8 @@ def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
     """Return whether a trial may use a loss term that needs the teacher itself, not just its cached logits."""
     return any(
-        _may_have_weight(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL
+        may_have_weight(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL
     )
-
-
-def _may_have_weight(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
-    name = term.path()
-    values = config.space[name].end_values()[:] if name in config.space else []
-    if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
-        section = training.losses.get(term.name)
-        if term.argument is not None:
-            values.append(training.arguments.get(name, 0))
-        elif section is not None:
-            values.append(section.weight)
-        elif any(path in config.space for path, (owner, _) in section_paths().items() if owner == term.name):
-            values.append(term.model_fields["weight"].default)
-    return any(value > 0 for value in values)
 
 
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:

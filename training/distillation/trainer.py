@@ -32,6 +32,7 @@ from .arguments import DistillationTrainingArguments
 from .balance import class_balance
 from .dropout import set_dropout
 from .losses.base import LossInputs, needs_of, terms_of
+from .losses.soft_targets import with_own_for_missing
 from .losses.total import weighted_sum
 from .teacher_targets import TEACHER_COLUMN, TeacherTargets
 
@@ -256,6 +257,7 @@ class DistillationTrainer(Trainer):
         if self.args.eval_with_teacher:
             (teacher_logits,) = self._of_examples(inputs, self.targets.logits(inputs, self.args.device))
             assert teacher_logits is not None
+            teacher_logits = with_own_for_missing(teacher_logits, logits)
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss

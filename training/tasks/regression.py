@@ -22,6 +22,9 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     description: ClassVar[str] = "one or several numbers for each text"
+    title: ClassVar[str] = "Text regressor"
+    does: ClassVar[str] = "Predicts {num} number(s) for a text."
+    answer: ClassVar[str] = '{"value": …}, or {"values": {name: …}} of several numbers'
     label_kind: ClassVar[LabelKind] = NUMBERS
     label_dtype: ClassVar[str] = "float32"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"

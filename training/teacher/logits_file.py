@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import DataError, ModelError, shown
+from ...errors import DataError, InputError, shown
 from ...storage.folders import new_file
 from ...texts import PAIR_COLUMN, TextOrPair, as_columns
 from ..data.rows import FaultList, column_error, is_blank, is_name, name_of, nearest, quoted
@@ -117,7 +117,8 @@ def _texts(config: LogitsFileConfig, table: Table, *, has_pairs: bool) -> list[T
         columns["text_pair_column"] = config.text_pair_column or PAIR_COLUMN
     elif config.text_pair_column is not None:
         raise DataError(
-            f"{_SECTION}.text_pair_column: {config.text_pair_column!r} given, but the data's texts are single; remove it"
+            f"{_SECTION}.text_pair_column: {config.text_pair_column!r} given, but the data's texts are single; "
+            "remove it"
         )
     for key, column in columns.items():
         if column not in table.names:
@@ -262,8 +263,8 @@ def _given_labels(
     """Return the rows that have a label, each with logits float64[C] of its confidence and an even rest."""
     if not task.has_classes:
         raise DataError(
-            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give {LOGITS}.LABEL or "
-            f"{PROBABILITIES}.LABEL for each label"
+            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give "
+            f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label"
         )
     labels = table.column(LABEL)
     confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else None
@@ -368,7 +369,8 @@ def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits
         raise DataError(
             f"{_SECTION}.max_missing: {config.max_missing:g} given, but {config.path} lacks {len(lacking):,} of "
             f"{len(texts):,} training texts ({share:.1%}), the first: {shown(texts[int(lacking[0])])}; add them to the "
-            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their label alone"
+            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their "
+            "label alone"
         )
     return len(lacking)
 
@@ -377,10 +379,10 @@ def check_format(path: Path, option: str) -> None:
     """Reject the name of a file to write that has another extension, or no folder.
 
     Raises:
-        ModelError: It is rejected; lists what is accepted.
+        InputError: It is rejected; lists what is accepted.
     """
     if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-        raise ModelError(
+        raise InputError(
             f"{option}: {shown(str(path), 200)} given; specify a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file in an "
             "existing folder"
         )

@@ -16,8 +16,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ...errors import DataError, user_path
 from ...progress import ReportProgress
-from ...storage.folders import new_folder
+from ...storage.folders import file_sha256, new_folder
 from ...storage.temporary import temporary_directory
 from ...texts import texts_of
 from ..checkpoints.heads import LabelMatch, head_of, load_with_labels, match_labels
@@ -45,6 +46,7 @@ from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .best_epoch import BestEpoch
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .file_teacher import prepare_file_teacher
 from .from_scratch import new_model, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,8 @@ def prepare_teacher(
         metric: The metric in which the best epoch is selected; None: the task's first.
 
     Returns:
-        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
+        The record: ``kind`` (checkpoint, fine_tune, scratch, or logits, whose record is that of
+        ``prepare_file_teacher``), ``validation_accuracy`` and the other metrics of the
         saved model, ``num_parameters``, ``num_layers``, ``epochs`` (each with its metrics),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
@@ -125,6 +128,8 @@ def prepare_teacher(
     began = time.monotonic()
     key = _key(config, data, max_length, task, metric, balance)
     goal = metric or task.goal[0]
+    if config.logits is not None:
+        return prepare_file_teacher(config, data, out_dir, key=key, task=task, metric=goal)
     record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
@@ -193,11 +198,15 @@ def _key(
     balance: Balance,
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
-    source = settings if config.checkpoint is not None else settings["fine_tune"]
+    if config.logits is not None:
+        settings["logits"]["path"] = file_sha256(
+            user_path(config.logits.path, "teacher.logits.path", DataError)
+        )
+    source = settings if config.checkpoint is not None else settings["fine_tune"]  # or none of both
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    trained = balance if config.checkpoint is None else None  # a finished classifier is used as it is
+    trained = balance if config.is_trained else None  # a finished classifier is used as it is
     parts = [_FORMAT, task.name, metric or task.goal[0], settings, data.fingerprint, max_length, trained]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -76,7 +76,7 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or ScratchConfig()
+        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
         return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property

@@ -30,12 +30,15 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     from ....training.checkpoints.load import label_names, load_config
     from ....training.checkpoints.once import Checkpoints
     from ....training.checkpoints.word_pieces import check_known
+    from ....training.teacher.file_teacher import joined_logits
 
     checkpoints = checkpoints or Checkpoints()
     if config.teacher.checkpoint is not None:
         own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
         match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
         match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
+    if config.teacher.logits is not None:
+        joined_logits(config.teacher, data, get_task(config.task))
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),
@@ -59,7 +62,8 @@ def check_new_pieces(
 ) -> None:
     """Reject a student that does not fit the word pieces that a new teacher will have.
 
-    A teacher trained from scratch takes its word pieces from the training texts, which is fast enough to do here.
+    A teacher trained from scratch takes its word pieces from the training texts, as does a file of logits for the
+    students; that is fast enough to do here.
 
     Args:
         config: The specification.
@@ -71,7 +75,7 @@ def check_new_pieces(
     """
     from ....training.teacher.from_scratch import train_tokenizer
 
-    scratch = config.teacher.scratch
+    scratch = config.teacher.scratch or config.teacher.logits
     if scratch is not None:
         texts = texts_of(data.splits["train"])
         make = new_tokenizer or (lambda: train_tokenizer(texts, scratch.vocab_size))

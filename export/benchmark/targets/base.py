@@ -110,6 +110,7 @@ class Target:
         prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
         preparation: What ``prepare`` does, as one word for progress.
         is_optional: Whether a job goes on without a measurement that fails.
+        is_run: Whether its models are run; otherwise their answers are stored, and only accuracy is measured.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its models can be chosen and sealed.
@@ -123,6 +124,7 @@ class Target:
     prepare: Callable[[Preparation], Prepared] | None = None
     preparation: str = "preparing"
     is_optional: bool = False
+    is_run: bool = True
     has_accuracy: bool = True
     is_gated: bool = False
     can_be_sealed: bool = False

@@ -17,10 +17,12 @@ class Decoder(ABC):
 
     Attributes:
         name: The task's name in an artifact's ``distiltune.json``.
+        names_one: Whether an answer is one label, which is the first of ``ranked``.
         has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, or one for each label.
     """
 
     name: ClassVar[str]
+    names_one: ClassVar[bool] = False
     has_threshold: ClassVar[bool] = False
 
     @abstractmethod
@@ -74,7 +76,7 @@ class Decoder(ABC):
         count: int,
         temperature: float = 1.0,
     ) -> list[list[dict[str, Any]]]:
-        """Return the best ``count`` predictions for each of N texts, the first of which is that of ``decode``.
+        """Return the best ``count`` labels for each of N texts; where ``names_one``, the first is that of ``decode``.
 
         Raises:
             InputError: The task has one prediction for a text.

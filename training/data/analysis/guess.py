@@ -1,11 +1,11 @@
-"""Guess which columns of a table hold the text and the label, and what a new job should say about its data."""
+"""Guess which columns of a table hold the text and its labels, and what a new job should say about its data."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
@@ -41,7 +41,18 @@ _LABEL_NAMES = (
         "y",
         "output",
     ),
-    *("labels", "intention", "department", "queue", "type", "rating"),
+    *(
+        "labels",
+        "intention",
+        "department",
+        "queue",
+        "type",
+        "rating",
+        "tags",
+        "topics",
+        "categories",
+        "emotions",
+    ),
 )
 _PAIRS = (
     ("sentence1", "sentence2"),
@@ -57,6 +68,11 @@ _PAIRS = (
 )
 """Usual names of the columns of a pair, without case, and with or without white space, hyphens and underscores."""
 _OUT_OF_SCOPE = re.compile(r"(oos|ood|out[ _-]?of[ _-]?(scope|domain)|(nlu[ _-]?)?fallback)", re.IGNORECASE)
+_NUMBER_NAMES = ("score", "similarity", "relatedness", "value", "number", "stars")
+_BINARY = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
+_SEPARATORS = (";", "|", ",")
+_LEAST_DIVIDED = 0.1  # share of the values
+_MOST_CLASSES_OF_NUMBERS = 30
 _MOST_LABELS = 2000
 _MOST_LABEL_CHARACTERS = 100
 
@@ -71,6 +87,10 @@ class ColumnLook:
         num_distinct: Number of different values.
         mean_words, mean_characters: Mean length of the filled values.
         is_numeric: Whether every filled value is a number.
+        is_binary: Whether every value is 0 or 1, and both occur or all are 0.
+        is_list: Whether every filled value is a list, or is written as one.
+        separator: What stands between several labels in its values, or None.
+        is_measured: Whether its numbers are no classes: some are fractions, and most are distinct or they are many.
     """
 
     name: str
@@ -79,6 +99,10 @@ class ColumnLook:
     mean_words: float
     mean_characters: float
     is_numeric: bool
+    is_binary: bool = False
+    is_list: bool = False
+    separator: str | None = None
+    is_measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +110,21 @@ class ColumnGuess:
     """The columns that a job reads, and those that it does not.
 
     Attributes:
-        text, label: Names of the columns.
+        text: Name of the column with the text.
+        label: Name of the column with the label or labels; None where there are ``labels``.
         others: Names of the other columns.
+        labels: Names of the columns of 0 and 1, one for each label.
+        separator: What stands between the labels in ``label``, or None.
+        task: Name of the task that has such labels.
         pair: Name of the column with the second text of each pair; None: texts are single.
     """
 
     text: str
-    label: str
+    label: str | None
     others: list[str]
+    labels: list[str] = field(default_factory=list)
+    separator: str | None = None
+    task: str = "single_label"
     pair: str | None = None
 
 
@@ -102,23 +133,50 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
     filled = [str(value) for value in values if value is not None and value is not MISSING]
     filled = [value for value in filled if value.strip()]
     count = max(len(filled), 1)
+    is_numeric = bool(filled) and all(_is_number(value) for value in filled)
     return ColumnLook(
         name=name,
         num_filled=len(filled),
         num_distinct=len(set(filled)),
         mean_words=sum(len(value.split()) for value in filled) / count,
         mean_characters=sum(map(len, filled)) / count,
-        is_numeric=bool(filled) and all(_is_number(value) for value in filled),
+        is_numeric=is_numeric,
+        is_binary=bool(filled) and len(filled) == len(values) and set(filled) <= _BINARY,
+        is_list=bool(filled) and all(value.lstrip().startswith("[") for value in filled),
+        separator=None if is_numeric else _separator(filled),
+        is_measured=is_numeric and _is_measured(filled),
     )
+
+
+def _separator(filled: Sequence[str]) -> str | None:
+    """Return the character that divides many values into a few names that recur, or None."""
+    for each in _SEPARATORS:
+        parts = Counter(part.strip() for value in filled for part in value.split(each) if part.strip())
+        num_divided = sum(each in value for value in filled)
+        recurring = sum(count for count in parts.values() if count > 1)
+        is_short = all(len(part) <= _MOST_LABEL_CHARACTERS and len(part.split()) <= 4 for part in parts)
+        is_combined = len(set(filled)) > len(parts)  # a name that contains the character is no combination
+        if num_divided < _LEAST_DIVIDED * len(filled) or recurring < 0.9 * parts.total():
+            continue
+        if is_short and is_combined:
+            return each
+    return None
+
+
+def _is_measured(filled: Sequence[str]) -> bool:
+    numbers = Counter(map(float, filled))
+    has_fractions = any(not number.is_integer() for number in numbers)
+    return has_fractions and len(numbers) > min(_MOST_CLASSES_OF_NUMBERS, len(filled) // 4)
 
 
 def guess_columns(table: Table, text: str | None = None, label: str | None = None) -> ColumnGuess:
     """Guess the columns with the text and the label.
 
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
-    with a usual name is taken, then the longest text and the label with the fewest values. Two columns with the usual
-    names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read together, unless the text is
-    given.
+    with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
+    of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
+    learn. Two columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are
+    read together, unless the text is given.
 
     Args:
         table: All columns of the data.
@@ -133,20 +191,59 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
             raise DataError(f"{option}: {shown(name)} given; accepted: one of {quoted(table.names)}")
     names = [name for name in dict.fromkeys(table.names) if name.strip()]
     looks = {name: look_at(name, table.column(name)) for name in names}
+    binary = [name for name, each in looks.items() if each.is_binary and name != text]
+    if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
+        text, pair = (text, None) if text is not None else _texts_of(table, looks, binary)
+        others = [name for name in names if name not in (text, pair, *binary)]
+        return ColumnGuess(text, None, others, binary, task="multi_label", pair=pair)
+    if label is None:
+        label = _of_other_task(looks, text)
     if label is None:
         candidates = [each for name, each in looks.items() if name != text and _can_be_label(each)]
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
-    pair = None
-    if text is None:
-        text, pair = _pair([name for name, each in looks.items() if name != label and _can_be_text(each)])
-    if text is None:
-        others = [each for name, each in looks.items() if name != label and _can_be_text(each)]
-        text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
+    text, pair = (text, None) if text is not None else _texts_of(table, looks, [label])
+    found, task = looks[label], "single_label"
+    if found.is_list or found.separator is not None:
+        task = "multi_label"
+    elif found.is_measured:
+        task = "regression"
+    others = [name for name in names if name not in (text, label, pair)]
+    separator = None if found.is_list else found.separator
+    return ColumnGuess(text, label, others, separator=separator, task=task, pair=pair)
+
+
+def _texts_of(table: Table, looks: dict[str, ColumnLook], labels: Sequence[str]) -> tuple[str, str | None]:
+    """Return the column of the text and, for a pair, that of the second text."""
+    first, second = _pair([name for name, each in looks.items() if name not in labels and _can_be_text(each)])
+    if first is not None:
+        return first, second
+    others = [each for name, each in looks.items() if name not in labels and _can_be_text(each)]
+    text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
     if text is None:
         raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
-    return ColumnGuess(text, label, [name for name in names if name not in (text, label, pair)], pair)
+    return text, None
+
+
+def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> bool:
+    """Return whether a column has the name and the values of a label, so that columns of 0 and 1 are something else."""
+    return any(
+        name not in binary and _can_be_label(each) and any(word in _LABEL_NAMES for word in _words(name))
+        for name, each in looks.items()
+    )
+
+
+def _of_other_task(looks: dict[str, ColumnLook], text: str | None) -> str | None:
+    """Return a column of lists, of names with a separator or of fractions that has the name of a label, or None."""
+    found = [
+        each
+        for name, each in looks.items()
+        if name != text
+        and (each.is_list or each.separator is not None or each.is_measured)
+        and any(word in (*_LABEL_NAMES, *_NUMBER_NAMES) for word in _words(name))
+    ]
+    return _best(found, (*_LABEL_NAMES, *_NUMBER_NAMES), lambda each: each.num_distinct)
 
 
 def guess_out_of_scope(labels: Sequence[str]) -> str | None:
@@ -155,8 +252,11 @@ def guess_out_of_scope(labels: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def rare_labels(labels: Sequence[str], at_least: int) -> dict[str, int]:
-    """Return the labels with fewer than ``at_least`` texts and their counts, the rarest first."""
+def rare_labels(labels: Mapping[str, int] | Sequence[str], at_least: int) -> dict[str, int]:
+    """Return the labels with fewer than ``at_least`` texts and their counts, the rarest first.
+
+    ``labels``: the label of each text, or the number of texts of each label.
+    """
     counts = Counter(labels)
     rare = sorted((count, name) for name, count in counts.items() if count < at_least)
     return {name: count for count, name in rare}
@@ -185,11 +285,15 @@ def _can_be_text(column: ColumnLook) -> bool:
 
 def _best(candidates: Sequence[ColumnLook], usual: Sequence[str], key: Any) -> str | None:
     def rank(column: ColumnLook) -> tuple[bool, int, Any]:
-        words = re.split(r"[^a-z0-9]+", column.name.casefold())
+        words = _words(column.name)
         places = [usual.index(word) for word in words if word in usual]
         return not places, min(places, default=0), key(column)
 
     return min(candidates, key=rank).name if candidates else None
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z0-9]+", name.casefold())
 
 
 def _none(role: str, option: str, looks: dict[str, ColumnLook]) -> str:

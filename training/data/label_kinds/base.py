@@ -36,11 +36,13 @@ class LabelKind(ABC):
 
     Attributes:
         name: Name of the kind.
+        unit: What data has a number of, for a summary.
         strata_are_labels: Whether each of ``strata`` is a label, of which a split needs a text.
         has_out_of_scope: Whether a label may mean that a text is outside every other label.
     """
 
     name: ClassVar[str]
+    unit: ClassVar[str] = "labels"
     strata_are_labels: ClassVar[bool] = True
     has_out_of_scope: ClassVar[bool] = False
 

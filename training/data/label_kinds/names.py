@@ -16,6 +16,7 @@ class Names(NamedKind):
     """Labels that are one name each, a string; numbers and truth values become names."""
 
     name: ClassVar[str] = "names"
+    unit: ClassVar[str] = "intents"
     has_out_of_scope: ClassVar[bool] = True
     left_out: ClassVar[str] = "the rows are dropped"
     dropped: ClassVar[str] = "dropped with their texts"

@@ -21,6 +21,7 @@ class Numbers(LabelKind):
     """Labels that are tuples of finite numbers, as many for each text."""
 
     name: ClassVar[str] = "numbers"
+    unit: ClassVar[str] = "number(s) a text"
     strata_are_labels: ClassVar[bool] = False
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[float, ...]]:

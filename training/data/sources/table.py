@@ -113,12 +113,12 @@ def read_table(
     return columns.split(split, _open_file(path, columns, delimiter, parameter))
 
 
-def open_table(name: str, delimiter: str | None = None) -> Table:
-    """Return all columns of the file or folder that ``data.train`` names; raises as :func:`read_table` does."""
-    path = existing_data(name, "data.train")
+def open_table(name: str, delimiter: str | None = None, *, parameter: str = "data.train") -> Table:
+    """Return all columns of the file or folder that ``parameter`` names; raises as :func:`read_table` does."""
+    path = existing_data(name, parameter)
     if path.is_dir():
         return open_saved(_folder_of(path, "train"))
-    return _open_file(path, Columns(None), delimiter, "data.train")
+    return _open_file(path, Columns(None), delimiter, parameter)
 
 
 def is_table(path: Path) -> bool:

@@ -55,6 +55,12 @@ class AttentionFreeStudent(TrimmedStudent):
         """Whether the teacher reads each word piece to build it."""
         return self.table == "teacher"
 
+    def why_teacher_model(self) -> str | None:
+        """Return that the table is made of the teacher's states, where it is."""
+        if self.table == "random":
+            return None
+        return "student.table: it is made of the teacher's hidden states (set it to random)"
+
     def at_low_cost(self) -> Self:
         """Return the section with a table that is drawn."""
         return self.model_copy(update={"table": "random"})

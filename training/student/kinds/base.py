@@ -128,6 +128,10 @@ class StudentConfig(Section):
                 found[path] = at
         return found
 
+    def why_teacher_model(self) -> str | None:
+        """Return what of the student needs a teacher that can be run, with the remedy; None where nothing does."""
+        return None
+
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
         """Return the section with a trial's values of ``searched_keys``.
 
