@@ -281,10 +281,10 @@ class JobConfig(Section):
                 "data.augmentation.masked: masked pieces are no text, in which the words of the task "
                 f"{self.task} could be found; remove it"
             )
-        if self.training.balance != "none":
+        if self.teacher.logits is not None:
             raise ValueError(
-                f"training.balance: {self.training.balance!r} given, but a text has no single class in the task "
-                f"{self.task}; accepted: 'none'"
+                f"teacher.logits: {self.teacher.logits!r:.60} given, a file with logits for each text, but the task "
+                f"{self.task} needs them for each token; use a checkpoint"
             )
         return self
 

@@ -48,6 +48,7 @@ class TextClassifier:
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         takes_pairs: Whether it classifies pairs of texts, each a tuple ``(text, text_pair)``, instead of single texts.
         of_tokens: Whether it has logits for each token, and a list of predictions for a text.
+        decoder: What turns its logits into predictions.
     """
 
     def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
@@ -56,10 +57,10 @@ class TextClassifier:
         self._pad_token_id = config.pad_token_id
         self._feeds = Feeds(graph.input_types, config.pad_token_id)
         self.task = config.task
-        self._decoder = DECODERS[config.task]
+        self.decoder = DECODERS[config.task]
         self.labels = list(config.labels)
-        self._num_outputs = self._decoder.num_outputs(self.labels)
-        self.of_tokens = isinstance(self._decoder, TokenDecoder)
+        self._num_outputs = self.decoder.num_outputs(self.labels)
+        self.of_tokens = isinstance(self.decoder, TokenDecoder)
         self.max_length = config.max_length
         self.out_of_scope_label = config.out_of_scope_label
         self.threshold = config.threshold
@@ -229,19 +230,19 @@ class TextClassifier:
         """Return the prediction, or the ``top_k`` best ones, for each text."""
         if isinstance(logits, Ragged):
             if top_k is not None:
-                self._decoder.ranked(logits.values, self.labels, None, top_k)  # which raises
+                self.decoder.ranked(logits.values, self.labels, None, top_k)  # which raises
             return [
                 self._spans(text, each, row) for text, each, row in zip(texts, encodings, logits, strict=True)
             ]
         if top_k is None:
-            return self._decoder.decode(logits, self.labels, self.threshold, self.temperature)
-        return list(self._decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature))
+            return self.decoder.decode(logits, self.labels, self.threshold, self.temperature)
+        return list(self.decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature))
 
     def _spans(self, text: str, encoding: tokenizers.Encoding, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions for a text of logits[L, C]."""
-        assert isinstance(self._decoder, TokenDecoder)
+        assert isinstance(self.decoder, TokenDecoder)
         tokens = Tokens(text, encoding.offsets, encoding.word_ids)
-        return self._decoder.decode_tokens(logits[: len(encoding)], tokens, self.labels, self.temperature)
+        return self.decoder.decode_tokens(logits[: len(encoding)], tokens, self.labels, self.temperature)
 
     def _classify(self, text: Any) -> Any:
         """Classify one text, as a batch of one is, without what a batch needs."""
@@ -263,7 +264,7 @@ class TextClassifier:
         row = logits[0] if self._graph.is_float32 else logits[0].astype(np.float32)
         if self.of_tokens and encoding is not None:
             return self._spans(text, encoding, row)
-        answer = self._decoder.decode_one(row, self.labels, self.threshold, self.temperature)
+        answer = self.decoder.decode_one(row, self.labels, self.threshold, self.temperature)
         blank = (not text or text.isspace()) if isinstance(text, str) else is_blank(text)
         return _as_blank(answer) if blank or not ids else answer
 
@@ -322,21 +323,8 @@ class TextClassifier:
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
-        decoded = self._decoder.decode(logits, self.labels, None)
-        return [self._decoder.without_scores(each) for each in decoded]
-
-    def margin(self, logits: np.ndarray) -> float:
-        """Return how far logits[C] of one text are from those of another answer."""
-        return self._decoder.margin(logits)
-
-    @property
-    def names_one(self) -> bool:
-        """Whether an answer is one label."""
-        return self._decoder.names_one
-
-    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
-        """Return a prediction as names with their numbers, for a line or a table."""
-        return self._decoder.cells(answer)
+        decoded = self.decoder.decode(logits, self.labels, None)
+        return [self.decoder.without_scores(each) for each in decoded]
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts, which the rows of ``logits`` are for; of a classifier ``of_tokens``."""

@@ -46,7 +46,7 @@ def write_probes(directory: Path, classifier: TextClassifier | None = None) -> N
             found = classifier.logits_of_ids(ids, types)
             logits = [float(f"{logit:.8g}") for logit in found.ravel()]
             probe = Probe(ids, logits, types if classifier.reads_token_types else None)
-            candidates.append((classifier.margin(found), probe))
+            candidates.append((classifier.decoder.margin(found), probe))
         rows.append(max(candidates, key=lambda each: each[0])[1]._asdict())
     rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     (directory / PROBES_FILE).write_text(json.dumps({"probes": rows}) + "\n", encoding="utf-8")

@@ -213,6 +213,7 @@ class DistillationTrainer(Trainer):
         logits, labels, teacher_logits = self._of_examples(
             inputs, outputs["logits"], inputs.get("labels"), teacher_logits
         )
+        assert logits is not None
         read = LossInputs(
             logits=logits,
             num_items=num_items,

@@ -52,6 +52,7 @@ class Task(ABC):
         name: The value of the job's key ``task``.
         description: One phrase, for the documentation.
         title, does, answer: For a model card: what a model is, what one with ``num`` outputs does, how it answers.
+        pipeline: What transformers and the model hub call the task.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
         label_kind: What the labels are, from a file's value to the numbers of that column.
@@ -78,6 +79,7 @@ class Task(ABC):
     title: ClassVar[str] = "Text classifier"
     does: ClassVar[str] = "Classifies a text as one of {num} labels."
     answer: ClassVar[str] = '{"label": …, "score": …}'
+    pipeline: ClassVar[str] = "text-classification"
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
     label_column: ClassVar[str] = "label"
     label_kind: ClassVar[LabelKind] = NAMES

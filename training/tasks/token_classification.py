@@ -46,6 +46,10 @@ class TokenClassification(Task):
 
     name: ClassVar[str] = "token_classification"
     description: ClassVar[str] = "a tag for each word, which mark the entities of a text"
+    title: ClassVar[str] = "Token classifier"
+    does: ClassVar[str] = "Finds the entities of a text, by tagging each word with one of {num} tags."
+    answer: ClassVar[str] = '[{"start": …, "end": …, "label": …, "score": …}, …]'
+    pipeline: ClassVar[str] = "token-classification"
     label_kind: ClassVar[LabelKind] = TAGS
     label_dtype: ClassVar[str] = "int64"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"

@@ -56,10 +56,11 @@ def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions)
     types = [TOKEN_TYPES] if reads_token_types(model) else []
     tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
     tokenizer.model_max_length = options.max_length  # to which the pipeline of tokens truncates
-    of_tokens = tasks.get(options.task).of_tokens
-    kind = "token-classification" if of_tokens else "text-classification"
+    task = tasks.get(options.task)
+    of_tokens = task.of_tokens
     given_once: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
     each_time = {} if of_tokens else {"truncation": True, "max_length": options.max_length}
+    kind: Any = task.pipeline
     classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device="cpu", **given_once)
 
     def given(text: Any) -> Any:

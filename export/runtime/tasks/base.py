@@ -11,6 +11,9 @@ import numpy as np
 from ....errors import InputError
 from ..scores import Threshold
 
+SPANS = "spans"
+"""Field of an object that has a text and the predictions for parts of it."""
+
 
 class Decoder(ABC):
     """Turn logits into predictions, as defined by the task of the same name in ``training/tasks``.
@@ -92,8 +95,12 @@ class Decoder(ABC):
         second, best = sorted([-np.inf, *logits])[-2:]
         return float(best - second)
 
+    def fields(self, answer: Any) -> dict[str, Any]:
+        """Return an answer as the fields of an object that has the text as well."""
+        return answer
+
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
-        """Return an answer as names with their numbers, for a line or a table."""
+        """Return the fields of an answer as names with their numbers, for a line or a table."""
         return [(answer["label"], answer["score"])]
 
 
@@ -152,9 +159,13 @@ class TokenDecoder(Decoder):
         """Return how far logits[L, C] of a text's tokens are from another answer: that of the nearest token."""
         return min(super(TokenDecoder, self).margin(each) for each in logits)
 
-    def cells(self, answer: Any) -> list[tuple[str, float]]:
+    def fields(self, answer: Any) -> dict[str, Any]:
+        """Return a text's predictions as one field."""
+        return {SPANS: answer}
+
+    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
         """Return the labels of a text's predictions with their scores."""
-        return [(each["label"], each["score"]) for each in answer]
+        return [(each["label"], each["score"]) for each in answer[SPANS]]
 
 
 DECODERS: dict[str, Decoder] = {}

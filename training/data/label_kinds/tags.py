@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -48,6 +49,7 @@ class Tags(NamedKind):
     """
 
     name: ClassVar[str] = "tags"
+    unit: ClassVar[str] = "tags"
     left_out: ClassVar[str] = "their words count as outside of entities"
     dropped: ClassVar[str] = "left out, so that their words count as outside of entities"
 
@@ -110,6 +112,12 @@ class Tags(NamedKind):
         """Return start, end and type of each entity as a JSON list."""
         types = entity_types(names)
         return json.dumps([[start, end, types[kind]] for start, end, kind in stored])
+
+    def counts(self, stored: Sequence[Sequence[Sequence[int]]], names: Sequence[str]) -> dict[str, int]:
+        """Return the number of texts with an entity of each type."""
+        types = entity_types(names)
+        found = Counter(types[kind] for label in stored for kind in {entity[2] for entity in label})
+        return dict(found)
 
     def strata(self, labels: Sequence[tuple[Entity, ...]]) -> list[tuple[str, ...]]:
         """Return the types in each text, or ``NO_LABEL``: with them the division is iterative stratification."""
