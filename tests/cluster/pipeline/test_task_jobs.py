@@ -169,7 +169,7 @@ def test_thresholds_of_another_goal_are_fitted_without_exporting_again(home) -> 
 
 @pytest.mark.parametrize("kind", ["convolution", "static"])
 def test_students_without_attention_learn_every_task(kind, home) -> None:
-    name, folder = home
+    _, folder = home
     done = distiltune(
         "run", "job.yaml", "--run-id", kind, "--set", f"student={{kind: {kind}, hidden_size: 16}}",
         "--set", "export.variants=[onnx, onnx-int8]", "--set", "search.num_trials=1", cwd=folder,
