@@ -82,6 +82,10 @@ class TokenClassification(Task):
         """Tokenize texts whose words only a teacher labels."""
         return _tokenized(texts, None, tokenizer, max_length)
 
+    def missing_labels(self, num_texts: int, num_outputs: int) -> Any:
+        """Reject texts that are not tokenized: their words have labels, which ``tokenize_texts`` gives."""
+        raise NotImplementedError(f"{num_texts} texts given, but words are labelled; use tokenize_texts")
+
     def with_logits_of(
         self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
     ) -> LabelledSplit:

@@ -30,6 +30,14 @@ class Entity(NamedTuple):
     type: str
 
 
+def is_tag(value: object) -> bool:
+    """Return whether a value is a tag of IOB2, IOB1, BIOES or BILOU."""
+    if not isinstance(value, str):
+        return False
+    prefix, dash, kind = value.partition("-")
+    return value == OUTSIDE or (bool(dash) and prefix in _IOB2 and is_name(kind))
+
+
 def tag_names(types: Sequence[str]) -> list[str]:
     """Return the names of a model's outputs for entity types: ``O``, then ``B-`` and ``I-`` of each type."""
     return [OUTSIDE, *(f"{prefix}{name}" for name in types for prefix in (BEGIN, INSIDE))]
@@ -187,10 +195,9 @@ def _parsed(tag: object, number: int) -> tuple[str, str | None]:
     """Return ``B`` or ``I`` and the type of a tag, whose type is None outside of entities."""
     if tag == OUTSIDE:
         return OUTSIDE, None
-    if isinstance(tag, str):
-        prefix, dash, kind = tag.partition("-")
-        if dash and prefix in _IOB2 and is_name(kind):
-            return _IOB2[prefix], kind
+    if isinstance(tag, str) and is_tag(tag):
+        prefix, _, kind = tag.partition("-")
+        return _IOB2[prefix], kind
     what = fault_of(tag) if is_blank(tag) else f"is {shown(tag)}, not {OUTSIDE}, {BEGIN}TYPE or {INSIDE}TYPE"
     raise LabelError(f"tag {number} {what}")
 

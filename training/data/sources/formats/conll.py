@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from .....errors import DataError, shown
+from ...label_kinds.tags import is_tag
 from ...rows import FaultList
 from ..columns import Columns, Table
 from ..files import decode, read_bytes
@@ -18,7 +19,6 @@ TOKENS, TAGS = "tokens", "tags"
 
 _DOCUMENT = "-DOCSTART-"
 _COMMENT = re.compile(r"#(\s|$)")
-_TAG = re.compile(r"O|[BIESLU]-\S+")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -48,7 +48,7 @@ def read_conll(path: Path, columns: Columns) -> Table:
         fields = _fields(line)
         if not fields or fields[0] == _DOCUMENT:
             is_inside = False
-        elif _COMMENT.match(line) and not _TAG.fullmatch(fields[-1]):
+        elif _COMMENT.match(line) and not is_tag(fields[-1]):
             continue
         elif len(fields) < 2:
             faults.add(lambda n=number, each=line: f"line {n}: {shown(each)} has no tag")
