@@ -34,7 +34,7 @@ from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
-from .word_outputs import WordOutputs, outputs_of
+from .targets.word_outputs import WordOutputs, outputs_of
 
 if TYPE_CHECKING:
     from ...training.tasks import Task

@@ -182,6 +182,10 @@ class Task(ABC):
         del labels
         return 1.0
 
+    def labels_of_head(self, labels: Sequence[Any]) -> np.ndarray:
+        """Return labels of the data's column for ``head_scale`` and ``start_head``, none if these read none."""
+        return np.asarray(labels if self.scales_head else [], dtype=self.label_dtype)
+
     def start_head(self, head: Any, labels: np.ndarray) -> None:
         """Adapt a new head, a ``torch.nn.Linear``, to the labels of the training texts, in place."""
         del head, labels

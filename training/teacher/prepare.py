@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -234,7 +233,7 @@ def initial_teacher(
         ModelError: The checkpoint cannot be loaded, or does not fit the labels, texts or ``max_length``.
     """
     names = data.class_names
-    labels = np.asarray(data.splits["train"][task.label_column][:], dtype=task.label_dtype)
+    labels = task.labels_of_head(data.splits["train"][task.label_column][:])
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name, task)

@@ -203,8 +203,8 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
     with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
     of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
-    learn; one with lists of tags or spans has entities. Two columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are
-    read together, unless the text is given.
+    learn; one with lists of tags or spans has entities. Two columns with the usual names of a pair, such as sentence1
+    and sentence2 or premise and hypothesis, are read together, unless the text is given.
 
     Args:
         table: All columns of the data.

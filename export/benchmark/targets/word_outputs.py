@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...training.ragged import Ragged
-from ...training.tasks.words import find_words
+from ....training.ragged import Ragged
+from ....training.tasks.words import find_words
 
 if TYPE_CHECKING:
-    from .targets.base import Opened
+    from .base import Opened
 
 
 @dataclass(frozen=True)
