@@ -154,7 +154,7 @@ def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, 
             f"DATA: {shown(data, 200)} has entities of the types {', '.join(sorted(used)) or 'none'!s:.100}, none of "
             f"which the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
         )
-    measured = evaluate_spans(classifier(split.texts), split.texts, split.labels, known, task)
+    measured = evaluate_spans(classifier(split.texts, batch_size=1), split.texts, split.labels, known, task)
     return {**measured, "slices": measure_slices(split.slices, measured.pop("right"))}
 
 
