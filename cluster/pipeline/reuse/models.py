@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import DistiltuneError, ExportError
 from ....export.artifact.manifest import CONFIG_FILE
 from ....export.benchmark import targets
-from ....export.benchmark.measure_models import LOGITS_FILE, Measurement, MeasurementSpec, judge_again
+from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
 from ....export.benchmark.targets.answers import ANSWERS
 from ....export.benchmark.targets.baseline import BASELINE
 from ....export.machine import describe_machine, without_load
@@ -24,7 +24,7 @@ from ....export.selection.gate import STUDENT, TEACHER
 from ....export.variants import kinds
 from ....storage.folders import file_sha256
 from ....storage.temporary import temporary_directory
-from ....training.teacher.file_teacher import is_measurable
+from ....training.teacher.file_teacher import LOGITS_FILE, is_measurable
 from ...remote.baselines import baseline_content, baseline_specs, left_out
 from ...remote.tasks import (
     benchmark_texts,
