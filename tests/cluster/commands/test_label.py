@@ -81,7 +81,7 @@ def test_an_artifact_of_pairs_labels_lines_with_tabs(here, tmp_path):
         (["texts.txt", "--teacher", "./nothing", "--out", "t.csv"], ["--teacher", "nothing"]),
         (["texts.txt", "--teacher", "model", "--out", "t.csv", "--max-length", "9"], ["--max-length"]),
         (["texts.txt", "--teacher", "model", "--out", "t.csv", "--text-pair-column", "b"], ["--text-pair-column"]),
-        (["texts.jsonl", "--teacher", "model", "--out", "t.csv", "--text-column", "c"], ["no column 'c'", "--text-column"]),
+        (["texts.jsonl", "--teacher", "model", "--out", "t.csv", "--text-column", "c"], ["column 'c'"]),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_one_line_and_leave_nothing(here, tmp_path, capsys, arguments, parts):
