@@ -199,6 +199,7 @@ def _key(
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     if config.logits is not None:
+        settings["unlabelled"] = data.unlabelled  # whose logits are stored with those of the splits
         settings["logits"]["path"] = file_sha256(
             user_path(config.logits.path, "teacher.logits.path", DataError)
         )
