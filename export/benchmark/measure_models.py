@@ -81,7 +81,7 @@ class BenchmarkTexts:
 class Measurement:
     """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
 
-    Times, sizes and memory are None for a teacher whose answers are known, but that is not run (``targets.answers``).
+    Times, sizes and memory are None for a model that is not run, whose answers are known (``targets.known_answers``).
 
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;

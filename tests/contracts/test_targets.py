@@ -57,7 +57,7 @@ def folders(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph
     logits = np.eye(len(LABELS), dtype=np.float32)[NUMBERS]
     scored = worker.ScoredModel(LABELS, {"validation": logits, "test": logits})
     scored.save(root / "answers" / "logits.npz")
-    return {**found, "baseline": root / "baseline", "answers": root / "answers"}
+    return {**found, "baseline": root / "baseline", "known-answers": root / "answers"}
 
 
 @pytest.fixture(autouse=True)
