@@ -174,7 +174,7 @@ def _numbers(
     given = [(row, value) for row in kept if not _is_empty(value := row_of(row))]
     objects = [value for _, value in given if isinstance(value, Mapping)]
     own = [str(label) for label in (columns or (objects[0] if objects else {}))]
-    order = match.positions(own, names, _SECTION) if own else []
+    order = match.positions(own, names, _SECTION, task) if own else []
     read = []
     for row, value in given:
         numbers = _row_of_numbers(value, own)
