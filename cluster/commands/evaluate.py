@@ -226,7 +226,7 @@ def label(
 ) -> None:
     """Write the logits that a classifier gives for texts, in a file that a job's teacher.logits can name."""
     from ...export.commands.streams import quiet_panics
-    from ...training.teacher.logits_file import check_format, write_logits
+    from ...training.teacher.write_logits import check_format, write_logits
     from ..remote.label_texts import LabellingModel
 
     path = Path(out)

@@ -98,11 +98,7 @@ def label_with_teachers(
     from_file = task.config.teacher.logits is not None
     for name, each in _texts_to_label(task, data, teacher_keys).items():
         if from_file:
-            logits, keys, is_new = (
-                stored_logits(task.store.fetch(teacher_keys[0]), name),
-                [teacher_keys[0]],
-                False,
-            )
+            logits, keys, is_new = stored_logits(task.store.fetch(teacher_keys[0]), name), [], False
         else:
             logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
         splits[name] = LabelledSplit(each, logits)

@@ -24,7 +24,7 @@ from ...training.section import (
     Share,
     ShareBelowOne,
 )
-from ...training.student.config import STUDENT, AnyStudentConfig, StudentConfig, student_config
+from ...training.student.config import AnyStudentConfig, StudentConfig, student_config
 from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
@@ -32,10 +32,15 @@ from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
-from .sections import SEED, is_judged_with_threshold, with_defaults_of_student, with_seed
+from .sections import (
+    SEED,
+    fault_of_texts,
+    is_judged_with_threshold,
+    with_defaults_of_student,
+    with_seed,
+)
 
 _DEFAULT_SEED = 42
-_TABLE = "table"
 
 
 class PlanStep(Section):
@@ -133,20 +138,6 @@ class JobConfig(Section):
     def _with_defaults_of_student(cls, values: Any) -> Any:
         """Use the values that suit the student's kind for keys that the job does not give."""
         return with_defaults_of_student(values) if isinstance(values, dict) else values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _table_without_teacher(cls, values: Any) -> Any:
-        """Draw a student's table of word pieces if the job says nothing of it and its teacher is a file of logits."""
-        teacher, student = (
-            values.get(name) if isinstance(values, dict) else None for name in ("teacher", "student")
-        )
-        if not isinstance(teacher, dict) or not isinstance(student, dict) or teacher.get("logits") is None:
-            return values
-        kind = STUDENT.selected(student)
-        if kind is None or _TABLE not in kind.model_fields or _TABLE in student:
-            return values
-        return {**values, "student": {**student, _TABLE: "random"}}
 
     @model_validator(mode="before")
     @classmethod
@@ -289,16 +280,6 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _query_is_a_pair(self) -> JobConfig:
-        query = self.benchmark.query
-        if query is not None and self.data.takes_pairs:
-            raise ValueError(
-                f"benchmark.query: {query!r:.60} given, but texts are pairs (data.text_pair_column); remove it: the "
-                "validation pair of median length is timed"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         own = next((each for each in _students(self) if each.source is not None), None)
@@ -307,16 +288,9 @@ class JobConfig(Section):
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
                 f"student.{own.source_key} has its own; remove one of them"
             )
-        if self.teacher.logits is not None:
-            named = [f"data.augmentation.{name}" for name, each in made if each is not None]
-            if named:
-                raise ValueError(
-                    f"{', '.join(named)}: the generated texts have no logits, since teacher.logits is a file; remove "
-                    "them, or use another teacher"
-                )
-        unused = _unused_teacher(self)
-        if unused is not None:
-            raise ValueError(unused)
+        fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
 

@@ -81,7 +81,7 @@ class BenchmarkTexts:
 class Measurement:
     """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
 
-    Times, sizes and memory are None for a teacher whose answers are known, but that is not run (``targets.answers``).
+    Times, sizes and memory are None for a model that is not run, whose answers are known (``targets.known_answers``).
 
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
@@ -266,8 +266,6 @@ def _measure_model(
     *,
     compressed: bool,
 ) -> Measurement:
-    if not targets.get(spec.kind).is_run:
-        return _judged(spec, texts, query, goal, scratch)
     num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
     prepared = prepare_model(spec, texts.task, num_outputs, config.num_threads, scratch)
     # In a separate process, because the compared sessions would count towards the model's memory.
@@ -301,28 +299,6 @@ def _measure_model(
         session=session,
         floor_ms=_floor_ms(spec, config, query),
         training=None if prepared is None else prepared.training,
-    )
-
-
-def _judged(
-    spec: MeasurementSpec, texts: BenchmarkTexts, query: TextOrPair, goal: ScopeGoal | None, scratch: Path
-) -> Measurement:
-    """Measure a model by its stored answers alone: accuracy without time, size and memory."""
-    from .worker import ScoredModel, judge
-
-    model = ScoredModel.load(Path(spec.directory) / LOGITS_FILE, None, None)
-    model.save(scratch / LOGITS_FILE)
-    return Measurement(
-        name=spec.name,
-        kind=spec.kind,
-        size_mb=None,
-        latency_ms=None,
-        sample_latency_ms=None,
-        throughput={},
-        peak_memory_mb=None,
-        num_threads=1,
-        query=query,
-        **judge(model, _plain_texts(texts), _plain_goal(goal)),
     )
 
 

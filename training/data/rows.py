@@ -37,6 +37,7 @@ class RawSplit:
             out; None: there are no groups.
         slices: Further columns, by which results are shown: name -> one value per row, parallel to ``texts``.
         pairs: One value per row, parallel to ``texts``: the second text of each pair; None: texts are single.
+        ids: One value per row, parallel to ``texts``: names of the rows; None: they have none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class RawSplit:
     groups: Sequence[object] | None = None
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
     pairs: Sequence[object] | None = None
+    ids: Sequence[object] | None = None
 
     def parts(self, row: int) -> dict[str, object]:
         """Return the value of a row's text, and of the second one of a pair, by the name that messages use."""
@@ -56,7 +58,7 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings, or tuples of two; labels are of one kind; groups and slices are names.
+    """One checked split: texts are strings, or tuples of two; labels are of one kind; groups, slices and ids are names.
 
     ``place`` is as in RawSplit.
     """
@@ -68,6 +70,7 @@ class Split:
     place: Callable[[int], str]
     groups: list[str | None]
     slices: dict[str, list[str | None]] = field(default_factory=dict)
+    ids: list[str] | None = None
 
     def select(self, indices: Sequence[int], name: str | None = None) -> Split:
         """Return the split of some of its rows, under another name if one is given."""
@@ -79,6 +82,7 @@ class Split:
             lambda i: self.place(indices[i]),
             [self.groups[i] for i in indices],
             {column: [values[i] for i in indices] for column, values in self.slices.items()},
+            None if self.ids is None else [self.ids[i] for i in indices],
         )
 
 
@@ -125,6 +129,8 @@ def checked(
                 faults.add(lambda i=index, n=name, v=value: f"{raw.place(i)}: {n} {fault_of(v)}")
         values: Any = tuple(parts.values())
         texts.append(values[0] if raw.pairs is None else values)
+        if raw.ids is not None and _group_name(raw.ids[index]) is None:
+            faults.add(lambda i=index: f"{raw.place(i)}: id {fault_of(raw.ids[i])}")
         try:
             labels.append((read_label or read_name)(raw.labels[index]))
         except LabelError as fault:
@@ -140,7 +146,8 @@ def checked(
         )
     groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
     slices = {column: [_group_name(values[i]) for i in kept] for column, values in raw.slices.items()}
-    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices)
+    ids = None if raw.ids is None else [str(_group_name(raw.ids[i])) for i in kept]
+    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices, ids)
 
 
 def normalised(text: TextOrPair) -> str:

@@ -22,6 +22,9 @@ from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
 
+ID_COLUMN = "id"
+"""Column of the splits with the id of each row, where the data has them."""
+
 
 @dataclass(frozen=True)
 class TextData:
@@ -29,7 +32,8 @@ class TextData:
 
     Attributes:
         splits: ``train``, ``validation``, ``test``; columns ``text`` (string), ``text_pair`` (string) where texts are
-            pairs, and ``label`` (as ``label_kind`` stores it, of the same names in the same order in each).
+            pairs, ``id`` (string) where rows have ids, and ``label`` (as ``label_kind`` stores it, of the same names in
+            the same order in each).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
         unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
             smaller draw.
@@ -119,6 +123,7 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
         [lambda raw=raw: checked(kind.prepared(raw), notes, read, remedy) for raw in config.read()]
     )
     given = kind.unified(given)
+    _check_ids(given)
     out_of_scope = None
     if kind.has_out_of_scope:
         used = {name for split in given for label in split.labels for name in kind.names_in(label)}
@@ -131,7 +136,9 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     columns = dict.fromkeys(
         ("text", PAIR_COLUMN)[: len(parts_of(splits[0].texts[0]))], datasets.Value("string")
     )
-    features = datasets.Features({**columns, "label": kind.feature(names)})
+    has_ids = splits[0].ids is not None
+    more = {ID_COLUMN: datasets.Value("string")} if has_ids else {}
+    features = datasets.Features({**columns, **more, "label": kind.feature(names)})
     number_of = {name: number for number, name in enumerate(names)}
     made = datasets.DatasetDict()
     for split in splits:
@@ -141,6 +148,8 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
         values = {
             name: [parts_of(split.texts[i])[place] for i in indices] for place, name in enumerate(columns)
         }
+        if split.ids is not None:
+            values[ID_COLUMN] = [split.ids[i] for i in indices]
         labels = [kind.stored(split.labels[i], number_of) for i in indices]
         made[split.name] = datasets.Dataset.from_dict({**values, "label": labels}, features=features)
     unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
@@ -171,6 +180,24 @@ def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[
             )
     splits |= {name: train.select(indices, name) for name, indices in rows.items()}
     return [splits[name] for name in SPLITS]
+
+
+def _check_ids(splits: list[Split]) -> None:
+    """Reject ids that two rows have, and splits of which only some have ids.
+
+    Raises:
+        DataError: Gives the first id and both rows.
+    """
+    seen: dict[str, str] = {}
+    for split in splits:
+        for row, name in enumerate(split.ids or ()):
+            place = f"{split.origin} {split.place(row)}"
+            if name in seen:
+                raise DataError(
+                    f"data.id_column: {shown(name)} is the id of two rows ({seen[name]} and {place}); give each row an "
+                    "id of its own, or remove the key"
+                )
+            seen[name] = place
 
 
 def _duplicates(splits: list[Split]) -> list[str]:

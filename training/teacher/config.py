@@ -60,7 +60,7 @@ class ScratchConfig(OptimizationConfig):
 
 
 class LogitsFileConfig(Section):
-    """What a teacher that is not run here says about the texts of the data, joined by text."""
+    """What a teacher that is not run here says about the texts of the data, joined by text or by an id."""
 
     path: Name = Field(
         description="A file with a row for each text, in any format of `data.train`: the text, and `logits.LABEL` or "
@@ -71,6 +71,10 @@ class LogitsFileConfig(Section):
     text_pair_column: Name | None = Field(
         default=None,
         description="Its column with the second text, where the data are pairs. Default: `text_pair`.",
+    )
+    id_column: Name | None = Field(
+        default=None,
+        description="Its column with the id of each row, of `data.id_column`, by which it is joined in place of texts.",
     )
     max_missing: Share = Field(
         default=0.1,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ModelError
+from ...errors import DataError, ModelError
 from ...storage.folders import file_sha256, new_folder
 from ...texts import TextOrPair, texts_of
 from ..checkpoints.heads import LabelMatch
 from ..checkpoints.word_pieces import TOKENIZER_FILE
+from ..data.text_data import ID_COLUMN
 from ..data.unlabelled import UNLABELLED
 from .from_scratch import train_tokenizer
 from .logits_file import FileLogits, check_coverage, missing_rows, read_logits
@@ -93,13 +94,23 @@ def joined_logits(config: TeacherConfig, data: TextData, task: Task) -> dict[str
         DataError: The file cannot be read, or lacks too many training texts.
         ModelError: Its labels are not those of the data.
     """
-    file = read_file(config, data, task)
+    file, by_id = (
+        read_file(config, data, task),
+        config.logits is not None and config.logits.id_column is not None,
+    )
     assert config.logits is not None
-    texts: dict[str, Sequence[TextOrPair]] = {str(name): texts_of(data.splits[name]) for name in data.splits}
+    if by_id and (ID_COLUMN not in data.splits["train"].column_names or data.unlabelled):
+        what = "data.unlabelled has no ids" if data.unlabelled else "the data has no ids (data.id_column)"
+        raise DataError(
+            f"teacher.logits.id_column: {config.logits.id_column!r} given, but {what}; join by text instead"
+        )
+    keys: dict[str, Sequence[TextOrPair]] = {
+        str(name): split[ID_COLUMN][:] if by_id else texts_of(split) for name, split in data.splits.items()
+    }
     if data.unlabelled:
-        texts[UNLABELLED] = data.unlabelled
-    joined = {kind: file.of(each) for kind, each in texts.items()}
-    check_coverage(config.logits, texts["train"], joined["train"])
+        keys[UNLABELLED] = data.unlabelled
+    joined = {kind: file.of(each) for kind, each in keys.items()}
+    check_coverage(config.logits, keys["train"], joined["train"])
     return joined
 
 

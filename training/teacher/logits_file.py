@@ -1,6 +1,6 @@
-"""A file with what a teacher says about texts, which another program or ``distiltune label`` has written.
+"""Read a file with what a teacher says about texts, which another program or ``distiltune label`` has written.
 
-A row has the text (or the two texts of a pair) and one of these, by label:
+A row has the text (or the two texts of a pair), or the id of a row of the data, and one of these, by label:
 
 - ``logits.LABEL`` or ``probabilities.LABEL``: a column of numbers for each label;
 - ``logits`` or ``probabilities``: one column of objects, label -> number;
@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import DataError, InputError, shown
-from ...storage.folders import new_file
-from ...texts import PAIR_COLUMN, TextOrPair, as_columns
+from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair
 from ..data.rows import FaultList, column_error, is_blank, is_name, name_of, nearest, quoted
 from ..data.sources.columns import Table
 from ..data.sources.table import open_table
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from .config import LogitsFileConfig
 
 LOGITS, PROBABILITIES, LABEL, CONFIDENCE = "logits", "probabilities", "label", "confidence"
-FORMATS = (".parquet", ".jsonl", ".csv")
-"""Extensions of the files that are written; others that ``data.train`` takes are read as well."""
 _SECTION = "teacher.logits"
 _FORMS = (
     f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label, {LOGITS} or {PROBABILITIES} with objects of label and "
@@ -43,21 +39,21 @@ _MOST_OFF = 0.02  # by which the probabilities of a text may differ from 1 toget
 
 @dataclass(frozen=True)
 class FileLogits:
-    """The logits of a file, joined by text.
+    """The logits of a file, joined by text or by id.
 
     Attributes:
         values: float32[M, C] in the order of the data's labels.
-        row_of: Row of each text.
+        row_of: Row of each text, or of each id.
     """
 
     values: np.ndarray
     row_of: Mapping[TextOrPair, int]
 
-    def of(self, texts: Sequence[TextOrPair]) -> np.ndarray:
-        """Return the logits of texts, float32[N, C]; a row of NaN where the file lacks the text."""
-        found = np.full((len(texts), self.values.shape[1]), np.nan, dtype=np.float32)
-        for number, text in enumerate(texts):
-            row = self.row_of.get(text)
+    def of(self, keys: Sequence[TextOrPair]) -> np.ndarray:
+        """Return the logits of texts or ids, float32[N, C]; a row of NaN where the file lacks one."""
+        found = np.full((len(keys), self.values.shape[1]), np.nan, dtype=np.float32)
+        for number, key in enumerate(keys):
+            row = self.row_of.get(key)
             if row is not None:
                 found[number] = self.values[row]
         return found
@@ -87,7 +83,8 @@ def read_logits(
         ModelError: Its labels are not those of the data.
     """
     table = open_table(config.path, parameter=f"{_SECTION}.path")
-    texts = _texts(config, table, has_pairs=has_pairs)
+    what = "text" if config.id_column is None else "id"
+    texts = _texts(config, table, has_pairs=has_pairs) if what == "text" else _ids(config, table)
     kept = [row for row, text in enumerate(texts) if text is not None]
     form, columns = _form(table)
     faults = FaultList()
@@ -103,10 +100,10 @@ def read_logits(
         first = found.setdefault(text, number)
         if not np.array_equal(rows[first][1], values):
             raise DataError(
-                f"{table.origin}: two rows with different values have the text {shown(text)}; keep one row of each text"
+                f"{table.origin}: two rows with different values have the {what} {shown(text)}; keep one row of each"
             )
     if not rows:
-        raise DataError(f"{table.origin}: no row has a text and a value; check {_SECTION}.text_column")
+        raise DataError(f"{table.origin}: no row has a {what} and a value; check {_SECTION}.{what}_column")
     return FileLogits(np.stack([values for _, values in rows]).astype(np.float32), found)
 
 
@@ -129,6 +126,15 @@ def _texts(config: LogitsFileConfig, table: Table, *, has_pairs: bool) -> list[T
         text: Any = row if has_pairs else row[0]
         texts.append(text if all(is_name(part) for part in row) else None)
     return texts
+
+
+def _ids(config: LogitsFileConfig, table: Table) -> list[TextOrPair | None]:
+    """Return the id of each row; None where it has none."""
+    column = str(config.id_column)
+    if column not in table.names:
+        raise column_error(table.origin, f"{_SECTION}.id_column", column, table.names)
+    names = map(name_of, table.column(column))
+    return [name if is_name(name) else None for name in names]
 
 
 def _form(table: Table) -> tuple[str, dict[str, str]]:
@@ -168,7 +174,7 @@ def _numbers(
     given = [(row, value) for row in kept if not _is_empty(value := row_of(row))]
     objects = [value for _, value in given if isinstance(value, Mapping)]
     own = [str(label) for label in (columns or (objects[0] if objects else {}))]
-    order = match.positions(own, names, _SECTION) if own else []
+    order = match.positions(own, names, _SECTION, task) if own else []
     read = []
     for row, value in given:
         numbers = _row_of_numbers(value, own)
@@ -299,59 +305,6 @@ def _given_labels(
     return _as_logits(read, task) if read else []
 
 
-def write_logits(path: Path, texts: Sequence[TextOrPair], labels: Sequence[str], logits: np.ndarray) -> None:
-    """Write a file that ``teacher.logits`` reads: the texts, and a column ``logits.LABEL`` for each label.
-
-    Args:
-        path: A ``.parquet``, ``.jsonl`` or ``.csv`` file, written atomically.
-        texts: N texts or pairs.
-        labels: Names of the C labels.
-        logits: float32[N, C].
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    columns = [f"{LOGITS}.{label}" for label in labels]
-    with new_file(path) as temporary:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            named = [as_columns(text) for text in texts]
-            values = {name: [each[name] for each in named] for name in named[0]}
-            values |= {name: logits[:, number] for number, name in enumerate(columns)}
-            pq.write_table(pa.table(values), temporary)
-        else:
-            write = _csv_lines if path.suffix.lower() == ".csv" else _json_lines
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(write(texts, columns, logits))
-
-
-def _rows(
-    texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray
-) -> Iterator[dict[str, Any]]:
-    for text, row in zip(texts, logits, strict=True):
-        yield {**as_columns(text), **{name: float(value) for name, value in zip(columns, row, strict=True)}}
-
-
-def _json_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray) -> Iterator[str]:
-    for row in _rows(texts, columns, logits):
-        yield json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _csv_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray) -> Iterator[str]:
-    import csv
-    import io
-
-    for number, row in enumerate(_rows(texts, columns, logits)):
-        line = io.StringIO(newline="")
-        writer = csv.writer(line, lineterminator="\n")
-        if number == 0:
-            writer.writerow(row)
-        writer.writerow(row.values())
-        yield line.getvalue()
-
-
 def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray) -> int:
     """Return how many training texts a file lacks.
 
@@ -373,16 +326,3 @@ def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits
             "label alone"
         )
     return len(lacking)
-
-
-def check_format(path: Path, option: str) -> None:
-    """Reject the name of a file to write that has another extension, or no folder.
-
-    Raises:
-        InputError: It is rejected; lists what is accepted.
-    """
-    if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
-        raise InputError(
-            f"{option}: {shown(str(path), 200)} given; specify a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file in an "
-            "existing folder"
-        )

@@ -32,7 +32,7 @@ from ..checkpoints.load import (
 from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..checkpoints.word_pieces import check_known, check_table
 from ..data.collator import DistillationCollator
-from ..data.text_data import TextData
+from ..data.text_data import ID_COLUMN, TextData
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..distillation.arguments import DistillationTrainingArguments
 from ..distillation.config import TrainingConfig
@@ -198,6 +198,12 @@ def _key(
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
     if config.logits is not None:
+        splits = data.splits.values()
+        # The file is joined with these, besides the texts of the splits.
+        settings["joined"] = [
+            data.unlabelled,
+            [each[ID_COLUMN][:] for each in splits if ID_COLUMN in each.column_names],
+        ]
         settings["logits"]["path"] = file_sha256(
             user_path(config.logits.path, "teacher.logits.path", DataError)
         )

@@ -34,6 +34,21 @@ def init(*arguments: Any) -> int:
     return main(["init", *map(str, arguments)])
 
 
+def test_a_job_of_pairs_reads_both_columns(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = [(text, f"{label} of {text}", label) for text, label in rows()]
+    with Path("pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Premise", "hypothesis", "gold_label"], *pairs])
+    assert init("pairs.csv") == 0
+    assert "'Premise', with that of column 'hypothesis' as a pair" in capsys.readouterr().out
+    data = load_config("job.yaml", []).data
+    assert (data.text_column, data.text_pair_column) == ("Premise", "hypothesis")
+    loaded = load_data(data)
+    assert loaded.has_pairs and sum(map(len, loaded.splits.values())) == len(pairs)
+    assert init("pairs.csv", "--text", "Premise", "--output", "single.yaml") == 0
+    assert load_config("single.yaml", []).data.text_pair_column is None
+
+
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "jsonl", "parquet"])
 def test_the_written_job_reads_the_same_texts(kind, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)

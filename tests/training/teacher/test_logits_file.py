@@ -23,8 +23,9 @@ from distiltune.training.models.inference import compute_logits
 from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from distiltune.training.teacher.config import LogitsFileConfig, TeacherConfig
 from distiltune.training.teacher.file_teacher import is_measurable, prepare_file_teacher, stored_logits
-from distiltune.training.teacher.logits_file import check_coverage, missing_rows, read_logits, write_logits
+from distiltune.training.teacher.logits_file import check_coverage, missing_rows, read_logits
 from distiltune.training.teacher.prepare import prepare_teacher, teacher_key
+from distiltune.training.teacher.write_logits import check_format, write_logits
 
 NAMES = ["a", "b", "c"]
 EACH_LOGIT, EACH_SHARE = (
@@ -280,6 +281,48 @@ def test_missing_validation_texts_are_left_out_of_its_accuracy(data, labelled, t
     assert record["validation_accuracy"] is None
 
 
+def ids_of(tmp_path, **others):
+    rows = [(f"{text} {n}", label, f"id-{n}") for n, (text, label) in enumerate(tiny_data(3, 8))]
+    path = write_rows(tmp_path / "rows.csv", rows, ("text", "label", "key"))
+    return load_data(data_config(source="files", train=path, id_column="key", **others)), rows
+
+
+def test_a_file_is_joined_by_ids(tmp_path):
+    data, rows = ids_of(tmp_path)
+    assert data.splits["train"].column_names == ["text", "id", "label"]
+    answers = [(key, label, 0.9) for text, label, key in rows[::-1]]
+    table(tmp_path / "llm.csv", ["row", "label", "confidence"], answers)
+    section = {"path": str(tmp_path / "llm.csv"), "id_column": "row"}
+    config = TeacherConfig.model_validate({"logits": section})
+    made = {"key": "k", "task": SINGLE_LABEL, "metric": "accuracy"}
+    record = prepare_file_teacher(config, data, tmp_path / "made", **made)
+    assert record["validation_accuracy"] == 1.0 and not any(record["missing"].values())
+    for name, split in data.splits.items():
+        assert stored_logits(tmp_path / "made", name).argmax(axis=1).tolist() == split["label"][:]
+    plain = load_data(data_config(source="files", train=str(tmp_path / "rows.csv")))
+    with pytest.raises(DataError, match=r"teacher\.logits\.id_column: 'row' given, but the data has no ids"):
+        prepare_file_teacher(config, plain, tmp_path / "plain", **made)
+    other = TeacherConfig.model_validate({"logits": {**section, "id_column": "number"}})
+    with pytest.raises(DataError, match=r"no column 'number' \(teacher\.logits\.id_column\)"):
+        prepare_file_teacher(other, data, tmp_path / "other", **made)
+
+
+def test_ids_are_distinct_and_not_blank(tmp_path):
+    rows = [(text, label, f"id-{n}") for n, (text, label) in enumerate(tiny_data(3, 8))]
+    wrong = write_rows(
+        tmp_path / "twice.csv", [*rows, ("red boat", "label_0", "id-3")], ("text", "label", "key")
+    )
+    with pytest.raises(
+        DataError, match=r"data\.id_column: 'id-3' is the id of two rows \(.*line 5 and .*line 26\)"
+    ):
+        load_data(data_config(source="files", train=wrong, id_column="key"))
+    blank = write_rows(tmp_path / "blank.csv", [*rows, ("red boat", "label_0", "")], ("text", "label", "key"))
+    with pytest.raises(DataError, match="line 26: id is empty or blank"):
+        load_data(data_config(source="files", train=blank, id_column="key"))
+    with pytest.raises(DataError, match=r"no column 'uid' \(data\.id_column\)"):
+        load_data(data_config(source="files", train=blank, id_column="uid"))
+
+
 # ---- The specification ------------------------------------------------------------------------------------------
 
 
@@ -341,8 +384,6 @@ def test_students_that_need_the_teachers_weights_are_refused(student, sections, 
 
 
 def test_the_name_of_a_file_to_write_is_checked(tmp_path):
-    from distiltune.training.teacher.logits_file import check_format
-
     check_format(tmp_path / "x.parquet", "--out")
     for path in (tmp_path / "x.npz", tmp_path / "no" / "x.csv", tmp_path):
         with pytest.raises(InputError, match="--out"):

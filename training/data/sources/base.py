@@ -176,6 +176,10 @@ class ColumnsConfig(DataConfig):
         description="hub, files: column whose equal values, such as one customer, stay together when a split is held "
         "out.",
     )
+    id_column: Name | None = Field(
+        default=None,
+        description="hub, files: column with an id of each row, by which `teacher.logits.id_column` joins a file.",
+    )
     slice_columns: Annotated[list[Name], Field(max_length=20)] = Field(
         default_factory=list,
         description="hub, files: columns, such as a channel or a language, for each of whose values the report has the "
@@ -199,6 +203,7 @@ class ColumnsConfig(DataConfig):
             slices=tuple(dict.fromkeys(self.slice_columns)),
             labels=several,
             pair=self.text_pair_column,
+            id=self.id_column,
         )
 
     @property

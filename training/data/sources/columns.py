@@ -44,6 +44,7 @@ class Columns:
             ``--text-column``.
         labels: Columns of the labels in place of ``label``; a row's label is then the tuple of their values.
         pair: Column with the second text of each pair; None: texts are single.
+        id: Column with the id of each row, or None.
     """
 
     text: str | None
@@ -54,6 +55,7 @@ class Columns:
     slices: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     pair: str | None = None
+    id: str | None = None
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class Columns:
         named = {
             **dict.fromkeys(self.slices, "slice_columns"),
             **dict.fromkeys(of_template, "text_template"),
+            self.id: "id_column",
             self.group: "group_column",
             **dict.fromkeys(self.labels, "label_columns"),
             self.label: "label_column",
@@ -100,7 +103,8 @@ class Columns:
         groups = None if self.group is None else table.column(self.group)
         slices = {column: table.column(column) for column in self.slices}
         pairs = None if self.pair is None else table.column(self.pair)
-        return RawSplit(name, table.origin, texts, labels, table.place, groups, slices, pairs)
+        ids = None if self.id is None else table.column(self.id)
+        return RawSplit(name, table.origin, texts, labels, table.place, groups, slices, pairs, ids)
 
     def _labels(self, table: Table, name: str, num_rows: int) -> Sequence[object]:
         if self.labels:

@@ -7,7 +7,7 @@ from typing import NoReturn
 from ....errors import InputError
 from .base import OpenOptions, Target, register
 
-ANSWERS = "answers"
+KNOWN_ANSWERS = "known-answers"
 """Name of the target."""
 
 
@@ -16,5 +16,7 @@ def _open(options: OpenOptions) -> NoReturn:
 
 
 register(
-    Target(ANSWERS, "logits of a file, which are not computed here", _open, is_run=False, color="#4c78a8")
+    Target(
+        KNOWN_ANSWERS, "logits of a file, which are not computed here", _open, is_run=False, color="#4c78a8"
+    )
 )
