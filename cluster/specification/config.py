@@ -35,6 +35,7 @@ from .resources import ResourcesConfig, StorageConfig
 from .sections import (
     SEED,
     fault_of_texts,
+    fault_of_tokens,
     is_judged_with_threshold,
     with_defaults_of_student,
     with_seed,
@@ -253,33 +254,6 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _tags_tokens(self) -> JobConfig:
-        """Reject what has one answer for a text if the task has one for each token."""
-        if not TASKS[self.task].of_tokens:
-            return self
-        for student in _students(self):
-            if not student.has_layers:
-                raise ValueError(
-                    f"student.kind: {student.kind!r} given, which pools a text's tokens to one answer, but the task "
-                    f"{self.task} needs one for each token; accepted: layers, checkpoint"
-                )
-        if self.data.takes_pairs:
-            raise ValueError(
-                f"data.text_pair_column: given, but the task {self.task} reads single texts; remove it"
-            )
-        if self.data.augmentation.masked is not None:
-            raise ValueError(
-                "data.augmentation.masked: masked pieces are no text, in which the words of the task "
-                f"{self.task} could be found; remove it"
-            )
-        if self.teacher.logits is not None:
-            raise ValueError(
-                f"teacher.logits: {self.teacher.logits!r:.60} given, a file with logits for each text, but the task "
-                f"{self.task} needs them for each token; use a checkpoint"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _added_texts_are_used(self) -> JobConfig:
         made = self.data.augmentation
         own = next((each for each in _students(self) if each.source is not None), None)
@@ -289,6 +263,8 @@ class JobConfig(Section):
                 f"student.{own.source_key} has its own; remove one of them"
             )
         fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        if TASKS[self.task].of_tokens:
+            fault = fault or fault_of_tokens(self.task, self.data, self.teacher, _students(self))
         if fault is not None:
             raise ValueError(fault)
         return self

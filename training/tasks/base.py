@@ -6,8 +6,8 @@ transformers: a specification is read by names.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,8 @@ from ...errors import InputError, shown
 from ...texts import TextOrPair, texts_of
 from ..data.label_kinds import NAMES, LabelKind
 from ..registry import Registry
-from .metrics import LabelCounts, Metric, Mode, unknown_metric
+from .measured import Measured
+from .metrics import LabelCounts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class OutOfScope:
     predictions: Callable[[np.ndarray], np.ndarray]
 
 
-class Task(ABC):
+class Task(Measured):
     """The training losses, metrics and decoding of a model's logits.
 
     Predictions and labels are arrays whose first axis is texts; further axes depend on the task. The entry of the same
@@ -62,11 +63,6 @@ class Task(ABC):
         of_tokens: Whether the head reads the state of every token, and labels, logits and predictions are those of
             tokens, ``Ragged`` rows of [L] and [L, C]; otherwise it has outputs for the text, of its first token's state
             where the family's head reads no other.
-        metric_modes: The names of ``metrics``, each with whether higher or lower is better. Where the job names no
-            metric, epochs, trials and variants are selected by the first.
-        further_metrics: Further names that the job's ``metric`` may have, likewise with their modes.
-        epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
-        label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
         has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
@@ -87,10 +83,6 @@ class Task(ABC):
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None
     of_tokens: ClassVar[bool] = False
-    metric_modes: ClassVar[Mapping[str, Mode]]
-    further_metrics: ClassVar[Mapping[str, Mode]] = {}
-    epoch_metrics: ClassVar[tuple[str, ...]] = ()
-    label_metrics: ClassVar[Mapping[str, Mode]] = {}
     has_label_sets: ClassVar[bool] = False
     scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
@@ -254,10 +246,6 @@ class Task(ABC):
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """Return the predictions of logits[N, C]."""
-
     def class_probabilities(self, logits: np.ndarray) -> np.ndarray | None:
         """Return the probabilities of the classes, float[N, C]; None for a task whose texts have no single class."""
         del logits
@@ -322,109 +310,10 @@ class Task(ABC):
         del predictions, labels, num_labels
         return None
 
-    @abstractmethod
-    def metrics(
-        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
-    ) -> dict[str, float | None]:
-        """Measure predictions.
-
-        Args:
-            predictions: Predictions for N texts.
-            labels: Labels of the same texts.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-
-        Returns:
-            The task's metrics by name, in the order of ``metric_modes``; None for one that is undefined on these texts.
-
-        Raises:
-            ValueError: There are no labels, or their number differs from that of the predictions.
-        """
-
     @property
     def has_named_labels(self) -> bool:
         """Whether labels have names, which a model's outputs have as well; otherwise they are numbers."""
         return self.label_kind.strata_are_labels
-
-    @property
-    def goal(self) -> tuple[str, Mode]:
-        """The metric by which models are selected by default, and whether higher or lower is better."""
-        return next(iter(self.metric_modes.items()))
-
-    @property
-    def metric_names(self) -> list[str]:
-        """Names that the job's ``metric`` may have, without those of one label."""
-        return [*self.metric_modes, *self.further_metrics]
-
-    def metric_mode(self, name: str) -> Mode:
-        """Return whether higher or lower is better in a metric; its label is not checked.
-
-        Raises:
-            InputError: There is no such metric; with the nearest name and those that are accepted.
-        """
-        kind, _, label = name.partition(".")
-        modes: dict[str, Mode] = {**self.metric_modes, **self.further_metrics}
-        mode = self.label_metrics.get(kind) if label else modes.get(name)
-        if mode is None:
-            raise InputError(f"metric: {unknown_metric(name, self.metric_names, self.label_metrics)}")
-        return mode
-
-    def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
-        """Return a metric by its name.
-
-        Args:
-            name: One of ``metric_names``, or of one label.
-            label_names: The data's labels.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-
-        Raises:
-            InputError: There is no such metric, or no such label; with the nearest name.
-        """
-        del label_names
-        return Metric(
-            name,
-            self.metric_mode(name),
-            lambda predictions, labels: self.metrics(predictions, labels, out_of_scope_id)[name],
-        )
-
-    def measured(
-        self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
-        out_of_scope_id: int | None = None,
-        *,
-        also: Iterable[str] = (),
-        label_names: Sequence[str] = (),
-    ) -> dict[str, float | None]:
-        """Measure predictions in the metrics of every epoch, and in others by name.
-
-        Args:
-            predictions: Predictions for N texts.
-            labels: Labels of the same texts.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-            also: Names of other metrics.
-            label_names: The data's labels.
-
-        Returns:
-            Each metric's value by name; None for one that is undefined on these texts.
-
-        Raises:
-            InputError: There is no such metric, or no such label.
-        """
-        found, wanted = self.metrics(predictions, labels, out_of_scope_id), tuple(also)
-        for name in dict.fromkeys((*self.epoch_metrics, *wanted)):
-            if name in found:
-                continue
-            metric = self.metric(name, label_names, out_of_scope_id)
-            if name in wanted or metric.of_counts is None:
-                found[name] = metric.measure(predictions, labels)
-            else:  # the same value, without loading scikit-learn for what nobody asked for
-                found[name] = float(metric.of_counts(LabelCounts.of(predictions, labels)))
-        return found
-
-    def compute_metrics(self, evaluated: Any) -> dict[str, float]:
-        """Compute the metrics of a ``transformers.EvalPrediction``, as a ``Trainer``'s ``compute_metrics``."""
-        found = self.metrics(self.predictions(np.asarray(evaluated.predictions)), evaluated.label_ids)
-        return {name: value for name, value in found.items() if value is not None}
 
 
 TASKS: Registry[Task] = Registry()

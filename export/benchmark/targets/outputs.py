@@ -1,18 +1,23 @@
-"""The outputs of a model for the words of texts: computed from those for tokens, stored, and read again."""
+"""The outputs of a model for the texts of a measurement, or for their words: computed, stored, and read again."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....errors import InputError
 from ....training.ragged import Ragged
 from ....training.tasks.words import find_words
 
 if TYPE_CHECKING:
     from .base import Opened
+
+SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,49 @@ def outputs_of(opened: Opened, texts: Sequence[Any]) -> Any:
     return WordOutputs(
         Ragged.of(rows, np.float32, (num_outputs,)), Ragged.of([each.spans for each in words], np.int64, (2,))
     )
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model by its logits on both splits.
+
+    Attributes:
+        labels: Names of its C labels.
+        logits: Split (``validation``, ``test``) → float32[N, C], or ``WordOutputs``.
+        threshold: Threshold that is shipped with it: for out-of-scope texts, or for each of several labels.
+        temperature: Temperature that is shipped with it.
+    """
+
+    labels: list[str]
+    logits: Mapping[str, Any]
+    threshold: Any = None
+    temperature: float | None = None
+
+    def save(self, path: Path) -> None:
+        """Write labels and logits, which hold no texts, as an uncompressed NumPy archive."""
+        arrays: dict[str, np.ndarray] = {}
+        for split in SPLITS:
+            own = self.logits[split]
+            arrays |= own.arrays(split) if isinstance(own, WordOutputs) else {split: own}
+        named: Any = {"labels": np.array(self.labels), **arrays}
+        np.savez(path, **named)
+
+    @classmethod
+    def load(cls, path: Path, threshold: Any, temperature: float | None) -> ScoredModel:
+        """Read what ``save`` has written, under another threshold.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                of_words = f"{SPLITS[0]}_spans" in stored
+                logits = {
+                    split: WordOutputs.of_arrays(stored, split) if of_words else stored[split]
+                    for split in SPLITS
+                }
+                return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
+            ) from None
