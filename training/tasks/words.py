@@ -31,28 +31,26 @@ class Words(NamedTuple):
 def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> Words:
     """Join the pieces of a text to words.
 
-    A piece continues a word if the tokenizer splits the word there, between two letters, marks or digits: punctuation
-    and the characters of scripts without blanks are words of their own, whatever the tokenizer.
+    A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of scripts
+    without blanks are words of their own, whatever the tokenizer.
 
     Args:
         text: The text.
-        offsets: Start and end of each piece in the text; a special token's are equal, or its word id is None.
-        word_ids: Number of each piece's word before it was split into pieces, as ``tokenizers.Encoding.word_ids``.
+        offsets: Start and end of each piece in the text.
+        word_ids: As ``tokenizers.Encoding.word_ids``: None for a special token.
     """
     pieces: list[int] = []
     spans: list[list[int]] = []
-    word_before: int | None = None
     for number, ((start, end), word) in enumerate(zip(offsets, word_ids, strict=True)):
         while start < end and text[start].isspace():  # some tokenizers count the blank before a word
             start += 1
         if word is None or start >= end:
             continue
-        if spans and word == word_before and _continues(text, spans[-1][1], start):
+        if spans and _continues(text, spans[-1][1], start):
             spans[-1][1] = max(spans[-1][1], end)
         else:
             pieces.append(number)
             spans.append([start, end])
-        word_before = word
     return Words(np.array(pieces, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
 
 

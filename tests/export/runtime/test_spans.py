@@ -69,6 +69,22 @@ def of_transformers(student: Path, strategy: str) -> Callable[[list[str]], list[
     return lambda texts: [found(text) if text.strip() else [] for text in texts]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_every_family_answers_as_the_pipeline_does(family, tmp_path):
+    tagger = tiny_tagger(tmp_path / "student", family=family)
+    build_variant(
+        "onnx",
+        tagger,
+        tmp_path / "onnx",
+        config=ExportConfig(),
+        max_length=MAX_LENGTH,
+        task="token_classification",
+    )
+    answers, expected = TextClassifier.load(tmp_path / "onnx")(TEXTS), of_transformers(tagger, "first")(TEXTS)
+    assert list(map(spans, answers)) == list(map(spans, expected)) and any(answers)
+
+
 def spans(answer: Any) -> list[tuple[int, int, str]]:
     return [(each["start"], each["end"], each.get("label") or each["entity_group"]) for each in answer]
 

@@ -12,6 +12,7 @@ from transformers import BertConfig, RobertaConfig
 
 from distiltune.errors import InputError, ModelError
 from distiltune.training.checkpoints.heads import head_of, match_labels
+from distiltune.training.checkpoints.inspection import inspect_checkpoint
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.label_kinds.tags import tag_names
@@ -221,6 +222,16 @@ def test_rows_of_the_head_are_matched_by_name(tokenizer):
     assert torch.equal(model.classifier.weight, before[[TAGS.index(name) for name in order]])
     with pytest.raises(ModelError, match="only the data has: B-place"):
         match_labels(model, tag_names(["place"]), "teacher", TASK)
+
+
+def test_a_checkpoint_with_the_head_of_another_task_is_refused(tokenizer, tmp_path):
+    save_checkpoint(new_model(tokenizer), tokenizer, tmp_path / "tags")
+    assert inspect_checkpoint(tmp_path / "tags", complete=True, task=TASK).num_labels == len(TAGS)
+    with pytest.raises(
+        ModelError, match=r"architectures: BertForTokenClassification.*single_label needs BertForSeq"
+    ):
+        inspect_checkpoint(tmp_path / "tags", complete=True, task=SINGLE_LABEL)
+    inspect_checkpoint(tmp_path / "tags", task=SINGLE_LABEL)  # an encoder to be fine-tuned
 
 
 def test_logits_are_cached_by_content_in_any_order(tokenizer, split, tmp_path):
