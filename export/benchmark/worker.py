@@ -180,7 +180,9 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
         split: task.measured_labels(texts[f"{split}_texts"], texts[f"{split}_labels"]) for split in SPLITS
     }
     if task.of_tokens:
-        return _judged(task, _tagged(model, texts, columns, task), labels)
+        calibration, reliable = _calibration_of_words(model, texts, columns)
+        judged = _judged(task, _tagged(model, texts, columns, task), labels)
+        return judged | {"calibration": calibration, "curves": {"reliability": reliable}}
     logits = {split: model.logits[split][:, columns] for split in SPLITS}
     calibration, curves, cuts = None, None, 0.0
     if task.has_label_sets:
@@ -255,6 +257,28 @@ def _calibration_of_labels(
     for stage, divisor in (("before", 1.0), ("after", temperature)):
         scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
         found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def _calibration_of_words(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of the words' tags are calibrated, as ``_calibration`` returns it."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    labels = {split: given[split].labels(texts[f"{split}_labels"]) for split in SPLITS}
+    temperature = model.temperature
+    if temperature is None:
+        temperature = fit_temperature(given["validation"].logits.values, labels["validation"])
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    logits = given["test"].logits.values
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scaled = logits.astype(np.float64) / divisor
+        # Of equal logits, any tag is as probable.
+        right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
+        found = reliability(SCORES["max_softmax"](scaled), right)
         measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
         bins = found["bins"]
     return measured, bins

@@ -31,8 +31,8 @@ class Words(NamedTuple):
 def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> Words:
     """Join the pieces of a text to words.
 
-    A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of scripts
-    without blanks are words of their own, whatever the tokenizer.
+    A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of
+    scripts without blanks are words of their own, whatever the tokenizer.
 
     Args:
         text: The text.

@@ -12,7 +12,7 @@ import numpy as np
 
 from ....errors import InputError
 from ....training.ragged import Ragged
-from ....training.tasks.words import find_words
+from ....training.tasks.words import Words, find_words, tags_of_words
 
 if TYPE_CHECKING:
     from .base import Opened
@@ -38,6 +38,11 @@ class WordOutputs:
     def with_columns(self, columns: Sequence[int]) -> WordOutputs:
         """Return the outputs with only these columns, in this order."""
         return WordOutputs(self.logits.like(self.logits.values[:, columns]), self.spans)
+
+    def labels(self, entities: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+        """Return the tag of each word, int64[total], from the entities of each text as the data's column holds them."""
+        words = [Words(np.arange(len(row)), row) for row in self.spans]
+        return np.concatenate([tags_of_words(*each) for each in zip(words, entities, strict=True)])
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Return what ``of_arrays`` reads, to be stored under names that begin with ``name``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from taggers import TAGS, sentences, tiny_tagger
+from taggers import TAGS, entities, sentences, tiny_tagger
 from transformers import pipeline
 
 from distiltune.errors import ArtifactError, ExportError, InputError
 from distiltune.export.artifact.seal import seal_artifact
 from distiltune.export.commands.predict import PREDICT
 from distiltune.export.config import ExportConfig
+from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores, refit_scores
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.probes import run_probes
 from distiltune.export.runtime.tasks import DECODERS, TokenDecoder, Tokens
@@ -236,6 +238,22 @@ def test_an_artifact_of_tokens_is_sealed_and_probed(variant, classifier, tmp_pat
     assert '"start": …, "end": …' in card and "B-city" in card
     probes = json.loads((tmp_path / "sealed" / "probes.json").read_text())["probes"]
     assert all(len(each["logits"]) == len(each["ids"]) * len(TAGS) for each in probes)
+
+
+def test_scores_are_calibrated_on_the_words_of_the_validation_split(variant, classifier, tmp_path):
+    copy = Path(shutil.copytree(variant, tmp_path / "copy"))
+    rows = sentences(20)
+    texts, labels = [" ".join(tokens) for tokens, _ in rows], [entities(*row) for row in rows]
+    wrong = [[[0, len(texts[0].split()[0]), 0]], *labels[1:]]
+    fitted = fit_scores(copy, ValidationTexts(texts, wrong))
+    cooled = TextClassifier.load(copy)
+    assert cooled.temperature == fitted["temperature"] > 0
+    assert list(map(spans, cooled(texts))) == list(map(spans, classifier(texts)))
+    certain = fit_scores(copy, ValidationTexts(texts, labels))["temperature"]
+    assert certain < fitted["temperature"], "a wrong label makes the scores less certain"
+    refit_scores(copy, ValidationTexts(texts, labels), num_threads=2)
+    again = json.loads((copy / "distiltune.json").read_text())
+    assert (again["temperature"], again["num_threads"], again["threshold"]) == (certain, 2, None)
 
 
 def test_a_graph_of_texts_is_no_artifact_of_tokens(variant, tmp_path):
