@@ -147,7 +147,7 @@ class AttentionFreeStudent(TrimmedStudent):
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
-        if len(inputs.labels):
+        if inputs.task.scales_head and len(inputs.labels):
             labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
             inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
