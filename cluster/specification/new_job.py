@@ -45,7 +45,9 @@ class NewJob:
     summary: list[str]
 
 
-def new_job(data: str, path: Path, *, text: str | None = None, label: str | None = None) -> NewJob:
+def new_job(
+    data: str, path: Path, *, text: str | None = None, label: str | None = None, pair: str | None = None
+) -> NewJob:
     """Look at a file of labelled texts, and write a job for it.
 
     Args:
@@ -53,6 +55,7 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
         path: The job's file; the path of the data in it is relative to its directory.
         text: Column with the text; None: guessed.
         label: Column with the label; None: guessed.
+        pair: Column with the second text of each pair; None: guessed, unless ``text`` is given.
 
     Raises:
         DataError: The data cannot be read, or its columns cannot be guessed; the message names the remedy.
@@ -61,7 +64,7 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     from ...training.data.sources.table import open_table
     from ...training.data.text_data import load_data
 
-    guess = guess_columns(open_table(data), text, label)
+    guess = guess_columns(open_table(data), text, label, pair)
     section: dict[str, Any] = {"source": "files", "train": data}
     section |= {"text_column": guess.text, **_label_keys(guess)}
     if guess.pair is not None:

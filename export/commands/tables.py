@@ -82,18 +82,15 @@ def _json_texts(content: str, columns: Mapping[str, str], name: str) -> Iterator
         is_single = len(columns) == 1
         parts = []
         for option, column in columns.items():
-            text = value if is_single and not isinstance(value, dict) else _value(value, column)
-            if not isinstance(text, str):
+            is_object = isinstance(value, dict)
+            text = value.get(column) if is_object else value
+            if not isinstance(text, str) or not (is_single or is_object):
                 raise InputError(
                     f"{name}, line {number}: {column} is {shown(text)}; give an object with a string {column!r:.60} "
                     f"({option}){', or a string' if is_single else ''}"
                 )
             parts.append(text)
         yield _as_text(parts)
-
-
-def _value(row: Any, column: str) -> Any:
-    return row.get(column) if isinstance(row, dict) else row
 
 
 def _plain_texts(content: str, columns: Mapping[str, str], name: str) -> Iterator[TextOrPair]:

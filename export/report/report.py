@@ -123,7 +123,7 @@ def ratios(
         row.name: {
             base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
             for base in baselines
-            if base.name != row.name and base in run
+            if base.name != row.name and base.latency_ms is not None
         }
         for row in run
     }

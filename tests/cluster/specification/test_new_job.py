@@ -40,13 +40,19 @@ def test_a_job_of_pairs_reads_both_columns(tmp_path, monkeypatch, capsys) -> Non
     with Path("pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["Premise", "hypothesis", "gold_label"], *pairs])
     assert init("pairs.csv") == 0
-    assert "'Premise', with that of column 'hypothesis' as a pair" in capsys.readouterr().out
+    assert "'Premise', with that of column 'hypothesis' as a pair" in capsys.readouterr().err
     data = load_config("job.yaml", []).data
     assert (data.text_column, data.text_pair_column) == ("Premise", "hypothesis")
     loaded = load_data(data)
     assert loaded.has_pairs and sum(map(len, loaded.splits.values())) == len(pairs)
-    assert init("pairs.csv", "--text", "Premise", "--output", "single.yaml") == 0
+    assert init("pairs.csv", "--text", "Premise", "--out", "single.yaml") == 0
     assert load_config("single.yaml", []).data.text_pair_column is None
+    assert init("pairs.csv", "--text-pair", "Premise", "--out", "given.yaml") == 0
+    data = load_config("given.yaml", []).data
+    assert (data.text_column, data.text_pair_column) == ("hypothesis", "Premise")
+    capsys.readouterr()
+    assert init("pairs.csv", "--text-pair", "other", "--out", "wrong.yaml") == 2
+    assert "--text-pair: 'other' given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["csv", "semicolons", "jsonl", "parquet"])

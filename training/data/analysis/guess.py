@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,7 +197,9 @@ def _is_measured(filled: Sequence[str]) -> bool:
     return has_fractions and len(numbers) > min(_MOST_CLASSES_OF_NUMBERS, len(filled) // 4)
 
 
-def guess_columns(table: Table, text: str | None = None, label: str | None = None) -> ColumnGuess:
+def guess_columns(
+    table: Table, text: str | None = None, label: str | None = None, pair: str | None = None
+) -> ColumnGuess:
     """Guess the columns with the text and the label.
 
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
@@ -210,30 +212,32 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
         table: All columns of the data.
         text: Column with the text, if it is known.
         label: Column with the label, if it is known.
+        pair: Column with the second text of each pair, if it is known that texts are pairs.
 
     Raises:
         DataError: A column does not exist, or none can be the text or the label; lists the columns.
     """
-    for name, option in ((text, "--text"), (label, "--label")):
+    for name, option in ((text, "--text"), (label, "--label"), (pair, "--text-pair")):
         if name is not None and name not in table.names:
             raise DataError(f"{option}: {shown(name)} given; accepted: one of {quoted(table.names)}")
     names = [name for name in dict.fromkeys(table.names) if name.strip()]
     looks = {name: look_at(name, table.column(name)) for name in names}
-    binary = [name for name, each in looks.items() if each.is_binary and name != text]
+    given = {text, pair}
+    binary = [name for name, each in looks.items() if each.is_binary and name not in given]
     if label is None:
-        label = next((name for name, each in looks.items() if each.has_entities and name != text), None)
+        label = next((name for name, each in looks.items() if each.has_entities and name not in given), None)
     if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
-        text, pair = (text, None) if text is not None else _texts_of(table, looks, binary)
+        text, pair = _texts_of(table, looks, binary, text, pair)
         others = [name for name in names if name not in (text, pair, *binary)]
         return ColumnGuess(text, None, others, binary, task="multi_label", pair=pair)
     if label is None:
-        label = _of_other_task(looks, text)
+        label = _of_other_task(looks, given)
     if label is None:
-        candidates = [each for name, each in looks.items() if name != text and _can_be_label(each)]
+        candidates = [each for name, each in looks.items() if name not in given and _can_be_label(each)]
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
-    text, pair = (text, None) if text is not None else _texts_of(table, looks, [label])
+    text, pair = _texts_of(table, looks, [label], text, pair)
     found, task = looks[label], "single_label"
     if found.has_entities:
         task = "token_classification"
@@ -246,16 +250,20 @@ def guess_columns(table: Table, text: str | None = None, label: str | None = Non
     return ColumnGuess(text, label, others, separator=separator, task=task, pair=pair)
 
 
-def _texts_of(table: Table, looks: dict[str, ColumnLook], labels: Sequence[str]) -> tuple[str, str | None]:
-    """Return the column of the text and, for a pair, that of the second text."""
-    first, second = _pair([name for name, each in looks.items() if name not in labels and _can_be_text(each)])
+def _texts_of(
+    table: Table, looks: dict[str, ColumnLook], labels: Sequence[str], text: str | None, pair: str | None
+) -> tuple[str, str | None]:
+    """Return the column of the text and, for a pair, that of the second text; what is given stays."""
+    if text is not None:
+        return text, pair
+    others = [each for name, each in looks.items() if name not in (*labels, pair) and _can_be_text(each)]
+    first, second = (None, None) if pair is not None else _pair([each.name for each in others])
     if first is not None:
         return first, second
-    others = [each for name, each in looks.items() if name not in labels and _can_be_text(each)]
     text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
     if text is None:
         raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
-    return text, None
+    return text, pair
 
 
 def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> bool:
@@ -266,12 +274,12 @@ def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> boo
     )
 
 
-def _of_other_task(looks: dict[str, ColumnLook], text: str | None) -> str | None:
+def _of_other_task(looks: dict[str, ColumnLook], texts: Collection[str | None]) -> str | None:
     """Return a column of lists, of names with a separator or of fractions that has the name of a label, or None."""
     found = [
         each
         for name, each in looks.items()
-        if name != text
+        if name not in texts
         and (each.is_list or each.separator is not None or each.is_measured)
         and any(word in (*_LABEL_NAMES, *_NUMBER_NAMES) for word in _words(name))
     ]
