@@ -23,7 +23,7 @@ SHAPES = [
     {},
     {"pooling": "mean"},
     {"hashed_bigrams": 37},
-    {"hashed_bigrams": 5, "pooling": "mean", "pad_token_id": 59},
+    {"hashed_bigrams": 7, "pooling": "mean", "pad_token_id": 59},
     {"hashed_bigrams": 1},
 ]
 IDS = [json.dumps(shape) for shape in SHAPES]
