@@ -20,9 +20,12 @@ from ...errors import InputError
 from ..compression.pruning.callback import PruningCallback
 from ..data.collator import DistillationCollator
 from ..data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler, dataset_lengths
+from ..models.runtime import float32_products
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
 from .balance import class_balance
+from .compiled import CompiledModel
+from .device_texts import can_be_kept, device_texts
 from .dropout import set_dropout
 from .losses.base import LossInputs, needs_of, terms_of
 from .losses.total import weighted_sum
@@ -83,11 +86,13 @@ class DistillationTrainer(Trainer):
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
         self._step_weight: Tensor | None = None
+        self._compiled: CompiledModel | None = None
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:
-            self.data_collator = DistillationCollator(self._pad_token_id())
+            multiple = args.pad_to_multiple_of
+            self.data_collator = DistillationCollator(self._pad_token_id(), multiple)
         if args.dropout is not None:
             set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
         self.teacher_model = teacher_model
@@ -106,6 +111,11 @@ class DistillationTrainer(Trainer):
             if pad is not None:
                 return int(pad)
         return 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer`` does, in TF32 if requested; raises ``InputError`` if the device has none."""
+        with float32_products(tf32=self.args.tf32, device=self.args.device):
+            return super().train(*args, **kwargs)
 
     # ---- Data -------------------------------------------------------------------------------------------
 
@@ -129,6 +139,24 @@ class DistillationTrainer(Trainer):
         group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         lengths = dataset_lengths(dataset, self.args.length_column_name)
         return LengthGroupedSampler(lengths, group, seed, classes)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader that ``Trainer`` does, or one that gathers the same batches on the device."""
+        args, on_gpu = self.args, self.args.device.type == "cuda"
+        wanted = on_gpu if args.data_on_device is None else args.data_on_device
+        if not wanted or args.world_size > 1 or args.dataloader_num_workers:
+            return super().get_train_dataloader()
+        if not can_be_kept(self.train_dataset, self.data_collator):
+            return super().get_train_dataloader()
+        sampler = self._get_train_sampler()
+        if not isinstance(sampler, LengthGroupedSampler | LengthSortedSampler | BalancedSampler):
+            return super().get_train_dataloader()
+        texts = device_texts(self.train_dataset, self.data_collator, args.device)
+        if texts is None:
+            return super().get_train_dataloader()
+        return self.accelerator.prepare(
+            texts.loader(sampler, self._train_batch_size, drop_last=args.dataloader_drop_last)
+        )
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(eval_dataset, "__len__"):
@@ -190,7 +218,7 @@ class DistillationTrainer(Trainer):
         needs = needs_of(terms)
         if "hidden_states" in needs:
             features["output_hidden_states"] = True
-        outputs = model(**features)
+        outputs = self._runnable(model)(**features)
         num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
         teacher_logits, teacher_outputs = self.targets.of_batch(inputs, args.device, needs)
         label_weights = None
@@ -217,6 +245,14 @@ class DistillationTrainer(Trainer):
         self._add_terms(_num_rows(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
+
+    def _runnable(self, model: nn.Module) -> Any:
+        """Return the model, or the same compiled if the arguments request it."""
+        if not self.args.compile_step:
+            return model
+        if self._compiled is None or self._compiled.model is not model:
+            self._compiled = CompiledModel(model, self._train_batch_size)
+        return self._compiled
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 
