@@ -61,7 +61,11 @@ def drawn(task: Task, labels: list[str], seed: int = 0) -> tuple[np.ndarray, np.
     random = np.random.default_rng(seed)
     student, teacher = random.normal(size=(2, NUM_TEXTS, task.num_outputs(labels))).astype(np.float32)
     missing = torch.from_numpy(task.missing_labels(NUM_TEXTS, teacher.shape[-1]))
-    targets = task.with_own_labels(missing, torch.from_numpy(teacher)).numpy()
+    targets = (
+        task.predictions(teacher)
+        if task.has_classes
+        else task.with_own_labels(missing, torch.from_numpy(teacher)).numpy()
+    )
     shuffled = random.permutation(targets)
     is_own = (random.random(NUM_TEXTS) < 0.8).reshape(-1, *[1] * (targets.ndim - 1))
     return student, teacher, np.where(is_own, targets, shuffled)

@@ -149,7 +149,7 @@ def test_the_gate_selects_and_the_report_shows_by_the_metric(task: Task, name: s
     shown = paths["markdown"].read_text()
     header = next(line for line in shown.splitlines() if line.startswith("| variant"))
     assert metric.title in header
-    assert all(absent not in header for absent in ("accuracy |", "oos recall", "in-scope"))
+    assert all(absent not in header for absent in ("| accuracy |", "oos recall", "in-scope"))
     assert f"validation\\_{name}" in shown or f"validation_{name}" in shown
     assert ("## Results by label" in shown) == (task is MULTI_LABEL)
     assert paths["picture"].stat().st_size > 1000
