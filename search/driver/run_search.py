@@ -192,17 +192,27 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
     """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy.
 
-    All kinds of students share the same logits: they have the same texts in the same order.
+    All kinds of students share the same logits of texts: they have the same texts in the same order. Logits of tokens
+    are those of a kind's own tokens.
     """
     import numpy as np
 
+    from ...training.ragged import Ragged
+
     logits = {
-        kind: None if split.teacher_logits is None else np.asarray(split.teacher_logits)
+        kind: np.asarray(split.teacher_logits)
         for kind, split in inputs.train.items()
+        if isinstance(split.teacher_logits, np.ndarray)
     }
 
+    def plain(kind: str, split: LabelledSplit) -> LabelledSplit:
+        given = split.teacher_logits
+        if isinstance(given, Ragged):
+            return replace(split, teacher_logits=given.like(np.asarray(given.values)))
+        return replace(split, teacher_logits=logits.get(kind))
+
     def in_memory(train: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
-        return {kind: replace(split, teacher_logits=logits[kind]) for kind, split in train.items()}
+        return {kind: plain(kind, split) for kind, split in train.items()}
 
     respelled = {kind: replace(each, train=in_memory(each.train)) for kind, each in inputs.respelled.items()}
     return replace(inputs, train=in_memory(inputs.train), respelled=respelled)
