@@ -165,12 +165,13 @@ def from_rows(
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
     """Return a split of the given rows, in that order."""
+    types = [each for row in rows if (each := split.types(row)) is not None]
     return TokenizedSplit(
         input_ids=np.concatenate([split.row(row) for row in rows]),
         offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
         labels=split.labels[rows],
         example_ids=split.example_ids[rows],
-        token_types=None if split.token_types is None else np.concatenate([split.types(row) for row in rows]),
+        token_types=np.concatenate(types) if types else None,
     )
 
 
