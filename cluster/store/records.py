@@ -187,7 +187,7 @@ class _Measurement(_Record):
     throughput: dict[str, float]
     peak_memory_mb: float | None
     num_threads: int
-    query: str | tuple[str, str]
+    query: str | list[str]
     accuracy: float | None = None
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None

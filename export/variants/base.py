@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from ...training.section import Section
 from ...training.tasks import SINGLE_LABEL, Task
+from .rows import Rows
 
 if TYPE_CHECKING:
     from .parity import Logits
     from .sensitivity import PartError
 
 MODEL_FILE = "model.onnx"
-Rows = Sequence[np.ndarray]
-"""Token ids [L] of each text, or for pairs [2, L]: the ids above their token types."""
 _SectionT = TypeVar("_SectionT", bound=Section)
-
-
-def ids_of(row: np.ndarray) -> np.ndarray:
-    """Return the token ids [L] of one of ``Rows``."""
-    return row if row.ndim == 1 else row[0]
-
-
-def inputs_of(row: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return one of ``Rows`` as a batch of one: ids, mask and, for pairs, token types, each int64[1, L]."""
-    ids, *types = np.atleast_2d(np.asarray(row, dtype=np.int64))
-    return (ids[None], np.ones_like(ids)[None], *(each[None] for each in types))
 
 
 class Source(Enum):

@@ -267,7 +267,7 @@ def _content(folder: Path, file: str) -> str:
 def _token_ids(
     tokenizer_file: Path, trained_with: Any, texts: Sequence[TextOrPair], max_length: int, *, has_types: bool
 ) -> list[np.ndarray]:
-    """Return texts as :data:`~.base.Rows`, with token types where the graph has them as an input."""
+    """Return texts as :data:`~.rows.Rows`, with token types where the graph has them as an input."""
     if not texts:
         return []
     tokenizer = read_tokenizer(tokenizer_file)

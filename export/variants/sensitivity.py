@@ -14,9 +14,9 @@ from ...errors import ExportError
 from ...storage.temporary import temporary_directory
 from ..onnx.components import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
 from ..onnx.convert import INPUT_NAMES
-from .base import ids_of, inputs_of
 from .dynamic import quantize_onnx
 from .parity import Logits, onnx_logits
+from .rows import ids_of, inputs_of
 
 NUM_PROBES = 64
 _FIRST_WORDS = 8
@@ -59,7 +59,7 @@ class Probe:
 
     Args:
         source: The graph.
-        rows: Token ids of texts, as ``base.Rows``; at most ``NUM_PROBES``, evenly spaced, are used.
+        rows: Token ids of texts, as ``rows.Rows``; at most ``NUM_PROBES``, evenly spaced, are used.
 
     Raises:
         ExportError: There are no texts.

@@ -24,8 +24,8 @@ from onnxruntime.quantization.calibrate import save_tensors_data
 from ...errors import ExportError
 from ..onnx.components import pooling_products, token_type_lookups
 from ..onnx.convert import INPUT_NAMES, TOKEN_TYPES, save_onnx
-from .base import ids_of, inputs_of
 from .dynamic import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
+from .rows import ids_of, inputs_of
 from .sensitivity import PartError, Probe, rank_parts, spread
 
 MOST_TEXTS = 200
@@ -152,7 +152,7 @@ def quantize_static_onnx(
     Args:
         source: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
         target: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
-        rows: token ids of texts, as ``base.Rows``; ranges are calibrated on texts of the most frequent length, because
+        rows: token ids of texts, as ``rows.Rows``; ranges are calibrated on texts of the most frequent length, because
             ONNX Runtime stacks the values it collects, and would include padding.
         method: minmax: the whole range; percentile: without the 0.001 % farthest out; entropy: the range that
             changes the distribution least.

@@ -78,7 +78,7 @@ def test_an_artifact_of_pairs_labels_lines_with_tabs(here, tmp_path):
         (["texts.txt", "--teacher", "model", "--out", "teacher.npz"], ["--out", "teacher.npz", ".parquet"]),
         (["texts.txt", "--teacher", "model", "--out", "no/teacher.csv"], ["--out", "existing"]),
         (["none.txt", "--teacher", "model", "--out", "t.csv"], ["TEXTS", "none.txt"]),
-        (["texts.txt", "--teacher", "./nothing", "--out", "t.csv"], ["--teacher", "nothing"]),
+        (["texts.txt", "--teacher", "./nothing", "--out", "t.csv"], ["'./nothing'", "no such checkpoint"]),
         (["texts.txt", "--teacher", "model", "--out", "t.csv", "--max-length", "9"], ["--max-length"]),
         (["texts.txt", "--teacher", "model", "--out", "t.csv", "--text-pair-column", "b"], ["--text-pair-column"]),
         (["texts.jsonl", "--teacher", "model", "--out", "t.csv", "--text-column", "c"], ["column 'c'"]),

@@ -33,7 +33,7 @@ def test_predict_takes_two_texts_for_each_pair(here, artifact, labels, capsys):
     assert here("predict", "model", *PAIRS[0], *PAIRS[1]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [(line[0], *line[2:]) for line in lines] == [
-        (label, *pair) for label, pair in zip(labels, PAIRS, strict=False)
+        (label, *pair) for label, pair in zip(labels[:2], PAIRS[:2], strict=True)
     ]
     assert here("predict", "model", *PAIRS[0], "--json") == 0
     [answer] = json.loads(capsys.readouterr().out)

@@ -49,7 +49,7 @@ def run(home, name, **sections):
     values = {
         **JOB,
         "data": data,
-        "training": {"max_length": MAX_LENGTH, "learning_rate": 1e-3, "batch_size": 16},
+        "training": {"max_length": MAX_LENGTH, "learning_rate": 1e-4, "batch_size": 16},
         "search": SEARCH,
         **sections,
     }

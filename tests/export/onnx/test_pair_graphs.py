@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from pairs import LABELS, MAX_LENGTH, drawn_pairs, logits_of, pair_classifier
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -108,7 +109,8 @@ def test_the_artifact_says_what_it_takes_to_other_libraries(bert, students):
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_the_pipeline_that_is_measured_gives_the_same_answers(students, family):
+def test_the_pipeline_that_is_measured_gives_the_same_answers(students, family, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_interop_threads", lambda count: None)  # once in a process
     opened = open_checkpoint(OpenOptions(str(students[family]), MAX_LENGTH, None, 1, None))
     expected = torch_logits_of(students[family], with_types=READS[family])
     np.testing.assert_allclose(opened.logits(PAIRS), expected, atol=1e-5)

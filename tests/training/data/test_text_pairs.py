@@ -191,7 +191,7 @@ def test_lengths_are_of_both_texts(tokenizer):
         (("question", "context", "label"), ("question", "context")),
         (("Text A", "sentence_1", "Sentence-2", "y"), ("sentence_1", "Sentence-2")),
         (("text", "other", "label"), ("text", None)),
-        (("sentence2", "body", "label"), ("sentence2", None)),
+        (("sentence2", "body", "label"), ("body", None)),
     ],
 )
 def test_columns_of_pairs_are_recognised(tmp_path, names, expected):

@@ -158,7 +158,7 @@ def test_rows_with_other_labels_and_missing_files(tmp_path):
         read(path, has_pairs=True)
     with pytest.raises(DataError, match="texts are single"):
         read(path, text_pair_column="other")
-    with pytest.raises(DataError, match="the task regression"):
+    with pytest.raises(DataError, match="the task is regression"):
         read(table(tmp_path / "hard.csv", ["text", "label"], [["x", "a"]]), REGRESSION)
     names = ["text", *(f"probabilities.{name}" for name in NAMES)]
     with pytest.raises(DataError, match="regression has no probabilities"):
