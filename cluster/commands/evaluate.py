@@ -107,11 +107,13 @@ def evaluate(
         )
     kind = task.label_kind
     read, remedy = kind.reader(form), kind.remedy(form)
-    split = checked(read_table("given", data, columns, parameter="DATA"), notes, read, remedy)
+    raw = kind.prepared(read_table("given", data, columns, parameter="DATA"))
+    split = checked(raw, notes, read, remedy)
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
     with quiet_panics():
-        measured = (_of_classes if task.has_classes else _of_outputs)(classifier, split, data)
+        measure = _of_classes if task.has_classes else _of_spans if task.of_tokens else _of_outputs
+        measured = measure(classifier, split, data)
     report = {"artifact": directory, "data": data, **measured}
     if output is not None:
         _write(output, report)
@@ -137,6 +139,23 @@ def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str
     right = [answer["label"] == label for answer, label in zip(answers, split.labels, strict=True)]
     measured = evaluate_answers(answers, split.labels, known)
     return {**measured, "slices": measure_slices(split.slices, right)}
+
+
+def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+    """Evaluate a model that finds the entities of texts."""
+    from ...export.benchmark.evaluation import evaluate_spans
+    from ...export.selection.slices import measure_slices
+    from ...training import tasks
+
+    task, used = tasks.get(classifier.task), {each.type for label in split.labels for each in label}
+    known = task.counted_names(classifier.labels)
+    if not used & set(known):
+        raise InputError(
+            f"DATA: {shown(data, 200)} has entities of the types {', '.join(sorted(used)) or 'none'!s:.100}, none of "
+            f"which the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
+        )
+    measured = evaluate_spans(classifier(split.texts, batch_size=1), split.texts, split.labels, known, task)
+    return {**measured, "slices": measure_slices(split.slices, measured.pop("right"))}
 
 
 def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ...export.selection.select_variant import select_variant
 from ...search.space.space import VALIDATION
 from ...search.student_arguments import STUDENT_KIND
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
 from ...training.student.config import as_kind
 from ...training.tasks import get as get_task
@@ -62,7 +63,8 @@ def choose_variant(
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
         baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
-        labels, names = data.splits["test"]["label"][:], data.label_names
+        test, names = data.splits["test"], data.label_names
+        labels = task.measured_labels(texts_of(test), test["label"][:])
         goal = goal_of(config, data)
         predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
         broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices, task)

@@ -74,6 +74,7 @@ def _artifact(name: str) -> LabellingModel:
     from ...export.runtime.classifier import TextClassifier
 
     classifier = TextClassifier.load(name)
+    _refuse_tokens(name, of_tokens=classifier.of_tokens)
 
     def compute(texts: Sequence[TextOrPair], report: ReportProgress) -> np.ndarray:
         parts = []
@@ -86,6 +87,14 @@ def _artifact(name: str) -> LabellingModel:
     return LabellingModel(classifier.labels, classifier.takes_pairs, compute)
 
 
+def _refuse_tokens(name: str, *, of_tokens: bool) -> None:
+    if of_tokens:
+        raise InputError(
+            f"--teacher: {name!r:.100} given, which labels the tokens of a text, but a file of logits has a row for "
+            "each text; use a checkpoint of it as teacher.checkpoint"
+        )
+
+
 def _checkpoint(name: str, max_length: int | None) -> LabellingModel:
     import torch
 
@@ -94,21 +103,18 @@ def _checkpoint(name: str, max_length: int | None) -> LabellingModel:
         check_max_length,
         label_names,
         load_classifier,
-        load_config,
         most_tokens,
         resolve_checkpoint,
     )
     from ...training.checkpoints.loading import naming
     from ...training.data.tokenized import tokenize_split
     from ...training.models.inference import compute_logits
+    from ...training.tasks.config import task_of_checkpoint
 
     with naming("--teacher"):
         directory = resolve_checkpoint(name)
-        kind = load_config(directory).problem_type
-        task = next(
-            (each for each in tasks.TASKS if kind is not None and each.problem_type == kind),
-            tasks.SINGLE_LABEL,
-        )
+        task = tasks.TASKS[task_of_checkpoint(directory) or tasks.SINGLE_LABEL.name]
+        _refuse_tokens(name, of_tokens=task.of_tokens)
         model, tokenizer = load_classifier(directory, task)
         length = max_length or min(_MOST_TOKENS, most_tokens(model) or _MOST_TOKENS)
     if max_length is not None:

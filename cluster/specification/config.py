@@ -35,6 +35,7 @@ from .resources import ResourcesConfig, StorageConfig
 from .sections import (
     SEED,
     fault_of_texts,
+    fault_of_tokens,
     is_judged_with_threshold,
     with_defaults_of_student,
     with_seed,
@@ -262,6 +263,8 @@ class JobConfig(Section):
                 f"student.{own.source_key} has its own; remove one of them"
             )
         fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        if TASKS[self.task].of_tokens:
+            fault = fault or fault_of_tokens(self.task, self.data, self.teacher, _students(self))
         if fault is not None:
             raise ValueError(fault)
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from ...training.data.config import DataConfig
 from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
-from ...training.student.config import STUDENT, STUDENT_KINDS, job_defaults
+from ...training.student.config import STUDENT, STUDENT_KINDS, StudentConfig, job_defaults
 from ...training.teacher.config import TeacherConfig
 
 SEED = "seed"
@@ -125,6 +125,38 @@ def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) 
         return (
             f"{', '.join(named)}: the generated texts have no logits, since teacher.logits is a file; remove them, or "
             "use another teacher"
+        )
+    return None
+
+
+def fault_of_tokens(
+    task: str, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
+) -> str | None:
+    """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
+
+    Args:
+        task: Name of the task.
+        data: The section ``data``.
+        teacher: The section ``teacher``.
+        students: The section of each kind of student that the job tries.
+    """
+    pooled = next((each.kind for each in students if not each.has_layers), None)
+    if pooled is not None:
+        return (
+            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task} "
+            "needs one for each token; accepted: layers, checkpoint"
+        )
+    if data.takes_pairs:
+        return f"data.text_pair_column: given, but the task {task} reads single texts; remove it"
+    if data.augmentation.masked is not None:
+        return (
+            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task} could be "
+            "found; remove it"
+        )
+    if teacher.logits is not None:
+        return (
+            f"teacher.logits: {teacher.logits!r:.60} given, a file with logits for each text, but the task {task} "
+            "needs them for each token; use a checkpoint"
         )
     return None
 

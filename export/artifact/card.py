@@ -57,7 +57,7 @@ def model_card(
     dataset = given.get("dataset")
     data = ModelCardData(
         library_name="onnxruntime",
-        pipeline_tag="text-classification",
+        pipeline_tag=shown_task.pipeline,
         tags=["distiltune", "distillation", "onnx"],
         license=licence_of_artifact(licences),
         base_model=made_from.get("base_model"),

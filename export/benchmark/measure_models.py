@@ -371,7 +371,8 @@ def judge_again(
     Raises:
         InputError: The logits cannot be read.
     """
-    from .worker import ScoredModel, judge
+    from .targets.outputs import ScoredModel
+    from .worker import judge
 
     threshold = temperature = None
     if directory is not None and targets.get(measurement.kind).is_onnx:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...texts import TextOrPair, from_json
+from ...training.ragged import flat
 from ..runtime.classifier import TextClassifier
 
 Classify = Callable[[TextOrPair], Any]
@@ -78,14 +79,14 @@ def tune_session(
         return classifier
 
     default = opened({})
-    logits = default.logits(texts)
+    logits = flat(default.logits(texts))
     noise = abs(float(np.median(paired_gains(default, opened({}), query, seconds))))
     least = max(noise, _LEAST_GAIN)
     looked_at: list[dict[str, Any]] = []
     kept: list[tuple[float, dict[str, Any]]] = []
 
     def compared(current: TextClassifier, other: TextClassifier) -> dict[str, Any]:
-        changed = float(np.abs(other.logits(texts) - logits).max(initial=0.0))
+        changed = float(np.abs(flat(other.logits(texts)) - logits).max(initial=0.0))
         gains = paired_gains(current, other, query, seconds)
         return {
             "gain": float(np.median(gains)),

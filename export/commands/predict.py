@@ -37,11 +37,17 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     texts = _texts(values["texts"], source, values, takes_pairs=classifier.takes_pairs)
     with quiet_panics():
         ranked: list[Any] | None = None if top_k is None else classifier(texts, top_k=top_k)
-        best: list[dict[str, Any]] = (
-            classifier(texts) if ranked is None or not classifier.names_one else [each[0] for each in ranked]
+        best: list[Any] = (
+            classifier(texts)
+            if ranked is None or not classifier.decoder.names_one
+            else [each[0] for each in ranked]
         )
     answers = [
-        {**as_columns(text), **answer, **({} if ranked is None else {"top": ranked[row]})}
+        {
+            **as_columns(text),
+            **classifier.decoder.fields(answer),
+            **({} if ranked is None else {"top": ranked[row]}),
+        }
         for row, (text, answer) in enumerate(zip(texts, best, strict=True))
     ]
     _warn_of_blanks(answers)
@@ -94,7 +100,7 @@ def _line(answer: dict[str, Any], classifier: TextClassifier) -> str:
     pairs = (
         [(each["label"], each["score"]) for each in answer["top"]]
         if "top" in answer
-        else classifier.cells(answer)
+        else classifier.decoder.cells(answer)
     )
     cells = [cell for name, value in pairs for cell in (_printed(name), f"{value:.4f}")]
     texts = [answer[name] for name in ("text", PAIR_COLUMN) if name in answer]

@@ -182,12 +182,14 @@ def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
 
 
 def _columns(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the cells of an answer by column: label and score, or all labels and scores, or the numbers."""
+    """Return the cells of an answer by column: label and score, all of them, the numbers, or spans as JSON."""
     if "labels" in answer:
         return {
             "labels": ";".join(each["label"] for each in answer["labels"]),
             "scores": ";".join(str(each["score"]) for each in answer["labels"]),
         }
+    if "spans" in answer:
+        return {"spans": json.dumps(answer["spans"], ensure_ascii=False)}
     if "values" in answer:
         return dict(answer["values"])
     return {name: answer[name] for name in ("label", "score", "value") if name in answer}

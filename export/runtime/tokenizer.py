@@ -29,6 +29,7 @@ class Tokenizer:
         pad_token_id: Id of the padding token.
         path: The file, for messages.
         takes_pairs: Whether it tokenizes pairs of texts, whose longer text is truncated first.
+        with_offsets: Whether ``encode`` gives the place of each token in its text, which takes longer.
 
     Attributes:
         max_length: Maximum number of tokens of a text.
@@ -41,9 +42,17 @@ class Tokenizer:
     """
 
     def __init__(
-        self, content: bytes, max_length: int, pad_token_id: int, path: Path, *, takes_pairs: bool = False
+        self,
+        content: bytes,
+        max_length: int,
+        pad_token_id: int,
+        path: Path,
+        *,
+        takes_pairs: bool = False,
+        with_offsets: bool = False,
     ):
         self.path = path
+        self.with_offsets = with_offsets
         self.takes_pairs = takes_pairs
         self.max_length = max_length
         self.name, self.why = "tokenizers", None
@@ -108,7 +117,8 @@ class Tokenizer:
         try:
             if any(len(part) > self._long for part in all_parts(texts)):
                 texts = [self._shortened(text) for text in texts]
-            return self.tokenizer.encode_batch_fast(texts)
+            encode = self.tokenizer.encode_batch if self.with_offsets else self.tokenizer.encode_batch_fast
+            return encode(texts)
         except BaseException as error:
             if not is_fault(error):
                 raise

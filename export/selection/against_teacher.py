@@ -159,6 +159,7 @@ def compare_with_teacher(
 def _largest_losses(
     own: Answers, base: Answers, labels: np.ndarray, label_names: Sequence[str], task: Task
 ) -> list[LabelLoss]:
+    label_names = task.counted_names(label_names)
     counts, teacher = (task.label_counts(each.predictions, labels, len(label_names)) for each in (own, base))
     if counts is None or teacher is None:
         return []

@@ -161,7 +161,7 @@ def build_variant(
                 fit_scores(folder, validation, classifier)
         else:
             copy_tokenizer(student_dir, folder)
-        parity = _compare(variant, model, folder, max_length, takes_pairs=takes_pairs)
+        parity = _compare(variant, model, folder, max_length, task=tasks.get(task), takes_pairs=takes_pairs)
         if variant.tolerance is None:
             check_tolerance(name, parity, config.parity_tolerance)
     record = VariantFiles(
@@ -234,11 +234,17 @@ def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> N
 
 
 def _compare(
-    variant: Variant, model: PreTrainedModel, folder: Path, max_length: int, *, takes_pairs: bool
+    variant: Variant,
+    model: PreTrainedModel,
+    folder: Path,
+    max_length: int,
+    *,
+    task: Task,
+    takes_pairs: bool,
 ) -> Parity:
     return measure_parity(
         torch_logits(model),
-        variant.open_logits(folder),  # from its files, which are what is measured and shipped
+        variant.open_logits(folder, task),  # from its files, which are what is measured and shipped
         vocab_size=model.config.vocab_size,
         pad_token_id=pad_token_id(model),
         max_length=max_length,

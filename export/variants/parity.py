@@ -16,7 +16,8 @@ from ...training.models.token_types import without_unread_types
 from ..onnx.writer import TOKEN_TYPES
 
 Logits = Callable[..., np.ndarray]
-"""input_ids int64[B, S], attention_mask int64[B, S], and for pairs token types int64[B, S] -> logits float32[B, C]"""
+"""input_ids int64[B, S], attention_mask int64[B, S], and for pairs token types int64[B, S] -> logits float32[B, C], or
+[B, S, C] of each token"""
 
 _LOG_ERRORS_ONLY = 3
 
@@ -63,6 +64,8 @@ def measure_parity(
             actual = candidate(*inputs)
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             raise ExportError(f"the exported model fails on a batch of {shape}: {error}") from error
+        if actual.shape == expected.shape and expected.ndim == 3:  # nobody reads the logits of padding
+            expected, actual = (each[inputs[1] == 1] for each in (expected, actual))
         finite = bool(np.isfinite(actual).all())
         if actual.shape != expected.shape or not finite:
             raise ExportError(

@@ -80,7 +80,10 @@ class Probe:
 
     def _logits(self, run: Logits) -> np.ndarray:
         # One text at a time, as in serving: a dynamically quantized input has the range of its batch.
-        return np.concatenate([run(*inputs_of(row)) for row in self._rows])
+        found = [run(*inputs_of(row)) for row in self._rows]
+        return np.concatenate(
+            [each.reshape(-1, each.shape[-1]) for each in found]
+        )  # of a text, or of its tokens
 
 
 def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

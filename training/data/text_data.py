@@ -119,7 +119,9 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     notes: list[str] = []
     form = config.label_format
     read, remedy = kind.reader(form), kind.remedy(form)
-    given = collect([lambda raw=raw: checked(raw, notes, read, remedy) for raw in config.read()])
+    given = collect(
+        [lambda raw=raw: checked(kind.prepared(raw), notes, read, remedy) for raw in config.read()]
+    )
     given = kind.unified(given)
     _check_ids(given)
     out_of_scope = None

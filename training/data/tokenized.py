@@ -11,8 +11,10 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
 from ...texts import TextOrPair
+from ..ragged import Ragged, Rows, joined, offsets_of
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
@@ -35,7 +37,7 @@ class TokenizedSplit:
     Attributes:
         input_ids: int32[total]; the concatenated rows, special tokens included.
         offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        labels: [N] or [N, ...], as the task has them.
+        labels: [N] or [N, ...], as the task has them; of a task of tokens, rows of int64[L].
         example_ids: int64[N]; a hash of the row's token ids and types. Equal rows have equal ids and a changed row has
             another id, so a join by id never mixes up rows.
         token_types: int8[total], parallel to ``input_ids``: 0 and 1 for the first and the second text of pairs, as the
@@ -44,7 +46,7 @@ class TokenizedSplit:
 
     input_ids: np.ndarray
     offsets: np.ndarray
-    labels: np.ndarray
+    labels: Rows
     example_ids: np.ndarray
     token_types: np.ndarray | None = None
 
@@ -73,11 +75,11 @@ class LabelledSplit:
 
     Attributes:
         tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
-        teacher_logits: float32[N, C], aligned with the texts; None where no teacher is needed.
+        teacher_logits: float32[N, C], aligned with the texts, or rows of [L, C]; None where no teacher is needed.
     """
 
     tokens: TokenizedSplit
-    teacher_logits: np.ndarray | None = None
+    teacher_logits: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -98,7 +100,7 @@ class LabelledSplit:
 
 def tokenize_split(
     texts: Sequence[TextOrPair],
-    labels: np.ndarray | Sequence[int] | None,
+    labels: Rows | Sequence[int] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> TokenizedSplit:
@@ -110,6 +112,23 @@ def tokenize_split(
     types = [row.types for row in rows if row.types is not None]
     has_types = any(each.any() for each in types)
     return from_rows([row.ids for row in rows], labels, types if has_types else None)
+
+
+def encodings_of(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[tokenizers.Encoding]:
+    """Tokenize single texts as ``tokenize_split`` does; the result has the place of each token in its text."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return list(encoded.encodings or [])
 
 
 def tokenize_rows(
@@ -137,7 +156,7 @@ def tokenize_rows(
 
 def from_rows(
     rows: Sequence[np.ndarray],
-    labels: np.ndarray | Sequence[int] | None = None,
+    labels: Rows | Sequence[int] | None = None,
     types: Sequence[np.ndarray | None] | None = None,
 ) -> TokenizedSplit:
     """Build a split from rows int32[L] of token ids with special tokens.
@@ -147,13 +166,11 @@ def from_rows(
         labels: An array as it is, or numbers of classes; None stands for ``IGNORED_LABEL``.
         types: Token types of each row, int8[L]; None: there are none.
     """
-    if not isinstance(labels, np.ndarray):
+    if not isinstance(labels, np.ndarray | Ragged):
         labels = np.asarray([IGNORED_LABEL] * len(rows) if labels is None else labels, dtype=np.int64)
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenizedSplit(
         input_ids=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32),
-        offsets=offsets,
+        offsets=offsets_of([len(row) for row in rows]),
         labels=labels,
         example_ids=np.array(
             [example_id(row, None if types is None else types[i]) for i, row in enumerate(rows)],
@@ -165,13 +182,14 @@ def from_rows(
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
     """Return a split of the given rows, in that order."""
-    types = [each for row in rows if (each := split.types(row)) is not None]
+    ids = Ragged(split.input_ids, split.offsets)[rows]
+    types = split.token_types
     return TokenizedSplit(
-        input_ids=np.concatenate([split.row(row) for row in rows]),
-        offsets=np.concatenate([[0], np.cumsum(split.lengths[rows])]),
+        input_ids=ids.values,
+        offsets=ids.offsets,
         labels=split.labels[rows],
         example_ids=split.example_ids[rows],
-        token_types=np.concatenate(types) if types else None,
+        token_types=None if types is None else Ragged(types, split.offsets)[rows].values,
     )
 
 
@@ -183,14 +201,14 @@ def example_id(row: np.ndarray, types: np.ndarray | None = None) -> int:
 
 
 class TokenizedDataset(Dataset[dict[str, Any]]):
-    """A split for a data loader: ``input_ids`` int64[L], ``labels`` as in the split, and ``teacher_logits`` float32[C].
+    """A split for a data loader: ``input_ids`` int64[L], ``labels`` and ``teacher_logits`` as in the split.
 
     Args:
         split: The texts.
-        teacher_logits: float32[N, C], aligned with the split's rows; None trains without a teacher.
+        teacher_logits: float32[N, C], aligned with the split's rows, or rows of [L, C]; None trains without a teacher.
     """
 
-    def __init__(self, split: TokenizedSplit, teacher_logits: np.ndarray | None = None) -> None:
+    def __init__(self, split: TokenizedSplit, teacher_logits: Rows | None = None) -> None:
         if teacher_logits is not None and len(teacher_logits) != len(split):
             raise ValueError(f"teacher_logits has {len(teacher_logits)} rows for {len(split)} texts")
         self.split = split
@@ -229,4 +247,4 @@ class JoinedDataset(ConcatDataset[dict[str, Any]]):
         ]
         super().__init__(parts)
         self.lengths = np.concatenate([each.lengths for each in parts])
-        self.labels = np.concatenate([each.labels for each in parts])
+        self.labels = joined([each.labels for each in parts])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from ...errors import DataError
 from ...texts import TextOrPair, texts_of
@@ -16,6 +20,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .text_data import TextData
+
+
+class Unlabelled(Protocol):
+    """A task, as far as texts are concerned that only a teacher labels."""
+
+    def num_outputs(self, label_names: Sequence[str]) -> int:
+        """Return the number of the head's outputs."""
+        ...
+
+    def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
+        """Return the labels of texts."""
+        ...
+
+    def tokenize_texts(
+        self,
+        texts: Sequence[TextOrPair],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_outputs: int,
+    ) -> TokenizedSplit:
+        """Tokenize texts, with these labels."""
+        ...
 
 
 def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair]]:
@@ -39,21 +65,27 @@ def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair
 
 
 def extra_splits(
-    config: DataConfig, data: TextData, tokenizer: PreTrainedTokenizerBase, max_length: int
+    config: DataConfig,
+    data: TextData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    task: Unlabelled,
 ) -> dict[str, TokenizedSplit]:
-    """Return the token ids of ``extra_texts`` and of masked texts; all labels are ``IGNORED_LABEL``.
+    """Return the token ids of ``extra_texts`` and of masked texts, whose labels are missing.
 
     Args:
         config: The ``data`` section.
         data: The data loaded from it.
         tokenizer: Tokenizer of the model that reads them.
         max_length: Tokens that texts are cut to.
+        task: The task, which gives texts without a label their missing labels.
 
     Raises:
         DataError: Masked texts are requested, and the tokenizer has no mask token.
     """
+    outputs = task.num_outputs(data.class_names)
     made = {
-        kind: tokenize_split(texts, None, tokenizer, max_length)
+        kind: task.tokenize_texts(texts, tokenizer, max_length, outputs)
         for kind, texts in extra_texts(config, data).items()
     }
     masked = config.augmentation.masked
@@ -76,4 +108,5 @@ def extra_splits(
         special_ids=tokenizer.all_special_ids,
         known=known,
     )
-    return made | {"masked": split} if len(split) else made
+    missing = replace(split, labels=task.missing_labels(len(split), outputs))
+    return made | {"masked": missing} if len(split) else made

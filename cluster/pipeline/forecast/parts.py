@@ -22,6 +22,7 @@ from ....training.data.analysis.diagnostics import near_duplicates
 from ....training.data.tokenized import LabelledSplit
 from ....training.data.transfer_set import extra_splits
 from ....training.models.runtime import intra_op_threads, quiet
+from ....training.ragged import Ragged, flat
 from ....training.student.build import build_student
 from ....training.student.config import student_section
 from ....training.student.kinds.base import StudentInputs
@@ -29,7 +30,7 @@ from ....training.student.piece_states import compute_states
 from ....training.teacher.logits_cache import logits_key
 from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
-from ...remote.teacher_labels import LOGITS_DTYPE, tokenize_for_student
+from ...remote.teacher_labels import tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches
 from .request import BATCH_SIZES
 from .stopwatch import Stopwatch
@@ -86,6 +87,7 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
     labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    num_logits = {name: len(flat(each.teacher_logits)) for name, each in labelled.items()}
     (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
     return {
         **measured,
@@ -97,7 +99,9 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
         "labelling_s": labelling,
         "cached": _cached(request, kinds),
         "num_texts": {name: len(each) for name, each in kinds.items()},
-        "logits_bytes": {name: len(each) * (4 * num_outputs + 8) for name, each in kinds.items()},
+        "logits_bytes": {
+            name: 4 * num_outputs * num_logits[name] + 8 * len(each) for name, each in kinds.items()
+        },
         "duplicates_s": _duplicates_s(request),
     }
 
@@ -276,32 +280,30 @@ def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
     config, data, task = request.config, request.data, tasks.get(request.config.task)
     if fixed_values(config.search).get("alpha") == 1:
         return {}
-    num_outputs = task.num_outputs(data.class_names)
-    found = extra_splits(config.data, data, tokenizer, config.training.num_tokens)
-    return {
-        kind: replace(split, labels=task.missing_labels(len(split), num_outputs))
-        for kind, split in found.items()
-    }
+    return extra_splits(config.data, data, tokenizer, config.training.num_tokens, task)
 
 
 def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
     """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
     if fixed_values(request.config.search).get("alpha") == 1:
         return list(kinds)
-    teacher, folder, length = request.teacher, request.logits, request.config.training.num_tokens
+    training = request.config.training
+    teacher, folder, length = request.teacher, request.logits, training.num_tokens
     if teacher is None or folder is None:
         return []
     return [
         name
         for name, split in kinds.items()
-        if (folder / logits_key(teacher, split, length, LOGITS_DTYPE)).is_dir()
+        if (folder / logits_key(teacher, split, length, training.logits_precision)).is_dir()
     ]
 
 
 def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
     """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    logits = np.random.default_rng(0).standard_normal((len(split), num_outputs), dtype=np.float32)
-    return LabelledSplit(split, logits)
+    num, random = len(flat(split.labels)), np.random.default_rng(0)
+    of_tokens = isinstance(split.labels, Ragged)
+    logits = random.standard_normal((num, num_outputs), dtype=np.float32)
+    return LabelledSplit(split, split.labels.like(logits) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:

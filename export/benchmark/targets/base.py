@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ....texts import TextOrPair
+    from ....training.ragged import Rows
+    from ...runtime.tasks import Tokens
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Opened:
 
     Attributes:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
-        logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
+        logits: Texts in, logits[N, C] out, or rows of [L, C]; columns in the order of ``labels``.
+        tokens: Texts in, the ``Tokens`` of each out; None where texts have logits, not their tokens.
         labels: Names of the C labels.
         threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
@@ -32,12 +33,13 @@ class Opened:
     """
 
     pipeline: Callable[..., Any]
-    logits: Callable[[Sequence[TextOrPair]], np.ndarray]
+    logits: Callable[[Sequence[TextOrPair]], Rows]
     labels: list[str]
     threshold: Any = None
     temperature: float | None = None
     weights: Path | None = None
     profile: Callable[..., dict[str, float]] | None = None
+    tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
 
 
 @dataclass(frozen=True)

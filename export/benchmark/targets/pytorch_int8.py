@@ -9,29 +9,31 @@ from .base import Opened, OpenOptions, Target, register
 from .pytorch import open_pipeline, set_threads
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ....texts import TextOrPair
     from ....training.data.tokenized import TokenRow
+    from ....training.ragged import Rows
 
 
 def _open(options: OpenOptions) -> Opened:
+    import numpy as np
     import torch
 
     from ....training import tasks
     from ....training.checkpoints.load import load_tokenizer
     from ....training.data.tokenized import tokenize_rows
+    from ....training.ragged import Ragged
     from ...variants.torch_int8 import load_pytorch_int8
 
     set_threads(options.num_threads)
     model = load_pytorch_int8(options.directory, tasks.get(options.task))
     tokenizer = load_tokenizer(options.tokenizer_dir or options.directory)
 
-    def logits(texts: Sequence[TextOrPair]) -> np.ndarray:
+    def logits(texts: Sequence[TextOrPair]) -> Rows:
         rows = tokenize_rows(texts, tokenizer, options.max_length)
         # Unlike compute_logits, run the whole last layer: the first token alone has another range.
         with torch.inference_mode():
-            return torch.cat([model(**_inputs(model, row)).logits for row in rows]).numpy()
+            found = [model(**_inputs(model, row)).logits[0].numpy() for row in rows]
+        return Ragged.of(found, np.float32, found[0].shape[1:]) if found[0].ndim == 2 else np.stack(found)
 
     return open_pipeline(model, tokenizer, logits, options)
 

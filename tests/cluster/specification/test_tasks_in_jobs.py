@@ -89,8 +89,8 @@ def test_defaults_follow_the_task() -> None:
             {"task": "multi_label", "data": {"diagnostics": {"cross_fit": 3}}},
             ["data.diagnostics.cross_fit: 3"],
         ),
-        ({"task": "multi_label", "metric": "accuracy"}, ["metric: 'accuracy'", "subset_accuracy"]),
-        ({"task": "regression", "metric": "macro_f1"}, ["metric: 'macro_f1'", "pearson"]),
+        ({"task": "multi_label", "metric": "accuracy"}, ["'accuracy' is not a metric", "subset_accuracy"]),
+        ({"task": "regression", "metric": "macro_f1"}, ["'macro_f1' is not a metric", "pearson"]),
         (
             {
                 "task": "regression",

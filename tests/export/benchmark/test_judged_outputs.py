@@ -12,7 +12,8 @@ import pytest
 from distiltune.errors import InputError
 from distiltune.export.artifact.card import model_card
 from distiltune.export.benchmark.measure_models import BenchmarkTexts, Measurement
-from distiltune.export.benchmark.worker import ScoredModel, judge
+from distiltune.export.benchmark.targets.outputs import ScoredModel
+from distiltune.export.benchmark.worker import judge
 from distiltune.export.config import ChooseConfig
 from distiltune.export.report.report import build_report, write_report
 from distiltune.export.runtime.scores import LabelThresholds
@@ -148,7 +149,7 @@ def test_the_gate_selects_and_the_report_shows_by_the_metric(task: Task, name: s
     shown = paths["markdown"].read_text()
     header = next(line for line in shown.splitlines() if line.startswith("| variant"))
     assert metric.title in header
-    assert all(absent not in header for absent in ("accuracy |", "oos recall", "in-scope"))
+    assert all(absent not in header for absent in ("| accuracy |", "oos recall", "in-scope"))
     assert f"validation\\_{name}" in shown or f"validation_{name}" in shown
     assert ("## Results by label" in shown) == (task is MULTI_LABEL)
     assert paths["picture"].stat().st_size > 1000

@@ -120,7 +120,7 @@ def test_the_temperature_of_sets_is_the_likeliest(scale) -> None:
 
 
 def test_the_temperature_is_bounded() -> None:
-    logits, labels = np.array([[5.0], [-5.0]]), np.array([[1], [0]])
+    logits, labels = np.array([[0.1], [-0.1]]), np.array([[1], [0]])
     assert fit_sigmoid_temperature(logits, labels) == pytest.approx(LEAST, rel=0.01)
     assert fit_sigmoid_temperature(logits, 1 - labels) == pytest.approx(MOST, rel=0.01)
     assert fit_sigmoid_temperature(np.zeros((0, 3)), np.zeros((0, 3))) == 1.0

@@ -141,7 +141,7 @@ def test_wrong_sets_are_one_clear_error(fault, tmp_path) -> None:
         ("yes", ["fire is 'yes'"]),
         ("", ["fire is empty or blank"]),
         (None, ["fire is null"]),
-        (float("nan"), ["fire is nan"]),
+        ("nan", ["fire is 'nan'"]),
         ([1], ["fire is [1]"]),
     ],
 )
@@ -331,7 +331,6 @@ def test_several_columns_are_several_numbers(tmp_path) -> None:
         ("3,5", ["label is '3,5', not a number"]),
         ("nan", ["label is 'nan', not a finite number"]),
         ("inf", ["label is 'inf', not a finite number"]),
-        (float("inf"), ["not a finite number"]),
         (1e60, ["not a finite number in 32 bits"]),
         (10**400, ["not a finite number"]),
         (True, ["label is True, not a number"]),

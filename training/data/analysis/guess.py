@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
+from ..label_kinds.tags import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
 
@@ -25,7 +26,20 @@ _TEXT_NAMES = (
         "body",
         "comment",
     ),
-    *("tweet", "post", "prompt", "input", "request", "description", "title", "subject", "document", "phrase"),
+    *(
+        "tweet",
+        "post",
+        "prompt",
+        "input",
+        "request",
+        "description",
+        "title",
+        "subject",
+        "document",
+        "phrase",
+        "tokens",
+        "words",
+    ),
 )
 _LABEL_NAMES = (
     *(
@@ -103,6 +117,7 @@ class ColumnLook:
     is_list: bool = False
     separator: str | None = None
     is_measured: bool = False
+    has_entities: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,19 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
         is_list=bool(filled) and all(value.lstrip().startswith("[") for value in filled),
         separator=None if is_numeric else _separator(filled),
         is_measured=is_numeric and _is_measured(filled),
+        has_entities=_has_entities(values),
+    )
+
+
+def _has_entities(values: Sequence[object]) -> bool:
+    """Return whether every value is a list of tags in IOB2 or a like scheme, or a list of spans, and some have any."""
+    rows = [value for value in values if isinstance(value, list | tuple)]
+    entries = [each for row in rows for each in row if each != OUTSIDE]
+    if not entries or len(rows) < len(values):
+        return False
+    return all(
+        is_tag(each) if isinstance(each, str) else isinstance(each, Mapping) and set(each) >= {"start", "end"}
+        for each in entries
     )
 
 
@@ -177,8 +205,8 @@ def guess_columns(
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
     with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
     of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
-    learn. Two columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are
-    read together, unless the text is given.
+    learn; one with lists of tags or spans has entities. Two columns with the usual names of a pair, such as sentence1
+    and sentence2 or premise and hypothesis, are read together, unless the text is given.
 
     Args:
         table: All columns of the data.
@@ -196,6 +224,8 @@ def guess_columns(
     looks = {name: look_at(name, table.column(name)) for name in names}
     given = {text, pair}
     binary = [name for name, each in looks.items() if each.is_binary and name not in given]
+    if label is None:
+        label = next((name for name, each in looks.items() if each.has_entities and name not in given), None)
     if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
         text, pair = _texts_of(table, looks, binary, text, pair)
         others = [name for name in names if name not in (text, pair, *binary)]
@@ -209,7 +239,9 @@ def guess_columns(
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
     text, pair = _texts_of(table, looks, [label], text, pair)
     found, task = looks[label], "single_label"
-    if found.is_list or found.separator is not None:
+    if found.has_entities:
+        task = "token_classification"
+    elif found.is_list or found.separator is not None:
         task = "multi_label"
     elif found.is_measured:
         task = "regression"

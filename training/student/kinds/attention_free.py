@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from ....errors import ModelError
@@ -148,7 +147,7 @@ class AttentionFreeStudent(TrimmedStudent):
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
         if inputs.task.scales_head and len(inputs.labels):
-            labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
+            labels = inputs.task.labels_of_head(inputs.labels)
             inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
             "family": model.config.model_type,
@@ -182,7 +181,7 @@ class AttentionFreeStudent(TrimmedStudent):
         table: Any = model.get_input_embeddings()
         with torch.no_grad():
             rows = torch.from_numpy(table_of_states(states, self.hidden_size))
-            table.weight.zero_()
+            table.weight[: model.config.vocab_size] = 0
             table.weight[torch.tensor(pieces), : self.hidden_size] = rows
             table.weight[table.padding_idx] = 0
         return name

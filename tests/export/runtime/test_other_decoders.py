@@ -80,9 +80,9 @@ def test_an_artifact_applies_its_thresholds(tmp_path) -> None:
     folder = tiny_artifact(tmp_path / "model", task="multi_label", threshold=THRESHOLDS, temperature=2.0)
     classifier = TextClassifier.load(folder)
     assert isinstance(classifier.threshold, LabelThresholds)
-    logits = classifier.logits(TEXTS)
+    logits = classifier.logits(TEXTS, batch_size=1)
     scores = 1 / (1 + np.exp(-logits.astype(float) / 2))
-    answers = classifier(TEXTS)
+    answers = classifier(TEXTS, batch_size=1)
     for own, answer in zip(scores, answers, strict=True):
         found = {each["label"]: each["score"] for each in answer["labels"]}
         expected = {

@@ -50,7 +50,7 @@ def test_predict_prints_and_writes_every_label(here, sets, capsys) -> None:
     assert float(first["score_1"]) >= float(first["score_2"])
     assert here("predict", "sets", TEXTS[0], "--top-k", "3", "--json") == 0
     (answer,) = json.loads(capsys.readouterr().out)
-    assert answer["labels"] == answers[0]["labels"] and len(answer["top"]) == 3
+    assert answer["labels"] == TextClassifier.load(sets)(TEXTS[0])["labels"] and len(answer["top"]) == 3
 
 
 def test_predict_prints_and_writes_numbers(here, numbers, capsys) -> None:
@@ -61,7 +61,7 @@ def test_predict_prints_and_writes_numbers(here, numbers, capsys) -> None:
     assert here("predict", "numbers", *TEXTS, "--output", "answers.csv") == 0
     rows = csv_rows("answers.csv")
     assert list(rows[0]) == ["text", *LABELS, "blank"]
-    assert float(rows[0]["first"]) == pytest.approx(values["first"])
+    assert float(rows[0]["first"]) == pytest.approx(TextClassifier.load(numbers)(TEXTS)[0]["values"]["first"])
     assert here("predict", "numbers", TEXTS[0], "--top-k", "2") == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "top_k is 2" in err
