@@ -166,8 +166,10 @@ def test_importance_is_the_mean_size_of_the_derivative_by_a_mask(family, wide):
 def test_texts_are_spread_over_all_and_what_is_kept_is_the_same_again(wide, monkeypatch):
     monkeypatch.setattr("distiltune.training.student.width.NUM_TEXTS", 5)
     seen = []
-    spread = "distiltune.training.student.width.tokenize_split"
-    monkeypatch.setattr(spread, lambda *given: seen.append(given[:2]) or tokenize_split(*given))
+    spread = "distiltune.training.data.tokenized.tokenize_split"
+    monkeypatch.setattr(
+        spread, lambda *given: seen.append((given[0], given[1].tolist())) or tokenize_split(*given)
+    )
     states = []
     for _ in range(2):
         model, tokenizer = load_classifier(wide["bert"])
