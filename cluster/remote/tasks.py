@@ -20,6 +20,7 @@ from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
 from ...search.space.students import student_keys
+from ...search.trial.device import own_device
 from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
@@ -28,6 +29,7 @@ from ...texts import texts_of
 from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
+from ...training.machine import describe_device
 from ...training.student.build import build_student
 from ...training.student.config import student_section
 from ...training.student.piece_states import StatesCache
@@ -95,10 +97,14 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
-        logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
         task.store.write_json(task.progress, {"text": ""})
         try:
-            return function(task, *arguments)
+            with own_device(use_gpu=task.use_gpu):
+                device = describe_device(use_gpu=task.use_gpu)
+                logging.getLogger("distiltune").info(
+                    "%s on %s, %s", function.__name__, socket.gethostname(), device
+                )
+                return function(task, *arguments)
         except BaseException as error:
             writer.write(traceback.format_exc())
             refused = refusal_of(error, str(task.store))

@@ -26,8 +26,6 @@ from ...training.teacher.prepare import prepare_teacher, read_record
 from ..store.runs import LOGITS
 from .tasks import Task
 
-LOGITS_DTYPE = "float32"
-
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
     """Prepare one of the teachers (``number`` counts from 0) and store it at ``key``, unless it exists."""
@@ -172,14 +170,15 @@ def _logits_of(task: Task, teacher_key: str, split: TokenizedSplit, report: Repo
     """Return a teacher's logits on a split from the cache, or compute and store them there."""
     report(Progress("", {"done": 0, "total": len(split)}))
     teacher, length = task.store.fetch(teacher_key), task.config.training.num_tokens
-    key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
+    dtype = task.config.training.logits_precision
+    key = f"{LOGITS}/{logits_key(teacher, split, length, dtype)}"
     with task.computed_once(key, "labels the same texts with the same teacher"):
         found = teacher_logits(
             teacher,
             split,
             max_length=length,
             cache_dir=task.local_copy(key).parent,
-            dtype=LOGITS_DTYPE,
+            dtype=dtype,
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
             task=tasks.get(task.config.task),

@@ -101,7 +101,7 @@ def _values(data: dict[str, Any], texts: list[TextOrPair]) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
     is_small = len(texts) < _SMALL
-    most_epochs = _epochs(_STUDENT_CHARACTERS, texts, fewest=3, most=10)
+    most_epochs = _epochs(_STUDENT_CHARACTERS, texts, fewest=2, most=10)
     return {
         "data": data,
         "teacher": {

@@ -106,8 +106,8 @@ def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
         part = part_of(node.input[1])
         if part is not None:
             before = part
-        elif before is not None and node.input[1] not in weights:
-            if before.layer is None:
+        elif node.input[1] not in weights:
+            if before is None or before.layer is None:
                 continue
             part = Part(ATTENTION_PRODUCTS, ATTENTION, before.layer)
         found.setdefault(part or Part(node.name, OTHER), []).append(node.name)

@@ -154,3 +154,22 @@ def dataset_lengths(dataset: Any, column: str = "length") -> np.ndarray:
             counted: Any = pc.call_function("list_value_length", [table.column("input_ids")])
             return counted.to_numpy().astype(np.int64)
     return np.asarray([len(dataset[index]["input_ids"]) for index in range(len(dataset))], dtype=np.int64)
+
+
+def innermost_sampler(dataloader: Any) -> Any:
+    """Return the sampler of a loader, below the shards that accelerate puts around it; None where it has none."""
+    batches = getattr(dataloader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):  # accelerate's shard around the real one
+        batches = getattr(batches, "batch_sampler", None)
+    return getattr(batches, "sampler", None)
+
+
+def in_dataset_order(values: Any, order: np.ndarray) -> Any:
+    """Return an array of N rows, or several, that were computed in the order int[N], in that of the dataset."""
+    if isinstance(values, tuple):
+        return tuple(in_dataset_order(value, order) for value in values)
+    if not isinstance(values, np.ndarray) or len(values) != len(order):
+        return values
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored

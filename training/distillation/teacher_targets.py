@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from ...errors import InputError, ModelError
 from ..data.tokenized import TOKEN_TYPES
+from ..models.attention_mask import PADDED, with_known_padding
 from ..models.token_types import forward_names, reads_token_types
 from .arguments import DistillationTrainingArguments
 from .losses.base import NEED_TEACHER_MODEL, Need, needs_of, terms_of
@@ -36,6 +37,7 @@ class TeacherTargets:
         self.args = args
         self.student_columns = _columns_of(student)
         self.teacher_columns = _columns_of(teacher) if teacher is not None else set()
+        self._student = student
         self._configs = (getattr(student, "config", None), getattr(teacher, "config", None))
         self._placed = False
         self._check_labels()
@@ -58,7 +60,8 @@ class TeacherTargets:
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the student's forward, without labels, for which it would compute its own loss."""
-        return _inputs_for(self.student_columns, self.teacher_columns, inputs)
+        features = _inputs_for(self.student_columns, self.teacher_columns, inputs)
+        return with_known_padding(self._student, features, inputs.get(PADDED))
 
     def of_batch(
         self, inputs: Mapping[str, Any], device: torch.device, needs: frozenset[Need]
@@ -83,6 +86,7 @@ class TeacherTargets:
             self._placed = True
         self.teacher.eval()
         features = _inputs_for(self.teacher_columns, self.student_columns, inputs)
+        features = with_known_padding(self.teacher, features, inputs.get(PADDED))
         if with_states:
             features["output_hidden_states"] = True
         # Not under the student's autocast: online logits must equal the cached ones.
@@ -124,7 +128,7 @@ class TeacherTargets:
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = {"labels", TEACHER_COLUMN, *({*other_columns, TOKEN_TYPES} - columns)}
+    left_out = {"labels", TEACHER_COLUMN, PADDED, *({*other_columns, TOKEN_TYPES} - columns)}
     return {name: value for name, value in inputs.items() if name not in left_out}
 
 

@@ -29,6 +29,7 @@ from ..checkpoints.masked_lm import (
 )
 from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..data.tokenized import TokenizedDataset, TokenizedSplit, selected, tokenize_split
+from ..distillation.arguments import resumed_bf16
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.structured_pruning import KEPT_HEADS
 from .arguments import PretrainingArguments
@@ -201,8 +202,9 @@ class _Run:
                 _LossReporter(name, self._report),
                 *([KeepEpochs(unfinished)] if unfinished else []),
             ]
+            bf16 = resumed_bf16(last, use_cpu=self._use_cpu)
             trainer = self.trainer(
-                model, teacher, weights, epochs, work, callbacks, saves=unfinished is not None
+                model, teacher, weights, epochs, work, callbacks, saves=unfinished is not None, bf16=bf16
             )
             start = self._measure(trainer)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -224,6 +226,7 @@ class _Run:
         callbacks: list[TrainerCallback],
         *,
         saves: bool,
+        bf16: bool | None = None,
     ) -> PretrainingTrainer:
         """Create a trainer; ``work`` is its directory for checkpoints, which it writes after each epoch if it saves."""
         config = self.config
@@ -246,6 +249,7 @@ class _Run:
                 logging_first_step=True,
                 disable_tqdm=True,
                 use_cpu=self._use_cpu,
+                bf16=bf16,
                 dataloader_pin_memory=not self._use_cpu,
             ),
             teacher_model=teacher,

@@ -152,11 +152,12 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
     new_id = {old: new for new, old in enumerate(kept)}
     embedding: Any = model.get_input_embeddings()
     pad = model.config.pad_token_id
+    rows = [*kept, *range(model.config.vocab_size, embedding.num_embeddings)]  # those of no piece stay
     trimmed = nn.Embedding(
-        len(kept), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
+        len(rows), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
     )
     with torch.no_grad():
-        trimmed.weight.copy_(embedding.weight[list(kept)])
+        trimmed.weight.copy_(embedding.weight[rows])
     model.set_input_embeddings(trimmed)
     model.config.vocab_size = len(kept)
     for name in _TOKEN_IDS:

@@ -80,7 +80,7 @@ def teacher_logits(
         cache_dir: Contains ``<key>/logits.npy`` float32[N, C], ``<key>/example_ids.npy`` int64[N] and
             ``<key>/meta.json``; logits of tokens are [total, C], with ``<key>/offsets.npy`` int64[N + 1]; safe for
             concurrent writers.
-        dtype: ``float32``, or ``bfloat16`` for the multiplications (the logits are float32 in both cases).
+        dtype: ``float32``, or ``tf32`` or ``bfloat16`` for the multiplications (the logits are float32 in all cases).
         num_threads: Intra-op threads while computing.
         batch_size: Maximum number of texts per batch; batches have texts of similar length.
         use_gpu: Whether a GPU may be used; None uses one if available.
@@ -88,7 +88,7 @@ def teacher_logits(
         report: Called while the teacher runs, as in ``compute_logits``.
 
     Raises:
-        InputError: ``dtype`` is unknown.
+        InputError: ``dtype`` is unknown, or the device does not have it.
         ModelError: The teacher cannot be loaded, or gives logits that are not finite.
     """
     if dtype not in DTYPES:

@@ -34,7 +34,7 @@ from ..checkpoints.word_pieces import check_known, check_table
 from ..data.collator import DistillationCollator
 from ..data.text_data import ID_COLUMN, TextData
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
-from ..distillation.arguments import DistillationTrainingArguments
+from ..distillation.arguments import DistillationTrainingArguments, resumed_bf16
 from ..distillation.config import TrainingConfig
 from ..distillation.trainer import DistillationTrainer
 from ..models.first_token import first_token_in_last_layer
@@ -305,7 +305,15 @@ def _train(
     with temporary_directory("teacher") as work:
         callbacks = [best, *([KeepEpochs(unfinished)] if unfinished else [])]
         trainer = teacher_trainer(
-            initial, train, seed, work, callbacks, balance, saves=unfinished is not None, use_gpu=use_gpu
+            initial,
+            train,
+            seed,
+            work,
+            callbacks,
+            balance,
+            saves=unfinished is not None,
+            use_gpu=use_gpu,
+            bf16=resumed_bf16(last, use_cpu=not use_gpu),
         )
         with first_token_in_last_layer(initial.model):
             if last is not None:
@@ -324,6 +332,7 @@ def teacher_trainer(
     *,
     saves: bool,
     use_gpu: bool,
+    bf16: bool | None = None,
 ) -> DistillationTrainer:
     """Create the trainer of a teacher that has a recipe.
 
@@ -336,6 +345,7 @@ def teacher_trainer(
         balance: The job's key ``training.balance``.
         saves: Whether a checkpoint is saved after each epoch.
         use_gpu: Whether to train on a GPU.
+        bf16: Whether to train in bfloat16; None: if the hardware multiplies it.
     """
     recipe = initial.recipe
     assert recipe is not None
@@ -357,6 +367,7 @@ def teacher_trainer(
             logging_strategy="no",
             disable_tqdm=True,
             use_cpu=not use_gpu,
+            bf16=bf16,
             dataloader_pin_memory=use_gpu,
         ),
         train_dataset=TokenizedDataset(train),

@@ -30,7 +30,7 @@ from ....training.student.piece_states import compute_states
 from ....training.teacher.logits_cache import logits_key
 from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
-from ...remote.teacher_labels import LOGITS_DTYPE, tokenize_for_student
+from ...remote.teacher_labels import tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches
 from .request import BATCH_SIZES
 from .stopwatch import Stopwatch
@@ -287,13 +287,14 @@ def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
     """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
     if fixed_values(request.config.search).get("alpha") == 1:
         return list(kinds)
-    teacher, folder, length = request.teacher, request.logits, request.config.training.num_tokens
+    training = request.config.training
+    teacher, folder, length = request.teacher, request.logits, training.num_tokens
     if teacher is None or folder is None:
         return []
     return [
         name
         for name, split in kinds.items()
-        if (folder / logits_key(teacher, split, length, LOGITS_DTYPE)).is_dir()
+        if (folder / logits_key(teacher, split, length, training.logits_precision)).is_dir()
     ]
 
 

@@ -171,9 +171,9 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, mon
     [
         (500, 45, 5, (5, 10)),
         (19_000, 40, 4, (4, 8)),
-        (36_000, 67, 2, (2, 3)),
-        (90_000, 45, 2, (2, 3)),
-        (6_000, 1_000, 2, (2, 3)),
+        (36_000, 67, 2, (1, 2)),
+        (90_000, 45, 2, (1, 2)),
+        (6_000, 1_000, 2, (1, 2)),
     ],
 )
 def test_data_with_many_characters_are_read_in_fewer_epochs(num_texts, characters, teacher, student) -> None:

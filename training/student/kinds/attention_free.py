@@ -181,7 +181,7 @@ class AttentionFreeStudent(TrimmedStudent):
         table: Any = model.get_input_embeddings()
         with torch.no_grad():
             rows = torch.from_numpy(table_of_states(states, self.hidden_size))
-            table.weight.zero_()
+            table.weight[: model.config.vocab_size] = 0
             table.weight[torch.tensor(pieces), : self.hidden_size] = rows
             table.weight[table.padding_idx] = 0
         return name
