@@ -121,7 +121,7 @@ def ratios(
     baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
     found = {
         row.name: {
-            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
+            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.megabytes / row.megabytes}
             for base in baselines
             if base.name != row.name and base.latency_ms is not None
         }
