@@ -22,7 +22,7 @@ from .processes import call_in_process, run_module
 from .targets.base import Preparation, Prepared
 
 if TYPE_CHECKING:
-    from ..config import BenchmarkConfig
+    from .config import BenchmarkConfig
     from ..out_of_scope.thresholds import ScopeGoal
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from ...errors import ExportError
 from ..machine import describe_machine
@@ -118,16 +118,19 @@ def quantize_embeddings(source: Path, target: Path) -> None:
     _quantize_blocks(source, target, bits=4, operator="Gather", made="GatherBlockQuantized")
 
 
-def to_half(source: Path, target: Path) -> None:
+def to_half(source: Path, target: Path, *, keep: Sequence[str] = ()) -> None:
     """Write a copy of the graph ``source`` in 16-bit floats, half the size; logits and CPU arithmetic stay in 32 bits.
 
     Args:
         source: as for :func:`quantize_onnx`.
         target: as for :func:`quantize_onnx`.
+        keep: types of nodes that stay in 32 bits on every device.
     """
-    graph = onnx.load(str(source))
+    graph, blocked = onnx.load(str(source)), [*DEFAULT_OP_BLOCK_LIST, *keep]
     with quiet():
-        half: Any = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=False)
+        half: Any = convert_float_to_float16(
+            graph, keep_io_types=True, disable_shape_infer=False, op_block_list=blocked
+        )
     save_onnx(half, target)
 
 
