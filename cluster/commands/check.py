@@ -30,7 +30,7 @@ def check(
     The forecast takes up to a minute: a few steps of teacher and trials are measured, a graph is exported. Nothing is
     kept.
     """
-    from ..pipeline.preflight import check_job
+    from ..pipeline.checks.preflight import check_job
     from ..specification.config import load_config
     from ..store.runs import Storage, own_name
 

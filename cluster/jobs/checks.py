@@ -123,8 +123,8 @@ def main() -> int:
 
 def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
     """Check the storage, the nodes, then the job, on the cluster that will run it."""
-    from ..pipeline.cluster_checks import check_cluster
-    from ..pipeline.preflight import check_job
+    from ..pipeline.checks.cluster import check_cluster
+    from ..pipeline.checks.preflight import check_job
     from ..session.ray_session import ray_session
     from ..store.checks import LOOK_S, check_writable
     from ..store.runs import Run, Storage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ..nodes.addresses import ClusterAddress, find_cluster, job_client
-from ..pipeline.preflight import check_job
+from ..pipeline.checks.preflight import check_job
 from ..pipeline.reuse.extension import extend
 from ..pipeline.run_job import refuse_other_specification, stages_again
 from ..specification.config import JobConfig

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ...errors import DistiltuneError, InputError, RunFailedError, StorageError
-from ...progress import Progress, ReportProgress
+from ...errors import InputError, RunFailedError, StorageError
+from ...progress import ReportProgress
 from ...storage.logs import LogWriter, logged_to
-from ...storage.retry import refusal_of
 from ..specification.config import JobConfig
 from ..specification.resources import StorageConfig
 from ..store.input_files import has_references, ship_inputs
 from ..store.removal import check_not_cut
 from ..store.runs import STAGES, Run, Storage, name_run, now
 from ..watching.events import Listener, StageEvent
-from .cluster_checks import check_cluster
+from .checks.cluster import check_cluster
+from .checks.preflight import CheckedJob, check_job
 from .lengths import truncation_in_words
-from .preflight import CheckedJob, check_job
 from .reuse.extension import changed_threshold, drop_outdated, extend, is_extended
+from .stage_runner import StageRunner, reason_of
 from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
@@ -37,11 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 1.0
 _FREE = ("storage", "resources")
 # Section of the specification that a resumed run may change -> the stages that run again.
 _AGAIN = {name: STAGES[STAGES.index(name) :] for name in ("export", "benchmark")}
-_LOG_EVERY_S = 5.0
 
 
 def run_job(
@@ -90,7 +88,7 @@ def run_job(
         store_warm_start_trials(config, storage, run)
         writer = LogWriter(run.store, run.log)
         with logged_to(writer):
-            runner = _Runner(run, lease, lambda event: _log_event(event, listener))
+            runner = StageRunner(run, lease, lambda event: _log_event(event, listener))
             runner.begin()
             try:
                 if run.is_to_stop:
@@ -186,9 +184,9 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
         ) from error
     stopped = lease.interruption == "stop"
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
-    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, _reason(error) or "")
+    logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, reason_of(error) or "")
     with suppress(StorageError):  # the storage may be what failed
-        _end(run, state, None if stopped else _reason(error))
+        _end(run, state, None if stopped else reason_of(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
         raise KeyboardInterrupt(f"{what}; resume with: distiltune resume {run.id}{_where(config)}") from error
@@ -204,12 +202,6 @@ def _end(run: Run, state: str, error: str | None) -> None:
     run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": now()})
 
 
-def _reason(error: BaseException) -> str | None:
-    if isinstance(error, DistiltuneError | KeyboardInterrupt):
-        return str(error) or None
-    return type(error).__name__ + f": {error}".rstrip(": ")
-
-
 def _log_event(event: StageEvent, listener: Listener) -> None:
     if event.state != "progress":
         text = f": {event.text}" if event.text else ""
@@ -218,105 +210,7 @@ def _log_event(event: StageEvent, listener: Listener) -> None:
     listener(event)
 
 
-class _Runner:
-    """Runs stages one by one, writes their records and notifies the listener."""
-
-    def __init__(self, run: Run, lease: Lease, listener: Listener) -> None:
-        self._run = run
-        self._lease = lease
-        self._listener = listener
-
-    def begin(self) -> None:
-        """Report the id and storage of the run."""
-        self._listener(StageEvent("run", "begun", f"{self._run.id} in {self._run.store}"))
-
-    def show_reused(self, stage: str, text: str) -> None:
-        """Report a stage whose result was copied from another run."""
-        self._listener(StageEvent(stage, "reused", text))
-
-    def is_finished(self, *stages: str) -> bool:
-        """Return whether all of these stages are finished."""
-        return all(self._run.stage_record(stage).get("state") == "finished" for stage in stages)
-
-    def do(
-        self,
-        stage: str,
-        work: Callable[[ReportProgress], StageResult],
-        *,
-        again: bool = False,
-        already_s: float = 0.0,
-    ) -> None:
-        """Run a stage unless it is finished.
-
-        Args:
-            stage: Name of the stage.
-            work: Function that does the stage's work.
-            again: Run it even if it is finished, for what it leaves in memory.
-            already_s: Seconds that the stage took before this call.
-        """
-        if self._lease.interruption is not None:  # its signal may have been missed
-            raise KeyboardInterrupt
-        if self.is_finished(stage) and not again:
-            self._listener(StageEvent(stage, "reused", self._run.stage_record(stage).get("text", "")))
-            return
-        self._listener(StageEvent(stage, "started"))
-        started = now()
-        self._write(stage, "running", started=started)
-        began = time.monotonic() - already_s
-        try:
-            done = work(_ProgressWriter(self._run, stage, self._listener))
-        except BaseException as error:
-            seconds = time.monotonic() - began
-            state = "failed" if isinstance(error, Exception) else "stopped"
-            if self._lease.interruption == "lost":  # another process owns the record now
-                raise
-            with suppress(StorageError):
-                self._write(stage, state, started=started, seconds=round(seconds, 3), error=_reason(error))
-            self._listener(StageEvent(stage, state, "", seconds))
-            refused = refusal_of(error, str(self._run.store))
-            if refused is not None or isinstance(error, RunFailedError):
-                raise RunFailedError(f"run {self._run.id}, stage {stage}: {refused or error}") from error
-            raise
-        result, text = done
-        seconds = round(time.monotonic() - began, 3)
-        times = {"started": started, "seconds": seconds, "ended": now()}
-        self._write(stage, "finished", **times, text=text, result=result)
-        self._listener(StageEvent(stage, "finished", text, seconds))
-
-    def _write(self, stage: str, state: str, **more: Any) -> None:
-        self._run.write(f"stages/{stage}.json", {"stage": stage, "state": state, **more})
-
-
-class _ProgressWriter:
-    """Forwards the progress of a stage: to the listener at once, to the run store and the run's log less often."""
-
-    def __init__(self, run: Run, stage: str, listener: Listener) -> None:
-        self._run = Run(run.store.once, run.id)
-        self._stage = stage
-        self._listener = listener
-        self._last: dict[str, Any] = {}
-        self._written = self._logged = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        values = progress.values
-        self._listener(StageEvent(self._stage, "progress", progress.message, values=values))
-        record = {"text": progress.message, **values}
-        ended = values.get("done") is not None and values.get("done") == values.get("total")
-        late = time.monotonic() - self._written > _WRITE_EVERY_S
-        if record == self._last or not (late or ended):
-            return
-        is_new = record["text"] != self._last.get("text")
-        self._last, self._written = record, time.monotonic()
-        if is_new and progress.message and self._written - self._logged > _LOG_EVERY_S:
-            self._logged = self._written
-            logger.info("%s %s", self._stage, progress.message)
-        try:
-            self._run.write(self._run.progress(self._stage), {**record, "at": time.time()})
-        except StorageError as error:
-            logger.warning("%s", error)
-
-
-def _do(runner: _Runner, job: CheckedJob, run: Run) -> None:
+def _do(runner: StageRunner, job: CheckedJob, run: Run) -> None:
     """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
     from .finalize import make_report, seal_chosen

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import ConfigError, InputError, RunFailedError
 from ...progress import Progress, ReportProgress
-from ..pipeline.preflight import check_job
+from ..pipeline.checks.preflight import check_job
 from ..pipeline.run_job import run_job
 from ..specification.config import JobConfig, PlanConfig
 from ..specification.goal import goal_of, num_tested

@@ -15,7 +15,8 @@ import torch
 from models import tiny_classifier, tiny_data
 from pydantic import Field, ValidationError
 
-from distiltune.cluster.pipeline.preflight import check_models, check_new_pieces, check_texts
+from distiltune.cluster.pipeline.checks.models import check_models
+from distiltune.cluster.pipeline.checks.texts import check_new_pieces, check_texts
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.printing import as_yaml
 from distiltune.cluster.specification.reading import parse_yaml

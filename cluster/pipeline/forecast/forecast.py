@@ -22,7 +22,7 @@ from ....export.benchmark.processes import PACKAGE, environment
 from ....progress import Progress, ReportProgress, ignore
 from ....storage.temporary import temporary_directory
 from ...store.runs import LOGITS, TEACHERS, Run
-from ..preflight import CheckedJob
+from ..checks.preflight import CheckedJob
 from ..reuse.models import ModelReuse
 from ..reuse.search import SearchReuse
 from .request import Request, places_of

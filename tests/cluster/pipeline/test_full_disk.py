@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distiltune.cluster.pipeline.run_job import _Runner
+from distiltune.cluster.pipeline.stage_runner import StageRunner
 from distiltune.cluster.store.lease import Lease
 from distiltune.cluster.store.runs import STAGES, Storage
 from distiltune.errors import DataError, RunFailedError
@@ -16,7 +16,7 @@ from distiltune.storage.retry import refusal_of
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_whose_disk_is_full_fails_in_one_line(tmp_path, small_disk, stage):
     run = Storage(str(tmp_path / "store"), retry_s=0).create("a")
-    runner = _Runner(run, Lease(run.store, run.key()), lambda _: None)
+    runner = StageRunner(run, Lease(run.store, run.key()), lambda _: None)
 
     def work(_):
         with (small_disk / "scratch").open("wb", buffering=0) as file:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from models import tiny_classifier
 
-from distiltune.cluster.pipeline.preflight import CHECKS, check_job
+from distiltune.cluster.pipeline.checks.preflight import CHECKS, check_job
 from distiltune.cluster.pipeline.reuse.search import SearchReuse
 from distiltune.cluster.pipeline.run_job import describe_data, refuse_other_specification
 from distiltune.cluster.specification.config import JobConfig, load_config

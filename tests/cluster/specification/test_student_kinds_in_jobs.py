@@ -9,7 +9,7 @@ from models import tiny_classifier
 from pydantic import ValidationError
 
 from distiltune.cluster.commands.check import _student
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.printing import as_yaml
 from distiltune.cluster.specification.reading import parse_yaml

@@ -10,7 +10,7 @@ from models import tiny_classifier, tiny_data
 from onnx import numpy_helper
 from pictures import num_colours
 
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError, ExportError, ModelError
 from distiltune.export.config import ExportConfig, OutOfScopeConfig

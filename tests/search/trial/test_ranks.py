@@ -322,7 +322,7 @@ def test_a_batch_that_every_trial_overrides_is_not_looked_at():
 
 
 def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
-    from distiltune.cluster.pipeline.cluster_checks import check_resources
+    from distiltune.cluster.pipeline.checks.cluster import check_resources
 
     def resources(**trial) -> ResourcesConfig:
         return ResourcesConfig.model_validate({"trial": trial})

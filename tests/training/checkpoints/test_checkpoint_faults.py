@@ -13,7 +13,7 @@ from models import tiny_classifier, tiny_data
 from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.heads import load_with_labels, match_labels

@@ -9,7 +9,7 @@ from models import tiny_classifier, tiny_data
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
-from distiltune.cluster.pipeline.preflight import check_texts
+from distiltune.cluster.pipeline.checks.texts import check_texts
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.load import load_tokenizer

@@ -13,7 +13,7 @@ from onnxruntime.quantization.quant_utils import quantize_data
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, TrainerCallback
 
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError
 from distiltune.export.config import ExportConfig

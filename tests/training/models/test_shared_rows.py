@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import tiny_classifier, tiny_data
 
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig

@@ -11,7 +11,7 @@ from models import tiny_classifier
 from transformers import AutoModelForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 import distiltune
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import InputError, ModelError
 from distiltune.storage.store import Store

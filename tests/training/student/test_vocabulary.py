@@ -11,7 +11,8 @@ import torch
 from models import tiny_classifier, tiny_data
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DistilBertTokenizerFast
 
-from distiltune.cluster.pipeline.preflight import check_models, check_new_pieces
+from distiltune.cluster.pipeline.checks.models import check_models
+from distiltune.cluster.pipeline.checks.texts import check_new_pieces
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.export.config import ExportConfig

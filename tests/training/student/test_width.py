@@ -12,7 +12,7 @@ import torch
 from models import tiny_classifier, tiny_data
 from transformers import AutoModelForSequenceClassification, ElectraConfig
 
-from distiltune.cluster.pipeline.preflight import check_models
+from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.remote.tasks import Task, make_student
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError

@@ -13,10 +13,10 @@ import pytest
 from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
+from distiltune.cluster.pipeline.checks.preflight import check_job
 from distiltune.cluster.pipeline.forecast import forecast as module
 from distiltune.cluster.pipeline.forecast.forecast import forecast_job
 from distiltune.cluster.pipeline.forecast.request import Request, places_of, points_of
-from distiltune.cluster.pipeline.preflight import check_job
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.store.runs import Storage
 from distiltune.errors import RunFailedError

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from distiltune.cluster.pipeline.checks.preflight import CheckedJob
 from distiltune.cluster.pipeline.forecast.forecast import Forecast, why_not
 from distiltune.cluster.pipeline.forecast.request import places_of, points_of
 from distiltune.cluster.pipeline.forecast.search_time import (
@@ -15,7 +16,6 @@ from distiltune.cluster.pipeline.forecast.search_time import (
 from distiltune.cluster.pipeline.forecast.stages import MIB, Known, StageForecast, StageForecasts
 from distiltune.cluster.pipeline.forecast.table import duration, lines_of, span_text
 from distiltune.cluster.pipeline.forecast.trial_seconds import TrialSeconds
-from distiltune.cluster.pipeline.preflight import CheckedJob
 from distiltune.cluster.session.ray_session import cpus_of_each
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.store.runs import Storage

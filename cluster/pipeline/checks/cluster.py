@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from ...errors import ConfigError, DistiltuneError
-from ...search.driver.nodes import check_fits, live_nodes
-from ...storage.store import Store
-from ..session.ray_session import needs_of
-from ..specification.resources import ResourcesConfig, TaskResources, TrialResources
+from ....errors import ConfigError, DistiltuneError
+from ....search.driver.nodes import check_fits, live_nodes
+from ....storage.store import Store
+from ...session.ray_session import needs_of
+from ...specification.resources import ResourcesConfig, TaskResources, TrialResources
 
 _PATIENCE_S = 5.0  # how long one node retries the storage
 _ANSWER_WITHIN_S = 90.0  # including the start of a worker

@@ -7,8 +7,8 @@ import pytest
 from models import tiny_classifier
 
 from distiltune.cluster.jobs import checks, submission
-from distiltune.cluster.pipeline import cluster_checks, preflight
-from distiltune.cluster.pipeline.preflight import CHECKS, check_job
+from distiltune.cluster.pipeline.checks import cluster, preflight
+from distiltune.cluster.pipeline.checks.preflight import CHECKS, check_job
 from distiltune.cluster.pipeline.run_job import run_job
 from distiltune.cluster.plan.run_plan import run_plan
 from distiltune.cluster.session import ray_session
@@ -98,7 +98,7 @@ def submit(config, monkeypatch):
 
 def on_cluster(config, monkeypatch, run_id="a"):
     monkeypatch.setattr(ray_session, "ray_session", nullcontext)
-    monkeypatch.setattr(cluster_checks, "check_cluster", lambda *_: None)
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_: None)
     Storage(config.storage.path).store.write("cache/probes/a", b"a")
     return checks._look(config, "cache/probes/a", run_id)
 

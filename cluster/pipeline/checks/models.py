@@ -1,0 +1,114 @@
+"""Check that the checkpoints, students and variants of a job exist and fit each other, before its texts are read."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ....errors import ConfigError
+from ...specification.config import JobConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from ....training.checkpoints.once import Checkpoints
+    from ....training.student.config import StudentConfig
+    from ....training.teacher.config import TeacherConfig
+
+logger = logging.getLogger(__name__)
+
+
+def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> None:
+    """Reject missing or incomplete checkpoints, and a student that cannot be made.
+
+    The headers of the weight files show layers, word pieces, heads and feed-forward rows that do not exist.
+
+    Args:
+        config: The specification with paths of this machine.
+        checkpoints: Those that were read before; None: none.
+
+    Raises:
+        ModelError: A checkpoint cannot be used; the message has its key and what is available.
+        ConfigError: The graphs of the student cannot be run.
+    """
+    from ....export.onnx.opset import check_opset
+    from ....search.space.students import student_sections
+    from ....training import tasks
+    from ....training.checkpoints.inspection import inspect_checkpoint
+    from ....training.checkpoints.loading import naming
+    from ....training.checkpoints.once import Checkpoints
+    from ....training.distillation.config import AUTO
+
+    check_opset(config.export.opset)
+    task, checkpoints = tasks.get(config.task), checkpoints or Checkpoints()
+    # The number for `auto` is not known yet; it is checked when it is chosen.
+    length = None if config.training.max_length == AUTO else config.training.num_tokens
+    key, checkpoint, teacher = _planned_teacher(config.teacher, checkpoints)
+    sections = student_sections(config.student, config.search.space)
+    for student, searched in sections:
+        source = student.check_shapes(teacher, searched)
+        if config.training.pruning is not None:
+            student.check_pruning(source)
+    if checkpoint is not None:
+        with naming(key):
+            whole = config.teacher.fine_tune is None
+            inspect_checkpoint(
+                checkpoint,
+                complete=whole,
+                task=task,
+                max_length=length,
+                tokenizer_of=checkpoints.tokenizer,
+            )
+    for student, _ in sections:
+        student.check_checkpoints(checkpoint, task, length)
+    _check_variants(config, [student for student, _ in sections])
+    _warn_of_other_bits(config)
+
+
+def _planned_teacher(
+    config: TeacherConfig, checkpoints: Checkpoints
+) -> tuple[str, str | None, PreTrainedConfig]:
+    """Return the key of the teacher's checkpoint, its resolved name or None, and its model's configuration."""
+    from ....training.checkpoints.load import load_config
+    from ....training.checkpoints.loading import naming
+    from ....training.teacher.from_scratch import scratch_shapes
+
+    if config.scratch is not None:
+        return "teacher.scratch", None, scratch_shapes(config.scratch)
+    tuned = config.fine_tune
+    name = tuned.checkpoint if tuned else config.checkpoint
+    assert name is not None, "one of the three is there"
+    key = "teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"
+    with naming(key):
+        checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
+        return key, checkpoint, load_config(checkpoint)
+
+
+def _check_variants(config: JobConfig, students: list[StudentConfig]) -> None:
+    """Reject variants with fused attention if no student has attention."""
+    from ....export.variants import kinds
+    from ....export.variants.base import Source
+
+    names = [name for name in config.export.variants if kinds.get(name).source is Source.FUSED_GRAPH]
+    if names and not any(each.has_layers for each in students):
+        raise ConfigError(
+            f"export.variants: {', '.join(names)} given, but a student of kind "
+            f"{' or '.join(each.kind for each in students)} has no attention "
+            "to fuse; remove it, or leave export.variants out"
+        )
+
+
+def _warn_of_other_bits(config: JobConfig) -> None:
+    """Warn if quantization-aware training uses other weight bits than the exported graphs will have."""
+    aware = config.training.quantization_aware
+    if aware is None or aware.weight_bits == 7:
+        return
+    from ....export.variants.dynamic import int8_products_saturate
+
+    if int8_products_saturate():
+        logger.warning(
+            "training.quantization_aware.weight_bits: %d, but this is an x86 processor without VNNI, where ONNX "
+            "variants with 8-bit products hold weights in 7 bits; set it to 7, unless they are built on another "
+            "machine",
+            aware.weight_bits,
+        )
