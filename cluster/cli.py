@@ -62,7 +62,7 @@ def _run(given: list[str]) -> int:
     if find_spec("typer") is None:
         raise InputError(
             f"{' '.join(words[:1]) or 'help'}: not in this installation, which has {', '.join(lean.COMMANDS)}; "
-            "install all of distiltune for the other commands: pip install distiltune"
+            "install all of distiltune for the other commands: pip install 'distiltune[cpu]'"
         )
     from .app import run_app
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RunFailedError
 from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
+from ...export.benchmark.targets import CPU
 from ...export.markdown import times_faster
 from ...export.report.report import build_report, write_report
 from ...export.selection.against_baselines import compare_with_baselines
@@ -54,12 +55,13 @@ def choose_variant(
     ]
     choose = config.export.choose
     metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
-    selection = select_variant(measured, choose, metric=metric)
+    place = config.benchmark.targets[0]
+    selection = select_variant(measured, choose, metric=metric, place=place)
     by_name = {each.name: each for each in selection.measurements}
     compared, broken_down, ratios, baselines = None, None, {}, []
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
-        variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
+        variant, teacher = by_name[selection.chosen], teacher_beside(place, by_name)
         baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
         labels, names = data.splits["test"]["label"][:], data.label_names
         goal = goal_of(config, data)
@@ -98,6 +100,13 @@ def choose_variant(
     return record, f"{shown}; selected: {selection.chosen or 'none'}{faster}"
 
 
+def teacher_beside(place: str, measured: Mapping[str, Measurement]) -> Measurement | None:
+    """Return the teacher's measurement to compare a variant with: on a GPU if the variant runs there and it has one."""
+    teachers = [each for each in measured.values() if each.model_name == TEACHER]
+    same = [each for each in teachers if (each.place == CPU) == (place == CPU)]
+    return next(iter(same or teachers), None)
+
+
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     """Seal the selected variant as the run's artifact.
 
@@ -108,11 +117,13 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     if gate["chosen"] is None:
         raise RunFailedError(gate["reason"])
     chosen = next(each for each in gate["variants"] if each["name"] == gate["chosen"])
-    source, target = run.store.fetch(run.variant(chosen["name"])), run.store.local(run.artifact)
+    measured = Measurement.from_json(chosen)
+    source, target = run.store.fetch(run.variant(measured.model_name)), run.store.local(run.artifact)
     measurements = {name: value for name, value in chosen.items() if name not in ("curves", "answers")}
+    measurements["target"] = measured.place
     measurements["ratios"] = gate["ratios"] or None
     measurements["against_baselines"] = gate["against_baselines"] or None
-    made_from = _made_from(config, run, data)
+    made_from = _made_from(config, run, data, on_gpu=measured.place != CPU)
     seal_artifact(
         source,
         target,
@@ -125,7 +136,8 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     return {}, f"{chosen['name']}: {chosen['size_mb']:.1f} MB, {chosen['latency_ms']['p50']:.2f} ms"
 
 
-def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
+def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> dict[str, Any]:
+    """Return what an artifact was made from, and the machine that measured it, possibly one with a GPU."""
     teacher = run.stage_record("teacher")["result"]
     base_model, licence = _origin(config.teacher)
     goal = f"{VALIDATION}{config.metric}"
@@ -148,7 +160,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         ),
         "hyperparameters": training | best["parameters"],
         "max_length": _max_length(config, run),
-        "machine": run.stage_record("benchmark")["result"]["machine"],
+        "machine": run.stage_record("benchmark")["result"]["gpu_machine" if on_gpu else "machine"],
     }
 
 
@@ -179,7 +191,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     with temporary_directory("report") as scratch:
         pictures = _draw_search(config, search, scratch)
         exported = records["export"]["result"]
-        graphs = _draw_graphs(exported["variants"], choice["chosen"], scratch)
+        graphs = _draw_graphs(exported["variants"], _chosen_variant(choice), scratch)
         graphs["skipped"] = exported["skipped"]
         report = build_report(
             run_id=run.id,
@@ -196,6 +208,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "against_teacher": choice["against_teacher"],
                 "against_baselines": choice["against_baselines"],
                 "left_out": records["benchmark"]["result"]["left_out"],
+                "gpu_machine": records["benchmark"]["result"].get("gpu_machine"),
                 "interleaved": choice["ratios"],
                 "breakdown": choice["breakdown"],
                 "warning": choice["warning"],
@@ -217,6 +230,12 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     run.store.publish(run.report)
     names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
     return {"files": names}, ", ".join(names)
+
+
+def _chosen_variant(choice: Mapping[str, Any]) -> str | None:
+    """Return the name of the variant whose measurement was selected."""
+    chosen = (each for each in choice["variants"] if each["name"] == choice["chosen"])
+    return next((Measurement.from_json(each).model_name for each in chosen), None)
 
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:

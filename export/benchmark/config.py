@@ -118,6 +118,12 @@ class BenchmarkConfig(Section):
     def _each_once(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
             raise ValueError("list each target once")
+        selecting = {each.place for each in targets.TARGETS.values() if each.can_be_sealed}
+        if names[0] not in selecting:
+            raise ValueError(
+                f"{names[0]} is first, but the first selects the variant to seal, and none of its models can be "
+                f"sealed; put one of {', '.join(sorted(selecting))} first"
+            )
         return names
 
     @model_validator(mode="before")

@@ -22,8 +22,8 @@ from .processes import call_in_process, run_module
 from .targets.base import Preparation, Prepared
 
 if TYPE_CHECKING:
-    from .config import BenchmarkConfig
     from ..out_of_scope.thresholds import ScopeGoal
+    from .config import BenchmarkConfig
 
 _log = logging.getLogger(__name__)
 SECONDS_OF_RATE = 0.2  # of measurement, for each of the three rates of a floor
@@ -45,6 +45,7 @@ class MeasurementSpec:
         tokenizer_dir: folder of the tokenizer, if not ``directory``; used only by PyTorch variants.
         max_abs_diff: largest difference of logits from the parity step, copied into the measurement.
         fused: number of fused nodes by type, copied into the measurement.
+        model: name of the model where it is measured a second time, on a GPU, under a name with that target's.
     """
 
     name: str
@@ -54,6 +55,16 @@ class MeasurementSpec:
     tokenizer_dir: str | None = None
     max_abs_diff: float | None = None
     fused: dict[str, int] | None = None
+    model: str | None = None
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, such as that of a variant."""
+        return self.model or self.name
+
+    def on(self, target: str) -> MeasurementSpec:
+        """Return the measurement of the same model on a target with a GPU."""
+        return replace(self, name=f"{self.name}@{target}", kind=target, model=self.name)
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,11 @@ class Measurement:
         teacher_gate: the same for the limit against the teacher.
         verdict: why it was chosen, or why not.
         reused: ``run_id`` of the run that measured it and ``at``, when; None for a measurement of this run.
+        model: name of the model, where the measurement's own has a target added, such as ``onnx-fused-fp16@cuda``.
+        num_nodes: number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
+        engine_build_s: seconds in which an engine for the GPU was built before anything was timed; None: none was.
+        cuda_graphs: ``latency_ms`` and ``throughput`` with CUDA graphs, or ``error``, why there are none; None: the
+            target has none.
         training: of a baseline, which is trained before it is measured: ``seconds``, ``num_texts``, ``num_classes``,
             ``features``, what it classifies by, in words, and ``bytes`` of its file; None for every other model.
     """
@@ -151,6 +167,20 @@ class Measurement:
     waiting: float | None = None
     reused: dict[str, str] | None = None
     training: dict[str, Any] | None = None
+    model: str | None = None
+    num_nodes: dict[str, int] | None = None
+    engine_build_s: float | None = None
+    cuda_graphs: dict[str, Any] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, such as that of a variant."""
+        return self.model or self.name
+
+    @property
+    def place(self) -> str:
+        """Entry of ``benchmark.targets`` that it was measured for."""
+        return targets.get(self.kind).place
 
     @property
     def is_disturbed(self) -> bool:
@@ -271,6 +301,7 @@ def _measure_model(
         query=query,
         max_abs_diff=spec.max_abs_diff,
         fused=spec.fused,
+        model=spec.model,
         session=session,
         floor_ms=_floor_ms(spec, config, query),
         training=None if prepared is None else prepared.training,
@@ -292,7 +323,7 @@ def _tuned(
     spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
 ) -> tuple[dict[str, Any] | None, int]:
     """Return the session options and number of threads to measure a model with."""
-    if not targets.get(spec.kind).is_onnx or not config.tune_session:
+    if not targets.get(spec.kind).is_tuned or not config.tune_session:
         return None, config.num_threads
     arguments = {
         "directory": spec.directory,
@@ -309,7 +340,7 @@ def _tuned(
 
 
 def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
-    if not targets.get(spec.kind).is_onnx or not config.floors or config.num_threads != 1:
+    if not targets.get(spec.kind).is_tuned or not config.floors or config.num_threads != 1:
         return None
     arguments = {"directory": spec.directory, "text": query, "seconds": SECONDS_OF_RATE}
     try:

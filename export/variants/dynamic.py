@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from ...errors import ExportError
@@ -131,7 +132,21 @@ def to_half(source: Path, target: Path, *, keep: Sequence[str] = ()) -> None:
         half: Any = convert_float_to_float16(
             graph, keep_io_types=True, disable_shape_infer=False, op_block_list=blocked
         )
+    _order_casts(half)
     save_onnx(half, target)
+
+
+def _order_casts(model: onnx.ModelProto) -> None:
+    """Sort the nodes, in place: the converter appends its casts, and one for each reader of a shared constant."""
+    made: set[tuple[str, ...]] = set()
+    again = []
+    for place, node in enumerate(model.graph.node):
+        if tuple(node.output) in made:
+            again.append(place)
+        made.add(tuple(node.output))
+    for place in reversed(again):
+        del model.graph.node[place]
+    ONNXModel(model).topological_sort()
 
 
 def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:

@@ -10,6 +10,8 @@ from .base import CPU, TARGETS, Target
 
 __all__ = [
     "CPU",
+    "TARGETS",
+    "Target",
     "baseline",
     "cuda",
     "get",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .base import Opened, OpenOptions, Target, register
+from .pytorch import set_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +27,14 @@ def _missing() -> str | None:
 
 
 def _open(options: OpenOptions) -> Opened:
+    import numpy as np
     import torch
 
     from ....training import tasks
     from ....training.checkpoints.load import label_names, load_classifier
     from ...runtime.tasks import DECODERS
 
-    torch.set_num_threads(options.num_threads)
+    set_threads(options.num_threads)
     model, tokenizer = load_classifier(options.directory, tasks.get(options.task))
     model = model.to(DEVICE, torch.float16).eval()
     names, decoder = label_names(model.config), DECODERS[options.task]
@@ -49,11 +51,8 @@ def _open(options: OpenOptions) -> Opened:
             return model(**given).logits.float().cpu().numpy()
 
     def logits(texts: Sequence[str], batch_size: int = 1) -> np.ndarray:
-        import numpy as np
-
-        texts = list(texts)
-        parts = [run(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
-        return np.concatenate(parts)
+        batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
+        return np.concatenate([run(batch) for batch in batches])
 
     def classify(texts: str | Sequence[str], batch_size: int = 32) -> Any:
         single = isinstance(texts, str)
