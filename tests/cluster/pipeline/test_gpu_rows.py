@@ -75,7 +75,7 @@ def test_without_the_cpu_only_what_the_gate_compares_with_is_measured_there(run)
 
 def test_a_row_on_a_gpu_has_the_content_of_its_model_and_a_key_of_its_own(run):
     config = job("benchmark.targets=[cpu, cuda]")
-    data = SimpleNamespace(fingerprint="f", out_of_scope_label=None, label_names=["a"])
+    data = SimpleNamespace(fingerprint="f", out_of_scope_label=None, out_of_scope_id=None, label_names=["a"])
     models = ModelReuse(config, run, data)
     on_cpu = MeasurementSpec("onnx", "onnx", run.variant("onnx"), 32)
     keys = models.measurement_keys([on_cpu, on_cpu.on("cuda")])
@@ -148,7 +148,7 @@ def test_rows_on_a_gpu_are_a_task_of_their_own_on_a_node_that_has_one(places, gi
 
 def test_a_task_alone_on_its_node_has_the_gpus_that_it_asks_for(run, monkeypatch):
     sent = []
-    monkeypatch.setattr(dispatch, "whole_node", lambda wanted, report: ("n" * 56, 16.0))
+    monkeypatch.setattr(dispatch, "whole_node", lambda wanted, report: ("a" * 56, 16.0))
     dispatcher = Dispatcher(JobConfig(), run)
 
     def send(stage, function, wanted, *arguments, part="", **options):
@@ -183,7 +183,8 @@ ROWS = [
 
 @pytest.mark.parametrize(("place", "chosen"), [("cpu", "onnx-int8"), ("cuda", "onnx-fused-fp16@cuda")])
 def test_the_first_target_selects_and_the_others_are_compared(place, chosen):
-    selection = select_variant(ROWS, ChooseConfig(), place=place)
+    without_limits = ChooseConfig(max_drop_from_student=None, max_drop_from_teacher=None)
+    selection = select_variant(ROWS, without_limits, place=place)
     assert selection.chosen == chosen
     verdicts = {each.name: each.verdict for each in selection.measurements}
     assert verdicts[chosen].startswith("selected: ")

@@ -621,7 +621,7 @@ def test_rows_on_a_gpu_have_a_table_of_their_own(gpu_report) -> None:
         "3 of 63",
     ]
     assert by_name["onnx", "tensorrt"] == ["0.400", "2500", "7500", "31.2", NONE]
-    assert r"- onnx@cuda: no CUDA graphs: not all nodes \| are on CUDA." in text
+    assert r"- onnx\@cuda: no CUDA graphs: not all nodes \| are on CUDA." in text
     assert "Machine of the measurements on a GPU: A Host of GPUs" in text
     assert text.count("Machine: A Processor") == 1
 
