@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,12 +30,18 @@ from distiltune.export.machine import num_usable_cores
 # Title -> arguments of DistillationTrainingArguments, in order of worth.
 STEPS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "32 bits, random order": {"bf16": False, "tf32": False, "train_sampling_strategy": "random"},
+    "32 bits, random order": {
+        "bf16": False,
+        "tf32": False,
+        "train_sampling_strategy": "random",
+        "data_on_device": False,
+    },
     "32 bits": {"bf16": False, "tf32": False},
     "tf32": {"bf16": False, "tf32": True},
     "bf16": {"bf16": True},
     "bf16, batch 256": {"bf16": True, "per_device_train_batch_size": 256},
-    "compiled": {"torch_compile": True},
+    "texts on the host": {"data_on_device": False},
+    "compiled": {"compile_step": True},
 }
 PACKED = (1, 8, 16, 4, 32, 2)
 """Trials that share a GPU, in order of worth."""
@@ -346,7 +352,7 @@ def per_step(events: Sequence[Any]) -> dict[str, Any]:
 # --- Trials that share a GPU -------------------------------------------------------------------------------------
 
 
-def trials(bench: Bench, num_packed: int) -> dict[str, Any]:
+def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Trials/hour through the library's own search, once its workers are warm, and the peak of the card's memory."""
     from distiltune.search.config import SearchConfig
     from distiltune.search.driver.run_search import TrialInputs, run_search
@@ -390,6 +396,7 @@ def trials(bench: Bench, num_packed: int) -> dict[str, Any]:
             logs="logs",
             cpus_per_trial=max(0.01, min(1.0, cores / num_packed)),
             gpus_per_trial=1 / num_packed if bench.on_gpu else 0,
+            mps=mps,
         )
         wall_s = time.monotonic() - began
     shutil.rmtree(folder, ignore_errors=True)
@@ -463,18 +470,13 @@ def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
     Raises:
         LookupError: Its program is not on this machine.
     """
+    from distiltune.cluster.session.mps import mps_daemons
+
     if not bench.on_gpu or shutil.which(MPS) is None:
         raise LookupError(f"{MPS} is not on this machine")
-    folder = bench.work / "mps"
-    folder.mkdir(exist_ok=True)
-    os.environ |= {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
-    subprocess.run([MPS, "-d"], check=True, timeout=30)
-    try:
-        return trials(bench, num_packed)
-    finally:
-        bench.ended.close()  # Ray's workers are its clients
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([MPS], input="quit\n", text=True, check=False, timeout=15)
+    bench.start_ray()
+    with mps_daemons(wanted=True) as mps:
+        return trials(bench, num_packed, mps=mps)
 
 
 # --- Labelling, fine-tuning, latency -----------------------------------------------------------------------------

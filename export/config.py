@@ -8,11 +8,18 @@ from pydantic import Field, field_validator, model_validator
 
 from ..training.section import PositiveAmount, Section, Share
 from .benchmark.config import BenchmarkConfig
-from .out_of_scope.config import OutOfScopeConfig
+from .out_of_scope.config import LabelThresholdsConfig, OutOfScopeConfig
 from .variants import kinds
 from .variants.config import VariantName, VariantsConfig
 
-__all__ = ["BenchmarkConfig", "ChooseConfig", "ExportConfig", "OutOfScopeConfig", "VariantName"]
+__all__ = [
+    "BenchmarkConfig",
+    "ChooseConfig",
+    "ExportConfig",
+    "LabelThresholdsConfig",
+    "OutOfScopeConfig",
+    "VariantName",
+]
 
 
 class ChooseConfig(Section):
@@ -71,6 +78,11 @@ class ExportConfig(VariantsConfig):
         default_factory=OutOfScopeConfig,
         description="Threshold for out-of-scope texts; there is none without an out-of-scope label. null: no "
         "threshold.",
+    )
+    label_thresholds: LabelThresholdsConfig | None = Field(
+        default=None,
+        description="multi_label: how the threshold of each label is chosen, for each variant on the validation split. "
+        "Default of that task: the highest F1. null: one half for every label.",
     )
 
     @model_validator(mode="before")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 LEAST, MOST = 0.02, 50.0
@@ -33,6 +35,35 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         expected = (weights * values).sum(axis=1) / weights.sum(axis=1)
         return bool(own > expected.mean())
 
+    return _bisected(is_too_flat)
+
+
+def fit_sigmoid_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Fit T so that sigmoid(logits / T) has the smallest negative log-likelihood of labels that may occur together.
+
+    As :func:`fit_temperature`, with a Bernoulli distribution for each label; the derivative is the mean of
+    z · (y - sigmoid(z / T)).
+
+    Args:
+        logits: float[N, C].
+        labels: [N, C], above 0 where a text has the label.
+
+    Returns:
+        T, from 0.02 to 50; 1 without labels.
+    """
+    values, truth = logits.astype(np.float64), np.asarray(labels) > 0
+    if not truth.size:
+        return 1.0
+
+    def is_too_flat(inverse: float) -> bool:
+        expected = 0.5 + 0.5 * np.tanh(0.5 * inverse * values)
+        return bool((values * (truth - expected)).sum() > 0)
+
+    return _bisected(is_too_flat)
+
+
+def _bisected(is_too_flat: Callable[[float], bool]) -> float:
+    """Return the temperature above which probabilities are too flat, given the test for an inverse temperature."""
     low, high = np.log(1 / MOST), np.log(1 / LEAST)
     for _ in range(_STEPS):
         middle = (low + high) / 2

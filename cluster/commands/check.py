@@ -90,17 +90,10 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 def _overview(job: Any) -> dict[str, str]:
     """Return what a checked job would do, a line for each section."""
-    from collections import Counter
-
     from ..pipeline.run_job import describe_data
 
     config, data = job.config, job.data
-    counts = Counter(data.splits["train"]["label"][:])
-    label, fewest = min(counts.items(), key=lambda each: (each[1], each[0]))
-    lines = {
-        "data": describe_data(job)[1],
-        "labels": f"at least {fewest:,} training texts each ({data.label_names[label]!r} has the fewest)",
-    }
+    lines = {"data": describe_data(job)[1], "labels": _labels(data)}
     if job.lengths is not None:
         lengths = job.lengths
         lines["lengths"] = (
@@ -118,9 +111,25 @@ def _overview(job: Any) -> dict[str, str]:
     }
 
 
+def _labels(data: Any) -> str:
+    """Return the label with the fewest training texts, or the range of the numbers to learn."""
+    names, labels = data.label_names, data.splits["train"]["label"][:]
+    counts = data.label_kind.counts(labels, names)
+    if counts is None:
+        columns = zip(*labels, strict=True)
+        return "; ".join(
+            f"{name} from {min(values):g} to {max(values):g}"
+            for name, values in zip(names, columns, strict=True)
+        )
+    label, fewest = min(counts.items(), key=lambda each: (each[1], names.index(each[0])))
+    return f"at least {fewest:,} training texts each ({label!r} has the fewest)"
+
+
 def _teacher(teacher: Any) -> str:
     if teacher.checkpoint is not None:
         return f"{teacher.checkpoint}, as it is"
+    if teacher.logits is not None:
+        return f"the logits of {teacher.logits.path}"
     tuned = teacher.fine_tune
     how = f"{tuned.checkpoint}, fine-tuned" if tuned else "a small BERT trained from scratch"
     epochs = (tuned or teacher.scratch).num_train_epochs

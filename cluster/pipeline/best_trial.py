@@ -45,7 +45,7 @@ def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
         **values,
         "metric": config.metric,
         "value": trial.metrics[f"{VALIDATION}{config.metric}"],
-        "validation_accuracy": trial.metrics["validation_accuracy"],
+        "validation_accuracy": trial.metrics.get("validation_accuracy"),
         "trial_id": trial.trial_id,
         "epoch": trial.best_epoch,
         "parameters": trial.parameters,

@@ -24,6 +24,7 @@ from ...export.selection.select_variant import select_variant
 from ...search.space.space import VALIDATION
 from ...search.student_arguments import STUDENT_KIND
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
 from ...training.student.config import as_kind
 from ...training.tasks import get as get_task
@@ -54,19 +55,20 @@ def choose_variant(
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
     choose = config.export.choose
-    metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
-    place = config.benchmark.targets[0]
-    selection = select_variant(measured, choose, metric=metric, place=place)
+    task, place = get_task(config.task), config.benchmark.targets[0]
+    metric = task.metric(config.metric, data.label_names, data.out_of_scope_id)
+    selection = select_variant(measured, choose, metric=metric, task=task, place=place)
     by_name = {each.name: each for each in selection.measurements}
     compared, broken_down, ratios, baselines = None, None, {}, []
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], teacher_beside(place, by_name)
         baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
-        labels, names = data.splits["test"]["label"][:], data.label_names
+        test, names = data.splits["test"], data.label_names
+        labels = task.measured_labels(texts_of(test), test["label"][:])
         goal = goal_of(config, data)
         predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
-        broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices)
+        broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices, task)
         if teacher is not None:
             compared = compare_with_teacher(
                 variant,
@@ -75,6 +77,7 @@ def choose_variant(
                 names,
                 choose,
                 metric=metric,
+                task=task,
                 ratio=ratios.get(TEACHER),
                 slices=data.slices,
             )
@@ -154,7 +157,11 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
         "base_model": base_model,
         "licences": {"teacher": licence, "data": config.data.licence},
         "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
-        **{f"teacher_{name}": teacher[name] for name in dict.fromkeys((goal, "validation_accuracy"))},
+        **{
+            f"teacher_{name}": teacher[name]
+            for name in dict.fromkeys((goal, "validation_accuracy"))
+            if name in teacher
+        },
         "student": as_kind(config.student, kind or config.student.kind).model_dump(
             mode="json", exclude_none=True
         ),
@@ -173,7 +180,9 @@ def _max_length(config: JobConfig, run: Run) -> str:
 
 def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:
     """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
-    name = teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    name = (
+        teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    )  # none of a file of logits
     if name is None:
         return None, teacher.licence
     packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -203,6 +212,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
                 "metric": config.metric,
+                "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
@@ -236,6 +246,13 @@ def _chosen_variant(choice: Mapping[str, Any]) -> str | None:
     """Return the name of the variant whose measurement was selected."""
     chosen = (each for each in choice["variants"] if each["name"] == choice["chosen"])
     return next((Measurement.from_json(each).model_name for each in chosen), None)
+
+
+def _teacher_file(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many texts of each kind a file of logits has and lacks; None for another teacher."""
+    if record.get("kind") != "logits":
+        return None
+    return {name: record[name] for name in ("num_texts", "missing")}
 
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -289,4 +289,4 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    return record, f"{intents} intents{outside}; {texts}{truncation_in_words(lengths)}"
+    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths)}"

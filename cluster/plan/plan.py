@@ -12,7 +12,7 @@ from ...errors import ConfigError, RunFailedError, listed, shown
 from ...export.benchmark.measure_models import Measurement
 from ...export.config import BenchmarkConfig, ChooseConfig
 from ...export.selection.gate import accuracy_kind, apply_gate
-from ...training.tasks import Metric
+from ...training.tasks import Metric, Task
 from ...training.tasks import get as get_task
 from ..specification.config import JobConfig, PlanConfig, PlanStep
 from ..specification.faults import described
@@ -145,7 +145,7 @@ def tries(
     if outcome.measurement is None:
         raise RunFailedError(f"run {outcome.run_id}, the unchanged job: {outcome.reason}")
     metric = get_task(config.task).metric(config.metric, outcome.label_names, outcome.out_of_scope_id)
-    judge = _Judge(plan, config.export.choose, outcome.measurement, metric)
+    judge = _Judge(plan, config.export.choose, outcome.measurement, metric, get_task(config.task))
     first = replace(judge.described(outcome, None, None), cost=1.0)
     yield first, kept
     least, number = first.cost or 1.0, 0
@@ -177,9 +177,12 @@ def gate_of(plan: PlanConfig, choose: ChooseConfig) -> ChooseConfig:
 class _Judge:
     """Compares outcomes with the first one."""
 
-    def __init__(self, plan: PlanConfig, choose: ChooseConfig, base: Measurement, metric: Metric) -> None:
+    def __init__(
+        self, plan: PlanConfig, choose: ChooseConfig, base: Measurement, metric: Metric, task: Task
+    ) -> None:
         self._plan = plan
         self._metric = metric
+        self._task = task
         self._base = base
         self._gate = gate_of(plan, choose)
 
@@ -194,7 +197,7 @@ class _Judge:
             else measurement.validation_accuracy
         )
         return Tried(
-            outcome.run_id, key, value, measurement.name, measurement.latency_ms["p50"], measurement.size_mb, accuracy,
+            outcome.run_id, key, value, measurement.name, measurement.p50_ms, measurement.size_mb, accuracy,
             cost=self._cost(measurement) / self._cost(self._base),
         )  # fmt: skip
 
@@ -204,7 +207,7 @@ class _Judge:
             return tried
         gained = 1 - self._cost(outcome.measurement) / self._cost(self._base) / least
         measurements = [replace(self._base, name=_BASE), replace(outcome.measurement, name=_TRIED)]
-        judged = apply_gate(measurements, self._gate, metric=self._metric, student=_BASE)[1]
+        judged = apply_gate(measurements, self._gate, metric=self._metric, task=self._task, student=_BASE)[1]
         tried = replace(tried, against_base=judged.against_student)
         if judged.gate == "failed":
             return replace(tried, kept=False, reason=judged.verdict or "")
@@ -215,7 +218,7 @@ class _Judge:
         return replace(tried, reason=f"{self._plan.minimise} decreases by {100 * gained:.1f} %")
 
     def _cost(self, measurement: Measurement) -> float:
-        latency, size = measurement.latency_ms["p50"], measurement.size_mb
+        latency, size = measurement.p50_ms, measurement.size_mb
         return {"latency_ms": latency, "size_mb": size, "latency_times_size": latency * size}[
             self._plan.minimise
         ]

@@ -15,19 +15,21 @@ from ...export.benchmark.measure_models import BenchmarkTexts, Measurement, Meas
 from ...export.benchmark.targets.baseline import BASELINE
 from ...export.machine import describe_machine
 from ...export.out_of_scope.fit_scores import ValidationTexts
-from ...export.out_of_scope.thresholds import ScopeGoal
 from ...export.selection.interleaved import measure_ratios
 from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
 from ...search.space.students import student_keys
+from ...search.trial.device import own_device
 from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
+from ...texts import texts_of
 from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
+from ...training.machine import describe_device
 from ...training.student.build import build_student
 from ...training.student.config import student_section
 from ...training.student.piece_states import StatesCache
@@ -95,10 +97,14 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
-        logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
         task.store.write_json(task.progress, {"text": ""})
         try:
-            return function(task, *arguments)
+            with own_device(use_gpu=task.use_gpu):
+                device = describe_device(use_gpu=task.use_gpu)
+                logging.getLogger("distiltune").info(
+                    "%s on %s, %s", function.__name__, socket.gethostname(), device
+                )
+                return function(task, *arguments)
         except BaseException as error:
             writer.write(traceback.format_exc())
             refused = refusal_of(error, str(task.store))
@@ -124,9 +130,9 @@ def make_student(
         data.class_names,
         task.store.local(key),
         max_length=config.training.num_tokens,
-        texts=(data.splits["train"]["text"][:], data.unlabelled),
+        texts=(texts_of(data.splits["train"]), data.unlabelled),
         labels=data.splits["train"]["label"][:],
-        validation_texts=data.splits["validation"]["text"][:],
+        validation_texts=texts_of(data.splits["validation"]),
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         report=task.report,
@@ -157,7 +163,7 @@ def make_variant(
     run = Run(task.store, run_id)
     key = run.variant(name)
     task.store.delete(run.key(variant_record(name)))  # of the folder that is about to be replaced
-    goal, export = goal_of(task.config, data), task.config.export
+    export = task.config.export
     takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
         name,
@@ -169,8 +175,9 @@ def make_variant(
         out_of_scope_label=data.out_of_scope_label,
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
-        validation=validation_texts(data, goal),
-        training_texts=data.splits["train"]["text"][:] if takes_texts else [],
+        validation=validation_texts(task.config, data),
+        training_texts=texts_of(data.splits["train"]) if takes_texts else [],
+        takes_pairs=data.has_pairs,
     )
     task.store.publish(key)
     record = made.to_json()
@@ -194,24 +201,30 @@ def measured_logits(name: str) -> str:
     return f"measurements/{name}.npz"
 
 
-def validation_texts(data: TextData, goal: ScopeGoal | None) -> ValidationTexts:
-    """Return the labelled texts that temperature and threshold of a variant are fitted on."""
-    rows, names = data.splits["validation"], data.label_names
-    labels = [names[label] for label in rows["label"][:]]
-    return ValidationTexts(rows["text"][:], labels, goal, data.out_of_scope_label)
+def validation_texts(config: JobConfig, data: TextData) -> ValidationTexts:
+    """Return the labelled texts that temperature and thresholds of a variant are fitted on."""
+    rows, names, labels = data.splits["validation"], data.label_names, data.splits["validation"]["label"][:]
+    return ValidationTexts(
+        texts_of(rows),
+        [names[label] for label in labels] if learning.get(config.task).has_classes else labels,
+        goal_of(config, data),
+        data.out_of_scope_label,
+        config.export.label_thresholds,
+    )
 
 
 def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
     """Return the texts that every model of a job is measured on."""
     validation, test = data.splits["validation"], data.splits["test"]
     return BenchmarkTexts(
-        validation["text"][:],
+        texts_of(validation),
         validation["label"][:],
-        test["text"][:],
+        texts_of(test),
         test["label"][:],
         data.label_names,
         data.out_of_scope_label,
         config.task,
+        None if config.export.label_thresholds is None else config.export.label_thresholds.model_dump(),
     )
 
 

@@ -26,13 +26,20 @@ from ...training.section import (
 )
 from ...training.student.config import AnyStudentConfig, StudentConfig, student_config
 from ...training.tasks import TASKS
-from ...training.tasks.config import TaskName, metric_description
+from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
-from .sections import SEED, is_judged_with_threshold, with_defaults_of_student, with_seed
+from .sections import (
+    SEED,
+    fault_of_texts,
+    fault_of_tokens,
+    is_judged_with_threshold,
+    with_defaults_of_student,
+    with_seed,
+)
 
 _DEFAULT_SEED = 42
 
@@ -71,9 +78,7 @@ class JobConfig(Section):
     seed: Seed = Field(
         default=_DEFAULT_SEED, description="Seed of the job, and of every section without a seed of its own."
     )
-    task: TaskName = Field(
-        default="single_label", description="The task to learn: single_label, one label for each text."
-    )
+    task: TaskName = Field(default="single_label", description=task_description())
     metric: Name = Field(default="accuracy", description=metric_description())
     data: AnyDataConfig = Field(default_factory=data_config, description="The labelled texts.")
     teacher: TeacherConfig = Field(
@@ -101,14 +106,33 @@ class JobConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_threshold(cls, values: Any) -> Any:
-        """Omit the default threshold if the task has no out-of-scope texts."""
+    def _thresholds_of_task(cls, values: Any) -> Any:
+        """Omit the default threshold if the task has no out-of-scope texts; choose those of several labels by F1."""
         if not isinstance(values, dict):
             return values
         name, export = values.get("task"), values.get("export", {})
-        if name not in TASKS.names or TASKS[name].out_of_scope is not None or not isinstance(export, dict):
+        if name not in TASKS.names or not isinstance(export, dict):
             return values
-        return {**values, "export": {"out_of_scope": None, **export}}
+        task, defaults = TASKS[name], {}
+        if task.out_of_scope is None:
+            defaults["out_of_scope"] = None
+        if task.has_label_sets:
+            defaults["label_thresholds"] = {}
+        return {**values, "export": {**defaults, **export}} if defaults else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_temperature(cls, values: Any) -> Any:
+        """Do not search the temperature if the task's losses do not depend on it."""
+        name, search = (
+            (values.get("task"), values.get("search", {})) if isinstance(values, dict) else (None, {})
+        )
+        if name not in TASKS.names or TASKS[name].has_temperature or not isinstance(search, dict):
+            return values
+        space = search.get("space", {})
+        if not isinstance(space, dict):
+            return values
+        return {**values, "search": {**search, "space": {"temperature": 1, **space}}}
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +164,18 @@ class JobConfig(Section):
         own = {"metric": THRESHOLD_METRIC, "mode": "max"} if by_threshold else own
         return {**values, "search": {**own, **search}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _recognised_task(cls, values: Any) -> Any:
+        """Recognise the task from the data's columns and the teacher's checkpoint if the job names none.
+
+        Of the validators before the fields this one runs first, since it is the last.
+        """
+        if not isinstance(values, dict) or "task" in values:
+            return values
+        found = recognised_task(values)
+        return values if found is None else {**values, "task": found}
+
     @field_validator("metric")
     @classmethod
     def _is_of_task(cls, metric: str, info: ValidationInfo) -> str:
@@ -169,13 +205,44 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _suits_the_task(self) -> JobConfig:
+        """Reject keys that mean nothing for the task; each with the tasks that have it."""
+        task, given = TASKS[self.task], self.training
+        smoothing = given.arguments.get("label_smoothing_factor")
+        wrong = {
+            f"training.arguments.label_smoothing_factor: {smoothing} given, but numbers are not smoothed": (
+                bool(smoothing) and not task.has_label_smoothing,
+                lambda each: each.has_label_smoothing,
+            ),
+            "export.label_thresholds: a text has one answer": (
+                self.export.label_thresholds is not None and not task.has_label_sets,
+                lambda each: each.has_label_sets,
+            ),
+            f"training.balance: {given.balance!r} given, but a text has no single class": (
+                given.balance != "none" and not task.has_classes,
+                lambda each: each.has_classes,
+            ),
+            f"export.choose.min_validation_metric: lower is better in {self.metric}": (
+                self.export.choose.min_validation_metric is not None
+                and task.metric_mode(self.metric) == "min",
+                lambda each: each.goal[1] == "max",
+            ),
+        }
+        for fault, (is_wrong, has_it) in wrong.items():
+            if is_wrong:
+                able = ", ".join(each.name for each in TASKS if has_it(each))
+                raise ValueError(f"{fault} in the task {task.name}; remove it, or set task to one of: {able}")
+        return self
+
+    @model_validator(mode="after")
     def _has_labels_to_cross_fit(self) -> JobConfig:
         num_folds = self.data.diagnostics.cross_fit
         if num_folds is None:
             return self
-        if self.teacher.checkpoint is not None:
+        if not self.teacher.is_trained:
+            kind = "checkpoint is a finished model" if self.teacher.logits is None else "logits is a file"
             raise ValueError(
-                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.checkpoint is a finished model, which "
+                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
                 "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
             )
         if not TASKS[self.task].has_classes:
@@ -195,9 +262,11 @@ class JobConfig(Section):
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
                 f"student.{own.source_key} has its own; remove one of them"
             )
-        unused = _unused_teacher(self)
-        if unused is not None:
-            raise ValueError(unused)
+        fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        if TASKS[self.task].of_tokens:
+            fault = fault or fault_of_tokens(self.task, self.data, self.teacher, _students(self))
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
 

@@ -137,7 +137,7 @@ class _BestTrial(_Record):
     trial_id: str
     metric: str
     value: float
-    validation_accuracy: float
+    validation_accuracy: float | None = None
     parameters: dict[str, Any]
     alpha: float
     temperature: float
@@ -181,13 +181,13 @@ class _Measurement(_Record):
 
     name: str
     kind: str
-    size_mb: float = Field(gt=0)
-    latency_ms: _Times
-    sample_latency_ms: _Times
+    size_mb: Annotated[float, Field(gt=0)] | None
+    latency_ms: _Times | None
+    sample_latency_ms: _Times | None
     throughput: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     num_threads: int
-    query: str
+    query: str | list[str]
     accuracy: float | None = None
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None
@@ -198,6 +198,7 @@ class _Measurement(_Record):
     waiting: float | None = None
     verdict: str | None = None
     metric: _MetricValues | None = None
+    metrics: dict[str, dict[str, float | None]] | None = None
 
 
 class _AgainstBaseline(_Record):

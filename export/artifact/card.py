@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...training.tasks import title_of
-from ..markdown import render, times_faster
+from ...training.tasks import SINGLE_LABEL, TASKS, title_of
+from ..markdown import Markdown, render, times_faster
 from .licences import UNKNOWN, is_non_commercial, licence_of_artifact
 
 _METRICS = {
@@ -14,14 +14,30 @@ _METRICS = {
     "in_scope_accuracy": "accuracy, in scope",
     "oos_recall": "recall, out of scope",
 }
-_HUB_TYPES = {"f1": "f1", "precision": "precision", "recall": "recall", "mcc": "matthews_correlation"}
+_HUB_TYPES = {
+    "f1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "mcc": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "rmse": "rmse",
+    "map": "mean_average_precision",
+}
 """Word in a metric's name -> what the hub calls it; otherwise ``accuracy``."""
 # Keys of ``made_from`` that the card shows in places of their own.
 _OWN_PLACE = ("licences", "base_model")
 _OWN_ROWS = ("ratios", "against_baselines")
 
 
-def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
+def model_card(
+    labels: Sequence[str],
+    made_from: Mapping[str, Any],
+    measurements: Mapping[str, Any],
+    task: str = "single_label",
+    *,
+    takes_pairs: bool = False,
+) -> str:
     """Return the text of a model card.
 
     Args:
@@ -31,14 +47,17 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
         measurements: Measurements of the classifier; JSON values. ``ratios``: name of a model → how many times faster
             the classifier is (``faster``, ``low``, ``high``). ``against_baselines``: what it gains over each baseline
             (``text``, ``verdict``).
+        task: Name of the task.
+        takes_pairs: Whether it classifies pairs of texts.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    shown_task = TASKS[task if task in TASKS else SINGLE_LABEL.name]
     licences, given = _mapping(made_from, "licences"), _mapping(made_from, "data")
     dataset = given.get("dataset")
     data = ModelCardData(
         library_name="onnxruntime",
-        pipeline_tag="text-classification",
+        pipeline_tag=shown_task.pipeline,
         tags=["distiltune", "distillation", "onnx"],
         license=licence_of_artifact(licences),
         base_model=made_from.get("base_model"),
@@ -48,6 +67,11 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     shown = {name: value for name, value in made_from.items() if name not in _OWN_PLACE}
     values = {
         "labels": labels,
+        "takes_pairs": takes_pairs,
+        "title": shown_task.title,
+        "does": Markdown(_does(shown_task.does, takes_pairs).format(num=len(labels))),
+        "answer": Markdown(shown_task.answer),
+        "outputs": "Labels" if shown_task.has_named_labels else "Numbers",
         "result": _result(measurements),
         "licences": {name: licences.get(name) or UNKNOWN for name in ("teacher", "data")},
         "non_commercial": [name for name in ("teacher", "data") if is_non_commercial(licences.get(name))],
@@ -55,6 +79,11 @@ def model_card(labels: Sequence[str], made_from: Mapping[str, Any], measurements
     }
     body = render(__name__, "card.md.j2", values)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _does(sentence: str, takes_pairs: bool) -> str:
+    """Return what a task's model does, said of pairs where it takes those."""
+    return sentence.replace("a text", "a pair of texts", 1) if takes_pairs else sentence
 
 
 def _results(
@@ -65,6 +94,8 @@ def _results(
 
     fingerprint = _mapping(made_from, "data").get("fingerprint")
     values = {name: (title, measurements.get(name)) for name, title in _METRICS.items()}
+    for name, each in _mapping(measurements, "metrics").items():
+        values[name] = title_of(name), each.get("test") if isinstance(each, Mapping) else None
     own = _mapping(measurements, "metric")
     if "name" in own:  # the job's own, as the artifact predicts
         title = _METRICS.get(own["name"], title_of(own["name"]))

@@ -1,4 +1,4 @@
-"""Evaluate predicted labels against true ones: accuracy with its interval, each label, confusions, calibration."""
+"""Evaluate predictions on labelled texts: accuracy with its interval, each label, confusions, calibration, metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...training.tasks import LabelCounts, Task
 from ..out_of_scope.thresholds import reliability
 
 _Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
@@ -50,6 +51,98 @@ def evaluate(
             "counts": counts[np.ix_(occurring, occurring)].tolist(),
         },
     }
+
+
+def evaluate_outputs(
+    logits: np.ndarray,
+    truth: Sequence[Any],
+    labels: Sequence[str],
+    task: Task,
+    cuts: np.ndarray | float = 0.0,
+) -> dict[str, Any]:
+    """Measure a model of a task without one class for each text.
+
+    Args:
+        logits: float[N, C].
+        truth: Labels of the texts: names, or numbers.
+        labels: Names of the C outputs.
+        task: The task.
+        cuts: Logit above which each label is predicted.
+
+    Returns:
+        ``num_texts``; ``metrics`` by name, None for one that is not defined; ``right``, bool[N], None where predictions
+        are numbers; ``labels``, for each that occurs, as ``evaluate`` returns them; ``unknown``, labels of the texts
+        that the model cannot predict, which are not counted.
+    """
+    predictions, unknown = task.predictions(logits - cuts), set[str]()
+    if task.has_label_sets:
+        numbers = {name: number for number, name in enumerate(labels)}
+        expected = np.zeros((len(truth), len(labels)), dtype=task.label_dtype)
+        for row, names in enumerate(truth):
+            unknown.update(name for name in names if name not in numbers)
+            expected[row, [numbers[name] for name in names if name in numbers]] = 1
+    else:
+        expected = np.array(truth, dtype=task.label_dtype)
+    counts = task.label_counts(predictions, expected, len(labels))
+    return {
+        "num_texts": len(truth),
+        "metrics": task.metrics(predictions, expected),
+        "right": task.correct(predictions, expected),
+        "labels": [] if counts is None else measure_labels(counts, labels),
+        "unknown": sorted(unknown),
+    }
+
+
+def evaluate_spans(
+    answers: Sequence[Sequence[Mapping[str, Any]]],
+    texts: Sequence[Any],
+    truth: Sequence[Sequence[Any]],
+    types: Sequence[str],
+    task: Task,
+) -> dict[str, Any]:
+    """Measure the entities that a model finds in N texts.
+
+    Args:
+        answers: ``start``, ``end`` and ``label`` of the predictions for each text.
+        texts: The texts.
+        truth: The entities of each text, each of ``start``, ``end`` and ``type``.
+        types: Types of entities that the model predicts.
+        task: The task.
+
+    Returns:
+        As ``evaluate_outputs``; ``num_texts`` of a label is the number of its entities. Entities of unknown types count
+        as missed in the metrics.
+    """
+    unknown = sorted({each.type for label in truth for each in label} - set(types))
+    number = {name: place for place, name in enumerate([*types, *unknown])}
+    expected = [[[each.start, each.end, number[each.type]] for each in label] for label in truth]
+    found = [[[each["start"], each["end"], number[each["label"]]] for each in answer] for answer in answers]
+    labels, predictions = (task.measured_labels(texts, each) for each in (expected, found))
+    counts = task.label_counts(predictions, labels, len(types))
+    return {
+        "num_texts": len(truth),
+        "metrics": task.metrics(predictions, labels),
+        "right": task.correct(predictions, labels),
+        "labels": [] if counts is None else measure_labels(counts, types),
+        "unknown": unknown,
+    }
+
+
+def measure_labels(counts: LabelCounts, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, for each label that texts or predictions have, what ``measure_label`` does."""
+    found = []
+    for number in np.flatnonzero(counts.texts + counts.predicted):
+        hits, texts, given = (int(each[number]) for each in (counts.right, counts.texts, counts.predicted))
+        found.append(
+            {
+                "label": names[number],
+                "precision": hits / given if given else None,
+                "recall": hits / texts if texts else None,
+                "f1": 2 * hits / (texts + given),
+                "num_texts": texts,
+            }
+        )
+    return found
 
 
 def wilson_interval(num_right: int, num_texts: int) -> list[float]:

@@ -5,197 +5,45 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ...storage.temporary import temporary_directory
+from ...texts import TextOrPair
 from ...training import tasks
 from ..artifact.manifest import SETTINGS_FILE
 from ..runtime.classifier_config import read_config
 from . import targets
-from .contention import MOST_WAITING
 from .measurements import median_text
 from .processes import call_in_process, run_module
+from .records import BenchmarkTexts, Measurement, MeasurementSpec, Outcome
 from .targets.base import Preparation, Prepared
 
 if TYPE_CHECKING:
     from ..out_of_scope.thresholds import ScopeGoal
     from .config import BenchmarkConfig
 
+__all__ = [
+    "NUM_COMPARED_TEXTS",
+    "BenchmarkTexts",
+    "Measurement",
+    "MeasurementSpec",
+    "Outcome",
+    "judge_again",
+    "measure_models",
+    "median_text",
+    "prepare_model",
+]
+
 _log = logging.getLogger(__name__)
 SECONDS_OF_RATE = 0.2  # of measurement, for each of the three rates of a floor
-Outcome = Literal["passed", "failed", "inconclusive"]
-"""Of a gate."""
 LOGITS_FILE = "logits.npz"
 NUM_COMPARED_TEXTS = 32  # whose logits are compared to detect session options that change them
-
-
-@dataclass(frozen=True)
-class MeasurementSpec:
-    """One model to measure.
-
-    Attributes:
-        name: name of the measurement in the report, such as ``student-pytorch``.
-        kind: name of the registered target that measures it, see :mod:`.targets`.
-        directory: the checkpoint or variant.
-        max_length: maximum number of tokens; longer texts are truncated. A baseline reads whole texts: 0.
-        tokenizer_dir: folder of the tokenizer, if not ``directory``; used only by PyTorch variants.
-        max_abs_diff: largest difference of logits from the parity step, copied into the measurement.
-        fused: number of fused nodes by type, copied into the measurement.
-        model: name of the model where it is measured a second time, on a GPU, under a name with that target's.
-    """
-
-    name: str
-    kind: str
-    directory: str
-    max_length: int
-    tokenizer_dir: str | None = None
-    max_abs_diff: float | None = None
-    fused: dict[str, int] | None = None
-    model: str | None = None
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model, such as that of a variant."""
-        return self.model or self.name
-
-    def on(self, target: str) -> MeasurementSpec:
-        """Return the measurement of the same model on a target with a GPU."""
-        return replace(self, name=f"{self.name}@{target}", kind=target, model=self.name)
-
-
-@dataclass(frozen=True)
-class BenchmarkTexts:
-    """Texts on which all models are measured, in this order; labels are the task's, indices into ``label_names``."""
-
-    validation_texts: Sequence[str]
-    validation_labels: Sequence[int]
-    test_texts: Sequence[str]
-    test_labels: Sequence[int]
-    label_names: Sequence[str]
-    out_of_scope_label: str | None = None
-    task: str = "single_label"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
-
-    Attributes:
-        accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select.
-        validation_accuracy: used by the gate, without a threshold.
-        with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
-            threshold is the variant's own, or selected in the same way for a model without one.
-        calibration: ``temperature``, the model's own or fitted on the validation split, and the expected calibration
-            error on the test split, without a threshold: ``in_scope_error_before`` and ``_after`` scaling by the
-            temperature, and the same for ``out_of_scope``; None for a task without class probabilities.
-        session: session options of the model, measured to be faster; None: they were not tuned.
-        curves: result of ``thresholds.threshold_curves`` and, as ``reliability``, the bins of
-            ``thresholds.reliability`` on the in-scope texts of the test split, scaled; for plots.
-        size_mb: weights or graph file on disk.
-        compressed_size_mb: the same compressed, where requested.
-        files_mb: every file that the runtime reads (graph, weights beside it, tokenizer, settings), in bytes / 10**6;
-            None for a model that cannot be sealed.
-        latency_ms: mean, std, p50, p90, p99 of the query.
-        floor_ms: lower bound for the query on one thread, see ``roofline.floor_ms``: ``bytes`` of weights over
-            bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for models that are not ONNX or
-            use more threads, and where the operations of the graph cannot be counted.
-        sample_latency_ms: the same over a sample of test texts.
-        profile_ms: where the time of the query goes, see ``TextClassifier.profile``, and ``first_call``, the first one
-            after loading; None for models that are not ONNX.
-        waiting: share of the timing during which the process waited for a processor that others used, 0 to 1, in the
-            least disturbed of up to three tries; None where the system does not count it.
-        throughput: batch size → texts per second.
-        peak_memory_mb: peak memory of the process that classified single texts and batches.
-        num_threads: intra-op threads: those of the section ``benchmark``, or the fastest number up to ``max_threads``.
-        query: the text timed for ``latency_ms``.
-        answers: split (``validation``, ``test``) → predictions on it, ``without_threshold`` and, where there is one,
-            ``with_threshold``, packed by ``predictions.pack_answers``; for paired tests.
-        metric: the job's metric, where it is not accuracy: its ``name``, its values on ``validation`` and ``test``, and
-            ``kind``, ``with_threshold`` or ``without_threshold``, of the predictions; added by ``selection.gate``.
-        predictions_changed: share of the validation texts whose prediction differs from the student's.
-        against_student, against_teacher: the paired comparison of the metric on the validation split, see
-            ``paired_test.PairedDifference``.
-        gate: whether its value in the metric is within the limits that a variant must keep: ``passed``, ``failed`` or
-            ``inconclusive`` (see ``selection.gate``); None where the gate does not apply.
-        teacher_gate: the same for the limit against the teacher.
-        verdict: why it was chosen, or why not.
-        reused: ``run_id`` of the run that measured it and ``at``, when; None for a measurement of this run.
-        model: name of the model, where the measurement's own has a target added, such as ``onnx-fused-fp16@cuda``.
-        num_nodes: number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
-        engine_build_s: seconds in which an engine for the GPU was built before anything was timed; None: none was.
-        cuda_graphs: ``latency_ms`` and ``throughput`` with CUDA graphs, or ``error``, why there are none; None: the
-            target has none.
-        training: of a baseline, which is trained before it is measured: ``seconds``, ``num_texts``, ``num_classes``,
-            ``features``, what it classifies by, in words, and ``bytes`` of its file; None for every other model.
-    """
-
-    name: str
-    kind: str
-    size_mb: float
-    latency_ms: dict[str, float]
-    sample_latency_ms: dict[str, float]
-    throughput: dict[str, float]
-    peak_memory_mb: float
-    num_threads: int
-    query: str
-    accuracy: float | None = None
-    in_scope_accuracy: float | None = None
-    oos_recall: float | None = None
-    validation_accuracy: float | None = None
-    max_abs_diff: float | None = None
-    fused: dict[str, int] | None = None
-    gate: Outcome | None = None
-    teacher_gate: Outcome | None = None
-    with_threshold: dict[str, Any] | None = None
-    calibration: dict[str, Any] | None = None
-    curves: dict[str, Any] | None = None
-    answers: dict[str, Any] | None = None
-    metric: dict[str, Any] | None = None
-    predictions_changed: float | None = None
-    against_student: dict[str, Any] | None = None
-    against_teacher: dict[str, Any] | None = None
-    verdict: str | None = None
-    session: dict[str, Any] | None = None
-    compressed_size_mb: float | None = None
-    files_mb: float | None = None
-    profile_ms: dict[str, float] | None = None
-    floor_ms: dict[str, float] | None = None
-    waiting: float | None = None
-    reused: dict[str, str] | None = None
-    training: dict[str, Any] | None = None
-    model: str | None = None
-    num_nodes: dict[str, int] | None = None
-    engine_build_s: float | None = None
-    cuda_graphs: dict[str, Any] | None = None
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model, such as that of a variant."""
-        return self.model or self.name
-
-    @property
-    def place(self) -> str:
-        """Entry of ``benchmark.targets`` that it was measured for."""
-        return targets.get(self.kind).place
-
-    @property
-    def is_disturbed(self) -> bool:
-        """Whether other processes disturbed the timing, so that the latency is uncertain."""
-        return self.waiting is not None and self.waiting > MOST_WAITING
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the measurement as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Measurement:
-        """Read a measurement written by :meth:`to_json`; unknown keys are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
 
 
 def measure_models(
@@ -254,10 +102,13 @@ def measure_models(
 
 
 def _progress_of(result: Measurement, num_measured: int, num_all: int) -> Progress:
-    latency, size = result.latency_ms["p50"], result.size_mb
-    message = f"{num_measured} of {num_all} models measured; {result.name}: {latency:.2f} ms, {size:.1f} MB"
-    message += "; disturbed by other processes" if result.is_disturbed else ""
+    message = f"{num_measured} of {num_all} models measured"
     counts = {"done": num_measured, "total": num_all}
+    if result.latency_ms is None:
+        return Progress(message, {"name": result.name, **counts})
+    latency, size = result.latency_ms["p50"], result.size_mb
+    message += f"; {result.name}: {latency:.2f} ms, {size:.1f} MB"
+    message += "; disturbed by other processes" if result.is_disturbed else ""
     return Progress(message, {"name": result.name, "latency_ms": latency, "size_mb": size, **counts})
 
 
@@ -265,7 +116,7 @@ def _measure_model(
     spec: MeasurementSpec,
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
-    query: str,
+    query: TextOrPair,
     goal: ScopeGoal | None,
     scratch: Path,
     *,
@@ -320,7 +171,7 @@ def prepare_model(
 
 
 def _tuned(
-    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
+    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: TextOrPair
 ) -> tuple[dict[str, Any] | None, int]:
     """Return the session options and number of threads to measure a model with."""
     if not targets.get(spec.kind).is_tuned or not config.tune_session:
@@ -339,7 +190,7 @@ def _tuned(
     return tuned["session"], tuned["num_threads"]
 
 
-def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
+def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: TextOrPair) -> dict[str, float] | None:
     if not targets.get(spec.kind).is_tuned or not config.floors or config.num_threads != 1:
         return None
     arguments = {"directory": spec.directory, "text": query, "seconds": SECONDS_OF_RATE}
@@ -371,7 +222,8 @@ def judge_again(
     Raises:
         InputError: The logits cannot be read.
     """
-    from .worker import ScoredModel, judge
+    from .targets.outputs import ScoredModel
+    from .worker import judge
 
     threshold = temperature = None
     if directory is not None and targets.get(measurement.kind).is_onnx:
@@ -391,7 +243,7 @@ def _plain_goal(goal: ScopeGoal | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a column of texts or labels as a list, with NumPy's integers converted to Python's."""
-    if value is None or isinstance(value, str):
+    """Return a column of texts, pairs or labels as a list, with NumPy's numbers converted to Python's."""
+    if value is None or isinstance(value, str | dict):
         return value
-    return [item if isinstance(item, str) else int(item) for item in value]
+    return [item if isinstance(item, str | tuple | list) else np.asarray(item).tolist() for item in value]

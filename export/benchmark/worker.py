@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import zipfile
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,8 @@ import numpy as np
 
 from ...errors import DistiltuneError, InputError
 from ...storage.folders import write_file
+from ...texts import from_json
+from ..out_of_scope.label_thresholds import choose_label_thresholds
 from ..out_of_scope.thresholds import (
     ScopeGoal,
     answers_with_threshold,
@@ -24,8 +24,8 @@ from ..out_of_scope.thresholds import (
     reliability,
     threshold_curves,
 )
-from ..runtime.scores import SCORES, Threshold
-from ..temperature import fit_temperature
+from ..runtime.scores import SCORES
+from ..temperature import fit_sigmoid_temperature, fit_temperature
 from . import targets
 from .contention import time_undisturbed
 from .measurements import PerformanceBenchmark, compressed_bytes, runtime_bytes
@@ -33,49 +33,14 @@ from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
+from .targets.outputs import SPLITS, ScoredModel, outputs_of
 
 if TYPE_CHECKING:
     from ...training.tasks import Task
 
-_SPLITS = ("validation", "test")
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model by its logits on both splits.
-
-    Attributes:
-        labels: Names of its C labels.
-        logits: Split (``validation``, ``test``) → float32[N, C].
-        threshold: Out-of-scope threshold that is shipped with it.
-        temperature: Temperature that is shipped with it.
-    """
-
-    labels: list[str]
-    logits: Mapping[str, np.ndarray]
-    threshold: Threshold | None = None
-    temperature: float | None = None
-
-    def save(self, path: Path) -> None:
-        """Write labels and logits, which hold no texts, as an uncompressed NumPy archive."""
-        validation, test = (self.logits[split] for split in _SPLITS)
-        np.savez(path, labels=np.array(self.labels), validation=validation, test=test)
-
-    @classmethod
-    def load(cls, path: Path, threshold: Threshold | None, temperature: float | None) -> ScoredModel:
-        """Read what ``save`` has written, under another threshold.
-
-        Raises:
-            InputError: The file cannot be read.
-        """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                logits = {split: stored[split] for split in _SPLITS}
-                return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
-            ) from None
+_TEXTS = tuple(f"{split}_texts" for split in SPLITS)
+_ACCURACIES = ("accuracy", "in_scope_accuracy", "oos_recall")
+"""Metrics that are fields of a measurement."""
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +48,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
-    model, texts, config = spec["model"], spec["texts"], spec["config"]
+    model, config = spec["model"], spec["config"]
+    texts = spec["texts"] | {name: [*map(from_json, spec["texts"][name])] for name in _TEXTS}
     target = targets.get(model["kind"])
+    if not target.is_run:
+        return _known_answers(Path(model["directory"]), spec, texts)
     batch_sizes = config["gpu_batch_sizes" if target.needs_gpu else "batch_sizes"]
     opened = target.open(
         OpenOptions(
@@ -101,16 +69,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     benchmark = PerformanceBenchmark(
         opened.pipeline,
         texts["test_texts"],
-        texts["test_labels"],
-        label_names=texts["label_names"],
-        out_of_scope_label=texts["out_of_scope_label"],
         name=model["name"],
         model_path=weights,
         num_warmups=config["num_warmups"],
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
         batch_sizes=batch_sizes,
-        query=spec["query"],
+        query=from_json(spec["query"]),
     )
     threads = config["num_threads"]
     first_call = benchmark.time_first_call()
@@ -137,10 +102,20 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         return measured
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(weights) / 2**20
-    logits = {split: opened.logits(texts[f"{split}_texts"]) for split in _SPLITS}
+    logits = {split: outputs_of(opened, texts[f"{split}_texts"]) for split in SPLITS}
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))
     return measured | judge(scored, texts, spec["goal"])
+
+
+def _known_answers(folder: Path, spec: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
+    """Measure a model by its stored logits alone: accuracy without time, size and memory."""
+    from ...training.teacher.file_teacher import LOGITS_FILE
+
+    scored = ScoredModel.load(folder / LOGITS_FILE, None, None)
+    scored.save(Path(spec["logits_file"]))
+    unknown = dict.fromkeys(("size_mb", "latency_ms", "sample_latency_ms", "peak_memory_mb"))
+    return {**unknown, "throughput": {}, **judge(scored, texts, spec["goal"])}
 
 
 def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, float] | None:
@@ -178,9 +153,11 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     from ...training import tasks
 
     task = tasks.get(texts["task"])
+    if not task.has_classes:
+        return _judge_outputs(model, texts, task)
     names = _all_names(model.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         labels = np.array([names.index(texts["label_names"][label]) for label in texts[f"{split}_labels"]])
         found[split] = model.logits[split], labels
     label = texts["out_of_scope_label"]
@@ -189,9 +166,11 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
     calibration, reliable = _calibration(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
+    values = {split: task.metrics(given[split], found[split][1], outside) for split in SPLITS}
     measured: dict[str, Any] = {
-        **task.metrics(given["test"], found["test"][1], outside),
-        "validation_accuracy": task.metrics(given["validation"], found["validation"][1], outside)["accuracy"],
+        **{name: value for name, value in values["test"].items() if name in _ACCURACIES},
+        "validation_accuracy": values["validation"].get("accuracy"),
+        "metrics": _further(values),
         "calibration": calibration,
         "curves": {"reliability": reliable},
         "answers": {
@@ -204,6 +183,123 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     if goal is not None and task.out_of_scope is not None:
         _judge_threshold(measured, model, found, task, goal, names, place)
     return measured
+
+
+def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Measure a model of a task without one class for each text; several labels by a threshold for each of them."""
+    names = texts["label_names"]
+    if sorted(model.labels) != sorted(names):
+        raise InputError(
+            f"the model has the outputs {', '.join(model.labels)!s:.100}, the data {', '.join(names)!s:.100}; export "
+            "the model again"
+        )
+    columns = [model.labels.index(name) for name in names]
+    labels = {
+        split: task.measured_labels(texts[f"{split}_texts"], texts[f"{split}_labels"]) for split in SPLITS
+    }
+    if task.of_tokens:
+        calibration, reliable = _calibration_of_words(model, texts, columns)
+        judged = _judged(task, _tagged(model, texts, columns, task), labels)
+        return judged | {"calibration": calibration, "curves": {"reliability": reliable}}
+    logits = {split: model.logits[split][:, columns] for split in SPLITS}
+    calibration, curves, cuts = None, None, 0.0
+    if task.has_label_sets:
+        temperature, cuts = _cuts(model, texts, logits["validation"], labels["validation"])
+        calibration, reliable = _calibration_of_labels(logits["test"], labels["test"], temperature)
+        curves = {"reliability": reliable}
+    given = {split: task.predictions(logits[split] - cuts) for split in SPLITS}
+    return _judged(task, given, labels) | {"calibration": calibration, "curves": curves}
+
+
+def _tagged(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task
+) -> dict[str, np.ndarray]:
+    """Return the predictions of a model that tags the words of each split's texts."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    return {
+        split: task.predictions_of_words(texts[f"{split}_texts"], own.spans, own.logits)
+        for split, own in given.items()
+    }
+
+
+def _judged(task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Measure predictions on both splits, and pack them."""
+    values = {split: task.metrics(given[split], labels[split]) for split in SPLITS}
+    return {
+        "validation_accuracy": None,
+        "metrics": _further(values),
+        "calibration": None,
+        "curves": None,
+        "answers": {
+            split: {
+                "without_threshold": pack_answers(
+                    given[split], task.correct(given[split], labels[split]), labels[split]
+                )
+            }
+            for split in SPLITS
+        },
+    }
+
+
+def _further(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any] | None:
+    """Return the task's metrics without a field of their own on both splits, by name; None where there are none."""
+    names = [name for name in values["test"] if name not in _ACCURACIES]
+    return {name: {split: values[split][name] for split in SPLITS} for name in names} or None
+
+
+def _cuts(
+    model: ScoredModel, texts: dict[str, Any], logits: np.ndarray, labels: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return a model's temperature and the logit of each label's threshold, its own or chosen as for variants."""
+    from ..out_of_scope.config import LabelThresholdsConfig
+
+    temperature, names, config = model.temperature, texts["label_names"], texts["label_thresholds"]
+    if temperature is None:
+        temperature = fit_sigmoid_temperature(logits, labels)
+    found = model.threshold
+    if found is None and config is not None:
+        wanted = LabelThresholdsConfig.model_validate(config)
+        found = choose_label_thresholds(logits, labels, names, wanted, temperature)
+    if found is None:
+        return temperature, np.zeros(len(names))
+    own = dict(zip(found.labels, found.cuts(temperature), strict=True))
+    return temperature, np.array([own[name] for name in names])
+
+
+def _calibration_of_labels(
+    logits: np.ndarray, labels: np.ndarray, temperature: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of all labels of all texts are calibrated, as ``_calibration`` returns it."""
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
+        found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def _calibration_of_words(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of the words' tags are calibrated, as ``_calibration`` returns it."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    labels = {split: given[split].labels(texts[f"{split}_labels"]) for split in SPLITS}
+    temperature = model.temperature
+    if temperature is None:
+        temperature = fit_temperature(given["validation"].logits.values, labels["validation"])
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    logits = given["test"].logits.values
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scaled = logits.astype(np.float64) / divisor
+        # Of equal logits, any tag is as probable.
+        right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
+        found = reliability(SCORES["max_softmax"](scaled), right)
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
 
 
 def _calibration(

@@ -1,4 +1,4 @@
-"""Fit what turns an exported variant's logits into scores: its temperature, and its out-of-scope threshold."""
+"""Fit what turns an exported variant's logits into scores: its temperature, and its thresholds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import ExportError
+from ...texts import TextOrPair, all_parts
 from ...training import tasks
+from ...training.tasks.words import find_words, tags_of_words
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.classifier_config import read_config
-from ..temperature import fit_temperature
+from ..temperature import fit_sigmoid_temperature, fit_temperature
+from .config import LabelThresholdsConfig
+from .label_thresholds import choose_label_thresholds
 from .thresholds import ScopeGoal, choose_threshold
 
 LOGITS_FILE = "validation-logits.npy"
@@ -27,15 +31,17 @@ class ValidationTexts:
 
     Attributes:
         texts: N texts.
-        labels: Label names, N.
+        labels: Label names, N; of a task without one class for each text, its labels [N, …] as the data has them.
         goal: Goal of the threshold selection; None: no threshold is selected.
         out_of_scope_label: Label whose texts the temperature is not fitted on, if there is one.
+        label_thresholds: How the threshold of each of several labels is chosen; None: there are none.
     """
 
-    texts: Sequence[str]
-    labels: Sequence[str]
+    texts: Sequence[TextOrPair]
+    labels: Sequence[Any]
     goal: ScopeGoal | None = None
     out_of_scope_label: str | None = None
+    label_thresholds: LabelThresholdsConfig | None = None
 
 
 def fit_scores(
@@ -52,8 +58,8 @@ def fit_scores(
         classifier: The opened variant; None: it is opened.
 
     Returns:
-        What was written: ``temperature``, fitted on the texts in scope, where the task has class probabilities;
-        ``out_of_scope_label`` and ``threshold`` where there is a goal.
+        What was written: ``temperature``, fitted on the texts in scope, where the task has probabilities;
+        ``out_of_scope_label`` and ``threshold`` where there is a goal; ``threshold`` with several labels.
 
     Raises:
         ExportError: There are no texts, or a threshold is requested for a task without out-of-scope texts.
@@ -63,6 +69,8 @@ def fit_scores(
             "data.validation: the split is empty, but scores and out-of-scope thresholds are fitted on it; add texts"
         )
     classifier = classifier or TextClassifier.load(variant)
+    if classifier.of_tokens:
+        return _fit_words(variant, classifier, validation)
     logits = classifier.logits(validation.texts, batch_size=1)
     np.save(variant / LOGITS_FILE, logits)
     return _fit(variant, logits, classifier.labels, tasks.get(classifier.task), validation)
@@ -83,6 +91,9 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
     """
     path = variant / SETTINGS_FILE
     config = read_config(path.read_bytes(), path)
+    if tasks.get(config.task).of_tokens:  # the temperature depends on no goal
+        _update(path, {"num_threads": num_threads})
+        return
     try:
         logits = np.load(variant / LOGITS_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -110,6 +121,8 @@ def _fit(
     task: tasks.Task,
     validation: ValidationTexts,
 ) -> dict[str, Any]:
+    if not task.has_classes:
+        return _fit_labels(variant, logits, own_labels, validation) if task.has_label_sets else {}
     # A label that the model lacks gets a number that is never predicted.
     names = list(dict.fromkeys([*own_labels, *validation.labels]))
     labels = np.array([names.index(label) for label in validation.labels])
@@ -121,6 +134,34 @@ def _fit(
         fitted["temperature"] = fit_temperature(logits[known], labels[known])
     if validation.goal is not None:
         fitted |= _threshold(task, logits, validation, names, validation.goal)
+    _update(variant / SETTINGS_FILE, fitted)
+    return fitted
+
+
+def _fit_labels(
+    variant: Path, logits: np.ndarray, own_labels: Sequence[str], validation: ValidationTexts
+) -> dict[str, Any]:
+    """Fit the temperature and the thresholds of a model with several labels for each text."""
+    labels = np.asarray(validation.labels)
+    temperature = fit_sigmoid_temperature(logits, labels)
+    found = choose_label_thresholds(
+        logits, labels, list(own_labels), validation.label_thresholds, temperature
+    )
+    fitted = {"temperature": temperature, "threshold": None if found is None else found.to_json()}
+    _update(variant / SETTINGS_FILE, fitted)
+    return fitted
+
+
+def _fit_words(variant: Path, classifier: TextClassifier, validation: ValidationTexts) -> dict[str, Any]:
+    """Fit the temperature of a model that tags the words of texts; its labels are in the data's order."""
+    logits, labels = [], []
+    rows = classifier.logits(validation.texts, batch_size=1)
+    tokens = classifier.tokens(all_parts(validation.texts))
+    for row, own, entities in zip(rows, tokens, validation.labels, strict=True):
+        words = find_words(*own)
+        logits.append(row[words.pieces])
+        labels.append(tags_of_words(words, entities))
+    fitted = {"temperature": fit_temperature(np.concatenate(logits), np.concatenate(labels))}
     _update(variant / SETTINGS_FILE, fitted)
     return fitted
 

@@ -121,18 +121,16 @@ def ratios(
     Where the chosen row was timed in turns with a baseline, ``faster`` comes from that, with ``low`` and ``high``, the
     limits of its 95 % interval. A row on a GPU is compared with PyTorch there, every other with PyTorch on the CPU.
     """
-    baselines = [row for row in rows if row.model_name in (REFERENCE, TEACHER, STUDENT)]
+    run = [row for row in rows if row.latency_ms is not None]
+    baselines = [row for row in run if row.model_name in (REFERENCE, TEACHER, STUDENT)]
     baselines.sort(key=lambda row: (REFERENCE, TEACHER, STUDENT).index(row.model_name))
     found = {
         row.name: {
-            base.name: {
-                "faster": base.latency_ms["p50"] / row.latency_ms["p50"],
-                "smaller": base.size_mb / row.size_mb,
-            }
+            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
             for base in baselines
             if base.name != row.name and targets.get(base.kind).needs_gpu == targets.get(row.kind).needs_gpu
         }
-        for row in rows
+        for row in run
     }
     for name, ratio in (interleaved or {}).items():
         if chosen is not None and name in found.get(chosen, {}):
@@ -179,6 +177,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
+        "teacher_file": report.get("teacher_file") or {},
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},
         "gpu_machine": report.get("gpu_machine") or {},
@@ -210,7 +209,10 @@ def _best_shown(best: dict[str, Any]) -> dict[str, Any]:
     metric, value = shown.pop("metric", None), shown.pop("value", None)
     if metric is None or f"validation_{metric}" in shown:
         return shown
-    place = list(shown).index("validation_accuracy")
+    if shown.get("validation_accuracy", value) is None:
+        shown.pop("validation_accuracy")
+    names = list(shown)
+    place = names.index("validation_accuracy" if "validation_accuracy" in names else "trial_id")
     items = list(shown.items())
     return dict([*items[:place], (f"validation_{metric}", value), *items[place:]])
 

@@ -36,6 +36,8 @@ _HEADERS = (
     "changed",
     "gate",
 )
+_ACCURACIES = ("accuracy", "in-scope", "oos recall", "with threshold", "validation")
+"""Headers of what only a task with one class for each text has."""
 # Header in the full table -> header in the terminal, for the columns that fit a width of 80.
 _TERMINAL_HEADERS = {
     "variant": "variant",
@@ -54,6 +56,7 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
     """Return the table of ``report["variants"]`` in Markdown, with the chosen row in bold."""
     shown = {
         _METRIC: has_any(variants, "metric"),
+        **dict.fromkeys(_ACCURACIES, has_any(variants, "accuracy")),
         _FILES: has_any(variants, "files_mb"),
         _COMPRESSED: has_any(variants, "compressed_size_mb"),
         _FLOOR: has_any(variants, "floor_ms"),
@@ -61,12 +64,25 @@ def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ma
     hidden = {_HEADERS.index(name) for name, is_shown in shown.items() if not is_shown}
     named = {_METRIC: _metric_title(variants)}
     headers = [named.get(name, name) for i, name in enumerate(_HEADERS) if i not in hidden]
+    more = _further_metrics(variants)
+    place = headers.index("size MB")
+    headers[place:place] = [title_of(name) for name in more]
     rows = []
-    for every, is_chosen in _cells(variants, chosen):
+    for row, (every, is_chosen) in zip(variants, _cells(variants, chosen), strict=True):
         cells = [cell for i, cell in enumerate(every) if i not in hidden]
+        cells[place:place] = [
+            fixed(((row.get("metrics") or {}).get(name) or {}).get("test"), 4) for name in more
+        ]
         name = Markdown(f"{bold(cells[0])} (chosen)") if is_chosen else cells[0]
         rows.append([name, *cells[1:]])
     return table(headers, rows)
+
+
+def _further_metrics(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of the task's metrics without a column of their own."""
+    own = {row["metric"]["name"] for row in variants if row.get("metric")}
+    names = dict.fromkeys(name for row in variants for name in row.get("metrics") or {})
+    return [name for name in names if name not in own]
 
 
 def profile_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
@@ -98,7 +114,10 @@ def choice_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Mark
             cells = [
                 f"{found['difference']:+.4f}",
                 _limits(found),
-                *(str(found[name]) for name in ("only_first", "only_second")),
+                *(
+                    number(NONE if found[name] is None else found[name])
+                    for name in ("only_first", "only_second")
+                ),
                 f"{found['p_value']:.2g}",
             ]
         if has_teacher:
@@ -233,7 +252,9 @@ def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ta
     from rich.markup import escape
     from rich.table import Table
 
-    names = [name for name in _TERMINAL_HEADERS if name != _METRIC or has_any(variants, "metric")]
+    left_out = {*(() if has_any(variants, "metric") else (_METRIC,))}
+    left_out.update(() if has_any(variants, "accuracy") else _ACCURACIES)
+    names = [name for name in _TERMINAL_HEADERS if name not in left_out]
     kept = [_HEADERS.index(name) for name in names]
     named = {**_TERMINAL_HEADERS, _METRIC: _metric_title(variants)}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
@@ -257,7 +278,8 @@ def has_any(variants: Sequence[dict[str, Any]], key: str) -> bool:
 
 def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
     for row in variants:
-        latency = row["latency_ms"]
+        latency = row["latency_ms"] or {}
+        spread = f"{latency['mean']:.2f} ± {latency['std']:.2f}" if latency else NONE
         throughput = list((row.get("throughput") or {}).values())
         gate = row["gate"] or NONE
         difference, changed = row.get("max_abs_diff"), row.get("predictions_changed")
@@ -268,13 +290,13 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 *(fixed(row.get(key), 4) for key in ("accuracy", "in_scope_accuracy", "oos_recall")),
                 fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 fixed(row.get("validation_accuracy"), 4),
-                fixed(row["size_mb"], 2),
+                fixed(row.get("size_mb"), 2),
                 fixed(row.get("files_mb"), 2),
                 fixed(row.get("compressed_size_mb"), 2),
-                fixed(latency["p50"], 2) + ("?" if _is_disturbed(row) else ""),
+                fixed(latency.get("p50"), 2) + ("?" if _is_disturbed(row) else ""),
                 fixed((row.get("floor_ms") or {}).get("floor"), 2),
-                f"{latency['mean']:.2f} ± {latency['std']:.2f}",
-                fixed(latency["p99"], 2),
+                spread,
+                fixed(latency.get("p99"), 2),
                 fixed((row.get("sample_latency_ms") or {}).get("p50"), 2),
                 fixed(throughput[-1] if throughput else None, 0),
                 fixed(row.get("peak_memory_mb"), 0),

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from ...errors import InputError
 from .classifier_config import ClassifierConfig
-from .graph import Graph
+from .graph import Graph, open_graph
 from .providers import CPU, CUDA, provider_names
 
 LENGTH_STEP = 8
@@ -22,6 +22,7 @@ MOST_SHAPES = 64
 """Shapes ``[B, L]`` whose buffers and captured graphs are kept; further ones get buffers for one run."""
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_TOKEN_DIMENSIONS = 3  # of logits [B, L, C]
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", -1  # of ONNX Runtime: a run of -1 neither captures nor replays
 
 
@@ -66,7 +67,8 @@ class BoundGraph(Graph):
         super().__init__(session, path)
         self._device, self._device_id = device, device_id
         self._max_length, self._pad_token_id, self._captures = max_length, pad_token_id, captures
-        self._output_type = _FLOATS[session.get_outputs()[0].type]
+        [output] = session.get_outputs()
+        self._output_type, self._of_tokens = _FLOATS[output.type], len(output.shape) == _TOKEN_DIMENSIONS
         # Without a mask the graph would read the padding as text.
         self._step = LENGTH_STEP if "attention_mask" in self.input_types else 1
         self._buffers: dict[tuple[int, int], _Buffers] = {}
@@ -78,11 +80,12 @@ class BoundGraph(Graph):
         return list(self._buffers)
 
     def outputs(self, feed: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
-        """Copy inputs to the device, run the graph and return a copy of its logits ``[B, C]``."""
+        """Copy inputs to the device, run the graph and return a copy of its logits, without those of padding."""
         with self._lock:
             buffers = self._filled(feed, num_classes)
             self.session.run_with_iobinding(buffers.binding, buffers.options)
-            return np.array(buffers.output.numpy())
+            logits = np.array(buffers.output.numpy())
+        return logits[:, : feed["input_ids"].shape[1]] if self._of_tokens else logits
 
     def _filled(self, feed: dict[str, np.ndarray], num_classes: int) -> _Buffers:
         """Return the buffers of a feed's shape, which hold its values."""
@@ -94,7 +97,8 @@ class BoundGraph(Graph):
                 buffers.inputs[name].update_inplace(array)
             return buffers
         kept = len(self._buffers) < MOST_SHAPES
-        buffers = self._new_buffers(padded, (batch, num_classes), len(self._buffers) if kept else _NO_GRAPH)
+        shape = (batch, length, num_classes) if self._of_tokens else (batch, num_classes)
+        buffers = self._new_buffers(padded, shape, len(self._buffers) if kept else _NO_GRAPH)
         if kept:
             self._buffers[batch, length] = buffers
         return buffers
@@ -106,7 +110,7 @@ class BoundGraph(Graph):
         # A copy in any case: on the CPU a buffer is the array itself.
         return np.pad(array, ((0, 0), (0, wanted - length)), constant_values=value)
 
-    def _new_buffers(self, padded: dict[str, np.ndarray], shape: tuple[int, int], graph_id: int) -> _Buffers:
+    def _new_buffers(self, padded: dict[str, np.ndarray], shape: tuple[int, ...], graph_id: int) -> _Buffers:
         binding: Any = self.session.io_binding()
         place = self._device, self._device_id
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in padded.items()}
@@ -120,7 +124,33 @@ class BoundGraph(Graph):
         return _Buffers(binding, inputs, output, options)
 
 
-def with_cuda_graphs(providers: Sequence[Any]) -> list[Any]:
+def open_with_buffers(
+    path: Path,
+    options: ort.SessionOptions,
+    providers: Sequence[Any] | None,
+    config: ClassifierConfig,
+    *,
+    io_binding: bool,
+    cuda_graphs: bool,
+) -> Graph:
+    """Open a model file as ``open_graph`` does, with buffers where they are wanted.
+
+    Args:
+        path: The file.
+        options: Session options.
+        providers: Execution providers; None: the CPU's.
+        config: Configuration of its classifier.
+        io_binding: Whether inputs and logits have buffers on the device of the first provider.
+        cuda_graphs: Whether kernels are captured as well.
+    """
+    given = [CPU] if providers is None else providers
+    if cuda_graphs:
+        given = _with_cuda_graphs(given)
+    graph = open_graph(path, options, given)
+    return _bound_graph(graph, given, config, captures=cuda_graphs) if io_binding or cuda_graphs else graph
+
+
+def _with_cuda_graphs(providers: Sequence[Any]) -> list[Any]:
     """Return the providers with CUDA graphs enabled in the first one.
 
     Raises:
@@ -134,7 +164,7 @@ def with_cuda_graphs(providers: Sequence[Any]) -> list[Any]:
     return [(CUDA, {**_options_of(providers[0]), "enable_cuda_graph": "1"}), *providers[1:]]
 
 
-def bound_graph(
+def _bound_graph(
     graph: Graph, providers: Sequence[Any], config: ClassifierConfig, *, captures: bool
 ) -> BoundGraph:
     """Return an opened graph with buffers on the device of its first provider.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
-from .scores import Threshold
+from ..artifact.manifest import TAKES_PAIRS
 from .session_options import MAX_THREADS, check_session
 from .tasks import DECODERS
 
@@ -28,10 +28,12 @@ class ClassifierConfig:
         max_length: Maximum number of tokens; longer texts are truncated.
         pad_token_id: Id that pads the shorter texts of a batch.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
-        threshold: Selects texts that get that label in addition to those predicted by their largest logit.
+        threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
+            labels a text, ``LabelThresholds``. None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
+        takes_pairs: Whether it reads pairs of texts.
     """
 
     task: str
@@ -39,10 +41,11 @@ class ClassifierConfig:
     max_length: int
     pad_token_id: int
     out_of_scope_label: str | None = None
-    threshold: Threshold | None = None
+    threshold: Any = None
     temperature: float = 1.0
     num_threads: int | None = None
     session: Mapping[str, Any] = field(default_factory=dict)
+    takes_pairs: bool = False
 
 
 def read_config(content: bytes, path: Path) -> ClassifierConfig:
@@ -72,9 +75,12 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
                 f"{path}: threshold is {threshold!r:.60}; it must be null for the task {task}"
             )
         try:
-            threshold = Threshold.from_json(threshold)
+            threshold = DECODERS[task].read_threshold(threshold, given["labels"])
         except ValueError as error:
             raise ArtifactError(f"{path}: threshold is {threshold!r:.60}; {error}") from None
+    takes_pairs = given.get(TAKES_PAIRS, False)
+    if not isinstance(takes_pairs, bool):
+        raise ArtifactError(f"{path}: {TAKES_PAIRS} is {takes_pairs!r:.60}; it must be true or false")
     session = given.get("session")
     try:
         check_session({} if session is None else session)
@@ -90,6 +96,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         temperature=_checked_temperature(given.get("temperature"), path),
         num_threads=given.get("num_threads"),
         session=session or {},
+        takes_pairs=takes_pairs,
     )
 
 

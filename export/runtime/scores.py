@@ -1,4 +1,4 @@
-"""Detect out-of-scope texts: those for which a score of the logits is below a threshold.
+"""Thresholds that an artifact ships: for out-of-scope texts, by a score of the logits, and for each of several labels.
 
 Needs NumPy alone, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
 N texts, C classes.
@@ -7,8 +7,9 @@ N texts, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -100,3 +101,54 @@ class Threshold:
         ):
             raise ValueError("its label must be a name")
         return cls(score, float(value), label)
+
+
+@dataclass(frozen=True)
+class LabelThresholds:
+    """A threshold for each label of a model that predicts several: a label is predicted where its score is above it.
+
+    Attributes:
+        labels: Names of the labels, in the order of the model's outputs.
+        values: Their thresholds, each above 0 and below 1; scores are sigmoid(logit / temperature).
+    """
+
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+
+    def cuts(self, temperature: float) -> np.ndarray:
+        """Return the logits that are the thresholds, float64[C]: a label is predicted by a logit above its own."""
+        return _cuts(self.values, temperature)
+
+    @classmethod
+    def of_cuts(cls, labels: Sequence[str], cuts: np.ndarray, temperature: float) -> LabelThresholds:
+        """Return the thresholds whose ``cuts`` these are, bounded to scores of 1e-6 to 1 - 1e-6."""
+        scores = 1 / (1 + np.exp(-np.clip(cuts / temperature, -_MOST_CUT, _MOST_CUT)))
+        return cls(tuple(labels), tuple(float(each) for each in scores))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the thresholds as they are stored in an artifact's distiltune.json."""
+        return {"labels": dict(zip(self.labels, self.values, strict=True))}
+
+    @classmethod
+    def from_json(cls, given: Any, labels: Sequence[str]) -> LabelThresholds:
+        """Read thresholds written by ``to_json``, for labels in this order.
+
+        Raises:
+            ValueError: The value is not one threshold for each label.
+        """
+        values = given.get("labels") if isinstance(given, dict) and len(given) == 1 else None
+        if not isinstance(values, dict) or set(values) != set(labels):
+            raise ValueError("it must be null, or an object `labels` with a number for each label")
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+                raise ValueError(f"that of {name!r:.60} must be a number above 0 and below 1")
+        return cls(tuple(labels), tuple(float(values[name]) for name in labels))
+
+
+_MOST_CUT = 13.8  # the logit of 1 - 1e-6
+
+
+@lru_cache(maxsize=16)
+def _cuts(values: tuple[float, ...], temperature: float) -> np.ndarray:
+    scores = np.array(values)
+    return temperature * np.log(scores / (1 - scores))

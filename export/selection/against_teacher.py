@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...training.tasks import Metric
+from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark.measure_models import Measurement
+from ..benchmark.predictions import Answers
 from ..config import ChooseConfig
-from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, value_of
+from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, share_changed, value_of
 from .slices import measure_slices
 
 NUM_LABELS_SHOWN = 5
@@ -27,7 +28,7 @@ class LabelLoss:
     Attributes:
         label: Name of the label.
         num_texts: Number of its texts.
-        num_right, teacher_num_right: Number of them that variant and teacher classify correctly.
+        num_right, teacher_num_right: Number of them that variant and teacher predict this label for.
     """
 
     label: str
@@ -66,10 +67,11 @@ class TeacherComparison:
         difference, low, high: Variant minus teacher with the limits of its 95 % interval, two-sided: Tango's for
             accuracy, a paired bootstrap's for any other metric. Where lower is better, the sign is reversed.
         num_texts: N.
-        changed: Share of the texts whose prediction differs from the teacher's.
+        changed: Share of the texts whose prediction differs from the teacher's; None where predictions are numbers.
         labels: The labels that lose most texts, at most five, the largest loss first.
-        faster, smaller: Ratios of the teacher's to the variant's latency and size; that of the latencies is measured
-            in turns (``interleaved.LatencyRatio``), or between their separate measurements (p50) where it was not.
+        faster, smaller: Ratios of the teacher's to the variant's latency and size, None for a file of logits; that of
+            the latencies is measured in turns (``interleaved.LatencyRatio``), or between their separate measurements
+            (p50) where it was not.
         faster_low, faster_high: Limits of the 95 % interval of ``faster``; None where it was not measured in turns.
         slices: The slices that lose most texts, at most five, the largest loss first.
     """
@@ -83,10 +85,10 @@ class TeacherComparison:
     low: float
     high: float
     num_texts: int
-    changed: float
+    changed: float | None
     labels: list[LabelLoss]
-    faster: float
-    smaller: float
+    faster: float | None
+    smaller: float | None
     faster_low: float | None = None
     faster_high: float | None = None
     slices: list[SliceLoss] = field(default_factory=list)
@@ -99,11 +101,12 @@ class TeacherComparison:
 def compare_with_teacher(
     variant: Measurement,
     teacher: Measurement,
-    labels: Sequence[int],
+    labels: Sequence[Any],
     label_names: Sequence[str],
     config: ChooseConfig,
     *,
     metric: Metric = ACCURACY,
+    task: Task = SINGLE_LABEL,
     ratio: Mapping[str, Any] | None = None,
     slices: Mapping[str, Sequence[str | None]] | None = None,
 ) -> TeacherComparison | None:
@@ -112,10 +115,11 @@ def compare_with_teacher(
     Args:
         variant: The measurement of the variant, with predictions.
         teacher: The teacher's.
-        labels: int[N], labels of the test split, indices into ``label_names``.
+        labels: [N, ...], labels of the test split as the data has them; classes are indices into ``label_names``.
         label_names: The data's labels.
         config: The section ``export.choose``.
         metric: The job's metric.
+        task: The job's task.
         ratio: ``LatencyRatio`` of the two as JSON values, if they were timed in turns.
         slices: Column -> its value for each text of the test split, as ``TextData.slices``.
 
@@ -128,6 +132,7 @@ def compare_with_teacher(
         return None
     own, base = replace(own, labels=numbers), replace(base, labels=numbers)
     value, teacher_value = value_of(own, metric), value_of(base, metric)
+    is_run = teacher.latency_ms is not None
     paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
     if value is None or teacher_value is None or paired is None:
         return None
@@ -141,10 +146,10 @@ def compare_with_teacher(
         low=paired.low,
         high=paired.high,
         num_texts=paired.num_texts,
-        changed=float((own.predictions != base.predictions).mean()),
-        labels=_largest_losses(own.right, base.right, numbers, label_names),
-        faster=ratio["faster"] if ratio else teacher.latency_ms["p50"] / variant.latency_ms["p50"],
-        smaller=teacher.size_mb / variant.size_mb,
+        changed=share_changed(own, base, task),
+        labels=_largest_losses(own, base, numbers, label_names, task),
+        faster=ratio["faster"] if ratio else teacher.p50_ms / variant.p50_ms if is_run else None,
+        smaller=teacher.size_mb / variant.size_mb if is_run else None,
         faster_low=ratio["low"] if ratio else None,
         faster_high=ratio["high"] if ratio else None,
         slices=_largest_slice_losses(slices or {}, own.right, base.right),
@@ -152,12 +157,13 @@ def compare_with_teacher(
 
 
 def _largest_losses(
-    own: np.ndarray, base: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
+    own: Answers, base: Answers, labels: np.ndarray, label_names: Sequence[str], task: Task
 ) -> list[LabelLoss]:
-    def num_of(flags: np.ndarray) -> np.ndarray:
-        return np.bincount(labels, weights=flags, minlength=len(label_names)).astype(int)
-
-    texts, right, teacher_right = num_of(np.ones(len(labels))), num_of(own), num_of(base)
+    label_names = task.counted_names(label_names)
+    counts, teacher = (task.label_counts(each.predictions, labels, len(label_names)) for each in (own, base))
+    if counts is None or teacher is None:
+        return []
+    texts, right, teacher_right = counts.texts, counts.right, teacher.right
     order = np.argsort(right - teacher_right, kind="stable")[:NUM_LABELS_SHOWN]
     return [
         LabelLoss(label_names[int(i)], int(texts[i]), int(right[i]), int(teacher_right[i]))
@@ -167,8 +173,10 @@ def _largest_losses(
 
 
 def _largest_slice_losses(
-    slices: Mapping[str, Sequence[str | None]], own: np.ndarray, base: np.ndarray
+    slices: Mapping[str, Sequence[str | None]], own: np.ndarray | None, base: np.ndarray | None
 ) -> list[SliceLoss]:
+    if own is None or base is None:
+        return []
     names = [each.name for each in fields(SliceLoss)]
     losses = [
         SliceLoss(**{name: each[name] for name in names})

@@ -1,11 +1,11 @@
-"""Compare two classifiers in any metric on the same texts: confidence limits by a paired bootstrap.
+"""Compare two models in any metric on the same texts: confidence limits by a paired bootstrap.
 
-Shapes: N texts, R resamples, K distinct triples of label and both predictions, C labels.
+Shapes: N texts, R resamples, C labels, K distinct triples of label and both predictions, or statistics of a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -25,21 +25,24 @@ def compare_in_metric(
     *,
     confidence: float,
     num_resamples: int = NUM_RESAMPLES,
+    right: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PairedDifference:
-    """Compare two classifiers in a metric, with the percentile limits of a paired bootstrap.
+    """Compare two models in a metric, with the percentile limits of a paired bootstrap.
 
-    Texts are drawn with replacement, the same for both classifiers (Efron and Tibshirani, "An Introduction to the
+    Texts are drawn with replacement, the same for both models (Efron and Tibshirani, "An Introduction to the
     Bootstrap", 1993, chapters 13 and 16). The same inputs give the same limits. Where hardly a resample changes the
     difference, as with equal predictions, the bootstrap would claim certainty: the limits are never closer to the
-    difference than those of the paired score test for equal answers on the texts that the metric is about.
+    difference than those of the paired score test for equal answers on the texts that the metric is about; of a metric
+    of numbers, which are neither right nor wrong, there is no such test.
 
     Args:
-        first: int[N], predictions of the first.
-        second: int[N], predictions of the second.
-        labels: int[N], labels of the texts.
+        first: [N, ...], predictions of the first.
+        second: [N, ...], predictions of the second.
+        labels: [N, ...], labels of the texts.
         metric: The metric, defined on these texts.
         confidence: One-sided, of each limit; above 0.5, below 1.
         num_resamples: R.
+        right: bool[N] of both, whether each text is right; None: of classes, whether prediction and label are equal.
 
     Returns:
         The comparison. Where lower is better, its difference and limits have the opposite sign: above 0, the first
@@ -49,18 +52,21 @@ def compare_in_metric(
     difference = metric.sign * (values[0] - values[1])
     drawn = metric.sign * _drawn_differences(first, second, labels, metric, num_resamples)
     low, high = (float(each) for each in np.quantile(drawn, [1 - confidence, confidence]))
-    num_concerned = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
-    least = score_limits(0, 0, max(num_concerned, 1), confidence=confidence)
-    low, high = min(low, difference + least[0]), max(high, difference + least[1])
+    if right is None and labels.ndim == 1 and labels.dtype.kind in "iu":
+        right = first == labels, second == labels
+    only = None, None
+    if right is not None:
+        num_concerned = int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
+        least = score_limits(0, 0, max(num_concerned, 1), confidence=confidence)
+        low, high = min(low, difference + least[0]), max(high, difference + least[1])
+        only = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    right, other = first == labels, second == labels
     return PairedDifference(
         difference,
         low,
         high,
         confidence,
-        int((right & ~other).sum()),
-        int((~right & other).sum()),
+        *only,
         len(labels),
         min(1.0, 2 * (1 + tail) / (1 + num_resamples)),
         method="bootstrap",
@@ -72,6 +78,10 @@ def _drawn_differences(
     first: np.ndarray, second: np.ndarray, labels: np.ndarray, metric: Metric, num_resamples: int
 ) -> np.ndarray:
     """Return the difference in the metric on each resample, float[R]."""
+    if metric.statistics is not None and metric.of_statistics is not None:
+        return _of_statistics(
+            [metric.statistics(each, labels) for each in (first, second)], metric.of_statistics, num_resamples
+        )
     of_counts = metric.of_counts
     if of_counts is None:
         return np.array(
@@ -101,6 +111,20 @@ def _drawn_differences(
                     )
                 )
             )
+        found.append(values[0] - values[1])
+    return np.concatenate(found)
+
+
+def _of_statistics(
+    statistics: list[np.ndarray], of_statistics: Callable[[np.ndarray], np.ndarray], num_resamples: int
+) -> np.ndarray:
+    """Return the difference of both models' values on each resample, float[R], from two float[N, K]."""
+    num_texts, found = len(statistics[0]), []
+    given = [each.astype(np.float64) for each in statistics]
+    for drawn in resamples(num_texts, num_resamples):
+        places = drawn + num_texts * np.arange(len(drawn))[:, None]
+        times = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        values = [of_statistics(times.astype(np.float64) @ each) for each in given]
         found.append(values[0] - values[1])
     return np.concatenate(found)
 

@@ -1,8 +1,8 @@
 """The gate: check each measured variant against the limits on the job's metric on the validation split.
 
-A limit on the loss has three outcomes. *Passed*: the paired test (of accuracy) or the paired bootstrap (of any other
-metric) shows, with the configured confidence, that the loss is within the limit. *Failed*: the measured loss exceeds
-it. *Inconclusive*: the measured loss is within the limit, and the texts are too few to show it.
+A limit on the loss has three outcomes. *Passed*: the paired test (of a share of right texts) or the paired bootstrap
+(of any other metric) shows, with the configured confidence, that the loss is within the limit. *Failed*: the measured
+loss exceeds it. *Inconclusive*: the measured loss is within the limit, and the texts are too few to show it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 from ...errors import ConfigError, RunFailedError
-from ...training.tasks import SINGLE_LABEL, Metric
+from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement, Outcome
 from ..benchmark.predictions import Answers, unpack_answers
@@ -82,6 +82,7 @@ def apply_gate(
     config: ChooseConfig,
     *,
     metric: Metric = ACCURACY,
+    task: Task = SINGLE_LABEL,
     student: str = STUDENT,
     teacher: str = TEACHER,
 ) -> list[Measurement]:
@@ -94,6 +95,7 @@ def apply_gate(
         measurements: all measurements, in any order, including the student's.
         config: the section ``export.choose``.
         metric: the job's metric, to which the limits apply.
+        task: the job's task, which says where predictions differ.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 
@@ -120,7 +122,7 @@ def apply_gate(
             f"the validation {metric.title} of {student!r} is missing, and the gate compares with it"
         )
     return [
-        _judge(measurement, values, config, metric, student, teacher)
+        _judge(measurement, values, config, metric, task, student, teacher)
         if measurement.name in values
         and (measurement.name == student or targets.get(measurement.kind).is_gated)
         else measurement
@@ -173,6 +175,7 @@ def _judge(
     values: dict[str, _ValidationValues],
     config: ChooseConfig,
     metric: Metric,
+    task: Task,
     student: str,
     teacher: str,
 ) -> Measurement:
@@ -189,7 +192,7 @@ def _judge(
     given = values[student].answers
     changed = None
     if measurement.name != student and own.answers is not None and given is not None:
-        changed = float((own.answers.predictions != given.predictions).mean())
+        changed = share_changed(own.answers, given, task)
     found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
     reasons = [each.reason for each in own_findings if each.reason]
     # Few texts seldom show how far a student is from its teacher: that is no reason to name for every variant.
@@ -221,17 +224,17 @@ def _compare(
     if own.answers is None or base.answers is None:
         return None
     first, second = own.answers, base.answers
-    if len(first.right) != len(second.right):
+    if len(first.predictions) != len(second.predictions):
         raise RunFailedError(
-            f"{own.name!r} and {base.name!r} were measured on {len(first.right)} and {len(second.right)} validation "
-            "texts; measure them again"
+            f"{own.name!r} and {base.name!r} were measured on {len(first.predictions)} and {len(second.predictions)} "
+            "validation texts; measure them again"
         )
     return compare_answers(first, second, metric, confidence=confidence)
 
 
 def value_of(answers: Answers, metric: Metric) -> float | None:
     """Return a model's value in a metric; None where it needs labels that were not packed, or is not defined."""
-    if metric.name == ACCURACY.name:
+    if metric.is_accuracy and answers.right is not None:
         return float(answers.right.mean())
     return None if answers.labels is None else metric.measure(answers.predictions, answers.labels)
 
@@ -244,13 +247,20 @@ def compare_answers(
     Returns:
         The comparison; None where the metric needs labels that were not packed.
     """
-    if metric.name == ACCURACY.name:
-        return compare_paired(first.right, second.right, confidence=confidence)
+    right = None if first.right is None or second.right is None else (first.right, second.right)
+    if metric.is_accuracy and right is not None:
+        return compare_paired(*right, confidence=confidence, metric=metric.name)
     if first.labels is None:
         return None
     return compare_in_metric(
-        first.predictions, second.predictions, first.labels, metric, confidence=confidence
+        first.predictions, second.predictions, first.labels, metric, confidence=confidence, right=right
     )
+
+
+def share_changed(first: Answers, second: Answers, task: Task) -> float | None:
+    """Return the share of texts whose prediction differs, 0 to 1; None where predictions are numbers."""
+    changed = task.changed(first.predictions, second.predictions)
+    return None if changed is None else float(changed.mean())
 
 
 def _loss_finding(

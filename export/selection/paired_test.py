@@ -20,7 +20,8 @@ class PairedDifference:
         difference: value of the first minus that of the second; above 0, the first is better.
         low, high: lower and upper limit of the difference; each holds by itself with ``confidence``.
         confidence: one-sided, a fraction.
-        only_first, only_second: number of texts that only this classifier got right.
+        only_first, only_second: number of texts that only this classifier got right; None where predictions are
+            numbers, neither right nor wrong.
         num_texts: N.
         p_value: two-sided, that there is no difference: McNemar's exact test of accuracies, or the share of the
             resamples on the other side of 0, twice.
@@ -33,8 +34,8 @@ class PairedDifference:
     low: float
     high: float
     confidence: float
-    only_first: int
-    only_second: int
+    only_first: int | None
+    only_second: int | None
     num_texts: int
     p_value: float
     method: Literal["score", "bootstrap"] = "score"
@@ -45,17 +46,21 @@ class PairedDifference:
         return asdict(self)
 
 
-def compare_paired(first: np.ndarray, second: np.ndarray, *, confidence: float) -> PairedDifference:
+def compare_paired(
+    first: np.ndarray, second: np.ndarray, *, confidence: float, metric: str = "accuracy"
+) -> PairedDifference:
     """Compare the accuracies of two classifiers on the same texts.
 
     Args:
         first: bool[N], which texts the first got right.
         second: bool[N], which texts the second got right.
         confidence: one-sided, of each limit; above 0.5, below 1.
+        metric: name of the metric that is this share of right texts.
     """
     b, c, n = int((first & ~second).sum()), int((~first & second).sum()), len(first)
     low, high = score_limits(b, c, n, confidence=confidence)
-    return PairedDifference((b - c) / n, low, high, confidence, b, c, n, mcnemar_p_value(b, c))
+    p_value = mcnemar_p_value(b, c)
+    return PairedDifference((b - c) / n, low, high, confidence, b, c, n, p_value, metric=metric)
 
 
 def score_limits(b: float, c: float, n: float, *, confidence: float) -> tuple[float, float]:
@@ -96,8 +101,10 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
     if found.method == "bootstrap":
         return _texts_to_narrow(found, allowed)
 
+    discordant = found.only_first or 0, found.only_second or 0
+
     def is_shown(times: float) -> bool:
-        scaled = (times * found.only_first, times * found.only_second, times * found.num_texts)
+        scaled = (*(times * each for each in discordant), times * found.num_texts)
         return score_limits(*scaled, confidence=found.confidence)[0] >= -allowed
 
     high = 1.0

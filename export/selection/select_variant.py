@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...training.tasks import Metric
+from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement
 from ..benchmark.targets import CPU
@@ -39,6 +39,7 @@ def select_variant(
     config: ChooseConfig,
     *,
     metric: Metric = ACCURACY,
+    task: Task = SINGLE_LABEL,
     student: str = STUDENT,
     teacher: str = TEACHER,
     place: str = CPU,
@@ -53,6 +54,7 @@ def select_variant(
         measurements: all measurements, including the student's.
         config: the section ``export.choose``.
         metric: the job's metric, to which the limits on losses apply.
+        task: the job's task.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
         place: entry of ``benchmark.targets`` whose measurements are selected among.
@@ -60,10 +62,8 @@ def select_variant(
     Raises:
         RunFailedError: the measurements lack values that :func:`~distiltune.export.selection.gate.apply_gate` needs.
     """
-    gated = [
-        _bounded(measurement, config, metric)
-        for measurement in apply_gate(measurements, config, metric=metric, student=student, teacher=teacher)
-    ]
+    judged = apply_gate(measurements, config, metric=metric, task=task, student=student, teacher=teacher)
+    gated = [_bounded(measurement, config, metric) for measurement in judged]
     variants = [each for each in gated if targets.get(each.kind).can_be_sealed and each.place == place]
     kept = [each for each in variants if _is_within(each, config)]
     faithful = [each for each in kept if each.teacher_gate != "failed"]
@@ -117,7 +117,7 @@ def _comparison(
 ) -> str | None:
     """Compare a variant within the limits with the selected one; None for every other model."""
     name = config.minimise
-    least, own = _value(best, name), _value(measurement, name)
+    least = _value(best, name)
     if measurement.name == best.name:
         rivals = (
             f"the smallest of {num_kept} within every limit"
@@ -136,6 +136,7 @@ def _comparison(
         return f"for comparison only: the selection is by the measurements on {best.place}"
     if measurement.teacher_gate == "failed" and best.teacher_gate != "failed":
         return None
+    own = _value(measurement, name)
     if own > least:
         return f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}"
     for other in ("latency_ms", "size_mb"):
@@ -177,4 +178,4 @@ def _why_none(variants: Sequence[Measurement]) -> str:
 
 
 def _value(measurement: Measurement, name: str) -> float:
-    return measurement.latency_ms["p50"] if name == "latency_ms" else getattr(measurement, name)
+    return measurement.p50_ms if name == "latency_ms" else getattr(measurement, name)

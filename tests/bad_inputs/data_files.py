@@ -189,6 +189,80 @@ MORE_FILES: dict[str, bytes | str] = {
 OTHER_NAMES = ("train", "train.gz", "train.xlsx", "train.csv.zip", "TRAIN.CSV ")
 
 
+# Of another task than single_label: the task, the file, further keys of the section, and what the error names.
+OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
+    "a-name": ("multi_label", CSV, {}, ("data/train.csv", "label_separator")),
+    "a-number": ("multi_label", "text,label\na,3\nb,4\n", {}, ("data/train.csv", "label")),
+    "half-a-list": ("multi_label", "text,label\na,\"['x'\"\n", {}, ("data/train.csv", "label")),
+    "two": (
+        "multi_label",
+        "text,a,b\nx,2,0\ny,0,1\n",
+        {"label_columns": ["a", "b"]},
+        ("data/train.csv", "a is"),
+    ),
+    "blank": (
+        "multi_label",
+        "text,a,b\nx,1,\ny,0,1\n",
+        {"label_columns": ["a", "b"]},
+        ("data/train.csv", "b is"),
+    ),
+    "no-column": (
+        "multi_label",
+        "text,a\nx,1\ny,0\n",
+        {"label_columns": ["a", "b"]},
+        ("data.label_columns", "'b'"),
+    ),
+    "no-labels": (
+        "multi_label",
+        "text,a,b\nx,0,0\ny,0,0\n",
+        {"label_columns": ["a", "b"]},
+        ("data/train.csv",),
+    ),
+    "both-forms": (
+        "multi_label",
+        CSV,
+        {"label_columns": ["label"], "label_separator": ";"},
+        ("data.label_separator",),
+    ),
+    "words": ("regression", CSV, {}, ("data/train.csv", "label is")),
+    "comma": ("regression", 'text,label\na,"3,5"\nb,2\n', {}, ("data/train.csv", "label is")),
+    "nan": ("regression", "text,label\na,nan\nb,2\n", {}, ("data/train.csv", "label is")),
+    "infinite": ("regression", "text,label\na,1e999\nb,2\n", {}, ("data/train.csv", "label is")),
+    "blank-number": ("regression", "text,label\na,\nb,2\n", {}, ("data/train.csv", "label is")),
+    "equal": ("regression", "text,label\na,2\nb,2\n", {}, ("data/train.csv", "label")),
+    "separated": ("regression", CSV, {"label_separator": ";"}, ("data.label_separator",)),
+    "unaligned": (
+        "token_classification",
+        "text,label\na b,B-x O\nc d,O\n",
+        {},
+        ("data/train.csv", "1 tags for 2 tokens"),
+    ),
+    "no-iob": ("token_classification", "text,label\na b,NN VB\n", {}, ("data/train.csv", "'NN'", "B-TYPE")),
+    "span-outside": (
+        "token_classification",
+        'text,label\na b,"[[0, 9, ""x""]]"\n',
+        {},
+        ("data/train.csv", "0 to 9"),
+    ),
+    "spans-overlap": (
+        "token_classification",
+        'text,label\na b,"[[0, 3, ""x""], [2, 3, ""y""]]"\n',
+        {},
+        ("data/train.csv", "overlap"),
+    ),
+    "half-a-span": ("token_classification", 'text,label\na b,"[[0, 3"\n', {}, ("data/train.csv", "label is")),
+    "no-entity": ("token_classification", "text,label\na b,O O\nc,O\n", {}, ("data/train.csv", "entity")),
+    "one-name": ("token_classification", CSV, {}, ("data/train.csv",)),
+    "tags-in-columns": (
+        "token_classification",
+        CSV,
+        {"label_columns": ["text", "label"]},
+        ("data.label_columns",),
+    ),
+    "one-of-several": ("single_label", CSV, {"label_columns": ["text", "label"]}, ("data.label_columns",)),
+}
+
+
 OF_LABELS = (
     "one-label",
     "label-in-capitals",
@@ -233,6 +307,17 @@ def _case(
         needs=("data", "checkpoint"),
         damage=prepare,
         most=most,
+    )
+
+
+def _of_task(how: str, task: str, content: str, more: dict[str, Any], names: tuple[str, ...]) -> Case:
+    def prepare() -> None:
+        data = {"source": "files", "train": "data/train.csv", **more}
+        _job_file({**job(data=data), "task": task})
+        write("data/train.csv", content)()
+
+    return Case(
+        f"data/{task}/{how}", ("run", "job.yaml"), names=names, needs=("data", "checkpoint"), damage=prepare
     )
 
 
@@ -297,6 +382,8 @@ def _cases() -> Iterator[Case]:
     for split in ({"validation": 0.5, "test": 0.5}, {"validation": 0}, {"test": 1}):
         how = "-".join(f"{name}-{value}" for name, value in split.items())
         yield _case("split", how, ("data.split",), lambda: None, lambda data, s=split: data.update(split=s))
+    for how, (task, content, more, named) in OF_TASKS.items():
+        yield _of_task(how, task, content, more, named)
     for how, value in {"unknown": "{nonsense}", "no-column": "text", "open": "{text"}.items():
         yield _case(
             "text_template",

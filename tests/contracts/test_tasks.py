@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -60,14 +60,28 @@ def drawn(task: Task, labels: list[str], seed: int = 0) -> tuple[np.ndarray, np.
     """Logits of a student and of a teacher, and labels that are what the teacher predicts, four times in five."""
     random = np.random.default_rng(seed)
     student, teacher = random.normal(size=(2, NUM_TEXTS, task.num_outputs(labels))).astype(np.float32)
-    targets = task.predictions(teacher)
+    missing = torch.from_numpy(task.missing_labels(NUM_TEXTS, teacher.shape[-1]))
+    targets = (
+        task.predictions(teacher)
+        if task.has_classes
+        else task.with_own_labels(missing, torch.from_numpy(teacher)).numpy()
+    )
     shuffled = random.permutation(targets)
     is_own = (random.random(NUM_TEXTS) < 0.8).reshape(-1, *[1] * (targets.ndim - 1))
     return student, teacher, np.where(is_own, targets, shuffled)
 
 
-@pytest.fixture(params=list(TASKS), ids=TASKS.names)
+OF_TEXTS = [task for task in TASKS if not task.of_tokens]
+"""Tasks with outputs for a text; what a task of tokens computes is in the tests of its own."""
+
+
+@pytest.fixture(params=OF_TEXTS, ids=[task.name for task in OF_TEXTS])
 def task(request: pytest.FixtureRequest) -> Task:
+    return request.param
+
+
+@pytest.fixture(params=list(TASKS), ids=TASKS.names)
+def any_task(request: pytest.FixtureRequest) -> Task:
     return request.param
 
 
@@ -86,23 +100,59 @@ def divergence(student: np.ndarray, teacher: np.ndarray, temperature: float) -> 
     return float(temperature**2 * (z_t * (np.log(z_t) - np.log(z_s))).sum())
 
 
-# Of each task: the sums over texts of its hard and its soft loss, and whether its predictions are right.
-REFERENCES: dict[str, Any] = {
-    "single_label": (
-        cross_entropy,
-        divergence,
-        lambda logits, labels: (
-            np.array([max(range(len(row)), key=row.__getitem__) for row in logits]) == labels
-        ),
-    )
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.astype(np.longdouble)))
+
+
+def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    p = sigmoid(logits)
+    return float(-np.where(labels == 1, np.log(p), np.log(1 - p)).mean(axis=1).sum())
+
+
+def binary_divergence(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    q, p = sigmoid(student / temperature), sigmoid(teacher / temperature)
+    each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return float(temperature**2 * each.mean(axis=1).sum())
+
+
+def squared_error(outputs: np.ndarray, targets: np.ndarray, _: float = 1.0) -> float:
+    return float(((outputs.astype(float) - targets) ** 2).mean(axis=1).sum())
+
+
+def argmax(logits: np.ndarray) -> np.ndarray:
+    return np.array([max(range(len(row)), key=row.__getitem__) for row in logits])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a task computes, in plain NumPy: the sums over texts of its losses, and its predictions as labels."""
+
+    hard: Callable[[np.ndarray, np.ndarray], float]
+    soft: Callable[[np.ndarray, np.ndarray, float], float]
+    own: Callable[[np.ndarray], np.ndarray]
+    accuracy: str | None
+    """The metric that is the share of right texts; None where none is right."""
+
+
+REFERENCES: dict[str, Reference] = {
+    "single_label": Reference(cross_entropy, divergence, argmax, "accuracy"),
+    "multi_label": Reference(
+        binary_cross_entropy, binary_divergence, lambda logits: (logits > 0).astype(int), "subset_accuracy"
+    ),
+    "regression": Reference(squared_error, squared_error, lambda logits: logits + 1, None),
 }
 
 
 def test_every_task_has_a_decoder_and_a_reference():
-    assert TASKS.names == list(DECODERS) == list(REFERENCES) == ["single_label"]
+    assert TASKS.names == list(DECODERS)
+    assert (
+        [task.name for task in OF_TEXTS] == list(REFERENCES) == ["single_label", "multi_label", "regression"]
+    )
+    assert [task.name for task in TASKS if task.of_tokens] == ["token_classification"]
 
 
-def test_the_model_of_a_task_has_its_outputs_and_names_its_labels(task, tmp_path):
+def test_the_model_of_a_task_has_its_outputs_and_names_its_labels(any_task, tmp_path):
+    task = any_task
     shapes = BertConfig(**TINY, **task.model_config(LABELS))
     assert shapes.num_labels == task.num_outputs(LABELS)
     torch.manual_seed(0)
@@ -150,7 +200,7 @@ def test_labels_have_the_tasks_type_with_and_without_a_label(task):
         [LabelledSplit(split), LabelledSplit(replace(split, labels=missing))], with_teacher=False
     )
     labels = DistillationCollator(0)([joined[number] for number in range(6)])["labels"]
-    assert labels.numpy().dtype == np.dtype(task.label_dtype)
+    assert labels.numpy().dtype.kind == np.dtype(task.label_dtype).kind
     logits = torch.from_numpy(drawn(task, LABELS)[0][:6])
     mean = float(task.hard_loss(logits, labels))
     assert mean == pytest.approx(float(task.hard_loss(logits[:3], labels[:3]))), (
@@ -179,7 +229,7 @@ def test_the_first_metric_is_what_models_are_selected_by(task):
 
 def test_hard_loss(task):
     student, _, labels = drawn(task, LABELS)
-    expected = REFERENCES[task.name][0](student, labels)
+    expected = REFERENCES[task.name].hard(student, labels)
     logits, targets = torch.from_numpy(student), torch.from_numpy(labels)
     assert float(task.hard_loss(logits, targets, num_items=7)) == pytest.approx(expected / 7, rel=1e-6)
     assert float(task.hard_loss(logits, targets)) == pytest.approx(expected / NUM_TEXTS, rel=1e-6)
@@ -191,7 +241,7 @@ def test_soft_loss(task):
     student, teacher, _ = drawn(task, LABELS)
     given = torch.from_numpy(student), torch.from_numpy(teacher).requires_grad_()
     loss = task.soft_loss(*given, temperature=TEMPERATURE, num_items=7)
-    expected = REFERENCES[task.name][1](student, teacher, TEMPERATURE)
+    expected = REFERENCES[task.name].soft(student, teacher, TEMPERATURE)
     assert float(loss.detach()) == pytest.approx(expected / 7, rel=1e-5)
     mean = task.soft_loss(*given, temperature=TEMPERATURE)
     assert float(mean.detach()) == pytest.approx(expected / NUM_TEXTS, rel=1e-5)
@@ -211,11 +261,18 @@ def test_the_loss_of_a_step_is_made_of_both(task):
 def test_predictions_correctness_and_metrics(task):
     student, teacher, labels = drawn(task, LABELS)
     right = task.correct(task.predictions(student), labels)
-    assert (right.dtype, right.shape) == (bool, (NUM_TEXTS,))
-    np.testing.assert_array_equal(right, REFERENCES[task.name][2](student, labels))
-    assert task.correct(task.predictions(teacher), task.predictions(teacher)).all()
     metrics = task.metrics(task.predictions(student), labels)
-    assert metrics["accuracy"] == right.mean()
+    reference = REFERENCES[task.name]
+    if reference.accuracy is None:
+        assert right is None and task.changed(task.predictions(student), task.predictions(teacher)) is None
+    else:
+        assert right is not None
+        assert (right.dtype, right.shape) == (bool, (NUM_TEXTS,))
+        expected = (reference.own(student) == labels).reshape(NUM_TEXTS, -1).all(axis=1)
+        np.testing.assert_array_equal(right, expected)
+        again = task.correct(task.predictions(teacher), task.predictions(teacher))
+        assert again is not None and again.all()
+        assert metrics[reference.accuracy] == pytest.approx(right.mean())
     evaluated = SimpleNamespace(predictions=student, label_ids=labels)
     assert task.compute_metrics(evaluated) == {
         name: value for name, value in metrics.items() if value is not None
@@ -228,10 +285,15 @@ def test_missing_labels_are_the_models_own(task):
     student, _, labels = drawn(task, LABELS)
     given = torch.from_numpy(labels.copy())
     assert torch.equal(task.with_own_labels(given, torch.from_numpy(student)), given)
-    given[3:] = -100
+    given[3:] = torch.from_numpy(task.missing_labels(NUM_TEXTS - 3, student.shape[-1]))
     found = task.with_own_labels(given, torch.from_numpy(student)).numpy()
     np.testing.assert_array_equal(found[:3], labels[:3])
-    np.testing.assert_array_equal(found[3:], task.predictions(student)[3:])
+    np.testing.assert_array_equal(found[3:], REFERENCES[task.name].own(student)[3:])
+    if not task.has_classes:
+        known = task.known_labels(labels, student.shape[-1])
+        np.testing.assert_array_equal(known, labels)
+        assert known.flags.writeable and not np.shares_memory(known, labels)
+        return
     known = task.known_labels(labels, student.shape[-1] - 1)
     assert (known[labels == student.shape[-1] - 1] == -100).all()
     assert (known[labels < student.shape[-1] - 1] == labels[labels < student.shape[-1] - 1]).all()
@@ -241,6 +303,9 @@ def test_the_runtime_decodes_what_training_predicts(task):
     decoder = DECODERS[task.name]
     student, _, _ = drawn(task, LABELS)
     assert decoder.num_outputs(LABELS) == task.num_outputs(LABELS)
+    assert task.has_classes == decoder.names_one
+    if not task.has_classes:  # tests of the task
+        return
     names = np.array(LABELS)[task.predictions(student)].tolist()
     answers = decoder.decode(student, LABELS, None)
     assert [answer["label"] for answer in answers] == names
@@ -251,7 +316,7 @@ def test_the_runtime_decodes_what_training_predicts(task):
 
 def test_both_sides_agree_on_texts_out_of_scope(task):
     decoder = DECODERS[task.name]
-    assert decoder.has_threshold == (task.out_of_scope is not None)
+    assert decoder.has_threshold == (task.out_of_scope is not None or task.has_label_sets)
     if task.out_of_scope is None:
         return
     student, _, _ = drawn(task, LABELS)
@@ -264,7 +329,8 @@ def test_both_sides_agree_on_texts_out_of_scope(task):
             assert decoded == [names[number] for number in given]
 
 
-def test_a_task_is_in_the_schema_and_a_wrong_one_is_named(task):
+def test_a_task_is_in_the_schema_and_a_wrong_one_is_named(any_task):
+    task = any_task
     schema = JobConfig.model_json_schema()["properties"]["task"]
     assert task.name in schema["enum"]
     assert task.name in schema["description"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -35,12 +36,19 @@ class LabelMatch:
     drop: bool = False
     key: str = ""
 
-    def positions(self, own: Sequence[str], names: Sequence[str], what: str) -> list[int]:
-        """Return the position of each of ``names`` among a classifier's own labels.
+    def positions(
+        self, own: Sequence[str], names: Sequence[str], what: str, task: Task = SINGLE_LABEL
+    ) -> list[int]:
+        """Return the position of each of ``names`` among a model's own labels.
+
+        Outputs that are numbers have the names of columns, which a checkpoint seldom knows: where it has other names,
+        they are taken in order.
 
         Raises:
-            ModelError: The labels differ, or the classifier's have only numbers.
+            ModelError: The labels differ, or the model's have only numbers.
         """
+        if not task.has_named_labels:
+            return self._positions_of_numbers(own, names, what)
         unknown = [name for name in self.renamed if name not in own]
         if unknown:
             raise ModelError(
@@ -55,7 +63,7 @@ class LabelMatch:
                 f"{what}: its labels {both} have the same name {shown(twice)}; give it to one of them"
                 f"{f' in {self.key}.labels' if self.key else ''}"
             )
-        if len(own) == 1:
+        if len(own) == 1 and task.has_classes:
             raise ModelError(
                 f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
                 f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
@@ -71,6 +79,15 @@ class LabelMatch:
             )
             raise ModelError(f"{what}: {what_differs}; {self._remedy(own, lacking, more, unnamed=unnamed)}")
         return [called.index(name) for name in names]
+
+    def _positions_of_numbers(self, own: Sequence[str], names: Sequence[str], what: str) -> list[int]:
+        if len(own) != len(names):
+            raise ModelError(
+                f"{what}: its head has {len(own)} outputs, but the data has {len(names)} numbers for each text "
+                f"({', '.join(names)!s:.100}); use a checkpoint with as many, or fine-tune a {what} on this data"
+            )
+        called = [self.renamed.get(name, name) for name in own]
+        return [called.index(name) for name in names] if set(called) == set(names) else list(range(len(own)))
 
     def _remedy(self, own: Sequence[str], lacking: set[str], more: set[str], *, unnamed: bool) -> str:
         """Return what to do where the data lack labels (``more``), or have others (``lacking``)."""
@@ -105,7 +122,7 @@ def match_labels(
     Raises:
         ModelError: The labels of the model and ``names`` differ, or the model's have only numbers.
     """
-    positions = (match or LabelMatch()).positions(label_names(model), names, what)
+    positions = (match or LabelMatch()).positions(label_names(model), names, what, task)
     head, rows = head_of(model, what), torch.tensor(positions)
     with torch.no_grad():
         head.weight = nn.Parameter(head.weight[rows], requires_grad=head.weight.requires_grad)
@@ -119,11 +136,13 @@ def match_labels(
         attributes.num_labels = len(names)  # the losses of transformers read it
 
 
-def load_with_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL) -> PreTrainedModel:
+def load_with_labels(
+    name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL, labels: np.ndarray | None = None
+) -> PreTrainedModel:
     """Load a checkpoint as a task's model of ``names`` in this order; seed torch first.
 
     A head for the same labels is kept, its rows matched by name. A head for other labels is replaced by a new one,
-    even if it has the same number of rows.
+    even if it has the same number of rows, which is adapted to ``labels``, those of the training texts.
 
     Raises:
         ModelError: The checkpoint cannot be loaded.
@@ -137,6 +156,8 @@ def load_with_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
+    if task.scales_head and labels is not None and len(labels):
+        task.start_head(head, labels)
     return model
 
 
@@ -149,14 +170,14 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     """Return the linear layer whose row i gives logit i.
 
     Args:
-        model: A sequence classifier.
+        model: A classifier of texts or of tokens.
         key: The parameter that names the model, for the error message.
 
     Raises:
         ModelError: The structure of its head is not supported.
     """
     family, modules = find_family(model), dict(model.named_modules())
-    for place in _USUAL_PLACES if family is None else (family.classifier,):
+    for place in _USUAL_PLACES if family is None else (family.classifier, family.token_classifier):
         if isinstance(head := modules.get(place), nn.Linear):
             return head
     raise ModelError(

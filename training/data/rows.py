@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair, parts_of
 
 SPLITS: Final = ("train", "validation", "test")
 NUM_SHOWN: Final = 5
+_NAMED: Final = {"text": "text", PAIR_COLUMN: "second text"}
 _Made = TypeVar("_Made")
 
 
@@ -34,6 +36,8 @@ class RawSplit:
         groups: One value per row, parallel to ``texts``: rows of equal value are not separated when a split is held
             out; None: there are no groups.
         slices: Further columns, by which results are shown: name -> one value per row, parallel to ``texts``.
+        pairs: One value per row, parallel to ``texts``: the second text of each pair; None: texts are single.
+        ids: One value per row, parallel to ``texts``: names of the rows; None: they have none.
     """
 
     name: str
@@ -43,19 +47,30 @@ class RawSplit:
     place: Callable[[int], str]
     groups: Sequence[object] | None = None
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    pairs: Sequence[object] | None = None
+    ids: Sequence[object] | None = None
+
+    def parts(self, row: int) -> dict[str, object]:
+        """Return the value of a row's text, and of the second one of a pair, by the name that messages use."""
+        first = {"text": self.texts[row]}
+        return first if self.pairs is None else {**first, PAIR_COLUMN: self.pairs[row]}
 
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings; labels, groups and slices are names; ``place`` as in RawSplit."""
+    """One checked split: texts are strings, or tuples of two; labels are of one kind; groups, slices and ids are names.
+
+    ``place`` is as in RawSplit.
+    """
 
     name: str
     origin: str
-    texts: list[str]
-    labels: list[str]
+    texts: list[TextOrPair]
+    labels: list[Any]
     place: Callable[[int], str]
     groups: list[str | None]
     slices: dict[str, list[str | None]] = field(default_factory=dict)
+    ids: list[str] | None = None
 
     def select(self, indices: Sequence[int], name: str | None = None) -> Split:
         """Return the split of some of its rows, under another name if one is given."""
@@ -67,17 +82,27 @@ class Split:
             lambda i: self.place(indices[i]),
             [self.groups[i] for i in indices],
             {column: [values[i] for i in indices] for column, values in self.slices.items()},
+            None if self.ids is None else [self.ids[i] for i in indices],
         )
 
 
-def checked(raw: RawSplit, notes: list[str]) -> Split:
-    """Check that every text is a string and every label a name; drop the rows without a text.
+class LabelError(ValueError):
+    """A value that is no label; its message names the column and says what is wrong with the value."""
 
-    Integers, whole fractions such as 1.0, and truth values become names.
+
+def checked(
+    raw: RawSplit,
+    notes: list[str],
+    read_label: Callable[[object], Any] | None = None,
+    remedy: str = "give each row a text and a label, or remove the row",
+) -> Split:
+    """Check that every text is a string and every label valid; drop the rows without a text, or without one of a pair.
 
     Args:
         raw: The split.
         notes: A warning that counts the dropped rows is appended; it is to be logged once the job has no fault.
+        read_label: Function from a row's value to its label, which raises ``LabelError``; None: ``read_name``.
+        remedy: What to do about faults.
 
     Raises:
         DataError: There is no row with a text, or some are invalid; names the first rows and counts all.
@@ -87,38 +112,47 @@ def checked(raw: RawSplit, notes: list[str]) -> Split:
         raise DataError(
             f"{raw.origin}: the {raw.name} split has no rows; it needs at least one text and label"
         )
-    kept = [i for i, text in enumerate(raw.texts) if not _is_blank(text)]
+    kept = [i for i in range(num_rows) if not any(map(is_blank, raw.parts(i).values()))]
     if not kept:
+        name, value = next((name, value) for name, value in raw.parts(0).items() if is_blank(value))
         raise DataError(
-            f"{raw.origin}: no row of the {raw.name} split has a text: {raw.place(0)}: text "
-            f"{_fault(raw.texts[0])}; check the column with the text"
+            f"{raw.origin}: no row of the {raw.name} split has a {_NAMED[name]}: {raw.place(0)}: {name} "
+            f"{fault_of(value)}; check the column with the {_NAMED[name]}"
         )
     faults = FaultList()
-    texts: list[str] = []
-    labels: list[str] = []
+    texts: list[TextOrPair] = []
+    labels: list[Any] = []
     for index in kept:
-        text, label = raw.texts[index], _label_name(raw.labels[index])
-        for name, value, sound in (("text", text, texts), ("label", label, labels)):
-            if isinstance(value, str) and value.strip() and _is_unicode(value):
-                sound.append(value)
-            else:
-                faults.add(lambda i=index, f=name, v=value: f"{raw.place(i)}: {f} {_fault(v)}")
-    faults.raise_if_any(raw.origin, "give each row a text and a label, or remove the row")
+        parts = raw.parts(index)
+        for name, value in parts.items():
+            if not is_name(value):
+                faults.add(lambda i=index, n=name, v=value: f"{raw.place(i)}: {n} {fault_of(v)}")
+        values: Any = tuple(parts.values())
+        texts.append(values[0] if raw.pairs is None else values)
+        if raw.ids is not None and _group_name(raw.ids[index]) is None:
+            faults.add(lambda i=index: f"{raw.place(i)}: id {fault_of(raw.ids[i])}")
+        try:
+            labels.append((read_label or read_name)(raw.labels[index]))
+        except LabelError as fault:
+            faults.add(lambda i=index, what=str(fault): f"{raw.place(i)}: {what}")
+    faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
         first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
+        missing = "a text" if raw.pairs is None else "one of the two texts"
         rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
         notes.append(
-            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without a text; the first: "
+            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without {missing}; the first: "
             f"{raw.place(first)}"
         )
     groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
     slices = {column: [_group_name(values[i]) for i in kept] for column, values in raw.slices.items()}
-    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices)
+    ids = None if raw.ids is None else [str(_group_name(raw.ids[i])) for i in kept]
+    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices, ids)
 
 
-def normalised(text: str) -> str:
-    """Normalise case and white space, so that texts with the same words compare equal."""
-    return " ".join(text.casefold().split())
+def normalised(text: TextOrPair) -> str:
+    """Normalise case and white space, so that texts with the same words compare equal; both texts of a pair count."""
+    return "\n".join(" ".join(part.casefold().split()) for part in parts_of(text))
 
 
 class FaultList:
@@ -176,9 +210,10 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
     """Return the error for a missing column; ``key`` is the full path of the key that names it."""
     there = [str(name) for name in columns]
     role = key.rpartition(".")[2].removeprefix("--").replace("-", "_").partition("_")[0]
+    role = "second text" if key.endswith(("text_pair_column", "text-pair-column")) else role
     remedy = (
         f"name columns that it has in {key}"
-        if key.endswith(("template", "slice_columns", "slice-column"))
+        if key.endswith(("template", "slice_columns", "slice-column", "label_columns"))
         else f"set {key} to the column with the {role}"
     )
     return DataError(
@@ -186,7 +221,19 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
     )
 
 
-def _label_name(value: object) -> object:
+def read_name(value: object) -> str:
+    """Return the name that a value of a file is; integers, whole fractions and truth values become names.
+
+    Raises:
+        LabelError: It is no name.
+    """
+    name = name_of(value)
+    if not is_name(name):
+        raise LabelError(f"label {fault_of(name)}")
+    return name
+
+
+def name_of(value: object) -> object:
     """Return the name of a label that a file holds as a number or truth value; NaN, pandas' null, becomes None."""
     if isinstance(value, float):
         if value != value:
@@ -196,17 +243,19 @@ def _label_name(value: object) -> object:
 
 
 def _group_name(value: object) -> str | None:
-    name = _label_name(value)
+    name = name_of(value)
     return None if name is None or name is MISSING or not str(name).strip() else str(name)
 
 
-def _is_blank(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Return whether a row has no value: a blank string, null, NaN, or no field."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or value is MISSING or (isinstance(value, float) and value != value)
 
 
-def _fault(value: object) -> str:
+def fault_of(value: object) -> str:
+    """Say what is wrong with a value that is no text."""
     if value is MISSING:
         return "is missing"
     if value is None:
@@ -216,7 +265,10 @@ def _fault(value: object) -> str:
     return f"is {shown(value)} ({type(value).__name__}), not text"
 
 
-def _is_unicode(value: str) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value is a string that is not blank and can be written as UTF-8."""
+    if not isinstance(value, str) or not value.strip():
+        return False
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

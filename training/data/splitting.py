@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import DataError, shown
+from ...texts import TextOrPair, parts_of
 from .rows import normalised
+
+Labels = str | tuple[str, ...]
+"""The label of a row, or several."""
 
 TRAIN = "train"
 _NO_QUOTA = 0.25
@@ -24,29 +28,33 @@ class _Unit:
         rows: Their numbers.
         counts: Number of them by label.
         place: Hash that orders the units.
+        num_rarest: Number of all rows that have the rarest of its labels; 0 where each row has one label.
     """
 
     rows: list[int]
     counts: dict[str, int]
     place: bytes
+    num_rarest: int = 0
 
 
 def hold_out(
-    texts: Sequence[str],
-    labels: Sequence[str],
+    texts: Sequence[TextOrPair],
+    labels: Sequence[Labels],
     groups: Sequence[str | None],
     shares: Mapping[str, float],
     seed: int,
 ) -> dict[str, list[int]]:
     """Divide N rows into train and held-out splits.
 
-    Rows with equal text, up to case and white space, and rows of one group stay together. Where none does, each
-    held-out split has the share of every label to within one row. Every label keeps a row in train. Units are ordered
-    by a hash of seed and content, so that the result depends on neither file order nor process.
+    Rows with equal text, up to case and white space, and rows of one group stay together. Where none does and each row
+    has one label, each held-out split has the share of every label to within one row. Rows with several labels are
+    divided by iterative stratification: those with the rarest label first, each to the split that lacks its labels
+    most. Every label keeps a row in train. Units are ordered by a hash of seed and content, so that the result depends
+    on neither file order nor process.
 
     Args:
-        texts: One text per row.
-        labels: One label per row.
+        texts: One text or pair per row.
+        labels: One label per row, or a tuple of one or more.
         groups: Group of each row, or None for a row that is in none.
         shares: Share of all rows by name of the held-out split; together below 1.
         seed: Seed of the division.
@@ -56,7 +64,7 @@ def hold_out(
         are too few, or their groups too large.
     """
     units = _units(texts, labels, groups, seed)
-    quotas = _quotas(Counter(labels), shares, seed)
+    quotas = _quotas(Counter(name for own in labels for name in _names(own)), shares, seed)
     splits = _assigned(units, quotas)
     _teach_every_label(splits)
     for name in shares:
@@ -65,7 +73,7 @@ def hold_out(
     return {name: sorted(row for unit in members for row in unit.rows) for name, members in splits.items()}
 
 
-def folds(texts: Sequence[str], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
+def folds(texts: Sequence[TextOrPair], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
     """Divide N rows into folds of similar size, stratified by label; rows with equal text stay together.
 
     The division depends on neither the order of the rows nor the process. Outside of each fold every label has a row.
@@ -120,10 +128,17 @@ def hashed(seed: int, *values: str) -> bytes:
     return hashlib.blake2b("\0".join((str(seed), *values)).encode(), digest_size=8).digest()
 
 
+def _names(labels: Labels) -> tuple[str, ...]:
+    return (labels,) if isinstance(labels, str) else labels
+
+
 def _units(
-    texts: Sequence[str], labels: Sequence[str], groups: Sequence[str | None], seed: int
+    texts: Sequence[TextOrPair], labels: Sequence[Labels], groups: Sequence[str | None], seed: int
 ) -> list[_Unit]:
     """Return the connected rows, ordered by hash."""
+    names = [_names(own) for own in labels]
+    one_each = all(len(own) == 1 for own in names)
+    totals = Counter(name for own in names for name in own)
     find = _connected(
         [(("text", normalised(text)), ("group", group)) for text, group in zip(texts, groups, strict=True)]
     )
@@ -133,9 +148,10 @@ def _units(
     units = []
     for rows in members.values():
         counts: dict[str, int] = {}
-        for row in rows:
-            counts[labels[row]] = counts.get(labels[row], 0) + 1
-        units.append(_Unit(rows, counts, min(hashed(seed, labels[row], texts[row]) for row in rows)))
+        for name in (name for row in rows for name in names[row]):
+            counts[name] = counts.get(name, 0) + 1
+        place = min(hashed(seed, *names[row], *parts_of(texts[row])) for row in rows)
+        units.append(_Unit(rows, counts, place, 0 if one_each else min(totals[name] for name in counts)))
     return sorted(units, key=lambda unit: unit.place)
 
 
@@ -186,14 +202,14 @@ def _quotas(counts: Counter[str], shares: Mapping[str, float], seed: int) -> dic
 
 
 def _assigned(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str, list[_Unit]]:
-    """Assign each unit, large ones first, to the split that is filled least in proportion to its quotas.
+    """Assign each unit, large and rare ones first, to the split that is filled least in proportion to its quotas.
 
     Single rows fill every quota exactly: this is Sainte-Laguë's method with the quotas as votes.
     """
     splits: dict[str, list[_Unit]] = {name: [] for name in quotas}
     filled = {name: dict.fromkeys(own, 0) for name, own in quotas.items()}
     votes = {name: {label: n or _NO_QUOTA for label, n in own.items()} for name, own in quotas.items()}
-    for unit in sorted(units, key=lambda unit: -len(unit.rows)):
+    for unit in sorted(units, key=lambda unit: (-len(unit.rows), unit.num_rarest)):
         costs = {
             name: sum(
                 n * (2 * filled[name][label] + n) / votes[name][label] for label, n in unit.counts.items()

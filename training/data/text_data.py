@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -12,13 +13,17 @@ from itertools import combinations
 import datasets
 
 from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair, parts_of
 from .config import DataConfig
-from .labels import unified_labels, without_rare, without_untaught
+from .label_kinds import NAMES, LabelKind
 from .rows import SPLITS, Split, checked, collect, nearest, quoted
 from .splitting import hashed, hold_out
 from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
+
+ID_COLUMN = "id"
+"""Column of the splits with the id of each row, where the data has them."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +31,44 @@ class TextData:
     """Checked texts and labels of a job.
 
     Attributes:
-        splits: ``train``, ``validation``, ``test``; columns ``text`` (string) and ``label`` (ClassLabel, the
-            same names in the same order in each).
+        splits: ``train``, ``validation``, ``test``; columns ``text`` (string), ``text_pair`` (string) where texts are
+            pairs, ``id`` (string) where rows have ids, and ``label`` (as ``label_kind`` stores it, of the same names in
+            the same order in each).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
         unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
             smaller draw.
         slices: Values of the columns ``data.slice_columns`` for each text of the test split, None where a row has none.
+        label_kind: What the labels are.
+        output_names: ``label_names``, where the column ``label`` does not hold them.
     """
 
     splits: datasets.DatasetDict
     out_of_scope_label: str | None
-    unlabelled: list[str] = field(default_factory=list)
+    unlabelled: list[TextOrPair] = field(default_factory=list)
     slices: dict[str, list[str | None]] = field(default_factory=dict)
+    label_kind: LabelKind = NAMES
+    output_names: tuple[str, ...] | None = None
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return PAIR_COLUMN in self.splits["train"].column_names
 
     @property
     def label_names(self) -> list[str]:
-        """Sorted names of the labels; a label's number is its index in this list.
+        """Sorted names of the labels, or names of the numbers; a label's number is its index in this list.
 
         An out-of-scope label that no training text has comes last.
         """
+        if self.output_names is not None:
+            return list(self.output_names)
         return list(self.splits["train"].features["label"].names)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Names of a model's classes: the labels without an out-of-scope label that no training text has."""
+        """Names of a model's outputs: the labels without an out-of-scope label that no training text has."""
+        if self.out_of_scope_label is None:
+            return self.label_names
         taught = set(self.splits["train"]["label"][:])
         return [name for number, name in enumerate(self.label_names) if number in taught]
 
@@ -78,50 +97,69 @@ class TextData:
         add(*([] if self.out_of_scope_label is None else [self.out_of_scope_label]))
         for split in SPLITS:
             add(*self.splits[split]["text"][:])
-            add(*(names[label] for label in self.splits[split]["label"][:]))
+            if self.has_pairs:
+                add(*self.splits[split][PAIR_COLUMN][:])
+            add(*(self.label_kind.text(label, names) for label in self.splits[split]["label"][:]))
         return digest.hexdigest()
 
 
-def load_data(config: DataConfig) -> TextData:
+def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     """Read and check the splits that ``config`` names, and hold out of train those that it does not name.
 
     Rows without a text, and rows whose label train does not have, are dropped; texts that occur in more than one split
     are kept. Each is counted in a logged warning.
 
+    Args:
+        config: The section ``data``.
+        kind: What the labels of the task are.
+
     Raises:
         DataError: The data is invalid; gives file, row and remedy.
     """
     notes: list[str] = []
-    given = collect([lambda raw=raw: checked(raw, notes) for raw in config.read()])
-    given = unified_labels(given)
-    out_of_scope = _out_of_scope_label(config, sorted({label for split in given for label in split.labels}))
-    splits = _completed(without_rare(given, config, out_of_scope, notes), config)
-    splits = without_untaught(splits, out_of_scope, notes)
-    names = sorted(set(splits[0].labels))
+    form = config.label_format
+    read, remedy = kind.reader(form), kind.remedy(form)
+    given = collect(
+        [lambda raw=raw: checked(kind.prepared(raw), notes, read, remedy) for raw in config.read()]
+    )
+    given = kind.unified(given)
+    _check_ids(given)
+    out_of_scope = None
+    if kind.has_out_of_scope:
+        used = {name for split in given for label in split.labels for name in kind.names_in(label)}
+        out_of_scope = _out_of_scope_label(config, sorted(used))
+    given = kind.without_rare(given, config.min_examples_per_label, config.rare, out_of_scope, notes)
+    splits = kind.without_untaught(_completed(given, config, kind), form, out_of_scope, notes)
+    names = kind.output_names(splits[0].labels, form)
     if out_of_scope is not None and out_of_scope not in names:
         names.append(out_of_scope)  # last, so that a model's class ids equal the label ids
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    columns = dict.fromkeys(
+        ("text", PAIR_COLUMN)[: len(parts_of(splits[0].texts[0]))], datasets.Value("string")
     )
+    has_ids = splits[0].ids is not None
+    more = {ID_COLUMN: datasets.Value("string")} if has_ids else {}
+    features = datasets.Features({**columns, **more, "label": kind.feature(names)})
     number_of = {name: number for number, name in enumerate(names)}
     made = datasets.DatasetDict()
     for split in splits:
         indices = range(len(split.texts))
         if split.name == "train" and config.max_train_examples is not None:
-            indices = _draw(split, config.max_train_examples, config.seed)
-        columns = {
-            "text": [split.texts[i] for i in indices],
-            "label": [number_of[split.labels[i]] for i in indices],
+            indices = _draw(split, config.max_train_examples, config.seed, kind)
+        values = {
+            name: [parts_of(split.texts[i])[place] for i in indices] for place, name in enumerate(columns)
         }
-        made[split.name] = datasets.Dataset.from_dict(columns, features=features)
+        if split.ids is not None:
+            values[ID_COLUMN] = [split.ids[i] for i in indices]
+        labels = [kind.stored(split.labels[i], number_of) for i in indices]
+        made[split.name] = datasets.Dataset.from_dict({**values, "label": labels}, features=features)
     unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
     for note in [*notes, *_duplicates(splits)]:
         logger.warning("%s", note)
     slices = next(split.slices for split in splits if split.name == "test")
-    return TextData(made, out_of_scope, unlabelled, slices)
+    return TextData(made, out_of_scope, unlabelled, slices, kind, tuple(names))
 
 
-def _completed(given: list[Split], config: DataConfig) -> list[Split]:
+def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[Split]:
     """Return train, validation and test; those that are not given are held out of train.
 
     Raises:
@@ -132,7 +170,7 @@ def _completed(given: list[Split], config: DataConfig) -> list[Split]:
     missing = {name: getattr(shares, name) for name in SPLITS[1:] if name not in splits}
     if not missing:
         return [splits[name] for name in SPLITS]
-    rows = hold_out(train.texts, train.labels, train.groups, missing, shares.seed)
+    rows = hold_out(train.texts, kind.strata(train.labels), train.groups, missing, shares.seed)
     for name in missing:
         if not rows[name]:
             raise DataError(
@@ -144,15 +182,33 @@ def _completed(given: list[Split], config: DataConfig) -> list[Split]:
     return [splits[name] for name in SPLITS]
 
 
+def _check_ids(splits: list[Split]) -> None:
+    """Reject ids that two rows have, and splits of which only some have ids.
+
+    Raises:
+        DataError: Gives the first id and both rows.
+    """
+    seen: dict[str, str] = {}
+    for split in splits:
+        for row, name in enumerate(split.ids or ()):
+            place = f"{split.origin} {split.place(row)}"
+            if name in seen:
+                raise DataError(
+                    f"data.id_column: {shown(name)} is the id of two rows ({seen[name]} and {place}); give each row an "
+                    "id of its own, or remove the key"
+                )
+            seen[name] = place
+
+
 def _duplicates(splits: list[Split]) -> list[str]:
     """Return the warning that counts the texts in more than one split, if there are any."""
     texts = {split.name: set(split.texts) for split in splits}
     shared = {(a, b): texts[a] & texts[b] for a, b in combinations(SPLITS, 2)}
-    everywhere: set[str] = set().union(*shared.values())
+    everywhere: set[TextOrPair] = set().union(*shared.values())
     if not everywhere:
         return []
     pairs = ", ".join(f"{a} and {b}: {len(both):,}" for (a, b), both in shared.items() if both)
-    example = min(everywhere)
+    example = min(everywhere, key=parts_of)
     places = ", ".join(
         f"{split.name} in {split.origin} {split.place(split.texts.index(example))}"
         for split in splits
@@ -178,28 +234,45 @@ def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
     return named
 
 
-def _draw(split: Split, num_examples: int, seed: int) -> list[int]:
-    """Return ascending indices of ``num_examples`` rows; every label keeps its share and at least one row.
+def _draw(split: Split, num_examples: int, seed: int, kind: LabelKind) -> list[int]:
+    """Return ascending indices of ``num_examples`` rows; every stratum keeps its share, every label at least one row.
 
     Rows are ordered by a hash of seed and content, so the draw depends on neither file order nor process,
-    and a smaller draw is a subset of a larger one.
+    and a smaller draw is a subset of a larger one. A row with several labels counts for the rarest of them.
     """
-    counts = Counter(split.labels)
-    if num_examples < len(counts):
+    strata = kind.strata(split.labels)
+    totals = Counter(name for own in strata for name in own)
+    if num_examples < len(totals) and kind.strata_are_labels:
         raise DataError(
-            f"data.max_train_examples: {num_examples:,} is less than the {len(counts):,} labels of "
-            f"{split.origin}; give at least {len(counts):,}, one text per label"
+            f"data.max_train_examples: {num_examples:,} is less than the {len(totals):,} labels of "
+            f"{split.origin}; give at least {len(totals):,}, one text per label"
         )
 
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for index in sorted(
-        range(len(split.texts)), key=lambda i: (hashed(seed, split.labels[i], split.texts[i]), i)
+        range(len(split.texts)), key=lambda i: (hashed(seed, *strata[i], *parts_of(split.texts[i])), i)
     ):
-        rows[split.labels[index]].append(index)
-    # Relative rank of each row within its label; taking the lowest keeps each label's share.
+        rows[min(strata[index], key=lambda name: (totals[name], name))].append(index)
+    taught = _first_rows(rows, strata, totals)
+    # Relative rank of each row within its stratum; taking the lowest keeps each stratum's share.
     ranked = [
-        ((place + 0.5) / counts[label] if place else -1.0, hashed(seed, label), index)
-        for label, indices in rows.items()
+        ((place + 0.5) / len(indices) if index not in taught else -1.0, hashed(seed, name), index)
+        for name, indices in rows.items()
         for place, index in enumerate(indices)
     ]
     return sorted(index for *_, index in sorted(ranked)[:num_examples])
+
+
+def _first_rows(
+    rows: Mapping[str, Sequence[int]], strata: Sequence[tuple[str, ...]], totals: Mapping[str, int]
+) -> set[int]:
+    """Return a row of every label, the first of each stratum and of each label that no stratum is named after."""
+    found = {indices[0] for indices in rows.values()}
+    covered = {name for index in found for name in strata[index]}
+    ordered = [index for indices in rows.values() for index in indices]
+    for name in totals:
+        if name not in covered:
+            index = next(index for index in ordered if name in strata[index])
+            found.add(index)
+            covered.update(strata[index])
+    return found

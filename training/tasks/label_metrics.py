@@ -76,7 +76,7 @@ def _balanced(counts: LabelCounts) -> np.ndarray:
     return ratio(recalls(counts).sum(axis=-1), (counts.texts > 0).sum(axis=-1))
 
 
-def _macro(values: OfCounts) -> OfCounts:
+def macro(values: OfCounts) -> OfCounts:
     """Average over the labels that texts or predictions have; the values of the others are 0."""
 
     def averaged(counts: LabelCounts) -> np.ndarray:
@@ -85,7 +85,8 @@ def _macro(values: OfCounts) -> OfCounts:
     return averaged
 
 
-def _weighted_f1(counts: LabelCounts) -> np.ndarray:
+def weighted_f1(counts: LabelCounts) -> np.ndarray:
+    """Return the mean F1, weighted by the texts of each label, [...]."""
     return ratio((f1_scores(counts) * counts.texts).sum(axis=-1), counts.texts.sum(axis=-1))
 
 
@@ -105,9 +106,9 @@ def _matthews(counts: LabelCounts) -> np.ndarray:
 METRICS: dict[str, tuple[Measure, OfCounts]] = {
     "accuracy": (accuracy, accuracy_of),
     "balanced_accuracy": (balanced_accuracy, _balanced),
-    "macro_f1": (_by_sklearn("f1_score", average="macro", zero_division=0), _macro(f1_scores)),
-    "weighted_f1": (_by_sklearn("f1_score", average="weighted", zero_division=0), _weighted_f1),
-    "macro_precision": (_by_sklearn("precision_score", average="macro", zero_division=0), _macro(precisions)),
+    "macro_f1": (_by_sklearn("f1_score", average="macro", zero_division=0), macro(f1_scores)),
+    "weighted_f1": (_by_sklearn("f1_score", average="weighted", zero_division=0), weighted_f1),
+    "macro_precision": (_by_sklearn("precision_score", average="macro", zero_division=0), macro(precisions)),
     "mcc": (matthews, _matthews),
 }
 """Metrics over all labels: on predictions and labels of N texts, and on counts."""

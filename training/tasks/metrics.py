@@ -16,6 +16,14 @@ from ...errors import shown
 
 Mode = Literal["max", "min"]
 
+_TITLES = {
+    "f1": "F1",
+    "map": "mAP",
+    "mcc": "MCC",
+    "pearson": "Pearson",
+    "rmse": "RMSE",
+    "spearman": "Spearman",
+}
 _NUM_NAMED = 12  # labels that an error lists
 
 
@@ -32,6 +40,16 @@ class LabelCounts:
     texts: np.ndarray
     predicted: np.ndarray
     right: np.ndarray
+
+    @classmethod
+    def of_sums(cls, sums: np.ndarray) -> LabelCounts:
+        """Read counts from numbers [..., 3 · C], as ``of_sets`` returns them, or their sums."""
+        return cls(*np.split(sums, 3, axis=-1))
+
+    @staticmethod
+    def of_sets(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return what each of N texts adds to the counts, float32[N, 3 · C], from bool[N, C] with several labels."""
+        return np.concatenate([labels, predictions, labels & predictions], axis=1).astype(np.float32)
 
     @classmethod
     def of(cls, predictions: np.ndarray, labels: np.ndarray) -> LabelCounts:
@@ -51,6 +69,10 @@ class Metric:
         mode: Whether higher or lower is better.
         measure: Function of predictions and labels of N texts; None where the metric is undefined on them.
         of_counts: Function of counts [..., C] to values [...]; None for a metric that counts do not determine.
+        statistics: Function of predictions and labels of N texts to float[N, K], numbers of each text whose sums over
+            texts determine the metric; None where there are none. A resample's value follows from its sums.
+        of_statistics: Function of those sums, [..., K], to values [...]; None without ``statistics``.
+        is_accuracy: Whether it is the share of the texts that are right, which an exact test compares.
         concerns: Function of labels[N] to bool[N], the texts that the metric is about; None: all of them.
     """
 
@@ -59,6 +81,9 @@ class Metric:
     measure: Callable[[np.ndarray, np.ndarray], float | None]
     of_counts: Callable[[LabelCounts], np.ndarray] | None = None
     concerns: Callable[[np.ndarray], np.ndarray] | None = None
+    statistics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    of_statistics: Callable[[np.ndarray], np.ndarray] | None = None
+    is_accuracy: bool = False
 
     @property
     def sign(self) -> int:
@@ -74,7 +99,7 @@ class Metric:
 def title_of(name: str) -> str:
     """Return a metric's name for display: ``macro_f1`` as ``macro F1``, ``recall.refund`` as ``recall of refund``."""
     kind, _, label = name.partition(".")
-    words = " ".join({"f1": "F1", "mcc": "MCC"}.get(word, word) for word in kind.split("_"))
+    words = " ".join(_TITLES.get(word, word) for word in kind.split("_"))
     return f"{words} of {label}" if label else words
 
 

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError
-from .base import TASKS, OutOfScope, Task
+from .base import LEAST_PROBABILITY, TASKS, OutOfScope, Task
 from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, of_one, recalls
 from .metrics import LabelCounts, Metric, Mode, position_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from ..data.tokenized import TokenizedSplit
 
 
 class SingleLabel(Task):
@@ -39,14 +36,6 @@ class SingleLabel(Task):
 
     def __init__(self) -> None:
         self.out_of_scope = OutOfScope(self.predictions)
-
-    def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
-        """Tokenize the texts of N rows."""
-        from ..data.tokenized import tokenize_split
-
-        (text,) = self.text_columns
-        labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
-        return tokenize_split(rows[text][:], labels, tokenizer, max_length)
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
         """Return -100 for each text."""
@@ -116,9 +105,18 @@ class SingleLabel(Task):
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponents / exponents.sum(axis=1, keepdims=True)
 
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the logarithms of probabilities[N, C] of the classes, which add up to 1."""
+        return np.log(np.clip(probabilities, LEAST_PROBABILITY, None))
+
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each predicted class is the label, bool[N]."""
         return predictions == labels
+
+    def label_counts(self, predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> LabelCounts:
+        """Count the texts of each class, [C]."""
+        pairs = labels, predictions, labels[predictions == labels]
+        return LabelCounts(*(np.bincount(each, minlength=num_labels) for each in pairs))
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
@@ -159,7 +157,7 @@ class SingleLabel(Task):
                 raise InputError(f"metric: {error}") from None
             return Metric(name, mode, *of_label(kind, number), concerns=lambda labels: labels == number)
         if name in METRICS:
-            return Metric(name, mode, *METRICS[name])
+            return Metric(name, mode, *METRICS[name], is_accuracy=name == "accuracy")
         found = super().metric(name, label_names, out_of_scope_id)
         if out_of_scope_id is None:
             return replace(found, of_counts=accuracy_of) if name == "in_scope_accuracy" else found

@@ -47,7 +47,7 @@ class BestEpoch(TrainerCallback):
         """Measure after each epoch, and keep the weights if they are the best so far."""
         found = {f"validation_{name}": value for name, value in self._measure().items()}
         epoch = {"epoch": float(state.epoch or 0)}
-        epoch |= {name: found[name] for name in ("validation_accuracy", self._metric)}
+        epoch |= {name: found[name] for name in ("validation_accuracy", self._metric) if name in found}
         value = self._sign * epoch[self._metric]
         if all(value > self._sign * earlier[self._metric] for earlier in self.epochs):
             self.number = epoch["epoch"]

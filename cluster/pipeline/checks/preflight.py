@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ....texts import texts_of
+from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 from ...specification.goal import check_goals, check_metrics
 from ...store.input_files import data_is_local, with_local_inputs
@@ -75,17 +77,17 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or ScratchConfig()
-        return train_tokenizer(self.data.splits["train"]["text"][:], recipe.vocab_size)
+        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
+        return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property
     def data(self) -> TextData:
         """Texts of the job, loaded on first use."""
         from ....training.data.text_data import load_data
 
-        if self.since is not None and self.since.config.data == self.config.data:
+        if not self.differs(("data", "task")) and self.since is not None:
             return self.since.data
-        return load_data(self.local_config.data)
+        return load_data(self.local_config.data, get_task(self.config.task).label_kind)
 
     def differs(self, sections: tuple[str, ...]) -> bool:
         """Return whether one of these sections differs from that of the job that has passed the checks."""
@@ -178,7 +180,7 @@ def _check_folds(job: CheckedJob) -> None:
 
 def _check_texts(job: CheckedJob) -> None:
     check_texts(job.local_config, job.data, job.checkpoints)
-    texts = job.data.splits["train"]["text"][:]
+    texts = texts_of(job.data.splits["train"])
     job.lengths = measure_texts(
         job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _held_length(job)
     )
@@ -230,7 +232,7 @@ CHECKS = (
     ),
     Check(
         "texts",
-        ("data", "teacher", "student", "search"),
+        ("task", "data", "teacher", "student", "search"),
         _check_texts,
         frozenset({"data", "checkpoints"}),
     ),

@@ -16,6 +16,7 @@ from ....export.artifact.manifest import CONFIG_FILE
 from ....export.benchmark import targets
 from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
 from ....export.benchmark.targets.baseline import BASELINE
+from ....export.benchmark.targets.known_answers import KNOWN_ANSWERS
 from ....export.machine import describe_machine, without_load
 from ....export.out_of_scope.fit_scores import refit_scores
 from ....export.report.report import REFERENCE
@@ -23,6 +24,7 @@ from ....export.selection.gate import STUDENT, TEACHER
 from ....export.variants import kinds
 from ....storage.folders import file_sha256
 from ....storage.temporary import temporary_directory
+from ....training.teacher.file_teacher import LOGITS_FILE, is_measurable
 from ...remote.baselines import baseline_content, baseline_specs, left_out
 from ...remote.tasks import (
     benchmark_texts,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILE = "tokenizer.json"
-_NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope"}
+_NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope", "label_thresholds"}
 _NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec", "targets"}
 
 
@@ -202,7 +204,7 @@ class ModelReuse:
 
         def fit(folder: Path) -> None:
             if kinds.get(name).can_be_sealed:
-                validation = validation_texts(self._data, goal_of(self._config, self._data))
+                validation = validation_texts(self._config, self._data)
                 refit_scores(folder, validation, num_threads=self._config.benchmark.num_threads)
 
         try:
@@ -266,6 +268,8 @@ class ModelReuse:
             return contents[spec.model_name]
         if spec.kind == BASELINE:
             return baseline_content(self._config, spec.name)
+        if spec.kind == KNOWN_ANSWERS:
+            return file_sha256(self._run.store.fetch(spec.directory) / LOGITS_FILE)
         if spec.kind == "reference":  # only the teacher's tokenizer is used
             return file_sha256(self._run.store.fetch(spec.directory) / _TOKENIZER_FILE)
         return self._content(spec.directory)
@@ -341,12 +345,13 @@ def measurement_specs(
     ``exported`` are the records of the variants; by default those of the run's export.
     """
     length, best, places = config.training.num_tokens, run.best, config.benchmark.targets
-    teacher = run.stage_record("teacher")["result"]["key"]
+    record = run.stage_record("teacher")["result"]
+    teacher, from_file = record["key"], config.teacher.logits is not None
     # On the CPU in any case: the gate compares with them.
-    originals = [
-        MeasurementSpec(TEACHER, "pytorch", teacher, length),
-        MeasurementSpec(STUDENT, "pytorch", best, length),
-    ]
+    originals = [MeasurementSpec(STUDENT, "pytorch", best, length)]
+    if not from_file or is_measurable(record):
+        kind = KNOWN_ANSWERS if from_file else "pytorch"
+        originals.insert(0, MeasurementSpec(TEACHER, kind, teacher, length))
     variants = [
         MeasurementSpec(
             name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ....errors import InputError, shown
-from . import baseline, cuda, onnx, pytorch, pytorch_int8, reference, tensorrt, torch_cuda
+from . import baseline, cuda, known_answers, onnx, pytorch, pytorch_int8, reference, tensorrt, torch_cuda
 from .base import CPU, TARGETS, Target
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "baseline",
     "cuda",
     "get",
+    "known_answers",
     "names",
     "onnx",
     "places",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ...runtime.scores import Threshold
+    from ....texts import TextOrPair
+    from ....training.ragged import Rows
+    from ...runtime.tasks import Tokens
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Opened:
 
     Attributes:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
-        logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
+        logits: Texts in, logits[N, C] out, or rows of [L, C]; columns in the order of ``labels``.
+        tokens: Texts in, the ``Tokens`` of each out; None where texts have logits, not their tokens.
         labels: Names of the C labels.
-        threshold: Out-of-scope threshold that is shipped with the model.
+        threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
         weights: File whose size is measured; None: the weights or graph in the model's folder.
         profile: Measures where the time of one text goes, as
@@ -36,15 +37,16 @@ class Opened:
     """
 
     pipeline: Callable[..., Any]
-    logits: Callable[[Sequence[str]], np.ndarray]
+    logits: Callable[[Sequence[TextOrPair]], Rows]
     labels: list[str]
-    threshold: Threshold | None = None
+    threshold: Any = None
     temperature: float | None = None
     weights: Path | None = None
     profile: Callable[..., dict[str, float]] | None = None
     num_nodes: dict[str, int] | None = None
     engine_build_s: float | None = None
     with_cuda_graphs: Callable[[], Callable[..., Any]] | None = None
+    tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Target:
         prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
         preparation: What ``prepare`` does, as one word for progress.
         is_optional: Whether a job goes on without a measurement that fails.
+        is_run: Whether its models are run; otherwise their answers are stored, and only accuracy is measured.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its models can be chosen and sealed.
@@ -141,6 +144,7 @@ class Target:
     prepare: Callable[[Preparation], Prepared] | None = None
     preparation: str = "preparing"
     is_optional: bool = False
+    is_run: bool = True
     has_accuracy: bool = True
     is_gated: bool = False
     can_be_sealed: bool = False

@@ -24,6 +24,7 @@ def open_classifier(options: OpenOptions, **load: Any) -> Opened:
         temperature=classifier.temperature,
         profile=classifier.profile,
         num_nodes=classifier.num_nodes,
+        tokens=classifier.tokens if classifier.of_tokens else None,
     )
 
 

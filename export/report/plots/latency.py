@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....drawing import new_figure, save, tidy
+from ....training.tasks import TASKS, title_of
 from ...benchmark import targets
 
 if TYPE_CHECKING:
@@ -25,18 +26,18 @@ _SMALLEST_AREA = 30.0
 _LOG_SPAN = 20.0
 _LINE_COLOR = "#777777"
 _FRONT_COLOR = "#d62728"
-_TITLE = "Accuracy against latency; area: size on disk; dashed: selected; red: Pareto front"
+_TITLE = "{} against latency; area: size on disk; dashed: selected; red: Pareto front"
 _MOST_POINTS = 10  # in one panel
 _NUMBER_SIZE = 9.0  # points
 
 
 def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None, path: str | Path) -> Path:
-    """Plot test accuracy (%) against p50 latency of one text (ms) as a PNG.
+    """Plot test accuracy (%), or the job's metric where there is none, against p50 latency of one text (ms) as a PNG.
 
     A circle's area grows with the row's size on disk; the chosen row has a dashed outline; a row without accuracy
-    (the untrained reference) is a vertical line. A stepped line joins the rows of the Pareto front. The latency axis
-    is logarithmic when it spans more than 20x. Circles have numbers, which a key beside the plot explains. With more
-    than ten points, a second panel zooms in on the ONNX rows.
+    (the untrained reference) is a vertical line, and one without latency (a file of logits) is left out. A stepped line
+    joins the rows of the Pareto front. The latency axis is logarithmic when it spans more than 20x. Circles have
+    numbers, which a key beside the plot explains. With more than ten points, a second panel zooms in on the ONNX rows.
 
     Args:
         variants: ``report["variants"]``.
@@ -46,11 +47,12 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     Returns:
         ``path``.
     """
-    points = [row for row in variants if row.get("accuracy") is not None]
-    lines = [row for row in variants if row.get("accuracy") is None]
+    run, values = [row for row in variants if row.get("latency_ms")], _values(variants)
+    points = [row for row in run if values.of(row) is not None]
+    lines = [row for row in run if values.of(row) is None]
     sealed = [row for row in points if targets.get(row["kind"]).can_be_sealed]
     closer = sealed if len(points) > _MOST_POINTS else []
-    drawn = _Drawn(points, lines, chosen, largest_area=_LARGEST_OF_MANY if closer else _LARGEST_AREA)
+    drawn = _Drawn(points, lines, chosen, values, largest_area=_LARGEST_OF_MANY if closer else _LARGEST_AREA)
     figure = new_figure(15.0, 6.0) if closer else new_figure(11.5, 5.5)
     panels = [(tidy(figure.add_subplot(1, 2 if closer else 1, 1)), points)]
     if closer:
@@ -58,12 +60,15 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     _draw_key(figure, drawn)
     for axes, shown in panels:
         rows = [*shown, *lines] if shown is points else shown
-        _scale(axes, rows, shown, log_span=_LOG_SPAN if shown is points else 1.0)
+        _scale(
+            axes, rows, [drawn.height(row) for row in shown], log_span=_LOG_SPAN if shown is points else 1.0
+        )
         _draw_rows(axes, drawn)
         axes.set_xlabel("latency of one text, p50 (ms)")
         axes.set_title("the ONNX variants, enlarged" if shown is closer else "", fontsize=10)
-    figure.suptitle(_TITLE, fontsize=11, x=0.01, horizontalalignment="left")
-    panels[0][0].set_ylabel("test accuracy (%)")
+    heading = _TITLE.format(values.title[:1].upper() + values.title[1:])
+    figure.suptitle(heading, fontsize=11, x=0.01, horizontalalignment="left")
+    panels[0][0].set_ylabel(f"test {values.title}{' (%)' if values.is_share else ''}")
     figure.draw_without_rendering()
     for axes, shown in panels:
         # Each point is numbered in only one panel.
@@ -78,7 +83,12 @@ class _Drawn:
     points: list[dict[str, Any]]
     lines: list[dict[str, Any]]
     chosen: str | None
+    values: _Values
     largest_area: float
+
+    def height(self, row: dict[str, Any]) -> float:
+        """Return the height of a row's circle on the axis."""
+        return (self.values.of(row) or 0.0) * (100 if self.values.is_share else 1)
 
     def number(self, row: dict[str, Any]) -> int:
         """Return the number of a row's circle: 1 is the fastest."""
@@ -106,7 +116,7 @@ def _draw_rows(axes: Axes, drawn: _Drawn) -> None:
     for row in sorted(drawn.points, key=lambda row: -row["size_mb"]):
         axes.scatter(
             _latency(row),
-            row["accuracy"] * 100,
+            drawn.height(row),
             s=drawn.area(row),
             facecolor=_color(row) + "b0",
             edgecolor="black",
@@ -116,13 +126,11 @@ def _draw_rows(axes: Axes, drawn: _Drawn) -> None:
         )
     for row in drawn.lines:
         axes.axvline(_latency(row), color=_LINE_COLOR, linewidth=1.2, linestyle=":", zorder=1)
-    corners = np.array(_corners(drawn.points)).reshape(-1, 2)
+    corners = np.array(_corners(drawn)).reshape(-1, 2)
     axes.plot(corners[:, 0], corners[:, 1], color=_FRONT_COLOR, linewidth=1.4, alpha=0.6, zorder=2)
 
 
-def _scale(
-    axes: Axes, rows: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], *, log_span: float
-) -> None:
+def _scale(axes: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], *, log_span: float) -> None:
     """Set axis limits with room for circles and labels."""
     latencies = [_latency(row) for row in rows] or [1.0]
     low, high = min(latencies), max(latencies)
@@ -138,23 +146,50 @@ def _scale(
     else:
         margin = 0.18 * (high - low) or 0.5 * high
         axes.set_xlim(max(0.0, low - margin), high + margin)
-    accuracies = [row["accuracy"] * 100 for row in points] or [0.0, 100.0]
-    room = max(0.45 * (max(accuracies) - min(accuracies)), 0.05 if log_span == 1.0 else 0.5)
-    axes.set_ylim(min(accuracies) - room, max(accuracies) + room)
+    low, high = min(heights, default=0.0), max(heights, default=100.0)
+    room = max(0.45 * (high - low), 0.05 if log_span == 1.0 else 0.5)
+    axes.set_ylim(low - room, high + room)
 
 
-def front_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the Pareto-optimal rows in latency and accuracy, fastest first."""
-    front: list[dict[str, Any]] = []
-    for row in sorted(points, key=lambda row: (_latency(row), -row["accuracy"])):
-        if not front or row["accuracy"] > front[-1]["accuracy"]:
-            front.append(row)
-    return front
+@dataclass(frozen=True)
+class _Values:
+    """What is plotted: accuracy, or the job's metric where no row has an accuracy."""
+
+    title: str = "accuracy"
+    is_share: bool = True
+    sign: int = 1
+    metric: str | None = None
+
+    def of(self, row: dict[str, Any]) -> float | None:
+        """Return a row's value on the test split."""
+        if self.metric is None:
+            return row.get("accuracy")
+        return ((row.get("metrics") or {}).get(self.metric) or row.get("metric") or {}).get("test")
 
 
-def _corners(points: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Return the corners of the stepped line along the front: latency in ms, accuracy in percent."""
-    front = [(_latency(row), row["accuracy"] * 100) for row in front_of(points)]
+def _values(variants: Sequence[dict[str, Any]]) -> _Values:
+    own = next((row["metric"] for row in variants if row.get("metric")), None)
+    if own is None or any(row.get("accuracy") is not None for row in variants):
+        return _Values()
+    lower = [
+        task for task in TASKS if {**task.metric_modes, **task.further_metrics}.get(own["name"]) == "min"
+    ]
+    return _Values(title_of(own["name"]), not lower, -1 if lower else 1, own["name"])
+
+
+def front_of(points: Sequence[dict[str, Any]], values: _Values = _Values()) -> list[dict[str, Any]]:
+    """Return the Pareto-optimal rows in latency and accuracy, or in another value, fastest first."""
+    front: list[tuple[float, dict[str, Any]]] = []
+    ranked = [(values.sign * (values.of(row) or 0.0), row) for row in points]
+    for value, row in sorted(ranked, key=lambda each: (_latency(each[1]), -each[0])):
+        if not front or value > front[-1][0]:
+            front.append((value, row))
+    return [row for _, row in front]
+
+
+def _corners(drawn: _Drawn) -> list[tuple[float, float]]:
+    """Return the corners of the stepped line along the front: latency in ms, and height."""
+    front = [(_latency(row), drawn.height(row)) for row in front_of(drawn.points, drawn.values)]
     turns = [(after[0], before[1]) for before, after in itertools.pairwise(front)]
     return [corner for pair in itertools.zip_longest(front, turns) for corner in pair if corner is not None]
 
@@ -167,7 +202,7 @@ def _draw_numbers(axes: Axes, drawn: _Drawn, rows: Sequence[dict[str, Any]]) -> 
         outer, offset = _anchor(drawn, group)
         axes.annotate(
             drawn.label(group),
-            (_latency(outer), outer["accuracy"] * 100),
+            (_latency(outer), drawn.height(outer)),
             xytext=(offset, offset),
             textcoords="offset points",
             fontsize=_NUMBER_SIZE,
@@ -194,7 +229,7 @@ def _label_box(axes: Axes, drawn: _Drawn, group: Sequence[dict[str, Any]]) -> Bb
     from matplotlib.transforms import Bbox
 
     outer, offset = _anchor(drawn, group)
-    x, y = axes.transData.transform((_latency(outer), outer["accuracy"] * 100))
+    x, y = axes.transData.transform((_latency(outer), drawn.height(outer)))
     pixels = axes.figure.dpi / 72
     width = 0.7 * _NUMBER_SIZE * len(drawn.label(group))
     return Bbox.from_bounds(x + offset * pixels, y + offset * pixels, width * pixels, _NUMBER_SIZE * pixels)

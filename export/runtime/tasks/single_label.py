@@ -20,6 +20,7 @@ class SingleLabel(Decoder):
     """Decoder whose predictions are ``{"label": str, "score": float}``."""
 
     name: ClassVar[str] = "single_label"
+    names_one: ClassVar[bool] = True
     has_threshold: ClassVar[bool] = True
 
     def num_outputs(self, labels: Sequence[str]) -> int:

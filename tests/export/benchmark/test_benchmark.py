@@ -30,8 +30,8 @@ from distiltune.export.benchmark.measurements import (
     runtime_bytes,
 )
 from distiltune.export.benchmark.predictions import unpack_answers
-from distiltune.export.benchmark.reference import write_reference
 from distiltune.export.benchmark.targets import pytorch, pytorch_int8
+from distiltune.export.benchmark.targets.reference_model import write_reference
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
 from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores

@@ -10,8 +10,9 @@ from ...section import Count, Name, Probability, Section, Seed, Text
 from ...section_registry import SectionRegistry
 from ..added_texts_config import AugmentationConfig, UnlabelledConfig
 from ..analysis.config import DiagnosticsConfig
+from ..label_kinds.base import LabelFormat
 from ..rows import RawSplit
-from .columns import Columns, template_columns
+from .columns import DEFAULT_LABEL_COLUMN, Columns, template_columns
 
 DEFAULT_TEXT_COLUMN = "text"
 
@@ -87,6 +88,16 @@ class DataConfig(Section):
     """Whether reading may need a network."""
 
     @property
+    def label_format(self) -> LabelFormat:
+        """Where the labels are, and how they are written."""
+        return LabelFormat()
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return False
+
+    @property
     def default_out_of_scope_label(self) -> str | None:
         """Out-of-scope label that is used if the section names none and the data has it."""
         return None
@@ -100,11 +111,29 @@ class DataConfig(Section):
         raise NotImplementedError
 
     @model_validator(mode="after")
+    def _unlabelled_alike(self) -> DataConfig:
+        column = None if self.unlabelled is None else self.unlabelled.text_pair_column
+        if self.unlabelled is None or (column is not None) == self.takes_pairs:
+            return self
+        if column is None:
+            raise ValueError(
+                "unlabelled: texts are pairs (text_pair_column), but unlabelled names no column of second texts; set "
+                "unlabelled.text_pair_column, or remove unlabelled"
+            )
+        raise ValueError(
+            f"unlabelled.text_pair_column: {column!r} given, but the labelled texts are single; set text_pair_column, "
+            "or remove it"
+        )
+
+    @model_validator(mode="after")
     def _complete(self) -> DataConfig:
         missing = [name for name in self.local_files if getattr(self, name) is None]
         if missing:
             raise ValueError(f"source {self.source!r} needs {', '.join(missing)}")
         return self
+
+
+Separator = Annotated[str, Field(min_length=1, max_length=20)]
 
 
 def _with_columns(template: str) -> str:
@@ -116,20 +145,40 @@ class ColumnsConfig(DataConfig):
     """A source whose rows have named columns."""
 
     text_column: Name = Field(default=DEFAULT_TEXT_COLUMN, description="hub, files: column with the text.")
+    text_pair_column: Name | None = Field(
+        default=None,
+        description="hub, files: column with the second text, where a model reads pairs of texts, such as a premise "
+        "and a hypothesis. Long pairs are truncated token by token at the end of the longer text.",
+    )
     text_template: Annotated[Text, AfterValidator(_with_columns)] | None = Field(
         default=None,
         description="hub, files: instead of `text_column`, a text with columns in braces, such as "
         '"{title}: {body}".',
     )
     label_column: Name = Field(
-        default="label",
-        description="hub, files: column with the label. If a hub dataset has no `label` but exactly one column of "
+        default=DEFAULT_LABEL_COLUMN,
+        description="hub, files: column with the label, the labels or the number. If a hub dataset has no `label` but "
+        "exactly one column of "
         "classes (`intent` in clinc/clinc_oos), that column is read.",
+    )
+    label_columns: Annotated[list[Name], Field(max_length=2000)] | None = Field(
+        default=None,
+        description="hub, files: instead of `label_column`, several columns: of 0 and 1, one for each label of the "
+        "task multi_label, or of numbers for the task regression.",
+    )
+    label_separator: Separator | None = Field(
+        default=None,
+        description="hub, files: what stands between the labels of one text in a string, such as `;`, for the task "
+        "multi_label. Default: `label_column` holds lists.",
     )
     group_column: Name | None = Field(
         default=None,
         description="hub, files: column whose equal values, such as one customer, stay together when a split is held "
         "out.",
+    )
+    id_column: Name | None = Field(
+        default=None,
+        description="hub, files: column with an id of each row, by which `teacher.logits.id_column` joins a file.",
     )
     slice_columns: Annotated[list[Name], Field(max_length=20)] = Field(
         default_factory=list,
@@ -138,20 +187,62 @@ class ColumnsConfig(DataConfig):
     )
 
     @property
+    def label_format(self) -> LabelFormat:
+        """Where the labels are, and how they are written."""
+        return LabelFormat(self.label_column, tuple(self.label_columns or ()), self.label_separator)
+
+    @property
     def columns(self) -> Columns:
         """The columns that are read."""
+        several = self.label_format.columns
         return Columns(
             None if self.text_template is not None else self.text_column,
-            self.label_column,
+            None if several else self.label_column,
             self.group_column,
             self.text_template,
             slices=tuple(dict.fromkeys(self.slice_columns)),
+            labels=several,
+            pair=self.text_pair_column,
+            id=self.id_column,
         )
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return self.text_pair_column is not None
+
+    @model_validator(mode="after")
+    def _one_place_of_labels(self) -> ColumnsConfig:
+        columns = self.label_columns
+        if columns is None:
+            return self
+        twice = next((name for name in columns if columns.count(name) > 1), None)
+        if twice is not None or not columns:
+            given = f"{twice!r} twice" if twice is not None else "no column"
+            raise ValueError(f"label_columns: {given} given; name each column with a label or number once")
+        if self.label_column != DEFAULT_LABEL_COLUMN:
+            raise ValueError("set one of label_column and label_columns, not both")
+        return self
 
     @model_validator(mode="after")
     def _one_text(self) -> ColumnsConfig:
         if self.text_template is not None and self.text_column != DEFAULT_TEXT_COLUMN:
             raise ValueError("set one of text_column and text_template, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _two_texts(self) -> ColumnsConfig:
+        pair = self.text_pair_column
+        if pair is not None and self.text_template is not None:
+            raise ValueError(
+                f"text_pair_column: {pair!r} given together with text_template; set one of them: a template makes one "
+                "text of several columns"
+            )
+        if pair in (self.text_column, *self.label_format.columns) or pair == self.label_column:
+            raise ValueError(
+                f"text_pair_column: {pair!r} given, which is the column of the text or label as well; set it to the "
+                "column with the second text"
+            )
         return self
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ....errors import ModelError
+from ....texts import TextOrPair
 from ...section import ShareBelowOne, Width
 from .base import BuiltStudent, StudentInputs
 from .trimmed import TrimmedStudent
@@ -53,11 +54,19 @@ class AttentionFreeStudent(TrimmedStudent):
         """Whether the teacher reads each word piece to build it."""
         return self.table == "teacher"
 
+    def why_teacher_model(self) -> str | None:
+        """Return that the table is made of the teacher's states, where it is."""
+        if self.table == "random":
+            return None
+        return "student.table: it is made of the teacher's hidden states (set it to random)"
+
     def at_low_cost(self) -> Self:
         """Return the section with a table that is drawn."""
         return self.model_copy(update={"table": "random"})
 
-    def pieces_read(self, tokenizer: Any, texts: Sequence[str], others: Sequence[str]) -> Sequence[int]:
+    def pieces_read(
+        self, tokenizer: Any, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
+    ) -> Sequence[int]:
         """Return the ids of the word pieces whose rows are made from the teacher's states."""
         from ..vocabulary import pieces_of
 
@@ -118,6 +127,7 @@ class AttentionFreeStudent(TrimmedStudent):
         Raises:
             ModelError: The teacher cannot be used, or the vocabulary cannot be trimmed.
         """
+        from ...checkpoints.heads import head_of
         from ...checkpoints.load import load_tokenizer
         from ..vocabulary import pieces_of, with_pieces
 
@@ -136,6 +146,9 @@ class AttentionFreeStudent(TrimmedStudent):
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
+        if inputs.task.scales_head and len(inputs.labels):
+            labels = inputs.task.labels_of_head(inputs.labels)
+            inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
             "family": model.config.model_type,
             "num_layers": None,
@@ -168,7 +181,7 @@ class AttentionFreeStudent(TrimmedStudent):
         table: Any = model.get_input_embeddings()
         with torch.no_grad():
             rows = torch.from_numpy(table_of_states(states, self.hidden_size))
-            table.weight.zero_()
+            table.weight[: model.config.vocab_size] = 0
             table.weight[torch.tensor(pieces), : self.hidden_size] = rows
             table.weight[table.padding_idx] = 0
         return name

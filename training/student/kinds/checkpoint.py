@@ -66,7 +66,9 @@ class CheckpointStudent(TransformerStudent):
         from ...models.families import family_of
 
         name = resolve_checkpoint(self.checkpoint)
-        model, tokenizer = load_with_labels(name, inputs.label_names, inputs.task), load_tokenizer(name)
+        labels = inputs.task.labels_of_head(inputs.labels)
+        model = load_with_labels(name, inputs.label_names, inputs.task, labels)
+        tokenizer = load_tokenizer(name)
         has_head = has_labels(name, inputs.label_names)
         family_of(model)
         check_table(tokenizer, model.config, self.checkpoint)

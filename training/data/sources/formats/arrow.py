@@ -53,7 +53,9 @@ def read_arrow(path: Path, columns: Columns) -> Table:
 
 
 def class_name(value: object, names: list[str]) -> object:
-    """Return the name of class number ``value``; numbers without a name (-1 is unlabelled) become None."""
+    """Return the name of a class number, or those of a list; numbers without a name (-1 is unlabelled) become None."""
+    if isinstance(value, list):
+        return [class_name(each, names) for each in value]
     if isinstance(value, int) and not isinstance(value, bool):
         return names[value] if 0 <= value < len(names) else None
     return value
@@ -82,9 +84,10 @@ def _read(path: Path, kind: str, columns: Columns, read: Callable[[], Any]) -> T
 def _class_names(metadata: dict[bytes, bytes] | None, column: str | None) -> list[str] | None:
     """Return the label names that ``datasets`` stores in its files, where labels are bare numbers."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"] if features[column]["_type"] == "ClassLabel" else None
-    except (KeyError, RecursionError, TypeError, ValueError):
+        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        feature = feature.get("feature", feature)  # of a list of classes
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from .....errors import DataError, first_line, shown
 from .....storage.safe_reading import read_json, read_regular
 from ...rows import RawSplit, quoted
-from ..columns import Columns, Table
+from ..columns import DEFAULT_LABEL_COLUMN, Columns, Table
 from ..files import is_saved_dict
 from .arrow import class_name
 
@@ -22,7 +22,6 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Splits -> the names that datasets give them."""
 
-DEFAULT_LABEL_COLUMN = "label"
 _MOST_BYTES = 2**20
 
 
@@ -93,10 +92,8 @@ def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) ->
     Raises:
         DataError: A column does not exist.
     """
-    from datasets import ClassLabel
-
     features = rows.features
-    classes = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    classes = [column for column, feature in features.items() if _class_names(feature) is not None]
     if columns.label == DEFAULT_LABEL_COLUMN and columns.label not in features and len(classes) == 1:
         columns = replace(columns, label=classes[0])
     columns.check(origin, list(features))
@@ -104,14 +101,19 @@ def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) ->
 
 
 def _table(rows: Any, names: list[str], origin: str, there: str) -> Table:
-    from datasets import ClassLabel
-
     features = rows.features
     held = rows.select_columns(names).with_format(None)
 
     def column(name: str) -> list[object]:
-        feature, values = features[name], held[name][:]
-        of_class = isinstance(feature, ClassLabel)
-        return [class_name(value, feature.names) for value in values] if of_class else values
+        names, values = _class_names(features[name]), held[name][:]
+        return values if names is None else [class_name(value, names) for value in values]
 
     return Table(origin, list(features), column, lambda i: f"{there} row {i + 1}".lstrip())
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Return the names of a feature of classes, or of lists of classes; None for another feature."""
+    from datasets import ClassLabel
+
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, ClassLabel) else None

@@ -1,0 +1,48 @@
+"""Decode numbers: the outputs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..scores import Threshold
+from .base import Decoder, register
+
+
+class Regression(Decoder):
+    """Decoder whose predictions are ``{"value": float}``, or ``{"values": {name: float}}`` for several numbers."""
+
+    name: ClassVar[str] = "regression"
+
+    def num_outputs(self, labels: Sequence[str]) -> int:
+        """Return the number of numbers: one output for each."""
+        return len(labels)
+
+    def decode(
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Threshold | None,
+        temperature: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the numbers of each text, in the unit of the training data; there is no temperature."""
+        if len(labels) == 1:
+            return [{"value": float(row[0])} for row in logits]
+        return [{"values": dict(zip(labels, map(float, row), strict=True))} for row in logits]
+
+    def without_scores(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return nothing: numbers that differ by rounding are no other answer."""
+        return {}
+
+    def margin(self, logits: np.ndarray) -> float:
+        """Return 0: no number is closer to another answer than any other."""
+        return 0.0
+
+    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Return each number with its name."""
+        return [("value", answer["value"])] if "value" in answer else list(answer["values"].items())
+
+
+register(Regression())

@@ -1,0 +1,179 @@
+"""Whole jobs with several labels and with numbers, from the command line: what they learn, seal and show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from small_job import COMMAND, JOB, environment
+
+from distiltune.export.benchmark.predictions import unpack_answers
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.training.tasks import TASKS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+WORDS = {"sports": "match", "politics": "vote", "weather": "rain"}
+FILLERS = ["today", "again", "people say", "in the north", "we heard", "at noon", "for once", "early"]
+JOBS: dict[str, dict[str, Any]] = {
+    "multi_label": {"data": {"source": "files", "train": "data.csv", "label_columns": [*WORDS]}},
+    "regression": {
+        "task": "regression",
+        "data": {"source": "files", "train": "data.csv", "label_column": "price"},
+    },
+}
+
+
+def write_data(path: Path) -> None:
+    """Texts with the words of their topics; the price, in thousands, is a sum over the words."""
+    random, lines = np.random.default_rng(0), [",".join(["text", *WORDS, "price"])]
+    for number in range(420):
+        own = random.random(3) < 0.4
+        words = [word for word, is_own in zip(WORDS.values(), own, strict=True) if is_own]
+        text = " ".join(random.permutation([*words, *random.choice(FILLERS, 2), f"n{number}"]))
+        price = 20_000 + 4_000 * own @ [1, 2, 3] + random.normal(0, 300)
+        lines.append(",".join([text, *(str(int(each)) for each in own), f"{price:.1f}"]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def distiltune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        check=False,
+        timeout=400,
+    )
+
+
+@pytest.fixture(scope="module", params=list(JOBS))
+def home(request, tmp_path_factory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    write_data(folder / "data.csv")
+    scratch = {**JOB["teacher"]["scratch"], "num_train_epochs": 12, "learning_rate": 2e-3, "batch_size": 16}
+    job = {
+        **JOB,
+        **JOBS[request.param],
+        "teacher": {"scratch": scratch},
+        "training": {"max_length": 24, "learning_rate": 2e-3, "batch_size": 16},
+        "search": {
+            "num_trials": 2,
+            "space": {"alpha": 0.5, "num_train_epochs": {"type": "int", "low": 5, "high": 6}},
+        },
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    done = distiltune("run", "job.yaml", "--run-id", "one", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return request.param, folder
+
+
+def stage(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / f"distiltune-runs/runs/one/stages/{name}.json").read_text())["result"]
+
+
+def test_the_teacher_and_the_trials_learn_by_the_tasks_metric(home) -> None:
+    name, folder = home
+    metric = f"validation_{TASKS[name].goal[0]}"
+    teacher, search = stage(folder, "teacher"), stage(folder, "search")
+    assert teacher[metric] == max(each[metric] for each in teacher["epochs"]) > 0.9
+    assert "validation_accuracy" not in teacher
+    assert search["best"]["value"] == max(trial["metrics"][metric] for trial in search["trials"]) > 0.9
+    for trial in search["trials"]:
+        assert {f"validation_{each}" for each in TASKS[name].metric_modes} <= set(trial["metrics"])
+    if name == "regression":
+        assert teacher["validation_rmse"] < 3_000, (
+            "in the unit of the data, whose standard deviation is 7,000"
+        )
+
+
+def test_every_model_is_judged_by_the_metric_on_its_answers(home) -> None:
+    name, folder = home
+    measured, gate = stage(folder, "benchmark"), stage(folder, "gate")
+    metric = TASKS[name].metric(TASKS[name].goal[0], measured["label_names"])
+    for row, judged in zip(measured["measurements"], gate["variants"], strict=True):
+        for split in ("validation", "test"):
+            answers = unpack_answers(row["answers"][split]["without_threshold"])
+            value = metric.measure(answers.predictions, answers.labels)
+            assert judged["metric"][split] == pytest.approx(value)
+            assert judged["metrics"][metric.name][split] == pytest.approx(value)
+        assert judged["accuracy"] is None
+    chosen = next(each for each in gate["variants"] if each["name"] == gate["chosen"])
+    assert chosen["against_student"]["method"] == "bootstrap"
+    assert gate["against_teacher"]["metric"] == metric.name
+    assert (gate["against_teacher"]["changed"] is None) == (name == "regression")
+    assert bool(gate["breakdown"]["labels"]) == (name == "multi_label")
+
+
+def test_the_artifact_answers(home) -> None:
+    name, folder = home
+    artifact = folder / "distiltune-runs/runs/one/artifact"
+    classifier = TextClassifier.load(artifact)
+    assert classifier.task == name
+    low, high = (classifier(text) for text in ("today again people say", "match vote rain at noon today"))
+    if name == "regression":
+        assert 14_000 < low["value"] < 30_000 < high["value"] < 50_000
+    else:
+        assert set(classifier.threshold.labels) == set(WORDS)
+        assert [each["label"] for each in classifier("rain today")["labels"]] == ["weather"]
+        assert {each["label"] for each in high["labels"]} == set(WORDS)
+    card = (artifact / "README.md").read_text()
+    assert ("Text regressor" in card) == (name == "regression")
+    done = distiltune("verify", str(artifact), cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_shown_has_the_metric_and_no_accuracy(home) -> None:
+    name, folder = home
+    title = TASKS[name].metric(TASKS[name].goal[0], ()).title
+    shown = distiltune("show", "one", cwd=folder)
+    assert shown.returncode == 0 and f"validation {title}" in shown.stdout, shown.stderr
+    assert title in distiltune("runs", cwd=folder).stdout
+    report = (folder / "distiltune-runs/runs/one/report/report.md").read_text()
+    header = next(line for line in report.splitlines() if line.startswith("| variant"))
+    assert title in header and "accuracy |" not in header.replace("subset accuracy |", "")
+    checked = distiltune("check", "job.yaml", cwd=folder)
+    assert checked.returncode == 0, checked.stderr
+    column = "politics" if name == "multi_label" else "price from"
+    assert column in checked.stdout + checked.stderr or name == "multi_label"
+    evaluated = distiltune(
+        "evaluate", "one", "data.csv", "--json",
+        *(part for each in (WORDS if name == "multi_label" else ["price"]) for part in ("--label-column", each)),
+        cwd=folder,
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["metrics"][TASKS[name].goal[0]] > 0.85
+
+
+def test_thresholds_of_another_goal_are_fitted_without_exporting_again(home) -> None:
+    name, folder = home
+    if name != "multi_label":
+        return
+    goal = "export.label_thresholds={goal: recall, at_least: 1.0}"
+    done = distiltune("run", "job.yaml", "--run-id", "two", "--set", goal, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        json.loads((folder / f"distiltune-runs/runs/{run}/artifact/distiltune.json").read_text())
+        for run in ("one", "two")
+    )
+    assert one["threshold"] != two["threshold"]
+    text = json.loads((folder / "distiltune-runs/runs/two/stages/export.json").read_text())["text"]
+    assert "of run one" in text
+
+
+@pytest.mark.parametrize("kind", ["convolution", "static"])
+def test_students_without_attention_learn_every_task(kind, home) -> None:
+    _, folder = home
+    done = distiltune(
+        "run", "job.yaml", "--run-id", kind, "--set", f"student={{kind: {kind}, hidden_size: 16}}",
+        "--set", "export.variants=[onnx, onnx-int8]", "--set", "search.num_trials=1", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    search = json.loads((folder / f"distiltune-runs/runs/{kind}/stages/search.json").read_text())["result"]
+    assert search["best"]["value"] > 0.8

@@ -1,0 +1,234 @@
+"""Several labels for each text: binary cross-entropy and soft targets over the sigmoid of each of logits[N, C]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ...errors import InputError
+from ..data.label_kinds import NAME_SETS, LabelKind
+from .base import LEAST_PROBABILITY, TASKS, Task
+from .label_metrics import f1_scores, macro, of_one, precisions, ratio, recalls, weighted_f1
+from .metrics import LabelCounts, Metric, Mode, position_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OF_COUNTS: dict[str, Callable[[LabelCounts], np.ndarray]] = {
+    "macro_f1": macro(f1_scores),
+    "micro_f1": lambda counts: f1_scores(_of_all(counts))[..., 0],
+    "weighted_f1": weighted_f1,
+    "macro_precision": macro(precisions),
+    "macro_recall": macro(recalls),
+    "micro_precision": lambda counts: precisions(_of_all(counts))[..., 0],
+    "micro_recall": lambda counts: recalls(_of_all(counts))[..., 0],
+}
+_OF_LABEL = {"recall": recalls, "precision": precisions, "f1": f1_scores}
+_SUBSET, _MAP = "subset_accuracy", "map"
+_LEAST = np.float16(6e-8)  # the smallest number above 0
+
+
+class MultiLabel(Task):
+    """Classify texts with any number of labels.
+
+    Labels are int8[N, C] of 0 and 1, rows of -100 for no label that is known. Predictions are float16[N, C], the logits
+    themselves, of which those above 0 predict their label: a threshold is subtracted from them beforehand.
+    """
+
+    name: ClassVar[str] = "multi_label"
+    description: ClassVar[str] = "any number of labels for each text"
+    does: ClassVar[str] = (
+        "Assigns a text any number of {num} labels: each whose score is above its own threshold."
+    )
+    answer: ClassVar[str] = '{"labels": [{"label": …, "score": …}, …]}'
+    label_kind: ClassVar[LabelKind] = NAME_SETS
+    label_dtype: ClassVar[str] = "int8"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    problem_type: ClassVar[str | None] = "multi_label_classification"
+    metric_modes: ClassVar[Mapping[str, Mode]] = dict.fromkeys(("macro_f1", "micro_f1", _SUBSET, _MAP), "max")
+    further_metrics: ClassVar[Mapping[str, Mode]] = {
+        name: "max" for name in _OF_COUNTS if name not in ("macro_f1", "micro_f1")
+    }
+    label_metrics: ClassVar[Mapping[str, Mode]] = dict.fromkeys(_OF_LABEL, "max")
+    has_label_sets: ClassVar[bool] = True
+
+    def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
+        """Return rows of -100."""
+        from ..data.tokenized import IGNORED_LABEL
+
+        return np.full((num_texts, num_outputs), IGNORED_LABEL, dtype=self.label_dtype)
+
+    def num_outputs(self, label_names: Sequence[str]) -> int:
+        """Return the number of labels; each has one logit."""
+        return len(label_names)
+
+    def hard_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        num_items: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the binary cross-entropy of logits[B, C] and labels[B, C], averaged over the labels."""
+        from .losses import binary_cross_entropy
+
+        del class_weights  # no task without text_classes gets any
+        return binary_cross_entropy(logits, labels, num_items=num_items, label_smoothing=label_smoothing)
+
+    def soft_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        *,
+        temperature: float,
+        num_items: Tensor | int | None = None,
+    ) -> Tensor:
+        """Compute T² · KL of the Bernoulli distributions of sigmoid(z/T) of logits[B, C], averaged over the labels."""
+        from .losses import soft_label_loss
+
+        return soft_label_loss(student_logits, teacher_logits, temperature=temperature, num_items=num_items)
+
+    def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return labels[B, C] with -100 replaced by whether the logit is above 0."""
+        from ..data.tokenized import IGNORED_LABEL
+
+        return (logits > 0).to(labels.dtype).where(labels == IGNORED_LABEL, labels)
+
+    def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
+        """Return a copy of the labels."""
+        del num_outputs
+        return np.array(labels)
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        """Return the logits, float16[N, C]; those above 0 stay above it."""
+        bounded = np.clip(logits, -65504, 65504).astype(np.float16)
+        return np.where((logits > 0) & (bounded <= 0), _LEAST, bounded)
+
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return log(p / (1 - p)) of the probability of each label, [N, C]."""
+        kept = np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        return np.log(kept / (1 - kept))
+
+    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return whether a text's predicted labels are exactly its labels, bool[N]."""
+        return (_sets(predictions) == _sets(labels)).all(axis=1)
+
+    def label_counts(self, predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> LabelCounts:
+        """Count the texts of each label, [C]."""
+        del num_labels
+        sums = LabelCounts.of_sets(_sets(predictions), _sets(labels)).sum(axis=0, dtype=np.int64)
+        return LabelCounts.of_sums(sums)
+
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
+    ) -> dict[str, float | None]:
+        """Compute macro F1, micro F1, subset accuracy and mean average precision, each 0 to 1.
+
+        Macro averages are over the labels that texts or predictions have. Average precision, of a label's texts ranked
+        by its logit, is averaged over the labels that texts have; None where there is none.
+
+        Raises:
+            ValueError: There are no labels, or their number differs from that of the predictions.
+        """
+        labels = np.asarray(labels)
+        if labels.size == 0 or len(predictions) != len(labels):
+            raise ValueError(
+                f"{len(predictions)} predictions for {len(labels)} labels; the counts must be equal and above 0"
+            )
+        return {
+            name: self.metric(name, ()).measure(np.asarray(predictions), labels) for name in self.metric_modes
+        }
+
+    def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
+        """Return a metric by its name."""
+        mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
+        if name == _MAP:
+            return Metric(name, mode, mean_average_precision)
+        if name == _SUBSET:
+            return _of_sums(
+                name, mode, self._rights, lambda sums: ratio(sums[..., 0], sums[..., 1]), is_accuracy=True
+            )
+        if not label:
+            return _of_sums(name, mode, _numbers, lambda sums: _OF_COUNTS[name](LabelCounts.of_sums(sums)))
+        try:
+            number = position_of(label, name, label_names)
+        except ValueError as error:
+            raise InputError(f"metric: {error}") from None
+        return _of_sums(
+            name,
+            mode,
+            _numbers,
+            lambda sums: of_one(_OF_LABEL[kind](LabelCounts.of_sums(sums)), number),
+            concerns=lambda labels: _sets(labels)[:, number],
+        )
+
+    def _rights(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return whether each text is right, and 1, float32[N, 2]."""
+        right = self.correct(predictions, labels)
+        return np.stack([right, np.ones(len(right), bool)], axis=1).astype(np.float32)
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the mean over labels of the average precision of N texts ranked by their scores.
+
+    Average precision is the sum over ranks of precision times the increase of recall, as scikit-learn's
+    ``average_precision_score``; texts of equal score share a rank.
+
+    Args:
+        scores: float[N, C], higher for texts that more likely have the label.
+        labels: [N, C], above 0 where a text has the label.
+
+    Returns:
+        0 to 1; None where no text has any label.
+    """
+    truth = _sets(labels)
+    found = [
+        _average_precision(scores[:, each], truth[:, each]) for each in np.flatnonzero(truth.any(axis=0))
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    order = np.argsort(-scores.astype(np.float32), kind="stable")
+    ranked = scores[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of the texts with one score
+    hits, places = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
+    return float((np.diff(hits, prepend=0) * hits / places).sum() / hits[-1])
+
+
+def _sets(values: np.ndarray) -> np.ndarray:
+    """Return the labels that predictions or labels [N, C] mean, bool[N, C]."""
+    return np.asarray(values) > 0
+
+
+def _numbers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return LabelCounts.of_sets(_sets(predictions), _sets(labels))
+
+
+def _of_all(counts: LabelCounts) -> LabelCounts:
+    """Return the counts of all labels together, [..., 1]."""
+    return LabelCounts(
+        *(each.sum(axis=-1, keepdims=True) for each in (counts.texts, counts.predicted, counts.right))
+    )
+
+
+def _of_sums(
+    name: str,
+    mode: Mode,
+    statistics: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    of_statistics: Callable[[np.ndarray], np.ndarray],
+    *,
+    concerns: Callable[[np.ndarray], np.ndarray] | None = None,
+    is_accuracy: bool = False,
+) -> Metric:
+    def measure(predictions: np.ndarray, labels: np.ndarray) -> float:
+        return float(of_statistics(statistics(predictions, labels).sum(axis=0, dtype=np.float64)))
+
+    return Metric(name, mode, measure, None, concerns, statistics, of_statistics, is_accuracy)
+
+
+MULTI_LABEL = TASKS.register(MultiLabel())
