@@ -14,16 +14,14 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distiltune.cluster.pipeline.run_job import run_job
 from distiltune.cluster.plan.plan import changed
-from distiltune.cluster.specification.config import JobConfig, load_config, without_search
+from distiltune.cluster.specification.config import JobConfig, without_search
+from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.cluster.watching.console import ProgressPrinter
 from distiltune.export.benchmark import targets
 
@@ -59,12 +57,9 @@ def main() -> None:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The file's job and changes, numbers such as 2e-4 read as a job's are."""
-    whole = yaml.safe_load(path.read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch) / "job.yaml"
-        job.write_text(yaml.safe_dump(whole["job"]), encoding="utf-8")
-        return {"job": load_config(str(job), []), "changes": whole["changes"]}
+    """The job and its changes, read as a job file is; paths stay relative to the working directory."""
+    whole = parse_yaml(path.read_text(encoding="utf-8"))
+    return {"job": JobConfig.model_validate(whole["job"]), "changes": whole["changes"]}
 
 
 def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> list[dict[str, Any]]:

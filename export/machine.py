@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..training.machine import gpus
+
 # Instruction sets by which ONNX Runtime and oneDNN select matrix kernels: x86 names first, then Arm's.
 _INSTRUCTION_SETS = (
     "avx",
@@ -56,7 +58,8 @@ def describe_machine() -> dict[str, Any]:
     Returns:
         ``cpu`` (model name), ``num_cores`` (of the system), ``num_usable_cores`` (available to this process),
         ``memory_gib``, ``instruction_sets``, ``os``, ``python``, ``versions`` (library → version) and
-        ``load_average`` over the last minute, which shows whether the machine was busy.
+        ``load_average`` over the last minute, which shows whether the machine was busy. ``gpus`` has name,
+        ``memory_gib``, ``driver`` and ``cuda`` version of each GPU, also of those that this process may not use.
     """
     model, flags = _processor()
     return {
@@ -65,6 +68,7 @@ def describe_machine() -> dict[str, Any]:
         "num_usable_cores": num_usable_cores(),
         "memory_gib": _memory_gib(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+        "gpus": [each.to_json() for each in gpus()],
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": _versions(),

@@ -99,8 +99,9 @@ class SearchConfig(Section):
     max_concurrent_trials: NumTrials | None = Field(
         default=None,
         description="Maximum number of parallel trials. Default: as many as the resources allow, up to a quarter of "
-        "num_trials (at least 2), so that later suggestions learn from earlier results; without that limit if "
-        "the sampler learns from none, as random and qmc do, or num_startup_trials makes all trials random.",
+        "num_trials (at least 2), or half of them on GPUs, so that later suggestions learn from earlier results; "
+        "without that limit if the sampler learns from none, as random and qmc do, or num_startup_trials makes all "
+        "trials random.",
     )
     sampler: Annotated[Sampler, SAMPLERS.field(bare_word=True)] = Field(
         default_factory=Tpe,

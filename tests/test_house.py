@@ -22,7 +22,7 @@ MAY_IMPORT = {
 # Shelves of one floor do not know each other.
 FLOORS = {
     "training": [
-        "section registry",
+        "section registry ragged machine",
         "section_registry",
         "data",
         "tasks",

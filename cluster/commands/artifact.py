@@ -134,6 +134,14 @@ def benchmark(
     text_column: Annotated[
         str, typer.Option("--text-column", metavar="NAME", help="Column of the table with the text.")
     ] = "text",
+    text_pair_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair-column",
+            metavar="NAME",
+            help="Column of the second text, where the artifact takes pairs; default: text_pair.",
+        ),
+    ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, max=_MOST_RUNS, help="Timed runs of one text.")] = 100,
     warmups: Annotated[
         int, typer.Option("--warmups", min=0, max=_MOST_RUNS, help="Runs before timing.")
@@ -180,6 +188,7 @@ def benchmark(
         find_artifact(directory, storage),
         texts_file=texts,
         text_column=text_column,
+        text_pair_column=text_pair_column,
         num_runs=runs,
         num_warmups=warmups,
         num_threads=threads,

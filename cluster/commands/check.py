@@ -128,6 +128,8 @@ def _labels(data: Any) -> str:
 def _teacher(teacher: Any) -> str:
     if teacher.checkpoint is not None:
         return f"{teacher.checkpoint}, as it is"
+    if teacher.logits is not None:
+        return f"the logits of {teacher.logits.path}"
     tuned = teacher.fine_tune
     how = f"{tuned.checkpoint}, fine-tuned" if tuned else "a small BERT trained from scratch"
     epochs = (tuned or teacher.scratch).num_train_epochs

@@ -1,4 +1,4 @@
-"""The command evaluate: an artifact on labelled texts of the user."""
+"""Commands on texts of the user: evaluate an artifact on labelled ones, and label others with a teacher."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError, shown
+from .measure import pair_column_of, read_given_texts
 from .options import ArtifactArgument, JsonOption, StorageOption, echo_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def evaluate(
     text_column: Annotated[
         str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
     ] = "text",
+    text_pair_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair-column",
+            metavar="NAME",
+            help="Column with the second text, where the artifact takes pairs; default: text_pair.",
+        ),
+    ] = None,
     label_column: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,7 +90,14 @@ def evaluate(
     named = list(dict.fromkeys(label_column or ["label"]))
     several = tuple(named) if len(named) > 1 else ()
     form = LabelFormat(named[0], several, label_separator)
-    columns = Columns(text_column, None if several else named[0], section=None, slices=slices, labels=several)
+    columns = Columns(
+        text_column,
+        None if several else named[0],
+        section=None,
+        slices=slices,
+        labels=several,
+        pair=pair_column_of(classifier, text_pair_column),
+    )
     if task.has_classes and (several or label_separator is not None):
         option = "--label-column" if several else "--label-separator"
         given = ", ".join(several) or label_separator
@@ -91,11 +107,13 @@ def evaluate(
         )
     kind = task.label_kind
     read, remedy = kind.reader(form), kind.remedy(form)
-    split = checked(read_table("given", data, columns, parameter="DATA"), notes, read, remedy)
+    raw = kind.prepared(read_table("given", data, columns, parameter="DATA"))
+    split = checked(raw, notes, read, remedy)
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
     with quiet_panics():
-        measured = (_of_classes if task.has_classes else _of_outputs)(classifier, split, data)
+        measure = _of_classes if task.has_classes else _of_spans if task.of_tokens else _of_outputs
+        measured = measure(classifier, split, data)
     report = {"artifact": directory, "data": data, **measured}
     if output is not None:
         _write(output, report)
@@ -123,6 +141,23 @@ def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str
     return {**measured, "slices": measure_slices(split.slices, right)}
 
 
+def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+    """Evaluate a model that finds the entities of texts."""
+    from ...export.benchmark.evaluation import evaluate_spans
+    from ...export.selection.slices import measure_slices
+    from ...training import tasks
+
+    task, used = tasks.get(classifier.task), {each.type for label in split.labels for each in label}
+    known = task.counted_names(classifier.labels)
+    if not used & set(known):
+        raise InputError(
+            f"DATA: {shown(data, 200)} has entities of the types {', '.join(sorted(used)) or 'none'!s:.100}, none of "
+            f"which the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
+        )
+    measured = evaluate_spans(classifier(split.texts, batch_size=1), split.texts, split.labels, known, task)
+    return {**measured, "slices": measure_slices(split.slices, measured.pop("right"))}
+
+
 def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model with several labels for each text, or with numbers."""
     from ...export.benchmark.evaluation import evaluate_outputs
@@ -148,6 +183,69 @@ def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str
     )
     right = measured.pop("right")
     return {**measured, "slices": [] if right is None else measure_slices(split.slices, right)}
+
+
+@app.command()
+def label(
+    texts: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXTS", help="Texts, in any form that data.train takes, or lines of a .txt file."
+        ),
+    ],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher", metavar="MODEL", help="A classifier: directory, hub id, or directory of an artifact."
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", metavar="FILE", help="File to write: .parquet, .jsonl or .csv, for teacher.logits."
+        ),
+    ],
+    text_column: Annotated[
+        str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
+    ] = "text",
+    text_pair_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair-column", metavar="NAME", help="Column with the second text, for pairs of texts."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=2,
+            max=2**20,
+            help="Tokens to which texts are truncated; default: as many as the model takes, at most 512.",
+        ),
+    ] = None,
+) -> None:
+    """Write the logits that a classifier gives for texts, in a file that a job's teacher.logits can name."""
+    from ...export.commands.streams import quiet_panics
+    from ...training.teacher.write_logits import check_format, write_logits
+    from ..remote.label_texts import LabellingModel
+
+    path = Path(out)
+    check_format(path, "--out")
+    with quiet_panics():
+        model = LabellingModel.load(teacher, max_length)
+    pair = model.pair_column(text_pair_column)
+    given = list(dict.fromkeys(read_given_texts(Path(texts), text_column, pair, "TEXTS")))
+    with quiet_panics():
+        logits = model.logits(given, lambda progress: typer.echo(f"label: {progress.message}", err=True))
+    try:
+        write_logits(path, given, model.labels, logits)
+    except OSError as error:
+        raise InputError(
+            f"--out: {shown(out, 200)} cannot be written ({error.strerror}); choose another"
+        ) from None
+    typer.echo(
+        f"{out}: {len(given):,} texts with logits of {len(model.labels):,} labels; use it: teacher.logits: {out}"
+    )
 
 
 def _print_table(console: Console, heads: list[str], rows: list[list[str]]) -> None:

@@ -26,6 +26,7 @@ EXAMPLES = {
     "choose": "distiltune choose latest 0003",
     "predict": "distiltune predict ./model 'a text' --top-k 3",
     "evaluate": "distiltune evaluate ./model data.csv --label-column intent",
+    "label": "distiltune label texts.jsonl --teacher ./teacher --out teacher.parquet",
     "verify": "distiltune verify ./model",
     "benchmark": "distiltune benchmark ./model",
     "rm": "distiltune rm job-20260101-120000-ab12",

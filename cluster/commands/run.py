@@ -29,6 +29,14 @@ def init(
     text: Annotated[
         str | None, typer.Option("--text", metavar="COLUMN", help="Column with the text; default: guessed.")
     ] = None,
+    text_pair: Annotated[
+        str | None,
+        typer.Option(
+            "--text-pair",
+            metavar="COLUMN",
+            help="Column with the second text of pairs; default: guessed, unless --text is given.",
+        ),
+    ] = None,
     label: Annotated[
         str | None, typer.Option("--label", metavar="COLUMN", help="Column with the label; default: guessed.")
     ] = None,
@@ -41,7 +49,7 @@ def init(
 
     if out.exists() and not force:
         raise InputError(f"--out: {out} exists; give another name, or --force to replace it")
-    job = new_job(data, out, text=text, label=label)
+    job = new_job(data, out, text=text, label=label, pair=text_pair)
     try:
         write_file(out, job.content)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...texts import TextOrPair, joined, texts_of
 from ...training.data.analysis.diagnostics import LabelIssue, confused_labels, label_issues, near_duplicates
 from ...training.data.rows import SPLITS
 
@@ -23,6 +24,7 @@ ISSUES_FILE = "diagnostics/label-issues.csv"
 DUPLICATES_FILE = "diagnostics/near-duplicates.csv"
 SUMMARY = "diagnostics/summary.json"
 _MOST_ROWS = 10_000  # of a CSV file
+_BETWEEN = " | "  # the texts of a pair
 _NUM_SHOWN = 10  # in the record and the report
 
 
@@ -79,10 +81,11 @@ def diagnose(
         if logits is None or probabilities is None:
             continue
         labels = np.asarray(splits[split].tokens.labels)
-        found = _issue_rows(split, probabilities, labels, names, data.splits[split]["text"])
+        found = _issue_rows(split, probabilities, labels, names, texts_of(data.splits[split]))
         issues += [{**row, "probabilities": origins[split]} for row in found]
         if split == "validation":
-            confused = _confused(task.predictions(logits), labels, names)
+            known = np.isfinite(logits).all(axis=1)  # a file of logits may lack texts
+            confused = _confused(task.predictions(logits[known]), labels[known], names)
     duplicates = _duplicate_rows(data)
     _write(run, ISSUES_FILE, issues)
     _write(run, DUPLICATES_FILE, duplicates)
@@ -122,15 +125,20 @@ def describe(found: Mapping[str, Any]) -> str:
 
 
 def _issue_rows(
-    split: str, probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str]
+    split: str,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    texts: Sequence[TextOrPair],
 ) -> list[dict[str, Any]]:
-    known = np.flatnonzero(labels < probabilities.shape[1])  # not of a label that no training text has
+    # Not of a label that no training text has, and not of a text that a file of logits lacks.
+    known = np.flatnonzero((labels < probabilities.shape[1]) & np.isfinite(probabilities).all(axis=1))
     found = label_issues(probabilities[known], labels[known])
     return [_issue_row(split, int(known[each.row]), each, names, texts) for each in found]
 
 
 def _issue_row(
-    split: str, row: int, issue: LabelIssue, names: Sequence[str], texts: Sequence[str]
+    split: str, row: int, issue: LabelIssue, names: Sequence[str], texts: Sequence[TextOrPair]
 ) -> dict[str, Any]:
     return {
         "split": split,
@@ -139,7 +147,7 @@ def _issue_row(
         "predicted": names[issue.predicted],
         "label_probability": round(issue.label_probability, 4),
         "predicted_probability": round(issue.predicted_probability, 4),
-        "text": texts[row],
+        "text": joined(texts[row], _BETWEEN),
     }
 
 
@@ -151,15 +159,15 @@ def _confused(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str])
 
 
 def _duplicate_rows(data: TextData) -> list[dict[str, Any]]:
-    texts = {split: data.splits[split]["text"][:] for split in SPLITS}
+    texts = {split: texts_of(data.splits[split]) for split in SPLITS}
     return [
         {
             "split": each.split,
             "row": each.row + 1,
-            "text": texts[each.split][each.row],
+            "text": joined(texts[each.split][each.row], _BETWEEN),
             "other_split": each.other_split,
             "other_row": each.other_row + 1,
-            "other_text": texts[each.other_split][each.other_row],
+            "other_text": joined(texts[each.other_split][each.other_row], _BETWEEN),
             "similarity": round(each.similarity, 3),
         }
         for each in near_duplicates(texts)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import DistiltuneError, RunFailedError, first_line
 from ...progress import Progress, ReportProgress
+from ...search.trial.device import DeviceError
 from ..remote.begin import begin
 from ..remote.tasks import COUNTS, Task
 from ..session.ray_session import num_gpus, whole_node
@@ -59,14 +60,17 @@ class Dispatcher:
         *arguments: Any,
         report: ReportProgress,
     ) -> Any:
-        """Run a task as ``do`` does, but reserve all CPUs of a node for it; retry on another node if it is lost."""
+        """Run a task as ``do`` does, but reserve all CPUs of a node for it, and the GPUs that it requests.
+
+        It is retried on another node if it is lost.
+        """
         from ray.exceptions import RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         for tried in range(1, _TRIES + 1):
             node, cpus = whole_node(wanted, report)
             strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-            whole = TaskResources(cpu=cpus, gpu=0, custom=wanted.custom)
+            whole = TaskResources(cpu=cpus, gpu=wanted.gpus(0), custom=wanted.custom)
             task = self.send(stage, function, whole, *arguments, scheduling_strategy=strategy)
             try:
                 return self.wait(stage, task, report, whole)
@@ -92,7 +96,7 @@ class Dispatcher:
         """
         import ray
 
-        gpus = min(1, num_gpus()) if wanted.gpu is None else wanted.gpu
+        gpus = wanted.gpus(default=min(1, num_gpus()))
         progress = self._run.key(self._progress(stage, part))
         self._run.store.delete(progress)
         task = Task(
@@ -104,7 +108,7 @@ class Dispatcher:
             num_threads=max(1, int(wanted.cpu)),
             use_gpu=gpus > 0,
         )
-        remote = ray.remote(begin).options(
+        remote = _in_worker(begin, gpus).options(
             num_cpus=wanted.cpu, num_gpus=gpus, resources=wanted.custom, max_retries=2, **options
         )
         return remote.remote(self._run.store, progress, [ray.put((function, task, arguments))])
@@ -204,6 +208,19 @@ class Dispatcher:
 
     def _progress(self, stage: str, part: str = "") -> str:
         return f"stages/{'-'.join(filter(None, [stage, part]))}.task-progress.json"
+
+
+def _in_worker(function: Callable[..., Any], gpus: float) -> Any:
+    """Return a function as a Ray task. One with a GPU ends its process, which would otherwise keep memory of that GPU.
+
+    ``options(num_gpus=…)`` does not do so by itself. Where a worker cannot use its GPU, another worker is tried.
+    """
+    import ray
+
+    if not gpus:
+        return ray.remote(function)
+    options: dict[str, Any] = {"max_calls": 1, "retry_exceptions": [DeviceError]}
+    return ray.remote(**options)(function)
 
 
 def _result_of(sent: Any) -> Any:

@@ -23,6 +23,7 @@ from ...export.selection.select_variant import select_variant
 from ...search.space.space import VALIDATION
 from ...search.student_arguments import STUDENT_KIND
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
 from ...training.student.config import as_kind
 from ...training.tasks import get as get_task
@@ -62,7 +63,8 @@ def choose_variant(
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
         baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
-        labels, names = data.splits["test"]["label"][:], data.label_names
+        test, names = data.splits["test"], data.label_names
+        labels = task.measured_labels(texts_of(test), test["label"][:])
         goal = goal_of(config, data)
         predicted = [*names, *([goal.label] if goal is not None and goal.label not in names else [])]
         broken_down = break_down(variant, teacher, labels, predicted, choose, data.slices, task)
@@ -167,7 +169,9 @@ def _max_length(config: JobConfig, run: Run) -> str:
 
 def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:
     """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
-    name = teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    name = (
+        teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
+    )  # none of a file of logits
     if name is None:
         return None, teacher.licence
     packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -197,6 +201,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             machine=run.stage_record("benchmark")["result"]["machine"],
             extra={
                 "metric": config.metric,
+                "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
                 "lengths": (records["data"].get("result") or {}).get("lengths"),
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
@@ -223,6 +228,13 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     run.store.publish(run.report)
     names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
     return {"files": names}, ", ".join(names)
+
+
+def _teacher_file(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many texts of each kind a file of logits has and lacks; None for another teacher."""
+    if record.get("kind") != "logits":
+        return None
+    return {name: record[name] for name in ("num_texts", "missing")}
 
 
 def _draw_search(config: JobConfig, search: dict[str, Any], folder: Path) -> dict[str, Any]:

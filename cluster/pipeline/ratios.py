@@ -60,7 +60,11 @@ class RatioMeasurement:
             return {}
         specs = {spec.name: spec for spec in measurement_specs(self._config, self._run)}
         variant = specs[chosen], measured[chosen]
-        bases = [(specs[name], measured[name]) for name in (TEACHER, REFERENCE) if name in measured]
+        bases = [
+            (specs[name], measured[name])
+            for name in (TEACHER, REFERENCE)
+            if name in measured and measured[name].latency_ms is not None
+        ]
         if not bases:
             return {}
         key = self._key(variant, bases)

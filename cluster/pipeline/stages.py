@@ -16,11 +16,13 @@ from ...search.space.space import VALIDATION
 from ...search.space.students import ONLY_STUDENT, student_names, student_sections
 from ...search.student_arguments import STUDENT_KIND
 from ...search.trial.inputs import StudentTexts
+from ...search.trial.packing import AUTO
 from ...training.tasks import get as get_task
 from ...training.tasks import title_of
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..remote.cross_fit import label_fold
+from ..session.mps import mps_daemons
 from ..session.ray_session import node_share, num_gpus, whole_node
 from ..specification.config import JobConfig
 from ..specification.goal import accuracy_with_threshold
@@ -41,7 +43,12 @@ if TYPE_CHECKING:
 
 StageResult = tuple[dict[str, Any], str]
 
-_KINDS = {"checkpoint": "as given", "fine_tune": "fine-tuned", "scratch": "trained from scratch"}
+_KINDS = {
+    "checkpoint": "as given",
+    "fine_tune": "fine-tuned",
+    "scratch": "trained from scratch",
+    "logits": "logits of a file",
+}
 
 
 class Stages:
@@ -85,7 +92,12 @@ class Stages:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            text = f"{_KINDS[record['kind']]}, {self._metric_title} {record[self._metric]:.4f}"
+            value = record[self._metric]
+            reached = "not known" if value is None else f"{value:.4f}"
+            text = f"{_KINDS[record['kind']]}, {self._metric_title} {reached}"
+            lacking = {kind: num for kind, num in record.get("missing", {}).items() if num}
+            if lacking:
+                text += f"; without a row: {', '.join(f'{num:,} of {kind}' for kind, num in lacking.items())}"
             return {**record, "key": keys[0], "keys": keys}, text
         parts = {str(number + 1): (self._data, number, key) for number, key in enumerate(keys)}
         records = self._dispatcher.do_parts(
@@ -120,7 +132,7 @@ class Stages:
             self._data,
             self._splits,
             get_task(self._config.task),
-            learned_here=teacher.checkpoint is None,
+            learned_here=teacher.is_trained,
             cross_fit=self._cross_fit(wanted, report),
         )
         problems = describe_problems(record["diagnostics"])
@@ -129,6 +141,7 @@ class Stages:
         computed = record["texts_computed"]
         more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
         text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
+        text = "the logits of the file" if teacher.logits is not None else text
         text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
             text += f"; mean of {len(teachers)} teachers: {self._metric_title} "
@@ -230,23 +243,28 @@ class Stages:
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
-        outcome = run_search(
-            config.search,
-            config.training,
-            inputs,
-            store=self._run.store,
-            experiment=self._run.search,
-            tensorboard=self._run.tensorboard,
-            logs=self._run.trial_logs,
-            cpus_per_trial=trial.cpu,
-            gpus_per_trial=min(1, num_gpus()) if trial.gpu is None else trial.gpu,
-            custom_per_trial=trial.custom,
-            processes_per_trial=trial.processes,
-            known=warm_start_trials(config, storage, self._run),
-            journal=self._run.journal,
-            report=report,
-            check_resources=not config.resources.autoscaling,
-        )
+        on_gpus = num_gpus() > 0 and trial.gpus(1) > 0
+        with mps_daemons(wanted=on_gpus and config.resources.mps) as mps:
+            outcome = run_search(
+                config.search,
+                config.training,
+                inputs,
+                store=self._run.store,
+                experiment=self._run.search,
+                tensorboard=self._run.tensorboard,
+                logs=self._run.trial_logs,
+                cpus_per_trial=trial.cpu,
+                gpus_per_trial=AUTO if trial.gpu == AUTO and on_gpus else trial.gpus(default=0),
+                measure_packing=config.resources.measure_packing,
+                mps=mps,
+                checkpoint_every_s=config.storage.checkpoint_every_s,
+                custom_per_trial=trial.custom,
+                processes_per_trial=trial.processes,
+                known=warm_start_trials(config, storage, self._run),
+                journal=self._run.journal,
+                report=report,
+                check_resources=not config.resources.autoscaling,
+            )
         assert outcome.best.checkpoint is not None, "a best trial has reported an epoch, and so saved one"
         keep_best(self._run, inputs.student_of(outcome.best.parameters).key, outcome.best.checkpoint)
         best = best_of(config, outcome.best)
@@ -256,9 +274,18 @@ class Stages:
         parts += [f"{self._metric_title} {best['value']:.4f}", outcome.choice]
         if outcome.ended_by is not None:
             parts.append(f"ended: {outcome.ended_by}")
-        return {**outcome.to_json(), "best": best}, "; ".join(
+        return {**outcome.to_json(), "best": best, **self._search_records()}, "; ".join(
             filter(None, [", ".join(filter(None, parts[:-1])), parts[-1]])
         )
+
+    def _search_records(self) -> dict[str, Any]:
+        """Return the precision that the trials share, and how they share GPUs, where that is recorded."""
+        from ...search.driver.gpu_sharing import packing_key
+        from ...search.trial.precision import precision_key
+
+        keys = {"precision": precision_key(self._run.search), "packing": packing_key(self._run.search)}
+        found = {name: self._run.store.read_json(key) for name, key in keys.items()}
+        return {name: record for name, record in found.items() if record is not None}
 
     def export(self, report: ReportProgress) -> StageResult:
         """Export the variants that no run has, each in a task of its own."""

@@ -197,7 +197,7 @@ class _Judge:
             else measurement.validation_accuracy
         )
         return Tried(
-            outcome.run_id, key, value, measurement.name, measurement.latency_ms["p50"], measurement.size_mb, accuracy,
+            outcome.run_id, key, value, measurement.name, measurement.p50_ms, measurement.size_mb, accuracy,
             cost=self._cost(measurement) / self._cost(self._base),
         )  # fmt: skip
 
@@ -218,7 +218,7 @@ class _Judge:
         return replace(tried, reason=f"{self._plan.minimise} decreases by {100 * gained:.1f} %")
 
     def _cost(self, measurement: Measurement) -> float:
-        latency, size = measurement.latency_ms["p50"], measurement.size_mb
+        latency, size = measurement.p50_ms, measurement.size_mb
         return {"latency_ms": latency, "size_mb": size, "latency_times_size": latency * size}[
             self._plan.minimise
         ]

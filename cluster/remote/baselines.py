@@ -18,6 +18,7 @@ from ...export.benchmark.targets.baseline import BASELINE
 from ...export.config import BenchmarkConfig
 from ...storage.folders import file_sha256
 from ...storage.temporary import temporary_directory
+from ...texts import joined, texts_of
 from ..specification.config import JobConfig
 from ..store.input_files import REFERENCE, with_local_inputs
 
@@ -91,9 +92,9 @@ def baseline_texts(config: JobConfig, data: TextData) -> BaselineTexts:
     """Return the labelled texts that baselines are trained on: the train split, as the student's search had it."""
     train, validation = data.splits["train"], data.splits["validation"]
     return BaselineTexts(
-        train["text"][:],
+        [joined(text) for text in texts_of(train)],
         train["label"][:],
-        validation["text"][:],
+        [joined(text) for text in texts_of(validation)],
         validation["label"][:],
         data.label_names,
         data.out_of_scope_label,

@@ -14,6 +14,7 @@ from ...export.variants.base import Variant
 from ...export.variants.build import build_variant
 from ...search.space.students import MEASURED_METRICS
 from ...storage.temporary import temporary_directory
+from ...texts import PAIR_COLUMN, texts_of
 from ..store.runs import LATENCIES
 from .tasks import Task
 
@@ -30,7 +31,7 @@ def measure_student(
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json", exclude={"baselines", "model2vec"}),
         "max_length": config.training.num_tokens,
-        "query": median_text(texts["text"][:]),
+        "query": median_text(texts_of(texts)),
         "machine": without_load(machine),
     }
     key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
@@ -51,14 +52,15 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         # Sensitivity analysis does not change the latency, and it needs training texts.
         export = task.config.export.model_copy(update={"sensitivity": False})
         options: dict[str, Any] = {"max_length": length, "num_threads": threads, "task": task.config.task}
+        options["takes_pairs"] = PAIR_COLUMN in texts.column_names
         build_variant(variant.name, student, made, config=export, **options)
         row = MeasurementSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
-        columns = texts["text"][:], texts["label"][:]
+        columns = texts_of(texts), texts["label"][:]
         # Students are compared with one another, so all of them use the same session options.
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
         [measured] = measure_models([row], given, config)
-    return {"latency_ms": measured.latency_ms["p50"], "size_mb": measured.size_mb}
+    return {"latency_ms": measured.p50_ms, "size_mb": measured.size_mb}
 
 
 def _config_of(student: Path) -> dict[str, Any]:

@@ -20,13 +20,16 @@ from ...export.variants import kinds
 from ...export.variants.build import build_variant
 from ...progress import Progress
 from ...search.space.students import student_keys
+from ...search.trial.device import own_device
 from ...storage.environment import remove_process_group
 from ...storage.logs import LogWriter, logged_to
 from ...storage.retry import refusal_of
 from ...storage.store import Store
+from ...texts import texts_of
 from ...training import tasks as learning
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
+from ...training.machine import describe_device
 from ...training.student.build import build_student
 from ...training.student.config import student_section
 from ...training.student.piece_states import StatesCache
@@ -94,10 +97,14 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
-        logging.getLogger("distiltune").info("%s on %s", function.__name__, socket.gethostname())
         task.store.write_json(task.progress, {"text": ""})
         try:
-            return function(task, *arguments)
+            with own_device(use_gpu=task.use_gpu):
+                device = describe_device(use_gpu=task.use_gpu)
+                logging.getLogger("distiltune").info(
+                    "%s on %s, %s", function.__name__, socket.gethostname(), device
+                )
+                return function(task, *arguments)
         except BaseException as error:
             writer.write(traceback.format_exc())
             refused = refusal_of(error, str(task.store))
@@ -123,9 +130,9 @@ def make_student(
         data.class_names,
         task.store.local(key),
         max_length=config.training.num_tokens,
-        texts=(data.splits["train"]["text"][:], data.unlabelled),
+        texts=(texts_of(data.splits["train"]), data.unlabelled),
         labels=data.splits["train"]["label"][:],
-        validation_texts=data.splits["validation"]["text"][:],
+        validation_texts=texts_of(data.splits["validation"]),
         num_threads=task.num_threads,
         use_gpu=task.use_gpu,
         report=task.report,
@@ -169,7 +176,8 @@ def make_variant(
         num_threads=task.config.benchmark.num_threads,
         base_onnx=None if base_key is None else task.store.fetch(base_key) / "model.onnx",
         validation=validation_texts(task.config, data),
-        training_texts=data.splits["train"]["text"][:] if takes_texts else [],
+        training_texts=texts_of(data.splits["train"]) if takes_texts else [],
+        takes_pairs=data.has_pairs,
     )
     task.store.publish(key)
     record = made.to_json()
@@ -197,7 +205,7 @@ def validation_texts(config: JobConfig, data: TextData) -> ValidationTexts:
     """Return the labelled texts that temperature and thresholds of a variant are fitted on."""
     rows, names, labels = data.splits["validation"], data.label_names, data.splits["validation"]["label"][:]
     return ValidationTexts(
-        rows["text"][:],
+        texts_of(rows),
         [names[label] for label in labels] if learning.get(config.task).has_classes else labels,
         goal_of(config, data),
         data.out_of_scope_label,
@@ -209,9 +217,9 @@ def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
     """Return the texts that every model of a job is measured on."""
     validation, test = data.splits["validation"], data.splits["test"]
     return BenchmarkTexts(
-        validation["text"][:],
+        texts_of(validation),
         validation["label"][:],
-        test["text"][:],
+        texts_of(test),
         test["label"][:],
         data.label_names,
         data.out_of_scope_label,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,19 +11,20 @@ import numpy as np
 from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ...search.space.space import fixed_values
+from ...texts import texts_of
 from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
-from ...training.data.tokenized import LabelledSplit, TokenizedSplit, tokenize_split
+from ...training.data.tokenized import LabelledSplit, TokenizedSplit
 from ...training.data.transfer_set import extra_splits, extra_texts
+from ...training.ragged import Rows, flat, like
 from ...training.student.vocabulary import respelled
+from ...training.teacher.file_teacher import stored_logits
 from ...training.teacher.logits_cache import LogitsResult, logits_key, teacher_logits
 from ...training.teacher.prepare import prepare_teacher, read_record
 from ..store.runs import LOGITS
 from .tasks import Task
-
-LOGITS_DTYPE = "float32"
 
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
@@ -93,8 +93,12 @@ def label_with_teachers(
         tokens = _tokens(task, data, load_tokenizer(task.store.fetch(teacher_keys[0])))
         return {name: LabelledSplit(each) for name, each in tokens.items()}, record
     splits: dict[str, LabelledSplit] = {}
+    from_file = task.config.teacher.logits is not None
     for name, each in _texts_to_label(task, data, teacher_keys).items():
-        logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
+        if from_file:
+            logits, keys, is_new = stored_logits(task.store.fetch(teacher_keys[0]), name), [], False
+        else:
+            logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
         splits[name] = LabelledSplit(each, logits)
         if name != "validation":
             record["texts_computed"] += len(each) if is_new or name in computed else 0
@@ -139,46 +143,42 @@ def _texts_to_label(task: Task, data: TextData, teacher_keys: list[str]) -> dict
                 "teacher.ensemble: the teachers have different word pieces; use fine_tune, or set it to 1"
             )
     tokens = _tokens(task, data, tokenizer)
-    extra = extra_splits(config.data, data, tokenizer, config.training.num_tokens)
-    unlabelled = {kind: _unlabelled(each, data, learned) for kind, each in extra.items()}
-    return {"train": tokens["train"], **unlabelled, "validation": tokens["validation"]}
-
-
-def _unlabelled(split: TokenizedSplit, data: TextData, task: tasks.Task) -> TokenizedSplit:
-    """Return a split with missing labels of the task's type and shape."""
-    labels = task.missing_labels(len(split), task.num_outputs(data.class_names))
-    return replace(split, labels=labels)
+    extra = extra_splits(config.data, data, tokenizer, config.training.num_tokens, learned)
+    return {"train": tokens["train"], **extra, "validation": tokens["validation"]}
 
 
 def _mean_logits(
     task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
-) -> tuple[np.ndarray, list[str], bool]:
-    """Return mean logits float32[N, C], each teacher's cache key, and whether any logits had to be computed."""
-    total, keys, computed = np.zeros(0), [], False
+) -> tuple[Rows, list[str], bool]:
+    """Return mean logits, each teacher's cache key, and whether any logits had to be computed."""
+    total, keys, computed, form = np.zeros(0), [], False, None
     for number, teacher_key in enumerate(teacher_keys, 1):
         whose = f"teacher {number} of {len(teacher_keys)}" if len(teacher_keys) > 1 else "the teacher"
         report = _labelling(
             task, f"labelling the texts of {name} with {whose}", number - 1, len(teacher_keys)
         )
         found = _logits_of(task, teacher_key, split, report)
-        total = found.logits.astype(np.float64) if number == 1 else total + found.logits
+        form = found.logits
+        total = flat(form).astype(np.float64) if number == 1 else total + flat(form)
         keys.append(found.key)
         computed = computed or found.computed
-    return (total / len(teacher_keys)).astype(np.float32), keys, computed
+    assert form is not None, "there is a teacher"
+    return like(form, (total / len(teacher_keys)).astype(np.float32)), keys, computed
 
 
 def _logits_of(task: Task, teacher_key: str, split: TokenizedSplit, report: ReportProgress) -> LogitsResult:
     """Return a teacher's logits on a split from the cache, or compute and store them there."""
     report(Progress("", {"done": 0, "total": len(split)}))
     teacher, length = task.store.fetch(teacher_key), task.config.training.num_tokens
-    key = f"{LOGITS}/{logits_key(teacher, split, length, LOGITS_DTYPE)}"
+    dtype = task.config.training.logits_precision
+    key = f"{LOGITS}/{logits_key(teacher, split, length, dtype)}"
     with task.computed_once(key, "labels the same texts with the same teacher"):
         found = teacher_logits(
             teacher,
             split,
             max_length=length,
             cache_dir=task.local_copy(key).parent,
-            dtype=LOGITS_DTYPE,
+            dtype=dtype,
             num_threads=task.num_threads,
             use_gpu=task.use_gpu,
             task=tasks.get(task.config.task),
@@ -205,14 +205,16 @@ def tokenize_for_student(
     """Tokenize the same rows with the student's own word pieces, and keep the logits."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.num_tokens
     learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
-    tokens = {
-        name: learned.tokenize(data.splits[name], tokenizer, length)
-        if name in data.splits
-        else _unlabelled(tokenize_split(extra[name], None, tokenizer, length), data, learned)
-        for name in splits
-        if name in data.splits or name in extra
-    }
-    if "masked" in splits:
-        teachers = load_tokenizer(task.store.fetch(teacher_key))
-        tokens["masked"] = respelled(splits["masked"].tokens, teachers, tokenizer, length)
-    return {name: LabelledSplit(tokens[name], split.teacher_logits) for name, split in splits.items()}
+    teachers, outputs = load_tokenizer(task.store.fetch(teacher_key)), learned.num_outputs(data.class_names)
+    found: dict[str, LabelledSplit] = {}
+    for name, split in splits.items():
+        if name in data.splits:
+            texts = texts_of(data.splits[name])
+            tokens = learned.tokenize(data.splits[name], tokenizer, length)
+        elif name in extra:
+            tokens, texts = learned.tokenize_texts(extra[name], tokenizer, length, outputs), extra[name]
+        else:  # masked pieces, which are no text
+            tokens, texts = respelled(split.tokens, teachers, tokenizer, length), []
+        own = LabelledSplit(tokens, split.teacher_logits)
+        found[name] = learned.with_logits_of(own, texts, teachers, tokenizer, length)
+    return found

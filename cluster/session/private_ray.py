@@ -21,6 +21,7 @@ from ...storage.temporary import (
     remove_if_abandoned,
     short_temporary_directory,
 )
+from ...training.machine import num_visible_gpus
 from ..nodes.ports import LOOPBACK
 from .watchdog import Watchdog, end_users_of
 
@@ -120,6 +121,8 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
+                # What torch sees. If it sees none, Ray counts, and the checks of the job reject what torch cannot use.
+                num_gpus=num_visible_gpus() or None,
                 include_dashboard=False,
                 job_config=own_job_config(),
                 runtime_env={"env_vars": dict(RAY_WORKER_ENV)},

@@ -108,8 +108,7 @@ def _attach(address: str) -> None:
 
 def needs_of(requested: TaskResources, default_gpus: float) -> dict[str, float]:
     """Return the resources that a task needs on a node, by Ray's resource names."""
-    gpus = default_gpus if requested.gpu is None else requested.gpu
-    return {"CPU": requested.cpu, "GPU": gpus, **requested.custom}
+    return {"CPU": requested.cpu, "GPU": requested.gpus(default_gpus), **requested.custom}
 
 
 def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> tuple[str, float]:
@@ -124,7 +123,7 @@ def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> t
 def node_share(wanted: TaskResources, num_tasks: int) -> float:
     """Return the CPUs of each of several equal trainings on the node that ``whole_node`` selects."""
     resources = _large_node(wanted)["Resources"]
-    return cpus_of_each(num_tasks, resources["CPU"], resources.get("GPU", 0) if wanted.gpu else 0)
+    return cpus_of_each(num_tasks, resources["CPU"], resources.get("GPU", 0) if wanted.gpus(0) else 0)
 
 
 def cpus_of_each(num_tasks: int, num_cpus: float, num_gpus: float = 0) -> float:

@@ -32,7 +32,14 @@ from .faults import described
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
-from .sections import SEED, is_judged_with_threshold, with_defaults_of_student, with_seed
+from .sections import (
+    SEED,
+    fault_of_texts,
+    fault_of_tokens,
+    is_judged_with_threshold,
+    with_defaults_of_student,
+    with_seed,
+)
 
 _DEFAULT_SEED = 42
 
@@ -232,9 +239,10 @@ class JobConfig(Section):
         num_folds = self.data.diagnostics.cross_fit
         if num_folds is None:
             return self
-        if self.teacher.checkpoint is not None:
+        if not self.teacher.is_trained:
+            kind = "checkpoint is a finished model" if self.teacher.logits is None else "logits is a file"
             raise ValueError(
-                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.checkpoint is a finished model, which "
+                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
                 "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
             )
         if not TASKS[self.task].has_classes:
@@ -254,9 +262,11 @@ class JobConfig(Section):
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
                 f"student.{own.source_key} has its own; remove one of them"
             )
-        unused = _unused_teacher(self)
-        if unused is not None:
-            raise ValueError(unused)
+        fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        if TASKS[self.task].of_tokens:
+            fault = fault or fault_of_tokens(self.task, self.data, self.teacher, _students(self))
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
 

@@ -11,11 +11,13 @@ from ...errors import ConfigError, InputError, shown
 from ...export.artifact.licences import is_non_commercial
 from ...export.out_of_scope.thresholds import AccuracyWithThreshold, ScopeGoal, scope_goal
 from ...export.selection.gate import check_gate
+from ...texts import texts_of
 from ...training.tasks import get as get_task
 from .config import JobConfig
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
+    from ...training.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +68,15 @@ def check_goals(config: JobConfig, data: TextData) -> None:
 
 def num_tested(config: JobConfig, data: TextData) -> int:
     """Return the number of validation texts that the job's metric is about."""
-    labels = np.asarray(data.splits["validation"]["label"][:])
-    metric = get_task(config.task).metric(config.metric, data.label_names, data.out_of_scope_id)
+    task = get_task(config.task)
+    labels = _validation_labels(task, data)
+    metric = task.metric(config.metric, data.label_names, data.out_of_scope_id)
     return int(metric.concerns(labels).sum()) if metric.concerns else len(labels)
+
+
+def _validation_labels(task: Task, data: TextData) -> np.ndarray:
+    rows = data.splits["validation"]
+    return task.measured_labels(texts_of(rows), rows["label"][:])
 
 
 def check_metrics(config: JobConfig, data: TextData) -> None:
@@ -81,7 +89,8 @@ def check_metrics(config: JobConfig, data: TextData) -> None:
     from ...training import tasks
 
     _check_threshold_metric(config, data)
-    task, labels = tasks.get(config.task), np.asarray(data.splits["validation"]["label"][:])
+    task = tasks.get(config.task)
+    labels = _validation_labels(task, data)
     for name in dict.fromkeys((config.metric, *named_metrics(config.search, config.task))):
         own = key_that_names(f"{VALIDATION}{name}", config.search)
         key = "metric" if own is None or name == config.metric else own

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
+from ...texts import TextOrPair, num_characters, texts_of
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from ...training.tasks import SINGLE_LABEL, TASKS
 from .config import JobConfig
@@ -44,7 +45,9 @@ class NewJob:
     summary: list[str]
 
 
-def new_job(data: str, path: Path, *, text: str | None = None, label: str | None = None) -> NewJob:
+def new_job(
+    data: str, path: Path, *, text: str | None = None, label: str | None = None, pair: str | None = None
+) -> NewJob:
     """Look at a file of labelled texts, and write a job for it.
 
     Args:
@@ -52,6 +55,7 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
         path: The job's file; the path of the data in it is relative to its directory.
         text: Column with the text; None: guessed.
         label: Column with the label; None: guessed.
+        pair: Column with the second text of each pair; None: guessed, unless ``text`` is given.
 
     Raises:
         DataError: The data cannot be read, or its columns cannot be guessed; the message names the remedy.
@@ -60,9 +64,11 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
     from ...training.data.sources.table import open_table
     from ...training.data.text_data import load_data
 
-    guess = guess_columns(open_table(data), text, label)
+    guess = guess_columns(open_table(data), text, label, pair)
     section: dict[str, Any] = {"source": "files", "train": data}
     section |= {"text_column": guess.text, **_label_keys(guess)}
+    if guess.pair is not None:
+        section["text_pair_column"] = guess.pair
     kind = TASKS[guess.task].label_kind
     loaded = load_data(data_config(**section), kind)
     outside = guess_out_of_scope(loaded.label_names) if kind.has_out_of_scope else None
@@ -70,7 +76,7 @@ def new_job(data: str, path: Path, *, text: str | None = None, label: str | None
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
     summary = list(_summary(loaded, guess, outside))
-    values = _values(written, loaded.splits["train"]["text"][:])
+    values = _values(written, texts_of(loaded.splits["train"]))
     config = JobConfig.model_validate({**_task(guess), **values})
     content = as_yaml(config)
     if guess.task == SINGLE_LABEL.name and (ratio := _skew(loaded)) > _SKEWED:
@@ -91,11 +97,11 @@ def _task(guess: ColumnGuess) -> dict[str, str]:
     return {} if guess.task == SINGLE_LABEL.name else {"task": guess.task}
 
 
-def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+def _values(data: dict[str, Any], texts: list[TextOrPair]) -> dict[str, Any]:
     from ...training.checkpoints.offline import is_missing
 
     is_small = len(texts) < _SMALL
-    most_epochs = _epochs(_STUDENT_CHARACTERS, texts, fewest=3, most=10)
+    most_epochs = _epochs(_STUDENT_CHARACTERS, texts, fewest=2, most=10)
     return {
         "data": data,
         "teacher": {
@@ -121,9 +127,9 @@ def _values(data: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _epochs(num_read: int, texts: list[str], *, fewest: int, most: int) -> int:
+def _epochs(num_read: int, texts: list[TextOrPair], *, fewest: int, most: int) -> int:
     """Return the number of epochs in which a training reads about ``num_read`` characters, within limits."""
-    return min(most, max(fewest, round(num_read / max(sum(map(len, texts)), 1))))
+    return min(most, max(fewest, round(num_read / max(sum(map(num_characters, texts)), 1))))
 
 
 def _skew(data: TextData) -> float:
@@ -149,7 +155,8 @@ def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterato
         where = f"labels: columns {', '.join(map(shown, guess.labels[:10]))}{', …' if len(guess.labels) > 10 else ''}"
     elif guess.separator is not None:
         where = f"labels: column {shown(guess.label)}, divided by {shown(guess.separator)}"
-    yield f"text: column {shown(guess.text)}; {where}"
+    second = "" if guess.pair is None else f", with that of column {shown(guess.pair)} as a pair"
+    yield f"text: column {shown(guess.text)}{second}; {where}"
     if guess.task != SINGLE_LABEL.name:
         yield f"task: {guess.task}, {TASKS[guess.task].description}"
     if guess.others:

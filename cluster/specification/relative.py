@@ -12,7 +12,7 @@ from ...training.data.sources.base import DATA_SOURCES
 from ...training.student.config import STUDENT
 
 # Keys that name a file, and keys that name either a directory or a model on the hub.
-_FILES = (("data", "unlabelled", "path"),)
+_FILES = (("data", "unlabelled", "path"), ("teacher", "logits"), ("teacher", "logits", "path"))
 _CHECKPOINTS = (("teacher", "checkpoint"), ("teacher", "fine_tune", "checkpoint"), ("benchmark", "model2vec"))
 
 

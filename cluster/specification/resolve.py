@@ -9,6 +9,7 @@ from typing import Any
 from ...training.checkpoints.offline import INSTALL_OFFLINE, is_missing
 from ...training.data.sources.base import DATA_SOURCES
 from ...training.student.config import STUDENT, STUDENT_KINDS, job_defaults
+from ...training.teacher.config import TEACHER_KINDS
 from .preset_files import preset_names
 from .reading import apply_overrides, read_specification
 from .relative import resolve_paths
@@ -17,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 # Preset -> its fallback if its encoder is not installed.
 _WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
-_TEACHERS = {"checkpoint", "fine_tune", "scratch"}  # exactly one of these keys makes the teacher
 
 
 def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -55,7 +55,7 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
     source = DATA_SOURCES.named_by(_given(overrides, "data"))
     if source is not None and source != (values.get("data") or {}).get("source"):
         values["data"] = {}
-    asked = _given(overrides, "teacher").keys() & _TEACHERS
+    asked = _given(overrides, "teacher").keys() & set(TEACHER_KINDS)
     if asked and not asked & (values.get("teacher") or {}).keys():
         values["teacher"] = {}
     kind = STUDENT_KINDS.named_by(_given(overrides, "student"))

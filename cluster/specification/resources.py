@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import math
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from ...search.trial.packing import AUTO
 from ...training.section import Amount, Name, PositiveAmount, Section, Threads
+
+_MOST_GPUS = 10**9
+
+
+def _gpu_share(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == AUTO or (is_number and 0 <= value <= _MOST_GPUS):
+        return value
+    raise ValueError(f"accepted: {AUTO}, or a number from 0 to {_MOST_GPUS:,}")
+
+
+GpuShare = Annotated[Amount | Literal["auto"], BeforeValidator(_gpu_share)]
 
 
 class TaskResources(Section):
@@ -20,10 +36,40 @@ class TaskResources(Section):
         description="Ray custom resources that the node must have, for example {benchmark_node: 1}.",
     )
 
+    def gpus(self, default: float) -> float:
+        """Return the requested GPUs, or the default where no number is given."""
+        return self.gpu if isinstance(self.gpu, int | float) else default
+
+
+class TeacherResources(TaskResources):
+    """The resources that each teacher takes on a node."""
+
+    @model_validator(mode="after")
+    def _one_gpu(self) -> TeacherResources:
+        if self.gpu is not None and self.gpu > 1:
+            raise ValueError(
+                f"gpu {self.gpu:g} given, but a teacher is trained by one process, which computes on one GPU; set gpu "
+                "to 1 or less"
+            )
+        return self
+
+
+class CpuTaskResources(TaskResources):
+    """The resources that one task takes on a node; no GPU unless it is requested."""
+
+    gpu: Amount | None = Field(
+        default=0, description="GPUs; a fraction shares one; null: one if the cluster has any."
+    )
+
 
 class TrialResources(TaskResources):
     """What a trial takes: ``cpu``, ``gpu`` and ``custom`` are what each of its processes takes of a node."""
 
+    gpu: GpuShare = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=AUTO,
+        description="GPUs; a fraction shares one. `auto`: as many trials share a GPU as its free memory and the CPUs "
+        "of its node allow; none if the cluster has no GPU.",
+    )
     processes: int = Field(
         default=1,
         ge=1,
@@ -33,11 +79,17 @@ class TrialResources(TaskResources):
     )
 
     @model_validator(mode="after")
-    def _whole_gpus(self) -> TrialResources:
-        if self.processes > 1 and self.gpu is not None and self.gpu % 1:
+    def _one_gpu_for_each_process(self) -> TrialResources:
+        gpu = self.gpus(1)
+        if self.processes > 1 and gpu not in (0, 1):
             raise ValueError(
-                f"gpu {self.gpu:g} given with processes {self.processes}, but each process needs a GPU of its own; "
-                "set gpu to 0 or 1, or processes to 1"
+                f"gpu {gpu:g} given with processes {self.processes}, but each process needs a GPU of its own, and "
+                "computes on no other; set gpu to 0 or 1, or processes to 1"
+            )
+        if gpu > 1:
+            raise ValueError(
+                f"gpu {gpu:g} given with processes 1, but a process computes on one GPU; set processes to "
+                f"{math.ceil(gpu)} and gpu to 1"
             )
         return self
 
@@ -52,17 +104,26 @@ class ResourcesConfig(Section):
         default=None, description="CPUs of the local Ray; default: all CPUs of this machine."
     )
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
-    teacher: TaskResources | None = Field(
+    teacher: TeacherResources | None = Field(
         default=None,
         description="Training a teacher, computing its logits, and pretraining a student; default: all CPUs of a node, "
         "of which each teacher of an ensemble has a share of at least 4, or a GPU with a share.",
     )
-    export: TaskResources = Field(
-        default_factory=lambda: TaskResources(gpu=0), description="Building one variant."
+    mps: bool = Field(
+        default=False,
+        description="Run CUDA's Multi-Process Service on the nodes with GPUs during the search, where "
+        "nvidia-cuda-mps-control is installed: kernels of several trials then run on a GPU at the same time.",
     )
-    benchmark: TaskResources = Field(
-        default_factory=lambda: TaskResources(gpu=0),
-        description="Minimum size of the node on which models are measured; all its CPUs are reserved meanwhile.",
+    measure_packing: bool = Field(
+        default=False,
+        description="With `trial.gpu: auto`, also measure 1, 2, 4, ... trials on a GPU side by side until a doubling "
+        "does not pay; takes up to some minutes.",
+    )
+    export: CpuTaskResources = Field(default_factory=CpuTaskResources, description="Building one variant.")
+    benchmark: CpuTaskResources = Field(
+        default_factory=CpuTaskResources,
+        description="Minimum size of the node on which models are measured; all its CPUs are reserved meanwhile, and "
+        "as many GPUs as are given here.",
     )
     autoscaling: list[TaskResources] = Field(
         default_factory=list,
@@ -88,4 +149,11 @@ class StorageConfig(Section):
         ge=0,
         le=10**7,
         description="Seconds to retry a storage operation before a stage fails.",
+    )
+    checkpoint_every_s: float = Field(
+        default=0,
+        ge=0,
+        le=10**7,
+        description="Seconds after which an epoch of a trial gets a checkpoint to resume from though it is neither the "
+        "best so far nor the last; 0: every epoch gets one.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -10,12 +10,15 @@ from pydantic.fields import FieldInfo
 
 from ...search.parameters import Parameter
 from ...search.student_arguments import STUDENT_KIND
+from ...training.data.config import DataConfig
 from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
-from ...training.student.config import STUDENT_KINDS, job_defaults
+from ...training.student.config import STUDENT, STUDENT_KINDS, StudentConfig, job_defaults
+from ...training.teacher.config import TeacherConfig
 
 SEED = "seed"
+_TABLE = "table"
 
 
 def section_of(field: FieldInfo, value: Any = None) -> type[BaseModel] | None:
@@ -63,8 +66,10 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job's values with those that suit the student's kind, for keys that are not given.
 
     Where the kind is searched, values that suit every kind fill their sections, and those of the section ``training``
-    that suit some fill ``training.by_kind``.
+    that suit some fill ``training.by_kind``. A table of word pieces is drawn if the teacher is a file of logits, which
+    has no hidden states to make it of.
     """
+    values = _with_drawn_table(values)
     kinds = _searched_kinds(values)
     if not kinds:
         return with_defaults(values, job_defaults(values.get("student")))
@@ -90,6 +95,69 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     of_kinds = with_defaults(given, {kind: each for kind, each in of_kinds.items() if each})
     return {**filled, "training": {**filled.get("training", {}), "by_kind": of_kinds}} if of_kinds else filled
+
+
+def _with_drawn_table(values: Mapping[str, Any]) -> dict[str, Any]:
+    teacher, student = values.get("teacher"), values.get("student")
+    kind: Any = STUDENT.selected(student or {}) if isinstance(student, dict) else None
+    is_file = isinstance(teacher, dict) and teacher.get("logits") is not None
+    if not is_file or kind is None or _TABLE not in kind.model_fields or _TABLE in student:
+        return dict(values)
+    return {**values, "student": {**student, _TABLE: "random"}}
+
+
+def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) -> str | None:
+    """Return the fault of a job whose sections contradict what its texts are, or None.
+
+    Args:
+        data: The section ``data``.
+        teacher: The section ``teacher``.
+        query: The key ``benchmark.query``.
+    """
+    if query is not None and data.takes_pairs:
+        return (
+            f"benchmark.query: {query!r:.60} given, but texts are pairs (data.text_pair_column); remove it: the "
+            "validation pair of median length is timed"
+        )
+    named = [f"data.augmentation.{name}" for name, each in data.augmentation if each is not None]
+    if teacher.logits is not None and named:
+        return (
+            f"{', '.join(named)}: the generated texts have no logits, since teacher.logits is a file; remove them, or "
+            "use another teacher"
+        )
+    return None
+
+
+def fault_of_tokens(
+    task: str, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
+) -> str | None:
+    """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
+
+    Args:
+        task: Name of the task.
+        data: The section ``data``.
+        teacher: The section ``teacher``.
+        students: The section of each kind of student that the job tries.
+    """
+    pooled = next((each.kind for each in students if not each.has_layers), None)
+    if pooled is not None:
+        return (
+            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task} "
+            "needs one for each token; accepted: layers, checkpoint"
+        )
+    if data.takes_pairs:
+        return f"data.text_pair_column: given, but the task {task} reads single texts; remove it"
+    if data.augmentation.masked is not None:
+        return (
+            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task} could be "
+            "found; remove it"
+        )
+    if teacher.logits is not None:
+        return (
+            f"teacher.logits: {teacher.logits!r:.60} given, a file with logits for each text, but the task {task} "
+            "needs them for each token; use a checkpoint"
+        )
+    return None
 
 
 def keys_of_kinds(values: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from ..specification.config import JobConfig
 
 INPUTS = "cache/inputs"
 REFERENCE = "storage:"
+LOGITS_KEY = ("teacher", "logits", "path")
+"""Path of the key that names a file of logits."""
 
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
 _DATASET_SUFFIXES = (".json", ".arrow")
@@ -41,11 +43,11 @@ def ship_inputs(config: JobConfig, store: Store) -> JobConfig:
     from ...training.data.rows import collect
 
     names = _names(config)
-    files = {key: name for key, name in names.items() if key[0] == "data" and _is_local(name)}
+    files = {key: name for key, name in names.items() if _is_of_texts(key) and _is_local(name)}
     found = collect([lambda key=key, name=name: _file(key, name) for key, name in files.items()])
     sources = dict(zip(files, found, strict=True))
     for key, name in names.items():
-        if key[0] != "data" and _is_local_checkpoint(name, ".".join(key)):
+        if not _is_of_texts(key) and _is_local_checkpoint(name, ".".join(key)):
             sources[key] = _checkpoint(config, key, name)
     return _replaced(config, {key: _send(path, store) for key, path in sources.items()})
 
@@ -65,7 +67,7 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
     for key, name in _names(config).items():
         if name.startswith(REFERENCE):
             brought[key] = str(_fetch(key, name, store))
-        elif key[0] == "data" and is_url(name):
+        elif _is_of_texts(key) and is_url(name):
             brought[key] = str(_download(key, name))
     return _replaced(config, brought)
 
@@ -77,7 +79,7 @@ def has_references(config: JobConfig) -> bool:
 
 def data_is_local(config: JobConfig) -> bool:
     """Return whether this machine can read the data without network access."""
-    named = [name for key, name in _names(config).items() if key[0] == "data"]
+    named = [name for key, name in _names(config).items() if _is_of_texts(key)]
     unlabelled = config.data.unlabelled
     of_hub = config.data.is_remote or (unlabelled is not None and unlabelled.dataset is not None)
     return not of_hub and all(_is_local(name) for name in named)
@@ -96,6 +98,8 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     if config.data.unlabelled is not None:
         found["data", "unlabelled", "path"] = config.data.unlabelled.path
     found["teacher", "checkpoint"] = config.teacher.checkpoint
+    if config.teacher.logits is not None:
+        found[LOGITS_KEY] = config.teacher.logits.path
     if config.teacher.fine_tune is not None:
         found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
     found |= {("student", *path): name for path, name in config.student.checkpoints().items()}
@@ -116,6 +120,11 @@ def _replaced(config: JobConfig, values: dict[tuple[str, ...], str]) -> JobConfi
             new = part.model_copy(update={name: new})
         config = new
     return config
+
+
+def _is_of_texts(key: tuple[str, ...]) -> bool:
+    """Return whether a key names a file with texts, rather than a checkpoint."""
+    return key[0] == "data" or key == LOGITS_KEY
 
 
 def _is_local(name: str) -> bool:
@@ -187,7 +196,7 @@ def _fetch(key: tuple[str, ...], name: str, store: Store) -> Path:
     except FileNotFoundError:
         path = None
     if path is None or not path.exists():
-        fault = DataError if key[0] == "data" else ModelError
+        fault = DataError if _is_of_texts(key) else ModelError
         raise fault(
             f"{'.'.join(key)}: {name} does not exist in {store}; submit the job again from a machine that has the "
             f"file"

@@ -181,13 +181,13 @@ class _Measurement(_Record):
 
     name: str
     kind: str
-    size_mb: float = Field(gt=0)
-    latency_ms: _Times
-    sample_latency_ms: _Times
+    size_mb: Annotated[float, Field(gt=0)] | None
+    latency_ms: _Times | None
+    sample_latency_ms: _Times | None
     throughput: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     num_threads: int
-    query: str
+    query: str | list[str]
     accuracy: float | None = None
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None

@@ -192,11 +192,12 @@ def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
     compared = found["against_teacher"]
     times_of = ratios(rows, found["chosen"], found["ratios"]).get(found["chosen"], {})
     if compared:
-        faster = times_faster(times_of[TEACHER])
+        times = times_of.get(TEACHER)  # a file of logits has no latency
+        gain = "" if times is None else f", {times_faster(times)} faster, {compared['smaller']:.1f}x smaller"
         console.print(
             f"{found['chosen']} against its teacher on {compared['num_texts']:,} test texts: {compared['title']} "
-            f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence), "
-            f"{faster} faster, {compared['smaller']:.1f}x smaller",
+            f"{compared['difference']:+.4f} ({compared['low']:+.4f} … {compared['high']:+.4f} with 95 % confidence)"
+            f"{gain}",
             soft_wrap=True,
             highlight=False,
             style="bold",

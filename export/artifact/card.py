@@ -35,6 +35,8 @@ def model_card(
     made_from: Mapping[str, Any],
     measurements: Mapping[str, Any],
     task: str = "single_label",
+    *,
+    takes_pairs: bool = False,
 ) -> str:
     """Return the text of a model card.
 
@@ -46,6 +48,7 @@ def model_card(
             the classifier is (``faster``, ``low``, ``high``). ``against_baselines``: what it gains over each baseline
             (``text``, ``verdict``).
         task: Name of the task.
+        takes_pairs: Whether it classifies pairs of texts.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -54,7 +57,7 @@ def model_card(
     dataset = given.get("dataset")
     data = ModelCardData(
         library_name="onnxruntime",
-        pipeline_tag="text-classification",
+        pipeline_tag=shown_task.pipeline,
         tags=["distiltune", "distillation", "onnx"],
         license=licence_of_artifact(licences),
         base_model=made_from.get("base_model"),
@@ -64,8 +67,9 @@ def model_card(
     shown = {name: value for name, value in made_from.items() if name not in _OWN_PLACE}
     values = {
         "labels": labels,
+        "takes_pairs": takes_pairs,
         "title": shown_task.title,
-        "does": Markdown(shown_task.does.format(num=len(labels))),
+        "does": Markdown(_does(shown_task.does, takes_pairs).format(num=len(labels))),
         "answer": Markdown(shown_task.answer),
         "outputs": "Labels" if shown_task.has_named_labels else "Numbers",
         "result": _result(measurements),
@@ -75,6 +79,11 @@ def model_card(
     }
     body = render(__name__, "card.md.j2", values)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _does(sentence: str, takes_pairs: bool) -> str:
+    """Return what a task's model does, said of pairs where it takes those."""
+    return sentence.replace("a text", "a pair of texts", 1) if takes_pairs else sentence
 
 
 def _results(

@@ -20,6 +20,7 @@ from .manifest import (
     OPTIONAL_FILES,
     REQUIRED_FILES,
     SETTINGS_FILE,
+    TAKES_PAIRS,
     Manifest,
     read_manifest,
 )
@@ -70,7 +71,8 @@ def seal_artifact(
             text = json.dumps(config | settings, indent=2, ensure_ascii=False) + "\n"
             (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
         task = str(config.get("task", "single_label"))
-        card = model_card(config.get("labels", []), made_from, measurements, task)
+        pairs = config.get(TAKES_PAIRS, False)
+        card = model_card(config.get("labels", []), made_from, measurements, task, takes_pairs=pairs)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         files = {name: fingerprint(folder / name) for name in sorted([*names, CARD_FILE])}
         manifest = Manifest(FORMAT_VERSION, files, made_from, measurements)

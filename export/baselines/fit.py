@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...texts import TextOrPair, joined
 from ..temperature import fit_temperature
 from . import BASELINES
 from .base import Fitted, TrainingTexts
@@ -46,7 +47,7 @@ class BaselineTexts:
 
 
 class OpenedBaseline:
-    """A trained baseline with its labels.
+    """A trained baseline with its labels; the texts of a pair are joined, which makes it one text.
 
     Args:
         fitted: The baseline.
@@ -59,20 +60,21 @@ class OpenedBaseline:
         self._fitted = fitted
         self._temperature = np.float32(temperature)
 
-    def logits(self, texts: Sequence[str]) -> np.ndarray:
+    def logits(self, texts: Sequence[TextOrPair]) -> np.ndarray:
         """Return the scaled scores of the classes, float32[N, C]; those of a text do not depend on the others."""
-        parts = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        whole = [joined(text) for text in texts]
+        parts = [whole[start : start + _BATCH] for start in range(0, len(whole), _BATCH)]
         return np.concatenate([self._fitted.logits(part) / self._temperature for part in parts])
 
-    def __call__(self, texts: str | Sequence[str], batch_size: int = 1) -> Any:
+    def __call__(self, texts: TextOrPair | list[TextOrPair], batch_size: int = 1) -> Any:
         """Classify one text or several, as a pipeline of transformers does: label and probability of each."""
-        if isinstance(texts, str):
+        if not isinstance(texts, list):
             return self._answers([texts])[0]
         parts = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
         return [answer for part in parts for answer in self._answers(part)]
 
-    def _answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        logits = self._fitted.logits(texts) / self._temperature
+    def _answers(self, texts: Sequence[TextOrPair]) -> list[dict[str, Any]]:
+        logits = self._fitted.logits([joined(text) for text in texts]) / self._temperature
         best = logits.argmax(axis=1)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = 1 / weights.sum(axis=1)

@@ -93,6 +93,41 @@ def evaluate_outputs(
     }
 
 
+def evaluate_spans(
+    answers: Sequence[Sequence[Mapping[str, Any]]],
+    texts: Sequence[Any],
+    truth: Sequence[Sequence[Any]],
+    types: Sequence[str],
+    task: Task,
+) -> dict[str, Any]:
+    """Measure the entities that a model finds in N texts.
+
+    Args:
+        answers: ``start``, ``end`` and ``label`` of the predictions for each text.
+        texts: The texts.
+        truth: The entities of each text, each of ``start``, ``end`` and ``type``.
+        types: Types of entities that the model predicts.
+        task: The task.
+
+    Returns:
+        As ``evaluate_outputs``; ``num_texts`` of a label is the number of its entities. Entities of unknown types count
+        as missed in the metrics.
+    """
+    unknown = sorted({each.type for label in truth for each in label} - set(types))
+    number = {name: place for place, name in enumerate([*types, *unknown])}
+    expected = [[[each.start, each.end, number[each.type]] for each in label] for label in truth]
+    found = [[[each["start"], each["end"], number[each["label"]]] for each in answer] for answer in answers]
+    labels, predictions = (task.measured_labels(texts, each) for each in (expected, found))
+    counts = task.label_counts(predictions, labels, len(types))
+    return {
+        "num_texts": len(truth),
+        "metrics": task.metrics(predictions, labels),
+        "right": task.correct(predictions, labels),
+        "labels": [] if counts is None else measure_labels(counts, types),
+        "unknown": unknown,
+    }
+
+
 def measure_labels(counts: LabelCounts, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return, for each label that texts or predictions have, what ``measure_label`` does."""
     found = []

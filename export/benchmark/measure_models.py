@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import InputError, RunFailedError
 from ...progress import Progress, ReportProgress, ignore
 from ...storage.temporary import temporary_directory
+from ...texts import TextOrPair, from_json
 from ...training import tasks
 from ..artifact.manifest import SETTINGS_FILE
 from ..runtime.classifier_config import read_config
@@ -66,9 +67,9 @@ class BenchmarkTexts:
     section ``export.label_thresholds`` as JSON values; None: every label has the threshold of one half.
     """
 
-    validation_texts: Sequence[str]
+    validation_texts: Sequence[TextOrPair]
     validation_labels: Sequence[Any]
-    test_texts: Sequence[str]
+    test_texts: Sequence[TextOrPair]
     test_labels: Sequence[Any]
     label_names: Sequence[str]
     out_of_scope_label: str | None = None
@@ -79,6 +80,8 @@ class BenchmarkTexts:
 @dataclass(frozen=True)
 class Measurement:
     """Measurement of one model; times in ms, sizes and memory in bytes / 2**20, except for ``files_mb``.
+
+    Times, sizes and memory are None for a model that is not run, whose answers are known (``targets.known_answers``).
 
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
@@ -130,13 +133,13 @@ class Measurement:
 
     name: str
     kind: str
-    size_mb: float
-    latency_ms: dict[str, float]
-    sample_latency_ms: dict[str, float]
+    size_mb: float | None
+    latency_ms: dict[str, float] | None
+    sample_latency_ms: dict[str, float] | None
     throughput: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     num_threads: int
-    query: str
+    query: TextOrPair
     accuracy: float | None = None
     in_scope_accuracy: float | None = None
     oos_recall: float | None = None
@@ -165,6 +168,12 @@ class Measurement:
     training: dict[str, Any] | None = None
 
     @property
+    def p50_ms(self) -> float:
+        """Median latency of the query; only of a model that was run."""
+        assert self.latency_ms is not None
+        return self.latency_ms["p50"]
+
+    @property
     def is_disturbed(self) -> bool:
         """Whether other processes disturbed the timing, so that the latency is uncertain."""
         return self.waiting is not None and self.waiting > MOST_WAITING
@@ -177,7 +186,8 @@ class Measurement:
     def from_json(cls, values: dict[str, Any]) -> Measurement:
         """Read a measurement written by :meth:`to_json`; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        given = {name: value for name, value in values.items() if name in known}
+        return cls(**{**given, "query": from_json(values["query"])})
 
 
 def measure_models(
@@ -236,10 +246,13 @@ def measure_models(
 
 
 def _progress_of(result: Measurement, num_measured: int, num_all: int) -> Progress:
-    latency, size = result.latency_ms["p50"], result.size_mb
-    message = f"{num_measured} of {num_all} models measured; {result.name}: {latency:.2f} ms, {size:.1f} MB"
-    message += "; disturbed by other processes" if result.is_disturbed else ""
+    message = f"{num_measured} of {num_all} models measured"
     counts = {"done": num_measured, "total": num_all}
+    if result.latency_ms is None:
+        return Progress(message, {"name": result.name, **counts})
+    latency, size = result.latency_ms["p50"], result.size_mb
+    message += f"; {result.name}: {latency:.2f} ms, {size:.1f} MB"
+    message += "; disturbed by other processes" if result.is_disturbed else ""
     return Progress(message, {"name": result.name, "latency_ms": latency, "size_mb": size, **counts})
 
 
@@ -247,7 +260,7 @@ def _measure_model(
     spec: MeasurementSpec,
     texts: BenchmarkTexts,
     config: BenchmarkConfig,
-    query: str,
+    query: TextOrPair,
     goal: ScopeGoal | None,
     scratch: Path,
     *,
@@ -301,7 +314,7 @@ def prepare_model(
 
 
 def _tuned(
-    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: str
+    spec: MeasurementSpec, texts: BenchmarkTexts, config: BenchmarkConfig, query: TextOrPair
 ) -> tuple[dict[str, Any] | None, int]:
     """Return the session options and number of threads to measure a model with."""
     if not targets.get(spec.kind).is_onnx or not config.tune_session:
@@ -320,7 +333,7 @@ def _tuned(
     return tuned["session"], tuned["num_threads"]
 
 
-def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: str) -> dict[str, float] | None:
+def _floor_ms(spec: MeasurementSpec, config: BenchmarkConfig, query: TextOrPair) -> dict[str, float] | None:
     if not targets.get(spec.kind).is_onnx or not config.floors or config.num_threads != 1:
         return None
     arguments = {"directory": spec.directory, "text": query, "seconds": SECONDS_OF_RATE}
@@ -352,7 +365,8 @@ def judge_again(
     Raises:
         InputError: The logits cannot be read.
     """
-    from .worker import ScoredModel, judge
+    from .targets.outputs import ScoredModel
+    from .worker import judge
 
     threshold = temperature = None
     if directory is not None and targets.get(measurement.kind).is_onnx:
@@ -372,7 +386,7 @@ def _plain_goal(goal: ScopeGoal | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a column of texts or labels as a list, with NumPy's numbers converted to Python's."""
+    """Return a column of texts, pairs or labels as a list, with NumPy's numbers converted to Python's."""
     if value is None or isinstance(value, str | dict):
         return value
-    return [item if isinstance(item, str) else np.asarray(item).tolist() for item in value]
+    return [item if isinstance(item, str | tuple | list) else np.asarray(item).tolist() for item in value]

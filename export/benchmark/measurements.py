@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...texts import TextOrPair, num_characters
 from ..artifact.manifest import MODEL_DATA_FILE, REQUIRED_FILES
 from .memory import peak_memory_mb
 
@@ -29,7 +30,7 @@ class PerformanceBenchmark:
         pipeline: called as ``pipeline(text)`` → ``{"label": name, …}`` or a list of one of those, and as
             ``pipeline(texts, batch_size=n)`` → a list of them: a transformers text-classification pipeline or
             a :class:`~distiltune.export.runtime.classifier.TextClassifier`.
-        texts: the ``N`` texts of the test split.
+        texts: the ``N`` texts, or pairs, of the test split.
         labels: their labels: names, or indices into ``label_names``; None: accuracy is not measured.
         label_names: all labels; default: the names in ``labels``.
         out_of_scope_label: name of the label for texts outside every intent, if there is one.
@@ -49,7 +50,7 @@ class PerformanceBenchmark:
     def __init__(
         self,
         pipeline: Callable[..., Any],
-        texts: Sequence[str],
+        texts: Sequence[TextOrPair],
         labels: Sequence[str] | Sequence[int] | None = None,
         *,
         label_names: Sequence[str] | None = None,
@@ -60,7 +61,7 @@ class PerformanceBenchmark:
         num_runs: int = 100,
         num_sample_texts: int = 200,
         batch_sizes: Sequence[int] = (1, 8, 32),
-        query: str | None = None,
+        query: TextOrPair | None = None,
     ):
         if not texts:
             raise InputError("texts is empty; give at least one")
@@ -89,7 +90,7 @@ class PerformanceBenchmark:
         self.sample = random.Random(_SAMPLE_SEED).sample(self.texts, count)
 
     def compute_accuracy(
-        self, texts: Sequence[str] | None = None, labels: Sequence[str] | Sequence[int] | None = None
+        self, texts: Sequence[TextOrPair] | None = None, labels: Sequence[str] | Sequence[int] | None = None
     ) -> dict[str, float | None]:
         """Compute ``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the given texts."""
         from ...training.tasks import SINGLE_LABEL  # here: it must not count towards a row's memory
@@ -101,7 +102,7 @@ class PerformanceBenchmark:
         if numbers is None:
             raise InputError("labels is None, but accuracy is measured against labels; give them")
         # Sorted by length, else most of a transformers pipeline's batch is padding.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        order = sorted(range(len(texts)), key=lambda i: num_characters(texts[i]))
         answers = self.pipeline([texts[i] for i in order], batch_size=ACCURACY_BATCH_SIZE)
         predictions = np.empty(len(texts), dtype=np.int64)
         predictions[order] = self._numbers(order, [_label(answer) for answer in answers])
@@ -118,7 +119,7 @@ class PerformanceBenchmark:
         """Time the query once, in ms; the pipeline is cold if this is called before everything else."""
         return self._seconds(self.query) * 1000
 
-    def time_pipeline(self, query: str | None = None) -> dict[str, float]:
+    def time_pipeline(self, query: TextOrPair | None = None) -> dict[str, float]:
         """Time one text ``num_runs`` times after ``num_warmups`` runs: mean, std, p50, p90, p99 in ms."""
         text = self.query if query is None else query
         self._warm_up(text)
@@ -143,11 +144,11 @@ class PerformanceBenchmark:
             row.update(self.compute_accuracy())
         return {self.name: row}
 
-    def _warm_up(self, text: str) -> None:
+    def _warm_up(self, text: TextOrPair) -> None:
         for _ in range(self.num_warmups):
             self.pipeline(text)
 
-    def _seconds(self, text: str) -> float:
+    def _seconds(self, text: TextOrPair) -> float:
         start = time.perf_counter()
         self.pipeline(text)
         return time.perf_counter() - start
@@ -178,9 +179,9 @@ class PerformanceBenchmark:
         return np.asarray(numbers, dtype=np.int64)
 
 
-def median_text(texts: Sequence[str]) -> str:
-    """Return the text of median length in characters; texts of equal length keep their order."""
-    return sorted(texts, key=len)[len(texts) // 2]
+def median_text(texts: Sequence[TextOrPair]) -> TextOrPair:
+    """Return the text or pair of median length in characters; those of equal length keep their order."""
+    return sorted(texts, key=num_characters)[len(texts) // 2]
 
 
 def shares_of_text(profile: Mapping[str, float]) -> dict[str, float]:

@@ -32,7 +32,7 @@ def pack_answers(
     """Pack N predictions into JSON values: integers in the bytes that the largest needs, and a bit if correct.
 
     Args:
-        predictions: [N, ...]; integers are not negative.
+        predictions: [N, ...].
         right: bool[N], whether they are correct; None for a task whose predictions are neither.
         labels: [N, ...], likewise; needed for metrics other than accuracy.
     """
@@ -41,7 +41,8 @@ def pack_answers(
     if right is not None:
         packed["right"] = _encode(np.packbits(right))
     whole = [np.asarray(each) for each in given.values() if np.asarray(each).dtype.kind in "iub"]
-    smallest = np.min_scalar_type(max((int(each.max(initial=0)) for each in whole), default=0))
+    ends = [int(of(each, initial=0)) for each in whole for of in (np.min, np.max)]
+    smallest = np.result_type(np.uint8, *(np.min_scalar_type(end) for end in ends))
     for name, each in given.items():
         values = np.asarray(each)
         kind = (smallest if values.dtype.kind in "iub" else values.dtype).newbyteorder("<")

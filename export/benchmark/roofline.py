@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import InputError
+from ...texts import TextOrPair
 from ..onnx.operation_counts import GraphCounts, count_graph
 from ..runtime.classifier import MODEL_FILE
 from ..runtime.session_options import session_options
@@ -69,12 +70,12 @@ def measured_floors(
     return call_in_process("benchmark.roofline", "floors", arguments, what="the floors", num_threads=1)
 
 
-def floor_of_text(directory: str, text: str, seconds: float) -> dict[str, float]:
+def floor_of_text(directory: str, text: TextOrPair, seconds: float) -> dict[str, float]:
     """Compute :func:`floor_ms` of a single text, with rates measured in this process.
 
     Args:
         directory: an artifact or ONNX variant.
-        text: any text.
+        text: any text or pair.
         seconds: duration of the measurement of each of the three rates.
     """
     counts = count_graph(Path(directory) / MODEL_FILE, batch_size=1, num_tokens=num_tokens(directory, text))

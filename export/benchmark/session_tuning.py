@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ...texts import TextOrPair, from_json
+from ...training.ragged import flat
 from ..runtime.classifier import TextClassifier
 
-Classify = Callable[[str], Any]
+Classify = Callable[[TextOrPair], Any]
 
 NUM_PAIRS = 15
 _PAIRS_TO_WIN = 13  # of 15: happens by chance once in 270 (sign test)
@@ -39,8 +41,8 @@ def candidates(num_threads: int) -> list[dict[str, Any]]:
 def tune_session(
     directory: str,
     *,
-    query: str,
-    texts: Sequence[str],
+    query: TextOrPair,
+    texts: Sequence[TextOrPair],
     num_threads: int = 1,
     max_threads: int | None = None,
     seconds: float = 0.2,
@@ -55,7 +57,7 @@ def tune_session(
 
     Args:
         directory: an artifact or ONNX variant.
-        query: the text that is timed.
+        query: the text or pair that is timed.
         texts: texts whose logits are compared.
         num_threads: intra-op threads.
         max_threads: also measure 1, 2, 4, … threads up to this number with the selected options, and each number above
@@ -68,6 +70,7 @@ def tune_session(
         logits, and whether it is better, for each option, and ``threads``: the same for other numbers of threads,
         against the best before them.
     """
+    query, texts = from_json(query), [*map(from_json, texts)]
 
     def opened(session: Mapping[str, Any], threads: int = num_threads) -> TextClassifier:
         classifier = TextClassifier.load(directory, num_threads=threads, session=session)
@@ -76,14 +79,14 @@ def tune_session(
         return classifier
 
     default = opened({})
-    logits = default.logits(texts)
+    logits = flat(default.logits(texts))
     noise = abs(float(np.median(paired_gains(default, opened({}), query, seconds))))
     least = max(noise, _LEAST_GAIN)
     looked_at: list[dict[str, Any]] = []
     kept: list[tuple[float, dict[str, Any]]] = []
 
     def compared(current: TextClassifier, other: TextClassifier) -> dict[str, Any]:
-        changed = float(np.abs(other.logits(texts) - logits).max(initial=0.0))
+        changed = float(np.abs(flat(other.logits(texts)) - logits).max(initial=0.0))
         gains = paired_gains(current, other, query, seconds)
         return {
             "gain": float(np.median(gains)),
@@ -131,7 +134,7 @@ def _combined(
     kept: list[tuple[float, dict[str, Any]]],
     opened: Callable[[Mapping[str, Any]], TextClassifier],
     default: TextClassifier,
-    query: str,
+    query: TextOrPair,
     seconds: float,
     least: float,
 ) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _combined(
     return session
 
 
-def paired_gains(first: Classify, second: Classify, text: str, seconds: float) -> np.ndarray:
+def paired_gains(first: Classify, second: Classify, text: TextOrPair, seconds: float) -> np.ndarray:
     """Measure the share of time that ``second`` saves against ``first`` in each pair, float64 ``[NUM_PAIRS]``.
 
     Each pair times both, in alternating order; a time is the median of several runs. Fewer pairs are returned if the
@@ -173,7 +176,7 @@ def is_better(gains: np.ndarray, least: float) -> bool:
     return bool((gains > 0).sum() >= _PAIRS_TO_WIN and np.median(gains) > least)
 
 
-def _median_seconds(classify: Classify, text: str, num_runs: int) -> float:
+def _median_seconds(classify: Classify, text: TextOrPair, num_runs: int) -> float:
     times = np.empty(num_runs)
     for run in range(num_runs):
         start = time.perf_counter()

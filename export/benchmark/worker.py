@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...storage.folders import write_file
+from ...texts import from_json
 from ..out_of_scope.label_thresholds import choose_label_thresholds
 from ..out_of_scope.thresholds import (
     ScopeGoal,
@@ -33,51 +32,14 @@ from .memory import peak_memory_mb
 from .predictions import pack_answers
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
+from .targets.outputs import SPLITS, ScoredModel, outputs_of
 
 if TYPE_CHECKING:
     from ...training.tasks import Task
 
-_SPLITS = ("validation", "test")
+_TEXTS = tuple(f"{split}_texts" for split in SPLITS)
 _ACCURACIES = ("accuracy", "in_scope_accuracy", "oos_recall")
 """Metrics that are fields of a measurement."""
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model by its logits on both splits.
-
-    Attributes:
-        labels: Names of its C labels.
-        logits: Split (``validation``, ``test``) → float32[N, C].
-        threshold: Threshold that is shipped with it: for out-of-scope texts, or for each of several labels.
-        temperature: Temperature that is shipped with it.
-    """
-
-    labels: list[str]
-    logits: Mapping[str, np.ndarray]
-    threshold: Any = None
-    temperature: float | None = None
-
-    def save(self, path: Path) -> None:
-        """Write labels and logits, which hold no texts, as an uncompressed NumPy archive."""
-        validation, test = (self.logits[split] for split in _SPLITS)
-        np.savez(path, labels=np.array(self.labels), validation=validation, test=test)
-
-    @classmethod
-    def load(cls, path: Path, threshold: Any, temperature: float | None) -> ScoredModel:
-        """Read what ``save`` has written, under another threshold.
-
-        Raises:
-            InputError: The file cannot be read.
-        """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                logits = {split: stored[split] for split in _SPLITS}
-                return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
-            ) from None
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +47,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
     Timing comes first, while the process is fresh; then throughput, memory and accuracy.
     """
-    model, texts, config = spec["model"], spec["texts"], spec["config"]
+    model, config = spec["model"], spec["config"]
+    texts = spec["texts"] | {name: [*map(from_json, spec["texts"][name])] for name in _TEXTS}
     target = targets.get(model["kind"])
+    if not target.is_run:
+        return _known_answers(Path(model["directory"]), spec, texts)
     opened = target.open(
         OpenOptions(
             directory=model["directory"],
@@ -107,7 +72,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
         batch_sizes=config["batch_sizes"],
-        query=spec["query"],
+        query=from_json(spec["query"]),
     )
     threads = config["num_threads"]
     first_call = benchmark.time_first_call()
@@ -131,10 +96,20 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         return measured
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(weights) / 2**20
-    logits = {split: opened.logits(texts[f"{split}_texts"]) for split in _SPLITS}
+    logits = {split: outputs_of(opened, texts[f"{split}_texts"]) for split in SPLITS}
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))
     return measured | judge(scored, texts, spec["goal"])
+
+
+def _known_answers(folder: Path, spec: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
+    """Measure a model by its stored logits alone: accuracy without time, size and memory."""
+    from ...training.teacher.file_teacher import LOGITS_FILE
+
+    scored = ScoredModel.load(folder / LOGITS_FILE, None, None)
+    scored.save(Path(spec["logits_file"]))
+    unknown = dict.fromkeys(("size_mb", "latency_ms", "sample_latency_ms", "peak_memory_mb"))
+    return {**unknown, "throughput": {}, **judge(scored, texts, spec["goal"])}
 
 
 def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, float] | None:
@@ -164,7 +139,7 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
         return _judge_outputs(model, texts, task)
     names = _all_names(model.labels, texts["label_names"], goal)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         labels = np.array([names.index(texts["label_names"][label]) for label in texts[f"{split}_labels"]])
         found[split] = model.logits[split], labels
     label = texts["out_of_scope_label"]
@@ -173,7 +148,7 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
     calibration, reliable = _calibration(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
-    values = {split: task.metrics(given[split], found[split][1], outside) for split in _SPLITS}
+    values = {split: task.metrics(given[split], found[split][1], outside) for split in SPLITS}
     measured: dict[str, Any] = {
         **{name: value for name, value in values["test"].items() if name in _ACCURACIES},
         "validation_accuracy": values["validation"].get("accuracy"),
@@ -201,27 +176,49 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
             "the model again"
         )
     columns = [model.labels.index(name) for name in names]
-    logits = {split: model.logits[split][:, columns] for split in _SPLITS}
-    labels = {split: np.array(texts[f"{split}_labels"], dtype=task.label_dtype) for split in _SPLITS}
+    labels = {
+        split: task.measured_labels(texts[f"{split}_texts"], texts[f"{split}_labels"]) for split in SPLITS
+    }
+    if task.of_tokens:
+        calibration, reliable = _calibration_of_words(model, texts, columns)
+        judged = _judged(task, _tagged(model, texts, columns, task), labels)
+        return judged | {"calibration": calibration, "curves": {"reliability": reliable}}
+    logits = {split: model.logits[split][:, columns] for split in SPLITS}
     calibration, curves, cuts = None, None, 0.0
     if task.has_label_sets:
         temperature, cuts = _cuts(model, texts, logits["validation"], labels["validation"])
         calibration, reliable = _calibration_of_labels(logits["test"], labels["test"], temperature)
         curves = {"reliability": reliable}
-    given = {split: task.predictions(logits[split] - cuts) for split in _SPLITS}
-    values = {split: task.metrics(given[split], labels[split]) for split in _SPLITS}
+    given = {split: task.predictions(logits[split] - cuts) for split in SPLITS}
+    return _judged(task, given, labels) | {"calibration": calibration, "curves": curves}
+
+
+def _tagged(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task
+) -> dict[str, np.ndarray]:
+    """Return the predictions of a model that tags the words of each split's texts."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    return {
+        split: task.predictions_of_words(texts[f"{split}_texts"], own.spans, own.logits)
+        for split, own in given.items()
+    }
+
+
+def _judged(task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Measure predictions on both splits, and pack them."""
+    values = {split: task.metrics(given[split], labels[split]) for split in SPLITS}
     return {
         "validation_accuracy": None,
         "metrics": _further(values),
-        "calibration": calibration,
-        "curves": curves,
+        "calibration": None,
+        "curves": None,
         "answers": {
             split: {
                 "without_threshold": pack_answers(
                     given[split], task.correct(given[split], labels[split]), labels[split]
                 )
             }
-            for split in _SPLITS
+            for split in SPLITS
         },
     }
 
@@ -229,7 +226,7 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
 def _further(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any] | None:
     """Return the task's metrics without a field of their own on both splits, by name; None where there are none."""
     names = [name for name in values["test"] if name not in _ACCURACIES]
-    return {name: {split: values[split][name] for split in _SPLITS} for name in names} or None
+    return {name: {split: values[split][name] for split in SPLITS} for name in names} or None
 
 
 def _cuts(
@@ -260,6 +257,28 @@ def _calibration_of_labels(
     for stage, divisor in (("before", 1.0), ("after", temperature)):
         scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
         found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def _calibration_of_words(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of the words' tags are calibrated, as ``_calibration`` returns it."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    labels = {split: given[split].labels(texts[f"{split}_labels"]) for split in SPLITS}
+    temperature = model.temperature
+    if temperature is None:
+        temperature = fit_temperature(given["validation"].logits.values, labels["validation"])
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    logits = given["test"].logits.values
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scaled = logits.astype(np.float64) / divisor
+        # Of equal logits, any tag is as probable.
+        right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
+        found = reliability(SCORES["max_softmax"](scaled), right)
         measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
         bins = found["bins"]
     return measured, bins

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from ...texts import PAIR_COLUMN, TextOrPair, as_columns
 from .arguments import Command, OpenArtifact, Parameter
 from .lines import lines_of_stream
 from .streams import echo, quiet_panics
-from .tables import check_output, read_texts, write_answers
+from .tables import check_output, pair_of_line, read_texts, write_answers
 
 if TYPE_CHECKING:
     from ..runtime.classifier import TextClassifier
@@ -28,18 +29,25 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     if output is not None:
         check_output(Path(output))
     directory = open_artifact(values["directory"], values["storage"])
-    texts = _texts(values["texts"], source, values["column"])
     from ..runtime.classifier import TextClassifier
 
     top_k = values["top_k"]
     with quiet_panics():
         classifier = TextClassifier.load(directory)
+    texts = _texts(values["texts"], source, values, takes_pairs=classifier.takes_pairs)
+    with quiet_panics():
         ranked: list[Any] | None = None if top_k is None else classifier(texts, top_k=top_k)
-        best: list[dict[str, Any]] = (
-            classifier(texts) if ranked is None or not classifier.names_one else [each[0] for each in ranked]
+        best: list[Any] = (
+            classifier(texts)
+            if ranked is None or not classifier.decoder.names_one
+            else [each[0] for each in ranked]
         )
     answers = [
-        {"text": text, **answer, **({} if ranked is None else {"top": ranked[row]})}
+        {
+            **as_columns(text),
+            **classifier.decoder.fields(answer),
+            **({} if ranked is None else {"top": ranked[row]}),
+        }
         for row, (text, answer) in enumerate(zip(texts, best, strict=True))
     ]
     _warn_of_blanks(answers)
@@ -53,12 +61,29 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     return 0
 
 
-def _texts(given: Sequence[str], source: str | None, column: str) -> list[str]:
+def _texts(
+    given: Sequence[str], source: str | None, values: dict[str, Any], *, takes_pairs: bool
+) -> list[TextOrPair]:
+    """Return the texts of the file, of the command line or of stdin; pairs where the artifact takes those."""
+    if not takes_pairs and values["pair_column"] is not None:
+        raise InputError(
+            f"--pair-column: {values['pair_column']!r:.60} given, but this artifact takes single texts; remove it"
+        )
     if source is not None:
-        return read_texts(Path(source), column)
+        pair_column = (values["pair_column"] or PAIR_COLUMN) if takes_pairs else None
+        return read_texts(Path(source), values["column"], pair_column)
     if not given and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("TEXT: none given; give one or more texts, --input FILE, or pipe lines to stdin")
-    return list(given) or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
+    lines = list(given) or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
+    if not takes_pairs:
+        return [*lines]
+    if not given:
+        return [pair_of_line(line, f"TEXT: stdin, text {number}") for number, line in enumerate(lines, 1)]
+    if len(lines) % 2:
+        raise InputError(
+            f"TEXT: {len(lines)} given, but this artifact takes pairs of texts; give two for each pair"
+        )
+    return list(zip(lines[::2], lines[1::2], strict=True))
 
 
 def _warn_of_blanks(answers: Sequence[dict[str, Any]]) -> None:
@@ -75,10 +100,11 @@ def _line(answer: dict[str, Any], classifier: TextClassifier) -> str:
     pairs = (
         [(each["label"], each["score"]) for each in answer["top"]]
         if "top" in answer
-        else classifier.cells(answer)
+        else classifier.decoder.cells(answer)
     )
     cells = [cell for name, value in pairs for cell in (_printed(name), f"{value:.4f}")]
-    return "\t".join([*cells, _printed(answer["text"])])
+    texts = [answer[name] for name in ("text", PAIR_COLUMN) if name in answer]
+    return "\t".join([*cells, *map(_printed, texts)])
 
 
 def _printed(text: str) -> str:
@@ -99,12 +125,22 @@ PREDICT = Command(
     (
         DIRECTORY,
         Parameter(
-            "texts", "Texts; without any, lines are read from stdin.", "TEXT", default=None, is_many=True
+            "texts",
+            "Texts, or two for each pair; without any, lines are read from stdin, a tab between the texts of a pair.",
+            "TEXT",
+            default=None,
+            is_many=True,
         ),
         Parameter(
             "source", "Texts of a .csv, .jsonl or .txt file, one answer for each row.", "FILE", "--input"
         ),
         Parameter("column", "Column or key of the texts in --input.", "NAME", "--column", default="text"),
+        Parameter(
+            "pair_column",
+            "The same for the second texts, where the artifact takes pairs; default: text_pair.",
+            "NAME",
+            "--pair-column",
+        ),
         Parameter("output", "File to write, .csv or .jsonl, instead of stdout.", "FILE", "--output"),
         Parameter(
             "top_k",

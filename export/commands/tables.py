@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, shown
 from ...storage import safe_reading
 from ...storage.folders import write_file
+from ...texts import PAIR_COLUMN, TextOrPair, is_blank
 from .lines import decoded, read_content
 
 _MAX_FIELD = 2**28
 
 
-def read_texts(path: Path, column: str) -> list[str]:
-    """Return one text for each row of a file, blank ones included.
+def read_texts(path: Path, column: str, pair_column: str | None = None) -> list[TextOrPair]:
+    """Return one text or pair for each row of a file, blank ones included.
 
     Args:
-        path: ``.csv`` with a header, ``.jsonl`` of objects or of strings, or ``.txt`` of lines; UTF-8.
+        path: ``.csv`` with a header, ``.jsonl`` of objects or of strings, or ``.txt`` of lines; UTF-8. In a ``.txt``
+            file, a tab separates the texts of a pair.
         column: Column of the CSV file, or key of the objects.
+        pair_column: The same for the second text of each pair; None: texts are single.
 
     Raises:
         InputError: The file cannot be read, its format is another one, or a row has no text.
@@ -31,31 +34,33 @@ def read_texts(path: Path, column: str) -> list[str]:
     name = f"--input: {shown(str(path), 200)}"
     if reader is None:
         raise InputError(f"{name} has the suffix {path.suffix!r:.20}; give a {_one_of(_READERS)} file")
-    texts = list(reader(decoded(read_content(path, name), name), column, name))
-    if not any(text.strip() for text in texts):
+    columns = {"--column": column} | ({} if pair_column is None else {"--pair-column": pair_column})
+    texts = list(reader(decoded(read_content(path, name), name), columns, name))
+    if all(map(is_blank, texts)):
         raise InputError(f"{name} contains no text; give a file with at least one")
     return texts
 
 
-def _csv_texts(content: str, column: str, name: str) -> Iterator[str]:
+def _csv_texts(content: str, columns: Mapping[str, str], name: str) -> Iterator[TextOrPair]:
     before = csv.field_size_limit(_MAX_FIELD)
     try:
         rows = csv.reader(io.StringIO(content, newline=""), strict=True)
         header = next(rows, [])
-        if header.count(column) != 1:
-            found = "twice" if column in header else "not"
-            raise InputError(
-                f"{name}: the column {column!r:.60} is {found} in its header ({', '.join(header)!s:.100}); name "
-                "another with --column"
-            )
-        place = header.index(column)
+        for option, column in columns.items():
+            if header.count(column) != 1:
+                found = "twice" if column in header else "not"
+                raise InputError(
+                    f"{name}: the column {column!r:.60} is {found} in its header ({', '.join(header)!s:.100}); name "
+                    f"another with {option}"
+                )
+        places = [header.index(column) for column in columns.values()]
         for row in rows:
             if len(row) != len(header) and row:
                 raise InputError(
                     f"{name}, line {rows.line_num}: {len(row)} fields, but the header has {len(header)}; quote "
                     "texts that contain commas or quotes"
                 )
-            yield row[place] if row else ""
+            yield _as_text([row[place] if row else "" for place in places])
     except csv.Error as error:
         raise InputError(
             f"{name}: not valid CSV ({error}); quote texts that contain commas or quotes"
@@ -64,7 +69,7 @@ def _csv_texts(content: str, column: str, name: str) -> Iterator[str]:
         csv.field_size_limit(before)
 
 
-def _json_texts(content: str, column: str, name: str) -> Iterator[str]:
+def _json_texts(content: str, columns: Mapping[str, str], name: str) -> Iterator[TextOrPair]:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -74,22 +79,46 @@ def _json_texts(content: str, column: str, name: str) -> Iterator[str]:
             raise InputError(
                 f"{name}, line {number}: not valid JSON ({error!s:.100}); give one object a line"
             ) from None
-        text = value.get(column) if isinstance(value, dict) else value
-        if not isinstance(text, str):
-            raise InputError(
-                f"{name}, line {number}: {column} is {shown(text)}; give an object with a string {column!r:.60} "
-                "(--column), or a string"
-            )
-        yield text
+        is_single = len(columns) == 1
+        parts = []
+        for option, column in columns.items():
+            is_object = isinstance(value, dict)
+            text = value.get(column) if is_object else value
+            if not isinstance(text, str) or not (is_single or is_object):
+                raise InputError(
+                    f"{name}, line {number}: {column} is {shown(text)}; give an object with a string {column!r:.60} "
+                    f"({option}){', or a string' if is_single else ''}"
+                )
+            parts.append(text)
+        yield _as_text(parts)
 
 
-def _plain_texts(content: str, column: str, name: str) -> Iterator[str]:
-    del column, name
+def _plain_texts(content: str, columns: Mapping[str, str], name: str) -> Iterator[TextOrPair]:
     lines = content.split("\n")
-    yield from (line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1]))
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
+        text = line.removesuffix("\r")
+        yield text if len(columns) == 1 else pair_of_line(text, f"{name}, line {number}")
 
 
-_READERS: dict[str, Callable[[str, str, str], Iterator[str]]] = {
+def pair_of_line(line: str, name: str) -> tuple[str, str]:
+    """Return the two texts of a line, which a tab separates.
+
+    Raises:
+        InputError: The line has another number of tabs; ``name`` says which it is.
+    """
+    parts = line.split("\t")
+    if len(parts) != 2:
+        raise InputError(
+            f"{name}: {len(parts) - 1} tabs in {shown(line)}; give two texts with one tab between them"
+        )
+    return parts[0], parts[1]
+
+
+def _as_text(parts: Sequence[str]) -> TextOrPair:
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+_READERS: dict[str, Callable[[str, Mapping[str, str], str], Iterator[TextOrPair]]] = {
     ".csv": _csv_texts,
     ".jsonl": _json_texts,
     ".txt": _plain_texts,
@@ -118,7 +147,8 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]], top_k: int) -> 
 
     Args:
         path: A name that ``check_output`` accepts.
-        answers: Objects with ``text``, what ``TextClassifier`` returns, and for a blank text ``blank``.
+        answers: Objects with ``text`` (and ``text_pair`` for pairs), what ``TextClassifier`` returns, and for a blank
+            text ``blank``.
         top_k: Number of labels that an answer has in ``top`` at most; 1: no such key is read.
 
     Raises:
@@ -140,23 +170,26 @@ def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
     own = list(_columns(answers[0])) if answers else ["label", "score"]
     # The first of the best labels is the answer where that is one label.
     further = range(2 if own[0] == "label" else 1, top_k + 1) if top_k > 1 else range(0)
-    writer.writerow(["text", *own, "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))])
+    texts = ["text", *([PAIR_COLUMN] if answers and PAIR_COLUMN in answers[0] else [])]
+    writer.writerow([*texts, *own, "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))])
     for answer in answers:
         top = answer.get("top", [])[further.start - 1 : top_k] if further else []
         others = [cell for each in top for cell in (each["label"], each["score"])]
         blank = str(answer.get("blank", False)).lower()
-        row = [answer["text"], *_columns(answer).values(), blank, *others]
-        writer.writerow([*row, *[""] * (2 + len(own) + 2 * len(further) - len(row))])
+        row = [*(answer[name] for name in texts), *_columns(answer).values(), blank, *others]
+        writer.writerow([*row, *[""] * (1 + len(texts) + len(own) + 2 * len(further) - len(row))])
     return text.getvalue()
 
 
 def _columns(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the cells of an answer by column: label and score, or all labels and scores, or the numbers."""
+    """Return the cells of an answer by column: label and score, all of them, the numbers, or spans as JSON."""
     if "labels" in answer:
         return {
             "labels": ";".join(each["label"] for each in answer["labels"]),
             "scores": ";".join(str(each["score"]) for each in answer["labels"]),
         }
+    if "spans" in answer:
+        return {"spans": json.dumps(answer["spans"], ensure_ascii=False)}
     if "values" in answer:
         return dict(answer["values"])
     return {name: answer[name] for name in ("label", "score", "value") if name in answer}

@@ -21,6 +21,7 @@ from .parts import (
     WORD_EMBEDDINGS,
     Part,
 )
+from .writer import TOKEN_TYPES
 
 _ATTENTION_NODES = ("Attention", "MultiHeadAttention", "PackedAttention", "DecoderMaskedSelfAttention")
 _PRODUCTS = ("MatMul", "Gemm")
@@ -105,8 +106,8 @@ def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
         part = part_of(node.input[1])
         if part is not None:
             before = part
-        elif before is not None and node.input[1] not in weights:
-            if before.layer is None:
+        elif node.input[1] not in weights:
+            if before is None or before.layer is None:
                 continue
             part = Part(ATTENTION_PRODUCTS, ATTENTION, before.layer)
         found.setdefault(part or Part(node.name, OTHER), []).append(node.name)
@@ -117,6 +118,11 @@ def pooling_products(graph: onnx.GraphProto) -> list[str]:
     """Return the names of a plain graph's matrix products that pool positions: those of no part."""
     named = {name for names in products_by_part(graph).values() for name in names}
     return [node.name for node in graph.node if node.op_type in _PRODUCTS and node.name not in named]
+
+
+def token_type_lookups(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that look up token types: two rows, which quantization leaves in 32 bits."""
+    return [node.name for node in graph.node if node.op_type == "Gather" and TOKEN_TYPES in node.input]
 
 
 def tables_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:

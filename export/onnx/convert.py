@@ -1,4 +1,4 @@
-"""Convert a PyTorch classifier to a plain ONNX graph: input_ids and attention_mask in, logits out."""
+"""Convert a PyTorch classifier to a plain ONNX graph: token ids, mask and, for pairs, token types in, logits out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ...errors import ExportError
 from ...storage.folders import new_file
 from ...training.models.families import family_names, find_family, first_position
 from ...training.models.tied_embedding_rows import rows_stored_once
+from ...training.models.token_types import reads_token_types
 from .graphs import find_graph
 from .inference_form import inference_form
-from .writer import INPUT_NAMES, OUTPUT_NAME, GraphWriter
+from .writer import INPUT_NAMES, OUTPUT_NAME, TOKEN_TYPES, GraphWriter
 
 OPSET = 18
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata in which the exporter records a node's modules
@@ -30,10 +31,10 @@ _MAX_PROTOBUF_BYTES = 2**31 - 1
 
 
 class _Classifier(nn.Module):
-    """The traced module: computes the additive padding mask once, and folds token types into a constant.
+    """The traced module: computes the additive padding mask once, and folds the types of single texts into a constant.
 
     By default the model builds its mask from ranges, gathers and comparisons, and looks up token types that are
-    always zero; both would then run for every text.
+    always zero for single texts; both would then run for every text.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -42,14 +43,18 @@ class _Classifier(nn.Module):
         self.known_family = find_family(model) is not None
         self.has_token_types = self.known_family and bool(getattr(model.config, "type_vocab_size", 0))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        given = {} if token_type_ids is None else {TOKEN_TYPES: token_type_ids}
         if not self.known_family:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
         padding = 1.0 - attention_mask[:, None, None, :].to(torch.float32)
         # [B, 1, S, S] rather than [B, 1, 1, S]: the shape that the fused Attention requires.
         mask = (padding * torch.finfo(torch.float32).min).expand(-1, -1, input_ids.shape[1], -1)
-        extra = {"token_type_ids": torch.zeros(1, 1, dtype=torch.long)} if self.has_token_types else {}
-        return self.model(input_ids=input_ids, attention_mask=mask, **extra).logits
+        if not given and self.has_token_types:
+            given = {TOKEN_TYPES: torch.zeros(1, 1, dtype=torch.long)}
+        return self.model(input_ids=input_ids, attention_mask=mask, **given).logits
 
 
 def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
@@ -61,7 +66,13 @@ def _store_equal_rows_once(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def export_onnx(
-    model: PreTrainedModel, path: Path, *, max_length: int, keep_shapes: bool = False, opset: int = OPSET
+    model: PreTrainedModel,
+    path: Path,
+    *,
+    max_length: int,
+    keep_shapes: bool = False,
+    opset: int = OPSET,
+    takes_pairs: bool = False,
 ) -> None:
     """Write ``model`` as one ONNX file (32-bit, no external data).
 
@@ -75,6 +86,8 @@ def export_onnx(
         max_length: maximum number of tokens; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
         keep_shapes: as in :func:`save_onnx`.
         opset: ONNX opset version.
+        takes_pairs: whether it reads pairs of texts; the graph of a model that tells them apart by token types then has
+            these as a further input.
 
     Raises:
         ExportError: the exporter fails, ``max_length`` exceeds the model's positions, or the model is too large for
@@ -87,16 +100,20 @@ def export_onnx(
         logits = written.write(writer, model)
         save_onnx(writer.graph(logits, config.num_labels, opset), path, keep_shapes=keep_shapes)
         return
-    save_onnx(_traced(model, max_length, opset), path, keep_shapes=keep_shapes)
+    has_types = takes_pairs and reads_token_types(model)
+    save_onnx(_traced(model, max_length, opset, has_types=has_types), path, keep_shapes=keep_shapes)
 
 
-def _traced(model: PreTrainedModel, max_length: int, opset: int) -> onnx.ModelProto:
+def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: bool) -> onnx.ModelProto:
     """Return the graph that PyTorch's exporter makes of a model."""
     length = min(9, max_length)
     # Two texts, one of them padded: the exporter would treat a batch or sequence of 1 as a constant.
     input_ids = torch.full((2, length), 5, dtype=torch.long)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 2 + 1 :] = 0
+    inputs = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
+    if has_types:
+        inputs[TOKEN_TYPES] = torch.zeros_like(input_ids)
     axes = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
     if max_length > 1:
         axes[1] = torch.export.Dim("sequence", min=1, max=max_length)
@@ -104,12 +121,12 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int) -> onnx.ModelPr
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
                 _Classifier(_store_equal_rows_once(_within(inference_form(model), max_length))).eval(),
-                (input_ids, attention_mask),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(INPUT_NAMES),
+                input_names=list(inputs),
                 output_names=[OUTPUT_NAME],
-                dynamic_shapes=dict.fromkeys(INPUT_NAMES, axes),
+                dynamic_shapes=dict.fromkeys(inputs, axes),
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:

@@ -9,6 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 INPUT_NAMES = ("input_ids", "attention_mask")
+TOKEN_TYPES = "token_type_ids"
+"""Further input of a graph of pairs, of a model that tells the texts apart by it."""
 OUTPUT_NAME = "logits"
 WEIGHTS_PREFIX = "model."
 """Begins the names of weights, which otherwise are those in the PyTorch model."""
@@ -41,7 +43,7 @@ class GraphWriter:
 
     def scalar(self, value: float, dtype: Any) -> str:
         """Add a scalar and return its name; equal ones are stored once."""
-        return self._constant(f"{np.dtype(dtype).name}_{value:g}", np.array(value, dtype=dtype))
+        return self._constant(f"{np.dtype(dtype).name}_{value}", np.array(value, dtype=dtype))
 
     def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Add a node of ONNX's own domain with one output, and return the output's name."""

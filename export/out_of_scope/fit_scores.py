@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ExportError
+from ...texts import TextOrPair, all_parts
 from ...training import tasks
+from ...training.tasks.words import find_words, tags_of_words
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.classifier_config import read_config
 from ..temperature import fit_sigmoid_temperature, fit_temperature
@@ -35,7 +37,7 @@ class ValidationTexts:
         label_thresholds: How the threshold of each of several labels is chosen; None: there are none.
     """
 
-    texts: Sequence[str]
+    texts: Sequence[TextOrPair]
     labels: Sequence[Any]
     goal: ScopeGoal | None = None
     out_of_scope_label: str | None = None
@@ -67,6 +69,8 @@ def fit_scores(
             "data.validation: the split is empty, but scores and out-of-scope thresholds are fitted on it; add texts"
         )
     classifier = classifier or TextClassifier.load(variant)
+    if classifier.of_tokens:
+        return _fit_words(variant, classifier, validation)
     logits = classifier.logits(validation.texts, batch_size=1)
     np.save(variant / LOGITS_FILE, logits)
     return _fit(variant, logits, classifier.labels, tasks.get(classifier.task), validation)
@@ -87,6 +91,9 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
     """
     path = variant / SETTINGS_FILE
     config = read_config(path.read_bytes(), path)
+    if tasks.get(config.task).of_tokens:  # the temperature depends on no goal
+        _update(path, {"num_threads": num_threads})
+        return
     try:
         logits = np.load(variant / LOGITS_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -141,6 +148,20 @@ def _fit_labels(
         logits, labels, list(own_labels), validation.label_thresholds, temperature
     )
     fitted = {"temperature": temperature, "threshold": None if found is None else found.to_json()}
+    _update(variant / SETTINGS_FILE, fitted)
+    return fitted
+
+
+def _fit_words(variant: Path, classifier: TextClassifier, validation: ValidationTexts) -> dict[str, Any]:
+    """Fit the temperature of a model that tags the words of texts; its labels are in the data's order."""
+    logits, labels = [], []
+    rows = classifier.logits(validation.texts, batch_size=1)
+    tokens = classifier.tokens(all_parts(validation.texts))
+    for row, own, entities in zip(rows, tokens, validation.labels, strict=True):
+        words = find_words(*own)
+        logits.append(row[words.pieces])
+        labels.append(tags_of_words(words, entities))
+    fitted = {"temperature": fit_temperature(np.concatenate(logits), np.concatenate(labels))}
     _update(variant / SETTINGS_FILE, fitted)
     return fitted
 

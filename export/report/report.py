@@ -117,17 +117,15 @@ def ratios(
     limits of its 95 % interval.
     """
     by_name = {row.name: row for row in rows}
+    run = [row for row in rows if row.latency_ms is not None]
     baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
     found = {
         row.name: {
-            base.name: {
-                "faster": base.latency_ms["p50"] / row.latency_ms["p50"],
-                "smaller": base.size_mb / row.size_mb,
-            }
+            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
             for base in baselines
-            if base.name != row.name
+            if base.name != row.name and base.latency_ms is not None
         }
-        for row in rows
+        for row in run
     }
     for name, ratio in (interleaved or {}).items():
         if chosen is not None and name in found.get(chosen, {}):
@@ -174,6 +172,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
+        "teacher_file": report.get("teacher_file") or {},
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},
         "breakdown": report.get("breakdown") or {},

@@ -281,7 +281,8 @@ def has_any(variants: Sequence[dict[str, Any]], key: str) -> bool:
 
 def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
     for row in variants:
-        latency = row["latency_ms"]
+        latency = row["latency_ms"] or {}
+        spread = f"{latency['mean']:.2f} ± {latency['std']:.2f}" if latency else NONE
         throughput = list((row.get("throughput") or {}).values())
         gate = row["gate"] or NONE
         difference, changed = row.get("max_abs_diff"), row.get("predictions_changed")
@@ -292,13 +293,13 @@ def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[t
                 *(fixed(row.get(key), 4) for key in ("accuracy", "in_scope_accuracy", "oos_recall")),
                 fixed((row.get("with_threshold") or {}).get("accuracy"), 4),
                 fixed(row.get("validation_accuracy"), 4),
-                fixed(row["size_mb"], 2),
+                fixed(row.get("size_mb"), 2),
                 fixed(row.get("files_mb"), 2),
                 fixed(row.get("compressed_size_mb"), 2),
-                fixed(latency["p50"], 2) + ("?" if _is_disturbed(row) else ""),
+                fixed(latency.get("p50"), 2) + ("?" if _is_disturbed(row) else ""),
                 fixed((row.get("floor_ms") or {}).get("floor"), 2),
-                f"{latency['mean']:.2f} ± {latency['std']:.2f}",
-                fixed(latency["p99"], 2),
+                spread,
+                fixed(latency.get("p99"), 2),
                 fixed((row.get("sample_latency_ms") or {}).get("p50"), 2),
                 fixed(throughput[-1] if throughput else None, 0),
                 fixed(row.get("peak_memory_mb"), 0),

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import tokenizers
 
 from ...errors import ArtifactError, InputError
+from ...texts import TextOrPair, is_blank, is_pair
+from ...training.ragged import Ragged, Rows, offsets_of
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
-from ..artifact.manifest import MODEL_FILE, PROBES_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
-from .fast.choose import Choice, choose_fast_tokenizer
+from .fast.choose import choose_for_graph
 from .feeds import Feeds
 from .graph import Graph, open_graph
-from .probe_file import read_probes
 from .session_options import MAX_THREADS, check_session, session_options
-from .tasks import DECODERS
+from .tasks import DECODERS, TokenDecoder, Tokens
+from .text_inputs import checked_texts
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _PROBE_TEXT = "a"
@@ -44,6 +46,9 @@ class TextClassifier:
         threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
             labels a text, the threshold of each label (``LabelThresholds``). None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
+        takes_pairs: Whether it classifies pairs of texts, each a tuple ``(text, text_pair)``, instead of single texts.
+        of_tokens: Whether it has logits for each token, and a list of predictions for a text.
+        decoder: What turns its logits into predictions.
     """
 
     def __init__(self, graph: Graph, tokenizer: Tokenizer, config: ClassifierConfig):
@@ -52,13 +57,15 @@ class TextClassifier:
         self._pad_token_id = config.pad_token_id
         self._feeds = Feeds(graph.input_types, config.pad_token_id)
         self.task = config.task
-        self._decoder = DECODERS[config.task]
+        self.decoder = DECODERS[config.task]
         self.labels = list(config.labels)
-        self._num_outputs = self._decoder.num_outputs(self.labels)
+        self._num_outputs = self.decoder.num_outputs(self.labels)
+        self.of_tokens = isinstance(self.decoder, TokenDecoder)
         self.max_length = config.max_length
         self.out_of_scope_label = config.out_of_scope_label
         self.threshold = config.threshold
         self.temperature = config.temperature
+        self.takes_pairs = config.takes_pairs
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
                 f"{SETTINGS_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
@@ -112,7 +119,14 @@ class TextClassifier:
         folder = contents.directory
         config = read_config(contents.read(SETTINGS_FILE, MAX_JSON_BYTES), folder / SETTINGS_FILE)
         content = contents.read(TOKENIZER_FILE, MAX_TOKENIZER_BYTES)
-        own = Tokenizer(content, config.max_length, config.pad_token_id, folder / TOKENIZER_FILE)
+        own = Tokenizer(
+            content,
+            config.max_length,
+            config.pad_token_id,
+            folder / TOKENIZER_FILE,
+            takes_pairs=config.takes_pairs,
+            with_offsets=isinstance(DECODERS[config.task], TokenDecoder),
+        )
         options = session_options(
             num_threads or config.num_threads or 1, config.session if session is None else session
         )
@@ -120,7 +134,7 @@ class TextClassifier:
             folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
         )
         if tokenizer == "fast":
-            own.use(*_fast_tokenizer(own, content, graph, folder))
+            own.use(*choose_for_graph(own, content, graph.input_types, folder))
         contents.check_unchanged()
         return cls(graph, own, config)
 
@@ -134,47 +148,47 @@ class TextClassifier:
         """Why a fast tokenizer that was asked for is not used, or not the first one; None where it is."""
         return self._tokenizer.why
 
+    @property
+    def reads_token_types(self) -> bool:
+        """Whether it reads pairs, and its graph the token types that distinguish the two texts."""
+        return self.takes_pairs and self._feeds.has_type_ids
+
     def _probe(self) -> None:
         """Run the model once, so that a tokenizer, table, padding or weight that does not fit fails here, not later.
 
         Raises:
             ArtifactError: The model does not run, or its logits are not finite.
         """
-        ids = self._tokenizer.encode([_PROBE_TEXT])[0].ids or [self._pad_token_id]
+        encoding = self._tokenizer.encode_one((_PROBE_TEXT, _PROBE_TEXT) if self.takes_pairs else _PROBE_TEXT)
+        ids = encoding.ids or [self._pad_token_id]
         last = self._tokenizer.last_id()
         extremes = [self._pad_token_id] if last is None else [last, self._pad_token_id]
         rows = np.array([ids, (extremes * len(ids))[: len(ids)]])
         try:
-            self._graph.run(self._feeds.of_ids(rows), self._num_outputs)
+            self._run(self._feeds.of_ids(rows, encoding.type_ids or None))
         except ArtifactError as error:
             raise ArtifactError(
                 f"{error}; tried with the ids {rows.ravel().tolist()!s:.60} of {TOKENIZER_FILE} and {SETTINGS_FILE}"
             ) from error
 
-    @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]
-        self, texts: str, batch_size: int = 32, *, top_k: None = None
-    ) -> dict[str, Any]: ...
-    @overload
-    def __call__(
-        self, texts: Sequence[str], batch_size: int = 32, *, top_k: None = None
-    ) -> list[dict[str, Any]]: ...
-    @overload
-    def __call__(self, texts: str | Sequence[str], batch_size: int = 32, *, top_k: int) -> list[Any]: ...
+    def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the logits [B, C] of a feed, or [B, L, C] where each token has its own."""
+        return self._graph.run(feed, self._num_outputs, of_tokens=self.of_tokens)
 
     def __call__(
-        self, texts: str | Sequence[str], batch_size: int = 32, *, top_k: int | None = None
-    ) -> dict[str, Any] | list[Any]:
+        self, texts: TextOrPair | Sequence[TextOrPair], batch_size: int = 32, *, top_k: int | None = None
+    ) -> Any:
         """Classify one text or several.
 
         Args:
-            texts: a text, or a sequence of texts. Texts longer than ``max_length`` tokens are truncated.
+            texts: a text, or a sequence of texts; for a classifier that ``takes_pairs``, a tuple of two texts, or a
+                sequence of those. Texts longer than ``max_length`` tokens are truncated, the longer of a pair first.
             batch_size: maximum number of texts in one run of the model.
             top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
             A dictionary for a text, a list of them in the same order for a sequence. A blank text, which says nothing,
-            gets the model's prediction with ``"blank": True``. By task:
+            gets the model's prediction with ``"blank": True``, as does a pair with one. By task:
 
             - ``single_label``: ``{"label": str, "score": float}``; the score is the probability of the label,
               softmax(logits / temperature). A text that the threshold rejects gets the threshold's label, with the
@@ -184,54 +198,83 @@ class TextClassifier:
               sigmoid(logit / temperature), is above its threshold, possibly none. With ``top_k``, a list of the labels
               with the highest scores, whatever their thresholds.
             - ``regression``: ``{"value": float}``, or ``{"values": {name: float}}`` for several numbers.
+            - ``token_classification``: a list of ``{"start": int, "end": int, "label": str, "score": float}``, whose
+              characters are ``text[start:end]``; an empty one for a blank text.
 
         Raises:
-            InputError: a text is not a string, ``batch_size`` or ``top_k`` is below 1, or the task has no ``top_k``.
+            InputError: a text is no string, or no pair where those are taken; ``batch_size`` or ``top_k`` is below 1;
+                or the task has no ``top_k``.
             ArtifactError: the tokenizer or the model fails, or the logits are not finite.
         """
-        single = isinstance(texts, str)
+        single = is_pair(texts) if self.takes_pairs else isinstance(texts, str)
         if single and top_k is None and type(batch_size) is int and batch_size > 0:
             return self._classify(texts)
         if top_k is not None and (type(top_k) is not int or top_k < 1):
             raise InputError(f"top_k is {top_k!r:.60}; give 1 or more")
-        given = _checked([texts] if single else texts)
+        given = checked_texts([texts] if single else texts, self.takes_pairs)
         encodings = self._tokenizer.encode(given) if given else []
         logits = self._logits(encodings, batch_size)
-        if top_k is None:
-            answers: list[Any] = self._decoder.decode(logits, self.labels, self.threshold, self.temperature)
-        else:
-            answers = self._decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature)
+        answers = self._decoded(given, encodings, logits, top_k)
         for row, (text, encoding) in enumerate(zip(given, encodings, strict=True)):
-            if not text.strip() or len(encoding) == 0:
+            if is_blank(text) or len(encoding) == 0:
                 answers[row] = _as_blank(answers[row])
         return answers[0] if single else answers
 
-    def _classify(self, text: str) -> dict[str, Any]:
+    def _decoded(
+        self,
+        texts: Sequence[Any],
+        encodings: Sequence[tokenizers.Encoding],
+        logits: Rows,
+        top_k: int | None,
+    ) -> list[Any]:
+        """Return the prediction, or the ``top_k`` best ones, for each text."""
+        if isinstance(logits, Ragged):
+            if top_k is not None:
+                self.decoder.ranked(logits.values, self.labels, None, top_k)  # which raises
+            return [
+                self._spans(text, each, row) for text, each, row in zip(texts, encodings, logits, strict=True)
+            ]
+        if top_k is None:
+            return self.decoder.decode(logits, self.labels, self.threshold, self.temperature)
+        return list(self.decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature))
+
+    def _spans(self, text: str, encoding: tokenizers.Encoding, logits: np.ndarray) -> list[dict[str, Any]]:
+        """Return the predictions for a text of logits[L, C]."""
+        assert isinstance(self.decoder, TokenDecoder)
+        tokens = Tokens(text, encoding.offsets, encoding.word_ids)
+        return self.decoder.decode_tokens(logits[: len(encoding)], tokens, self.labels, self.temperature)
+
+    def _classify(self, text: Any) -> Any:
         """Classify one text, as a batch of one is, without what a batch needs."""
-        ids, type_ids = self._tokenize(text)
-        logits = self._graph.run(self._feeds.of_text(ids, type_ids), self._num_outputs)
-        return self._answer(text, ids, logits)
+        ids, type_ids, encoding = self._tokenize(text)
+        logits = self._run(self._feeds.of_text(ids, type_ids))
+        return self._answer(text, ids, encoding, logits)
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return the ids of a text, and their token types where the graph reads them."""
-        if not self._feeds.has_type_ids:
-            return self._tokenizer.ids_of(text), None
+    def _tokenize(self, text: Any) -> tuple[list[int], list[int] | None, tokenizers.Encoding | None]:
+        """Return the ids of a text, and their token types and places where they are read."""
+        if not (self._feeds.has_type_ids or self.takes_pairs or self.of_tokens):
+            return self._tokenizer.ids_of(text), None, None
         encoding = self._tokenizer.encode_one(text)
-        return encoding.ids, encoding.type_ids
+        return encoding.ids, encoding.type_ids, encoding
 
-    def _answer(self, text: str, ids: list[int], logits: np.ndarray) -> dict[str, Any]:
-        """Return the prediction for a text of logits[1, C]."""
+    def _answer(
+        self, text: Any, ids: list[int], encoding: tokenizers.Encoding | None, logits: np.ndarray
+    ) -> Any:
+        """Return the prediction for a text of logits[1, C] or [1, L, C]."""
         row = logits[0] if self._graph.is_float32 else logits[0].astype(np.float32)
-        answer = self._decoder.decode_one(row, self.labels, self.threshold, self.temperature)
-        return _as_blank(answer) if not ids or not text or text.isspace() else answer
+        if self.of_tokens and encoding is not None:
+            return self._spans(text, encoding, row)
+        answer = self.decoder.decode_one(row, self.labels, self.threshold, self.temperature)
+        blank = (not text or text.isspace()) if isinstance(text, str) else is_blank(text)
+        return _as_blank(answer) if blank or not ids else answer
 
     def profile(
-        self, text: str, *, num_runs: int = 100, num_warmups: int = 10, seconds: float = 1.0
+        self, text: TextOrPair, *, num_runs: int = 100, num_warmups: int = 10, seconds: float = 1.0
     ) -> dict[str, float]:
         """Measure where the time of one text goes, once it is warm.
 
         Args:
-            text: the text.
+            text: the text, or the pair.
             num_runs: timed rounds; each measures everything once, so that other load affects all of it.
             num_warmups: rounds before them.
             seconds: no round begins this long after the warm-up, except for the first five.
@@ -258,19 +301,19 @@ class TextClassifier:
         times = np.median(np.diff(rounds, axis=1), axis=0) * 1000
         return dict(zip(PROFILED, times.tolist(), strict=True))
 
-    def _clocked(self, text: str) -> list[float]:
+    def _clocked(self, text: TextOrPair) -> list[float]:
         """Do what ``PROFILED`` names once, in its order; return the clock in s before, between and after."""
         clock, alone = time.perf_counter, self._tokenizer.library_call()
         marks = [clock()]
         self._classify(text)
         marks.append(clock())
-        ids, type_ids = self._tokenize(text)
+        ids, type_ids, encoding = self._tokenize(text)
         marks.append(clock())
         feed = self._feeds.of_text(ids, type_ids)
         marks.append(clock())
-        logits = self._graph.run(feed, self._num_outputs)
+        logits = self._run(feed)
         marks.append(clock())
-        self._answer(text, ids, logits)
+        self._answer(text, ids, encoding, logits)
         marks.append(clock())
         alone(text)
         marks.append(clock())
@@ -280,76 +323,62 @@ class TextClassifier:
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
-        decoded = self._decoder.decode(logits, self.labels, None)
-        return [self._decoder.without_scores(each) for each in decoded]
+        decoded = self.decoder.decode(logits, self.labels, None)
+        return [self.decoder.without_scores(each) for each in decoded]
 
-    def margin(self, logits: np.ndarray) -> float:
-        """Return how far logits[C] of one text are from those of another answer."""
-        return self._decoder.margin(logits)
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """Return the tokens of texts, which the rows of ``logits`` are for; of a classifier ``of_tokens``."""
+        found = self._tokenizer.encode(texts) if texts else []
+        return [Tokens(text, each.offsets, each.word_ids) for text, each in zip(texts, found, strict=True)]
 
-    @property
-    def names_one(self) -> bool:
-        """Whether an answer is one label."""
-        return self._decoder.names_one
+    def logits(self, texts: Sequence[TextOrPair], batch_size: int = 32) -> Any:
+        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``.
 
-    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
-        """Return a prediction as names with their numbers, for a line or a table."""
-        return self._decoder.cells(answer)
-
-    def logits(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``."""
-        given = _checked([texts] if isinstance(texts, str) else texts)
+        A classifier ``of_tokens`` has rows of ``[L, C]``, a :class:`~distiltune.training.ragged.Ragged`.
+        """
+        single = is_pair(texts) if self.takes_pairs else isinstance(texts, str)
+        given = checked_texts([texts] if single else texts, self.takes_pairs)
         return self._logits(self._tokenizer.encode(given) if given else [], batch_size)
 
-    def _logits(self, encodings: list[tokenizers.Encoding], batch_size: int) -> np.ndarray:
+    def _logits(self, encodings: list[tokenizers.Encoding], batch_size: int) -> Rows:
         if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
-        outputs = np.empty((len(encodings), self._num_outputs), dtype=np.float32)
+        offsets = offsets_of([len(each) for each in encodings])
+        num = offsets[-1] if self.of_tokens else len(encodings)
+        outputs = np.empty((num, self._num_outputs), dtype=np.float32)
         # Batch texts of similar length together to minimize padding.
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             feed = self._feeds.of_batch([encodings[i] for i in rows])
-            outputs[rows] = self._graph.run(feed, self._num_outputs)
-        return outputs
+            found = self._run(feed)
+            if not self.of_tokens:
+                outputs[rows] = found
+                continue
+            for row, own in zip(rows, found, strict=True):
+                outputs[offsets[row] : offsets[row + 1]] = own[: len(encodings[row])]
+        return Ragged(outputs, offsets) if self.of_tokens else outputs
 
     def token_ids(self) -> list[int]:
         """Return every id of the vocabulary, in ascending order."""
         return self._tokenizer.ids()
 
-    def added_ids(self) -> list[int]:
-        """Return the ids that the tokenizer adds to a text."""
-        return self._tokenizer.encode([""])[0].ids
+    def template(self) -> list[tuple[int | None, int]]:
+        """Return the ids that the tokenizer adds, with their token types; None is the place of a text."""
+        return self._tokenizer.template()
 
-    def logits_of_ids(self, ids: Sequence[int]) -> np.ndarray:
-        """Return the model's raw outputs, float32 ``[C]``, for the token ids of one text, special ones included.
+    def logits_of_ids(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
+        """Return the model's raw outputs, float32 ``[C]`` or ``[L, C]``, for all token ids of one text.
+
+        Args:
+            ids: The ids.
+            types: Their token types; None: all are of the first type.
 
         Raises:
             ArtifactError: The model cannot run on them.
         """
-        feed = self._feeds.of_ids(np.array([ids]))
-        return self._graph.run(feed, self._num_outputs)[0].astype(np.float32, copy=False)
-
-
-def _fast_tokenizer(own: Tokenizer, content: bytes, graph: Graph, folder: Path) -> Choice:
-    """Choose a fast tokenizer that gives the same ids."""
-    if "token_type_ids" in graph.input_types:
-        return Choice(None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give")
-    has_probes = (folder / PROBES_FILE).is_file()
-    return choose_fast_tokenizer(
-        own, content, [each.ids for each in read_probes(folder)] if has_probes else []
-    )
-
-
-def _checked(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list, which may be empty."""
-    if not isinstance(texts, Iterable):
-        raise InputError(f"texts is {type(texts).__name__}; give a string or a sequence of strings")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {i} is {type(text).__name__} {text!r:.60}; give a string")
-    return texts
+        feed = self._feeds.of_ids(np.array([ids]), types)
+        return self._run(feed)[0].astype(np.float32, copy=False)
 
 
 def _as_blank(answer: Any) -> Any:

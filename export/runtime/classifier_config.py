@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
+from ..artifact.manifest import TAKES_PAIRS
 from .session_options import MAX_THREADS, check_session
 from .tasks import DECODERS
 
@@ -32,6 +33,7 @@ class ClassifierConfig:
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
+        takes_pairs: Whether it reads pairs of texts.
     """
 
     task: str
@@ -43,6 +45,7 @@ class ClassifierConfig:
     temperature: float = 1.0
     num_threads: int | None = None
     session: Mapping[str, Any] = field(default_factory=dict)
+    takes_pairs: bool = False
 
 
 def read_config(content: bytes, path: Path) -> ClassifierConfig:
@@ -75,6 +78,9 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
             threshold = DECODERS[task].read_threshold(threshold, given["labels"])
         except ValueError as error:
             raise ArtifactError(f"{path}: threshold is {threshold!r:.60}; {error}") from None
+    takes_pairs = given.get(TAKES_PAIRS, False)
+    if not isinstance(takes_pairs, bool):
+        raise ArtifactError(f"{path}: {TAKES_PAIRS} is {takes_pairs!r:.60}; it must be true or false")
     session = given.get("session")
     try:
         check_session({} if session is None else session)
@@ -90,6 +96,7 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
         temperature=_checked_temperature(given.get("temperature"), path),
         num_threads=given.get("num_threads"),
         session=session or {},
+        takes_pairs=takes_pairs,
     )
 
 

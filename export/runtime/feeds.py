@@ -76,10 +76,18 @@ class Feeds:
                 feed["token_type_ids"][row, : len(encoding.ids)] = encoding.type_ids
         return feed
 
-    def of_ids(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the inputs of ids ``[B, L]`` without padding, all of the first token type."""
+    def of_ids(self, rows: np.ndarray, type_ids: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """Return the inputs of ids ``[B, L]`` without padding.
+
+        Args:
+            rows: The ids.
+            type_ids: Token types of each position; None: all are of the first type. Without use where the graph does
+                not read them.
+        """
         feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._types.items()}
         feed["input_ids"][:] = rows
+        if self.has_type_ids and type_ids is not None:
+            feed["token_type_ids"][:] = type_ids
         if self._has_mask:
             feed["attention_mask"].fill(1)
         return feed

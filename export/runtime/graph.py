@@ -76,20 +76,21 @@ class Graph:
                 f"{self.path} has {len(outputs)} outputs ({names:.60}); it must have one, the logits; {_AGAIN}"
             )
         (node,) = outputs
-        if node.type not in _FLOAT_TYPES or (node.shape and len(node.shape) != 2):
+        if node.type not in _FLOAT_TYPES or (node.shape and len(node.shape) not in (2, 3)):
             raise ArtifactError(
                 f"{self.path}: output {node.name!r:.60} is {node.type} of shape {node.shape!r:.60}; it must be "
-                f"floating-point logits [batch, classes]; {_AGAIN}"
+                f"floating-point logits [batch, classes] or [batch, sequence, classes]; {_AGAIN}"
             )
         size = node.shape[-1] if node.shape else None
         return size if isinstance(size, int) else None
 
-    def run(self, feed: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
+    def run(self, feed: dict[str, np.ndarray], num_classes: int, *, of_tokens: bool = False) -> np.ndarray:
         """Run the graph and return the logits ``[B, C]``, whose shape and finiteness are checked.
 
         Args:
             feed: An array ``[B, L]`` for each of ``input_types``.
             num_classes: C.
+            of_tokens: Whether there are logits for each token, ``[B, L, C]``.
 
         Raises:
             ArtifactError: ONNX Runtime fails, or the logits have another shape or are not finite.
@@ -103,13 +104,14 @@ class Graph:
                 f"{self.path}: ONNX Runtime cannot run it on {texts} x {tokens} tokens ({cause(error)}); pull the "
                 "artifact again, or pass fewer texts at once"
             ) from error
-        if logits.shape != (len(ids), num_classes):
+        if logits.shape != (*(ids.shape if of_tokens else ids.shape[:1]), num_classes):
+            of_what = f" with {ids.shape[1]} tokens" if of_tokens else ""
             raise ArtifactError(
-                f"{self.path} outputs logits of shape {list(logits.shape)} for {len(ids)} texts of {num_classes} "
-                "labels; pull the artifact again"
+                f"{self.path} outputs logits of shape {list(logits.shape)} for {len(ids)} texts{of_what} of "
+                f"{num_classes} labels; pull the artifact again"
             )
         # If the largest and the smallest are finite, all are: both are NaN where one is. isfinite().all() takes longer.
-        flat = logits[0] if len(logits) == 1 else logits.reshape(-1)
+        flat = logits[0] if len(logits) == 1 and not of_tokens else logits.reshape(-1)
         if not isfinite(flat[flat.argmax()]) or not isfinite(flat[flat.argmin()]):
             raise ArtifactError(
                 f"{self.path} outputs logits that are not finite: its weights are damaged; pull the artifact "

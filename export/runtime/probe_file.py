@@ -11,10 +11,11 @@ from ..artifact.manifest import PROBES_FILE
 
 
 class Probe(NamedTuple):
-    """Token ids of a text that nobody wrote, and its logits [C]."""
+    """Token ids of a text that nobody wrote, its logits [C], and its token types where the graph reads them."""
 
     ids: list[int]
     logits: list[float]
+    types: list[int] | None = None
 
 
 def read_probes(directory: Path) -> list[Probe]:
@@ -29,15 +30,17 @@ def read_probes(directory: Path) -> list[Probe]:
         raise ArtifactError(
             f"{path}: probes must be a list of objects with ids and logits; pull the artifact again"
         )
-    return [Probe(row["ids"], row["logits"]) for row in rows]
+    return [Probe(row["ids"], row["logits"], row.get("types")) for row in rows]
 
 
 def _is_probe(row: Any) -> bool:
-    if not isinstance(row, dict) or set(row) != {"ids", "logits"}:
+    if not isinstance(row, dict) or set(row) - {"types"} != {"ids", "logits"}:
         return False
-    ids, logits = row["ids"], row["logits"]
-    if not isinstance(ids, list) or not isinstance(logits, list) or not ids or not logits:
+    ids, logits, types = row["ids"], row["logits"], row.get("types", [])
+    if not all(isinstance(each, list) for each in (ids, logits, types)) or not ids or not logits:
         return False
-    return all(type(each) is int and 0 <= each < 2**31 for each in ids) and all(
+    if "types" in row and len(types) != len(ids):
+        return False
+    return all(type(each) is int and 0 <= each < 2**31 for each in (*ids, *types)) and all(
         type(each) in (int, float) for each in logits
     )

@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from ...errors import ArtifactError, InputError
+from ...texts import TextOrPair, all_parts
 from .graph import cause
 
 MAX_TOKENIZER_BYTES = 2**29
@@ -27,6 +28,8 @@ class Tokenizer:
         max_length: Maximum number of tokens of a text.
         pad_token_id: Id of the padding token.
         path: The file, for messages.
+        takes_pairs: Whether it tokenizes pairs of texts, whose longer text is truncated first.
+        with_offsets: Whether ``encode`` gives the place of each token in its text, which takes longer.
 
     Attributes:
         max_length: Maximum number of tokens of a text.
@@ -38,8 +41,19 @@ class Tokenizer:
             within ``max_length``.
     """
 
-    def __init__(self, content: bytes, max_length: int, pad_token_id: int, path: Path):
+    def __init__(
+        self,
+        content: bytes,
+        max_length: int,
+        pad_token_id: int,
+        path: Path,
+        *,
+        takes_pairs: bool = False,
+        with_offsets: bool = False,
+    ):
         self.path = path
+        self.with_offsets = with_offsets
+        self.takes_pairs = takes_pairs
         self.max_length = max_length
         self.name, self.why = "tokenizers", None
         self._fast: Callable[[str], list[int]] | None = None
@@ -50,7 +64,7 @@ class Tokenizer:
             side = (self.tokenizer.truncation or {}).get("direction", "right")
             self._keeps_end = side == "left"
             self.tokenizer.enable_truncation(max_length, direction=side)
-            added = self.tokenizer.num_special_tokens_to_add(False)
+            added = self.tokenizer.num_special_tokens_to_add(takes_pairs)
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -64,7 +78,8 @@ class Tokenizer:
             )
         if added >= max_length:
             raise ArtifactError(
-                f"{path} adds {added} tokens to every text, but max_length is {max_length}; pull the artifact again"
+                f"{path} adds {added} tokens to every {'pair' if takes_pairs else 'text'}, but max_length is "
+                f"{max_length}; pull the artifact again"
             )
 
     def last_id(self) -> int | None:
@@ -76,8 +91,22 @@ class Tokenizer:
         """Return every token id, in ascending order."""
         return sorted(set(self.tokenizer.get_vocab(with_added_tokens=True).values()))
 
-    def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        """Tokenize strings.
+    def template(self) -> list[tuple[int | None, int]]:
+        """Return the ids that are added to a text or pair, each with its token type; None is the place of a text."""
+        if not self.takes_pairs:
+            added: list[tuple[int | None, int]] = [(each, 0) for each in self.encode_one("").ids]
+            added.insert((len(added) + 1) // 2, (None, 0))
+            return added
+        found: list[tuple[int | None, int]] = []
+        encoding, before = self.encode_one(("a", "a")), None
+        for each, kind, text in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+            if text is None or text != before:
+                found.append((each if text is None else None, kind))
+            before = text
+        return found
+
+    def encode(self, texts: Sequence[TextOrPair]) -> list[tokenizers.Encoding]:
+        """Tokenize texts or pairs of texts.
 
         Raises:
             InputError: A text contains lone surrogates.
@@ -86,9 +115,10 @@ class Tokenizer:
         if len(texts) == 1:
             return [self.encode_one(texts[0])]
         try:
-            if any(len(text) > self._long for text in texts):
+            if any(len(part) > self._long for part in all_parts(texts)):
                 texts = [self._shortened(text) for text in texts]
-            return self.tokenizer.encode_batch_fast(texts)
+            encode = self.tokenizer.encode_batch if self.with_offsets else self.tokenizer.encode_batch_fast
+            return encode(texts)
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -116,22 +146,25 @@ class Tokenizer:
                     return ids
         return self.encode_one(text).ids
 
-    def library_call(self) -> Callable[[str], Any]:
-        """Return what tokenizes single texts, without anything of this class around it."""
-        return self._fast or self.tokenizer.encode
+    def library_call(self) -> Callable[[Any], Any]:
+        """Return what tokenizes one text or pair, without anything of this class around it."""
+        encode = self.tokenizer.encode
+        return (lambda pair: encode(*pair)) if self.takes_pairs else self._fast or encode
 
-    def encode_one(self, text: str) -> tokenizers.Encoding:
-        """Tokenize one string; raises like ``encode``."""
+    def encode_one(self, text: TextOrPair) -> tokenizers.Encoding:
+        """Tokenize one text or pair; raises like ``encode``."""
         try:
-            return self.tokenizer.encode(text if len(text) <= self._long else self._shortened(text))
+            if isinstance(text, str):
+                return self.tokenizer.encode(text if len(text) <= self._long else self._start_or_end(text))
+            return self.tokenizer.encode(*map(self._start_or_end, text))
         except BaseException as error:
             if not is_fault(error):
                 raise
             raise self._failure(error, [text]) from error
 
-    def _failure(self, error: BaseException, texts: Sequence[str]) -> ArtifactError | InputError:
+    def _failure(self, error: BaseException, texts: Sequence[TextOrPair]) -> ArtifactError | InputError:
         for number, text in enumerate(texts):
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if any("\ud800" <= character <= "\udfff" for part in all_parts([text]) for character in part):
                 return InputError(
                     f"text {number} is not valid Unicode: {text!r:.60}; remove its lone surrogates"
                 )
@@ -141,10 +174,18 @@ class Tokenizer:
             else f"{self.path}: it fails on one of {len(texts)} texts ({cause(error)}); pass them one by one"
         )
 
-    def _shortened(self, text: str) -> str:
+    def _shortened(self, text: TextOrPair) -> TextOrPair:
+        """Return what is kept of a very long text, or of each text of a pair."""
+        if isinstance(text, str):
+            return self._start_or_end(text)
+        return self._start_or_end(text[0]), self._start_or_end(text[1])
+
+    def _start_or_end(self, text: str) -> str:
         """Return the end that is kept of a very long text if it exceeds ``max_length`` tokens, else the text."""
+        if len(text) <= self._long:
+            return text
         kept = text[-self._long :] if self._keeps_end else text[: self._long]
-        return kept if len(kept) < len(text) and self.tokenizer.encode(kept).overflowing else text
+        return kept if self.tokenizer.encode(kept).overflowing else text
 
 
 def is_fault(error: BaseException) -> bool:

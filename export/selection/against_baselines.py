@@ -117,7 +117,7 @@ def _compared(
         high=paired.high,
         p_value=paired.p_value,
         num_texts=paired.num_texts,
-        faster=baseline.latency_ms["p50"] / variant.latency_ms["p50"],
+        faster=baseline.p50_ms / variant.p50_ms,
         smaller=baseline.size_mb / variant.size_mb,
     )
 

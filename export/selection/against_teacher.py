@@ -69,8 +69,9 @@ class TeacherComparison:
         num_texts: N.
         changed: Share of the texts whose prediction differs from the teacher's; None where predictions are numbers.
         labels: The labels that lose most texts, at most five, the largest loss first.
-        faster, smaller: Ratios of the teacher's to the variant's latency and size; that of the latencies is measured
-            in turns (``interleaved.LatencyRatio``), or between their separate measurements (p50) where it was not.
+        faster, smaller: Ratios of the teacher's to the variant's latency and size, None for a file of logits; that of
+            the latencies is measured in turns (``interleaved.LatencyRatio``), or between their separate measurements
+            (p50) where it was not.
         faster_low, faster_high: Limits of the 95 % interval of ``faster``; None where it was not measured in turns.
         slices: The slices that lose most texts, at most five, the largest loss first.
     """
@@ -86,8 +87,8 @@ class TeacherComparison:
     num_texts: int
     changed: float | None
     labels: list[LabelLoss]
-    faster: float
-    smaller: float
+    faster: float | None
+    smaller: float | None
     faster_low: float | None = None
     faster_high: float | None = None
     slices: list[SliceLoss] = field(default_factory=list)
@@ -131,6 +132,7 @@ def compare_with_teacher(
         return None
     own, base = replace(own, labels=numbers), replace(base, labels=numbers)
     value, teacher_value = value_of(own, metric), value_of(base, metric)
+    is_run = teacher.latency_ms is not None
     paired = compare_answers(own, base, metric, confidence=(1 + INTERVAL) / 2)
     if value is None or teacher_value is None or paired is None:
         return None
@@ -146,8 +148,8 @@ def compare_with_teacher(
         num_texts=paired.num_texts,
         changed=share_changed(own, base, task),
         labels=_largest_losses(own, base, numbers, label_names, task),
-        faster=ratio["faster"] if ratio else teacher.latency_ms["p50"] / variant.latency_ms["p50"],
-        smaller=teacher.size_mb / variant.size_mb,
+        faster=ratio["faster"] if ratio else teacher.p50_ms / variant.p50_ms if is_run else None,
+        smaller=teacher.size_mb / variant.size_mb if is_run else None,
         faster_low=ratio["low"] if ratio else None,
         faster_high=ratio["high"] if ratio else None,
         slices=_largest_slice_losses(slices or {}, own.right, base.right),
@@ -157,6 +159,7 @@ def compare_with_teacher(
 def _largest_losses(
     own: Answers, base: Answers, labels: np.ndarray, label_names: Sequence[str], task: Task
 ) -> list[LabelLoss]:
+    label_names = task.counted_names(label_names)
     counts, teacher = (task.label_counts(each.predictions, labels, len(label_names)) for each in (own, base))
     if counts is None or teacher is None:
         return []

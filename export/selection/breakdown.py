@@ -83,6 +83,7 @@ def _by_label(
     own: Answers, base: Answers | None, truth: np.ndarray, names: list[str], task: Task
 ) -> list[dict[str, Any]]:
     """Return the rows of the labels that texts or predictions have, where a text has several."""
+    names = task.counted_names(names)
     counts = task.label_counts(own.predictions, truth, len(names))
     teacher = None if base is None else task.label_counts(base.predictions, truth, len(names))
     if counts is None:

@@ -114,7 +114,7 @@ def _comparison(
 ) -> str | None:
     """Compare a variant within the limits with the selected one; None for every other model."""
     name = config.minimise
-    least, own = _value(best, name), _value(measurement, name)
+    least = _value(best, name)
     if measurement.name == best.name:
         rivals = (
             f"the smallest of {num_kept} within every limit"
@@ -131,6 +131,7 @@ def _comparison(
         return "for comparison only: only an ONNX graph can be sealed"
     if measurement.teacher_gate == "failed" and best.teacher_gate != "failed":
         return None
+    own = _value(measurement, name)
     if own > least:
         return f"{100 * (own / least - 1):.3g} % {_WORSE[name]} than {best.name}"
     for other in ("latency_ms", "size_mb"):
@@ -172,4 +173,4 @@ def _why_none(variants: Sequence[Measurement]) -> str:
 
 
 def _value(measurement: Measurement, name: str) -> float:
-    return measurement.latency_ms["p50"] if name == "latency_ms" else getattr(measurement, name)
+    return measurement.p50_ms if name == "latency_ms" else getattr(measurement, name)

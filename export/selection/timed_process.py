@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...texts import TextOrPair, from_json
 from ..benchmark import targets
 from ..benchmark.contention import waiting_seconds
 from ..benchmark.processes import PACKAGE, end_with_parent, environment, failure
@@ -44,11 +45,11 @@ class TimedProcess:
         name: Name of the model, for errors.
         kind: Name of its target.
         options: How it is opened.
-        query: The text to time.
+        query: The text or pair to time.
         scratch: Folder for temporary files, which outlives the process.
     """
 
-    def __init__(self, name: str, kind: str, options: OpenOptions, query: str, scratch: Path) -> None:
+    def __init__(self, name: str, kind: str, options: OpenOptions, query: TextOrPair, scratch: Path) -> None:
         self._name, self._errors = name, scratch / "stderr"
         request = {"kind": kind, "options": asdict(options), "query": query}
         request_file = scratch / "model.json"
@@ -122,8 +123,10 @@ def main() -> None:
     options = OpenOptions(**request["options"])
     pipeline = targets.get(request["kind"]).open(options).pipeline
 
+    query = from_json(request["query"])
+
     def run() -> None:
-        pipeline(request["query"])
+        pipeline(query)
 
     once = time_block(run, _LEAST_RUNS).seconds
     num_runs = int(np.clip(_BLOCK_S / max(once, 1e-9), _LEAST_RUNS, _MOST_RUNS))

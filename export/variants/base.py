@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from ...training.section import Section
+from ...training.tasks import SINGLE_LABEL, Task
+from .rows import Rows
 
 if TYPE_CHECKING:
     from .parity import Logits
     from .sensitivity import PartError
 
 MODEL_FILE = "model.onnx"
-Rows = Sequence[np.ndarray]
-"""Token ids [L] of each text."""
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
@@ -38,11 +36,13 @@ class VariantInputs:
         rows: Token ids of training texts; empty unless the variant needs them.
         config: The section ``export``.
         measure_sensitivity: Whether to measure the error from quantizing each part of the graph to 8 bits.
+        takes_pairs: Whether texts are pairs.
     """
 
     rows: Rows
     config: Section
     measure_sensitivity: bool = False
+    takes_pairs: bool = False
 
     def section(self, kind: type[_SectionT]) -> _SectionT:
         """Return the subsection of ``config`` of type ``kind``, or one with default values."""
@@ -66,8 +66,9 @@ class Quantized:
     logits_error: float | None = None
 
 
-def onnx_logits_of(folder: Path) -> Logits:
-    """Open the graph in a variant's folder with ONNX Runtime."""
+def onnx_logits_of(folder: Path, task: Task = SINGLE_LABEL) -> Logits:
+    """Open the graph in a variant's folder with ONNX Runtime, whatever the task."""
+    del task
     from .parity import onnx_logits
 
     return onnx_logits(folder / MODEL_FILE)
@@ -86,7 +87,7 @@ class Variant:
         target: Name of the entry in ``benchmark.targets`` that opens and measures it.
         can_be_sealed: Whether ``TextClassifier`` can open it, so that it can be chosen and sealed.
         file: File name of its weights or graph.
-        open_logits: Opens its folder, to compare its logits with the student's.
+        open_logits: Opens its folder, to compare its logits with the student's; takes the task of both as well.
         weight_bits: Bits of a weight in matrix products.
         activation_bits: Bits of an activation in matrix products.
         logits_depend_on_batch: Whether a text's logits depend on the other texts in its batch.
@@ -105,7 +106,7 @@ class Variant:
     target: str = "onnx"
     can_be_sealed: bool = True
     file: str = MODEL_FILE
-    open_logits: Callable[[Path], Logits] = field(default=onnx_logits_of, repr=False)
+    open_logits: Callable[..., Logits] = field(default=onnx_logits_of, repr=False)
     weight_bits: int = 32
     activation_bits: int = 32
     logits_depend_on_batch: bool = False

@@ -17,9 +17,11 @@ from transformers import PreTrainedModel
 
 from ...errors import ExportError, ModelError
 from ...storage.folders import file_sha256, new_folder
+from ...texts import TextOrPair
 from ...training import tasks
 from ...training.checkpoints.load import label_names, load_model, load_tokenizer
 from ...training.models.families import family_names, find_family
+from ...training.models.token_types import reads_token_types
 from ...training.tasks import Task
 from ..artifact.manifest import MODEL_DATA_FILE, TOKENIZER_FILE
 from ..onnx.convert import export_onnx
@@ -93,7 +95,8 @@ def build_variant(
     num_threads: int = 1,
     base_onnx: Path | None = None,
     validation: ValidationTexts | None = None,
-    training_texts: Sequence[str] = (),
+    training_texts: Sequence[TextOrPair] = (),
+    takes_pairs: bool = False,
 ) -> VariantFiles:
     """Build one variant of the checkpoint ``student_dir``, and compare its logits with the student's.
 
@@ -111,6 +114,7 @@ def build_variant(
         training_texts: for the variants that need them, see ``Variant.takes_texts``.
         validation: texts for fitting the temperature and selecting the out-of-scope threshold of a variant that can be
             sealed; None: it gets neither.
+        takes_pairs: whether texts are pairs.
 
     Returns:
         The record of the variant. ``TextClassifier.load(out_dir)`` opens every variant that can be sealed.
@@ -127,9 +131,15 @@ def build_variant(
     needs_tokenizer = variant.can_be_sealed or len(training_texts) > 0
     trained_with = load_tokenizer(student_dir) if needs_tokenizer else None
     with new_folder(out_dir) as folder:
-        rows = _token_ids(student_dir / TOKENIZER_FILE, trained_with, training_texts, max_length)
+        rows = _token_ids(
+            student_dir / TOKENIZER_FILE,
+            trained_with,
+            training_texts,
+            max_length,
+            has_types=takes_pairs and reads_token_types(model),
+        )
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
-        inputs = VariantInputs(rows, config, wants_sensitivity)
+        inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs)
         made = _write_file(variant, model, folder, task, max_length, base_onnx, inputs, config.opset)
         if variant.can_be_sealed:
             write_model_files(
@@ -141,6 +151,7 @@ def build_variant(
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
+                takes_pairs=takes_pairs,
             )
             compared = validation.texts if validation else training_texts
             check_tokens(student_dir, folder, compared, max_length, trained_with)
@@ -150,7 +161,7 @@ def build_variant(
                 fit_scores(folder, validation, classifier)
         else:
             copy_tokenizer(student_dir, folder)
-        parity = _compare(variant, model, folder, max_length)
+        parity = _compare(variant, model, folder, max_length, task=tasks.get(task), takes_pairs=takes_pairs)
         if variant.tolerance is None:
             relative = tasks.get(task).scales_head
             check_tolerance(name, parity, config.parity_tolerance, relative=relative)
@@ -196,7 +207,14 @@ def _write_file(
         base, counts = base_onnx, None
         if base is None or is_fused:
             base = Path(scratch) / MODEL_FILE
-            export_onnx(model, base, max_length=max_length, keep_shapes=is_fused, opset=opset)
+            export_onnx(
+                model,
+                base,
+                max_length=max_length,
+                keep_shapes=is_fused,
+                opset=opset,
+                takes_pairs=inputs.takes_pairs,
+            )
         if is_fused:
             fused = Path(scratch) / f"fused-{MODEL_FILE}"
             base, counts = fused, fuse_onnx(base, fused)
@@ -216,13 +234,22 @@ def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> N
         )
 
 
-def _compare(variant: Variant, model: PreTrainedModel, folder: Path, max_length: int) -> Parity:
+def _compare(
+    variant: Variant,
+    model: PreTrainedModel,
+    folder: Path,
+    max_length: int,
+    *,
+    task: Task,
+    takes_pairs: bool,
+) -> Parity:
     return measure_parity(
         torch_logits(model),
-        variant.open_logits(folder),  # from its files, which are what is measured and shipped
+        variant.open_logits(folder, task),  # from its files, which are what is measured and shipped
         vocab_size=model.config.vocab_size,
         pad_token_id=pad_token_id(model),
         max_length=max_length,
+        has_types=takes_pairs and reads_token_types(model),
     )
 
 
@@ -239,10 +266,12 @@ def _content(folder: Path, file: str) -> str:
 
 
 def _token_ids(
-    tokenizer_file: Path, trained_with: Any, texts: Sequence[str], max_length: int
+    tokenizer_file: Path, trained_with: Any, texts: Sequence[TextOrPair], max_length: int, *, has_types: bool
 ) -> list[np.ndarray]:
+    """Return texts as :data:`~.rows.Rows`, with token types where the graph has them as an input."""
     if not texts:
         return []
     tokenizer = read_tokenizer(tokenizer_file)
     tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
-    return [np.array(each.ids) for each in tokenizer.encode_batch_fast(list(texts))]
+    found = tokenizer.encode_batch_fast(list(texts))
+    return [np.array([each.ids, each.type_ids] if has_types else each.ids) for each in found]

@@ -19,6 +19,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ...errors import ExportError
 from ..machine import describe_machine
+from ..onnx.components import token_type_lookups
 from ..onnx.convert import save_onnx
 from ..onnx.integer_rows import feed_integer_rows
 
@@ -59,12 +60,14 @@ def quantize_onnx(
     reduce_range = int8_products_saturate() if reduce_range is None else reduce_range
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
         raw = Path(folder) / target.name
+        plain = prepared(source)
         quantize_dynamic(
-            prepared(source),
+            plain,
             raw,
             op_types_to_quantize=None if operators is None else list(operators),
             # Before quantization, a Gemm becomes a MatMul with this name, and an Add.
             nodes_to_quantize=[each for name in nodes for each in (name, f"{name}_MatMul")],
+            nodes_to_exclude=token_type_lookups(plain.graph),
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,

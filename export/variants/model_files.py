@@ -13,9 +13,19 @@ from transformers import PreTrainedModel
 
 from ...errors import ExportError, ModelError
 from ...storage.safe_reading import read_json
+from ...texts import TextOrPair, num_characters
 from ...training.checkpoints.load import label_names, load_tokenizer
+from ...training.data.tokenized import tokenize_rows
+from ...training.models.token_types import reads_token_types
 from ...training.tasks import Task
-from ..artifact.manifest import CONFIG_FILE, SETTINGS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from ..artifact.manifest import (
+    CONFIG_FILE,
+    SETTINGS_FILE,
+    TAKES_PAIRS,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+)
+from ..onnx.writer import INPUT_NAMES, TOKEN_TYPES
 from ..runtime.classifier_config import read_config
 from ..runtime.tokenizer import Tokenizer
 
@@ -64,9 +74,9 @@ def truncation_side(tokenizer: Any) -> str:
 
 
 def check_tokens(
-    student_dir: Path, folder: Path, texts: Sequence[str], max_length: int, trained_with: Any = None
+    student_dir: Path, folder: Path, texts: Sequence[TextOrPair], max_length: int, trained_with: Any = None
 ) -> None:
-    """Check that the variant's tokenizer gives the same token ids as the one that the student was trained with.
+    """Check that the variant's tokenizer gives the token ids and types of the one that the student was trained with.
 
     It compares up to 200 texts, evenly spaced, and the 20 longest.
 
@@ -80,21 +90,30 @@ def check_tokens(
     Raises:
         ExportError: The ids of a text differ.
     """
-    chosen = [*texts[:: -(-len(texts) // _NUM_COMPARED) or 1], *sorted(texts, key=len)[-_NUM_LONGEST:]]
+    chosen = [
+        *texts[:: -(-len(texts) // _NUM_COMPARED) or 1],
+        *sorted(texts, key=num_characters)[-_NUM_LONGEST:],
+    ]
     if not chosen:
         return
     trained_with = trained_with or load_tokenizer(student_dir)
-    trained = trained_with(chosen, truncation=True, max_length=max_length, return_attention_mask=False)[
-        "input_ids"
-    ]
+    trained = tokenize_rows(chosen, trained_with, max_length)
     path = folder / TOKENIZER_FILE
     settings = read_config((folder / SETTINGS_FILE).read_bytes(), folder / SETTINGS_FILE)
-    runtime = Tokenizer(path.read_bytes(), settings.max_length, settings.pad_token_id, path)
+    runtime = Tokenizer(
+        path.read_bytes(),
+        settings.max_length,
+        settings.pad_token_id,
+        path,
+        takes_pairs=settings.takes_pairs,
+    )
     for text, expected, encoding in zip(chosen, trained, runtime.encode(chosen), strict=True):
-        if list(expected) != encoding.ids:
+        found = encoding.ids if expected.types is None else [*encoding.ids, *encoding.type_ids]
+        wanted = [each for part in expected if part is not None for each in part.tolist()]
+        if wanted != found:
             raise ExportError(
                 f"{student_dir}: the exported tokenizer gives other token ids than the one in training: of "
-                f"{text!r:.60}, {encoding.ids!s:.60} instead of {list(expected)!s:.60}; save the student's tokenizer "
+                f"{text!r:.60}, {found!s:.60} instead of {wanted!s:.60}; save the student's tokenizer "
                 f"again as a fast one (tokenizer.json)"
             )
 
@@ -116,6 +135,7 @@ def write_model_files(
     max_length: int,
     out_of_scope_label: str | None,
     num_threads: int,
+    takes_pairs: bool = False,
 ) -> None:
     """Write everything but the graph of a variant that can be sealed.
 
@@ -131,6 +151,7 @@ def write_model_files(
         max_length: Number of tokens to which a text is truncated, here as in those libraries.
         out_of_scope_label: Label of out-of-scope texts; None where there is none.
         num_threads: Intra-op threads of the runtime.
+        takes_pairs: Whether it classifies pairs of texts.
 
     Raises:
         ModelError: The checkpoint has no fast tokenizer.
@@ -147,7 +168,9 @@ def write_model_files(
         "out_of_scope_label": out_of_scope_label,
         "threshold": None,
         "num_threads": num_threads,
+        **({TAKES_PAIRS: True} if takes_pairs else {}),
     }
+    types = [TOKEN_TYPES] if takes_pairs and reads_token_types(model) else []
     tokenizer_config = {
         # Not the family's class: that one builds a tokenizer of its own, which may split words differently.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -156,7 +179,7 @@ def write_model_files(
         "model_max_length": max_length,
         "truncation_side": side,
         "padding_side": "right",
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": [*INPUT_NAMES, *types],
         "clean_up_tokenization_spaces": False,
     }
     _write_json(folder / SETTINGS_FILE, settings)

@@ -12,9 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import ExportError
+from ...training.models.token_types import without_unread_types
+from ..onnx.writer import TOKEN_TYPES
 
-Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""input_ids int64[B, S], attention_mask int64[B, S] -> logits float32[B, C]"""
+Logits = Callable[..., np.ndarray]
+"""input_ids int64[B, S], attention_mask int64[B, S], and for pairs token types int64[B, S] -> logits float32[B, C], or
+[B, S, C] of each token"""
 
 _LOG_ERRORS_ONLY = 3
 
@@ -29,11 +32,18 @@ class Parity:
 
 
 def measure_parity(
-    reference: Logits, candidate: Logits, *, vocab_size: int, pad_token_id: int, max_length: int
+    reference: Logits,
+    candidate: Logits,
+    *,
+    vocab_size: int,
+    pad_token_id: int,
+    max_length: int,
+    has_types: bool = False,
 ) -> Parity:
     """Compare two models on random token ids: single texts from one token to full length, and padded batches.
 
-    In every batch of more than one text, lengths range from 1 to the full length, and the rest is padding.
+    In every batch of more than one text, lengths range from 1 to the full length, and the rest is padding. With
+    ``has_types``, the second half of each text has the second token type.
 
     Raises:
         ExportError: ``candidate`` fails on a shape, or returns logits that are not finite or have another shape.
@@ -47,12 +57,16 @@ def measure_parity(
     )
     worst = largest = 0.0
     for shape in shapes:
-        input_ids, attention_mask = _ragged_batch(generator, shape, vocab_size, pad_token_id)
-        expected = reference(input_ids, attention_mask)
+        inputs = _ragged_batch(generator, shape, vocab_size, pad_token_id)
+        if has_types:
+            inputs = (*inputs, _second_half(inputs[1]))
+        expected = reference(*inputs)
         try:
-            actual = candidate(input_ids, attention_mask)
+            actual = candidate(*inputs)
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             raise ExportError(f"the exported model fails on a batch of {shape}: {error}") from error
+        if actual.shape == expected.shape and expected.ndim == 3:  # nobody reads the logits of padding
+            expected, actual = (each[inputs[1] == 1] for each in (expected, actual))
         finite = bool(np.isfinite(actual).all())
         if actual.shape != expected.shape or not finite:
             raise ExportError(
@@ -85,10 +99,12 @@ def check_tolerance(name: str, parity: Parity, tolerance: float, *, relative: bo
 def torch_logits(model: PreTrainedModel) -> Logits:
     """Wrap ``model`` as a function of NumPy arrays."""
 
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given |= {} if types is None else {TOKEN_TYPES: types}
+        inputs = without_unread_types(model, {name: torch.from_numpy(each) for name, each in given.items()})
         with torch.inference_mode():
-            mask = torch.from_numpy(attention_mask)
-            return model(input_ids=torch.from_numpy(input_ids), attention_mask=mask).logits.numpy()
+            return model(**inputs).logits.numpy()
 
     return run
 
@@ -103,11 +119,22 @@ def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
     except Exception as error:  # as above
         raise ExportError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        outputs = session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
-        return np.asarray(outputs[0])
+    has_types = TOKEN_TYPES in {each.name for each in session.get_inputs()}
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if has_types:
+            feed[TOKEN_TYPES] = np.zeros_like(input_ids) if types is None else types
+        return np.asarray(session.run(None, feed)[0])
 
     return run
+
+
+def _second_half(attention_mask: np.ndarray) -> np.ndarray:
+    """Return 1 for each position in the second half of its text, else 0, int64[B, S]."""
+    places = np.arange(attention_mask.shape[1])[None]
+    lengths = attention_mask.sum(axis=1, keepdims=True)
+    return ((2 * places >= lengths) & (attention_mask == 1)).astype(np.int64)
 
 
 def _ragged_batch(

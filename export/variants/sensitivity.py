@@ -16,6 +16,7 @@ from ..onnx.components import ATTENTION_PRODUCTS, Part, products_by_part, tables
 from ..onnx.convert import INPUT_NAMES
 from .dynamic import quantize_onnx
 from .parity import Logits, onnx_logits
+from .rows import ids_of, inputs_of
 
 NUM_PROBES = 64
 _FIRST_WORDS = 8
@@ -58,7 +59,7 @@ class Probe:
 
     Args:
         source: The graph.
-        rows: Token ids [L] of texts; at most ``NUM_PROBES``, evenly spaced, are used.
+        rows: Token ids of texts, as ``rows.Rows``; at most ``NUM_PROBES``, evenly spaced, are used.
 
     Raises:
         ExportError: There are no texts.
@@ -79,8 +80,10 @@ class Probe:
 
     def _logits(self, run: Logits) -> np.ndarray:
         # One text at a time, as in serving: a dynamically quantized input has the range of its batch.
-        texts = [np.asarray(row, dtype=np.int64)[None] for row in self._rows]
-        return np.concatenate([run(ids, np.ones_like(ids)) for ids in texts])
+        found = [run(*inputs_of(row)) for row in self._rows]
+        return np.concatenate(
+            [each.reshape(-1, each.shape[-1]) for each in found]
+        )  # of a text, or of its tokens
 
 
 def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
@@ -154,9 +157,16 @@ def _with_used_words(
     table = numpy_helper.to_array(tables[0])
     extremes = [place // table.shape[1] for place in (int(table.argmin()), int(table.argmax()))]
     # The first ids stay the same, because roberta counts positions from its padding id.
-    kept = np.unique(np.concatenate([np.arange(min(_FIRST_WORDS, len(table))), extremes, *rows]))
+    used = [ids_of(row) for row in rows]
+    kept = np.unique(np.concatenate([np.arange(min(_FIRST_WORDS, len(table))), extremes, *used]))
     tables[0].CopyFrom(numpy_helper.from_array(table[kept], tables[0].name))
-    return model, [np.searchsorted(kept, row) for row in rows]
+    return model, [_renumbered(row, kept) for row in rows]
+
+
+def _renumbered(row: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return one of ``Rows`` with the positions of its ids in ``kept`` in their place."""
+    ids = np.searchsorted(kept, ids_of(row))
+    return ids if row.ndim == 1 else np.stack([ids, row[1]])
 
 
 def _part_error(part: Part, nodes: list[str], error: float, is_product: bool) -> PartError:

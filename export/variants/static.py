@@ -22,9 +22,10 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.calibrate import save_tensors_data
 
 from ...errors import ExportError
-from ..onnx.components import pooling_products
-from ..onnx.convert import INPUT_NAMES, save_onnx
+from ..onnx.components import pooling_products, token_type_lookups
+from ..onnx.convert import INPUT_NAMES, TOKEN_TYPES, save_onnx
 from .dynamic import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
+from .rows import ids_of, inputs_of
 from .sensitivity import PartError, Probe, rank_parts, spread
 
 MOST_TEXTS = 200
@@ -71,8 +72,8 @@ class _Rows(CalibrationDataReader):
         row = next(self._rows, None)
         if row is None:
             return None
-        ids = np.asarray(row, dtype=np.int64)[None]
-        return dict(zip(INPUT_NAMES, (ids, np.ones_like(ids)), strict=True))
+        inputs = inputs_of(row)
+        return dict(zip((*INPUT_NAMES, TOKEN_TYPES)[: len(inputs)], inputs, strict=True))
 
 
 class _Quantizer:
@@ -82,7 +83,9 @@ class _Quantizer:
         self.reduce_range = int8_products_saturate()
         self._source, self._method = source, _METHODS[method]
         self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
-        self._pooling = pooling_products(onnx.load(str(source)).graph)  # no weights, and nearly no time
+        graph = onnx.load(str(source)).graph
+        # Neither has weights of any size, and both take nearly no time.
+        self._left_out = [*pooling_products(graph), *token_type_lookups(graph)]
 
     def without(self, nodes: Sequence[str], target: Path) -> None:
         """Quantize all nodes except ``nodes``."""
@@ -105,7 +108,7 @@ class _Quantizer:
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS,
                 nodes_to_quantize=list(nodes),
-                nodes_to_exclude=[*excluded, *self._pooling],
+                nodes_to_exclude=[*excluded, *self._left_out],
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 reduce_range=self.reduce_range,
@@ -149,8 +152,8 @@ def quantize_static_onnx(
     Args:
         source: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
         target: as for :func:`~distiltune.export.variants.dynamic.quantize_onnx`.
-        rows: token ids [L] of texts; ranges are calibrated on texts of the most frequent length, because ONNX Runtime
-            stacks the values it collects, and would include padding.
+        rows: token ids of texts, as ``rows.Rows``; ranges are calibrated on texts of the most frequent length, because
+            ONNX Runtime stacks the values it collects, and would include padding.
         method: minmax: the whole range; percentile: without the 0.001 % farthest out; entropy: the range that
             changes the distribution least.
         max_error: error of the logits on training texts, as a share of their variance, above which parts are left out.
@@ -186,5 +189,5 @@ def quantize_static_onnx(
 
 
 def _of_one_length(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-    [(length, _)] = Counter(len(row) for row in rows).most_common(1)
-    return spread([row for row in rows if len(row) == length], MOST_TEXTS)
+    [(length, _)] = Counter(len(ids_of(row)) for row in rows).most_common(1)
+    return spread([row for row in rows if len(ids_of(row)) == length], MOST_TEXTS)

@@ -236,7 +236,7 @@ def _searcher(setup: SearchSetup) -> StudySearcher | None:
     config = setup.config
     if not _is_searched(config):
         return None
-    num_side_by_side = side_by_side(config, setup.num_slots)
+    num_side_by_side = side_by_side(config, setup.num_slots, on_gpus=setup.settings.use_gpu)
     return StudySearcher(
         config.space,
         objectives=config.all_objectives,

@@ -15,6 +15,8 @@ RAY_WORKER_ENV = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # torch then counts GPUs without initialising CUDA, so that a worker can be given its GPU afterwards.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 _NAMES = {"CPU": "CPUs", "GPU": "GPUs"}
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import ConfigError, shown
 from ...progress import ReportProgress
 from ...storage.store import Store
 from ...training.distillation.config import TrainingConfig
-from ...training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL, LossTerm, section_paths
 from ..config import SearchConfig
 from ..trial.inputs import TrialInputs, TrialSettings
+from ..trial.packing import AUTO
 from ..trial_record import TrialRecord, is_trial_name
 from .nodes import RAY_WORKER_ENV, check_fits, num_places
 
@@ -34,9 +35,12 @@ def run_search(
     tensorboard: str,
     logs: str,
     cpus_per_trial: float,
-    gpus_per_trial: float,
+    gpus_per_trial: float | Literal["auto"],
     custom_per_trial: dict[str, float] | None = None,
     processes_per_trial: int = 1,
+    measure_packing: bool = False,
+    mps: Mapping[str, str] | None = None,
+    checkpoint_every_s: float = 0.0,
     known: list[TrialRecord] | None = None,
     journal: str | None = None,
     report: ReportProgress | None = None,
@@ -59,9 +63,13 @@ def run_search(
         tensorboard: Key of the event files; one TensorBoard run per trial, named after it.
         logs: Key of the trials' logs, each named after its trial.
         cpus_per_trial: CPUs of a trial; rounded down, and at least 1, also its threads.
-        gpus_per_trial: GPUs of a trial, possibly a fraction; 0 trains on the CPU.
+        gpus_per_trial: GPUs of a trial, possibly a fraction; 0 trains on the CPU; ``auto`` packs as many trials on a
+            GPU as its memory and the CPUs of its node allow.
         custom_per_trial: Ray's custom resources of a trial, by name.
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
+        measure_packing: With ``gpus_per_trial: auto``, also measure how many trials side by side are fastest.
+        mps: Directory of the Multi-Process Service of each node that has one, by the node's id.
+        checkpoint_every_s: Seconds after which an epoch gets a checkpoint though it is not the best; 0: every epoch.
         known: Trials of an earlier search for a warm start, accepted by ``warm_start.check_fits``.
         journal: Key of an Optuna journal of the trials that have ended; None writes none.
         report: Called at each start, epoch and end of a trial, in this process; the values are those of
@@ -79,8 +87,8 @@ def run_search(
     from ..space.students import without_misfits
     from ..space.validation import check_space
     from ..trial.events import write_experiment
-    from ..trial.gpu import fit_gpu
     from .experiment import SearchSetup, run_trials
+    from .gpu_sharing import heaviest_trials, largest_batch, share_gpus
     from .mirroring import mirrored
 
     check_space(config, training, task=inputs.task, metric=inputs.metric)
@@ -90,8 +98,11 @@ def run_search(
     check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
+    if gpus_per_trial == AUTO and processes_per_trial > 1:
+        gpus_per_trial = 1.0  # each process has one of its own
     if check_resources:
-        needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial, **(custom_per_trial or {})}
+        gpus = 1.0 if gpus_per_trial == AUTO else gpus_per_trial
+        needs = {"CPU": cpus_per_trial, "GPU": gpus, **(custom_per_trial or {})}
         check_fits("resources.trial", needs, processes_per_trial)
     also = tuple(named_metrics(config, inputs.task))
     goals = (inputs.goal, *also)
@@ -107,14 +118,23 @@ def run_search(
         tensorboard=tensorboard,
         logs=logs,
         num_threads=max(1, int(cpus_per_trial)),
-        use_gpu=gpus_per_trial > 0,
+        use_gpu=gpus_per_trial == AUTO or gpus_per_trial > 0,
         num_processes=processes_per_trial,
         also=also,
+        checkpoint_every_s=checkpoint_every_s,
+        mps=mps or {},
     )
-    if 0 < gpus_per_trial < 1:
-        used = inputs if _runs_teacher(config, training) else replace(inputs, teacher=None)
-        gpus_per_trial = fit_gpu(gpus_per_trial, used, settings, _largest_batch(config, training))
-        settings = replace(settings, gpu_share=gpus_per_trial)
+    if gpus_per_trial == AUTO or 0 < gpus_per_trial < 1:
+        packing = share_gpus(
+            gpus_per_trial,
+            heaviest_trials(config, training),
+            inputs,
+            settings,
+            cpus_per_trial,
+            largest_batch(config, training),
+            measure_throughput=measure_packing,
+        )
+        gpus_per_trial, settings = packing.gpus, replace(settings, gpu_share=packing.memory_share)
     resources = {"cpu": cpus_per_trial, "gpu": gpus_per_trial, **(custom_per_trial or {})}
     num_slots = _num_slots(resources, processes_per_trial) if check_resources else num_trials
     setup = SearchSetup(config, settings, num_trials, num_slots, inputs.students, known or [])
@@ -153,35 +173,6 @@ def _clean_up(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
     return collect(ended, setup)
 
 
-def _largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
-    names = ("batch_size", "per_device_train_batch_size")
-    of_kinds = [training.of_kind(kind).batch_size for kind in (None, *training.by_kind)]
-    fixed = [max(of_kinds), *(training.arguments[name] for name in names if name in training.arguments)]
-    searched = [max(config.space[name].end_values()) for name in names if name in config.space]
-    return int(max([fixed[-1], *searched]))
-
-
-def _runs_teacher(config: SearchConfig, training: TrainingConfig) -> bool:
-    """Return whether a trial may use a loss term that needs the teacher itself, not just its cached logits."""
-    return any(
-        _may_have_weight(term, config, training) for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL
-    )
-
-
-def _may_have_weight(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
-    name = term.path()
-    values = config.space[name].end_values()[:] if name in config.space else []
-    if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
-        section = training.losses.get(term.name)
-        if term.argument is not None:
-            values.append(training.arguments.get(name, 0))
-        elif section is not None:
-            values.append(section.weight)
-        elif any(path in config.space for path, (owner, _) in section_paths().items() if owner == term.name):
-            values.append(term.model_fields["weight"].default)
-    return any(value > 0 for value in values)
-
-
 def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str, float]) -> Any:
     from ray import tune
 
@@ -201,17 +192,27 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
     """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy.
 
-    All kinds of students share the same logits: they have the same texts in the same order.
+    All kinds of students share the same logits of texts: they have the same texts in the same order. Logits of tokens
+    are those of a kind's own tokens.
     """
     import numpy as np
 
+    from ...training.ragged import Ragged
+
     logits = {
-        kind: None if split.teacher_logits is None else np.asarray(split.teacher_logits)
+        kind: np.asarray(split.teacher_logits)
         for kind, split in inputs.train.items()
+        if isinstance(split.teacher_logits, np.ndarray)
     }
 
+    def plain(kind: str, split: LabelledSplit) -> LabelledSplit:
+        given = split.teacher_logits
+        if isinstance(given, Ragged):
+            return replace(split, teacher_logits=given.like(np.asarray(given.values)))
+        return replace(split, teacher_logits=logits.get(kind))
+
     def in_memory(train: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
-        return {kind: replace(split, teacher_logits=logits[kind]) for kind, split in train.items()}
+        return {kind: plain(kind, split) for kind, split in train.items()}
 
     respelled = {kind: replace(each, train=in_memory(each.train)) for kind, each in inputs.respelled.items()}
     return replace(inputs, train=in_memory(inputs.train), respelled=respelled)

@@ -15,6 +15,9 @@ from ..student_arguments import is_student_argument, student_arguments
 if TYPE_CHECKING:
     import optuna
 
+    from ...training.distillation.config import TrainingConfig
+    from ...training.distillation.losses.base import LossTerm
+
 
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
@@ -131,3 +134,20 @@ def by_condition(space: Mapping[str, Parameter]) -> list[str]:
         ordered += ready
         left = [name for name in left if name not in ready]
     return ordered
+
+
+def may_have_weight(term: type[LossTerm], config: SearchConfig, training: TrainingConfig) -> bool:
+    """Return whether a term of the loss has weight in some trial."""
+    from ...training.distillation.losses.base import section_paths
+
+    name = term.path()
+    values = config.space[name].end_values()[:] if name in config.space else []
+    if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
+        section = training.losses.get(term.name)
+        if term.argument is not None:
+            values.append(training.arguments.get(name, 0))
+        elif section is not None:
+            values.append(section.weight)
+        elif any(path in config.space for path, (owner, _) in section_paths().items() if owner == term.name):
+            values.append(term.model_fields["weight"].default)
+    return any(value > 0 for value in values)

@@ -28,18 +28,19 @@ restored_searchers: list[StudySearcher] = []
 """Searchers that Tune has restored, and that have not been reconciled with its trials yet."""
 
 
-def side_by_side(config: SearchConfig, num_slots: int) -> int:
+def side_by_side(config: SearchConfig, num_slots: int, *, on_gpus: bool = False) -> int:
     """Return how many trials run in parallel where the resources allow ``num_slots``.
 
     A sampler learns only from trials that have ended. Unless ``max_concurrent_trials`` is set, at most a quarter of
     the trials, but at least 2, run in parallel, so that it has results to learn from. If it learns from none, there is
-    nothing to wait for.
+    nothing to wait for. On GPUs it is half of the trials: GPUs that wait cost more than suggestions from fewer results.
     """
     if config.max_concurrent_trials is not None:
         return min(config.max_concurrent_trials, num_slots)
     startup = config.sampler.num_startup_trials(config.num_startup_trials, config.num_trials)
     modelled = config.num_trials > startup
-    return min(num_slots, max(2, config.num_trials // 4)) if modelled else num_slots
+    share = config.num_trials // (2 if on_gpus else 4)
+    return min(num_slots, max(2, share)) if modelled else num_slots
 
 
 def window_of(num_trials: int, num_side_by_side: int) -> int:

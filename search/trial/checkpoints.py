@@ -211,8 +211,8 @@ def thinned(
 ) -> list[SavedEpoch]:
     """Delete what is not needed of a trial's complete checkpoints, and return those that are left.
 
-    The best one keeps its model, the last one everything that resuming needs; once the trial has ended, the last one
-    keeps its record alone unless it is the best.
+    The best one keeps its model, the last one with everything that resuming needs all of it, and the last epoch its
+    record; once the trial has ended, the last one keeps its record alone unless it is the best.
 
     Args:
         store: Store of the checkpoints.
@@ -226,9 +226,10 @@ def thinned(
     """
     ordered, left = sorted(epochs, key=lambda each: each.epoch), []
     best = find_checkpoint(ordered, metric, mode)
+    resumed = find_checkpoint(each for each in ordered if each.can_be_resumed)
     for each in ordered:
         is_last = each is ordered[-1]
-        if is_last and not ended:
+        if (is_last or each is resumed) and not ended:
             left.append(each)
         elif each is best or is_last:
             left.append(_reduced(store, each, MODEL_FILES if each is best else ()))

@@ -1,21 +1,30 @@
-"""Determine how many trials share a GPU: estimate memory, measure a step, then set the fraction."""
+"""Measure on a GPU what trials of a search take: memory of their own steps, and throughput side by side."""
 
 from __future__ import annotations
 
-import logging
-import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RunFailedError
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ...storage.temporary import temporary_directory
+from ...training.data.sampling import LengthSortedSampler
+from ...training.data.tokenized import TokenizedSplit, selected
+from ...training.models.inference import KeptBatches
+from .device import own_device
+from .packing import GpuMemory
 
 if TYPE_CHECKING:
     from .inputs import TrialInputs, TrialSettings
 
-logger = logging.getLogger(__name__)
-
 _CONTEXT_BYTES = 600 * 2**20  # used by CUDA and its libraries in each process
-_USABLE = 0.92  # of a GPU's memory: the rest is lost to fragmentation
+_NUM_STEPS = 3  # the optimizer's moments are there from the first, fragments from the second
+_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -90,121 +99,72 @@ def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int =
     )
 
 
-def settled_fraction(requested: float, num_bytes: int, total_bytes: int) -> float:
-    """Return the fraction of a GPU for a trial: as requested, or more where that many trials would not fit.
+def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings) -> GpuMemory:
+    """Train some steps of a trial on its longest texts, evaluate it, and return what that took of this worker's GPU."""
+    with own_device(use_gpu=True, mps=settings.mps), temporary_directory("probe") as work:
+        (free, total), estimated = torch.cuda.mem_get_info(), 0
+        try:
+            trainer = _trainer(arguments, inputs, settings, work)
+            lengths, teacher = trainer.train_dataset.lengths, trainer.teacher_model
+            beside = 0 if teacher is None else teacher.num_parameters()
+            shape = shape_of(trainer.model, trainer.args.train_batch_size, int(lengths.max()), beside)
+            estimated = estimated_bytes(shape)
+            trainer._get_train_sampler = lambda *_: LengthSortedSampler(lengths)
+            trainer.add_callback(StepTimes(num_steps=_NUM_STEPS))
+            trainer.train()
+            _evaluate_longest(trainer, inputs.of(arguments).validation)
+        except torch.cuda.OutOfMemoryError:
+            return GpuMemory(None, free, total, estimated)
+        return GpuMemory(torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, free, total, estimated)
 
-    Args:
-        requested: Requested GPUs per trial, above 0 and below 1.
-        num_bytes: Memory of one trial, as measured.
-        total_bytes: Memory of the GPU.
 
-    Raises:
-        RunFailedError: Not even one trial fits.
-    """
-    fitting = int(_USABLE * total_bytes / num_bytes)
-    needs = f"a trial needs {num_bytes / 2**20:,.0f} MiB of a GPU's {total_bytes / 2**20:,.0f} MiB"
-    if fitting < 1:
-        raise RunFailedError(
-            f"{needs}; lower training.batch_size or training.max_length, or choose a smaller student"
-        )
-    wanted = math.floor(1 / requested + 1e-6)
-    if wanted <= fitting:
-        return requested
-    settled = math.floor(1e4 / fitting) / 1e4  # Ray counts in ten-thousandths
-    logger.warning(
-        "%s: %d trials share a GPU instead of %d, as resources.trial.gpu %g requests",
-        needs,
-        fitting,
-        wanted,
-        requested,
+def measure_steps(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings) -> list[float]:
+    """Train a trial for some seconds, and return the moment of each step's end."""
+    times = StepTimes(seconds=_SECONDS)
+    with own_device(use_gpu=settings.use_gpu, mps=settings.mps), temporary_directory("probe") as work:
+        trainer = _trainer(arguments, inputs, settings, work)
+        trainer.add_callback(times)
+        trainer.train()
+    return times.moments
+
+
+def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path) -> Any:
+    """Return the trainer that a trial with these arguments has: its precision, its optimizer, its texts."""
+    from transformers.trainer_utils import SaveStrategy
+
+    from .run import make_trainer
+
+    trainer = make_trainer(dict(arguments), inputs.of(arguments), settings, work)
+    trainer.args.save_strategy = SaveStrategy.NO
+    return trainer
+
+
+def _evaluate_longest(trainer: Any, split: TokenizedSplit) -> None:
+    """Evaluate the longest texts of a split, as many as an evaluation step has."""
+    size = trainer.args.per_device_eval_batch_size
+    longest = np.argsort(-split.lengths, kind="stable")[:size]
+    KeptBatches(selected(split, longest.tolist()), size, trainer.data_collator.pad_token_id).logits(
+        trainer.model
     )
-    return settled
 
 
-def fit_gpu(requested: float, inputs: TrialInputs, settings: TrialSettings, batch_size: int) -> float:
-    """Return the fraction of a GPU for a trial, from the memory of every student, measured on a GPU of the cluster.
+class StepTimes(TrainerCallback):
+    """Note when steps end, and stop a training after some of them.
 
     Args:
-        requested: Requested GPUs per trial, above 0 and below 1.
-        inputs: The texts and students.
-        settings: Settings that all trials share.
-        batch_size: Largest batch size of the space.
-
-    Raises:
-        RunFailedError: Not even one trial fits.
+        num_steps: Least number of steps.
+        seconds: Least time in seconds.
     """
-    import ray
 
-    if ray.cluster_resources().get("GPU", 0) < 1:
-        logger.warning("there is no GPU yet: it is not measured whether %g trials fit on one", 1 / requested)
-        return requested
-    probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_step)
-    fraction = requested
-    for student in inputs.students.values():
-        found = ray.get(probe.remote(student.key, inputs, settings, batch_size))
-        if found is None:
-            logger.warning(
-                "CUDA is not available on a node with a GPU: the memory of a trial is not measured"
-            )
-            return requested
-        estimated, measured, total = found
-        if measured is None:
-            raise RunFailedError(
-                f"a training step of {batch_size} texts does not fit on a GPU of {total / 2**20:,.0f} MiB "
-                f"(estimated: {estimated / 2**20:,.0f} MiB); lower training.batch_size or training.max_length, or "
-                "choose a smaller student"
-            )
-        logger.info("a trial needs %.0f MiB of a GPU (estimated: %.0f)", measured / 2**20, estimated / 2**20)
-        fraction = max(fraction, settled_fraction(requested, measured, total))
-    return fraction
+    def __init__(self, num_steps: int = 1, seconds: float = 0.0) -> None:
+        self._num_steps, self._seconds = num_steps, seconds
+        self.moments: list[float] = []
+        """End of each step, in seconds since the epoch, a clock that the processes of a node share."""
 
-
-def measure_step(
-    student: str, inputs: TrialInputs, settings: TrialSettings, batch_size: int
-) -> tuple[int, int | None, int] | None:
-    """Measure memory on a GPU, in bytes: (estimate of a step, peak of two steps and an evaluation, GPU's total).
-
-    The batches have the longest texts. The peak is None if the GPU ran out of memory; returns None without CUDA.
-    """
-    import numpy as np
-    import torch
-
-    from ...training import tasks
-    from ...training.checkpoints.load import load_model
-    from ...training.compression.quantization_aware import FakeQuantized
-
-    if not torch.cuda.is_available():
-        return None
-
-    def load(key: str) -> Any:
-        return load_model(settings.store.fetch(key), task=tasks.get(inputs.task))
-
-    model, teacher = load(student).train(), None if inputs.teacher is None else load(inputs.teacher).eval()
-    if settings.training.quantization_aware is not None:
-        FakeQuantized(model, settings.training.quantization_aware)
-    total = torch.cuda.get_device_properties(0).total_memory
-    texts = [inputs, *inputs.respelled.values()]
-    length = max(int(np.max(split.tokens.lengths)) for each in texts for split in each.train.values())
-    ids = torch.randint(5, 100, (batch_size, length), device="cuda")
-    shape = shape_of(model, batch_size, length, 0 if teacher is None else teacher.num_parameters())
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    longest = max(int(np.max(each.validation.lengths)) for each in texts)
-    evaluated = torch.randint(5, 100, (settings.training.eval_batch_size, longest), device="cuda")
-    try:
-        for each in filter(None, (model, teacher)):
-            each.cuda()
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        for _ in range(2):
-            with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = model(**batch).logits.float().logsumexp(-1).mean()
-                if teacher is not None:
-                    with torch.no_grad():
-                        teacher(**batch, output_hidden_states=True)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        with torch.inference_mode():
-            model.eval()(evaluated)
-    except torch.cuda.OutOfMemoryError:
-        return estimated_bytes(shape), None, total
-    return estimated_bytes(shape), torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, total
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Wait for the device, note the time, and stop once all was measured."""
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.moments.append(time.time())
+        lasted = self.moments[-1] - self.moments[0] >= self._seconds
+        control.should_training_stop = lasted and len(self.moments) >= self._num_steps

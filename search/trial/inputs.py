@@ -112,6 +112,8 @@ class TrialSettings:
         gpu_share: A trial's share of the memory of a GPU that several trials share. A trial that exceeds it fails
             without affecting the others.
         also: Metrics of the task that the search names, and that are therefore measured after every epoch.
+        checkpoint_every_s: Seconds after which an epoch gets a checkpoint though it is not the best; 0: every epoch.
+        mps: Directory of the Multi-Process Service of each node that has one, by the node's id.
     """
 
     training: TrainingConfig
@@ -126,6 +128,8 @@ class TrialSettings:
     num_processes: int = 1
     gpu_share: float = 1.0
     also: tuple[str, ...] = ()
+    checkpoint_every_s: float = 0.0
+    mps: Mapping[str, str] = field(default_factory=dict)
 
     def training_of(self, arguments: Mapping[str, Any]) -> TrainingConfig:
         """Return the ``training`` section of a trial with these arguments: that of its kind of student."""

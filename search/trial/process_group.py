@@ -119,7 +119,7 @@ def _environment(member: GroupMember) -> dict[str, str]:
     environment = {
         "RANK": str(member.rank),
         "WORLD_SIZE": str(member.num_processes),
-        # Ray makes only its own GPU visible to each process, so each is local rank 0.
+        # Each process sees only its own GPU (``own_device``), which is number 0, so each is local rank 0.
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": member.host,
@@ -127,10 +127,12 @@ def _environment(member: GroupMember) -> dict[str, str]:
         # Otherwise accelerate sets the number of threads itself.
         "OMP_NUM_THREADS": str(member.num_threads),
     }
-    # By default gloo uses the address of the host name, which other nodes often cannot reach.
+    # By default gloo uses the address of the host name, and NCCL the first interface, which other nodes often cannot
+    # reach. NCCL takes the text as a prefix unless it begins with "=".
     interface = _interface(get_node_ip_address())
     if interface is not None:
-        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", interface)
+        for name, value in (("GLOO_SOCKET_IFNAME", interface), ("NCCL_SOCKET_IFNAME", f"={interface}")):
+            environment[name] = os.environ.get(name, value)
     return environment
 
 

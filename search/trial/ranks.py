@@ -18,6 +18,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ...storage.temporary import TemporaryDirectory
+from .device import own_device
 from .inputs import TrialInputs
 from .process_group import GroupMember, TCPStore, abort, all_arrived, arrive, joined, listen
 
@@ -229,7 +230,7 @@ class Rank:
     def train(self, member: GroupMember, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Join the process group, and train."""
         torch.set_num_threads(member.num_threads)
-        with joined(member, arrive(member)):
+        with own_device(use_gpu=member.use_gpu), joined(member, arrive(member)):
             function(*arguments, self._work.path)
 
     def clear(self) -> None:

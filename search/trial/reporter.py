@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ...errors import DistiltuneError, StorageError, first_line
 from ...training import tasks
-from ...training.data.tokenized import TokenizedSplit
 from ...training.distillation.losses.base import with_sections
-from ...training.models.inference import logits_of_batches
+from ...training.distillation.trainer import DistillationTrainer
+from ...training.models.inference import KeptBatches
+from ...training.ragged import flat
 from ...training.tasks import title_of
 from ..space.space import THRESHOLD_METRIC, VALIDATION, metrics_of
 from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, upload_record, write_epoch
@@ -88,6 +89,11 @@ class EpochReporter(TrainerCallback):
         self._logged: list[tuple[int, dict[str, float]]] = []
         self._logged_step = 0
         self._num_texts = 0
+        self._evaluated: KeptBatches | None = None
+        self._measured: dict[str, float] | None = None
+        self._behind = ThreadPoolExecutor(1)  # starts a thread only if it gets work
+        self._sending: Future[SavedEpoch] | None = None
+        self._saved_at = time.monotonic()
         self._sparsity: float = before.get("sparsity", 0.0)
 
     def on_train_begin(
@@ -136,6 +142,29 @@ class EpochReporter(TrainerCallback):
             self._sparsity = shown["sparsity"] = float(logs["sparsity"])
         self._events.scalars(shown, state.global_step)
 
+    def wants_checkpoint(self, model: PreTrainedModel, args: TrainingArguments, state: TrainerState) -> bool:
+        """Return whether the epoch that has ended gets a checkpoint to resume from.
+
+        With ``checkpoint_every_s`` these are the first one, the last, those that are the best so far, and one when so
+        many seconds have passed. The epoch is then evaluated before its checkpoint is written, which is uploaded while
+        the next one trains.
+        """
+        self.settle()
+        settings = self._settings
+        if not settings.checkpoint_every_s or settings.num_processes > 1:
+            return True
+        self._measured = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+        progress = state.global_step / state.max_steps
+        sign = 1 if settings.mode == "max" else -1
+        counts_from = settings.counts_from(state.max_steps)
+        # Before pruning is complete no epoch is selected while there are others.
+        others = [
+            value for reached, value in self._curve if (reached >= counts_from) or progress < counts_from
+        ]
+        is_best = all(sign * self._measured[settings.metric] >= sign * value for value in others)
+        is_due = time.monotonic() - self._saved_at >= settings.checkpoint_every_s
+        return is_best or is_due or progress >= 1
+
     def on_save(
         self,
         args: TrainingArguments,
@@ -146,17 +175,23 @@ class EpochReporter(TrainerCallback):
     ) -> None:
         """Evaluate while the epoch's checkpoint is uploaded to the store, complete it, and report to Tune.
 
+        Of an epoch without a checkpoint only the record is uploaded; with ``checkpoint_every_s``, after the report.
         Additional processes of the trial wait for this one at the next step.
         """
         assert model is not None
         self.epoch += 1
         directory = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
-        key = checkpoint_key(self._trial, self.epoch)
-        with ThreadPoolExecutor(1) as pool:
-            sent = pool.submit(upload_files, self._settings.store, directory, key)
-            metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
-            sent.result()
+        key, is_saved = checkpoint_key(self._trial, self.epoch), directory.is_dir()
+        directory.mkdir(exist_ok=True)
+        self._saved_at = time.monotonic() if is_saved else self._saved_at
+        metrics, self._measured = self._measured, None
+        is_sent = metrics is None
+        if metrics is None:
+            with ThreadPoolExecutor(1) as pool:
+                sent = pool.submit(upload_files, self._settings.store, directory, key)
+                metrics = {**self._train_metrics(args), **self._validation_metrics(model, args)}
+                sent.result()
         metrics["sparsity"] = self._sparsity
         better = max if self._task.metric_mode(self._inputs.goal) == "max" else min
         reached = metrics[f"{VALIDATION}{self._inputs.goal}"]
@@ -181,16 +216,45 @@ class EpochReporter(TrainerCallback):
             "saved_at": time.time(),
             "failure": "",
         }
-        write_epoch(directory, {"epoch": self.epoch, "step": state.global_step, "metrics": reported})
+        record = {"epoch": self.epoch, "step": state.global_step, "metrics": reported}
+        record = record if is_saved else {**record, "reduced": True}
         self._log(self._line(metrics))
-        self._complete(directory, key, ended=progress >= 1)
+        if is_sent or progress >= 1:
+            self._keep(self._send(directory, key, record, is_sent=is_sent), ended=progress >= 1)
+        else:
+            self._sending = self._behind.submit(self._send, directory, key, record, is_sent=False)
         tune.report(reported)
 
-    def _complete(self, directory: Path, key: str, *, ended: bool) -> None:
-        """Upload the record of a checkpoint, and delete what is no longer needed of all checkpoints."""
-        settings = self._settings
-        self._saved.append(upload_record(settings.store, directory, key))
+    def settle(self) -> None:
+        """Wait until the checkpoint that is uploaded while an epoch trains is complete.
+
+        Raises:
+            StorageError: The upload failed.
+        """
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            self._keep(sending.result(), ended=False)
+
+    def close(self) -> None:
+        """Settle, and end the thread of uploads."""
+        try:
+            self.settle()
+        finally:
+            self._behind.shutdown()
+
+    def _send(self, directory: Path, key: str, record: dict[str, Any], *, is_sent: bool) -> SavedEpoch:
+        """Upload a checkpoint's files, unless they are in the store, then its record, and delete it here."""
+        if not is_sent:
+            upload_files(self._settings.store, directory, key)
+        write_epoch(directory, record)
+        saved = upload_record(self._settings.store, directory, key)
         shutil.rmtree(directory, ignore_errors=True)
+        return saved
+
+    def _keep(self, saved: SavedEpoch, *, ended: bool) -> None:
+        """Add a checkpoint, and delete what is no longer needed of all of them."""
+        settings = self._settings
+        self._saved.append(saved)
         with suppress(StorageError):  # retried after the next epoch, or at the end of the search
             self._saved = thinned(
                 settings.store.once, self._saved, settings.metric, settings.mode, ended=ended
@@ -225,15 +289,19 @@ class EpochReporter(TrainerCallback):
 
     def _validation_metrics(self, model: PreTrainedModel, args: TrainingArguments) -> dict[str, float]:
         split = self._inputs.validation
-        logits = _predict(model, split, args.per_device_eval_batch_size)
-        if not np.isfinite(logits).all():
+        if self._evaluated is None:
+            pad = int(model.config.pad_token_id or 0)
+            self._evaluated = KeptBatches(split, args.per_device_eval_batch_size, pad)
+        logits = self._evaluated.logits(model)
+        if not np.isfinite(flat(logits)).all():
             raise TrialFailedError(
                 f"the student's logits are not finite after epoch {self.epoch} "
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
         task = self._task
-        labels = task.known_labels(split.labels, logits.shape[-1])
-        loss = task.hard_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+        values = flat(logits)
+        labels = flat(task.known_labels(split.labels, values.shape[-1]))
+        loss = task.hard_loss(torch.from_numpy(values), torch.from_numpy(labels))
         found = task.measured(
             task.predictions(logits),
             split.labels,
@@ -245,6 +313,16 @@ class EpochReporter(TrainerCallback):
         if self._inputs.accuracy_with_threshold is not None:
             metrics[THRESHOLD_METRIC] = self._inputs.accuracy_with_threshold(logits, split.labels)
         return {"validation_loss": float(loss), **metrics}
+
+
+class ReportedTrainer(DistillationTrainer):
+    """A trainer that asks the reporter of its trial whether an epoch gets a checkpoint."""
+
+    reporter: EpochReporter | None = None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.reporter is None or self.reporter.wants_checkpoint(self._bare_model(), self.args, self.state):
+            super()._save_checkpoint(model, trial)
 
 
 def failure_metrics(
@@ -263,15 +341,3 @@ def failure_metrics(
         reason = f"{type(error).__name__}: {reason}"
     names = metrics_of(task, also, with_threshold=with_threshold)
     return {**dict.fromkeys(names, 0.0), "failure": reason}
-
-
-@torch.no_grad()
-def _predict(model: PreTrainedModel, split: TokenizedSplit, batch_size: int) -> np.ndarray:
-    """Return logits float32[N, C] of a split, in its order; in 32 bits, as the checkpoint will be used."""
-    order = np.argsort(split.lengths, kind="stable")
-    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    logits = np.empty((len(split), int(model.config.num_labels or 0)), dtype=np.float32)
-    pad = int(model.config.pad_token_id or 0)
-    for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad):
-        logits[rows] = found.float().cpu().numpy()
-    return logits

@@ -30,19 +30,22 @@ from ...training.distillation.arguments import arguments_from_config
 from ...training.distillation.callbacks import callbacks_of
 from ...training.distillation.losses.base import NEED_TEACHER_MODEL, needs_of, terms_of
 from ...training.distillation.trainer import DistillationTrainer
+from ...training.machine import describe_device
 from ...training.models.first_token import first_token_in_last_layer
 from ...training.models.trainable_embedding_rows import train_used_rows
 from ..space.batches import part_of_batch
 from ..space.space import is_training_argument
 from ..trial_record import trial_name
 from .checkpoints import SavedEpoch, delete_checkpoints, download_checkpoint, saved_epochs
+from .device import own_device
 from .events import TrialEvents
 from .inputs import TrialInputs, TrialSettings
 from .integrity import last_intact
 from .log import trial_log
+from .precision import precision_of, settled_bf16
 from .process_group import KeepStep
 from .ranks import SharedInputs, data_parallel, opened
-from .reporter import EpochReporter, LastSaveIsModel, failure_metrics
+from .reporter import EpochReporter, LastSaveIsModel, ReportedTrainer, failure_metrics
 
 _BEGUN = "begun.json"  # arguments and training configuration of the trial in this folder
 
@@ -71,8 +74,9 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
     with (
         trial_log(settings.store, f"{settings.logs}/{trial_id}") as log,
         temporary_directory("trial") as work,
+        own_device(use_gpu=settings.use_gpu, mps=settings.mps),
     ):
-        log(f"trial {trial_id} on {_where()}")
+        log(f"trial {trial_id} on {_where()}, {describe_device(use_gpu=settings.use_gpu)}")
         log(f"arguments: {json.dumps(config['arguments'])}")
         _run(trial_id, config["arguments"], inputs, settings, work, log)
         log("the trial ended")
@@ -108,8 +112,13 @@ def _run(
             ):
                 inputs = opened(inputs).of(arguments)
                 trainer = make_trainer(arguments, inputs, settings, work)
-                trainer.add_callback(EpochReporter(trial, inputs, settings, events, log, saved))
-                _train(trainer, settings.store, key, work)
+                log(f"precision: {precision_of(trainer.args)}")
+                trainer.reporter = EpochReporter(trial, inputs, settings, events, log, saved)
+                trainer.add_callback(trainer.reporter)
+                try:
+                    _train(trainer, settings.store, key, work)
+                finally:
+                    trainer.reporter.close()  # also if it is stopped inside a report
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
@@ -144,7 +153,7 @@ def _train(trainer: DistillationTrainer, store: Store, key: str | None, work: Pa
 
 def make_trainer(
     arguments: dict[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path
-) -> DistillationTrainer:
+) -> ReportedTrainer:
     """Create the trainer of a process of the trial; each batch is split among the processes."""
     if settings.use_gpu and settings.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
@@ -159,7 +168,10 @@ def make_trainer(
         "use_cpu": not settings.use_gpu,
     }
     searched = {name: value for name, value in arguments.items() if is_training_argument(name)}
-    args = arguments_from_config(settings.training_of(arguments), str(work), **{**searched, **own})
+    training = settings.training_of(arguments)
+    if not {"bf16", "fp16"} & (searched.keys() | training.arguments.keys()):
+        own["bf16"] = settled_bf16(settings.store, settings.experiment, use_gpu=settings.use_gpu)
+    args = arguments_from_config(training, str(work), **{**searched, **own})
     train = inputs.trained_on(arguments)
     num_steps = sum(map(len, train)) / (args.train_batch_size * args.gradient_accumulation_steps)
     args.logging_steps = max(1, round(num_steps / 10))
@@ -183,12 +195,12 @@ def make_trainer(
     callbacks += [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
     callbacks += callbacks_of(settings.training.model_copy(update={"pruning": pruning}))
-    trainer = DistillationTrainer(
+    trainer = ReportedTrainer(
         model=model,
         args=args,
         teacher_model=teacher,
         train_dataset=JoinedDataset(train, with_teacher="teacher_logits" in needs),
-        data_collator=DistillationCollator(_pad_token_id(model)),
+        data_collator=DistillationCollator(_pad_token_id(model), args.pad_to_multiple_of),
         callbacks=callbacks,
         task=task,
     )

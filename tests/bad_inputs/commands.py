@@ -23,6 +23,9 @@ GOOD_ARGUMENTS = {
     "trial": "0007",
     "to": "pulled/copy",  # a folder of pull, and a repository of push
     "data": "data/test.csv",
+    "texts": "data/test.csv",  # those of label, whose other two are options
+    "teacher": "checkpoint",
+    "out": "labels.csv",
 }
 
 

@@ -231,6 +231,34 @@ OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
     "blank-number": ("regression", "text,label\na,\nb,2\n", {}, ("data/train.csv", "label is")),
     "equal": ("regression", "text,label\na,2\nb,2\n", {}, ("data/train.csv", "label")),
     "separated": ("regression", CSV, {"label_separator": ";"}, ("data.label_separator",)),
+    "unaligned": (
+        "token_classification",
+        "text,label\na b,B-x O\nc d,O\n",
+        {},
+        ("data/train.csv", "1 tags for 2 tokens"),
+    ),
+    "no-iob": ("token_classification", "text,label\na b,NN VB\n", {}, ("data/train.csv", "'NN'", "B-TYPE")),
+    "span-outside": (
+        "token_classification",
+        'text,label\na b,"[[0, 9, ""x""]]"\n',
+        {},
+        ("data/train.csv", "0 to 9"),
+    ),
+    "spans-overlap": (
+        "token_classification",
+        'text,label\na b,"[[0, 3, ""x""], [2, 3, ""y""]]"\n',
+        {},
+        ("data/train.csv", "overlap"),
+    ),
+    "half-a-span": ("token_classification", 'text,label\na b,"[[0, 3"\n', {}, ("data/train.csv", "label is")),
+    "no-entity": ("token_classification", "text,label\na b,O O\nc,O\n", {}, ("data/train.csv", "entity")),
+    "one-name": ("token_classification", CSV, {}, ("data/train.csv",)),
+    "tags-in-columns": (
+        "token_classification",
+        CSV,
+        {"label_columns": ["text", "label"]},
+        ("data.label_columns",),
+    ),
     "one-of-several": ("single_label", CSV, {"label_columns": ["text", "label"]}, ("data.label_columns",)),
 }
 

@@ -13,7 +13,7 @@ from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.data.config import DataConfig
 from distiltune.training.pretraining.config import PretrainingConfig
 from distiltune.training.student.config import StudentConfig
-from distiltune.training.teacher.config import FineTuneConfig, TeacherConfig
+from distiltune.training.teacher.config import FineTuneConfig, LogitsFileConfig, TeacherConfig
 
 from .case import SECRET, Case
 from .damages import Damage, fifo, folder, link, write
@@ -43,6 +43,10 @@ def _more(path: str) -> dict[str, Any]:
     return made
 
 
+def _logits(path: str) -> dict[str, Any]:
+    return job(teacher={"logits": path}, student={"kind": "static"})
+
+
 def _pretraining(path: str) -> dict[str, Any]:
     return job(student={"layers": [0], "pretraining": {"checkpoint": path}})
 
@@ -53,6 +57,7 @@ FILES: tuple[tuple[Field, str, Place], ...] = (
     (field(DataConfig, "validation"), "bad.jsonl", partial(_split, "validation")),
     (field(DataConfig, "test"), "bad.parquet", partial(_split, "test")),
     (field(UnlabelledConfig, "path"), "bad.txt", _more),
+    (field(LogitsFileConfig, "path"), "bad.csv", _logits),
 )
 FOLDERS: tuple[tuple[Field, str, Place], ...] = (
     (field(DataConfig, "dataset"), "./bad", _hub),

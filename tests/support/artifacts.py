@@ -16,8 +16,8 @@ WIDTH, HIDDEN, MAX_LENGTH = 16, 32, 24
 TEXTS = ["open early red", "close late", "blue unable open close early"]
 
 
-def tiny_graph() -> onnx.ModelProto:
-    """Token rows [B, S, 16] → 32 wide → the first token's 3 logits."""
+def tiny_graph(*, reads_types: bool = False) -> onnx.ModelProto:
+    """Token rows [B, S, 16], with ``reads_types`` plus those of token types → 32 wide → the first token's 3 logits."""
     rng = np.random.default_rng(0)
     weights = {
         "table": rng.normal(size=(len(PIECES), WIDTH)),
@@ -36,10 +36,18 @@ def tiny_graph() -> onnx.ModelProto:
         helper.make_node("Gather", ["positive", "first_token"], ["pooled"], axis=1),
         helper.make_node("MatMul", ["pooled", "outer"], ["logits"]),
     ]
+    names = ["input_ids"]
+    if reads_types:
+        names.append("token_type_ids")
+        kinds = np.random.default_rng(1).normal(size=(2, WIDTH)).astype(np.float32)
+        constants.append(numpy_helper.from_array(kinds, "kinds"))
+        nodes[0] = helper.make_node("Gather", ["table", "input_ids"], ["words"])
+        nodes.insert(1, helper.make_node("Gather", ["kinds", "token_type_ids"], ["of_kind"]))
+        nodes.insert(2, helper.make_node("Add", ["words", "of_kind"], ["rows"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
         constants,
     )
@@ -49,7 +57,8 @@ def tiny_graph() -> onnx.ModelProto:
 def tiny_artifact(directory: Path, **config) -> Path:
     """Write graph, tokenizer and configuration into a new ``directory``; returns it."""
     directory.mkdir(parents=True)
-    onnx.save_model(tiny_graph(), str(directory / "model.onnx"))
+    graph = tiny_graph(reads_types=config.get("takes_pairs", False))
+    onnx.save_model(graph, str(directory / "model.onnx"))
     pieces = {piece: number for number, piece in enumerate(PIECES)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

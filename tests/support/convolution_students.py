@@ -1,5 +1,6 @@
 """Tiny students without attention, made in a moment and deterministic."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,36 @@ from models import tiny_data
 
 from distiltune.training.checkpoints.load import save_checkpoint
 from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
+from distiltune.training.models.static import StaticConfig, StaticForSequenceClassification
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
 LABELS = [f"label_{n}" for n in range(4)]
+_SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "classifier_size": 12}
+_DRAWN: dict[str, Any] = {
+    "initializer_range": 0.5,
+    "id2label": dict(enumerate(LABELS)),
+    "label2id": {name: n for n, name in enumerate(LABELS)},
+}
 
 
 def convolution(seed: int = 0, **shape: Any) -> ConvolutionForSequenceClassification:
     """A convolution with random weights and statistics of its batch norm, in evaluation mode."""
-    sizes = {"vocab_size": 60, "hidden_size": 8, "num_filters": 6, "block_size": 10, "classifier_size": 12}
-    config = ConvolutionConfig(
-        **{**sizes, **shape},
-        initializer_range=0.5,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: n for n, name in enumerate(LABELS)},
-    )
+    config = ConvolutionConfig(**{**_SIZES, "num_filters": 6, "block_size": 10, **shape}, **_DRAWN)
+    return _made(seed, lambda: ConvolutionForSequenceClassification(config))
+
+
+def static(seed: int = 0, **shape: Any) -> StaticForSequenceClassification:
+    """A weighted mean of word pieces, likewise."""
+    config = StaticConfig(**{**_SIZES, **shape}, **_DRAWN)
+    model = _made(seed, lambda: StaticForSequenceClassification(config))
+    model.get_input_embeddings().weight.data[config.vocab_size :] *= 20  # of pairs as large as of pieces
+    return model
+
+
+def _made(seed: int, make: Callable[[], Any]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ConvolutionForSequenceClassification(config).eval()
+        model = make().eval()
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or name.startswith("norm."):
                 parameter.data += 0.3 * torch.randn_like(parameter)

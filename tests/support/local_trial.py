@@ -26,6 +26,7 @@ def run_here(
     name: str = "one",
     metric: tuple[str, str] = ("validation_accuracy", "max"),
     report: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    checkpoint_every_s: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Run trial 0 of the search called ``name`` in a store, and return what it reported.
 
@@ -37,6 +38,7 @@ def run_here(
         name: A trial of the same name is resumed.
         metric: Metric and direction by which the best epoch is kept; ``LAST`` keeps the last.
         report: Called with each report; may raise to interrupt the trial.
+        checkpoint_every_s: As in the job.
     """
     from distiltune.search.trial import run
 
@@ -44,7 +46,9 @@ def run_here(
     store, reported = Store(str(directory)), []
     folders = f"{name}/search", f"{name}/tensorboard", f"{name}/logs"
     store.write(f"{name}/search/here", b"")  # the driver has made the folder
-    settings = TrialSettings(training, *metric, store, *folders, 1, use_gpu=False)
+    settings = TrialSettings(
+        training, *metric, store, *folders, 1, use_gpu=False, checkpoint_every_s=checkpoint_every_s
+    )
 
     def add(metrics: dict[str, Any]) -> None:
         reported.append(metrics)

@@ -170,14 +170,14 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     """Return the linear layer whose row i gives logit i.
 
     Args:
-        model: A sequence classifier.
+        model: A classifier of texts or of tokens.
         key: The parameter that names the model, for the error message.
 
     Raises:
         ModelError: The structure of its head is not supported.
     """
     family, modules = find_family(model), dict(model.named_modules())
-    for place in _USUAL_PLACES if family is None else (family.classifier,):
+    for place in _USUAL_PLACES if family is None else (family.classifier, family.token_classifier):
         if isinstance(head := modules.get(place), nn.Linear):
             return head
     raise ModelError(

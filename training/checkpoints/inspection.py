@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...errors import ModelError, first_line
 from ..models.families import first_position
 from ..models.structured_pruning import classifier_class
-from ..tasks import SINGLE_LABEL, Task
+from ..tasks import SINGLE_LABEL, TASKS, Task
 from .config_file import read_config
 from .load import check_max_length, has_own_head, load_tokenizer, local_directory
 from .loading import loading
@@ -55,9 +55,10 @@ def inspect_checkpoint(
     """
     directory = local_directory(name)
     config = read_config(directory)
+    kind = classifier_class(config, task)
     if complete:
         _check_problem_type(config, task, name)
-    kind = classifier_class(config, task)
+        _check_head(config, kind, task, name)
     if (stored := wrapped_name(directory)) is not None:
         logger.warning(
             "%s: its weights were saved from a wrapped model (%s); read as %s",
@@ -116,6 +117,18 @@ def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> Pr
     small.vocab_size = (small.pad_token_id or 0) + 2
     with loading(name), torch.random.fork_rng(devices=[]):
         return classifier_class(small, task)(small)
+
+
+def _check_head(config: PreTrainedConfig, kind: Any, task: Task, name: str | Path) -> None:
+    """Reject a model whose head is another task's, which may have weights of the same names and shapes."""
+    named = config.architectures or []
+    heads = [head.__name__ for each in TASKS if (head := each.model_class(config)) is not None]
+    other = next((head for head in heads if head in named and head != kind.__name__), None)
+    if other is not None and kind.__name__ not in named:
+        raise ModelError(
+            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {kind.__name__}; use a "
+            f"checkpoint trained for that task, or fine-tune this one (teacher.fine_tune.checkpoint)"
+        )
 
 
 def _check_problem_type(config: PreTrainedConfig, task: Task, name: str | Path) -> None:

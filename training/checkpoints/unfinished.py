@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from transformers import TrainerCallback
 from ...errors import PermanentStorageError
 from ...storage.folders import new_folder
 from ...storage.store import LISTING, Store
+
+_PRECISION = "precision.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class UnfinishedTraining:
         shutil.rmtree(local, ignore_errors=True)
 
 
+def kept_in_bf16(checkpoint: Path | None) -> bool | None:
+    """Return whether the training of a checkpoint used bfloat16; None without a checkpoint, or a record in it."""
+    try:
+        content = (checkpoint / _PRECISION).read_text(encoding="utf-8") if checkpoint is not None else "null"
+        record = json.loads(content)
+    except (OSError, ValueError):
+        return None
+    return bool(record["bf16"]) if isinstance(record, dict) and "bf16" in record else None
+
+
 class KeepEpochs(TrainerCallback):
     """Keep each epoch's checkpoint, which the trainer has just saved; must be the last callback that adds files."""
 
@@ -64,5 +77,6 @@ class KeepEpochs(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Store the checkpoint, and delete the trainer's own copy."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        (folder / _PRECISION).write_text(json.dumps({"bf16": bool(args.bf16)}), encoding="utf-8")
         self._unfinished.keep(folder)
         shutil.rmtree(folder, ignore_errors=True)

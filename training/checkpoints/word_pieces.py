@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...errors import ModelError
+from ...texts import TextOrPair
 from ..models.runtime import quiet
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -86,7 +87,7 @@ def check_padding(tokenizer: Any, config: PreTrainedConfig, name: str | Path, *,
         )
 
 
-def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
+def check_known(tokenizer: Any, texts: Sequence[TextOrPair], parameter: str) -> float:
     """Reject a checkpoint whose tokenizer does not cover the script of the texts.
 
     Args:
@@ -111,7 +112,7 @@ def check_known(tokenizer: Any, texts: Sequence[str], parameter: str) -> float:
     return share
 
 
-def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
+def unknown_share(tokenizer: Any, texts: Sequence[TextOrPair]) -> float:
     """Return the share of characters, 0 to 1, that become the unknown piece.
 
     Characters are counted, not pieces, because a sentence in a script without spaces is one piece.

@@ -20,6 +20,9 @@ class UnlabelledConfig(Section):
     dataset_config: Name | None = Field(default=None, description="dataset: its configuration.")
     split: Name = Field(default="train", description="dataset: the split to read.")
     text_column: Name = Field(default="text", description="Column with the text (not for a .txt file).")
+    text_pair_column: Name | None = Field(
+        default=None, description="Column with the second text, where `data.text_pair_column` is set."
+    )
     count: Count | None = Field(default=None, description="Use only this many, sampled with `seed`.")
     seed: Seed = Field(default=0, description="Seed of that sample. Default: the job's `seed`.")
 
@@ -27,6 +30,11 @@ class UnlabelledConfig(Section):
     def _one_source(self) -> UnlabelledConfig:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("set exactly one of path and dataset")
+        if self.text_pair_column is not None and str(self.path).lower().endswith(".txt"):
+            raise ValueError(
+                f"path: {self.path!r} given, a file of one text a line, but text_pair_column is set; use a file with "
+                "columns, such as .csv or .jsonl"
+            )
         return self
 
 

@@ -11,16 +11,19 @@ from typing import TypeVar
 
 import numpy as np
 
+from ...texts import TextOrPair, parts_of
 from .rows import normalised
-from .tokenized import TokenizedSplit, example_id, from_rows
+from .tokenized import TokenizedSplit, TokenRow, example_id, from_rows
 
 _TRIES = 20  # attempts to generate a new text
 _SPLICED, _DROPPED, _MASKED = range(3)
 _Made = TypeVar("_Made")
 
 
-def splice(texts: Sequence[str], count: int, *, seed: int, known: set[str]) -> list[str]:
+def splice(texts: Sequence[TextOrPair], count: int, *, seed: int, known: set[str]) -> list[TextOrPair]:
     """Join the beginning of one text and the end of another, each cut between two words or kept whole.
+
+    Of two pairs, the first texts are joined with each other, and so are the second ones.
 
     Args:
         texts: Training texts.
@@ -31,41 +34,50 @@ def splice(texts: Sequence[str], count: int, *, seed: int, known: set[str]) -> l
     Returns:
         ``count`` texts that differ from each other and from ``known``; fewer where no more are found.
     """
-    words = [text.split() for text in texts]
+    words = [[part.split() for part in parts_of(text)] for text in texts]
 
-    def make(random: np.random.Generator) -> str:
-        first, second = (words[i] for i in random.integers(len(words), size=2))
-        head = first[: random.integers(1, len(first) + 1)]
-        tail = second[random.integers(0, len(second)) :]
-        return " ".join([*head, *tail])
+    def make(random: np.random.Generator) -> TextOrPair:
+        chosen = [words[i] for i in random.integers(len(words), size=2)]
+        made = []
+        for first, second in zip(*chosen, strict=True):
+            head = first[: random.integers(1, len(first) + 1)]
+            tail = second[random.integers(0, len(second)) :]
+            made.append(" ".join([*head, *tail]))
+        return _as_text(made)
 
     return list(_distinct(make, count, (seed, _SPLICED), normalised, known))
 
 
-def drop_words(texts: Sequence[str], count: int, *, share: float, seed: int, known: set[str]) -> list[str]:
+def drop_words(
+    texts: Sequence[TextOrPair], count: int, *, share: float, seed: int, known: set[str]
+) -> list[TextOrPair]:
     """Drop some words of training texts.
 
     Args:
-        texts: Training texts; those of one word are skipped.
+        texts: Training texts; those of one word, and pairs with one of them, are skipped.
         count: How many to generate.
-        share: Probability that a word is dropped; at least one is dropped and at least one is kept.
+        share: Probability that a word is dropped; at least one is dropped and at least one is kept, in each text of a
+            pair.
         seed: Seed of the draw.
         known: As for ``splice``.
 
     Returns:
         As for ``splice``.
     """
-    words = [split for text in texts if len(split := text.split()) > 1]
+    words = [split for text in texts if min(map(len, split := [part.split() for part in parts_of(text)])) > 1]
     if not words:
         return []
 
-    def make(random: np.random.Generator) -> str:
-        chosen = words[random.integers(len(words))]
+    def shortened(chosen: list[str], random: np.random.Generator) -> str:
         kept = random.random(len(chosen)) >= share
         for all_alike in (True, False):  # drop at least one and keep at least one
             if (kept == all_alike).all():
                 kept[random.integers(len(chosen))] = not all_alike
         return " ".join(word for word, stays in zip(chosen, kept, strict=True) if stays)
+
+    def make(random: np.random.Generator) -> TextOrPair:
+        parts = words[random.integers(len(words))]
+        return _as_text([shortened(part, random) for part in parts])
 
     return list(_distinct(make, count, (seed, _DROPPED), normalised, known))
 
@@ -92,16 +104,25 @@ def mask_pieces(
         known: Ids of existing examples, which are not generated again.
     """
 
-    def make(random: np.random.Generator) -> np.ndarray:
-        row = split.row(int(random.integers(len(split)))).copy()
+    def make(random: np.random.Generator) -> TokenRow:
+        number = int(random.integers(len(split)))
+        row = split.row(number).copy()
         pieces = np.flatnonzero(~np.isin(row, special_ids))
         masked = pieces[random.random(len(pieces)) < share]
         if not len(masked) and len(pieces):
             masked = random.choice(pieces, 1)
         row[masked] = mask_token_id
-        return row
+        return TokenRow(row, split.types(number))
 
-    return from_rows(list(_distinct(make, count, (seed, _MASKED), example_id, known)))
+    made = list(_distinct(make, count, (seed, _MASKED), lambda row: example_id(*row), known))
+    return from_rows(
+        [row.ids for row in made], types=None if split.token_types is None else [row.types for row in made]
+    )
+
+
+def _as_text(parts: Sequence[str]) -> TextOrPair:
+    """Return one part as a text, and two as a pair."""
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
 def _distinct(

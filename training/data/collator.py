@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from .tokenized import IGNORED_LABEL
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 """Columns that may hold the labels; the first that a dataset has is read."""
@@ -24,7 +25,8 @@ class DistillationCollator:
     ``token_type_ids[L]``, a label, ``teacher_logits[C]``) it returns ``input_ids[B, L]``,
     ``attention_mask[B, L]``, ``token_type_ids[B, L]`` where given, ``labels[B]`` (int64, or float32
     where they are fractions; a label of several numbers adds its shape) and
-    ``teacher_logits[B, C]`` (float32).
+    ``teacher_logits[B, C]`` (float32). What a row has for each of its tokens is padded: labels, which
+    are whole numbers then and as many as tokens in every row, with -100, ``teacher_logits[L, C]`` with 0.
     """
 
     pad_token_id: int
@@ -51,14 +53,30 @@ class DistillationCollator:
             batch["token_type_ids"] = _padded(rows, "token_type_ids", lengths, width, 0)
         label = next((name for name in LABEL_NAMES if first.get(name) is not None), None)
         if label is not None:
-            labels = np.stack([np.asarray(row[label]) for row in rows])
-            batch["labels"] = torch.from_numpy(
-                labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
-            )
+            batch["labels"] = _labels([np.asarray(row[label]) for row in rows], lengths, width)
         if first.get("teacher_logits") is not None:
-            stacked = np.stack([np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows])
+            found = [np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows]
+            stacked = np.stack(found) if found[0].ndim == 1 else _of_tokens(found, width, np.float32(0))
             batch["teacher_logits"] = torch.from_numpy(stacked)
         return batch
+
+
+def _labels(labels: list[np.ndarray], lengths: list[int], width: int) -> Tensor:
+    """Return one label or row of numbers for each text, or one for each token, padded to the width."""
+    if all(
+        each.dtype.kind in "iu" and each.shape == (num,) for each, num in zip(labels, lengths, strict=True)
+    ):
+        return torch.from_numpy(_of_tokens(labels, width, np.int64(IGNORED_LABEL)))
+    stacked = np.stack(labels)
+    return torch.from_numpy(stacked.astype(np.float32 if stacked.dtype.kind == "f" else np.int64))
+
+
+def _of_tokens(rows: list[np.ndarray], width: int, fill: np.generic) -> np.ndarray:
+    """Return rows [L, ...] as [B, width, ...] of the type of ``fill``, which pads them."""
+    padded = np.full((len(rows), width, *rows[0].shape[1:]), fill)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
 
 
 def _padded(

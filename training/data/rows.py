@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard, TypeVar
 
 from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair, parts_of
 
 SPLITS: Final = ("train", "validation", "test")
 NUM_SHOWN: Final = 5
+_NAMED: Final = {"text": "text", PAIR_COLUMN: "second text"}
 _Made = TypeVar("_Made")
 
 
@@ -34,6 +36,8 @@ class RawSplit:
         groups: One value per row, parallel to ``texts``: rows of equal value are not separated when a split is held
             out; None: there are no groups.
         slices: Further columns, by which results are shown: name -> one value per row, parallel to ``texts``.
+        pairs: One value per row, parallel to ``texts``: the second text of each pair; None: texts are single.
+        ids: One value per row, parallel to ``texts``: names of the rows; None: they have none.
     """
 
     name: str
@@ -43,22 +47,30 @@ class RawSplit:
     place: Callable[[int], str]
     groups: Sequence[object] | None = None
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    pairs: Sequence[object] | None = None
+    ids: Sequence[object] | None = None
+
+    def parts(self, row: int) -> dict[str, object]:
+        """Return the value of a row's text, and of the second one of a pair, by the name that messages use."""
+        first = {"text": self.texts[row]}
+        return first if self.pairs is None else {**first, PAIR_COLUMN: self.pairs[row]}
 
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings; labels are of one kind; groups and slices are names.
+    """One checked split: texts are strings, or tuples of two; labels are of one kind; groups, slices and ids are names.
 
     ``place`` is as in RawSplit.
     """
 
     name: str
     origin: str
-    texts: list[str]
+    texts: list[TextOrPair]
     labels: list[Any]
     place: Callable[[int], str]
     groups: list[str | None]
     slices: dict[str, list[str | None]] = field(default_factory=dict)
+    ids: list[str] | None = None
 
     def select(self, indices: Sequence[int], name: str | None = None) -> Split:
         """Return the split of some of its rows, under another name if one is given."""
@@ -70,6 +82,7 @@ class Split:
             lambda i: self.place(indices[i]),
             [self.groups[i] for i in indices],
             {column: [values[i] for i in indices] for column, values in self.slices.items()},
+            None if self.ids is None else [self.ids[i] for i in indices],
         )
 
 
@@ -83,7 +96,7 @@ def checked(
     read_label: Callable[[object], Any] | None = None,
     remedy: str = "give each row a text and a label, or remove the row",
 ) -> Split:
-    """Check that every text is a string and every label valid; drop the rows without a text.
+    """Check that every text is a string and every label valid; drop the rows without a text, or without one of a pair.
 
     Args:
         raw: The split.
@@ -99,21 +112,25 @@ def checked(
         raise DataError(
             f"{raw.origin}: the {raw.name} split has no rows; it needs at least one text and label"
         )
-    kept = [i for i, text in enumerate(raw.texts) if not is_blank(text)]
+    kept = [i for i in range(num_rows) if not any(map(is_blank, raw.parts(i).values()))]
     if not kept:
+        name, value = next((name, value) for name, value in raw.parts(0).items() if is_blank(value))
         raise DataError(
-            f"{raw.origin}: no row of the {raw.name} split has a text: {raw.place(0)}: text "
-            f"{fault_of(raw.texts[0])}; check the column with the text"
+            f"{raw.origin}: no row of the {raw.name} split has a {_NAMED[name]}: {raw.place(0)}: {name} "
+            f"{fault_of(value)}; check the column with the {_NAMED[name]}"
         )
     faults = FaultList()
-    texts: list[str] = []
+    texts: list[TextOrPair] = []
     labels: list[Any] = []
     for index in kept:
-        text = raw.texts[index]
-        if is_name(text):
-            texts.append(text)
-        else:
-            faults.add(lambda i=index, v=text: f"{raw.place(i)}: text {fault_of(v)}")
+        parts = raw.parts(index)
+        for name, value in parts.items():
+            if not is_name(value):
+                faults.add(lambda i=index, n=name, v=value: f"{raw.place(i)}: {n} {fault_of(v)}")
+        values: Any = tuple(parts.values())
+        texts.append(values[0] if raw.pairs is None else values)
+        if raw.ids is not None and _group_name(raw.ids[index]) is None:
+            faults.add(lambda i=index: f"{raw.place(i)}: id {fault_of(raw.ids[i])}")
         try:
             labels.append((read_label or read_name)(raw.labels[index]))
         except LabelError as fault:
@@ -121,19 +138,21 @@ def checked(
     faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
         first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
+        missing = "a text" if raw.pairs is None else "one of the two texts"
         rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
         notes.append(
-            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without a text; the first: "
+            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without {missing}; the first: "
             f"{raw.place(first)}"
         )
     groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
     slices = {column: [_group_name(values[i]) for i in kept] for column, values in raw.slices.items()}
-    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices)
+    ids = None if raw.ids is None else [str(_group_name(raw.ids[i])) for i in kept]
+    return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices, ids)
 
 
-def normalised(text: str) -> str:
-    """Normalise case and white space, so that texts with the same words compare equal."""
-    return " ".join(text.casefold().split())
+def normalised(text: TextOrPair) -> str:
+    """Normalise case and white space, so that texts with the same words compare equal; both texts of a pair count."""
+    return "\n".join(" ".join(part.casefold().split()) for part in parts_of(text))
 
 
 class FaultList:
@@ -191,6 +210,7 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
     """Return the error for a missing column; ``key`` is the full path of the key that names it."""
     there = [str(name) for name in columns]
     role = key.rpartition(".")[2].removeprefix("--").replace("-", "_").partition("_")[0]
+    role = "second text" if key.endswith(("text_pair_column", "text-pair-column")) else role
     remedy = (
         f"name columns that it has in {key}"
         if key.endswith(("template", "slice_columns", "slice-column", "label_columns"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..ragged import Ragged, Rows
 from .tokenized import IGNORED_LABEL
 
 _GROUPS_PER_WINDOW = 50
@@ -118,14 +119,14 @@ def balanced_rows(classes: np.ndarray, random: np.random.Generator) -> np.ndarra
     return random.permutation(np.concatenate([labelled, others]))
 
 
-def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> np.ndarray | None:
+def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> Rows | None:
     """Return the labels of a dataset with a length, [N, ...]: ``dataset.labels``, else the first of ``columns``.
 
     None where it has neither.
     """
     labels = getattr(dataset, "labels", None)
     if labels is not None:
-        return np.asarray(labels)
+        return labels if isinstance(labels, Ragged) else np.asarray(labels)
     there = getattr(dataset, "column_names", None)
     if isinstance(there, list):
         column = next((name for name in columns if name in there), None)
@@ -153,3 +154,22 @@ def dataset_lengths(dataset: Any, column: str = "length") -> np.ndarray:
             counted: Any = pc.call_function("list_value_length", [table.column("input_ids")])
             return counted.to_numpy().astype(np.int64)
     return np.asarray([len(dataset[index]["input_ids"]) for index in range(len(dataset))], dtype=np.int64)
+
+
+def innermost_sampler(dataloader: Any) -> Any:
+    """Return the sampler of a loader, below the shards that accelerate puts around it; None where it has none."""
+    batches = getattr(dataloader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):  # accelerate's shard around the real one
+        batches = getattr(batches, "batch_sampler", None)
+    return getattr(batches, "sampler", None)
+
+
+def in_dataset_order(values: Any, order: np.ndarray) -> Any:
+    """Return an array of N rows, or several, that were computed in the order int[N], in that of the dataset."""
+    if isinstance(values, tuple):
+        return tuple(in_dataset_order(value, order) for value in values)
+    if not isinstance(values, np.ndarray) or len(values) != len(order):
+        return values
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import DataError, shown
+from ...texts import TextOrPair, parts_of
 from .rows import normalised
 
 Labels = str | tuple[str, ...]
@@ -37,7 +38,7 @@ class _Unit:
 
 
 def hold_out(
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     labels: Sequence[Labels],
     groups: Sequence[str | None],
     shares: Mapping[str, float],
@@ -52,7 +53,7 @@ def hold_out(
     on neither file order nor process.
 
     Args:
-        texts: One text per row.
+        texts: One text or pair per row.
         labels: One label per row, or a tuple of one or more.
         groups: Group of each row, or None for a row that is in none.
         shares: Share of all rows by name of the held-out split; together below 1.
@@ -72,7 +73,7 @@ def hold_out(
     return {name: sorted(row for unit in members for row in unit.rows) for name, members in splits.items()}
 
 
-def folds(texts: Sequence[str], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
+def folds(texts: Sequence[TextOrPair], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
     """Divide N rows into folds of similar size, stratified by label; rows with equal text stay together.
 
     The division depends on neither the order of the rows nor the process. Outside of each fold every label has a row.
@@ -132,7 +133,7 @@ def _names(labels: Labels) -> tuple[str, ...]:
 
 
 def _units(
-    texts: Sequence[str], labels: Sequence[Labels], groups: Sequence[str | None], seed: int
+    texts: Sequence[TextOrPair], labels: Sequence[Labels], groups: Sequence[str | None], seed: int
 ) -> list[_Unit]:
     """Return the connected rows, ordered by hash."""
     names = [_names(own) for own in labels]
@@ -149,7 +150,7 @@ def _units(
         counts: dict[str, int] = {}
         for name in (name for row in rows for name in names[row]):
             counts[name] = counts.get(name, 0) + 1
-        place = min(hashed(seed, *names[row], texts[row]) for row in rows)
+        place = min(hashed(seed, *names[row], *parts_of(texts[row])) for row in rows)
         units.append(_Unit(rows, counts, place, 0 if one_each else min(totals[name] for name in counts)))
     return sorted(units, key=lambda unit: unit.place)
 

@@ -13,6 +13,7 @@ from itertools import combinations
 import datasets
 
 from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair, parts_of
 from .config import DataConfig
 from .label_kinds import NAMES, LabelKind
 from .rows import SPLITS, Split, checked, collect, nearest, quoted
@@ -21,14 +22,18 @@ from .unlabelled import read_unlabelled
 
 logger = logging.getLogger(__name__)
 
+ID_COLUMN = "id"
+"""Column of the splits with the id of each row, where the data has them."""
+
 
 @dataclass(frozen=True)
 class TextData:
     """Checked texts and labels of a job.
 
     Attributes:
-        splits: ``train``, ``validation``, ``test``; columns ``text`` (string) and ``label`` (as ``label_kind`` stores
-            it, of the same names in the same order in each).
+        splits: ``train``, ``validation``, ``test``; columns ``text`` (string), ``text_pair`` (string) where texts are
+            pairs, ``id`` (string) where rows have ids, and ``label`` (as ``label_kind`` stores it, of the same names in
+            the same order in each).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
         unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
             smaller draw.
@@ -39,10 +44,15 @@ class TextData:
 
     splits: datasets.DatasetDict
     out_of_scope_label: str | None
-    unlabelled: list[str] = field(default_factory=list)
+    unlabelled: list[TextOrPair] = field(default_factory=list)
     slices: dict[str, list[str | None]] = field(default_factory=dict)
     label_kind: LabelKind = NAMES
     output_names: tuple[str, ...] | None = None
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return PAIR_COLUMN in self.splits["train"].column_names
 
     @property
     def label_names(self) -> list[str]:
@@ -87,6 +97,8 @@ class TextData:
         add(*([] if self.out_of_scope_label is None else [self.out_of_scope_label]))
         for split in SPLITS:
             add(*self.splits[split]["text"][:])
+            if self.has_pairs:
+                add(*self.splits[split][PAIR_COLUMN][:])
             add(*(self.label_kind.text(label, names) for label in self.splits[split]["label"][:]))
         return digest.hexdigest()
 
@@ -107,8 +119,11 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     notes: list[str] = []
     form = config.label_format
     read, remedy = kind.reader(form), kind.remedy(form)
-    given = collect([lambda raw=raw: checked(raw, notes, read, remedy) for raw in config.read()])
+    given = collect(
+        [lambda raw=raw: checked(kind.prepared(raw), notes, read, remedy) for raw in config.read()]
+    )
     given = kind.unified(given)
+    _check_ids(given)
     out_of_scope = None
     if kind.has_out_of_scope:
         used = {name for split in given for label in split.labels for name in kind.names_in(label)}
@@ -118,18 +133,25 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     names = kind.output_names(splits[0].labels, form)
     if out_of_scope is not None and out_of_scope not in names:
         names.append(out_of_scope)  # last, so that a model's class ids equal the label ids
-    features = datasets.Features({"text": datasets.Value("string"), "label": kind.feature(names)})
+    columns = dict.fromkeys(
+        ("text", PAIR_COLUMN)[: len(parts_of(splits[0].texts[0]))], datasets.Value("string")
+    )
+    has_ids = splits[0].ids is not None
+    more = {ID_COLUMN: datasets.Value("string")} if has_ids else {}
+    features = datasets.Features({**columns, **more, "label": kind.feature(names)})
     number_of = {name: number for number, name in enumerate(names)}
     made = datasets.DatasetDict()
     for split in splits:
         indices = range(len(split.texts))
         if split.name == "train" and config.max_train_examples is not None:
             indices = _draw(split, config.max_train_examples, config.seed, kind)
-        columns = {
-            "text": [split.texts[i] for i in indices],
-            "label": [kind.stored(split.labels[i], number_of) for i in indices],
+        values = {
+            name: [parts_of(split.texts[i])[place] for i in indices] for place, name in enumerate(columns)
         }
-        made[split.name] = datasets.Dataset.from_dict(columns, features=features)
+        if split.ids is not None:
+            values[ID_COLUMN] = [split.ids[i] for i in indices]
+        labels = [kind.stored(split.labels[i], number_of) for i in indices]
+        made[split.name] = datasets.Dataset.from_dict({**values, "label": labels}, features=features)
     unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
     for note in [*notes, *_duplicates(splits)]:
         logger.warning("%s", note)
@@ -160,15 +182,33 @@ def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[
     return [splits[name] for name in SPLITS]
 
 
+def _check_ids(splits: list[Split]) -> None:
+    """Reject ids that two rows have, and splits of which only some have ids.
+
+    Raises:
+        DataError: Gives the first id and both rows.
+    """
+    seen: dict[str, str] = {}
+    for split in splits:
+        for row, name in enumerate(split.ids or ()):
+            place = f"{split.origin} {split.place(row)}"
+            if name in seen:
+                raise DataError(
+                    f"data.id_column: {shown(name)} is the id of two rows ({seen[name]} and {place}); give each row an "
+                    "id of its own, or remove the key"
+                )
+            seen[name] = place
+
+
 def _duplicates(splits: list[Split]) -> list[str]:
     """Return the warning that counts the texts in more than one split, if there are any."""
     texts = {split.name: set(split.texts) for split in splits}
     shared = {(a, b): texts[a] & texts[b] for a, b in combinations(SPLITS, 2)}
-    everywhere: set[str] = set().union(*shared.values())
+    everywhere: set[TextOrPair] = set().union(*shared.values())
     if not everywhere:
         return []
     pairs = ", ".join(f"{a} and {b}: {len(both):,}" for (a, b), both in shared.items() if both)
-    example = min(everywhere)
+    example = min(everywhere, key=parts_of)
     places = ", ".join(
         f"{split.name} in {split.origin} {split.place(split.texts.index(example))}"
         for split in splits
@@ -209,7 +249,9 @@ def _draw(split: Split, num_examples: int, seed: int, kind: LabelKind) -> list[i
         )
 
     rows: defaultdict[str, list[int]] = defaultdict(list)
-    for index in sorted(range(len(split.texts)), key=lambda i: (hashed(seed, *strata[i], split.texts[i]), i)):
+    for index in sorted(
+        range(len(split.texts)), key=lambda i: (hashed(seed, *strata[i], *parts_of(split.texts[i])), i)
+    ):
         rows[min(strata[index], key=lambda name: (totals[name], name))].append(index)
     taught = _first_rows(rows, strata, totals)
     # Relative rank of each row within its stratum; taking the lowest keeps each stratum's share.

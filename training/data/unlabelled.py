@@ -8,6 +8,7 @@ import logging
 import datasets
 
 from ...errors import DataError
+from ...texts import TextOrPair, texts_of
 from .added_texts_config import UnlabelledConfig
 from .augmentation import normalised
 from .rows import checked
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 UNLABELLED = "unlabelled"
 
 
-def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> list[str]:
+def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> list[TextOrPair]:
     """Read the texts of the section ``data.unlabelled``, in a random order given by its seed.
 
     Duplicates and texts that occur in one of the splits, ignoring case and white space, are dropped.
@@ -29,7 +30,7 @@ def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> l
         DataError: The texts cannot be read, or none is left.
     """
     texts = _read(config)
-    known = {normalised(text) for split in splits.values() for text in split["text"][:]}
+    known = {normalised(text) for split in splits.values() for text in texts_of(split)}
     distinct = {key: text for text in reversed(texts) if (key := normalised(text)) not in known}
     if not distinct:
         raise DataError(
@@ -47,8 +48,8 @@ def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> l
     return [distinct[key] for key in sorted(distinct, key=place)[: config.count]]
 
 
-def _read(config: UnlabelledConfig) -> list[str]:
-    columns = Columns(config.text_column, section="data.unlabelled")
+def _read(config: UnlabelledConfig) -> list[TextOrPair]:
+    columns = Columns(config.text_column, section="data.unlabelled", pair=config.text_pair_column)
     if config.dataset is not None:
         from .sources.hub import read_hub_column
 

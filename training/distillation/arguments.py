@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -14,9 +15,13 @@ from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_xla_available
 
 from ...errors import ConfigError, InputError, shown
+from ..checkpoints.unfinished import kept_in_bf16
 from ..section import Balance
+from .compiled import MULTIPLE
 from .config import TrainingConfig
 from .losses.base import section_paths, with_sections
+
+logger = logging.getLogger(__name__)
 
 # Short names in the specification -> the arguments that they set.
 _SHORT_NAMES = {
@@ -41,7 +46,8 @@ _NOT_SEARCHED = {
     "output_dir", "report_to", "run_name", "project", "local_rank", "debug", "resume_from_checkpoint",
     "eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "disable_tqdm", "remove_unused_columns", "label_names",
-    "length_column_name", "use_cpu", "accelerator_config", "parallelism_config", "enable_jit_checkpoint",
+    "length_column_name", "data_on_device", "use_cpu", "accelerator_config", "parallelism_config",
+    "enable_jit_checkpoint",
 }  # fmt: skip
 
 
@@ -50,7 +56,8 @@ class FastTrainingArguments(TrainingArguments):
     """``TrainingArguments`` with fast defaults.
 
     Differences from transformers' defaults: batches are grouped by length, bf16 is used where the hardware supports
-    it, AdamW is fused, a NaN loss is logged instead of filtered, and checkpoints are saved once per epoch.
+    it, AdamW is fused, a NaN loss is logged instead of filtered, and checkpoints are saved once per epoch. A process
+    computes on one GPU, and ``tf32`` applies while it trains alone.
     """
 
     bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -82,7 +89,18 @@ class FastTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
             self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
+        # transformers would set it for the whole process, also for what is trained afterwards, and reject it where the
+        # arguments are checked but not used. The trainers set it while they train.
+        tf32, self.tf32 = self.tf32, None
+        if self.accelerator_config is None and not self.use_cpu and torch.cuda.is_available():
+            self.accelerator_config = {"non_blocking": True}  # copies of pinned batches need not wait
         super().__post_init__()
+        self.tf32 = tf32
+        if self.n_gpu > 1:
+            logger.warning(
+                "only one of %d GPUs is used; start one process for each GPU (accelerate launch)", self.n_gpu
+            )
+            self._n_gpu = 1  # not DataParallel: it copies the model at every step, and hides hidden states
 
 
 SAMPLED = ("group_by_length", "random")
@@ -140,6 +158,26 @@ class DistillationTrainingArguments(FastTrainingArguments):
             "choices": list(get_args(Balance)),
         },
     )
+    data_on_device: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the training texts on the device and gather batches there. Default: on a GPU, if a quarter "
+            "of its free memory suffices."
+        },
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pad the texts of a batch to a multiple of this many tokens, for few shapes. Default: 1."
+        },
+    )
+    compile_step: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the student's forward and backward for full batches, padded to a multiple of 8 tokens, "
+            "with CUDA graphs on a GPU. Where that fails, the training is not compiled, with a warning."
+        },
+    )
     losses: dict | str | None = field(
         default=None,
         metadata={"help": 'Additional loss terms by name, each with its keys: {"cosine": {"weight": 1.0}}.'},
@@ -165,6 +203,11 @@ class DistillationTrainingArguments(FastTrainingArguments):
         check_range(
             "train_sampling_strategy", strategy, accepted, f"{', '.join(SAMPLED)}, where balance is 'sampler'"
         )
+        if self.compile_step and self.pad_to_multiple_of is None:
+            self.pad_to_multiple_of = MULTIPLE
+        multiple = self.pad_to_multiple_of
+        accepted = multiple is None or (type(multiple) is int and multiple > 0)
+        check_range("pad_to_multiple_of", multiple, accepted, "a whole number above 0, or null")
         super().__post_init__()
         _check_losses(self.losses)
 
@@ -199,6 +242,22 @@ def hardware_has_bf16(*, use_cpu: bool) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
+def resumed_bf16(checkpoint: Path | None, *, use_cpu: bool) -> bool | None:
+    """Return whether a training is resumed in bfloat16, as it began; None if it begins now and its hardware decides.
+
+    Args:
+        checkpoint: What ``KeepEpochs`` has kept, or None.
+        use_cpu: Whether it is resumed on a CPU.
+    """
+    began = kept_in_bf16(checkpoint)
+    if began and not hardware_has_bf16(use_cpu=use_cpu):
+        logger.warning(
+            "the training began in bfloat16 and is resumed in float32: this device does not multiply bfloat16"
+        )
+        return False
+    return began
+
+
 def argument_names() -> set[str]:
     """Return the names allowed in a search space: the arguments' fields and the specification's short names."""
     names = {each.name for each in dataclasses.fields(DistillationTrainingArguments) if each.init}
@@ -222,7 +281,15 @@ def arguments_from_config(
     Raises:
         ConfigError: a name is unknown (the nearest valid one is given), or a value is rejected.
     """
-    apart = {"arguments", "max_length", "quantization_aware", "pruning", "losses", "by_kind"}
+    apart = {
+        "arguments",
+        "max_length",
+        "logits_precision",
+        "quantization_aware",
+        "pruning",
+        "losses",
+        "by_kind",
+    }
     values = config.model_dump(exclude=apart)
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
     values["disable_tqdm"] = True

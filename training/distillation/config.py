@@ -66,6 +66,11 @@ class TrainingConfig(OptimizationConfig):
         description="Texts are truncated to this many tokens, including special tokens. `auto`: what 99.5 % of the "
         "training texts need, rounded up to a multiple of 8, at least 16, and at most what teacher and student accept.",
     )
+    logits_precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description="Precision of the multiplications when the teacher labels texts. tf32 needs an NVIDIA GPU of "
+        "compute capability 8.0 or more; it and bfloat16 change logits in the third digit.",
+    )
     balance: Balance = Field(
         default="none",
         description="For labels with very different numbers of texts, also of a teacher trained here: `class_weights` "

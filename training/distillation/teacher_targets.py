@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ...errors import InputError, ModelError
+from ..data.tokenized import TOKEN_TYPES
+from ..models.attention_mask import PADDED, with_known_padding
+from ..models.token_types import forward_names, reads_token_types
 from .arguments import DistillationTrainingArguments
 from .losses.base import NEED_TEACHER_MODEL, Need, needs_of, terms_of
 
@@ -33,8 +35,9 @@ class TeacherTargets:
     def __init__(self, student: Any, teacher: Any, args: DistillationTrainingArguments) -> None:
         self.teacher = teacher
         self.args = args
-        self.student_columns = _forward_names(student)
-        self.teacher_columns = _forward_names(teacher) if teacher is not None else set()
+        self.student_columns = _columns_of(student)
+        self.teacher_columns = _columns_of(teacher) if teacher is not None else set()
+        self._student = student
         self._configs = (getattr(student, "config", None), getattr(teacher, "config", None))
         self._placed = False
         self._check_labels()
@@ -57,7 +60,8 @@ class TeacherTargets:
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the student's forward, without labels, for which it would compute its own loss."""
-        return _inputs_for(self.student_columns, self.teacher_columns, inputs)
+        features = _inputs_for(self.student_columns, self.teacher_columns, inputs)
+        return with_known_padding(self._student, features, inputs.get(PADDED))
 
     def of_batch(
         self, inputs: Mapping[str, Any], device: torch.device, needs: frozenset[Need]
@@ -82,6 +86,7 @@ class TeacherTargets:
             self._placed = True
         self.teacher.eval()
         features = _inputs_for(self.teacher_columns, self.student_columns, inputs)
+        features = with_known_padding(self.teacher, features, inputs.get(PADDED))
         if with_states:
             features["output_hidden_states"] = True
         # Not under the student's autocast: online logits must equal the cached ones.
@@ -123,16 +128,14 @@ class TeacherTargets:
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = {"labels", TEACHER_COLUMN, *(other_columns - columns)}
+    left_out = {"labels", TEACHER_COLUMN, PADDED, *({*other_columns, TOKEN_TYPES} - columns)}
     return {name: value for name, value in inputs.items() if name not in left_out}
 
 
-def _forward_names(model: Any) -> set[str]:
-    # accelerate stores the forward that it wrapped for mixed precision.
-    forward = getattr(model, "_original_forward", None) or model.forward
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = inspect.signature(forward).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind not in kinds}
+def _columns_of(model: Any) -> set[str]:
+    """Return the inputs that a model reads; token types among them where they change its result."""
+    names = forward_names(model)
+    return names if reads_token_types(model) else names - {TOKEN_TYPES}
 
 
 def _label_names(config: Any) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
@@ -17,21 +16,26 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
-from ..checkpoints.heads import head_of
 from ..compression.pruning.callback import PruningCallback
-from ..data.collator import LABEL_NAMES, DistillationCollator
+from ..data.collator import DistillationCollator
 from ..data.sampling import (
     BalancedSampler,
     LengthGroupedSampler,
     LengthSortedSampler,
-    dataset_labels,
     dataset_lengths,
+    in_dataset_order,
+    innermost_sampler,
 )
+from ..models.runtime import float32_products
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
 from .balance import class_balance
+from .compiled import CompiledModel
+from .device_texts import can_be_kept, device_texts
 from .dropout import set_dropout
+from .head_rate import scale_head
 from .losses.base import LossInputs, needs_of, terms_of
+from .losses.soft_targets import with_own_for_missing
 from .losses.total import weighted_sum
 from .teacher_targets import TEACHER_COLUMN, TeacherTargets
 
@@ -90,11 +94,14 @@ class DistillationTrainer(Trainer):
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._num_matmul_parameters: int | None = None
         self._step_weight: Tensor | None = None
+        self._step_texts: Tensor | int = 0
+        self._compiled: CompiledModel | None = None
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:
-            self.data_collator = DistillationCollator(self._pad_token_id())
+            multiple = args.pad_to_multiple_of
+            self.data_collator = DistillationCollator(self._pad_token_id(), multiple)
         if args.dropout is not None:
             set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
         self.teacher_model = teacher_model
@@ -113,6 +120,11 @@ class DistillationTrainer(Trainer):
             if pad is not None:
                 return int(pad)
         return 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer`` does, in TF32 if requested; raises ``InputError`` if the device has none."""
+        with float32_products(tf32=self.args.tf32, device=self.args.device):
+            return super().train(*args, **kwargs)
 
     # ---- Data -------------------------------------------------------------------------------------------
 
@@ -137,6 +149,23 @@ class DistillationTrainer(Trainer):
         lengths = dataset_lengths(dataset, self.args.length_column_name)
         return LengthGroupedSampler(lengths, group, seed, classes)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader that ``Trainer`` does, or one that gathers the same batches on the device."""
+        args, on_gpu = self.args, self.args.device.type == "cuda"
+        wanted = on_gpu if args.data_on_device is None else args.data_on_device
+        alone = args.world_size == 1 and not args.dataloader_num_workers
+        if not (wanted and alone and can_be_kept(self.train_dataset, self.data_collator)):
+            return super().get_train_dataloader()
+        sampler = self._get_train_sampler()
+        if not isinstance(sampler, LengthGroupedSampler | LengthSortedSampler | BalancedSampler):
+            return super().get_train_dataloader()
+        texts = device_texts(self.train_dataset, self.data_collator, args.device)
+        if texts is None:
+            return super().get_train_dataloader()
+        return self.accelerator.prepare(
+            texts.loader(sampler, self._train_batch_size, drop_last=args.dataloader_drop_last)
+        )
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(eval_dataset, "__len__"):
             return super()._get_eval_sampler(eval_dataset)
@@ -150,11 +179,15 @@ class DistillationTrainer(Trainer):
         if self.args.world_size > 1 and batches:
             batches[-1] = self._without_repeated_rows(batches[-1])
         own = [batch for batch in batches if _REPEATED not in batch]
-        num_items: Tensor | int = sum(map(_num_rows, own))
+        num_items: Tensor | int = sum(map(self._num_examples, own))
+        self._step_texts = sum(map(_num_rows, own))
         self._step_weight = None if self.balance is None else self.balance.total_weight(own)
         if self.args.world_size > 1:
-            counted: Any = self.accelerator.gather(torch.tensor(num_items, device=device))
-            num_items = counted.sum()
+            counted = torch.stack(
+                [torch.as_tensor(each, device=device) for each in (num_items, self._step_texts)]
+            )
+            gathered: Any = self.accelerator.gather(counted[None])
+            num_items, self._step_texts = gathered.sum(dim=0)
             if self._step_weight is not None:
                 weights: Any = self.accelerator.gather(self._step_weight)
                 self._step_weight = weights.sum()
@@ -197,17 +230,22 @@ class DistillationTrainer(Trainer):
         needs = needs_of(terms)
         if "hidden_states" in needs:
             features["output_hidden_states"] = True
-        outputs = model(**features)
-        num_items = _num_rows(inputs) if num_items_in_batch is None else num_items_in_batch
+        outputs = self._runnable(model)(**features)
+        num_items = self._num_examples(inputs) if num_items_in_batch is None else num_items_in_batch
         teacher_logits, teacher_outputs = self.targets.of_batch(inputs, args.device, needs)
         label_weights = None
         if self.balance is not None:
             total = self.balance.total_weight([inputs]) if num_items_in_batch is None else self._step_weight
             label_weights = self.balance.label_weights(total)
+        logits, labels, teacher_logits = self._of_examples(
+            inputs, outputs["logits"], inputs.get("labels"), teacher_logits
+        )
+        assert logits is not None
         read = LossInputs(
-            logits=outputs["logits"],
+            logits=logits,
             num_items=num_items,
-            labels=inputs.get("labels"),
+            num_texts=_num_rows(inputs) if num_items_in_batch is None else self._step_texts,
+            labels=labels,
             teacher_logits=teacher_logits,
             attention_mask=inputs.get("attention_mask"),
             outputs=outputs,
@@ -221,18 +259,41 @@ class DistillationTrainer(Trainer):
             raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
-        self._add_terms(_num_rows(inputs) / num_items * scale, scale, values)
+        self._add_terms(self._num_examples(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
+
+    def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
+        """Return how many examples of a batch the loss is averaged over: texts, or words of a task of tokens."""
+        examples = self.task.examples(inputs)
+        return _num_rows(inputs) if examples is None else examples.sum().clamp(min=1)
+
+    def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
+        """Return the logits [B, ..., C] or labels [B, ...] of the examples alone."""
+        examples = self.task.examples(inputs)
+        if examples is None:
+            return list(of_batch)
+        return [None if each is None else each[examples] for each in of_batch]
+
+    def _runnable(self, model: nn.Module) -> Any:
+        """Return the model, or the same compiled if the arguments request it."""
+        if not self.args.compile_step:
+            return model
+        if self._compiled is None or self._compiled.model is not model:
+            self._compiled = CompiledModel(model, self._train_batch_size)
+        return self._compiled
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         outputs = model(**self.targets.student_inputs(inputs))
-        logits, labels = outputs["logits"], inputs.get("labels")
+        logits, labels = self._of_examples(inputs, outputs["logits"], inputs.get("labels"))
+        assert logits is not None
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
-            teacher_logits = self.targets.logits(inputs, self.args.device)
+            (teacher_logits,) = self._of_examples(inputs, self.targets.logits(inputs, self.args.device))
+            assert teacher_logits is not None
+            teacher_logits = with_own_for_missing(teacher_logits, logits)
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
             self._eval_sums.append((soft.detach(), len(logits)))
         return (loss, outputs) if return_outputs else loss
@@ -257,12 +318,12 @@ class DistillationTrainer(Trainer):
             num_rows = sum(count for _, count in self._eval_sums)
             total = sum(float(soft) * count for soft, count in self._eval_sums)
             output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_distillation"] = total / num_rows
-        sampler = _innermost_sampler(dataloader)
+        sampler = innermost_sampler(dataloader)
         if not isinstance(sampler, LengthSortedSampler):
             return output
         return output._replace(
-            predictions=_in_dataset_order(output.predictions, sampler.order),
-            label_ids=_in_dataset_order(output.label_ids, sampler.order),
+            predictions=in_dataset_order(output.predictions, sampler.order),
+            label_ids=in_dataset_order(output.label_ids, sampler.order),
         )
 
     # ---- Logging ----------------------------------------------------------------------------------------
@@ -309,24 +370,8 @@ class DistillationTrainer(Trainer):
         # A new training starts here: drop the sums of an earlier, interrupted one.
         self._term_sums, self._term_steps = {}, 0.0
         optimizer = super().create_optimizer(model)
-        self._scale_head(optimizer)
+        scale_head(optimizer, self._bare_model(), self.task, self.train_dataset)
         return optimizer
-
-    def _scale_head(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the head learn as many times faster as the task says; the decay of its weights stays the same."""
-        dataset: Any = self.train_dataset
-        if not self.task.scales_head or not hasattr(dataset, "__len__"):
-            return
-        labels = dataset_labels(dataset, LABEL_NAMES)
-        scale = 1.0 if labels is None else self.task.head_scale(labels)
-        own = {id(parameter) for parameter in head_of(self._bare_model(), "model").parameters()}
-        for group in list(optimizer.param_groups):
-            head = [parameter for parameter in group["params"] if id(parameter) in own]
-            if not head:
-                continue
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-            faster = {"lr": group["lr"] * scale, "weight_decay": group["weight_decay"] / scale}
-            optimizer.add_param_group({**group, "params": head, **faster})
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count as ``Trainer`` does, without walking through all modules at every step."""
@@ -353,20 +398,3 @@ class DistillationTrainer(Trainer):
 
 def _num_rows(inputs: Mapping[str, Any]) -> int:
     return len(inputs["input_ids"]) if "input_ids" in inputs else len(next(iter(inputs.values())))
-
-
-def _innermost_sampler(dataloader: Any) -> Any:
-    batches = getattr(dataloader, "batch_sampler", None)
-    while hasattr(batches, "batch_sampler"):  # accelerate's shard around the real one
-        batches = getattr(batches, "batch_sampler", None)
-    return getattr(batches, "sampler", None)
-
-
-def _in_dataset_order(values: Any, order: np.ndarray) -> Any:
-    if isinstance(values, tuple):
-        return tuple(_in_dataset_order(value, order) for value in values)
-    if not isinstance(values, np.ndarray) or len(values) != len(order):
-        return values
-    restored = np.empty_like(values)
-    restored[order] = values
-    return restored

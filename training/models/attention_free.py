@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+_SHARE_OF_MORE_ROWS = 0.05
+
 
 class AttentionFreeConfig(PreTrainedConfig):
     """Shapes that all of these models have.
@@ -74,6 +76,8 @@ class AttentionFreePreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
+            # Nearly nothing before training, but not zero: equal rows are tied.
+            module.weight[self.config.vocab_size :] *= _SHARE_OF_MORE_ROWS
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.BatchNorm1d):
@@ -84,11 +88,24 @@ class AttentionFreeEncoder(AttentionFreePreTrainedModel):
     """A table of word pieces and how the rows of a text become one vector: token ids in, [B, P] out.
 
     A subclass calls ``forward(input_ids[B, L], attention_mask[B, L] or None)``; padding must not change its result.
+
+    Args:
+        config: Has ``vocab_size`` V and ``pad_token_id``.
+        num_columns: Columns of the table.
+        num_more_rows: Rows after those of the word pieces, which ``rows_of`` names.
+
+    Attributes:
+        num_rows: Rows of the table.
     """
 
-    def __init__(self, config: PreTrainedConfig, num_columns: int) -> None:
+    def __init__(self, config: PreTrainedConfig, num_columns: int, num_more_rows: int = 0) -> None:
         super().__init__(config)
-        self.word_embeddings = nn.Embedding(config.vocab_size, num_columns, padding_idx=config.pad_token_id)
+        self.num_rows: int = config.vocab_size + num_more_rows
+        self.word_embeddings = nn.Embedding(self.num_rows, num_columns, padding_idx=config.pad_token_id)
+
+    def rows_of(self, input_ids: Tensor) -> Tensor:
+        """Return the numbers of the rows that texts of token ids [B, L] read, int64[B, M]; the ids themselves first."""
+        return input_ids
 
     @property
     def num_pooled(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ..tasks import TASKS
 from .families import Family, find_family
 from .structured_pruning import classifier_classes
 
@@ -27,13 +28,16 @@ Attend = Callable[[Any, Projections, Tensor, Tensor, Tensor | None], Tensor]
 def reads_first_token(model: PreTrainedModel) -> bool:
     """Return whether a model's head reads only the first token's state of the last layer.
 
-    This is known only for a family's own sequence classifiers; a derived class may read more, and another task's head
-    does.
+    This is known only for the classes that a family has for tasks whose head has outputs for the text; a derived class
+    may read more, and the head of a task of tokens does.
     """
     family = find_family(model)
     if family is None or not family.supports("first_token"):
         return False
-    return type(model) in classifier_classes(model.config)
+    kinds = {each: classifier_classes(model.config, each) for each in TASKS}
+    return any(type(model) in own for task, own in kinds.items() if not task.of_tokens) and not any(
+        type(model) in own for task, own in kinds.items() if task.of_tokens
+    )
 
 
 def first_token_in_last_layer(model: PreTrainedModel) -> AbstractContextManager[Any]:

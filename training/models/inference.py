@@ -15,12 +15,17 @@ from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ..data.collator import DistillationCollator
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from ..ragged import Ragged, Rows, flat, offsets_of
+from .attention_mask import PADDED, with_known_padding
 from .first_token import first_token_in_last_layer
-from .runtime import evaluation_device, intra_op_threads, without_mixed_precision
+from .runtime import evaluation_device, float32_products, intra_op_threads, without_mixed_precision
+from .token_types import without_unread_types
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "tf32", "bfloat16")
 _REPORT_EVERY_S = 1.0
 _MAX_TOKENS = 16_384  # in one batch, padding included: bounds memory when texts are long
+_MOST_TOKENS = 2**19  # on a GPU: more make no batch faster
+_KEPT_BYTES = 256 * 2**20
 
 
 def compute_logits(
@@ -33,50 +38,84 @@ def compute_logits(
     dtype: str = "float32",
     use_gpu: bool | None = None,
     report: ReportProgress | None = None,
-) -> np.ndarray:
-    """Compute a model's logits float32[N, C] over a split; each distinct text is run once.
+) -> Rows:
+    """Compute a model's logits float32[N, C] over a split, or rows of [L, C]; each distinct text is run once.
 
     The model may be in training, also in mixed precision; its mode is restored.
 
     Args:
-        model: A sequence classifier; it is moved to the device that is used.
+        model: A classifier of texts or of tokens; it is moved to the device that is used.
         split: Texts tokenized with the model's tokenizer.
         pad_token_id: Token id for padding.
         num_threads: Intra-op threads.
-        batch_size: Maximum number of texts per batch.
+        batch_size: Maximum number of texts per batch on a CPU; on a GPU its free memory decides.
         dtype: Type of the multiplications, one of ``DTYPES``.
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called at most once a second; ``done`` and ``total`` count distinct texts.
 
     Raises:
+        InputError: The device does not have the type.
         ModelError: Some logits are not finite.
     """
     first, rows_of = np.unique(split.example_ids, return_index=True, return_inverse=True)[1:]
     device = evaluation_device(use_gpu)
     network: Any = model
     network.to(device)
-    batches = (first[batch] for batch in length_batches(split.lengths[first], batch_size))
-    logits = np.empty((len(first), network.config.num_labels), dtype=np.float32)
+    table = LogitsTable(split.lengths[first])
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     place = np.empty(len(split), dtype=np.int64)
     place[first] = np.arange(len(first))
     num_done, reported = 0, time.monotonic()
     with (
         intra_op_threads(num_threads),
+        float32_products(tf32=dtype == "tf32" or None, device=device, given=f"logits_precision is {dtype}"),
         torch.inference_mode(),
         autocast,
         first_token_in_last_layer(model),
     ):
-        for rows, _, found in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
-            logits[place[rows]] = found.float().cpu().numpy()
+        for rows, _, found in _logits_of_rows(model, split, first, batch_size, pad_token_id):
+            table.put(place[rows], found)
             num_done += len(rows)
             if report is not None and time.monotonic() - reported > _REPORT_EVERY_S:
                 reported = time.monotonic()
                 message = f"{num_done:,} of {len(first):,} texts"
                 report(Progress(message, {"done": num_done, "total": len(first)}))
-    if not np.isfinite(logits).all():
+    logits = table.logits
+    if not np.isfinite(flat(logits)).all():
         raise ModelError("the model's logits are not finite; train it with a lower learning rate")
     return logits[rows_of]
+
+
+class LogitsTable:
+    """The logits of some texts, which are filled batch by batch: one vector for each text, or for each of its tokens.
+
+    Args:
+        lengths: Number of tokens of each text, int64[N].
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self._lengths = lengths
+        self._logits: Rows | None = None
+
+    def put(self, rows: np.ndarray, found: Tensor) -> None:
+        """Set the logits [B, C] or [B, L, C] of the texts ``rows``, int[B]; padding is left out."""
+        values = found.float().cpu().numpy()
+        if self._logits is None:
+            offsets = offsets_of(self._lengths)
+            num = len(self._lengths) if values.ndim == 2 else offsets[-1]
+            empty = np.empty((num, values.shape[-1]), dtype=np.float32)
+            self._logits = empty if values.ndim == 2 else Ragged(empty, offsets)
+        if not isinstance(self._logits, Ragged):
+            self._logits[rows] = values
+            return
+        for row, own in zip(rows, values, strict=True):
+            self._logits[row][:] = own[: self._lengths[row]]
+
+    @property
+    def logits(self) -> Rows:
+        """The logits of all texts, each of which has been put."""
+        assert self._logits is not None, "there are texts"
+        return self._logits
 
 
 def logits_of_batches(
@@ -95,26 +134,132 @@ def logits_of_batches(
     Yields:
         The rows int[B], their labels, and the logits [B, C], the latter two on the model's device.
     """
-    dataset, collate = TokenizedDataset(split), DistillationCollator(pad_token_id)
+    collated = ((rows, _collated(split, rows, pad_token_id, model.device)) for rows in batches)
+    yield from _logits_of(model, collated)
+
+
+def _collated(
+    split: TokenizedSplit, rows: np.ndarray, pad_token_id: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the batch of some rows on a device, and whether any of its texts is padded."""
+    dataset, lengths = TokenizedDataset(split), split.lengths[rows]
+    batch = DistillationCollator(pad_token_id)([dataset[int(row)] for row in rows])
+    moved = {name: each.to(device, non_blocking=True) for name, each in batch.items()}
+    return {**moved, PADDED: bool((lengths < lengths.max()).any())}
+
+
+def _logits_of(
+    model: PreTrainedModel, batches: Iterable[tuple[np.ndarray, dict[str, Any]]]
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Run a model on collated batches of rows, as ``logits_of_batches`` does."""
     network: Any = model
     was_training = model.training
     network.eval()
     try:
         with without_mixed_precision(network):
-            for rows in batches:
-                batch = collate([dataset[int(row)] for row in rows])
-                inputs = {name: each.to(model.device) for name, each in batch.items()}
-                labels = inputs.pop("labels")
-                yield rows, labels, network(**inputs).logits
+            for rows, batch in batches:
+                inputs = {name: each for name, each in batch.items() if name not in ("labels", PADDED)}
+                inputs = with_known_padding(model, without_unread_types(network, inputs), batch[PADDED])
+                yield rows, batch["labels"], network(**inputs).logits
     finally:
         network.train(was_training)
 
 
-def length_batches(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield batches of indices into ``lengths``, longest first, of at most ``batch_size`` texts and ``_MAX_TOKENS``."""
+class KeptBatches:
+    """The batches of a split that is evaluated after every epoch, collated once and kept on the model's device.
+
+    A split that would take more than 256 MiB there is collated again each time.
+
+    Args:
+        split: N texts tokenized with the model's tokenizer.
+        batch_size: Texts of a batch, of similar lengths.
+        pad_token_id: Token id for padding.
+    """
+
+    def __init__(self, split: TokenizedSplit, batch_size: int, pad_token_id: int) -> None:
+        self._split, self._pad_token_id = split, pad_token_id
+        order = np.argsort(split.lengths, kind="stable")
+        self._rows = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self._kept: list[tuple[np.ndarray, dict[str, Any]]] = []
+        widths = [len(rows) * int(split.lengths[rows].max()) for rows in self._rows]
+        self._can_be_kept = 16 * sum(widths) <= _KEPT_BYTES  # ids and mask, 8 bytes each
+
+    @torch.no_grad()
+    def logits(self, model: PreTrainedModel) -> Rows:
+        """Return a model's logits float32[N, C] or rows of [L, C], in the order of the split, computed in 32 bits.
+
+        They are copied from the device when all batches have been run, so that the host need not wait for each.
+        """
+        found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model.device)))
+        table = LogitsTable(self._split.lengths)
+        for rows, logits in list(found) if self._can_be_kept else found:
+            table.put(rows, logits)
+        return table.logits
+
+    def _batches(self, device: torch.device) -> Iterable[tuple[np.ndarray, dict[str, Any]]]:
+        if self._kept:
+            return self._kept
+        collated = ((rows, _collated(self._split, rows, self._pad_token_id, device)) for rows in self._rows)
+        if not self._can_be_kept:
+            return collated
+        self._kept = list(collated)
+        return self._kept
+
+
+def _logits_of_rows(
+    model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray, batch_size: int, pad_token_id: int
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Run a model on rows of a split as ``logits_of_batches`` does; on a GPU in batches as large as its memory allows.
+
+    Where a batch does not fit all the same, the rest is run in batches of half the tokens.
+    """
+    lengths, num_done, num_tokens = split.lengths[rows], 0, _MAX_TOKENS
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+        batch_size, num_tokens = len(rows), tokens_in_memory(model.config, int(lengths.max(initial=1)), free)
+    while num_done < len(rows):
+        batches = (rows[each] for each in length_batches(lengths, batch_size, num_tokens, num_done))
+        try:
+            for each in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
+                num_done += len(each[0])
+                yield each
+        except torch.cuda.OutOfMemoryError:
+            if num_tokens < 2 * int(lengths.max()):
+                raise
+            num_tokens //= 2
+            torch.cuda.empty_cache()
+
+
+def tokens_in_memory(config: Any, length: int, num_bytes: int) -> int:
+    """Return the tokens of a batch that half of some memory holds, padding included, in 32 bits without gradients.
+
+    Counted are eight states and two of the feed-forward part for each token of one layer, and its attention scores
+    twice; a layer's memory is used again by the next one.
+
+    Args:
+        config: transformers configuration of the model.
+        length: Tokens of the longest text.
+        num_bytes: Free memory in bytes.
+    """
+    width, num_heads = config.hidden_size, getattr(config, "num_attention_heads", 0)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width
+    of_token = 4 * (8 * width + 2 * inner + 2 * num_heads * length)
+    return max(length, min(_MOST_TOKENS, num_bytes // 2 // of_token))
+
+
+def length_batches(
+    lengths: np.ndarray, batch_size: int, num_tokens: int = _MAX_TOKENS, start: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield batches of indices into ``lengths``, longest first.
+
+    Args:
+        lengths: Tokens of each text, int[N].
+        batch_size: Most texts of a batch.
+        num_tokens: Most tokens of a batch of several texts, padding included.
+        start: How many of the longest texts are left out.
+    """
     order = np.argsort(-lengths, kind="stable")
-    start = 0
     while start < len(order):
-        size = max(1, min(batch_size, _MAX_TOKENS // int(lengths[order[start]])))
+        size = max(1, min(batch_size, num_tokens // int(lengths[order[start]])))
         yield order[start : start + size]
         start += size

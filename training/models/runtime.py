@@ -10,6 +10,8 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from ...errors import InputError
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -40,6 +42,36 @@ def intra_op_threads(num_threads: int) -> Iterator[None]:
 
 
 @contextmanager
+def float32_products(
+    *, tf32: bool | None, device: torch.device, given: str = "tf32 is True"
+) -> Iterator[None]:
+    """Multiply matrices of float32 in TF32, or exactly, inside the block; restore the previous setting on exit.
+
+    Args:
+        tf32: Whether to use TF32, which keeps 10 bits of each factor's fraction; None changes nothing.
+        device: Device of the matrices.
+        given: What requests TF32, for the message.
+
+    Raises:
+        InputError: The device has no TF32.
+    """
+    if tf32 is None:
+        yield
+        return
+    if tf32 and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+        raise InputError(
+            f"{given}, but {name} has no TF32, as NVIDIA GPUs have from compute capability 8.0 on; set another value"
+        )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def without_mixed_precision(model: nn.Module) -> Iterator[None]:
     """Run ``model`` without autocast, as it will be loaded from its checkpoint; restore autocast on exit.
 
@@ -58,6 +90,6 @@ def without_mixed_precision(model: nn.Module) -> Iterator[None]:
 
 
 def evaluation_device(use_gpu: bool | None) -> torch.device:
-    """Return CUDA if available and ``use_gpu`` is not False, else the CPU."""
+    """Return CUDA's current device if available and ``use_gpu`` is not False, else the CPU."""
     wanted = use_gpu is None or use_gpu
     return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")

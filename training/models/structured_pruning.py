@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import prune_linear_layer
 
 from ...errors import ModelError
@@ -111,9 +111,9 @@ def classifier_class(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> Any
     return _narrowed(stock) if hasattr(config, KEPT_HEADS) else stock
 
 
-def classifier_classes(config: PreTrainedConfig) -> tuple[Any, ...]:
-    """Return the family's sequence classifier class and its variant with fewer heads, or an empty tuple."""
-    stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+def classifier_classes(config: PreTrainedConfig, task: Task) -> tuple[Any, ...]:
+    """Return the family's class for a task and its variant with fewer heads, or an empty tuple."""
+    stock = task.model_class(config)
     return () if stock is None else (stock, _narrowed(stock))
 
 

@@ -31,14 +31,14 @@ def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     Similarity is the cosine between the rows: "pictures" gets the row of "picture".
 
     Args:
-        model: Its token embedding is changed, except for the rows of ``kept``.
+        model: The rows of its token embedding are changed, except for those of ``kept`` and those of no piece.
         kept: Ids of the pieces whose rows are kept.
 
     Returns:
         The number of distinct rows.
     """
     embedding: nn.Embedding = model.get_input_embeddings()  # pyright: ignore[reportAssignmentType]
-    table, own = embedding.weight.detach(), torch.tensor(sorted(kept))
+    table, own = embedding.weight.detach()[: model.config.vocab_size], torch.tensor(sorted(kept))
     directions = functional.normalize(table, dim=1)
     others = own[directions[own].any(dim=1)]  # a zero row, such as that of padding, is similar to none
     nearest = torch.cat(
@@ -46,8 +46,8 @@ def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     )
     nearest[own] = own
     with torch.no_grad():
-        embedding.weight.copy_(table[nearest])
-    return len(first_equal_rows(embedding.weight).unique())
+        table.copy_(table[nearest])
+    return len(first_equal_rows(table).unique())
 
 
 class SharedRows(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from .attention_free import AttentionFreeEncoder
 from .tied_embedding_rows import first_equal_rows
 
 
@@ -31,6 +32,9 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     if type(table) is not nn.Embedding or table.max_norm is not None or not table.weight.requires_grad:
         return
     first = first_equal_rows(table.weight)
+    encoder = model.base_model
+    if isinstance(encoder, AttentionFreeEncoder):  # also rows of other pairs, where two texts meet
+        token_ids = encoder.rows_of(torch.from_numpy(token_ids.astype(np.int64))[None])[0].numpy()
     rows = np.unique(first.numpy()[token_ids])
     used = torch.from_numpy(rows[rows != table.padding_idx]).long()
     model.set_input_embeddings(_UsedRows(table, used, first))

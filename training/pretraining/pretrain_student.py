@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from ...errors import ModelError
 from ...progress import Progress, ReportProgress
 from ...storage.temporary import temporary_directory
+from ...texts import TextOrPair
 from ..checkpoints.load import load_config, load_tokenizer, resolve_checkpoint
 from ..checkpoints.masked_lm import (
     check_head,
@@ -28,6 +29,7 @@ from ..checkpoints.masked_lm import (
 )
 from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..data.tokenized import TokenizedDataset, TokenizedSplit, selected, tokenize_split
+from ..distillation.arguments import resumed_bf16
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..models.structured_pruning import KEPT_HEADS
 from .arguments import PretrainingArguments
@@ -44,7 +46,7 @@ def pretrain_student(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     config: PretrainingConfig,
     *,
     max_length: int,
@@ -156,7 +158,7 @@ def check_pair(
 
 
 def _tokenized(
-    texts: Sequence[str], tokenizer: Any, config: PretrainingConfig, max_length: int
+    texts: Sequence[TextOrPair], tokenizer: Any, config: PretrainingConfig, max_length: int
 ) -> TokenizedSplit:
     order = np.random.default_rng(config.seed).permutation(len(texts))[: config.max_texts]
     chosen = [texts[int(index)] for index in np.sort(order)]
@@ -200,8 +202,9 @@ class _Run:
                 _LossReporter(name, self._report),
                 *([KeepEpochs(unfinished)] if unfinished else []),
             ]
+            bf16 = resumed_bf16(last, use_cpu=self._use_cpu)
             trainer = self.trainer(
-                model, teacher, weights, epochs, work, callbacks, saves=unfinished is not None
+                model, teacher, weights, epochs, work, callbacks, saves=unfinished is not None, bf16=bf16
             )
             start = self._measure(trainer)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -223,6 +226,7 @@ class _Run:
         callbacks: list[TrainerCallback],
         *,
         saves: bool,
+        bf16: bool | None = None,
     ) -> PretrainingTrainer:
         """Create a trainer; ``work`` is its directory for checkpoints, which it writes after each epoch if it saves."""
         config = self.config
@@ -245,6 +249,7 @@ class _Run:
                 logging_first_step=True,
                 disable_tqdm=True,
                 use_cpu=self._use_cpu,
+                bf16=bf16,
                 dataloader_pin_memory=not self._use_cpu,
             ),
             teacher_model=teacher,
@@ -300,7 +305,7 @@ def pretraining_trainers(
     student: PreTrainedModel,
     tokenizer: Any,
     teacher_dir: Path,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     config: PretrainingConfig,
     *,
     max_length: int,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +16,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ...errors import InputError
 from ..data.collator import DistillationCollator
 from ..data.sampling import LengthGroupedSampler, dataset_lengths
+from ..models.runtime import float32_products
 from .arguments import PretrainingArguments
 from .loss import PARTS, TripleLoss
 from .masking import Masking
-
-logger = logging.getLogger(__name__)
 
 _TRAINING, _EVALUATION = range(2)
 
@@ -64,11 +62,6 @@ class PretrainingTrainer(Trainer):
         if kwargs.get("compute_loss_func") is not None:
             raise InputError("compute_loss_func is given, but PretrainingTrainer has its own loss; remove it")
         args = args if args is not None else PretrainingArguments(output_dir="tmp_trainer")
-        if args.n_gpu > 1:
-            logger.warning(
-                "only one of %d GPUs is used; start one process for each GPU (accelerate launch)", args.n_gpu
-            )
-            args._n_gpu = 1  # hidden states of DataParallel's replicas would not be accessible
         super().__init__(model=model, args=args, **kwargs)
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
@@ -82,6 +75,11 @@ class PretrainingTrainer(Trainer):
         self._part_sums = torch.zeros(len(PARTS) + 1, device=args.device)  # and how many steps
         self._eval_sums = torch.zeros(2 * len(PARTS), device=args.device)  # and over how many tokens
         self._num_evaluated = 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer`` does, in TF32 if requested; raises ``InputError`` if the device has none."""
+        with float32_products(tf32=self.args.tf32, device=self.args.device):
+            return super().train(*args, **kwargs)
 
     # ---- Data -------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 
 from ...progress import ReportProgress
 from ...storage.folders import new_folder
+from ...texts import TextOrPair
 from ..checkpoints.load import save_checkpoint
 from ..checkpoints.unfinished import UnfinishedTraining
 from ..tasks import SINGLE_LABEL, Task
@@ -24,9 +25,9 @@ def build_student(
     out_dir: Path,
     *,
     max_length: int | None = None,
-    texts: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    texts: tuple[Sequence[TextOrPair], Sequence[TextOrPair]] = ((), ()),
     labels: Sequence[Any] = (),
-    validation_texts: Sequence[str] = (),
+    validation_texts: Sequence[TextOrPair] = (),
     num_threads: int | None = None,
     use_gpu: bool | None = None,
     report: ReportProgress | None = None,

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..data.tokenized import tokenize_split
+from ...texts import TextOrPair
+from ..data.tokenized import IGNORED_LABEL
 from ..models.inference import compute_logits
+from ..ragged import Ragged, Rows, flat, offsets_of
 from ..tasks import SINGLE_LABEL, Task
 
 NUM_TEXTS = 512
@@ -34,7 +36,7 @@ class StepParity:
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextOrPair],
         *,
         max_length: int,
         num_threads: int | None,
@@ -48,7 +50,7 @@ class StepParity:
         self._num_threads = num_threads
         self._use_gpu = use_gpu
         self._task = task
-        self._before: np.ndarray | None = None
+        self._before: Rows | None = None
         self.steps: list[dict[str, Any]] = []
 
     def before(self, model: PreTrainedModel, tokenizer: Any) -> None:
@@ -63,11 +65,12 @@ class StepParity:
             found = compare_logits(self._before, after, self._task)
         self.steps.append({"step": step, **found})
 
-    def _logits(self, model: PreTrainedModel, tokenizer: Any) -> np.ndarray | None:
-        """Return the logits float32[N, C], and move the model to the CPU."""
+    def _logits(self, model: PreTrainedModel, tokenizer: Any) -> Rows | None:
+        """Return the logits of texts, or of the words of each, and move the model to the CPU."""
         if not self._texts:
             return None
-        split = tokenize_split(self._texts, None, tokenizer, self._max_length)
+        num_outputs = int(model.config.num_labels or 0)
+        split = self._task.tokenize_texts(self._texts, tokenizer, self._max_length, num_outputs)
         logits = compute_logits(
             model,
             split,
@@ -77,17 +80,33 @@ class StepParity:
         )
         network: Any = model
         network.cpu()
+        return of_labelled(logits, split.labels)
+
+
+def of_labelled(logits: Rows, labels: Rows) -> Rows:
+    """Return the logits of the words of each text, where tokens have logits; else those of the texts."""
+    if not isinstance(logits, Ragged):
         return logits
+    known = flat(labels) != IGNORED_LABEL
+    return Ragged(logits.values[known], offsets_of(known.astype(np.int64))[logits.offsets])
 
 
-def compare_logits(
-    before: np.ndarray, after: np.ndarray, task: Task = SINGLE_LABEL
-) -> dict[str, float | None]:
-    """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`."""
-    error = np.sqrt(np.mean(np.square(after.astype(float) - before)))
-    spread = max(float(before.astype(float).std()), float(np.finfo(np.float32).tiny))
-    changed = task.changed(task.predictions(after), task.predictions(before))
+def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict[str, float | None]:
+    """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`.
+
+    Of words, rows of float[W, C], a text that has become one of another number of words counts as changed.
+    """
+    num_texts = len(before)
+    if isinstance(before, Ragged) and isinstance(after, Ragged):
+        alike = np.flatnonzero(before.lengths == after.lengths)
+        before, after = before[alike], after[alike]
+    given: tuple[Any, Any] = before, after
+    wide, narrow = (flat(each).astype(float) for each in given)
+    error = np.sqrt(np.mean(np.square(narrow - wide))) if wide.size else 0.0
+    spread = max(float(wide.std()) if wide.size else 0.0, float(np.finfo(np.float32).tiny))
+    changed = task.changed(*(task.predictions(each) for each in reversed(given)))
+    num_unlike = num_texts - len(before)
     return {
         "logits_rmse": float(error) / spread,
-        "predictions_changed": None if changed is None else float(changed.mean()),
+        "predictions_changed": None if changed is None else float(changed.sum() + num_unlike) / num_texts,
     }

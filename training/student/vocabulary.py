@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ModelError
+from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit, from_rows
 from ..models.tied_embedding_rows import share_rows
 from .size_config import VocabularyConfig
@@ -35,7 +36,7 @@ def check_vocabulary(tokenizer: Any, config: VocabularyConfig) -> None:
 
 
 def pieces_of(
-    tokenizer: Any, config: VocabularyConfig, texts: Sequence[str], others: Sequence[str]
+    tokenizer: Any, config: VocabularyConfig, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
 ) -> list[int]:
     """Return the ids of the pieces that a student keeps of its tokenizer, ascending.
 
@@ -63,7 +64,7 @@ def with_pieces(
     tokenizer: Any,
     config: VocabularyConfig,
     kept: Sequence[int],
-    validation_texts: Sequence[str] = (),
+    validation_texts: Sequence[TextOrPair] = (),
 ) -> tuple[Any, int, dict[str, Any]]:
     """Remove the rows of the token embedding of all but some pieces, or tie them to the kept ones, in place.
 
@@ -85,8 +86,8 @@ def with_pieces(
 
 def pieces_to_keep(
     tokenizer: Any,
-    texts: Sequence[str],
-    others: Sequence[str] = (),
+    texts: Sequence[TextOrPair],
+    others: Sequence[TextOrPair] = (),
     *,
     min_count: int = 1,
     size: int | None = None,
@@ -122,7 +123,7 @@ def pieces_to_keep(
     return sorted(needed | set(used[:room]))
 
 
-def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[str]) -> float | None:
+def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[TextOrPair]) -> float | None:
     """Return the share of texts, 0 to 1, all of whose pieces are kept, so that their tokenization does not change.
 
     Args:
@@ -151,11 +152,12 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
     new_id = {old: new for new, old in enumerate(kept)}
     embedding: Any = model.get_input_embeddings()
     pad = model.config.pad_token_id
+    rows = [*kept, *range(model.config.vocab_size, embedding.num_embeddings)]  # those of no piece stay
     trimmed = nn.Embedding(
-        len(kept), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
+        len(rows), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
     )
     with torch.no_grad():
-        trimmed.weight.copy_(embedding.weight[list(kept)])
+        trimmed.weight.copy_(embedding.weight[rows])
     model.set_input_embeddings(trimmed)
     model.config.vocab_size = len(kept)
     for name in _TOKEN_IDS:
@@ -189,8 +191,23 @@ def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> Tok
         np.array([part for piece in split.row(number) for part in spelled[piece]], dtype=np.int32)
         for number in range(len(split))
     ]
-    rows = [row if len(row) <= max_length else np.append(row[: max_length - 1], row[-1]) for row in rows]
-    return from_rows(rows, split.labels)
+    rows = [_cut(row, max_length) for row in rows]
+    if split.token_types is None:
+        return from_rows(rows, split.labels)
+    counts = {piece: len(parts) for piece, parts in spelled.items()}
+    types = [
+        _cut(
+            np.repeat(split.token_types[start:end], [counts[piece] for piece in split.input_ids[start:end]]),
+            max_length,
+        )
+        for start, end in zip(split.offsets[:-1], split.offsets[1:], strict=True)
+    ]
+    return from_rows(rows, split.labels, types)
+
+
+def _cut(row: np.ndarray, max_length: int) -> np.ndarray:
+    """Return a row of at most ``max_length`` values, the last one of which stays the last."""
+    return row if len(row) <= max_length else np.append(row[: max_length - 1], row[-1])
 
 
 def _spell(piece: str, model: dict[str, Any]) -> list[int]:
@@ -235,7 +252,7 @@ def _unused(piece: str) -> bool:
     return piece.startswith("[unused") and piece.endswith("]")
 
 
-def _pieces(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+def _pieces(tokenizer: Any, texts: Sequence[TextOrPair]) -> list[int]:
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return [piece for row in rows for piece in row]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
-from ..data.tokenized import TokenizedSplit, tokenize_split
+from ...texts import TextOrPair
+from ..data.tokenized import TokenizedSplit
 from ..models.families import family_of
 from ..models.inference import logits_of_batches
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
@@ -51,7 +52,7 @@ def narrow(
     model: PreTrainedModel,
     tokenizer: Any,
     width: WidthConfig,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     labels: Sequence[Any] = (),
     *,
     max_length: int | None = None,
@@ -76,14 +77,11 @@ def narrow(
         raise ModelError("student.width: importance is measured on training texts, but there are none")
     spread = np.linspace(0, len(texts) - 1, num=min(len(texts), NUM_TEXTS))
     rows: list[int] = spread.round().astype(int).tolist()
-    split = tokenize_split(
-        [texts[int(row)] for row in rows],
-        np.asarray([labels[row] for row in rows], dtype=task.label_dtype)
-        if labels
-        else task.missing_labels(len(rows), model.config.num_labels or 0),
-        tokenizer,
-        max_length or _MAX_LENGTH,
-    )
+    chosen, length = [texts[row] for row in rows], max_length or _MAX_LENGTH
+    if labels:
+        split = task.tokenize_labelled(chosen, [labels[row] for row in rows], tokenizer, length)
+    else:
+        split = task.tokenize_texts(chosen, tokenizer, length, model.config.num_labels or 0)
     head_scores, row_scores = importance(model, split, task)
     if width.num_attention_heads not in (None, num_heads(model.config)):
         keep_heads(model, _best(head_scores, width.num_attention_heads))

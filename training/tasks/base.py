@@ -6,23 +6,30 @@ transformers: a specification is read by names.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ...errors import InputError, shown
+from ...texts import TextOrPair, texts_of
 from ..data.label_kinds import NAMES, LabelKind
 from ..registry import Registry
-from .metrics import LabelCounts, Metric, Mode, unknown_metric
+from .measured import Measured
+from .metrics import LabelCounts
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data.tokenized import TokenizedSplit
+    from ..data.tokenized import LabelledSplit, TokenizedSplit
+    from ..ragged import Ragged
+
+
+LEAST_PROBABILITY = 1e-6
+"""Below it, a probability of another model counts as this much: 0 has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class OutOfScope:
     predictions: Callable[[np.ndarray], np.ndarray]
 
 
-class Task(ABC):
+class Task(Measured):
     """The training losses, metrics and decoding of a model's logits.
 
     Predictions and labels are arrays whose first axis is texts; further axes depend on the task. The entry of the same
@@ -46,17 +53,16 @@ class Task(ABC):
         name: The value of the job's key ``task``.
         description: One phrase, for the documentation.
         title, does, answer: For a model card: what a model is, what one with ``num`` outputs does, how it answers.
+        pipeline: What transformers and the model hub call the task.
         text_columns: Columns of the data that the model reads.
         label_column: Column of the data that holds the labels.
         label_kind: What the labels are, from a file's value to the numbers of that column.
         label_dtype: NumPy's name of the labels' type.
         auto_class: Name of the class of transformers that selects the model of each family, with its head.
         problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
-        metric_modes: The names of ``metrics``, each with whether higher or lower is better. Where the job names no
-            metric, epochs, trials and variants are selected by the first.
-        further_metrics: Further names that the job's ``metric`` may have, likewise with their modes.
-        epoch_metrics: Those of them that are measured after every epoch, whatever the job's metric is.
-        label_metrics: Metrics of one label, likewise with their modes; named ``KIND.LABEL``, as in ``recall.refund``.
+        of_tokens: Whether the head reads the state of every token, and labels, logits and predictions are those of
+            tokens, ``Ragged`` rows of [L] and [L, C]; otherwise it has outputs for the text, of its first token's state
+            where the family's head reads no other.
         has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
@@ -69,16 +75,14 @@ class Task(ABC):
     title: ClassVar[str] = "Text classifier"
     does: ClassVar[str] = "Classifies a text as one of {num} labels."
     answer: ClassVar[str] = '{"label": …, "score": …}'
+    pipeline: ClassVar[str] = "text-classification"
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
     label_column: ClassVar[str] = "label"
     label_kind: ClassVar[LabelKind] = NAMES
     label_dtype: ClassVar[str]
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None
-    metric_modes: ClassVar[Mapping[str, Mode]]
-    further_metrics: ClassVar[Mapping[str, Mode]] = {}
-    epoch_metrics: ClassVar[tuple[str, ...]] = ()
-    label_metrics: ClassVar[Mapping[str, Mode]] = {}
+    of_tokens: ClassVar[bool] = False
     has_label_sets: ClassVar[bool] = False
     scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
@@ -87,11 +91,53 @@ class Task(ABC):
 
     def tokenize(self, rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
         """Tokenize the columns of N rows, cut to ``max_length`` tokens, with their labels."""
+        return self.tokenize_labelled(texts_of(rows), rows[self.label_column][:], tokenizer, max_length)
+
+    def tokenize_labelled(
+        self,
+        texts: Sequence[TextOrPair],
+        labels: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> TokenizedSplit:
+        """Tokenize N texts, cut to ``max_length`` tokens, with labels as the data's column holds them."""
         from ..data.tokenized import tokenize_split
 
-        (text,) = self.text_columns
-        labels = np.asarray(rows[self.label_column][:], dtype=self.label_dtype)
-        return tokenize_split(rows[text][:], labels, tokenizer, max_length)
+        return tokenize_split(texts, np.asarray(labels, dtype=self.label_dtype), tokenizer, max_length)
+
+    def tokenize_texts(
+        self,
+        texts: Sequence[TextOrPair],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_outputs: int,
+    ) -> TokenizedSplit:
+        """Tokenize N texts that only a teacher labels, cut to ``max_length`` tokens.
+
+        Args:
+            texts: The texts.
+            tokenizer: Tokenizer of the model that reads them.
+            max_length: Tokens that texts are cut to.
+            num_outputs: C, the number of the head's outputs.
+        """
+        from ..data.tokenized import tokenize_split
+
+        return tokenize_split(texts, self.missing_labels(len(texts), num_outputs), tokenizer, max_length)
+
+    def with_logits_of(
+        self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
+    ) -> LabelledSplit:
+        """Return a split with the teacher's logits at its own tokens.
+
+        Args:
+            split: N texts in the tokens of ``new``, with the teacher's logits on them in the tokens of ``old``.
+            texts: The same texts.
+            old: The teacher's tokenizer.
+            new: The student's tokenizer.
+            max_length: Tokens that texts are cut to.
+        """
+        del texts, old, new, max_length
+        return split
 
     @abstractmethod
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
@@ -128,11 +174,23 @@ class Task(ABC):
         del labels
         return 1.0
 
+    def labels_of_head(self, labels: Sequence[Any]) -> np.ndarray:
+        """Return labels of the data's column for ``head_scale`` and ``start_head``, none if these read none."""
+        return np.asarray(labels if self.scales_head else [], dtype=self.label_dtype)
+
     def start_head(self, head: Any, labels: np.ndarray) -> None:
         """Adapt a new head, a ``torch.nn.Linear``, to the labels of the training texts, in place."""
         del head, labels
 
     # ---- Losses -----------------------------------------------------------------------------------------
+
+    def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return which tokens of a batch a loss is averaged over, bool[B, L]; None: its B texts.
+
+        Logits, labels and the teacher's logits of these tokens are what the losses get: [B] below is their number.
+        """
+        del batch
+        return None
 
     @abstractmethod
     def hard_loss(
@@ -188,14 +246,42 @@ class Task(ABC):
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """Return the predictions of logits[N, C]."""
-
     def class_probabilities(self, logits: np.ndarray) -> np.ndarray | None:
         """Return the probabilities of the classes, float[N, C]; None for a task whose texts have no single class."""
         del logits
         return None
+
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return logits float[N, C] of another model's probabilities; None for a task without probabilities."""
+        del probabilities
+        return None
+
+    def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
+        """Return the labels of N texts in the form of ``predictions``, [N, ...], whatever the tokenizer.
+
+        Args:
+            texts: The texts.
+            labels: Their labels, as the data's column holds them.
+        """
+        del texts
+        return np.asarray(labels, dtype=self.label_dtype)
+
+    def predictions_of_words(self, texts: Sequence[TextOrPair], spans: Ragged, logits: Ragged) -> np.ndarray:
+        """Return the predictions for N texts, [N, ...], from the logits of their words.
+
+        Args:
+            texts: The texts.
+            spans: Rows of int64[W, 2]: first character of each word that the model reads, and the one after its last.
+            logits: Rows of float32[W, C].
+
+        Raises:
+            NotImplementedError: The task is not ``of_tokens``.
+        """
+        raise NotImplementedError
+
+    def counted_names(self, label_names: Sequence[str]) -> list[str]:
+        """Return the names of what ``label_counts`` counts."""
+        return list(label_names)
 
     @property
     def has_classes(self) -> bool:
@@ -224,109 +310,10 @@ class Task(ABC):
         del predictions, labels, num_labels
         return None
 
-    @abstractmethod
-    def metrics(
-        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
-    ) -> dict[str, float | None]:
-        """Measure predictions.
-
-        Args:
-            predictions: Predictions for N texts.
-            labels: Labels of the same texts.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-
-        Returns:
-            The task's metrics by name, in the order of ``metric_modes``; None for one that is undefined on these texts.
-
-        Raises:
-            ValueError: There are no labels, or their number differs from that of the predictions.
-        """
-
     @property
     def has_named_labels(self) -> bool:
         """Whether labels have names, which a model's outputs have as well; otherwise they are numbers."""
         return self.label_kind.strata_are_labels
-
-    @property
-    def goal(self) -> tuple[str, Mode]:
-        """The metric by which models are selected by default, and whether higher or lower is better."""
-        return next(iter(self.metric_modes.items()))
-
-    @property
-    def metric_names(self) -> list[str]:
-        """Names that the job's ``metric`` may have, without those of one label."""
-        return [*self.metric_modes, *self.further_metrics]
-
-    def metric_mode(self, name: str) -> Mode:
-        """Return whether higher or lower is better in a metric; its label is not checked.
-
-        Raises:
-            InputError: There is no such metric; with the nearest name and those that are accepted.
-        """
-        kind, _, label = name.partition(".")
-        modes: dict[str, Mode] = {**self.metric_modes, **self.further_metrics}
-        mode = self.label_metrics.get(kind) if label else modes.get(name)
-        if mode is None:
-            raise InputError(f"metric: {unknown_metric(name, self.metric_names, self.label_metrics)}")
-        return mode
-
-    def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
-        """Return a metric by its name.
-
-        Args:
-            name: One of ``metric_names``, or of one label.
-            label_names: The data's labels.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-
-        Raises:
-            InputError: There is no such metric, or no such label; with the nearest name.
-        """
-        del label_names
-        return Metric(
-            name,
-            self.metric_mode(name),
-            lambda predictions, labels: self.metrics(predictions, labels, out_of_scope_id)[name],
-        )
-
-    def measured(
-        self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
-        out_of_scope_id: int | None = None,
-        *,
-        also: Iterable[str] = (),
-        label_names: Sequence[str] = (),
-    ) -> dict[str, float | None]:
-        """Measure predictions in the metrics of every epoch, and in others by name.
-
-        Args:
-            predictions: Predictions for N texts.
-            labels: Labels of the same texts.
-            out_of_scope_id: Class of the texts outside every label; None where there is none.
-            also: Names of other metrics.
-            label_names: The data's labels.
-
-        Returns:
-            Each metric's value by name; None for one that is undefined on these texts.
-
-        Raises:
-            InputError: There is no such metric, or no such label.
-        """
-        found, wanted = self.metrics(predictions, labels, out_of_scope_id), tuple(also)
-        for name in dict.fromkeys((*self.epoch_metrics, *wanted)):
-            if name in found:
-                continue
-            metric = self.metric(name, label_names, out_of_scope_id)
-            if name in wanted or metric.of_counts is None:
-                found[name] = metric.measure(predictions, labels)
-            else:  # the same value, without loading scikit-learn for what nobody asked for
-                found[name] = float(metric.of_counts(LabelCounts.of(predictions, labels)))
-        return found
-
-    def compute_metrics(self, evaluated: Any) -> dict[str, float]:
-        """Compute the metrics of a ``transformers.EvalPrediction``, as a ``Trainer``'s ``compute_metrics``."""
-        found = self.metrics(self.predictions(np.asarray(evaluated.predictions)), evaluated.label_ids)
-        return {name: value for name, value in found.items() if value is not None}
 
 
 TASKS: Registry[Task] = Registry()

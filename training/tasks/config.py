@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ...storage.safe_reading import read_regular
+from ..data.sources.formats.conll import EXTENSIONS
 from ..section_registry import RegisteredName
-from . import MULTI_LABEL, TASKS
+from . import MULTI_LABEL, TASKS, TOKEN_CLASSIFICATION
 
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
 
@@ -21,8 +22,8 @@ def task_description() -> str:
     """Describe the key ``task`` with all tasks."""
     known = "; ".join(f"{task.name}, {task.description}" for task in TASKS)
     return (
-        f"The task to learn: {known}. Default: recognised from the keys of `data` and the `problem_type` of "
-        "`teacher.checkpoint`; otherwise single_label."
+        f"The task to learn: {known}. Default: recognised from the keys of `data`, the extension of `data.train`, and "
+        "the `problem_type` and `architectures` of `teacher.checkpoint`; otherwise single_label."
     )
 
 
@@ -30,25 +31,36 @@ def recognised_task(values: Mapping[str, Any]) -> str | None:
     """Return the name of the task that a job's values show without its data; None where they show none.
 
     A separator of labels means several labels, and so do several columns, unless the teacher's checkpoint is of a task
-    for numbers.
+    for numbers. A CoNLL file has tokens with tags.
     """
     data, teacher = (values.get(name) for name in ("data", "teacher"))
     of_teacher = None
     if isinstance(teacher, Mapping) and isinstance(teacher.get("checkpoint"), str):
-        of_teacher = _task_of_checkpoint(teacher["checkpoint"])
+        of_teacher = task_of_checkpoint(teacher["checkpoint"])
     of_data = data if isinstance(data, Mapping) else {}
+    if str(of_data.get("train", "")).lower().endswith(EXTENSIONS):
+        return TOKEN_CLASSIFICATION.name
     has_several = any(of_data.get(key) is not None for key in ("label_separator", "label_columns"))
     return MULTI_LABEL.name if of_teacher is None and has_several else of_teacher
 
 
-def _task_of_checkpoint(name: str) -> str | None:
-    """Return the task whose ``problem_type`` a local checkpoint's configuration has; its check reports any fault."""
+def task_of_checkpoint(name: str) -> str | None:
+    """Return the task of a local checkpoint, by its ``problem_type`` or a head that only one task has; None: unknown.
+
+    A check of the checkpoint reports any fault.
+    """
     try:
         config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
-        given = config.get("problem_type") if isinstance(config, dict) else None
+        config = config if isinstance(config, dict) else {}
     except (OSError, RecursionError, ValueError):
         return None
-    return next((task.name for task in TASKS if given is not None and task.problem_type == given), None)
+    given, named = config.get("problem_type"), config.get("architectures")
+    if given is not None:
+        return next((task.name for task in TASKS if task.problem_type == given), None)
+    heads = {task.name: task.auto_class.removeprefix("AutoModel") for task in TASKS}
+    ends = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
+    found = [name for name, head in heads.items() if any(each.endswith(head) for each in ends)]
+    return found[0] if len(found) == 1 else None
 
 
 def metric_description() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..data.label_kinds import NAME_SETS, LabelKind
-from .base import TASKS, Task
+from .base import LEAST_PROBABILITY, TASKS, Task
 from .label_metrics import f1_scores, macro, of_one, precisions, ratio, recalls, weighted_f1
 from .metrics import LabelCounts, Metric, Mode, position_of
 
@@ -107,6 +107,11 @@ class MultiLabel(Task):
         """Return the logits, float16[N, C]; those above 0 stay above it."""
         bounded = np.clip(logits, -65504, 65504).astype(np.float16)
         return np.where((logits > 0) & (bounded <= 0), _LEAST, bounded)
+
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return log(p / (1 - p)) of the probability of each label, [N, C]."""
+        kept = np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        return np.log(kept / (1 - kept))
 
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether a text's predicted labels are exactly its labels, bool[N]."""

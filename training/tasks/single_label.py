@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError
-from .base import TASKS, OutOfScope, Task
+from .base import LEAST_PROBABILITY, TASKS, OutOfScope, Task
 from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, of_one, recalls
 from .metrics import LabelCounts, Metric, Mode, position_of
 
@@ -104,6 +104,10 @@ class SingleLabel(Task):
         """Return softmax(logits[N, C])."""
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponents / exponents.sum(axis=1, keepdims=True)
+
+    def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the logarithms of probabilities[N, C] of the classes, which add up to 1."""
+        return np.log(np.clip(probabilities, LEAST_PROBABILITY, None))
 
     def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each predicted class is the label, bool[N]."""

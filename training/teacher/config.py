@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import (
     MOST_SEED,
@@ -14,9 +14,13 @@ from ..section import (
     OptimizationConfig,
     Section,
     Seed,
+    Share,
     ShareBelowOne,
     Width,
 )
+
+TEACHER_KINDS: Final = ("checkpoint", "fine_tune", "scratch", "logits")
+"""Keys of the section ``teacher``, exactly one of which makes the teacher."""
 
 
 class FineTuneConfig(OptimizationConfig):
@@ -55,21 +59,61 @@ class ScratchConfig(OptimizationConfig):
         return self
 
 
+class LogitsFileConfig(Section):
+    """What a teacher that is not run here says about the texts of the data, joined by text or by an id."""
+
+    path: Name = Field(
+        description="A file with a row for each text, in any format of `data.train`: the text, and `logits.LABEL` or "
+        "`probabilities.LABEL` for each label, `logits` or `probabilities` with objects of label and number, or "
+        "`label` and `confidence`. `distiltune label` writes one."
+    )
+    text_column: Name = Field(default="text", description="Its column with the text.")
+    text_pair_column: Name | None = Field(
+        default=None,
+        description="Its column with the second text, where the data are pairs. Default: `text_pair`.",
+    )
+    id_column: Name | None = Field(
+        default=None,
+        description="Its column with the id of each row, of `data.id_column`, by which it is joined in place of texts.",
+    )
+    max_missing: Share = Field(
+        default=0.1,
+        description="Largest share of the training texts that it may lack; these are learned from their label alone.",
+    )
+    vocab_size: int = Field(
+        default=10_000,
+        ge=100,
+        le=10**7,
+        description="Maximum number of word pieces of a student without a tokenizer of its own; they are trained on "
+        "the training texts.",
+    )
+
+
+def _named(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class TeacherConfig(Section):
-    """The model to distil from: exactly one of the three; a small BERT from scratch if none is set."""
+    """The model to distil from: exactly one of the four; a small BERT from scratch if none is set."""
 
     checkpoint: Name | None = Field(default=None, description="A fine-tuned classifier: directory or hub id.")
     fine_tune: FineTuneConfig | None = Field(
         default=None, description="An encoder to fine-tune on the training split."
     )
     scratch: ScratchConfig | None = Field(default=None, description="A small BERT to train from scratch.")
+    logits: Annotated[LogitsFileConfig, BeforeValidator(_named)] | None = Field(
+        default=None,
+        description="A file with the logits, probabilities or labels of a teacher that is not run here, such as a "
+        "language model, another framework or a former service: its path, or a section.",
+    )
     labels: dict[Name, Name] = Field(
         default_factory=dict,
         max_length=100_000,
-        description="The data's names of a checkpoint's labels, where they differ: `{NEGATIVE: negative}`.",
+        description="The data's names of a checkpoint's or file's labels, where they differ: `{NEGATIVE: negative}`.",
     )
     drop_labels: bool = Field(
-        default=False, description="Drop a checkpoint's labels (and their logits) that the data lack."
+        default=False,
+        description="Drop a checkpoint's or file's labels (and their logits) that the data lack.",
     )
     licence: Name | None = Field(
         default=None,
@@ -90,10 +134,10 @@ class TeacherConfig(Section):
     def _one(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        named = [key for key in ("checkpoint", "fine_tune", "scratch") if values.get(key) is not None]
+        named = [key for key in TEACHER_KINDS if values.get(key) is not None]
         if len(named) > 1:
             raise ValueError(
-                f"exactly one of checkpoint, fine_tune, scratch is accepted; given: {', '.join(named)}; "
+                f"exactly one of {', '.join(TEACHER_KINDS)} is accepted; given: {', '.join(named)}; "
                 "set the others to null"
             )
         return values if named else {**values, "scratch": {}}
@@ -101,7 +145,7 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _labels_of_a_checkpoint(self) -> TeacherConfig:
         given = [name for name in ("labels", "drop_labels") if getattr(self, name)]
-        if given and self.checkpoint is None:
+        if given and self.is_trained:
             raise ValueError(
                 f"{', '.join(given)} given, but a teacher that is trained here has the data's labels; remove "
                 "them, or set checkpoint"
@@ -110,10 +154,12 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _members_differ(self) -> TeacherConfig:
-        if self.ensemble > 1 and self.checkpoint is not None:
+        if self.ensemble > 1 and not self.is_trained:
+            kind = "checkpoint" if self.logits is None else "logits"
+            what = "a checkpoint" if self.logits is None else "a file of logits"
             raise ValueError(
-                f"ensemble is {self.ensemble}, but a checkpoint is a single teacher, whatever the seed; accepted: "
-                f"1, or use fine_tune or scratch instead of checkpoint"
+                f"ensemble is {self.ensemble}, but {what} is a single teacher, whatever the seed; accepted: "
+                f"1, or use fine_tune or scratch instead of {kind}"
             )
         if self.seed + self.ensemble - 1 > MOST_SEED:
             raise ValueError(
@@ -121,6 +167,11 @@ class TeacherConfig(Section):
                 f"{MOST_SEED}; lower seed"
             )
         return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the teacher learns the data's labels in the job."""
+        return self.checkpoint is None and self.logits is None
 
     @property
     def members(self) -> list[TeacherConfig]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...progress import ReportProgress
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ..data.analysis.config import DiagnosticsConfig
 from ..data.splitting import folds
 from ..section import Balance
@@ -69,7 +70,7 @@ def folds_of(config: DiagnosticsConfig, data: TextData, seed: int) -> list[list[
     """
     assert config.cross_fit is not None
     train, names = data.splits["train"], data.label_names
-    return folds(train["text"][:], [names[label] for label in train["label"][:]], config.cross_fit, seed)
+    return folds(texts_of(train), [names[label] for label in train["label"][:]], config.cross_fit, seed)
 
 
 def fold_key(

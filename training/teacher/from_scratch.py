@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ...texts import TextOrPair, all_parts
 from ..checkpoints.load import new_classifier
 from ..tasks import SINGLE_LABEL, Task
 from .config import ScratchConfig
@@ -21,19 +22,21 @@ _SPECIAL = {
 }
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+def train_tokenizer(texts: Sequence[TextOrPair], vocab_size: int) -> Any:
     """Train a lower-casing WordPiece tokenizer with at most ``vocab_size`` pieces on ``texts``.
 
-    Texts become ``[CLS] text [SEP]``; the same texts give the same pieces with the same ids.
+    Texts become ``[CLS] text [SEP]``, and pairs ``[CLS] text [SEP] text_pair [SEP]`` with token type 1 from the second
+    text on; the same texts give the same pieces with the same ids.
     """
+    parts = all_parts(texts)
     special = list(_SPECIAL.values())
     learner = BertWordPieceTokenizer(lowercase=True)
     learner.train_from_iterator(
-        texts,
+        parts,
         vocab_size=vocab_size,
         min_frequency=1,
         show_progress=False,
-        special_tokens=[*special, *_continuations(learner, texts)],
+        special_tokens=[*special, *_continuations(learner, parts)],
     )
     vocabulary = learner.get_vocab()
     # Build a new tokenizer from the pieces: the trained one treats the continuations as special tokens.

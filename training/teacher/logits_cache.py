@@ -17,11 +17,13 @@ from ...storage.folders import new_folder
 from ..checkpoints.load import checkpoint_fingerprint, load_classifier
 from ..data.tokenized import TokenizedSplit
 from ..models.inference import DTYPES, compute_logits
+from ..ragged import Ragged, Rows, flat
 from ..tasks import SINGLE_LABEL, Task
 
 logger = logging.getLogger(__name__)
 
 _LOGITS, _EXAMPLE_IDS, _META = "logits.npy", "example_ids.npy", "meta.json"
+_OFFSETS = "offsets.npy"  # where the tokens of each text begin, of a teacher with logits for each token
 _FORMAT = 1
 
 
@@ -30,13 +32,14 @@ class LogitsResult:
     """Logits of a split.
 
     Attributes:
-        logits: float32[N, C], read-only, in the split's order; memory-mapped if the cache has the same order.
+        logits: float32[N, C], or rows of [L, C], read-only, in the split's order; memory-mapped if the cache has the
+            same order.
         computed: Whether the teacher had to be run.
         key: Name of the entry in the cache.
         seconds: Elapsed time, including hashing and reading.
     """
 
-    logits: np.ndarray
+    logits: Rows
     computed: bool
     key: str
     seconds: float
@@ -75,8 +78,9 @@ def teacher_logits(
         split: Texts tokenized with the teacher's tokenizer.
         max_length: Tokens that texts were cut to.
         cache_dir: Contains ``<key>/logits.npy`` float32[N, C], ``<key>/example_ids.npy`` int64[N] and
-            ``<key>/meta.json``; safe for concurrent writers.
-        dtype: ``float32``, or ``bfloat16`` for the multiplications (the logits are float32 in both cases).
+            ``<key>/meta.json``; logits of tokens are [total, C], with ``<key>/offsets.npy`` int64[N + 1]; safe for
+            concurrent writers.
+        dtype: ``float32``, or ``tf32`` or ``bfloat16`` for the multiplications (the logits are float32 in all cases).
         num_threads: Intra-op threads while computing.
         batch_size: Maximum number of texts per batch; batches have texts of similar length.
         use_gpu: Whether a GPU may be used; None uses one if available.
@@ -84,7 +88,7 @@ def teacher_logits(
         report: Called while the teacher runs, as in ``compute_logits``.
 
     Raises:
-        InputError: ``dtype`` is unknown.
+        InputError: ``dtype`` is unknown, or the device does not have it.
         ModelError: The teacher cannot be loaded, or gives logits that are not finite.
     """
     if dtype not in DTYPES:
@@ -115,14 +119,16 @@ def teacher_logits(
     return LogitsResult(held, computed, key, time.monotonic() - began)
 
 
-def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None:
-    """Return the entry's logits float32[N, C] in the split's order, read-only, or None if anything does not match."""
+def _read(directory: Path, key: str, split: TokenizedSplit) -> Rows | None:
+    """Return the entry's logits in the split's order, read-only, or None if anything does not match."""
     if not directory.exists():
         return None
     try:
         meta = json.loads((directory / _META).read_text(encoding="utf-8"))
         example_ids = np.load(directory / _EXAMPLE_IDS)
-        logits = np.load(directory / _LOGITS, mmap_mode="r")
+        logits: Rows = np.load(directory / _LOGITS, mmap_mode="r")
+        if (directory / _OFFSETS).is_file():
+            logits = Ragged(flat(logits), np.load(directory / _OFFSETS))
         fits = meta == _meta(key, example_ids, logits)
     except (OSError, ValueError, EOFError) as error:
         logger.warning("%s: cannot be read (%s); recomputing the teacher's logits", directory, error)
@@ -134,22 +140,22 @@ def _read(directory: Path, key: str, split: TokenizedSplit) -> np.ndarray | None
         return logits
     order = np.argsort(example_ids)
     joined = logits[order[np.searchsorted(example_ids, split.example_ids, sorter=order)]]
-    joined.flags.writeable = False
+    flat(joined).flags.writeable = False
     return joined
 
 
-def _write(
-    directory: Path, key: str, split: TokenizedSplit, logits: np.ndarray, *, keep_existing: bool
-) -> None:
+def _write(directory: Path, key: str, split: TokenizedSplit, logits: Rows, *, keep_existing: bool) -> None:
     with new_folder(directory, keep_existing=keep_existing) as folder:
-        np.save(folder / _LOGITS, logits)
+        np.save(folder / _LOGITS, flat(logits))
+        if isinstance(logits, Ragged):
+            np.save(folder / _OFFSETS, logits.offsets)
         np.save(folder / _EXAMPLE_IDS, split.example_ids)
         meta = _meta(key, split.example_ids, logits)
         (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _meta(key: str, example_ids: np.ndarray, logits: np.ndarray) -> dict[str, object]:
-    digest = hashlib.sha256()
-    for array in (example_ids, logits):
+def _meta(key: str, example_ids: np.ndarray, logits: Rows) -> dict[str, object]:
+    digest, values = hashlib.sha256(), flat(logits)
+    for array in (example_ids, values, *([logits.offsets] if isinstance(logits, Ragged) else [])):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return {"key": key, "shape": list(logits.shape), "dtype": str(logits.dtype), "sha256": digest.hexdigest()}
+    return {"key": key, "shape": list(values.shape), "dtype": str(values.dtype), "sha256": digest.hexdigest()}

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ...errors import DataError, user_path
 from ...progress import ReportProgress
-from ...storage.folders import new_folder
+from ...storage.folders import file_sha256, new_folder
 from ...storage.temporary import temporary_directory
+from ...texts import texts_of
 from ..checkpoints.heads import LabelMatch, head_of, load_with_labels, match_labels
 from ..checkpoints.load import (
     check_max_length,
@@ -31,9 +32,9 @@ from ..checkpoints.load import (
 from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
 from ..checkpoints.word_pieces import check_known, check_table
 from ..data.collator import DistillationCollator
-from ..data.text_data import TextData
+from ..data.text_data import ID_COLUMN, TextData
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
-from ..distillation.arguments import DistillationTrainingArguments
+from ..distillation.arguments import DistillationTrainingArguments, resumed_bf16
 from ..distillation.config import TrainingConfig
 from ..distillation.trainer import DistillationTrainer
 from ..models.first_token import first_token_in_last_layer
@@ -44,6 +45,7 @@ from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .best_epoch import BestEpoch
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .file_teacher import prepare_file_teacher
 from .from_scratch import new_model, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -113,7 +115,8 @@ def prepare_teacher(
         metric: The metric in which the best epoch is selected; None: the task's first.
 
     Returns:
-        The record: ``kind`` (checkpoint, fine_tune, scratch), ``validation_accuracy`` and the other metrics of the
+        The record: ``kind`` (checkpoint, fine_tune, scratch, or logits, whose record is that of
+        ``prepare_file_teacher``), ``validation_accuracy`` and the other metrics of the
         saved model, ``num_parameters``, ``num_layers``, ``epochs`` (each with its metrics),
         ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
@@ -124,6 +127,8 @@ def prepare_teacher(
     began = time.monotonic()
     key = _key(config, data, max_length, task, metric, balance)
     goal = metric or task.goal[0]
+    if config.logits is not None:
+        return prepare_file_teacher(config, data, out_dir, key=key, task=task, metric=goal)
     record = _existing_record(out_dir, key)
     if record is not None:
         return {**record, "reused": True}
@@ -192,11 +197,21 @@ def _key(
     balance: Balance,
 ) -> str:
     settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
-    source = settings if config.checkpoint is not None else settings["fine_tune"]
+    if config.logits is not None:
+        splits = data.splits.values()
+        # The file is joined with these, besides the texts of the splits.
+        settings["joined"] = [
+            data.unlabelled,
+            [each[ID_COLUMN][:] for each in splits if ID_COLUMN in each.column_names],
+        ]
+        settings["logits"]["path"] = file_sha256(
+            user_path(config.logits.path, "teacher.logits.path", DataError)
+        )
+    source = settings if config.checkpoint is not None else settings["fine_tune"]  # or none of both
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
-    trained = balance if config.checkpoint is None else None  # a finished classifier is used as it is
+    trained = balance if config.is_trained else None  # a finished classifier is used as it is
     parts = [_FORMAT, task.name, metric or task.goal[0], settings, data.fingerprint, max_length, trained]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -224,7 +239,7 @@ def initial_teacher(
         ModelError: The checkpoint cannot be loaded, or does not fit the labels, texts or ``max_length``.
     """
     names = data.class_names
-    labels = np.asarray(data.splits["train"][task.label_column][:], dtype=task.label_dtype)
+    labels = task.labels_of_head(data.splits["train"][task.label_column][:])
     if config.checkpoint is not None:
         name = resolve_checkpoint(config.checkpoint)
         model, tokenizer = load_classifier(name, task)
@@ -239,7 +254,7 @@ def initial_teacher(
         check_table(initial.tokenizer, initial.model.config, name)
     else:
         recipe = config.scratch or ScratchConfig()
-        tokenizer = train_tokenizer(data.splits["train"]["text"][:], recipe.vocab_size)
+        tokenizer = train_tokenizer(texts_of(data.splits["train"]), recipe.vocab_size)
         model = new_model(recipe, tokenizer, names, max_length, task)
         if task.scales_head:
             task.start_head(head_of(model), labels)
@@ -247,7 +262,7 @@ def initial_teacher(
     check_max_length(initial.model, max_length, "teacher")
     if not isinstance(initial.recipe, ScratchConfig):
         parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
-        check_known(initial.tokenizer, data.splits["train"]["text"][:], parameter)
+        check_known(initial.tokenizer, texts_of(data.splits["train"]), parameter)
     return initial
 
 
@@ -290,7 +305,15 @@ def _train(
     with temporary_directory("teacher") as work:
         callbacks = [best, *([KeepEpochs(unfinished)] if unfinished else [])]
         trainer = teacher_trainer(
-            initial, train, seed, work, callbacks, balance, saves=unfinished is not None, use_gpu=use_gpu
+            initial,
+            train,
+            seed,
+            work,
+            callbacks,
+            balance,
+            saves=unfinished is not None,
+            use_gpu=use_gpu,
+            bf16=resumed_bf16(last, use_cpu=not use_gpu),
         )
         with first_token_in_last_layer(initial.model):
             if last is not None:
@@ -309,6 +332,7 @@ def teacher_trainer(
     *,
     saves: bool,
     use_gpu: bool,
+    bf16: bool | None = None,
 ) -> DistillationTrainer:
     """Create the trainer of a teacher that has a recipe.
 
@@ -321,6 +345,7 @@ def teacher_trainer(
         balance: The job's key ``training.balance``.
         saves: Whether a checkpoint is saved after each epoch.
         use_gpu: Whether to train on a GPU.
+        bf16: Whether to train in bfloat16; None: if the hardware multiplies it.
     """
     recipe = initial.recipe
     assert recipe is not None
@@ -342,6 +367,7 @@ def teacher_trainer(
             logging_strategy="no",
             disable_tqdm=True,
             use_cpu=not use_gpu,
+            bf16=bf16,
             dataloader_pin_memory=use_gpu,
         ),
         train_dataset=TokenizedDataset(train),

@@ -10,6 +10,7 @@ from ....search.driver.nodes import check_fits, live_nodes
 from ....storage.store import Store
 from ...session.ray_session import needs_of
 from ...specification.resources import ResourcesConfig, TaskResources, TrialResources
+from .gpus import check_gpus
 
 _PATIENCE_S = 5.0  # how long one node retries the storage
 _ANSWER_WITHIN_S = 90.0  # including the start of a worker
@@ -17,12 +18,13 @@ _PROBES = "cache/probes"
 
 
 def check_cluster(resources: ResourcesConfig, store: Store) -> None:
-    """Reject tasks that fit on no node of the connected cluster, and a storage that its nodes cannot share.
+    """Reject tasks that fit on no node of the connected cluster, unusable GPUs, and a storage that is not shared.
 
     Raises:
         ConfigError: A check failed; the message has the task or the nodes, and the reason.
     """
     check_resources(resources)
+    check_gpus(resources)
     check_storage(store)
 
 
@@ -35,7 +37,7 @@ def check_resources(resources: ResourcesConfig) -> None:
     added = [needs_of(node, 0) for node in resources.autoscaling]
     gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
     for name in ("trial", "teacher", "export", "benchmark"):
-        requested: TaskResources | None = getattr(resources, name)
+        requested: TaskResources | TrialResources | None = getattr(resources, name)
         if requested is None:
             continue
         processes = requested.processes if isinstance(requested, TrialResources) else 1

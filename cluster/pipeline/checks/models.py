@@ -45,6 +45,8 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     length = None if config.training.max_length == AUTO else config.training.num_tokens
     key, checkpoint, teacher = _planned_teacher(config.teacher, checkpoints)
     sections = student_sections(config.student, config.search.space)
+    if config.teacher.logits is not None:
+        _check_without_model(config, [student for student, _ in sections])
     for student, searched in sections:
         source = student.check_shapes(teacher, searched)
         if config.training.pruning is not None:
@@ -71,10 +73,13 @@ def _planned_teacher(
     """Return the key of the teacher's checkpoint, its resolved name or None, and its model's configuration."""
     from ....training.checkpoints.load import load_config
     from ....training.checkpoints.loading import naming
+    from ....training.teacher.config import ScratchConfig
     from ....training.teacher.from_scratch import scratch_shapes
 
-    if config.scratch is not None:
-        return "teacher.scratch", None, scratch_shapes(config.scratch)
+    if (
+        config.scratch is not None or config.logits is not None
+    ):  # a file has no shapes, and no student reads them
+        return "teacher.scratch", None, scratch_shapes(config.scratch or ScratchConfig())
     tuned = config.fine_tune
     name = tuned.checkpoint if tuned else config.checkpoint
     assert name is not None, "one of the three is there"
@@ -82,6 +87,29 @@ def _planned_teacher(
     with naming(key):
         checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
         return key, checkpoint, load_config(checkpoint)
+
+
+def _check_without_model(config: JobConfig, students: list[StudentConfig]) -> None:
+    """Reject what needs a teacher that can be run, where the teacher is a file of logits.
+
+    Raises:
+        ConfigError: The message has the key and the remedy.
+    """
+    from ....search.space.space import may_have_weight
+    from ....training.distillation.losses.base import LOSS_TERMS, NEED_TEACHER_MODEL
+
+    for student in students:
+        reason = student.why_teacher_model()
+        if reason is not None:
+            raise ConfigError(f"{reason}, but teacher.logits is a file, which has no weights")
+        if getattr(student, "table", None) == "random":
+            logger.warning("student.table: drawn, since teacher.logits is a file, which has no hidden states")
+    for term in LOSS_TERMS:
+        if term.needs & NEED_TEACHER_MODEL and may_have_weight(term, config.search, config.training):
+            raise ConfigError(
+                f"{term.path()}: it compares hidden states with the teacher's, but teacher.logits is a file, which "
+                "has none; remove it, or use teacher.checkpoint"
+            )
 
 
 def _check_variants(config: JobConfig, students: list[StudentConfig]) -> None:

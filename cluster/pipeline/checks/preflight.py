@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ....texts import texts_of
 from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 from ...specification.goal import check_goals, check_metrics
@@ -75,8 +76,8 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or ScratchConfig()
-        return train_tokenizer(self.data.splits["train"]["text"][:], recipe.vocab_size)
+        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
+        return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property
     def data(self) -> TextData:
@@ -178,7 +179,7 @@ def _check_folds(job: CheckedJob) -> None:
 
 def _check_texts(job: CheckedJob) -> None:
     check_texts(job.local_config, job.data, job.checkpoints)
-    texts = job.data.splits["train"]["text"][:]
+    texts = texts_of(job.data.splits["train"])
     job.lengths = measure_texts(
         job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _held_length(job)
     )

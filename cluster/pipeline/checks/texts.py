@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ....texts import texts_of
 from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 
@@ -29,12 +30,15 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     from ....training.checkpoints.load import label_names, load_config
     from ....training.checkpoints.once import Checkpoints
     from ....training.checkpoints.word_pieces import check_known
+    from ....training.teacher.file_teacher import joined_logits
 
     checkpoints = checkpoints or Checkpoints()
     if config.teacher.checkpoint is not None:
         own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
         match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
         match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
+    if config.teacher.logits is not None:
+        joined_logits(config.teacher, data, get_task(config.task))
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),
@@ -43,7 +47,7 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     ):
         if name is None:
             continue
-        share = check_known(checkpoints.tokenizer(name), data.splits["train"]["text"][:], parameter)
+        share = check_known(checkpoints.tokenizer(name), texts_of(data.splits["train"]), parameter)
         if share > _MANY_UNKNOWN:
             logger.warning(
                 "%s: its tokenizer does not know %.0f %% of the characters of the training texts; use a student "
@@ -58,7 +62,8 @@ def check_new_pieces(
 ) -> None:
     """Reject a student that does not fit the word pieces that a new teacher will have.
 
-    A teacher trained from scratch takes its word pieces from the training texts, which is fast enough to do here.
+    A teacher trained from scratch takes its word pieces from the training texts, as does a file of logits for the
+    students; that is fast enough to do here.
 
     Args:
         config: The specification.
@@ -70,10 +75,10 @@ def check_new_pieces(
     """
     from ....training.teacher.from_scratch import train_tokenizer
 
-    scratch = config.teacher.scratch
+    scratch = config.teacher.scratch or config.teacher.logits
     if scratch is not None:
-        texts = data.splits["train"]["text"]
-        make = new_tokenizer or (lambda: train_tokenizer(texts[:], scratch.vocab_size))
+        texts = texts_of(data.splits["train"])
+        make = new_tokenizer or (lambda: train_tokenizer(texts, scratch.vocab_size))
         for student in _students(config):
             student.check_new_tokenizer(make)
 

@@ -11,6 +11,7 @@ from ....export.benchmark.measurements import median_text
 from ....export.benchmark.targets.base import OpenOptions
 from ....export.variants.build import build_variant
 from ....search.space.students import student_name
+from ....texts import num_characters, texts_of
 from ...remote.tasks import validation_texts
 from .parts import TEACHER
 from .stopwatch import Stopwatch
@@ -37,6 +38,7 @@ def measure_export_part(request: Request, points: list[Point]) -> dict[str, Any]
         out_of_scope_label=data.out_of_scope_label,
         num_threads=config.benchmark.num_threads,
         validation=validation_texts(config, data),
+        takes_pairs=data.has_pairs,
     )
     return {
         "seconds": watch.lap(),
@@ -51,14 +53,14 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
         ``load_s``; ``call_s`` of one text of median length; ``batched_s`` of a text in a batch; and ``logits_s`` of a
         text where accuracy is measured.
     """
-    config, texts = request.config, request.data.splits["validation"]["text"][:]
+    config, texts = request.config, texts_of(request.data.splits["validation"])
     folders = {TEACHER: _teacher(request), PLAIN: request.work / PLAIN}
     folder = folders.get(name) or _student(request, points)
     length, threads = config.training.num_tokens, config.benchmark.num_threads
     kind = "onnx" if name == PLAIN else "pytorch"
     watch = Stopwatch()
     opened = targets.get(kind).open(OpenOptions(str(folder), length, None, threads, None, config.task))
-    query, some = median_text(texts), sorted(texts, key=len)[:: max(1, len(texts) // _NUM_BATCH)]
+    query, some = median_text(texts), sorted(texts, key=num_characters)[:: max(1, len(texts) // _NUM_BATCH)]
     opened.pipeline(query)
     load_s, end = watch.lap(), time.perf_counter() + request.seconds / 8
     calls = 0

@@ -118,6 +118,8 @@ def why_not(job: CheckedJob) -> str | None:
     address = job.config.resources.address
     if address is not None:
         return f"it would be measured on this machine, but resources.address is {address}"
+    if job.config.teacher.logits is not None:
+        return "the teacher is a file of logits (teacher.logits), which cannot be run to measure it"
     return None
 
 

@@ -15,12 +15,14 @@ from ....search.space.space import fixed_values
 from ....search.space.students import Student, student_keys, student_name, student_sections
 from ....search.student_arguments import STUDENT_KIND
 from ....search.trial.inputs import StudentTexts, TrialInputs, TrialSettings
+from ....texts import texts_of
 from ....training import tasks
 from ....training.checkpoints.load import load_classifier, load_tokenizer, save_checkpoint
 from ....training.data.analysis.diagnostics import near_duplicates
 from ....training.data.tokenized import LabelledSplit
 from ....training.data.transfer_set import extra_splits
 from ....training.models.runtime import intra_op_threads, quiet
+from ....training.ragged import Ragged, flat
 from ....training.student.build import build_student
 from ....training.student.config import student_section
 from ....training.student.kinds.base import StudentInputs
@@ -28,7 +30,7 @@ from ....training.student.piece_states import compute_states
 from ....training.teacher.logits_cache import logits_key
 from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
-from ...remote.teacher_labels import LOGITS_DTYPE, tokenize_for_student
+from ...remote.teacher_labels import tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches
 from .request import BATCH_SIZES
 from .stopwatch import Stopwatch
@@ -85,6 +87,7 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
     labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    num_logits = {name: len(flat(each.teacher_logits)) for name, each in labelled.items()}
     (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
     return {
         **measured,
@@ -96,7 +99,9 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
         "labelling_s": labelling,
         "cached": _cached(request, kinds),
         "num_texts": {name: len(each) for name, each in kinds.items()},
-        "logits_bytes": {name: len(each) * (4 * num_outputs + 8) for name, each in kinds.items()},
+        "logits_bytes": {
+            name: 4 * num_outputs * num_logits[name] + 8 * len(each) for name, each in kinds.items()
+        },
         "duplicates_s": _duplicates_s(request),
     }
 
@@ -124,9 +129,9 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
                 data.class_names,
                 store.local(key),
                 max_length=config.training.num_tokens,
-                texts=(data.splits["train"]["text"][:], data.unlabelled),
+                texts=(texts_of(data.splits["train"]), data.unlabelled),
                 labels=data.splits["train"]["label"][:],
-                validation_texts=data.splits["validation"]["text"][:],
+                validation_texts=texts_of(data.splits["validation"]),
                 num_threads=1,
                 use_gpu=False,
                 task=tasks.get(config.task),
@@ -162,7 +167,7 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
 def _reading_pieces(request: Request) -> dict[str, Any]:
     """Return how many word pieces the teacher reads to build the students, and the seconds that it takes."""
     config, data, folder = request.config, request.data, request.store.local(TEACHER)
-    tokenizer, texts = load_tokenizer(folder), data.splits["train"]["text"][:]
+    tokenizer, texts = load_tokenizer(folder), texts_of(data.splits["train"])
     sections = [section for section, _ in student_sections(config.student, config.search.space)]
     # Students with the same pieces share the states, of whatever kind they are.
     read = {tuple(each.pieces_read(tokenizer, texts, data.unlabelled)) for each in sections} - {()}
@@ -188,7 +193,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
     pretraining = getattr(section, "pretraining", None)
     if pretraining is None:
         return {"pretraining_s": 0.0}
-    texts = data.splits["train"]["text"][:]
+    texts = texts_of(data.splits["train"])
     before = section.model_copy(update={"pretraining": None, "vocabulary": None})  # trimmed afterwards
     built = before.build(
         StudentInputs(
@@ -275,32 +280,30 @@ def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
     config, data, task = request.config, request.data, tasks.get(request.config.task)
     if fixed_values(config.search).get("alpha") == 1:
         return {}
-    num_outputs = task.num_outputs(data.class_names)
-    found = extra_splits(config.data, data, tokenizer, config.training.num_tokens)
-    return {
-        kind: replace(split, labels=task.missing_labels(len(split), num_outputs))
-        for kind, split in found.items()
-    }
+    return extra_splits(config.data, data, tokenizer, config.training.num_tokens, task)
 
 
 def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
     """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
     if fixed_values(request.config.search).get("alpha") == 1:
         return list(kinds)
-    teacher, folder, length = request.teacher, request.logits, request.config.training.num_tokens
+    training = request.config.training
+    teacher, folder, length = request.teacher, request.logits, training.num_tokens
     if teacher is None or folder is None:
         return []
     return [
         name
         for name, split in kinds.items()
-        if (folder / logits_key(teacher, split, length, LOGITS_DTYPE)).is_dir()
+        if (folder / logits_key(teacher, split, length, training.logits_precision)).is_dir()
     ]
 
 
 def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
     """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    logits = np.random.default_rng(0).standard_normal((len(split), num_outputs), dtype=np.float32)
-    return LabelledSplit(split, logits)
+    num, random = len(flat(split.labels)), np.random.default_rng(0)
+    of_tokens = isinstance(split.labels, Ragged)
+    logits = random.standard_normal((num, num_outputs), dtype=np.float32)
+    return LabelledSplit(split, split.labels.like(logits) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:
@@ -308,7 +311,7 @@ def _duplicates_s(request: Request) -> float:
     splits = request.data.splits
     total = sum(len(splits[name]) for name in splits)
     share = min(1.0, _MOST_COMPARED / total)
-    texts = {str(name): splits[name]["text"][: max(1, int(share * len(splits[name])))] for name in splits}
+    texts = {str(name): texts_of(splits[name])[: max(1, int(share * len(splits[name])))] for name in splits}
     watch = Stopwatch()
     near_duplicates(texts)
     return watch.lap() / share

@@ -24,7 +24,8 @@ _RECORD = "extended.json"
 _EXTENDS = ("search.num_trials", "search.budget", "search.max_failed_trials")
 _STUDY = ("search.space", "search.sampler")  # a change of them begins a new run
 _BY_BEST = ("export", "benchmark")  # repeated only if another trial is the best, or they are changed
-_FREE = ("resources", "storage.reuse", "storage.retry_s", *_BY_BEST)  # a resumed run may change them
+# A resumed run may change these.
+_FREE = ("resources", "storage.reuse", "storage.retry_s", "storage.checkpoint_every_s", *_BY_BEST)
 _ALWAYS = ("search", "gate", "report", "artifact")
 _THRESHOLD = "export.out_of_scope"  # trials that are measured with a threshold depend on its goal
 

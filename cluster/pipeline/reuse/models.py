@@ -16,6 +16,7 @@ from ....export.artifact.manifest import CONFIG_FILE
 from ....export.benchmark import targets
 from ....export.benchmark.measure_models import Measurement, MeasurementSpec, judge_again
 from ....export.benchmark.targets.baseline import BASELINE
+from ....export.benchmark.targets.known_answers import KNOWN_ANSWERS
 from ....export.machine import describe_machine, without_load
 from ....export.out_of_scope.fit_scores import refit_scores
 from ....export.report.report import REFERENCE
@@ -23,6 +24,7 @@ from ....export.selection.gate import STUDENT, TEACHER
 from ....export.variants import kinds
 from ....storage.folders import file_sha256
 from ....storage.temporary import temporary_directory
+from ....training.teacher.file_teacher import LOGITS_FILE, is_measurable
 from ...remote.baselines import baseline_content, baseline_specs, left_out
 from ...remote.tasks import (
     benchmark_texts,
@@ -262,6 +264,8 @@ class ModelReuse:
             return contents[spec.name]
         if spec.kind == BASELINE:
             return baseline_content(self._config, spec.name)
+        if spec.kind == KNOWN_ANSWERS:
+            return file_sha256(self._run.store.fetch(spec.directory) / LOGITS_FILE)
         if spec.kind == "reference":  # only the teacher's tokenizer is used
             return file_sha256(self._run.store.fetch(spec.directory) / _TOKENIZER_FILE)
         return self._content(spec.directory)
@@ -336,11 +340,12 @@ def measurement_specs(
     ``exported`` are the records of the variants; by default those of the run's export.
     """
     length, best = config.training.num_tokens, run.best
-    teacher = run.stage_record("teacher")["result"]["key"]
-    specs = [
-        MeasurementSpec(TEACHER, "pytorch", teacher, length),
-        MeasurementSpec(STUDENT, "pytorch", best, length),
-    ]
+    record = run.stage_record("teacher")["result"]
+    teacher, from_file = record["key"], config.teacher.logits is not None
+    specs = [MeasurementSpec(STUDENT, "pytorch", best, length)]
+    if not from_file or is_measurable(record):
+        kind = KNOWN_ANSWERS if from_file else "pytorch"
+        specs.insert(0, MeasurementSpec(TEACHER, kind, teacher, length))
     for made in exported_variants(run) if exported is None else exported:
         name = made["name"]
         specs.append(

@@ -10,7 +10,7 @@ from ....errors import ArtifactError
 from ..card import model_card
 from ..contents import check_hashes, no_folder
 from ..files import MAX_JSON_BYTES, is_folder, parse_object, read_regular
-from ..manifest import MANIFEST_FILE, SETTINGS_FILE, Manifest, read_manifest
+from ..manifest import MANIFEST_FILE, SETTINGS_FILE, TAKES_PAIRS, Manifest, read_manifest
 from ..seal import CARD_FILE, fingerprint, verify_artifact
 
 _TIMED_TEXT = "query"  # the measurement that is a text of the data, unless ``benchmark.query`` was given
@@ -71,9 +71,10 @@ def _without_text(folder: Path, manifest: Manifest) -> Manifest:
     """Remove the text that was timed from the manifest and the model card in ``folder``."""
     measurements = {name: value for name, value in manifest.measurements.items() if name != _TIMED_TEXT}
     settings = folder / SETTINGS_FILE
-    labels = parse_object(read_regular(settings, MAX_JSON_BYTES)[0], settings).get("labels")
+    config = parse_object(read_regular(settings, MAX_JSON_BYTES)[0], settings)
+    pairs = config.get(TAKES_PAIRS, False)
     try:
-        card = model_card(labels or [], manifest.made_from, measurements)
+        card = model_card(config.get("labels") or [], manifest.made_from, measurements, takes_pairs=pairs)
     except (TypeError, ValueError) as error:
         raise ArtifactError(
             f"{MANIFEST_FILE}: made_from and measurements make no model card ({error!s:.60}); export the run again"

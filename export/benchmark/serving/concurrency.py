@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError, RunFailedError
+from ....texts import TextOrPair, from_json
 from ...runtime.classifier import TextClassifier
 from ..measurements import summary_ms
 from ..memory import peak_memory_mb
@@ -27,7 +28,7 @@ _LEAD_S = 0.1  # from sending the start time until that time
 def measure_load(
     directory: str | Path,
     *,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     num_clients: Sequence[int] = NUM_CLIENTS,
     num_threads: int = 1,
     seconds: float = 2.0,
@@ -78,9 +79,10 @@ def measure_load(
 
 
 def load_in_threads(
-    directory: str, *, texts: Sequence[str], num_clients: int, num_threads: int, seconds: float
+    directory: str, *, texts: Sequence[TextOrPair], num_clients: int, num_threads: int, seconds: float
 ) -> dict[str, Any]:
     """Measure the load of ``num_clients`` threads on one classifier in this process."""
+    texts = [*map(from_json, texts)]
     classifier = _warm(directory, texts, num_threads)
     begin = 0.0
 
@@ -100,7 +102,7 @@ def load_in_threads(
 
 
 def load_in_processes(
-    directory: str | Path, *, texts: Sequence[str], num_clients: int, num_threads: int, seconds: float
+    directory: str | Path, *, texts: Sequence[TextOrPair], num_clients: int, num_threads: int, seconds: float
 ) -> dict[str, Any]:
     """Measure the load of ``num_clients`` processes, which have all ended when this returns or raises."""
     with ExitStack() as stack:
@@ -128,7 +130,7 @@ def load_in_processes(
     )
 
 
-def _warm(directory: str, texts: Sequence[str], num_threads: int) -> TextClassifier:
+def _warm(directory: str, texts: Sequence[TextOrPair], num_threads: int) -> TextClassifier:
     classifier = TextClassifier.load(directory, num_threads=num_threads)
     for run in range(_WARM_UP_RUNS):
         classifier(texts[run % len(texts)])
@@ -136,7 +138,7 @@ def _warm(directory: str, texts: Sequence[str], num_threads: int) -> TextClassif
 
 
 def _classify_until(
-    classifier: TextClassifier, texts: Sequence[str], number: int, begin: float, end: float
+    classifier: TextClassifier, texts: Sequence[TextOrPair], number: int, begin: float, end: float
 ) -> list[float]:
     """Classify texts from ``begin`` to ``end``, and return the seconds of each call that completed in time."""
     times, index = [], number
@@ -208,16 +210,15 @@ def _receive(client: subprocess.Popen[str]) -> Any:
 def main() -> None:
     """Run one client: read the texts and then the start time from stdin, and write the times to stdout."""
     request = json.loads(sys.stdin.readline())
-    classifier = _warm(request["directory"], request["texts"], request["num_threads"])
+    texts = [*map(from_json, request["texts"])]
+    classifier = _warm(request["directory"], texts, request["num_threads"])
     sys.stdout.write("true\n")
     sys.stdout.flush()
     line = sys.stdin.readline()
     if not line:  # the parent process has ended
         return
     begin = json.loads(line)
-    times = _classify_until(
-        classifier, request["texts"], request["number"], begin, begin + request["seconds"]
-    )
+    times = _classify_until(classifier, texts, request["number"], begin, begin + request["seconds"])
     sys.stdout.write(json.dumps({"times": times, "peak_memory_mb": peak_memory_mb()}) + "\n")
 
 

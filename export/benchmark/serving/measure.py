@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import RunFailedError
+from ....texts import TextOrPair, from_json
 from ...runtime.classifier import TextClassifier
 from ..measure_models import NUM_COMPARED_TEXTS
 from ..measurements import PerformanceBenchmark, runtime_bytes
@@ -46,7 +47,7 @@ class ExtraMeasurements:
 def measure_serving(
     directory: str | Path,
     *,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     num_runs: int = 100,
     num_warmups: int = 10,
     num_threads: int = 1,
@@ -81,7 +82,7 @@ def measure_serving(
         what="the artifact",
         num_threads=num_threads,
     )
-    query = measured["query"]
+    query = measured["query"] = from_json(measured["query"])
     if extras.sweep:
         measured["sweep"] = sweep(directory, texts=texts, query=query, seconds=extras.seconds, **shared)
     if extras.load:
@@ -98,10 +99,10 @@ def measure_serving(
 
 
 def time_artifact(
-    directory: str, texts: list[str], *, num_runs: int, num_warmups: int, num_threads: int
+    directory: str, texts: list[TextOrPair], *, num_runs: int, num_warmups: int, num_threads: int
 ) -> dict[str, Any]:
     """Measure latency, throughput, memory and size in this process."""
-    classifier = TextClassifier.load(directory, num_threads=num_threads)
+    classifier, texts = TextClassifier.load(directory, num_threads=num_threads), [*map(from_json, texts)]
     benchmark = PerformanceBenchmark(
         classifier,
         texts,
@@ -126,7 +127,7 @@ def time_artifact(
 
 
 def _compare_sessions(
-    directory: str | Path, texts: Sequence[str], query: str, num_threads: int
+    directory: str | Path, texts: Sequence[TextOrPair], query: TextOrPair, num_threads: int
 ) -> dict[str, Any]:
     """Tune session options, and measure load time and memory of a server with each option."""
     arguments = {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
+from ....texts import TextOrPair
 from ..processes import PACKAGE, environment, failure
 
 _NUM_SERVED = 20
@@ -24,12 +25,13 @@ from {package} import TextClassifier
 imported = time.perf_counter()
 import json, sys
 request = json.loads(sys.argv[1])
+text = tuple(request["text"]) if isinstance(request["text"], list) else request["text"]
 classifier = TextClassifier.load(request["directory"], num_threads=request["num_threads"], session=request["session"])
 loaded = time.perf_counter()
-classifier(request["text"])
+classifier(text)
 labelled = time.perf_counter()
 for _ in range(request["num_served"]):
-    classifier(request["text"])
+    classifier(text)
 from {package}.export.benchmark.memory import peak_memory_mb
 print(json.dumps([[began, imported, loaded, labelled], peak_memory_mb()]))
 """
@@ -38,7 +40,7 @@ print(json.dumps([[began, imported, loaded, labelled], peak_memory_mb()]))
 def measure_startup(
     directory: str | Path,
     *,
-    text: str,
+    text: TextOrPair,
     num_threads: int = 1,
     num_runs: int = 5,
     session: Mapping[str, Any] | None = None,
@@ -47,7 +49,7 @@ def measure_startup(
 
     Args:
         directory: an artifact or ONNX variant; its files are in the page cache from the second run on.
-        text: text to classify.
+        text: text or pair to classify.
         num_threads: intra-op threads.
         num_runs: number of processes, started one after another.
         session: session options; default: the artifact's.

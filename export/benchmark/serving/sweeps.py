@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
+from ....texts import TextOrPair, from_json
 from ...machine import num_usable_cores
 from ...runtime.classifier import TextClassifier
 from ..measurements import summary_ms
@@ -33,8 +34,8 @@ def default_lengths(max_length: int) -> list[int]:
 def sweep(
     directory: str | Path,
     *,
-    texts: Sequence[str],
-    query: str,
+    texts: Sequence[TextOrPair],
+    query: TextOrPair,
     num_threads: int = 1,
     threads: Sequence[int] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -73,7 +74,7 @@ def sweep(
     tokenizer = untruncated(directory)
     limits = {"num_runs": num_runs, "num_warmups": num_warmups, "seconds": seconds}
 
-    def points(batches: list[list[str]], num_threads: int) -> list[dict[str, Any]]:
+    def points(batches: list[list[TextOrPair]], num_threads: int) -> list[dict[str, Any]]:
         arguments = {"directory": str(directory), "batches": batches, "num_threads": num_threads, **limits}
         timed = call_in_process(
             "benchmark.serving.sweeps", "time_batches", arguments, what="a sweep", num_threads=num_threads
@@ -92,7 +93,7 @@ def sweep(
 
 def time_batches(
     directory: str,
-    batches: list[list[str]],
+    batches: list[list[TextOrPair]],
     *,
     num_threads: int,
     num_runs: int,
@@ -105,14 +106,14 @@ def time_batches(
         {
             "num_threads": num_threads,
             "batch_size": len(batch),
-            **_time(classifier, batch, num_runs, num_warmups, seconds),
+            **_time(classifier, [*map(from_json, batch)], num_runs, num_warmups, seconds),
         }
         for batch in batches
     ]
 
 
 def _time(
-    classifier: TextClassifier, batch: list[str], num_runs: int, num_warmups: int, seconds: float
+    classifier: TextClassifier, batch: list[TextOrPair], num_runs: int, num_warmups: int, seconds: float
 ) -> dict[str, Any]:
     size = len(batch)
     given = batch[0] if size == 1 else batch

@@ -10,6 +10,7 @@ from pathlib import Path
 import tokenizers
 
 from ....errors import InputError
+from ....texts import TextOrPair, all_parts, from_json, parts_of
 from ...runtime.classifier import SETTINGS_FILE, TOKENIZER_FILE
 
 
@@ -20,27 +21,31 @@ def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def num_tokens(directory: str | Path, text: str) -> int:
-    """Return how many tokens of a text an artifact processes, including special ones."""
+def num_tokens(directory: str | Path, text: TextOrPair) -> int:
+    """Return how many tokens of a text or pair an artifact processes, including special ones."""
     config = json.loads((Path(directory) / SETTINGS_FILE).read_text(encoding="utf-8"))
-    return min(len(untruncated(directory).encode(text)), config["max_length"])
+    return min(len(untruncated(directory).encode(*parts_of(from_json(text)))), config["max_length"])
 
 
-def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_tokens: int) -> str:
-    """Join words of ``texts``, in order and in a cycle, into a text of at most ``num_tokens`` tokens.
+def text_of_length(
+    tokenizer: tokenizers.Tokenizer, texts: Sequence[TextOrPair], num_tokens: int
+) -> TextOrPair:
+    """Join words of ``texts``, in order and in a cycle, into a text or pair of at most ``num_tokens`` tokens.
+
+    The words of a pair are shared out evenly.
 
     Args:
         tokenizer: a tokenizer without truncation.
-        texts: texts with at least one word.
+        texts: texts, or pairs, with at least one word.
         num_tokens: length including special tokens. The text is shorter if no word fits into the remainder.
 
     Raises:
         InputError: no word fits.
     """
-    words = " ".join(texts).split()
+    words, is_pair = " ".join(all_parts(texts)).split(), not isinstance(texts[0], str)
     encoded = tokenizer.encode_batch_fast([f" {word}" for word in words], add_special_tokens=False)
     sizes = [len(each) for each in encoded]
-    remaining = num_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+    remaining = num_tokens - tokenizer.num_special_tokens_to_add(is_pair=is_pair)
     taken: list[str] = []
     skipped = 0
     for word, size in cycle(zip(words, sizes, strict=True)):
@@ -52,13 +57,21 @@ def text_of_length(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], num_to
         else:
             skipped += 1
     # A tokenizer may split words differently when they are joined.
-    while taken and len(tokenizer.encode(" ".join(taken))) > num_tokens:
+    while taken and len(tokenizer.encode(*_shared_out(taken, is_pair=is_pair))) > num_tokens:
         taken.pop()
-    if not taken:
-        raise InputError(f"no word of the texts fits into {num_tokens} tokens; use greater lengths")
-    return " ".join(taken)
+    if len(taken) < 1 + is_pair:
+        none = "no two words of the texts fit" if is_pair else "no word of the texts fits"
+        raise InputError(f"{none} into {num_tokens} tokens; use greater lengths")
+    first, *second = _shared_out(taken, is_pair=is_pair)
+    return (first, second[0]) if second else first
 
 
-def batch_of(texts: Sequence[str], size: int) -> list[str]:
+def _shared_out(words: Sequence[str], *, is_pair: bool) -> list[str]:
+    """Return words as one text, or as the two texts of a pair."""
+    middle = (len(words) + 1) // 2 if is_pair else len(words)
+    return [" ".join(words[:middle]), " ".join(words[middle:])][: 1 + is_pair]
+
+
+def batch_of(texts: Sequence[TextOrPair], size: int) -> list[TextOrPair]:
     """Return ``size`` texts: the given ones in order, in a cycle."""
     return list(islice(cycle(texts), size))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ....errors import InputError, shown
-from . import baseline, onnx, pytorch, pytorch_int8, reference
+from . import baseline, known_answers, onnx, pytorch, pytorch_int8, reference
 from .base import TARGETS, Target
 
-__all__ = ["baseline", "get", "names", "onnx", "pytorch", "pytorch_int8", "reference"]
+__all__ = ["baseline", "get", "known_answers", "names", "onnx", "pytorch", "pytorch_int8", "reference"]
 
 
 def names() -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ....texts import TextOrPair
+    from ....training.ragged import Rows
+    from ...runtime.tasks import Tokens
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Opened:
 
     Attributes:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
-        logits: Texts in, logits[N, C] out; columns in the order of ``labels``.
+        logits: Texts in, logits[N, C] out, or rows of [L, C]; columns in the order of ``labels``.
+        tokens: Texts in, the ``Tokens`` of each out; None where texts have logits, not their tokens.
         labels: Names of the C labels.
         threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
@@ -30,12 +33,13 @@ class Opened:
     """
 
     pipeline: Callable[..., Any]
-    logits: Callable[[Sequence[str]], np.ndarray]
+    logits: Callable[[Sequence[TextOrPair]], Rows]
     labels: list[str]
     threshold: Any = None
     temperature: float | None = None
     weights: Path | None = None
     profile: Callable[..., dict[str, float]] | None = None
+    tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Target:
         prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
         preparation: What ``prepare`` does, as one word for progress.
         is_optional: Whether a job goes on without a measurement that fails.
+        is_run: Whether its models are run; otherwise their answers are stored, and only accuracy is measured.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its models can be chosen and sealed.
@@ -119,6 +124,7 @@ class Target:
     prepare: Callable[[Preparation], Prepared] | None = None
     preparation: str = "preparing"
     is_optional: bool = False
+    is_run: bool = True
     has_accuracy: bool = True
     is_gated: bool = False
     can_be_sealed: bool = False

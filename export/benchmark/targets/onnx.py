@@ -21,6 +21,7 @@ def _open(options: OpenOptions) -> Opened:
         threshold=classifier.threshold,
         temperature=classifier.temperature,
         profile=classifier.profile,
+        tokens=classifier.tokens if classifier.of_tokens else None,
     )
 
 

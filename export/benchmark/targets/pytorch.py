@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 from .base import Opened, OpenOptions, Target, register
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ....texts import TextOrPair
+    from ....training.ragged import Rows
 
 
 def open_checkpoint(options: OpenOptions) -> Opened:
     """Open a classifier's checkpoint."""
     from ....training import tasks
     from ....training.checkpoints.load import load_classifier
-    from ....training.data.tokenized import tokenize_split
     from ....training.models.inference import compute_logits
 
     set_threads(options.num_threads)
-    model, tokenizer = load_classifier(options.directory, tasks.get(options.task))
+    task = tasks.get(options.task)
+    model, tokenizer = load_classifier(options.directory, task)
 
-    def logits(texts: Sequence[str]) -> np.ndarray:
-        split = tokenize_split(texts, None, tokenizer, options.max_length)
+    def logits(texts: Sequence[TextOrPair]) -> Rows:
+        outputs = int(model.config.num_labels or 0)
+        split = task.tokenize_texts(texts, tokenizer, options.max_length, outputs)
         pad_token_id = int(model.config.pad_token_id or 0)
         return compute_logits(
             model, split, pad_token_id=pad_token_id, num_threads=options.num_threads, use_gpu=False
@@ -44,15 +46,36 @@ def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions)
     import torch
     from transformers import pipeline
 
+    from ....texts import as_columns
+    from ....training import tasks
     from ....training.checkpoints.load import label_names
+    from ....training.data.tokenized import TOKEN_TYPES, encodings_of
+    from ....training.models.token_types import reads_token_types
+    from ...runtime.tasks import Tokens
 
-    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    types = [TOKEN_TYPES] if reads_token_types(model) else []
+    tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
+    tokenizer.model_max_length = options.max_length  # to which the pipeline of tokens truncates
+    task = tasks.get(options.task)
+    of_tokens = task.of_tokens
+    given_once: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
+    each_time = {} if of_tokens else {"truncation": True, "max_length": options.max_length}
+    kind: Any = task.pipeline
+    classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device="cpu", **given_once)
+
+    def given(text: Any) -> Any:
+        return as_columns(text) if isinstance(text, tuple) else text
 
     def call(texts: Any, batch_size: int = 1) -> Any:
+        texts = [given(text) for text in texts] if isinstance(texts, list) else given(texts)
         with torch.inference_mode():
-            return classify(texts, batch_size=batch_size, truncation=True, max_length=options.max_length)
+            return classify(texts, batch_size=batch_size, **each_time)
 
-    return Opened(call, logits, label_names(model.config))
+    def tokens(texts: Sequence[str]) -> list[Tokens]:
+        found = encodings_of(texts, tokenizer, options.max_length)
+        return [Tokens(text, each.offsets, each.word_ids) for text, each in zip(texts, found, strict=True)]
+
+    return Opened(call, logits, label_names(model.config), tokens=tokens if of_tokens else None)
 
 
 register(

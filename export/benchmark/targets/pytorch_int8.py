@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import Opened, OpenOptions, Target, register
 from .pytorch import open_pipeline, set_threads
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ....texts import TextOrPair
+    from ....training.data.tokenized import TokenRow
+    from ....training.ragged import Rows
 
 
 def _open(options: OpenOptions) -> Opened:
+    import numpy as np
     import torch
 
     from ....training import tasks
     from ....training.checkpoints.load import load_tokenizer
-    from ....training.data.tokenized import tokenize_split
+    from ....training.data.tokenized import tokenize_rows
+    from ....training.ragged import Ragged
     from ...variants.torch_int8 import load_pytorch_int8
 
     set_threads(options.num_threads)
     model = load_pytorch_int8(options.directory, tasks.get(options.task))
     tokenizer = load_tokenizer(options.tokenizer_dir or options.directory)
 
-    def logits(texts: Sequence[str]) -> np.ndarray:
-        split = tokenize_split(texts, None, tokenizer, options.max_length)
+    def logits(texts: Sequence[TextOrPair]) -> Rows:
+        rows = tokenize_rows(texts, tokenizer, options.max_length)
         # Unlike compute_logits, run the whole last layer: the first token alone has another range.
-        ids = [torch.from_numpy(split.row(i)).long()[None] for i in range(len(split))]
         with torch.inference_mode():
-            return torch.cat([model(input_ids=each).logits for each in ids]).numpy()
+            found = [model(**_inputs(model, row)).logits[0].numpy() for row in rows]
+        return Ragged.of(found, np.float32, found[0].shape[1:]) if found[0].ndim == 2 else np.stack(found)
 
     return open_pipeline(model, tokenizer, logits, options)
+
+
+def _inputs(model: Any, row: TokenRow) -> dict[str, Any]:
+    """Return the inputs [1, L] of a text that a model reads."""
+    import torch
+
+    from ....training.data.tokenized import TOKEN_TYPES
+    from ....training.models.token_types import without_unread_types
+
+    given = {"input_ids": row.ids} if row.types is None else {"input_ids": row.ids, TOKEN_TYPES: row.types}
+    return without_unread_types(
+        model, {name: torch.from_numpy(each).long()[None] for name, each in given.items()}
+    )
 
 
 register(

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from onnx import numpy_helper
-from torch import Tensor, nn
 
 from ....training.models.convolution import (
     ConvolutionConfig,
@@ -17,13 +14,10 @@ from ....training.models.convolution import (
     ResidualBlock,
     WindowProduct,
 )
-from ....training.models.tied_embedding_rows import rows_stored_once
-from ..parts import BLOCKS, FILTERS, HIDDEN_LAYER
-from ..writer import INPUT_NAMES, GraphWriter
+from ..parts import BLOCKS, FILTERS
+from ..writer import GraphWriter
+from .attention_free import HIDDEN_LAYER_PART, MASK, TableRows, head, kept_positions, values
 from .base import WrittenGraph, register
-
-_IDS, _MASK = INPUT_NAMES
-_TABLE, _PLACE = "encoder.word_embeddings.weight", "encoder.word_embeddings.place"
 
 
 @dataclass(frozen=True)
@@ -45,89 +39,53 @@ class _Window:
 
     def weight(self, product: WindowProduct) -> np.ndarray:
         """Return a product's weight[F, size * D], with zeros where the window is wider than its own."""
-        weight, before = _values(product.linear.weight), self.left - (product.window_size - 1) // 2
+        weight, before = values(product.linear.weight), self.left - (product.window_size - 1) // 2
         num_columns = weight.shape[1] // product.window_size
         wide = np.zeros((len(weight), self.size * num_columns), dtype=np.float32)
         wide[:, before * num_columns : before * num_columns + weight.shape[1]] = weight
         return wide
 
 
-class _Rows:
-    """Write the rows of the word pieces of a text, and of the windows around them."""
-
-    def __init__(self, writer: GraphWriter, table: nn.Embedding, padding: int) -> None:
-        self._writer, self._ids = writer, _IDS
-        stored, dtype = rows_stored_once(table), np.dtype(np.int64)
-        values = _values((stored or table).weight)
-        if stored is not None:
-            place = _values(stored.place)
-            padding, dtype = int(place[padding]), place.dtype
-            self._ids = writer.add("Gather", writer.weight(_PLACE, place), _IDS)
-        if values[padding].any():
-            values, padding = np.concatenate([values, np.zeros_like(values[:1])]), len(values)
-        self._table, self._zero = writer.weight(_TABLE, values), writer.scalar(padding, dtype)
-
-    def of_pieces(self) -> str:
-        """Add the lookup of each piece's row, float[B, L, D]."""
-        return self._writer.add("Gather", self._table, self._ids)
-
-    def of_windows(self, window: _Window) -> str:
-        """Add the lookup of the rows of each window, side by side, float[B, L, size * D]; zeros beyond the text."""
-        if window.size == 1:
-            return self.of_pieces()
-        # Ids are moved instead of rows: that is faster, and rows in 8 bits go straight into a product.
-        ids = _moved(self._writer, self._ids, window, self._zero)
-        return self._writer.add(
-            "Concat", *(self._writer.add("Gather", self._table, each) for each in ids), axis=2
-        )
-
-
 def _write(writer: GraphWriter, model: ConvolutionForSequenceClassification) -> str:
     encoder: Any = model.encoder
-    add = writer.add
-    rows = _Rows(
-        writer, _whole_table(encoder.word_embeddings, encoder.config.vocab_size), model.config.pad_token_id
-    )
-    # float[B, L, 1] in one node. From a node, because quantizers would quantize a table among the weights.
-    zero_and_one = add("Constant", value=numpy_helper.from_array(np.array([[0], [1]], dtype=np.float32)))
-    kept = add("Gather", zero_and_one, _MASK)
+    rows = TableRows(writer, encoder)
+    kept = kept_positions(writer, MASK)
     x = None
     for number, block in enumerate(encoder.blocks):
         table = rows if x is None else None
-        x = _block(writer, block, f"encoder.blocks.{number}", x or rows.of_pieces(), kept, table)
+        x = _block(writer, block, f"encoder.blocks.{number}", x or rows.of(rows.ids), kept, table)
     window = _Window.of(encoder.filters)
     weight = np.concatenate([window.weight(each) for each in encoder.filters])
-    bias = np.concatenate([_values(each.linear.bias) for each in encoder.filters])
-    windows = rows.of_windows(window) if x is None else _side_by_side(writer, x, window)
+    bias = np.concatenate([values(each.linear.bias) for each in encoder.filters])
+    windows = _windows_of_rows(writer, rows, window) if x is None else _side_by_side(writer, x, window)
     found = writer.linear(windows, "encoder.filters", weight, bias)
     pooled = _pooled(writer, found, kept, with_mean=model.config.pooling == "max_mean")
-    hidden = add("Relu", writer.linear(pooled, "dense", *_without_norm(model.norm, model.dense)))
-    head = model.classifier
-    return writer.linear(hidden, "classifier", _values(head.weight), _values(head.bias))
-
-
-def _whole_table(table: nn.Module, num_pieces: int) -> nn.Embedding:
-    """Return the rows of all pieces; a model that has just been trained may hold only some of them."""
-    if type(table) is nn.Embedding:
-        return table
-    with torch.no_grad():
-        return nn.Embedding.from_pretrained(table(torch.arange(num_pieces)))
+    return head(writer, model, pooled)
 
 
 def _block(
-    writer: GraphWriter, block: ResidualBlock, name: str, x: str, kept: str, rows: _Rows | None
+    writer: GraphWriter, block: ResidualBlock, name: str, x: str, kept: str, rows: TableRows | None
 ) -> str:
     """Add a residual block over x[B, L, D]; ``rows`` looks up the windows where x are rows of the table."""
     window = _Window.of([block.first])
-    windows = rows.of_windows(window) if rows is not None else _side_by_side(writer, x, window)
+    windows = _windows_of_rows(writer, rows, window) if rows is not None else _side_by_side(writer, x, window)
     inner = writer.linear(
-        windows, f"{name}.first", window.weight(block.first), _values(block.first.linear.bias)
+        windows, f"{name}.first", window.weight(block.first), values(block.first.linear.bias)
     )
     second = block.second
     outer = writer.linear(
-        writer.add("Relu", inner), f"{name}.second", _values(second.weight), _values(second.bias)
+        writer.add("Relu", inner), f"{name}.second", values(second.weight), values(second.bias)
     )
     return writer.add("Mul", writer.add("Add", x, outer), kept)
+
+
+def _windows_of_rows(writer: GraphWriter, rows: TableRows, window: _Window) -> str:
+    """Add the lookup of the rows of each window, side by side, float[B, L, size * D]; zeros beyond the text."""
+    if window.size == 1:
+        return rows.of(rows.ids)
+    # Ids are moved instead of rows: that is faster, and rows in 8 bits go straight into a product.
+    ids = _moved(writer, rows.ids, window, rows.zero)
+    return writer.add("Concat", *(rows.of(each) for each in ids), axis=2)
 
 
 def _side_by_side(writer: GraphWriter, x: str, window: _Window) -> str:
@@ -170,20 +128,6 @@ def _pooled(writer: GraphWriter, found: str, kept: str, *, with_mean: bool) -> s
     return add("Concat", largest, add("Squeeze", mean, positions), axis=1)
 
 
-def _without_norm(norm: nn.BatchNorm1d, dense: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight[H, P] and bias[H] of ``dense(norm(x))``, which is one linear layer in evaluation mode."""
-    mean, variance = _values(norm.running_mean).astype(np.float64), _values(norm.running_var)
-    scale = _values(norm.weight) / np.sqrt(variance.astype(np.float64) + norm.eps)
-    shift = _values(norm.bias) - mean * scale
-    weight = _values(dense.weight).astype(np.float64)
-    return (weight * scale).astype(np.float32), (_values(dense.bias) + weight @ shift).astype(np.float32)
-
-
-def _values(tensor: Tensor | None) -> np.ndarray:
-    assert tensor is not None
-    return tensor.detach().cpu().numpy()
-
-
 CONVOLUTION = register(
     WrittenGraph(
         model_type=ConvolutionConfig.model_type,
@@ -192,7 +136,7 @@ CONVOLUTION = register(
             (r"\bencoder\.blocks\.(?P<layer>\d+)\.first\.", "block in", BLOCKS),
             (r"\bencoder\.blocks\.(?P<layer>\d+)\.second\.", "block out", BLOCKS),
             (r"\bencoder\.filters\.", "filters", FILTERS),
-            (r"^model\.dense\.", "hidden layer", HIDDEN_LAYER),
+            HIDDEN_LAYER_PART,
         ),
     )
 )

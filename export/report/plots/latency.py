@@ -35,9 +35,9 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     """Plot test accuracy (%), or the job's metric where there is none, against p50 latency of one text (ms) as a PNG.
 
     A circle's area grows with the row's size on disk; the chosen row has a dashed outline; a row without accuracy
-    (the untrained reference) is a vertical line. A stepped line joins the rows of the Pareto front. The latency axis
-    is logarithmic when it spans more than 20x. Circles have numbers, which a key beside the plot explains. With more
-    than ten points, a second panel zooms in on the ONNX rows.
+    (the untrained reference) is a vertical line, and one without latency (a file of logits) is left out. A stepped line
+    joins the rows of the Pareto front. The latency axis is logarithmic when it spans more than 20x. Circles have
+    numbers, which a key beside the plot explains. With more than ten points, a second panel zooms in on the ONNX rows.
 
     Args:
         variants: ``report["variants"]``.
@@ -47,9 +47,9 @@ def draw_accuracy_latency(variants: Sequence[dict[str, Any]], chosen: str | None
     Returns:
         ``path``.
     """
-    values = _values(variants)
-    points = [row for row in variants if values.of(row) is not None]
-    lines = [row for row in variants if values.of(row) is None]
+    run, values = [row for row in variants if row.get("latency_ms")], _values(variants)
+    points = [row for row in run if values.of(row) is not None]
+    lines = [row for row in run if values.of(row) is None]
     sealed = [row for row in points if targets.get(row["kind"]).can_be_sealed]
     closer = sealed if len(points) > _MOST_POINTS else []
     drawn = _Drawn(points, lines, chosen, values, largest_area=_LARGEST_OF_MANY if closer else _LARGEST_AREA)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import tokenizers
 
+from ...artifact.manifest import MODEL_FILE, PROBES_FILE
 from ...artifact.private_cache import read_lines, write_lines
 from ..graph import cause
+from ..probe_file import read_probes
 from ..tokenizer import Tokenizer, is_fault
 from .agreement import TEXTS, disagreement
 from .base import FAST_TOKENIZERS, Encode, FastTokenizer
@@ -32,6 +35,27 @@ class Choice(NamedTuple):
     name: str | None
     encode: Encode | None
     why: str | None
+
+
+def choose_for_graph(own: Tokenizer, content: bytes, input_names: Iterable[str], folder: Path) -> Choice:
+    """Choose a fast tokenizer that gives the same ids, for a graph with these inputs.
+
+    Args:
+        own: The artifact's own tokenizer.
+        content: Content of its ``tokenizer.json``.
+        input_names: Names of the graph's inputs.
+        folder: Folder of the artifact, whose probes are compared as well if it has any.
+    """
+    if own.takes_pairs:
+        return Choice(None, None, "pairs of texts are tokenized by tokenizers alone")
+    if own.with_offsets:
+        return Choice(None, None, "fast tokenizers do not give the places of tokens in a text")
+    if "token_type_ids" in input_names:
+        return Choice(None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give")
+    has_probes = (folder / PROBES_FILE).is_file()
+    return choose_fast_tokenizer(
+        own, content, [each.ids for each in read_probes(folder)] if has_probes else []
+    )
 
 
 def choose_fast_tokenizer(tokenizer: Tokenizer, content: bytes, probes: Sequence[Sequence[int]]) -> Choice:

@@ -5,5 +5,8 @@ from . import single_label as single_label
 # isort: split
 from . import multi_label as multi_label
 from . import regression as regression
+from . import token_classification as token_classification
 from .base import DECODERS as DECODERS
 from .base import Decoder as Decoder
+from .base import TokenDecoder as TokenDecoder
+from .base import Tokens as Tokens

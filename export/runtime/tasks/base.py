@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ....errors import InputError
 from ..scores import Threshold
+
+SPANS = "spans"
+"""Field of an object that has a text and the predictions for parts of it."""
 
 
 class Decoder(ABC):
@@ -92,9 +95,77 @@ class Decoder(ABC):
         second, best = sorted([-np.inf, *logits])[-2:]
         return float(best - second)
 
+    def fields(self, answer: Any) -> dict[str, Any]:
+        """Return an answer as the fields of an object that has the text as well."""
+        return answer
+
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
-        """Return an answer as names with their numbers, for a line or a table."""
+        """Return the fields of an answer as names with their numbers, for a line or a table."""
         return [(answer["label"], answer["score"])]
+
+
+class Tokens(NamedTuple):
+    """The tokens of a text, special ones included.
+
+    Attributes:
+        text: The text.
+        offsets: First character of each token, and the one after its last.
+        word_ids: Number of each token's word before it was split into pieces; None for a special token.
+    """
+
+    text: str
+    offsets: Sequence[tuple[int, int]]
+    word_ids: Sequence[int | None]
+
+
+class TokenDecoder(Decoder):
+    """Decoder of a task whose model has outputs for each token; ``decode`` gives the tag of each of N tokens."""
+
+    @abstractmethod
+    def decode_tokens(
+        self,
+        logits: np.ndarray,
+        tokens: Tokens,
+        labels: Sequence[str],
+        temperature: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the predictions for a text, none or several.
+
+        Args:
+            logits: [L, C].
+            tokens: The L tokens.
+            labels: Label names, in the order of the outputs.
+            temperature: Divisor of the logits in probabilities.
+        """
+
+    def decode(
+        self,
+        logits: np.ndarray,
+        labels: Sequence[str],
+        threshold: Any,
+        temperature: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the label of the largest logit, and its probability, for each of N tokens of logits[N, C]."""
+        scaled = logits / temperature
+        best = scaled.argmax(axis=-1)
+        below = scaled - np.take_along_axis(scaled, best[:, None], axis=-1)
+        scores = 1 / np.exp(below).sum(axis=-1)  # exp(0) is 1
+        return [
+            {"label": labels[number], "score": float(score)}
+            for number, score in zip(best.tolist(), scores, strict=True)
+        ]
+
+    def margin(self, logits: np.ndarray) -> float:
+        """Return how far logits[L, C] of a text's tokens are from another answer: that of the nearest token."""
+        return min(super(TokenDecoder, self).margin(each) for each in logits)
+
+    def fields(self, answer: Any) -> dict[str, Any]:
+        """Return a text's predictions as one field."""
+        return {SPANS: answer}
+
+    def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Return the labels of a text's predictions with their scores."""
+        return [(each["label"], each["score"]) for each in answer[SPANS]]
 
 
 DECODERS: dict[str, Decoder] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....training.tasks import SINGLE_LABEL, Task
 from ..base import Quantized, Source, Variant, VariantInputs, register
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def _make(source: PreTrainedModel, target: Path, _: VariantInputs) -> Quantized:
     return Quantized()
 
 
-def _open(folder: Path) -> Logits:
+def _open(folder: Path, task: Task = SINGLE_LABEL) -> Logits:
     from ..parity import torch_logits
     from ..torch_int8 import load_pytorch_int8
 
-    return torch_logits(load_pytorch_int8(folder))
+    return torch_logits(load_pytorch_int8(folder, task))
 
 
 register(

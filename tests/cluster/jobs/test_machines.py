@@ -20,7 +20,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 JOB_OF_MANY = {
     **JOB,
     "search": {"num_trials": 6, "space": {"num_train_epochs": 6}},
-    "resources": {"trial": {"cpu": 1, "gpu": 0}},
+    "resources": {"trial": {"cpu": 1, "gpu": 0}, "teacher": {"cpu": 1, "gpu": 0}},
 }
 
 

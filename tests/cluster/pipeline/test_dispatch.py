@@ -2,16 +2,18 @@
 
 import pytest
 
+from distiltune.cluster.pipeline import dispatch as dispatching
 from distiltune.cluster.pipeline.dispatch import Dispatcher, together
 from distiltune.cluster.remote import begin as beginning
 from distiltune.cluster.remote.begin import begin
 from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.remote.teacher_labels import _labelling
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.cluster.specification.resources import TaskResources
+from distiltune.cluster.specification.resources import ResourcesConfig, TaskResources
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import ModelError, RunFailedError
 from distiltune.progress import Progress
+from distiltune.search.trial.device import DeviceError
 
 TWO_CPUS = TaskResources(cpu=2, gpu=0)
 
@@ -207,3 +209,71 @@ def test_the_progress_of_parts_is_that_of_one_task(states, num_ended, expected):
 def test_only_some_of_many_parts_are_shown():
     found = together({f"teacher {n} of 20": Progress("works") for n in range(1, 21)}, 0)
     assert len(found.values["parts"]) == 9 and found.values["parts"][-1] == "12 more"
+
+
+def sent(monkeypatch, dispatcher, wanted, cluster_gpus=0.0):
+    """Return the task that is sent, and what its function and options are, in place of Ray."""
+    found = {}
+
+    class Remote:
+        def __init__(self, function, decorated):
+            found.update(decorated=decorated)
+
+        def options(self, **options):
+            found.update(options=options)
+            return self
+
+        def remote(self, store, progress, work):
+            found.update(task=work[0][1])
+            return "sent"
+
+    def remote(*function, **decorated):
+        return Remote(function[0], decorated) if function else lambda function: Remote(function, decorated)
+
+    monkeypatch.setattr("ray.remote", remote)
+    monkeypatch.setattr("ray.put", lambda work: work)
+    monkeypatch.setattr(dispatching, "num_gpus", lambda: cluster_gpus)
+    dispatcher.send("teacher", print, wanted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cluster_gpus", "gpus"),
+    [
+        (TaskResources(gpu=0), 4, 0),
+        (TaskResources(gpu=1), 4, 1),
+        (TaskResources(gpu=0.25), 4, 0.25),
+        (TaskResources(), 4, 1),
+        (TaskResources(), 0, 0),
+    ],
+)
+def test_a_task_that_holds_a_gpu_ends_its_process(wanted, cluster_gpus, gpus, dispatcher, monkeypatch):
+    found = sent(monkeypatch, dispatcher, wanted, cluster_gpus)
+    assert found["options"]["num_gpus"] == gpus
+    assert found["task"].use_gpu is (gpus > 0)
+    # Of the decorator: Ray refuses max_calls among the options.
+    assert found["decorated"].get("max_calls") == (1 if gpus else None)
+    assert found["decorated"].get("retry_exceptions") == ([DeviceError] if gpus else None)
+
+
+def test_ray_takes_the_limit_of_calls(dispatcher):
+    """Not where it is given with the options."""
+    import ray
+
+    assert dispatching._in_worker(begin, 0.5)._default_options["max_calls"] == 1
+    with pytest.raises(ValueError, match="max_calls"):
+        ray.remote(begin).options(num_gpus=1, max_calls=1)
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(0, 0), (1, 1), (2, 2)])
+def test_a_measurement_has_the_gpus_that_it_requests(gpu, expected, dispatcher, monkeypatch):
+    sent_with = []
+    monkeypatch.setattr(dispatching, "whole_node", lambda *_: ("node", 16.0))
+    monkeypatch.setattr(
+        "ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy", lambda *_, **__: "here"
+    )
+    monkeypatch.setattr(dispatcher, "send", lambda *given, **_: sent_with.append(given[2]))
+    monkeypatch.setattr(dispatcher, "wait", lambda *_: "measured")
+    wanted = ResourcesConfig.model_validate({"benchmark": {"cpu": 4, "gpu": gpu}}).benchmark
+    assert dispatcher.do_alone("benchmark", print, wanted, report=print) == "measured"
+    assert (sent_with[0].cpu, sent_with[0].gpu) == (16.0, expected)

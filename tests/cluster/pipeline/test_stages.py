@@ -1,5 +1,6 @@
 """The tasks that stages send: their resources, and what a search gets."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,60 @@ def test_requested_resources_of_a_teacher_are_taken_as_they_are(data, run, monke
     config = load_config("quickstart-scratch", ["teacher.ensemble=4", "resources.teacher={cpu: 3, gpu: 0}"])
     found = stages.Stages(config, config, run, data, None)._teacher_resources()
     assert found == config.resources.teacher
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "expected"),
+    [
+        ([], 0, 0),
+        ([], 8, "auto"),
+        (["resources.trial.gpu=0.25"], 8, 0.25),
+        (["resources.trial.gpu=0"], 8, 0),
+        (["resources.mps=true"], 8, "auto"),
+        (["resources.mps=true"], 0, 0),
+        (["resources.mps=true", "resources.trial.gpu=0"], 8, 0),
+    ],
+)
+def test_a_search_shares_the_gpus_of_the_cluster(overrides, gpus, expected, data, run, monkeypatch):
+    given, services = {}, []
+
+    def search(*_, **options):
+        given.update(options)
+        raise SearchBegunError
+
+    @contextmanager
+    def daemons(*, wanted: bool):
+        services.append(wanted)
+        yield {"node": "/run/mps"} if wanted else {}
+
+    cluster_of(monkeypatch, (16, gpus))
+    monkeypatch.setattr("distiltune.search.driver.run_search.run_search", search)
+    monkeypatch.setattr(stages, "mps_daemons", daemons)
+    config = load_config("quickstart-scratch", overrides)
+    record = {
+        "stage": "teacher",
+        "state": "finished",
+        "started": now(),
+        "result": {"key": "cache/teachers/a"},
+    }
+    run.write("stages/teacher.json", record)
+    made = stages.Stages(config, config, run, data, None)
+    made._splits = {"validation": SimpleNamespace(tokens=None)}
+    with pytest.raises(SearchBegunError):
+        made.search(lambda _: None)
+    assert given["gpus_per_trial"] == expected
+    on_gpus = bool(gpus) and expected != 0
+    assert services == [on_gpus and config.resources.mps]
+    assert given["mps"] == ({"node": "/run/mps"} if services[0] else {})
+
+
+def test_the_record_of_a_search_has_its_precision_and_packing(data, run):
+    own = stages.Stages(JobConfig(), JobConfig(), run, data, None)
+    assert own._search_records() == {}
+    run.store.write_json(f"{run.search}-precision.json", {"bf16": True, "device": "NVIDIA H200"})
+    assert own._search_records() == {"precision": {"bf16": True, "device": "NVIDIA H200"}}
+    run.store.write_json(f"{run.search}-packing.json", {"gpus": 0.125})
+    assert own._search_records()["packing"] == {"gpus": 0.125}
 
 
 @pytest.mark.parametrize("section", ["{in_scope_weight: 0.5}", "null"])

@@ -51,6 +51,20 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_no_directory(starts):
     assert not list(Path("/tmp").glob(f"{private_ray._PREFIX}*"))
 
 
+@pytest.mark.parametrize(("seen", "given"), [(0, None), (1, 1), (8, 8)])
+def test_ray_is_given_the_gpus_that_torch_sees_and_counts_itself_if_there_are_none(seen, given, monkeypatch):
+    """Those that torch does not see are refused by the checks of the job, which need Ray's count."""
+    import ray
+
+    asked = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options["num_gpus"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(private_ray, "_PREFIX", f"dt-{secrets.token_hex(3)}-")
+    monkeypatch.setattr(private_ray, "num_visible_gpus", lambda: seen)
+    private_ray.start_private_ray(2).remove()
+    assert asked == [given]
+
+
 def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(starts):
     kept = private_ray.PrivateDirectory()
     code = (

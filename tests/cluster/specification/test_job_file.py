@@ -123,6 +123,10 @@ def test_paths_in_a_file_are_relative_to_it_and_those_of_set_to_the_working_dire
     assert found["unlabelled"]["path"] == "jobs/../d.txt"
     assert (config.teacher.checkpoint, config.student.checkpoint) == ("jobs/teacher", "user/name")
     assert config.storage.path == "runs"
+    for given in ("logits: t.csv", "logits: {path: t.csv}"):
+        source_of_file = job_in(Path("jobs"), f"{data}teacher: {{{given}}}\nstudent: {{kind: static}}\n")
+        assert load_config(source_of_file, []).teacher.logits.path == "jobs/t.csv"
+    source = job_in(Path("jobs"), f"{data}{models}storage: {{path: runs}}\n")
     assert load_config(source, []).data.model_dump()["test"] == "s3://bucket/c.csv"
 
 

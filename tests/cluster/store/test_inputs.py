@@ -58,6 +58,26 @@ def test_data_files_come_to_another_machine_as_they_are(store, tmp_path, node):
     assert texts(with_local_inputs(shipped, store)) == texts(config)
 
 
+def test_a_file_of_logits_comes_to_another_machine(store, tmp_path, node):
+    (tmp_path / "teacher.csv").write_text("text,label\na train,x\n")
+    config = JobConfig.model_validate(
+        {
+            "data": write_data(tmp_path / "data"),
+            "teacher": {"logits": str(tmp_path / "teacher.csv")},
+            "student": {"kind": "static"},
+        }
+    )
+    node(tmp_path / "here")
+    shipped = ship_inputs(config, store)
+    assert shipped.teacher.logits.path.startswith("storage:cache/inputs/")
+    node(tmp_path / "there")
+    local = with_local_inputs(shipped, store).teacher.logits
+    assert Path(local.path).read_text() == (tmp_path / "teacher.csv").read_text()
+    (tmp_path / "teacher.csv").unlink()
+    with pytest.raises(DataError, match=r"teacher\.logits\.path does not exist"):
+        ship_inputs(config, store)
+
+
 def test_the_same_content_is_sent_once_and_named_the_same_wherever_it_lies(store, tmp_path):
     config = JobConfig.model_validate({"data": write_data(tmp_path / "data")})
     elsewhere = JobConfig.model_validate({"data": write_data(tmp_path / "elsewhere" / "again")})

@@ -31,6 +31,7 @@ MACHINE = {
     "cpu": "A Processor",
     "num_usable_cores": 2,
     "instruction_sets": ["avx2"],
+    "gpus": [{"name": "NVIDIA H200", "memory_gib": 140.4, "driver": "570.86.15", "cuda": "12.8"}],
     "os": "Linux",
     "python": "3.11",
     "versions": {"onnxruntime": "1.31.1"},

@@ -132,6 +132,20 @@ def test_random_trials_use_all_resources():
     assert side_by_side(config(num_trials=10, max_concurrent_trials=4), 16) == 4
 
 
+@pytest.mark.parametrize(
+    ("num_trials", "num_slots", "at_once"), [(20, 8, 8), (20, 64, 10), (200, 64, 64), (11, 1, 1), (12, 3, 3)]
+)
+def test_on_gpus_half_of_the_trials_follow_the_slots(num_trials, num_slots, at_once):
+    from distiltune.search.study.searcher import side_by_side, window_of
+
+    search_config = config(num_trials=num_trials)
+    found = side_by_side(search_config, num_slots, on_gpus=True)
+    assert found == at_once >= side_by_side(search_config, num_slots)
+    assert window_of(num_trials, found) <= max(found, num_trials // 2)
+    limited = config(num_trials=num_trials, max_concurrent_trials=2)
+    assert side_by_side(limited, num_slots, on_gpus=True) == min(2, num_slots)
+
+
 def searcher_of(**more):
     return Search(window=1, max_concurrent=4, **more).searcher
 

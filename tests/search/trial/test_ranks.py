@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import time
@@ -337,7 +336,70 @@ def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
     check_resources(ResourcesConfig.model_validate(grows))
 
 
-def test_processes_do_not_share_a_gpu():
-    with pytest.raises(ConfigError, match=r"resources\.trial.*gpu 0\.5 given with processes 2"):
-        load_config("quickstart", ["resources.trial.gpu=0.5", "resources.trial.processes=2"])
-    assert math.isclose(load_config("quickstart", ["resources.trial.gpu=0.5"]).resources.trial.gpu or 0, 0.5)
+@pytest.mark.parametrize(
+    ("gpu", "processes", "named"),
+    [
+        (0.5, 2, "set gpu to 0 or 1, or processes to 1"),
+        (2, 2, "set gpu to 0 or 1, or processes to 1"),
+        (2, 1, "set processes to 2 and gpu to 1"),
+        (3.5, 1, "set processes to 4 and gpu to 1"),
+    ],
+)
+def test_a_process_computes_on_one_gpu_of_its_own(gpu, processes, named):
+    with pytest.raises(
+        ConfigError, match=rf"resources\.trial.*gpu {gpu:g} given with processes {processes}.*{named}"
+    ):
+        load_config("quickstart", [f"resources.trial.gpu={gpu}", f"resources.trial.processes={processes}"])
+
+
+@pytest.mark.parametrize("gpu", [0, 0.5, 1, "auto"])
+def test_what_one_process_can_use_is_accepted(gpu):
+    assert load_config("quickstart", [f"resources.trial.gpu={gpu}"]).resources.trial.gpu == gpu
+
+
+def test_a_teacher_computes_on_one_gpu():
+    with pytest.raises(ConfigError, match=r"resources\.teacher.*gpu 2 given.*1 or less"):
+        load_config("quickstart", ["resources.teacher.gpu=2"])
+
+
+@pytest.mark.parametrize("value", ["null", "-1", "true", "many", "[1]", "1e10"])
+def test_what_is_no_share_of_a_gpu_is_refused(value):
+    with pytest.raises(ConfigError, match=r"resources\.trial\.gpu.*accepted: auto, or a number from 0"):
+        load_config("quickstart", [f"resources.trial.gpu={value}"])
+
+
+def test_both_backends_use_the_interface_that_ray_has_for_the_node(monkeypatch):
+    from distiltune.search.trial import process_group
+
+    monkeypatch.setattr(process_group, "get_node_ip_address", lambda: "10.1.2.3")
+    monkeypatch.setattr(process_group, "_interface", {"10.1.2.3": "eth7"}.get)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    member = process_group.GroupMember(1, 2, "10.1.2.3", 1234, use_gpu=True, num_threads=1)
+    found = process_group._environment(member)
+    assert (found["GLOO_SOCKET_IFNAME"], found["NCCL_SOCKET_IFNAME"]) == ("eth7", "=eth7")
+    assert (found["RANK"], found["LOCAL_RANK"]) == ("1", "0"), "each sees its own GPU alone"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    assert process_group._environment(member)["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_a_rank_trains_on_its_own_device(monkeypatch):
+    from contextlib import contextmanager
+
+    from distiltune.search.trial import ranks
+
+    order = []
+
+    @contextmanager
+    def entered(name):
+        order.append(name)
+        yield
+
+    monkeypatch.setattr(ranks, "own_device", lambda *, use_gpu: entered(f"device, GPU {use_gpu}"))
+    monkeypatch.setattr(ranks, "arrive", lambda member: "store")
+    monkeypatch.setattr(ranks, "joined", lambda member, store: entered("group"))
+    member = ranks.GroupMember(1, 2, "host", 1, use_gpu=True, num_threads=1)
+    rank = ranks.Rank()
+    rank.train(member, lambda *_: order.append("training"), ())
+    rank.clear()
+    assert order == ["device, GPU True", "group", "training"]

@@ -9,7 +9,7 @@ import pytest
 from models import tiny_classifier, tiny_data
 
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.search.driver.run_search import _largest_batch
+from distiltune.search.driver.gpu_sharing import largest_batch
 from distiltune.search.space.batches import check_batches
 from distiltune.search.space.students import Student, student_keys, student_name
 from distiltune.search.trial.inputs import TrialInputs, TrialSettings
@@ -113,7 +113,7 @@ def test_what_the_job_gives_and_what_is_searched_counts(arguments, built, tmp_pa
 
 def test_the_largest_batch_of_all_kinds_is_measured_and_split():
     config = job(batch_size=30, by_kind={"convolution": {"batch_size": 90}, "static": {"batch_size": 45}})
-    assert _largest_batch(config.search, config.training) == 90
+    assert largest_batch(config.search, config.training) == 90
     with pytest.raises(Exception, match=r"training\.by_kind\.static\.batch_size: 45") as error:
         check_batches(config.search, config.training, 2)
     assert "training.batch_size" not in str(error.value) and "convolution" not in str(error.value)

@@ -21,6 +21,7 @@ from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import IGNORED_LABEL, JoinedDataset, LabelledSplit, tokenize_split
 from distiltune.training.data.transfer_set import extra_splits, extra_texts
 from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.tasks import SINGLE_LABEL
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TEXTS = [text for text, _ in tiny_data()]
@@ -180,7 +181,7 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
     assert len(set(every)) == len(every)
     held = {normalised(text) for split in read.splits.values() for text in split["text"][:]}
     assert not held & set(every)
-    splits = extra_splits(config, read, tokenizer, 32)
+    splits = extra_splits(config, read, tokenizer, 32, SINGLE_LABEL)
     assert {kind: len(each) for kind, each in splits.items()} == {
         **{kind: len(each) for kind, each in texts.items()},
         "masked": 20,
@@ -191,7 +192,7 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
     assert len(whole) == len(rows)
     for number, row in enumerate(rows):
         np.testing.assert_array_equal(whole[number]["input_ids"], row)
-    assert list(extra_splits(*data(files), tokenizer, 32)) == []
+    assert list(extra_splits(*data(files), tokenizer, 32, SINGLE_LABEL)) == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from transformers import (
 from distiltune.errors import ConfigError, InputError, ModelError
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.sampling import LengthGroupedSampler, dataset_lengths
+from distiltune.training.data.tokenized import TokenizedDataset, from_rows
 from distiltune.training.distillation.arguments import (
     DistillationTrainingArguments,
     argument_names,
@@ -33,6 +34,7 @@ from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.distillation.losses import distillation_loss
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.first_token import first_token_in_last_layer
+from distiltune.training.models.inference import compute_logits
 from distiltune.training.models.trainable_embedding_rows import train_used_rows
 
 NUM_LABELS, VOCABULARY, NUM_ROWS = 4, 40, 22
@@ -717,3 +719,22 @@ def test_names_that_a_search_may_hold():
     } <= names
     assert {"weight_decay", "hidden_loss_weight", "freeze_embeddings"} <= names
     assert not {"output_dir", "report_to", "save_strategy", "max_length", "push_to_hub"} & names
+
+
+def test_token_types_of_pairs_are_trained_with(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(1, VOCABULARY, length).astype(np.int32) for length in (6, 9, 4, 7)]
+    types = [(np.arange(len(row)) >= 3).astype(np.int8) for row in rows]
+    split = from_rows(rows, np.array([0, 1, 2, 3]), types)
+    model = _bert(initializer_range=0.5)
+    known = compute_logits(model, split, pad_token_id=0, num_threads=1)
+    bare = compute_logits(model, from_rows(rows, split.labels), pad_token_id=0, num_threads=1)
+    losses = []
+    for logits in (known, bare):
+        args = _args(tmp_path, num_train_epochs=1, learning_rate=1e-8, alpha=0.0)
+        trainer = DistillationTrainer(
+            model=_bert(initializer_range=0.5), args=args, train_dataset=TokenizedDataset(split, logits)
+        )
+        trainer.train()
+        losses.append(_losses(trainer)[0])
+    assert losses[0] < 1e-6 and losses[1] > 0.01

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ CONVOLUTIONS = {
     "widths": {"num_filters": 5, "window_sizes": [1, 2, 4]},
     "blocks": {"num_filters": 6, "num_blocks": 2, "block_size": 7, "block_window_size": 2},
 }
-STATIC = {"mean": {"pooling": "mean"}, "maximum and mean": {}}
+STATIC = {
+    "mean": {"pooling": "mean"},
+    "maximum and mean": {},
+    "pairs": {"hashed_bigrams": 13},
+    "mean of pairs": {"hashed_bigrams": 7, "pooling": "mean"},
+}
 CONFIGS = {
     **{name: ConvolutionConfig(**SIZES, **own) for name, own in CONVOLUTIONS.items()},
     **{f"static, {name}": StaticConfig(**SIZES, **own) for name, own in STATIC.items()},
@@ -110,6 +116,31 @@ def test_a_static_model_weighs_its_pieces():
         expected = np.average(own[:, :-1], axis=0, weights=np.exp(own[:, -1]))
         np.testing.assert_allclose(pooled[row], expected, atol=1e-6)
     assert torch.allclose(logits(model, IDS.flip(1), MASK.flip(1)), logits(model, IDS, MASK), atol=1e-6)
+
+
+def test_pairs_of_neighbours_have_rows_by_their_hash():
+    model = made(CONFIGS["static, mean of pairs"])
+    rows = model.get_input_embeddings().weight.detach().numpy().astype(float)
+    assert len(rows) == SIZES["vocab_size"] + 7
+    pooled = model.encoder(IDS, MASK).detach().numpy()
+    for row, (ids, mask) in enumerate(zip(IDS.tolist(), MASK.sum(1).tolist(), strict=True)):
+        own = ids[:mask]
+        pairs = [60 + (a * 2_654_435_761 + b) % 7 for a, b in pairwise(own)]
+        read = rows[own + pairs]
+        expected = np.average(read[:, :-1], axis=0, weights=np.exp(read[:, -1]))
+        np.testing.assert_allclose(pooled[row], expected, atol=1e-6)
+    backward = torch.tensor([[2, 7, 8, 9, 3]])
+    assert not torch.allclose(logits(model, backward), logits(model, IDS[:1]), atol=1e-3), "order counts"
+    one = torch.tensor([[9]])
+    assert torch.equal(model.encoder.rows_of(one), one)
+
+
+def test_rows_of_pairs_begin_small_and_different():
+    torch.manual_seed(0)
+    table = StaticForSequenceClassification(StaticConfig(**SIZES, hashed_bigrams=9)).get_input_embeddings()
+    pairs = table.weight[60:]
+    assert len(pairs.unique(dim=0)) == 9
+    assert 0 < pairs.std() < 0.1 * table.weight[2:60].std()
 
 
 def test_a_new_model_predicts_no_label(model):
@@ -180,7 +211,7 @@ def split():
     return split_of(texts, train_tokenizer(texts, vocab_size=40))
 
 
-@pytest.mark.parametrize("name", ["blocks", "static, mean"])
+@pytest.mark.parametrize("name", ["blocks", "static, mean", "static, pairs"])
 def test_used_rows_alone_are_trained_as_in_the_whole_table(split, tmp_path, name):
     whole, used = (made(CONFIGS[name]) for _ in range(2))
     for each in (whole, used):

@@ -216,6 +216,19 @@ def test_pieces_share_the_rows_of_the_nearest(teacher, tmp_path, kind):
     assert len(model.get_input_embeddings().weight.unique(dim=0)) == 20
 
 
+@pytest.mark.parametrize("vocabulary", [None, {"min_count": 2}, {"size": 20, "others": "nearest"}])
+def test_rows_of_pairs_are_no_pieces(teacher, tmp_path, vocabulary):
+    given = {"kind": "static", "hashed_bigrams": 11, "vocabulary": vocabulary}
+    model, tokenizer, record = built(teacher, tmp_path / "s", **given)
+    table = model.get_input_embeddings().weight
+    num_pieces = model.config.vocab_size
+    assert num_pieces == len(tokenizer)
+    assert len(table) == num_pieces + 11
+    assert len(table[num_pieces:].unique(dim=0)) == 11, "none is shared, and none is a piece's"
+    assert record["num_embeddings"] == (20 if vocabulary and "size" in vocabulary else num_pieces)
+    assert record["shape"] == "maximum and mean of word pieces and 11 hashed pairs of 6 dimensions"
+
+
 def test_a_table_that_is_drawn_has_no_nearest_rows():
     with pytest.raises(
         ValidationError, match=r"vocabulary\.others: 'nearest' given, but with table 'random'"

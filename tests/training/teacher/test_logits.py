@@ -169,7 +169,7 @@ def test_bfloat16_is_close_and_kept_apart(teacher: Path, tmp_path: Path) -> None
     assert rough.computed
     assert rough.logits.dtype == np.float32
     np.testing.assert_allclose(rough.logits, exact.logits, atol=2e-2)
-    with pytest.raises(InputError, match=r"'float8'.*float32, bfloat16"):
+    with pytest.raises(InputError, match=r"'float8'.*float32, tf32, bfloat16"):
         ask(teacher, split, tmp_path, dtype="float8")
 
 

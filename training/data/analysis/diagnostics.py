@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....texts import TextOrPair, parts_of
+
 MIN_SIMILARITY = 0.8
 """Jaccard similarity of the words of two texts from which on they count as near-duplicates."""
 _MOST_SHARED = 1000  # texts with the same rare word: further ones are not compared
@@ -100,7 +102,7 @@ def confused_labels(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[i
     return sorted(found, key=lambda each: (-each[2] - each[3], each[:2]))
 
 
-def near_duplicates(splits: Mapping[str, Sequence[str]]) -> list[NearDuplicate]:
+def near_duplicates(splits: Mapping[str, Sequence[TextOrPair]]) -> list[NearDuplicate]:
     """Return the texts of later splits that almost equal one of an earlier split; equal texts are not included.
 
     Texts are compared as sets of words, or of character trigrams below three words. Only texts that share one of
@@ -151,9 +153,15 @@ def _prefix(words: frozenset[str], frequency: Mapping[str, int]) -> list[str]:
     return sorted(words, key=lambda each: (frequency[each], each))[:length]
 
 
-def _shingles(text: str) -> frozenset[str]:
+def _shingles(text: TextOrPair) -> frozenset[str]:
+    """Return the words of a text; those of the second text of a pair are distinct from those of the first."""
+    first, *second = (_words(part) for part in parts_of(text))
+    return frozenset([*first, *(f"\n{word}" for words in second for word in words)])
+
+
+def _words(text: str) -> list[str]:
     words = _WORD.findall(text.casefold())
-    return frozenset(words if len(words) >= 3 else _trigrams(" ".join(words)))
+    return words if len(words) >= 3 else [*_trigrams(" ".join(words))]
 
 
 def _trigrams(text: str) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
+from ..label_kinds.tags import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
 
@@ -25,7 +26,20 @@ _TEXT_NAMES = (
         "body",
         "comment",
     ),
-    *("tweet", "post", "prompt", "input", "request", "description", "title", "subject", "document", "phrase"),
+    *(
+        "tweet",
+        "post",
+        "prompt",
+        "input",
+        "request",
+        "description",
+        "title",
+        "subject",
+        "document",
+        "phrase",
+        "tokens",
+        "words",
+    ),
 )
 _LABEL_NAMES = (
     *(
@@ -54,6 +68,19 @@ _LABEL_NAMES = (
         "emotions",
     ),
 )
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("text", "text_pair"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("question", "context"),
+    ("question", "sentence"),
+    ("sentence_a", "sentence_b"),
+)
+"""Usual names of the columns of a pair, without case, and with or without white space, hyphens and underscores."""
 _OUT_OF_SCOPE = re.compile(r"(oos|ood|out[ _-]?of[ _-]?(scope|domain)|(nlu[ _-]?)?fallback)", re.IGNORECASE)
 _NUMBER_NAMES = ("score", "similarity", "relatedness", "value", "number", "stars")
 _BINARY = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
@@ -90,6 +117,7 @@ class ColumnLook:
     is_list: bool = False
     separator: str | None = None
     is_measured: bool = False
+    has_entities: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,7 @@ class ColumnGuess:
         labels: Names of the columns of 0 and 1, one for each label.
         separator: What stands between the labels in ``label``, or None.
         task: Name of the task that has such labels.
+        pair: Name of the column with the second text of each pair; None: texts are single.
     """
 
     text: str
@@ -111,6 +140,7 @@ class ColumnGuess:
     labels: list[str] = field(default_factory=list)
     separator: str | None = None
     task: str = "single_label"
+    pair: str | None = None
 
 
 def look_at(name: str, values: Sequence[object]) -> ColumnLook:
@@ -130,6 +160,19 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
         is_list=bool(filled) and all(value.lstrip().startswith("[") for value in filled),
         separator=None if is_numeric else _separator(filled),
         is_measured=is_numeric and _is_measured(filled),
+        has_entities=_has_entities(values),
+    )
+
+
+def _has_entities(values: Sequence[object]) -> bool:
+    """Return whether every value is a list of tags in IOB2 or a like scheme, or a list of spans, and some have any."""
+    rows = [value for value in values if isinstance(value, list | tuple)]
+    entries = [each for row in rows for each in row if each != OUTSIDE]
+    if not entries or len(rows) < len(values):
+        return False
+    return all(
+        is_tag(each) if isinstance(each, str) else isinstance(each, Mapping) and set(each) >= {"start", "end"}
+        for each in entries
     )
 
 
@@ -154,56 +197,73 @@ def _is_measured(filled: Sequence[str]) -> bool:
     return has_fractions and len(numbers) > min(_MOST_CLASSES_OF_NUMBERS, len(filled) // 4)
 
 
-def guess_columns(table: Table, text: str | None = None, label: str | None = None) -> ColumnGuess:
+def guess_columns(
+    table: Table, text: str | None = None, label: str | None = None, pair: str | None = None
+) -> ColumnGuess:
     """Guess the columns with the text and the label.
 
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
     with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
     of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
-    learn.
+    learn; one with lists of tags or spans has entities. Two columns with the usual names of a pair, such as sentence1
+    and sentence2 or premise and hypothesis, are read together, unless the text is given.
 
     Args:
         table: All columns of the data.
         text: Column with the text, if it is known.
         label: Column with the label, if it is known.
+        pair: Column with the second text of each pair, if it is known that texts are pairs.
 
     Raises:
         DataError: A column does not exist, or none can be the text or the label; lists the columns.
     """
-    for name, option in ((text, "--text"), (label, "--label")):
+    for name, option in ((text, "--text"), (label, "--label"), (pair, "--text-pair")):
         if name is not None and name not in table.names:
             raise DataError(f"{option}: {shown(name)} given; accepted: one of {quoted(table.names)}")
     names = [name for name in dict.fromkeys(table.names) if name.strip()]
     looks = {name: look_at(name, table.column(name)) for name in names}
-    binary = [name for name, each in looks.items() if each.is_binary and name != text]
+    given = {text, pair}
+    binary = [name for name, each in looks.items() if each.is_binary and name not in given]
+    if label is None:
+        label = next((name for name, each in looks.items() if each.has_entities and name not in given), None)
     if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
-        text = text or _text_of(table, looks, binary)
-        return ColumnGuess(
-            text, None, [name for name in names if name not in (text, *binary)], binary, task="multi_label"
-        )
+        text, pair = _texts_of(table, looks, binary, text, pair)
+        others = [name for name in names if name not in (text, pair, *binary)]
+        return ColumnGuess(text, None, others, binary, task="multi_label", pair=pair)
     if label is None:
-        label = _of_other_task(looks, text)
+        label = _of_other_task(looks, given)
     if label is None:
-        candidates = [each for name, each in looks.items() if name != text and _can_be_label(each)]
+        candidates = [each for name, each in looks.items() if name not in given and _can_be_label(each)]
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
-    text = text or _text_of(table, looks, [label])
+    text, pair = _texts_of(table, looks, [label], text, pair)
     found, task = looks[label], "single_label"
-    if found.is_list or found.separator is not None:
+    if found.has_entities:
+        task = "token_classification"
+    elif found.is_list or found.separator is not None:
         task = "multi_label"
     elif found.is_measured:
         task = "regression"
-    others = [name for name in names if name not in (text, label)]
-    return ColumnGuess(text, label, others, separator=None if found.is_list else found.separator, task=task)
+    others = [name for name in names if name not in (text, label, pair)]
+    separator = None if found.is_list else found.separator
+    return ColumnGuess(text, label, others, separator=separator, task=task, pair=pair)
 
 
-def _text_of(table: Table, looks: dict[str, ColumnLook], labels: Sequence[str]) -> str:
-    others = [each for name, each in looks.items() if name not in labels and _can_be_text(each)]
+def _texts_of(
+    table: Table, looks: dict[str, ColumnLook], labels: Sequence[str], text: str | None, pair: str | None
+) -> tuple[str, str | None]:
+    """Return the column of the text and, for a pair, that of the second text; what is given stays."""
+    if text is not None:
+        return text, pair
+    others = [each for name, each in looks.items() if name not in (*labels, pair) and _can_be_text(each)]
+    first, second = (None, None) if pair is not None else _pair([each.name for each in others])
+    if first is not None:
+        return first, second
     text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
     if text is None:
         raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
-    return text
+    return text, pair
 
 
 def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> bool:
@@ -214,12 +274,12 @@ def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> boo
     )
 
 
-def _of_other_task(looks: dict[str, ColumnLook], text: str | None) -> str | None:
+def _of_other_task(looks: dict[str, ColumnLook], texts: Collection[str | None]) -> str | None:
     """Return a column of lists, of names with a separator or of fractions that has the name of a label, or None."""
     found = [
         each
         for name, each in looks.items()
-        if name != text
+        if name not in texts
         and (each.is_list or each.separator is not None or each.is_measured)
         and any(word in (*_LABEL_NAMES, *_NUMBER_NAMES) for word in _words(name))
     ]
@@ -240,6 +300,16 @@ def rare_labels(labels: Mapping[str, int] | Sequence[str], at_least: int) -> dic
     counts = Counter(labels)
     rare = sorted((count, name) for name, count in counts.items() if count < at_least)
     return {name: count for count, name in rare}
+
+
+def _pair(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the first two columns whose names are usual for a pair of texts, or None twice."""
+    plain = {re.sub(r"[\s_-]", "", name.casefold()): name for name in names}
+    for pair in _PAIRS:
+        first, second = (plain.get(each.replace("_", "")) for each in pair)
+        if first is not None and second is not None:
+            return first, second
+    return None, None
 
 
 def _can_be_label(column: ColumnLook) -> bool:

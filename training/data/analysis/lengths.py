@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ....texts import TextOrPair
+
 _NUM_MEASURED = 5000  # texts, evenly spaced
 _LEAST_LENGTH = 16
 _STEP = 8  # matrices whose sides are multiples of it are multiplied fastest
@@ -40,12 +42,12 @@ class TokenLengths:
         return asdict(self)
 
 
-def count_tokens(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+def count_tokens(tokenizer: Any, texts: Sequence[TextOrPair]) -> np.ndarray:
     """Return the number of tokens, int[N], of up to 5,000 of the texts, evenly spaced.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        texts: At least one text.
+        texts: At least one text; a pair is one sequence with the tokens that the tokenizer puts between its texts.
     """
     step = -(-len(texts) // _NUM_MEASURED)
     encoded = tokenizer(list(texts[::step]), truncation=False, return_attention_mask=False, verbose=False)

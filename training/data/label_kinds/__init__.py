@@ -5,3 +5,4 @@ from .base import LabelKind as LabelKind
 from .name_sets import NAME_SETS as NAME_SETS
 from .names import NAMES as NAMES
 from .numbers import NUMBERS as NUMBERS
+from .tags import TAGS as TAGS

@@ -1,6 +1,6 @@
 """The base class of kinds of labels, from a value of a file to the numbers that a task learns.
 
-A task names its kind. A label is what the kind's reader returns: a name, a tuple of names, a tuple of numbers.
+A task names its kind. A label is what the kind's reader returns: a name, a tuple of names, of numbers, of entities.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..rows import Split
+from ..rows import RawSplit, Split
 
 if TYPE_CHECKING:
     import datasets
@@ -47,6 +47,10 @@ class LabelKind(ABC):
     has_out_of_scope: ClassVar[bool] = False
 
     # ---- Read -------------------------------------------------------------------------------------------
+
+    def prepared(self, raw: RawSplit) -> RawSplit:
+        """Return a split whose texts are strings, for a kind that reads its labels together with the texts."""
+        return raw
 
     @abstractmethod
     def reader(self, form: LabelFormat) -> Callable[[object], Any]:

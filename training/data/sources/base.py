@@ -93,6 +93,11 @@ class DataConfig(Section):
         return LabelFormat()
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return False
+
+    @property
     def default_out_of_scope_label(self) -> str | None:
         """Out-of-scope label that is used if the section names none and the data has it."""
         return None
@@ -104,6 +109,21 @@ class DataConfig(Section):
             DataError: The data cannot be read; gives file, row and remedy, for all files together.
         """
         raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _unlabelled_alike(self) -> DataConfig:
+        column = None if self.unlabelled is None else self.unlabelled.text_pair_column
+        if self.unlabelled is None or (column is not None) == self.takes_pairs:
+            return self
+        if column is None:
+            raise ValueError(
+                "unlabelled: texts are pairs (text_pair_column), but unlabelled names no column of second texts; set "
+                "unlabelled.text_pair_column, or remove unlabelled"
+            )
+        raise ValueError(
+            f"unlabelled.text_pair_column: {column!r} given, but the labelled texts are single; set text_pair_column, "
+            "or remove it"
+        )
 
     @model_validator(mode="after")
     def _complete(self) -> DataConfig:
@@ -125,6 +145,11 @@ class ColumnsConfig(DataConfig):
     """A source whose rows have named columns."""
 
     text_column: Name = Field(default=DEFAULT_TEXT_COLUMN, description="hub, files: column with the text.")
+    text_pair_column: Name | None = Field(
+        default=None,
+        description="hub, files: column with the second text, where a model reads pairs of texts, such as a premise "
+        "and a hypothesis. Long pairs are truncated token by token at the end of the longer text.",
+    )
     text_template: Annotated[Text, AfterValidator(_with_columns)] | None = Field(
         default=None,
         description="hub, files: instead of `text_column`, a text with columns in braces, such as "
@@ -151,6 +176,10 @@ class ColumnsConfig(DataConfig):
         description="hub, files: column whose equal values, such as one customer, stay together when a split is held "
         "out.",
     )
+    id_column: Name | None = Field(
+        default=None,
+        description="hub, files: column with an id of each row, by which `teacher.logits.id_column` joins a file.",
+    )
     slice_columns: Annotated[list[Name], Field(max_length=20)] = Field(
         default_factory=list,
         description="hub, files: columns, such as a channel or a language, for each of whose values the report has the "
@@ -173,7 +202,14 @@ class ColumnsConfig(DataConfig):
             self.text_template,
             slices=tuple(dict.fromkeys(self.slice_columns)),
             labels=several,
+            pair=self.text_pair_column,
+            id=self.id_column,
         )
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether each text is a pair of texts."""
+        return self.text_pair_column is not None
 
     @model_validator(mode="after")
     def _one_place_of_labels(self) -> ColumnsConfig:
@@ -192,6 +228,21 @@ class ColumnsConfig(DataConfig):
     def _one_text(self) -> ColumnsConfig:
         if self.text_template is not None and self.text_column != DEFAULT_TEXT_COLUMN:
             raise ValueError("set one of text_column and text_template, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _two_texts(self) -> ColumnsConfig:
+        pair = self.text_pair_column
+        if pair is not None and self.text_template is not None:
+            raise ValueError(
+                f"text_pair_column: {pair!r} given together with text_template; set one of them: a template makes one "
+                "text of several columns"
+            )
+        if pair in (self.text_column, *self.label_format.columns) or pair == self.label_column:
+            raise ValueError(
+                f"text_pair_column: {pair!r} given, which is the column of the text or label as well; set it to the "
+                "column with the second text"
+            )
         return self
 
 

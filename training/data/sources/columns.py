@@ -43,6 +43,8 @@ class Columns:
         section: Path of the section that names them; None: options of a command name them, such as
             ``--text-column``.
         labels: Columns of the labels in place of ``label``; a row's label is then the tuple of their values.
+        pair: Column with the second text of each pair; None: texts are single.
+        id: Column with the id of each row, or None.
     """
 
     text: str | None
@@ -52,6 +54,8 @@ class Columns:
     section: str | None = "data"
     slices: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    pair: str | None = None
+    id: str | None = None
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -60,9 +64,11 @@ class Columns:
         named = {
             **dict.fromkeys(self.slices, "slice_columns"),
             **dict.fromkeys(of_template, "text_template"),
+            self.id: "id_column",
             self.group: "group_column",
             **dict.fromkeys(self.labels, "label_columns"),
             self.label: "label_column",
+            self.pair: "text_pair_column",
             self.text: "text_column",
         }
         return {column: self._path(key) for column, key in named.items() if column is not None}
@@ -96,7 +102,9 @@ class Columns:
         labels = self._labels(table, name, len(texts))
         groups = None if self.group is None else table.column(self.group)
         slices = {column: table.column(column) for column in self.slices}
-        return RawSplit(name, table.origin, texts, labels, table.place, groups, slices)
+        pairs = None if self.pair is None else table.column(self.pair)
+        ids = None if self.id is None else table.column(self.id)
+        return RawSplit(name, table.origin, texts, labels, table.place, groups, slices, pairs, ids)
 
     def _labels(self, table: Table, name: str, num_rows: int) -> Sequence[object]:
         if self.labels:

@@ -15,18 +15,19 @@ from .base import DATA_SOURCES, ColumnsConfig
 from .columns import Columns, Table
 from .files import existing_data
 from .formats.arrow import read_arrow, read_parquet
+from .formats.conll import EXTENSIONS, read_conll
 from .formats.delimited import read_delimited
 from .formats.json_files import read_json_lines, read_json_list
 from .formats.saved import open_saved, read_saved, split_folders
 
-FORMATS = ".csv, .tsv, .jsonl, .json (each also .gz), .parquet, .arrow, and folders of save_to_disk"
+FORMATS = ".csv, .tsv, .jsonl, .json (each also .gz), .parquet, .arrow, .conll, and folders of save_to_disk"
 
 _TAB = "tab"
 _HINTS = {
     ".xlsx": "export it as CSV",
     ".xls": "export it as CSV",
     ".zip": "unpack it first",
-    ".txt": "rename it",
+    ".txt": "rename it, to .conll if each line has a token and its tag",
 }
 
 
@@ -43,7 +44,7 @@ class FilesData(ColumnsConfig):
 
     source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="files",
-        description="CSV, JSON, Parquet or Arrow files: `train`, and `validation` and `test` if there are any.",
+        description="CSV, JSON, Parquet, Arrow or CoNLL files: `train`, and `validation` and `test` if there are any.",
     )
     train: Name | None = Field(
         default=None,
@@ -112,12 +113,12 @@ def read_table(
     return columns.split(split, _open_file(path, columns, delimiter, parameter))
 
 
-def open_table(name: str, delimiter: str | None = None) -> Table:
-    """Return all columns of the file or folder that ``data.train`` names; raises as :func:`read_table` does."""
-    path = existing_data(name, "data.train")
+def open_table(name: str, delimiter: str | None = None, *, parameter: str = "data.train") -> Table:
+    """Return all columns of the file or folder that ``parameter`` names; raises as :func:`read_table` does."""
+    path = existing_data(name, parameter)
     if path.is_dir():
         return open_saved(_folder_of(path, "train"))
-    return _open_file(path, Columns(None), delimiter, "data.train")
+    return _open_file(path, Columns(None), delimiter, parameter)
 
 
 def is_table(path: Path) -> bool:
@@ -158,5 +159,6 @@ _READERS: dict[str, Callable[[Path, Columns], Table]] = {
     ".json.gz": read_json_list,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    **dict.fromkeys(EXTENSIONS, read_conll),
 }
 _DELIMITED = (".csv", ".tsv")

@@ -46,9 +46,12 @@ class LabelWeights:
 class LossInputs:
     """The tensors of one micro-batch of B examples, C classes, L tokens and width D.
 
+    An example is a text, or for a task of tokens a word; the masks and states are those of texts.
+
     Attributes:
         logits: [B, C] of the student.
         num_items: Divisor of a sum over examples: the number of examples of the whole optimizer step.
+        num_texts: Divisor of a sum over texts, likewise; None: the examples are the texts.
         label_weights: Weights of the labels in the loss against them; None: all examples have equal weight.
         labels: [B], -100 for an example without a label; None where the batch has none.
         teacher_logits: [B, C]; None where no term needs them.
@@ -67,6 +70,12 @@ class LossInputs:
     teacher_outputs: Mapping[str, Any] | None = None
     task: Task = SINGLE_LABEL
     label_weights: LabelWeights | None = None
+    num_texts: Tensor | int | None = None
+
+    @property
+    def text_divisor(self) -> Tensor | int:
+        """Divisor of a sum over texts."""
+        return self.num_items if self.num_texts is None else self.num_texts
 
     def missing(self, needs: frozenset[Need]) -> list[Need]:
         """Return the needed inputs that this batch lacks, sorted by name."""

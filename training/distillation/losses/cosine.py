@@ -32,7 +32,7 @@ class Cosine(LossTerm):
 
         own, others = (states[-1].float() for states in inputs.states)
         distance = 1 - functional.cosine_similarity(own, others.detach(), dim=-1)
-        return mean_over_tokens(distance, inputs.attention_mask).sum() / inputs.num_items
+        return mean_over_tokens(distance, inputs.attention_mask).sum() / inputs.text_divisor
 
 
 def cosine_loss(student_states: Tensor, teacher_states: Tensor, attention_mask: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class HiddenStates(LossTerm):
         own, others = inputs.states
         matched = matched_layers(len(own) - 1, len(others) - 1, self.layers)
         states = [others[layer + 1] for layer in matched]
-        return hidden_state_loss(own[1:], states, inputs.attention_mask, num_items=inputs.num_items)
+        return hidden_state_loss(own[1:], states, inputs.attention_mask, num_items=inputs.text_divisor)
 
 
 def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> None:

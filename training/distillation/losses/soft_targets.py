@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def with_own_for_missing(teacher_logits: Tensor, own: Tensor) -> Tensor:
+    """Return the teacher's logits [B, ...], NaN replaced by the student's: a text without a teacher adds no loss."""
+    return teacher_logits.where(~teacher_logits.isnan(), own.detach())
+
+
 @LOSS_TERMS.register
 class SoftTargets(LossTerm):
     """Add (1 - alpha) · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T))."""
@@ -41,5 +46,8 @@ class SoftTargets(LossTerm):
                 f"the student's {tuple(own.shape)}: both need the same examples and labels"
             )
         return inputs.task.soft_loss(
-            own, teacher_logits, temperature=self.temperature, num_items=inputs.num_items
+            own,
+            with_own_for_missing(teacher_logits, own),
+            temperature=self.temperature,
+            num_items=inputs.num_items,
         )

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from ....errors import ModelError
+from ....texts import TextOrPair
 from ...section import ShareBelowOne, Width
 from .base import BuiltStudent, StudentInputs
 from .trimmed import TrimmedStudent
@@ -54,11 +54,19 @@ class AttentionFreeStudent(TrimmedStudent):
         """Whether the teacher reads each word piece to build it."""
         return self.table == "teacher"
 
+    def why_teacher_model(self) -> str | None:
+        """Return that the table is made of the teacher's states, where it is."""
+        if self.table == "random":
+            return None
+        return "student.table: it is made of the teacher's hidden states (set it to random)"
+
     def at_low_cost(self) -> Self:
         """Return the section with a table that is drawn."""
         return self.model_copy(update={"table": "random"})
 
-    def pieces_read(self, tokenizer: Any, texts: Sequence[str], others: Sequence[str]) -> Sequence[int]:
+    def pieces_read(
+        self, tokenizer: Any, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
+    ) -> Sequence[int]:
         """Return the ids of the word pieces whose rows are made from the teacher's states."""
         from ..vocabulary import pieces_of
 
@@ -139,7 +147,7 @@ class AttentionFreeStudent(TrimmedStudent):
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
         if inputs.task.scales_head and len(inputs.labels):
-            labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
+            labels = inputs.task.labels_of_head(inputs.labels)
             inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
             "family": model.config.model_type,
@@ -173,7 +181,7 @@ class AttentionFreeStudent(TrimmedStudent):
         table: Any = model.get_input_embeddings()
         with torch.no_grad():
             rows = torch.from_numpy(table_of_states(states, self.hidden_size))
-            table.weight.zero_()
+            table.weight[: model.config.vocab_size] = 0
             table.weight[torch.tensor(pieces), : self.hidden_size] = rows
             table.weight[table.padding_idx] = 0
         return name

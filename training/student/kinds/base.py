@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from ....progress import ReportProgress
+from ....texts import TextOrPair
 from ...section import Section, Seed
 from ...section_registry import SectionRegistry
 from ...tasks import SINGLE_LABEL, Task
@@ -44,10 +45,10 @@ class StudentInputs:
     teacher_dir: Path
     label_names: list[str]
     max_length: int | None = None
-    texts: Sequence[str] = ()
-    more_texts: Sequence[str] = ()
+    texts: Sequence[TextOrPair] = ()
+    more_texts: Sequence[TextOrPair] = ()
     labels: Sequence[Any] = ()
-    validation_texts: Sequence[str] = ()
+    validation_texts: Sequence[TextOrPair] = ()
     num_threads: int | None = None
     use_gpu: bool | None = None
     report: ReportProgress | None = None
@@ -127,6 +128,10 @@ class StudentConfig(Section):
                 found[path] = at
         return found
 
+    def why_teacher_model(self) -> str | None:
+        """Return what of the student needs a teacher that can be run, with the remedy; None where nothing does."""
+        return None
+
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
         """Return the section with a trial's values of ``searched_keys``.
 
@@ -135,7 +140,9 @@ class StudentConfig(Section):
         """
         return self
 
-    def pieces_read(self, tokenizer: Any, texts: Sequence[str], others: Sequence[str]) -> Sequence[int]:
+    def pieces_read(
+        self, tokenizer: Any, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
+    ) -> Sequence[int]:
         """Return the ids of the word pieces that the teacher reads one by one when the student is built.
 
         Args:

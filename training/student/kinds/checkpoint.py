@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from ...section import Layers, Name
@@ -67,7 +66,7 @@ class CheckpointStudent(TransformerStudent):
         from ...models.families import family_of
 
         name = resolve_checkpoint(self.checkpoint)
-        labels = np.asarray(inputs.labels, dtype=inputs.task.label_dtype)
+        labels = inputs.task.labels_of_head(inputs.labels)
         model = load_with_labels(name, inputs.label_names, inputs.task, labels)
         tokenizer = load_tokenizer(name)
         has_head = has_labels(name, inputs.label_names)

@@ -39,6 +39,13 @@ class LayersStudent(TransformerStudent):
             layers = spread_layers(teacher_dir, values["num_layers"])
         return super().with_searched(values, teacher_dir).model_copy(update={"layers": layers})
 
+    def why_teacher_model(self) -> str | None:
+        """Return that its layers are the teacher's."""
+        return (
+            "student.kind: layers are copied from a teacher's checkpoint (set student.checkpoint, or student.kind to "
+            "convolution or static)"
+        )
+
     def source_config(self, teacher: PreTrainedConfig) -> PreTrainedConfig:
         """Return the teacher's configuration."""
         from ...models.families import family_of

@@ -1,4 +1,4 @@
-"""The kind ``static``: a weighted mean of word pieces, without attention and word order."""
+"""The kind ``static``: a weighted mean of word pieces, and of hashed pairs of them, without attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class StaticStudent(AttentionFreeStudent):
     """A table of word pieces with a learnt weight each, their weighted mean, and a hidden layer."""
 
     kind: Literal["static"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default="static", description="A weighted mean of word pieces, without attention and word order."
+        default="static",
+        description="A weighted mean of word pieces, and of pairs of them, without attention.",
     )
     hidden_size: Width = Field(default=256, description="static: columns of the table of word pieces.")
     pooling: Literal["max_mean", "mean"] = Field(
@@ -29,7 +30,15 @@ class StaticStudent(AttentionFreeStudent):
         description="static: what is kept of a text: the weighted mean of its word pieces, or their maximum as well.",
     )
 
-    searched_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "pooling", "classifier_size")
+    hashed_bigrams: int = Field(
+        default=0,
+        ge=0,
+        le=10**7,
+        description="static: rows of the table for pairs of consecutive word pieces, which carry word order; pairs of "
+        "equal hash share one. 0: no pairs.",
+    )
+
+    searched_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "pooling", "hashed_bigrams", "classifier_size")
 
     def check_pruning(self, source: PreTrainedConfig) -> None:
         """Reject pruning: there are no matrices before the hidden layer."""
@@ -42,9 +51,11 @@ class StaticStudent(AttentionFreeStudent):
         """Return the model with new weights."""
         from ...models.static import StaticConfig, StaticForSequenceClassification
 
-        return StaticForSequenceClassification(StaticConfig(**shapes, pooling=self.pooling))
+        config = StaticConfig(**shapes, pooling=self.pooling, hashed_bigrams=self.hashed_bigrams)
+        return StaticForSequenceClassification(config)
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``mean of word pieces of 256 dimensions``."""
         pooled = "mean" if self.pooling == "mean" else "maximum and mean"
-        return f"{pooled} of word pieces of {self.hidden_size} dimensions"
+        pairs = f" and {self.hashed_bigrams:,} hashed pairs" if self.hashed_bigrams else ""
+        return f"{pooled} of word pieces{pairs} of {self.hidden_size} dimensions"

@@ -49,6 +49,13 @@ class TransformerStudent(TrimmedStudent):
         """Return the section without ``pretraining``."""
         return self.model_copy(update={"pretraining": None})
 
+    def why_teacher_model(self) -> str | None:
+        """Return that the pretraining learns from the teacher, where it does."""
+        own = self.pretraining
+        if own is None or own.checkpoint is not None or not (own.beta or own.gamma):
+            return None
+        return "student.pretraining: it learns from the teacher (set its checkpoint, or beta and gamma to 0)"
+
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
         """Return the section with a trial's numbers of heads and rows instead of its own."""
         counts = {name: values[name] for name in WidthConfig.model_fields if name in values}

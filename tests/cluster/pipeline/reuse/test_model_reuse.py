@@ -24,7 +24,7 @@ from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.cluster.store.stage_index import write_result
 from distiltune.errors import ExportError, InputError, RunFailedError
 from distiltune.export.benchmark.measure_models import Measurement, judge_again
-from distiltune.export.benchmark.worker import ScoredModel
+from distiltune.export.benchmark.targets.outputs import ScoredModel
 from distiltune.export.out_of_scope.fit_scores import LOGITS_FILE, refit_scores
 from distiltune.training.data.text_data import TextData, load_data
 

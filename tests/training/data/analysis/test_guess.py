@@ -88,3 +88,27 @@ def test_other_names_are_labels_like_any(labels: list[str]) -> None:
 
 def test_rare_labels_come_first() -> None:
     assert rare_labels(["a"] * 5 + ["b"] * 2 + ["c"] * 9, 6) == {"b": 2, "a": 5}
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "label"),
+    [
+        ({"tokens": [["a", "b"], ["c"]], "tags": [["O", "B-x"], ["O"]]}, "tokens", "tags"),
+        ({"id": [1, 2], "words": [["a", "b"], ["c"]], "ner": [["B-x", "I-x"], ["S-y"]]}, "words", "ner"),
+        ({"text": ["a b", "c d"], "spans": [[{"start": 0, "end": 1, "label": "x"}], []]}, "text", "spans"),
+    ],
+)
+def test_tags_and_spans_are_entities(columns, text, label):
+    table = Table("data", list(columns), columns.__getitem__, str)
+    guess = guess_columns(table)
+    assert (guess.text, guess.label, guess.task, guess.separator) == (
+        text,
+        label,
+        "token_classification",
+        None,
+    )
+
+
+def test_lists_of_names_are_no_entities():
+    columns = {"text": ["a b", "c d", "e f"], "labels": [["O", "news"], ["O"], ["news"]]}
+    assert guess_columns(Table("data", list(columns), columns.__getitem__, str)).task == "multi_label"

@@ -1,0 +1,113 @@
+"""Check that PyTorch can use the GPUs that Ray counts, on every node of the connected cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ....errors import ConfigError
+from ....search.trial.device import why_unavailable
+from ...specification.resources import ResourcesConfig
+
+_ANSWER_WITHIN_S = 90.0  # torch is imported, and the driver may take its time to say no
+_PROBE = (
+    "import json, torch; "
+    "print(json.dumps([torch.__version__, torch.version.cuda, "
+    "torch.cuda.device_count() if torch.cuda.is_available() else 0]))"
+)
+_TASKS = ("trial", "teacher", "export", "benchmark")
+
+
+def check_gpus(resources: ResourcesConfig) -> None:
+    """Reject a cluster with GPUs that PyTorch cannot use on their node, where a task of the job may get one.
+
+    Ray counts GPUs by their driver. Without this check a task on such a node would compute on the CPU.
+
+    Raises:
+        ConfigError: PyTorch on a node is built for CPUs alone, sees fewer GPUs than Ray, or the driver does not answer.
+    """
+    import ray
+
+    task = next((name for name in _TASKS if _may_use_gpu(resources, name)), None)
+    counts = {
+        node["NodeID"]: (node["NodeManagerHostname"], int(node["Resources"]["GPU"]))
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU", 0) >= 1
+    }
+    if task is None or not counts:
+        return
+    for node, answer in _answers(counts).items():
+        host, num = counts[node]
+        fault = fault_of(answer, num)
+        if fault is not None:
+            has = f"node {host} has {num} GPU{'s' if num > 1 else ''} by Ray's count"
+            raise ConfigError(
+                f"resources.{task}.gpu: {has}, but {fault}; to compute on its CPUs, start Ray there with "
+                "CUDA_VISIBLE_DEVICES set to an empty text"
+            )
+
+
+def _may_use_gpu(resources: ResourcesConfig, name: str) -> bool:
+    requested = getattr(resources, name)
+    return requested is None or requested.gpus(1) > 0
+
+
+def fault_of(answer: str, num_gpus: int) -> str | None:
+    """Return what is wrong with the GPUs of a node, with the remedy, or None.
+
+    Args:
+        answer: Output of ``_PROBE`` on that node, or its error.
+        num_gpus: GPUs that Ray counts there.
+    """
+    last = answer.strip().rpartition("\n")[2]
+    try:
+        version, cuda, num_seen = json.loads(last)
+    except (ValueError, TypeError):
+        return f"PyTorch there does not start ({last or 'no response'}); install it anew"
+    if num_seen >= num_gpus:
+        return None
+    if num_seen == 0:
+        return why_unavailable(version, cuda)
+    return f"PyTorch {version} there sees {num_seen}; start its Ray with --gpus {num_seen}"
+
+
+def _answers(nodes: Mapping[str, Any]) -> dict[str, str]:
+    """Return what each node answers, by its id; a node that is lost meanwhile is left out."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        remote = ray.remote(ask_torch).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
+        asked[remote.remote()] = node
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=2 * _ANSWER_WITHIN_S)
+    answers = {asked[each]: "no response" for each in late}
+    for each in answered:
+        try:
+            answers[asked[each]] = ray.get(each)
+        except RayError:
+            continue
+    return answers
+
+
+def ask_torch() -> str:
+    """Return what torch answers about the GPUs of this node, in a process that ends, so that no driver is kept open."""
+    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "0"}  # the driver itself must answer
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ANSWER_WITHIN_S,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+    return done.stdout if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2]

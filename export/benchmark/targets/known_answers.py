@@ -1,0 +1,22 @@
+"""Target of a teacher that is not run here: its logits on both splits are stored, and nothing else is known of it."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from ....errors import InputError
+from .base import OpenOptions, Target, register
+
+KNOWN_ANSWERS = "known-answers"
+"""Name of the target."""
+
+
+def _open(options: OpenOptions) -> NoReturn:
+    raise InputError(f"{options.directory}: a file of logits cannot be opened to classify texts; use a model")
+
+
+register(
+    Target(
+        KNOWN_ANSWERS, "logits of a file, which are not computed here", _open, is_run=False, color="#4c78a8"
+    )
+)

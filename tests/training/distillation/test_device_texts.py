@@ -1,0 +1,333 @@
+"""Training texts on the device: the batches, losses and weights of the collator; the CPU stands in for the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fake_gpus import needs_gpu
+from models import tiny_classifier
+from searches import split
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+
+from distiltune.training.checkpoints.load import load_model
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler
+from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit, TokenizedDataset, selected
+from distiltune.training.distillation import device_texts as module
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.device_texts import DeviceTexts, device_texts
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.attention_mask import PADDED
+
+CPU = torch.device("cpu")
+COLLATOR = DistillationCollator(0)
+
+
+def labelled(num_rows: int, seed: int, *, with_logits: bool = True, labels=None) -> LabelledSplit:
+    """Texts with read-only arrays, as Ray shares them."""
+    tokens = split(num_rows, seed)
+    tokens = tokens if labels is None else replace(tokens, labels=labels(num_rows))
+    logits = np.random.default_rng(seed).standard_normal((num_rows, 4), dtype=np.float32)
+    for array in (tokens.input_ids, tokens.offsets, tokens.labels, logits):
+        array.setflags(write=False)
+    return LabelledSplit(tokens, logits if with_logits else None)
+
+
+def joined(*parts: LabelledSplit) -> JoinedDataset:
+    return JoinedDataset(parts or (labelled(40, 1), labelled(23, 2)))
+
+
+SETS = {
+    "two-splits": lambda: joined(),
+    "one-split": lambda: joined(labelled(33, 3)),
+    "not-joined": lambda: TokenizedDataset(split(33, 3)),
+    "without-logits": lambda: joined(labelled(33, 3, with_logits=False), labelled(7, 4, with_logits=False)),
+    "part-of-a-split": lambda: joined(labelled(33, 3).first(20)),
+    "selected": lambda: TokenizedDataset(selected(split(33, 3), [5, 1, 30, 1])),
+    "float-labels": lambda: joined(labelled(20, 5, labels=lambda n: np.linspace(-1, 1, n))),
+    "several-labels": lambda: joined(labelled(20, 5, labels=lambda n: np.ones((n, 3), dtype=np.float32))),
+    "one-text": lambda: joined(labelled(1, 6)),
+}
+
+
+@pytest.mark.parametrize("multiple", [None, 8])
+@pytest.mark.parametrize("sampler", [LengthGroupedSampler, BalancedSampler, LengthSortedSampler])
+@pytest.mark.parametrize("name", SETS)
+def test_batches_are_those_of_the_collator(name, sampler, multiple):
+    dataset, collator = SETS[name](), DistillationCollator(7, multiple)
+    classes = np.arange(len(dataset)) % 3
+    make = {
+        LengthGroupedSampler: lambda: LengthGroupedSampler(dataset.lengths, 8, 1),
+        BalancedSampler: lambda: BalancedSampler(classes, 1),
+        LengthSortedSampler: lambda: LengthSortedSampler(dataset.lengths),
+    }[sampler]
+    texts = device_texts(dataset, collator, CPU)
+    assert texts is not None and len(texts) == len(dataset)
+    own, other = make(), make()
+    loader = texts.loader(own, 8, drop_last=False)
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        if hasattr(other, "set_epoch"):
+            other.set_epoch(epoch)
+        order = list(other)
+        batches = list(loader)
+        assert len(batches) == len(loader) == -(-len(dataset) // 8)
+        for number, batch in enumerate(batches):
+            rows = order[number * 8 : number * 8 + 8]
+            expected = collator([dataset[row] for row in rows])
+            assert batch.pop(PADDED) == bool((expected["attention_mask"] == 0).any())
+            assert batch.keys() == expected.keys()
+            for column, value in expected.items():
+                assert batch[column].dtype == value.dtype
+                assert torch.equal(batch[column], value), column
+
+
+class OtherDataset(TokenizedDataset):
+    """One whose rows are something else than its split's."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "input_ids": np.array([1, 2])}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "collator"),
+    [
+        ([{"input_ids": [1, 2], "labels": 0}], COLLATOR),
+        (OtherDataset(split(9, 1)), COLLATOR),
+        (joined(labelled(9, 1), labelled(9, 2, with_logits=False)), COLLATOR),
+        (joined(labelled(9, 1), labelled(9, 2, labels=lambda n: np.ones(n, dtype=np.float32))), COLLATOR),
+        (joined(), lambda rows: COLLATOR(rows)),
+        (TokenizedDataset(replace(split(3, 1), labels=np.array(["a", "b", "c"]))), COLLATOR),
+    ],
+    ids=["list", "subclass", "logits-of-some", "labels-of-two-kinds", "collator", "text-labels"],
+)
+def test_what_is_not_known_is_collated_on_the_host(dataset, collator):
+    assert device_texts(dataset, collator, CPU) is None
+
+
+def test_a_column_that_is_added_later_is_noticed(monkeypatch):
+    """Where a batch of the collator has more than is gathered here."""
+    dataset = joined()
+    monkeypatch.setattr(
+        TokenizedDataset,
+        "__getitem__",
+        lambda self, row: {"input_ids": self.split.row(row), "token_type_ids": 0 * self.split.row(row)},
+    )
+    assert device_texts(dataset, COLLATOR, CPU) is None
+
+
+@pytest.mark.parametrize(("free", "is_kept"), [(4 * 10**6, True), (10_000, False)])
+def test_texts_take_at_most_a_quarter_of_a_gpus_free_memory(free, is_kept, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
+    monkeypatch.setattr(
+        module, "DeviceTexts", lambda *_: SimpleNamespace(agrees_with_collator=lambda _: True)
+    )
+    assert (device_texts(joined(), COLLATOR, torch.device("cuda")) is not None) == is_kept
+
+
+# ---- Training ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["bert", "distilbert", "roberta"])
+def student(request, tmp_path_factory):
+    return tiny_classifier(
+        tmp_path_factory.mktemp(request.param), family=request.param, num_layers=1, hidden_size=16
+    )
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_classifier(tmp_path_factory.mktemp("bert"), num_layers=1, hidden_size=16)
+
+
+def trainer_of(student, path, dataset=None, callbacks=(), device="cpu", **given) -> DistillationTrainer:
+    args = DistillationTrainingArguments(
+        output_dir=str(path),
+        **{
+            "bf16": False,
+            "use_cpu": device == "cpu",
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-2,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "report_to": "none",
+            "logging_steps": 1,
+            **given,
+        },
+    )
+    torch.manual_seed(0)
+    return DistillationTrainer(
+        model=load_model(student),
+        args=args,
+        train_dataset=joined() if dataset is None else dataset,
+        callbacks=list(callbacks),
+    )
+
+
+def losses(trainer: DistillationTrainer) -> list[dict[str, float]]:
+    names = ("loss", "cross_entropy", "distillation", "grad_norm")
+    return [{name: each[name] for name in names} for each in trainer.state.log_history if "grad_norm" in each]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"balance": "class_weights", "pad_to_multiple_of": 8},
+        {"balance": "sampler", "train_sampling_strategy": "random"},
+    ],
+    ids=["plain", "accumulated", "weighted", "sampled"],
+)
+def test_losses_and_weights_are_the_same_in_every_bit(student, given, tmp_path):
+    """Also with the draws of dropout, which the students have."""
+    found = []
+    for on_device in (False, True):
+        trainer = trainer_of(student, tmp_path, data_on_device=on_device, **given)
+        trainer.train()
+        found.append(
+            (losses(trainer), {name: value.clone() for name, value in trainer.model.named_parameters()})
+        )
+    assert len(found[0][0]) >= 8
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name]), name
+
+
+def test_a_training_resumed_inside_an_epoch_ends_with_the_same_weights(bert, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 3, "data_on_device": True}
+    whole = trainer_of(bert, tmp_path / "whole", **saved)
+    whole.train()
+    resumed = trainer_of(bert, tmp_path / "resumed", **saved)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.state.global_step == whole.state.global_step == 16
+    for (name, one), (_, other) in zip(
+        whole.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+class _Order(TrainerCallback):
+    def __init__(self) -> None:
+        self.loaders: list[type] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.loaders.append(type(kwargs["train_dataloader"].dataset))
+
+
+@pytest.mark.parametrize(
+    ("given", "is_gathered"),
+    [
+        ({"data_on_device": True}, True),
+        ({}, False),  # the default on a CPU
+        ({"data_on_device": True, "train_sampling_strategy": "random"}, False),
+        ({"data_on_device": True, "train_sampling_strategy": "sequential"}, False),
+    ],
+)
+def test_where_batches_are_gathered(given, is_gathered, bert, tmp_path):
+    order = _Order()
+    trainer_of(bert, tmp_path, callbacks=[order], max_steps=1, **given).train()
+    assert (order.loaders == [module._EpochOrder]) == is_gathered
+
+
+# ---- The host does not wait for the device ------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which the host would wait for a GPU: it needs their result, or their shape."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.NAMES:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class CountedSteps(TrainerCallback):
+    """Counts from the end of the first step to that of the last, and so also while batches are made."""
+
+    def __init__(self) -> None:
+        self.per_step: list[list[str]] = []
+        self._waits = Waits()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            self._waits.__enter__()
+            return
+        self.per_step.append(list(self._waits.found))
+        self._waits.found.clear()
+        if state.global_step == state.max_steps:
+            self._waits.__exit__(None, None, None)
+
+
+def as_on_a_gpu(trainer: DistillationTrainer, monkeypatch) -> None:
+    """On a CPU gradients are clipped by a test of their norm, which costs nothing there."""
+    from transformers import Trainer
+
+    monkeypatch.setattr(trainer, "_clip_grad_norm", lambda model: Trainer._clip_grad_norm(trainer, model))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"gradient_accumulation_steps": 2}, {"balance": "class_weights"}, {"label_smoothing_factor": 0.1}],
+    ids=["plain", "accumulated", "weighted", "smoothed"],
+)
+def test_no_step_waits_for_the_device(student, given, tmp_path, monkeypatch):
+    counted = CountedSteps()
+    settings = {"data_on_device": True, "logging_steps": 100, "num_train_epochs": 1, **given}
+    trainer = trainer_of(student, tmp_path, callbacks=[counted], **settings)
+    as_on_a_gpu(trainer, monkeypatch)
+    trainer.train()
+    assert len(counted.per_step) >= 3
+    assert counted.per_step == [[]] * len(counted.per_step)
+
+
+def test_the_count_sees_the_question_about_padding(bert, tmp_path, monkeypatch):
+    """That transformers asks where the batch is collated on the host."""
+    counted = CountedSteps()
+    trainer = trainer_of(bert, tmp_path, callbacks=[counted], logging_steps=100, num_train_epochs=1)
+    as_on_a_gpu(trainer, monkeypatch)
+    trainer.train()
+    assert all(counted.per_step)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("bf16", [False, True])
+def test_no_step_synchronizes_on_a_gpu(student, bf16, tmp_path):
+    class Strict(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+            is_last = state.global_step == state.max_steps
+            torch.cuda.set_sync_debug_mode("default" if is_last else "error")
+
+    strict = Strict()
+    given = {"bf16": bf16, "logging_steps": 100, "num_train_epochs": 1}
+    trainer = trainer_of(student, tmp_path, callbacks=[strict], device="cuda", **given)
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert strict.steps > 4
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_batches_are_the_same_on_a_gpu():
+    dataset = joined()
+    texts = DeviceTexts(dataset.datasets, torch.device("cuda"), COLLATOR)
+    assert texts.agrees_with_collator(dataset)

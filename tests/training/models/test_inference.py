@@ -1,0 +1,144 @@
+"""A model's logits: batches that are kept between evaluations, and batches as large as a GPU's memory allows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_classifier
+from searches import split
+
+from distiltune.errors import InputError
+from distiltune.training.checkpoints.load import load_model
+from distiltune.training.models import inference
+from distiltune.training.models.inference import (
+    KeptBatches,
+    compute_logits,
+    length_batches,
+    logits_of_batches,
+    tokens_in_memory,
+)
+
+TEXTS = split(37, 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(tiny_classifier(tmp_path_factory.mktemp("model"), num_layers=1, hidden_size=16)).train()
+
+
+@torch.no_grad()
+def expected_logits(model) -> np.ndarray:
+    order = np.argsort(TEXTS.lengths, kind="stable")
+    batches = [order[start : start + 8] for start in range(0, len(order), 8)]
+    logits = np.empty((len(TEXTS), 4), dtype=np.float32)
+    for rows, _, found in logits_of_batches(model, TEXTS, batches, pad_token_id=0):
+        logits[rows] = found.float().numpy()
+    return logits
+
+
+@pytest.mark.parametrize("kept_bytes", [2**20, 0])
+def test_an_evaluation_collates_once_and_computes_the_same_bits(model, kept_bytes, monkeypatch):
+    monkeypatch.setattr(inference, "_KEPT_BYTES", kept_bytes)
+    calls = []
+    collated = inference._collated
+    monkeypatch.setattr(inference, "_collated", lambda *given: calls.append(1) or collated(*given))
+    kept, expected = KeptBatches(TEXTS, 8, 0), expected_logits(model)
+    calls.clear()
+    for _ in range(3):
+        assert np.array_equal(kept.logits(model), expected)
+    assert len(calls) == 5 * (1 if kept_bytes else 3)
+    assert model.training
+
+
+def test_a_model_that_has_learnt_gets_other_logits_from_the_same_batches(model):
+    kept = KeptBatches(TEXTS, 8, 0)
+    before = kept.logits(model)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    assert np.allclose(kept.logits(model), before + 1, atol=1e-5)
+
+
+class Gpu:
+    """Lets a model on the CPU be treated as one on a GPU with some memory, where too many tokens do not fit."""
+
+    def __init__(self, monkeypatch, model, fitting: int) -> None:
+        self.tokens: list[int] = []
+        self.emptied = 0
+        forward = model.forward
+
+        def limited(input_ids, **given):
+            self.tokens.append(input_ids.numel())
+            if input_ids.numel() > fitting:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return forward(input_ids=input_ids, **given)
+
+        def empty():
+            self.emptied += 1
+
+        monkeypatch.setattr(model, "forward", limited, raising=False)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
+        monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+        monkeypatch.setattr(inference, "_MOST_TOKENS", 256)
+        kind = type(model)
+        device = SimpleNamespace(type="cuda")
+        monkeypatch.setattr(kind, "device", property(lambda _: device))
+        collate = inference._collated
+        monkeypatch.setattr(
+            inference, "_collated", lambda texts, rows, pad, _: collate(texts, rows, pad, torch.device("cpu"))
+        )
+
+
+def test_what_does_not_fit_is_run_in_smaller_batches(model, monkeypatch):
+    expected = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    monkeypatch.setattr(model, "to", lambda _: model, raising=False)
+    gpu = Gpu(monkeypatch, model, fitting=100)
+    found = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert gpu.emptied == 2 and max(gpu.tokens) <= 256
+    assert all(each <= 64 for each in gpu.tokens[2:]), "256, 128, then 64 at a time"
+
+
+def test_a_text_that_fits_alone_nowhere_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(model, "to", lambda _: model, raising=False)
+    Gpu(monkeypatch, model, fitting=0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+
+
+BASE = SimpleNamespace(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+
+
+def test_a_batch_grows_with_memory_and_shrinks_with_length_and_width():
+    of_token = 4 * (8 * 768 + 2 * 3072 + 2 * 12 * 16)
+    assert tokens_in_memory(BASE, 16, 2 * 1000 * of_token) == 1000
+    assert tokens_in_memory(BASE, 512, 2**30) < tokens_in_memory(BASE, 16, 2**30)
+    assert tokens_in_memory(BASE, 512, 1) == 512, "one text at least"
+    assert tokens_in_memory(BASE, 16, 2**50) == inference._MOST_TOKENS
+    distilbert = SimpleNamespace(hidden_size=768, hidden_dim=3072, num_attention_heads=12)
+    assert tokens_in_memory(distilbert, 16, 2**30) == tokens_in_memory(BASE, 16, 2**30)
+    bag = SimpleNamespace(hidden_size=64)
+    assert tokens_in_memory(bag, 16, 2 * 4 * (8 * 64 + 8 * 64) * 100) == 100
+
+
+@pytest.mark.parametrize("start", [0, 5, 36, 37])
+def test_batches_leave_out_the_longest_that_are_done(start):
+    found = list(length_batches(TEXTS.lengths, 4, 20, start))
+    assert all(len(rows) <= 4 and len(rows) * TEXTS.lengths[rows].max() <= 20 for rows in found)
+    order = np.argsort(-TEXTS.lengths, kind="stable")
+    assert np.concatenate([*found, np.zeros(0, dtype=int)]).tolist() == order[start:].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_precision_of_labelling_is_that_of_the_products(model, dtype):
+    exact = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    found = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False, dtype=dtype)
+    assert np.array_equal(found, exact) == (dtype == "float32")
+    np.testing.assert_allclose(found, exact, atol=0.05)
+
+
+def test_a_cpu_has_no_tf32(model):
+    with pytest.raises(InputError, match="logits_precision is tf32, but a CPU"):
+        compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False, dtype="tf32")

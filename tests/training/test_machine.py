@@ -1,0 +1,70 @@
+"""The GPUs of a machine, as a made-up driver describes them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_gpus import TWO_GPUS, fake_cuda, fake_driver, needs_gpu
+
+from distiltune.export.machine import describe_machine
+from distiltune.training import machine
+
+
+@pytest.fixture(autouse=True)
+def asked_anew():
+    machine.gpus.cache_clear()
+    yield
+    machine.gpus.cache_clear()
+
+
+def test_the_driver_names_each_gpu_its_memory_and_versions(monkeypatch, tmp_path):
+    fake_driver(monkeypatch, tmp_path, TWO_GPUS)
+    assert machine.gpus() == (
+        machine.Gpu("NVIDIA H200", 140.4, "570.86.15", "12.8"),
+        machine.Gpu("NVIDIA L4", 0.0, "570.86.15", "12.8"),
+    )
+    assert str(machine.gpus()[0]) == "NVIDIA H200 (140.4 GiB), driver 570.86.15, CUDA 12.8"
+
+
+def test_a_machine_record_has_its_gpus(monkeypatch, tmp_path):
+    fake_driver(monkeypatch, tmp_path, TWO_GPUS)
+    found = json.loads(json.dumps(describe_machine()))["gpus"]
+    assert found[0] == {"name": "NVIDIA H200", "memory_gib": 140.4, "driver": "570.86.15", "cuda": "12.8"}
+    assert [each["name"] for each in found] == ["NVIDIA H200", "NVIDIA L4"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9),
+        ("No devices were found", 0),
+        ("", 0),
+        ("<nvidia_smi_log>", 0),
+        ("<nvidia_smi_log></nvidia_smi_log>", 0),
+    ],
+)
+def test_a_driver_that_does_not_answer_has_no_gpus(answer, status, monkeypatch, tmp_path):
+    fake_driver(monkeypatch, tmp_path, answer, status)
+    assert machine.gpus() == ()
+
+
+def test_a_machine_without_the_command_has_no_gpus(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpus() == ()
+
+
+def test_the_device_of_a_process_is_named_with_its_driver(monkeypatch, tmp_path):
+    assert machine.describe_device(use_gpu=False) == "CPU"
+    fake_cuda(monkeypatch)
+    fake_driver(monkeypatch, tmp_path, TWO_GPUS)
+    monkeypatch.setattr("torch.version.cuda", "12.6")
+    assert machine.describe_device(use_gpu=True) == "NVIDIA H200 (141 GiB), driver 570.86.15, CUDA 12.6"
+    assert machine.num_visible_gpus() == 4
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_real_driver_and_torch_agree():
+    assert len(machine.gpus()) >= machine.num_visible_gpus() >= 1
+    assert any(each.name in machine.describe_device(use_gpu=True) for each in machine.gpus())

@@ -1,0 +1,58 @@
+"""What a model reads: one text, or a pair of texts, such as a premise and a hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+TextOrPair = str | tuple[str, str]
+"""A text, or two texts that a model reads together."""
+PAIR_COLUMN = "text_pair"
+"""Usual name of the column with the second text, as in the inputs of transformers' pipelines."""
+
+
+def is_pair(value: object) -> TypeGuard[tuple[str, str]]:
+    """Return whether a value is a pair of texts."""
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+
+
+def parts_of(text: TextOrPair) -> tuple[str, ...]:
+    """Return the texts that are read together: one or two."""
+    return (text,) if isinstance(text, str) else text
+
+
+def joined(text: TextOrPair, separator: str = " ") -> str:
+    """Return a text itself, or both texts of a pair as one."""
+    return text if isinstance(text, str) else separator.join(text)
+
+
+def num_characters(text: TextOrPair) -> int:
+    """Return the number of characters of a text, or of both texts of a pair together."""
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def is_blank(text: TextOrPair) -> bool:
+    """Return whether a text, or either text of a pair, has nothing but white space."""
+    return any(not part.strip() for part in parts_of(text))
+
+
+def all_parts(texts: Sequence[TextOrPair]) -> list[str]:
+    """Return single texts as they are, and both texts of each pair one after the other."""
+    return [part for text in texts for part in parts_of(text)]
+
+
+def from_json(value: Any) -> Any:
+    """Return a text that has passed through JSON, in which a pair is a list of two strings."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def as_columns(text: TextOrPair) -> dict[str, str]:
+    """Return a text by the names of its columns: ``text``, and ``text_pair`` for the second of a pair."""
+    return {"text": text} if isinstance(text, str) else {"text": text[0], PAIR_COLUMN: text[1]}
+
+
+def texts_of(rows: Any) -> list[TextOrPair]:
+    """Return the texts of rows by their columns: ``text`` alone, or pairs where there is ``text_pair`` as well."""
+    texts = list(rows["text"][:])
+    names = getattr(rows, "column_names", rows)
+    return list(zip(texts, rows[PAIR_COLUMN][:], strict=True)) if PAIR_COLUMN in names else texts

@@ -1,0 +1,239 @@
+"""Entities of each text: tags of its tokens in IOB2, or spans of characters."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
+
+from ....errors import DataError, shown
+from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name
+from .base import LabelFormat
+from .name_sets import NO_LABEL
+from .vocabulary import NamedKind
+
+OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
+
+# The scheme BIOES, also called BILOU, has prefixes of its own for the last word of an entity, and for the only one.
+_IOB2 = {"B": "B", "I": "I", "E": "I", "L": "I", "S": "B", "U": "B"}
+_KEYS = ("start", "end", "label")
+
+
+class Entity(NamedTuple):
+    """Characters of a text, from ``start`` to the one before ``end``, that are of a type."""
+
+    start: int
+    end: int
+    type: str
+
+
+def is_tag(value: object) -> bool:
+    """Return whether a value is a tag of IOB2, IOB1, BIOES or BILOU."""
+    if not isinstance(value, str):
+        return False
+    prefix, dash, kind = value.partition("-")
+    return value == OUTSIDE or (bool(dash) and prefix in _IOB2 and is_name(kind))
+
+
+def tag_names(types: Sequence[str]) -> list[str]:
+    """Return the names of a model's outputs for entity types: ``O``, then ``B-`` and ``I-`` of each type."""
+    return [OUTSIDE, *(f"{prefix}{name}" for name in types for prefix in (BEGIN, INSIDE))]
+
+
+def entity_types(names: Sequence[str]) -> list[str]:
+    """Return the entity types of outputs that ``tag_names`` has named."""
+    return [name.removeprefix(BEGIN) for name in names[1::2]]
+
+
+class Tags(NamedKind):
+    """Labels that are tuples of a text's entities, in their order; a text without any has the empty tuple.
+
+    A row's label is a list of tags, one for each token, or a list of spans, each an object with ``start``, ``end`` and
+    ``label``, or these three in a list; a string is a JSON list, or tags divided by blanks. Its tokens are a list, or
+    the parts of a text between blanks. The text of a list of tokens is the tokens joined by blanks.
+    """
+
+    name: ClassVar[str] = "tags"
+    unit: ClassVar[str] = "tags"
+    left_out: ClassVar[str] = "their words count as outside of entities"
+    dropped: ClassVar[str] = "left out, so that their words count as outside of entities"
+
+    def prepared(self, raw: RawSplit) -> RawSplit:
+        """Return the split with a string for each list of tokens, and what the row had in its label as well."""
+        texts = [_joined(text) for text in raw.texts]
+        return replace(raw, texts=texts, labels=list(zip(raw.texts, raw.labels, strict=True)))
+
+    def reader(self, form: LabelFormat) -> Callable[[object], tuple[Entity, ...]]:
+        """Return the function from a row's text or tokens, and its tags or spans, to the entities."""
+        for key, given in (("label_columns", list(form.columns)), ("label_separator", form.separator)):
+            if given:
+                raise DataError(
+                    f"data.{key}: {shown(given)} given, but the task reads one column of tags or spans "
+                    "(data.label_column); remove it"
+                )
+        return _read
+
+    def remedy(self, form: LabelFormat) -> str:
+        """Return what the rows need."""
+        del form
+        return (
+            "give each row its tokens and one tag for each (O, B-TYPE or I-TYPE), or a text and a list of spans, such "
+            'as [{"start": 0, "end": 5, "label": "TYPE"}]'
+        )
+
+    def names_in(self, label: tuple[Entity, ...]) -> Sequence[str]:
+        """Return the types of the entities."""
+        return [each.type for each in label]
+
+    def renamed(self, label: tuple[Entity, ...], new: Mapping[str, str | None]) -> tuple[Entity, ...]:
+        """Return the entities with new types, without those whose type is left out."""
+        types = [new.get(each.type, each.type) for each in label]
+        return tuple(
+            each._replace(type=name) for each, name in zip(label, types, strict=True) if name is not None
+        )
+
+    def check_taught(self, taught: set[str], train: Split) -> None:
+        """Reject training rows without any entity."""
+        if not taught:
+            raise DataError(
+                f"{train.origin}: no row of the train split has an entity; check data.label_column"
+            )
+
+    def output_names(self, labels: Sequence[Any], form: LabelFormat) -> list[str]:
+        """Return the names of the tags of the sorted types."""
+        return tag_names(super().output_names(labels, form))
+
+    def feature(self, names: Sequence[str]) -> Any:
+        """Return a list of entities, each as start, end and number of its type."""
+        from datasets import List, Value
+
+        return List(List(Value("int32"), length=3))
+
+    def stored(self, label: tuple[Entity, ...], number_of: Mapping[str, int]) -> list[list[int]]:
+        """Return start, end and number of the type of each entity."""
+        return [[each.start, each.end, (number_of[f"{BEGIN}{each.type}"] - 1) // 2] for each in label]
+
+    def text(self, stored: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+        """Return start, end and type of each entity as a JSON list."""
+        types = entity_types(names)
+        return json.dumps([[start, end, types[kind]] for start, end, kind in stored])
+
+    def counts(self, stored: Sequence[Sequence[Sequence[int]]], names: Sequence[str]) -> dict[str, int]:
+        """Return the number of texts with an entity of each type."""
+        types = entity_types(names)
+        found = Counter(types[kind] for label in stored for kind in {entity[2] for entity in label})
+        return dict(found)
+
+    def strata(self, labels: Sequence[tuple[Entity, ...]]) -> list[tuple[str, ...]]:
+        """Return the types in each text, or ``NO_LABEL``: with them the division is iterative stratification."""
+        return [tuple(sorted({each.type for each in label})) or (NO_LABEL,) for label in labels]
+
+
+def _joined(text: object) -> object:
+    """Return the text of a list of tokens, whose faults the reader finds; anything else as it is."""
+    return " ".join(map(str, text)) if isinstance(text, list | tuple) else text
+
+
+def _read(value: object) -> tuple[Entity, ...]:
+    """Return the entities of a row's text or tokens and its label.
+
+    Raises:
+        LabelError: They are not tags of these tokens, or not spans of this text.
+    """
+    assert isinstance(value, tuple)
+    text, label = value
+    if isinstance(label, str) and label.lstrip().startswith("["):
+        try:
+            label = json.loads(label)
+        except (ValueError, RecursionError):
+            raise LabelError(f"label is {shown(label)}, not valid JSON") from None
+    elif isinstance(label, str) and label.strip():
+        label = label.split()
+    if not isinstance(label, list | tuple):
+        what = fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
+        raise LabelError(f"label {what}")
+    if isinstance(text, str) and not all(isinstance(each, str) for each in label):
+        return _of_spans(text, label)
+    if not isinstance(text, str | list | tuple):
+        return ()  # which is a fault of the text
+    tokens = text.split() if isinstance(text, str) else list(text)
+    return _of_tags(tokens, list(label), text if isinstance(text, str) else None) if label or tokens else ()
+
+
+def _of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> tuple[Entity, ...]:
+    """Return the entities of tagged tokens; ``text`` is what they are the parts of, None where a list was given.
+
+    ``I-`` begins an entity where none of its type precedes it, as in IOB1.
+    """
+    if not tags and text is not None:
+        return ()
+    if len(tags) != len(tokens):
+        raise LabelError(f"{len(tags)} tags for {len(tokens)} tokens")
+    found: list[Entity] = []
+    at, open_type = 0, None
+    for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), 1):
+        if not is_name(token):
+            raise LabelError(f"token {number} {fault_of(token)}")
+        start = at if text is None else text.index(token, at)
+        at = start + len(token)
+        prefix, kind = _parsed(tag, number)
+        if kind is None:
+            open_type = None
+        elif prefix == "I" and kind == open_type:
+            found[-1] = found[-1]._replace(end=at)
+        else:
+            found.append(Entity(start, at, kind))
+            open_type = kind
+        at += text is None  # the blank between two tokens
+    return tuple(found)
+
+
+def _parsed(tag: object, number: int) -> tuple[str, str | None]:
+    """Return ``B`` or ``I`` and the type of a tag, whose type is None outside of entities."""
+    if tag == OUTSIDE:
+        return OUTSIDE, None
+    if isinstance(tag, str) and is_tag(tag):
+        prefix, _, kind = tag.partition("-")
+        return _IOB2[prefix], kind
+    what = fault_of(tag) if is_blank(tag) else f"is {shown(tag)}, not {OUTSIDE}, {BEGIN}TYPE or {INSIDE}TYPE"
+    raise LabelError(f"tag {number} {what}")
+
+
+def _of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
+    """Return the entities of a list of spans, without white space at their ends."""
+    found = sorted(_of_span(text, span, number) for number, span in enumerate(spans, 1))
+    for before, after in pairwise(found):
+        if after.start < before.end:
+            raise LabelError(
+                f"the spans {before.start} to {before.end} and {after.start} to {after.end} overlap"
+            )
+    return tuple(found)
+
+
+def _of_span(text: str, span: Any, number: int) -> Entity:
+    if isinstance(span, Mapping):
+        missing = [key for key in _KEYS if span.get(key) is None]
+        if missing:
+            raise LabelError(f"span {number} has no {missing[0]}")
+        values = [span[key] for key in _KEYS]
+    elif isinstance(span, list | tuple) and len(span) == len(_KEYS):
+        values = list(span)
+    else:
+        raise LabelError(f"span {number} is {shown(span)}, without start, end and label")
+    start, end, kind = values
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+        raise LabelError(
+            f"span {number} is from {shown(start)} to {shown(end)}, outside of its text of {len(text)} characters"
+        )
+    if not is_name(kind):
+        raise LabelError(f"label of span {number} {fault_of(kind)}")
+    inside = text[start:end]
+    if not inside.strip():
+        raise LabelError(f"span {number} is from {start} to {end}, where the text is blank")
+    return Entity(start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), kind)
+
+
+TAGS = Tags()

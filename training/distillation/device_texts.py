@@ -1,0 +1,199 @@
+"""Training texts that are kept on the device, where batches are gathered without a copy from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from ..data.collator import DistillationCollator
+from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from ..models.attention_mask import PADDED
+
+_SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
+_NUM_COMPARED = 16  # texts
+_KNOWN = {"input_ids", "offsets", "labels", "example_ids"}
+
+
+class DeviceTexts:
+    """N tokenized texts on a device, with labels and, where there are any, the teacher's logits.
+
+    Args:
+        parts: The texts, in the order of the training set.
+        device: Where they are kept.
+        collator: Gives the padding id and the multiple to which batches are padded.
+    """
+
+    def __init__(
+        self, parts: Sequence[TokenizedDataset], device: torch.device, collator: DistillationCollator
+    ) -> None:
+        splits = [each.split for each in parts]
+        lengths = np.concatenate([each.lengths for each in splits])
+        self.lengths: np.ndarray = lengths
+        """Tokens of each text, int64[N], on the host."""
+        self._device, self._collator = device, collator
+        self._ids = _joined([_own_ids(each) for each in splits], device, np.int32)  # int32[total]
+        self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)  # int64[N]
+        self._lengths = torch.from_numpy(lengths.copy()).to(device)
+        labels = [each.labels for each in splits]
+        self._labels = _joined(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
+        logits = [each.teacher_logits for each in parts if each.teacher_logits is not None]
+        self._logits = _joined(logits, device, np.float32) if logits else None  # [N, C]
+        self._columns = torch.arange(self._width(int(lengths.max())), device=device)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def _width(self, longest: int) -> int:
+        multiple = self._collator.pad_to_multiple_of or 1
+        return -(-longest // multiple) * multiple
+
+    def batch(self, rows: Tensor, lengths: np.ndarray) -> dict[str, Any]:
+        """Gather a batch: the tensors that the collator returns, and whether any text is padded.
+
+        Args:
+            rows: Numbers of the texts, int64[B], on the device.
+            lengths: Their lengths, int64[B], on the host: the shapes are known without asking the device.
+        """
+        width = self._width(int(lengths.max()))
+        columns = self._columns[:width]
+        kept = columns < self._lengths[rows][:, None]  # [B, L]
+        places = (self._starts[rows][:, None] + columns).clamp_(max=len(self._ids) - 1)
+        ids = self._ids[places].long()
+        found: dict[str, Any] = {
+            "input_ids": torch.where(kept, ids, self._collator.pad_token_id),
+            "attention_mask": kept.long(),
+            "labels": self._labels[rows],
+        }
+        if self._logits is not None:
+            found["teacher_logits"] = self._logits[rows]
+        found[PADDED] = bool((lengths < width).any())
+        return found
+
+    def agrees_with_collator(self, dataset: Any) -> bool:
+        """Return whether some texts, the longest and the shortest among them, are collated to the same batch."""
+        spread = np.linspace(0, len(self) - 1, _NUM_COMPARED).astype(np.int64)
+        rows = np.unique([*spread, self.lengths.argmax(), self.lengths.argmin()])
+        expected = self._collator([dataset[int(row)] for row in rows])
+        found = self.batch(torch.from_numpy(rows).to(self._device), self.lengths[rows])
+        found.pop(PADDED)
+        return expected.keys() == found.keys() and all(
+            torch.equal(value, found[name].cpu()) for name, value in expected.items()
+        )
+
+    def loader(self, sampler: Sampler[int], batch_size: int, *, drop_last: bool) -> DataLoader[Any]:
+        """Return a loader of batches in the order of a sampler, for ``accelerator.prepare``."""
+        order = _EpochOrder(self, sampler)
+        return DataLoader(
+            order,  # pyright: ignore[reportArgumentType]
+            batch_size=batch_size,
+            sampler=order,
+            collate_fn=order.collate,
+            drop_last=drop_last,
+        )
+
+
+class _EpochOrder(Sampler[int]):
+    """The order of an epoch, copied to the device once; a batch is a slice of it.
+
+    As a dataset it has the places of the order, 0 to N - 1, as its items.
+    """
+
+    def __init__(self, texts: DeviceTexts, sampler: Sampler[int]) -> None:
+        self._texts = texts
+        self._sampler: Any = sampler
+        self._host = np.zeros(0, dtype=np.int64)
+        self._rows = torch.zeros(0, dtype=torch.int64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the sampler, which may determine the order."""
+        if hasattr(self._sampler, "set_epoch"):
+            self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+    def __getitems__(self, places: list[int]) -> list[int]:
+        return places
+
+    def __iter__(self) -> Iterator[int]:
+        self._host = np.fromiter(self._sampler, dtype=np.int64)
+        self._rows = torch.from_numpy(self._host).to(self._texts._device)
+        return iter(range(len(self._host)))
+
+    def collate(self, places: list[int]) -> dict[str, Any]:
+        """Gather the batch at consecutive places of the order."""
+        start, end = places[0], places[-1] + 1
+        assert end - start == len(places), "one process trains, and takes the order as it is"
+        return self._texts.batch(self._rows[start:end], self._texts.lengths[self._host[start:end]])
+
+
+def device_texts(dataset: Any, collator: Any, device: torch.device) -> DeviceTexts | None:
+    """Return the texts of a training set on a device; None where they have to be collated on the host.
+
+    That is where the dataset or the collator is of another kind, has columns that are not known here, collates a batch
+    to something else, or would take more than a quarter of a GPU's free memory.
+
+    Args:
+        dataset: A ``TokenizedDataset``, or several that are joined.
+        collator: The collator that would be used.
+        device: Device of the training.
+    """
+    if not can_be_kept(dataset, collator):
+        return None
+    parts = _parts(dataset)
+    if device.type == "cuda" and _num_bytes(parts) > _SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    found = DeviceTexts(parts, device, collator)
+    return found if found.agrees_with_collator(dataset) else None
+
+
+def _parts(dataset: Any) -> list[Any]:
+    return list(getattr(dataset, "datasets", [dataset]))
+
+
+def can_be_kept(dataset: Any, collator: Any) -> bool:
+    """Return whether a training set consists of tokenized splits of one kind, and its collator is known here.
+
+    None of the splits has another column than those known here.
+    """
+    parts = _parts(dataset)
+    if type(collator) is not DistillationCollator or not all(
+        type(each) is TokenizedDataset for each in parts
+    ):
+        return False
+    splits = [each.split for each in parts]
+    rows = [each for part in parts for each in (part.split.labels, part.teacher_logits) if each is not None]
+    if not all(isinstance(each, np.ndarray) for each in rows):  # labels or logits of tokens
+        return False
+    others = {each.name for each in fields(TokenizedSplit)} - _KNOWN
+    shapes = {(each.labels.dtype, each.labels.shape[1:]) for each in splits}
+    return (
+        sum(map(len, splits)) > 0
+        and all(getattr(split, name) is None for split in splits for name in others)
+        and len(shapes) == 1
+        and next(iter(shapes))[0].kind in "iuf"
+        and len({each.teacher_logits is None for each in parts}) == 1
+    )
+
+
+def _num_bytes(parts: Sequence[TokenizedDataset]) -> int:
+    logits = sum(each.teacher_logits.size for each in parts if each.teacher_logits is not None)
+    return sum(4 * len(_own_ids(each.split)) + 32 * len(each) for each in parts) + 4 * logits
+
+
+def _own_ids(split: TokenizedSplit) -> np.ndarray:
+    return split.input_ids[split.offsets[0] : split.offsets[-1]]
+
+
+def _joined(parts: Sequence[np.ndarray], device: torch.device, dtype: Any) -> Tensor:
+    """Return the concatenation of arrays on a device; they may be read-only, and are copied one at a time."""
+    return torch.cat([torch.from_numpy(np.array(each, dtype=dtype)).to(device) for each in parts])

@@ -1,0 +1,38 @@
+"""Attention masks of batches whose padding is known on the host, so that a model need not ask its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .families import find_family
+
+PADDED = "padded"
+"""Key of a batch: whether any of its texts is padded, a Boolean; a batch without it is not known."""
+
+
+def with_known_padding(
+    model: PreTrainedModel, features: Mapping[str, Any], padded: bool | None
+) -> dict[str, Any]:
+    """Return the inputs of a model with an attention mask that it takes as it is.
+
+    Given ``attention_mask[B, L]``, transformers asks with ``.all()`` whether anything is padded, at every step: on a
+    GPU the host waits for the device to answer. Without padding it then uses no mask, and otherwise the one made here,
+    so the results are the same in every bit.
+
+    Args:
+        model: A model without wrappers.
+        features: Its inputs.
+        padded: Whether any text of the batch is padded; None if that is not known.
+    """
+    given = dict(features)
+    family = find_family(model) if padded is not None and hasattr(model, "config") else None
+    if family is None or "attention_mask" not in given or model.config._attn_implementation != "sdpa":
+        return given
+    mask: Tensor = given.pop("attention_mask")
+    if padded:
+        given["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+    return given

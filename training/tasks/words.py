@@ -1,0 +1,91 @@
+"""The words of a tokenized text, each of which has one tag: which pieces begin one, and where it stands in the text.
+
+Training, measurement and the torch-free runtime all find words here, so that a model is asked what it has learned. It
+needs NumPy alone. Shapes: L pieces, W words.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_WITHOUT_BLANKS = "\u2e80"
+"""First character of the scripts that are written without blanks between words: CJK, Kana, Hangul."""
+
+
+class Words(NamedTuple):
+    """The words of a text.
+
+    Attributes:
+        pieces: int64[W]; the position of each word's first piece among all pieces of the text.
+        spans: int64[W, 2]; the first character of each word, and the one after its last.
+    """
+
+    pieces: np.ndarray
+    spans: np.ndarray
+
+
+def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> Words:
+    """Join the pieces of a text to words.
+
+    A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of
+    scripts without blanks are words of their own, whatever the tokenizer.
+
+    Args:
+        text: The text.
+        offsets: Start and end of each piece in the text.
+        word_ids: As ``tokenizers.Encoding.word_ids``: None for a special token.
+    """
+    pieces: list[int] = []
+    spans: list[list[int]] = []
+    for number, ((start, end), word) in enumerate(zip(offsets, word_ids, strict=True)):
+        while start < end and text[start].isspace():  # some tokenizers count the blank before a word
+            start += 1
+        if word is None or start >= end:
+            continue
+        if spans and _continues(text, spans[-1][1], start):
+            spans[-1][1] = max(spans[-1][1], end)
+        else:
+            pieces.append(number)
+            spans.append([start, end])
+    return Words(np.array(pieces, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
+
+
+def words_of(text: str) -> Words:
+    """Return the words of a text itself, without a tokenizer: those of one that splits it into single characters."""
+    return find_words(text, [(place, place + 1) for place in range(len(text))], [0] * len(text))
+
+
+def _continues(text: str, end: int, start: int) -> bool:
+    """Return whether a piece from ``start`` continues the word that reaches to ``end``."""
+    # Pieces of a single character that is several bytes long overlap.
+    return start < end or (start == end and _is_inside(text[end - 1]) and _is_inside(text[start]))
+
+
+def _is_inside(character: str) -> bool:
+    return character < _WITHOUT_BLANKS and unicodedata.category(character)[0] in "LMN"
+
+
+def tags_of_words(words: Words, entities: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the tag of each word of a text, int64[W], numbered as ``entities.tag_names`` does.
+
+    An entity's words are those that share a character with it; a word that two share has the earlier one's tag.
+
+    Args:
+        words: The text's words.
+        entities: Start, end and number of the type of each entity, in any order; entities do not overlap.
+    """
+    tags = np.zeros(len(words.pieces), dtype=np.int64)
+    for start, end, kind in sorted(map(tuple, entities)):
+        first, last = (
+            np.searchsorted(words.spans[:, 1], start, "right"),
+            np.searchsorted(words.spans[:, 0], end),
+        )
+        inside = np.arange(first, last)
+        inside = inside[tags[inside] == 0]
+        tags[inside] = 2 * kind + 2
+        tags[inside[:1]] = 2 * kind + 1
+    return tags

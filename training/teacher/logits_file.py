@@ -1,0 +1,328 @@
+"""Read a file with what a teacher says about texts, which another program or ``distiltune label`` has written.
+
+A row has the text (or the two texts of a pair), or the id of a row of the data, and one of these, by label:
+
+- ``logits.LABEL`` or ``probabilities.LABEL``: a column of numbers for each label;
+- ``logits`` or ``probabilities``: one column of objects, label -> number;
+- ``label``, and ``confidence`` where it is known: the label that the teacher gives, and its probability.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import DataError, shown
+from ...texts import PAIR_COLUMN, TextOrPair
+from ..data.rows import FaultList, column_error, is_blank, is_name, name_of, nearest, quoted
+from ..data.sources.columns import Table
+from ..data.sources.table import open_table
+
+if TYPE_CHECKING:
+    from ..checkpoints.heads import LabelMatch
+    from ..tasks import Task
+    from .config import LogitsFileConfig
+
+LOGITS, PROBABILITIES, LABEL, CONFIDENCE = "logits", "probabilities", "label", "confidence"
+_SECTION = "teacher.logits"
+_FORMS = (
+    f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label, {LOGITS} or {PROBABILITIES} with objects of label and "
+    f"number, or {LABEL} and {CONFIDENCE}"
+)
+_MOST_OFF = 0.02  # by which the probabilities of a text may differ from 1 together
+
+
+@dataclass(frozen=True)
+class FileLogits:
+    """The logits of a file, joined by text or by id.
+
+    Attributes:
+        values: float32[M, C] in the order of the data's labels.
+        row_of: Row of each text, or of each id.
+    """
+
+    values: np.ndarray
+    row_of: Mapping[TextOrPair, int]
+
+    def of(self, keys: Sequence[TextOrPair]) -> np.ndarray:
+        """Return the logits of texts or ids, float32[N, C]; a row of NaN where the file lacks one."""
+        found = np.full((len(keys), self.values.shape[1]), np.nan, dtype=np.float32)
+        for number, key in enumerate(keys):
+            row = self.row_of.get(key)
+            if row is not None:
+                found[number] = self.values[row]
+        return found
+
+
+def missing_rows(logits: np.ndarray) -> np.ndarray:
+    """Return whether a file lacks each of N texts, bool[N], from logits[N, C] of :meth:`FileLogits.of`."""
+    return np.isnan(logits).any(axis=1)
+
+
+def read_logits(
+    config: LogitsFileConfig, task: Task, names: Sequence[str], match: LabelMatch, *, has_pairs: bool
+) -> FileLogits:
+    """Read a file of logits, probabilities or labels.
+
+    Rows without a text or without a value are left out.
+
+    Args:
+        config: The section ``teacher.logits``.
+        task: The job's task.
+        names: The labels of a model for the data, in order.
+        match: How the file's labels become those of the data.
+        has_pairs: Whether the data's texts are pairs.
+
+    Raises:
+        DataError: The file cannot be read, a column is missing, or a value is invalid; gives file, row and remedy.
+        ModelError: Its labels are not those of the data.
+    """
+    table = open_table(config.path, parameter=f"{_SECTION}.path")
+    what = "text" if config.id_column is None else "id"
+    texts = _texts(config, table, has_pairs=has_pairs) if what == "text" else _ids(config, table)
+    kept = [row for row, text in enumerate(texts) if text is not None]
+    form, columns = _form(table)
+    faults = FaultList()
+    if form == LABEL:
+        read = _given_labels(table, kept, names, match, task, faults)
+    else:
+        read = _numbers(table, kept, columns, form, names, match, task, faults)
+    faults.raise_if_any(table.origin, "correct these rows, or remove them")
+    rows = [(texts[row], values) for row, values in read]
+    found: dict[TextOrPair, int] = {}
+    for number, (text, values) in enumerate(rows):
+        assert text is not None
+        first = found.setdefault(text, number)
+        if not np.array_equal(rows[first][1], values):
+            raise DataError(
+                f"{table.origin}: two rows with different values have the {what} {shown(text)}; keep one row of each"
+            )
+    if not rows:
+        raise DataError(f"{table.origin}: no row has a {what} and a value; check {_SECTION}.{what}_column")
+    return FileLogits(np.stack([values for _, values in rows]).astype(np.float32), found)
+
+
+def _texts(config: LogitsFileConfig, table: Table, *, has_pairs: bool) -> list[TextOrPair | None]:
+    """Return the text of each row; None where it has none."""
+    columns = {"text_column": config.text_column}
+    if has_pairs:
+        columns["text_pair_column"] = config.text_pair_column or PAIR_COLUMN
+    elif config.text_pair_column is not None:
+        raise DataError(
+            f"{_SECTION}.text_pair_column: {config.text_pair_column!r} given, but the data's texts are single; "
+            "remove it"
+        )
+    for key, column in columns.items():
+        if column not in table.names:
+            raise column_error(table.origin, f"{_SECTION}.{key}", column, table.names)
+    rows = zip(*(table.column(column) for column in columns.values()), strict=True)
+    texts: list[TextOrPair | None] = []
+    for row in rows:
+        text: Any = row if has_pairs else row[0]
+        texts.append(text if all(is_name(part) for part in row) else None)
+    return texts
+
+
+def _ids(config: LogitsFileConfig, table: Table) -> list[TextOrPair | None]:
+    """Return the id of each row; None where it has none."""
+    column = str(config.id_column)
+    if column not in table.names:
+        raise column_error(table.origin, f"{_SECTION}.id_column", column, table.names)
+    names = map(name_of, table.column(column))
+    return [name if is_name(name) else None for name in names]
+
+
+def _form(table: Table) -> tuple[str, dict[str, str]]:
+    """Return which form a file has, and the column of each of its labels, if each has one."""
+    found: dict[str, dict[str, str]] = {}
+    for form in (LOGITS, PROBABILITIES):
+        flat = {name.removeprefix(f"{form}."): name for name in table.names if name.startswith(f"{form}.")}
+        if flat or form in table.names:
+            found[form] = flat
+    if not found and LABEL in table.names:
+        return LABEL, {}
+    if len(found) != 1:
+        what = (
+            f"has columns of {' and of '.join(found)}" if found else f"has the columns {quoted(table.names)}"
+        )
+        raise DataError(f"{table.origin}: {_SECTION}.path {what}; accepted, beside the text: {_FORMS}")
+    return next(iter(found.items()))
+
+
+def _numbers(
+    table: Table,
+    kept: Sequence[int],
+    columns: Mapping[str, str],
+    form: str,
+    names: Sequence[str],
+    match: LabelMatch,
+    task: Task,
+    faults: FaultList,
+) -> list[tuple[int, np.ndarray]]:
+    """Return the rows that have numbers, each with its logits float64[C] in the order of ``names``."""
+    if columns:
+        held = {label: table.column(column) for label, column in columns.items()}
+        row_of: Callable[[int], Any] = lambda row: {label: values[row] for label, values in held.items()}  # noqa: E731
+    else:
+        values = table.column(form)
+        row_of = lambda row: _object(values[row])  # noqa: E731
+    given = [(row, value) for row in kept if not _is_empty(value := row_of(row))]
+    objects = [value for _, value in given if isinstance(value, Mapping)]
+    own = [str(label) for label in (columns or (objects[0] if objects else {}))]
+    order = match.positions(own, names, _SECTION, task) if own else []
+    read = []
+    for row, value in given:
+        numbers = _row_of_numbers(value, own)
+        if isinstance(numbers, str) or (
+            form == PROBABILITIES and (numbers := _checked(numbers, task)) is None
+        ):
+            what = (
+                numbers
+                if isinstance(numbers, str)
+                else "probabilities must be from 0 to 1, and of one text together 1"
+            )
+            faults.add(lambda r=row, w=what: f"{table.place(r)}: {form}: {w}")
+        else:
+            read.append((row, numbers[order]))
+    if form == LOGITS or not read:
+        return read
+    return _as_logits(read, task)
+
+
+def _as_logits(read: list[tuple[int, np.ndarray]], task: Task) -> list[tuple[int, np.ndarray]]:
+    logits = task.logits_of_probabilities(np.stack([values for _, values in read]))
+    if logits is None:
+        raise DataError(
+            f"{_SECTION}: the task {task.name} has no probabilities; give the numbers themselves as {LOGITS}.LABEL"
+        )
+    return [(row, values) for (row, _), values in zip(read, logits, strict=True)]
+
+
+def _object(value: object) -> object:
+    """Return an object that a table holds as such, as the pairs of an Arrow map, or as a JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(each, tuple) and len(each) == 2 for each in value)
+    ):
+        return dict(value)
+    return value
+
+
+def _is_empty(value: object) -> bool:
+    return all(map(is_blank, value.values())) if isinstance(value, Mapping) else is_blank(value)
+
+
+def _row_of_numbers(value: object, labels: Sequence[str]) -> np.ndarray | str:
+    """Return the numbers of a row, float64[C], or what is wrong with it."""
+    if not isinstance(value, Mapping):
+        return f"{shown(value)} is no object of label and number"
+    if list(map(str, value)) != list(labels) and set(map(str, value)) != set(labels):
+        return f"it has the labels {quoted(value, 5)}, the first row has {quoted(labels, 5)}"
+    numbers = {str(label): _number(each) for label, each in value.items()}
+    wrong = next((label for label, each in numbers.items() if each is None), None)
+    if wrong is not None:
+        given = next(each for label, each in value.items() if str(label) == wrong)
+        return f"{shown(given)} of {shown(wrong)} is no finite number"
+    return np.array([numbers[label] for label in labels], dtype=np.float64)
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number that a table holds as a number or a text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _checked(numbers: np.ndarray, task: Task) -> np.ndarray | None:
+    """Return probabilities, those of one class adding up to exactly 1; None where they are none."""
+    if numbers.min() < 0 or numbers.max() > 1 + _MOST_OFF:
+        return None
+    if not task.has_classes:
+        return numbers
+    total = numbers.sum()
+    return numbers / total if abs(total - 1) <= _MOST_OFF else None
+
+
+def _given_labels(
+    table: Table,
+    kept: Sequence[int],
+    names: Sequence[str],
+    match: LabelMatch,
+    task: Task,
+    faults: FaultList,
+) -> list[tuple[int, np.ndarray]]:
+    """Return the rows that have a label, each with logits float64[C] of its confidence and an even rest."""
+    if not task.has_classes:
+        raise DataError(
+            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give "
+            f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label"
+        )
+    labels = table.column(LABEL)
+    confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else None
+    place = {name: number for number, name in enumerate(names)}
+    read = []
+    for row in kept:
+        label = name_of(labels[row])
+        if is_blank(label):
+            continue
+        label = match.renamed.get(str(label), str(label))
+        confidence = 1.0 if confidences is None or is_blank(confidences[row]) else _number(confidences[row])
+        if label not in place:
+            if not match.drop:
+                hint = nearest(label, names)
+                faults.add(
+                    lambda r=row, v=label, h=hint: (
+                        f"{table.place(r)}: label {shown(v)} is none of the data's{h} (teacher.labels renames, "
+                        "teacher.drop_labels leaves out)"
+                    )
+                )
+        elif confidence is None or not 1 / len(names) <= confidence <= 1:
+            faults.add(
+                lambda r=row: (
+                    f"{table.place(r)}: confidence is {shown(confidences[r] if confidences else None)}; accepted: "
+                    f"{1 / len(names):.3g} to 1"
+                )
+            )
+        else:
+            probabilities = np.full(len(names), (1 - confidence) / max(1, len(names) - 1))
+            probabilities[place[label]] = confidence
+            read.append((row, probabilities))
+    return _as_logits(read, task) if read else []
+
+
+def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray) -> int:
+    """Return how many training texts a file lacks.
+
+    Args:
+        config: The section ``teacher.logits``.
+        texts: The training texts.
+        logits: Their logits, with rows of NaN.
+
+    Raises:
+        DataError: They are more than ``max_missing`` of all; gives the first of them.
+    """
+    lacking = np.flatnonzero(missing_rows(logits))
+    share = len(lacking) / len(texts)
+    if share > config.max_missing:
+        raise DataError(
+            f"{_SECTION}.max_missing: {config.max_missing:g} given, but {config.path} lacks {len(lacking):,} of "
+            f"{len(texts):,} training texts ({share:.1%}), the first: {shown(texts[int(lacking[0])])}; add them to the "
+            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their "
+            "label alone"
+        )
+    return len(lacking)
