@@ -131,7 +131,7 @@ def evaluate_spans(
 def measure_labels(counts: LabelCounts, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return, for each label that texts or predictions have, what ``measure_label`` does."""
     found = []
-    for number in np.flatnonzero(counts.texts + counts.predicted):
+    for number in np.flatnonzero(counts.texts + counts.predicted).tolist():
         hits, texts, given = (int(each[number]) for each in (counts.right, counts.texts, counts.predicted))
         found.append(
             {

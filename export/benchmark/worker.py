@@ -288,14 +288,14 @@ def _calibration(
     model: ScoredModel,
     task: Task,
     found: dict[str, tuple[np.ndarray, np.ndarray]],
-    right: np.ndarray,
+    right: np.ndarray | None,
     outside: int | None,
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """Measure how well probabilities are calibrated on test; return that and the bins of the reliability diagram.
 
     A model without a temperature of its own gets one that is fitted on the validation split, as variants do.
     """
-    if task.class_probabilities(found["test"][0]) is None:
+    if right is None or task.class_probabilities(found["test"][0]) is None:
         return None, []
     logits, labels = found["validation"]
     temperature = model.temperature

@@ -112,7 +112,12 @@ def test_a_source_is_described_and_ignores_the_valid_keys_of_others(source, tmp_
     config = made(source, tmp_path)
     for other in DATA_SOURCES:
         for key in set(other.model_fields) - set(section.model_fields):
-            value = {"delimiter": ";", "text_template": "{x}", "slice_columns": ["x"]}.get(key, "x")
+            value = {
+                "delimiter": ";",
+                "text_template": "{x}",
+                "slice_columns": ["x"],
+                "label_columns": ["x"],
+            }.get(key, "x")
             assert data_config(**config.model_dump(), **{key: value}) == config
             with pytest.raises(ValidationError, match=key):
                 data_config(**config.model_dump(), **{key: 5})

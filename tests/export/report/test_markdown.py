@@ -126,7 +126,7 @@ def test_decimals_and_a_dash_for_nothing():
 
 
 def test_a_template_without_one_of_its_values_is_an_error():
-    with pytest.raises(jinja2.UndefinedError, match="labels"):
+    with pytest.raises(jinja2.UndefinedError, match="title"):
         render("distiltune.export.artifact.card", "card.md.j2", {"sections": {}})
 
 

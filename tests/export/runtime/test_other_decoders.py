@@ -12,7 +12,7 @@ from artifacts import LABELS, TEXTS, tiny_artifact
 from models import tiny_classifier, tiny_data
 from transformers import pipeline
 
-from distiltune.errors import ArtifactError, InputError
+from distiltune.errors import ArtifactError, ExportError, InputError
 from distiltune.export.config import ExportConfig
 from distiltune.export.out_of_scope.config import LabelThresholdsConfig
 from distiltune.export.out_of_scope.fit_scores import ValidationTexts, refit_scores
@@ -21,6 +21,7 @@ from distiltune.export.runtime.probes import run_probes, write_probes
 from distiltune.export.runtime.scores import LabelThresholds
 from distiltune.export.runtime.tasks import DECODERS
 from distiltune.export.variants.build import build_variant
+from distiltune.export.variants.parity import Parity, check_tolerance
 from distiltune.training.checkpoints.load import load_classifier
 from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 
@@ -228,3 +229,13 @@ def test_scores_are_fitted_again_for_another_goal(exported) -> None:
 
 def test_the_first_answer_of_one_label_is_the_best() -> None:
     assert SINGLE_LABEL.has_classes and DECODERS["single_label"].names_one
+
+
+def test_large_numbers_may_differ_by_a_share_of_their_size() -> None:
+    """In 32 bits a price of 30,000 is rounded to 0.002; logits have no such excuse."""
+    parity = Parity(0.02, [(1, 8)], largest=30_000.0)
+    check_tolerance("onnx", parity, 1e-3, relative=True)
+    with pytest.raises(ExportError, match=r"differ from the student's by up to 0\.02"):
+        check_tolerance("onnx", parity, 1e-3)
+    with pytest.raises(ExportError, match="export is faulty"):
+        check_tolerance("onnx", Parity(0.02, [(1, 8)], largest=0.5), 1e-3, relative=True)
