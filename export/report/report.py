@@ -178,6 +178,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": report.get("lengths") or {},
         "teacher_file": report.get("teacher_file") or {},
+        "task": (report.get("job") or {}).get("task"),
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},
         "gpu_machine": report.get("gpu_machine") or {},

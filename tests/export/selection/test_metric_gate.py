@@ -169,7 +169,8 @@ def test_the_report_the_card_and_the_terminal_name_the_metric_first():
     best = {"alpha": 0.5, "metric": "macro_f1", "value": 0.8765, "validation_accuracy": 0.9, "trial_id": "t"}
     report = build_report(
         run_id="r", state="finished", best=best, rows=rows, chosen="onnx", artifact=None,
-        machine={"cpu": "C", "num_usable_cores": 1, "instruction_sets": [], "os": "L", "python": "3", "versions": {}},
+        machine={"cpu": "C", "num_usable_cores": 1, "instruction_sets": [], "os": "L", "python": "3", "versions": {},
+                 "gpus": []},
         extra=extra,
     )  # fmt: skip
     text = markdown_report(report)
