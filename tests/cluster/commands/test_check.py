@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distiltune.cluster.cli import main
-from distiltune.cluster.commands.measure import _texts
+from distiltune.cluster.commands.measure import read_given_texts
 from distiltune.errors import InputError
 
 
@@ -56,8 +56,13 @@ def test_texts_to_time_are_lines_or_a_table(tmp_path) -> None:
     lines = file("texts.txt", "how much, please\n\nwhere is it\n")
     table = file("texts.csv", 'id;question\n1;"how much, please"\n2; \n3;where is it\n')
     objects = file("texts.jsonl", "\n".join(json.dumps({"question": each}) for each in expected))
-    assert _texts(lines, "text") == _texts(table, "question") == _texts(objects, "question") == expected
+    assert (
+        read_given_texts(lines, "text", None, "--texts")
+        == read_given_texts(table, "question", None, "--texts")
+        == read_given_texts(objects, "question", None, "--texts")
+        == expected
+    )
     with pytest.raises(InputError, match=r"--text-column.*'id', 'question'"):
-        _texts(table, "text")
+        read_given_texts(table, "text", None, "--texts")
     with pytest.raises(InputError, match="--texts does not exist"):
-        _texts(tmp_path / "nowhere.csv", "text")
+        read_given_texts(tmp_path / "nowhere.csv", "text", None, "--texts")
