@@ -69,7 +69,9 @@ def with_number(config: JobConfig, lengths: TokenLengths | None) -> JobConfig:
     return config.model_copy(update={"training": training})
 
 
-def _chosen_length(config: JobConfig, counts: Any, texts: Sequence[str], checkpoints: Checkpoints) -> int:
+def _chosen_length(
+    config: JobConfig, counts: Any, texts: Sequence[TextOrPair], checkpoints: Checkpoints
+) -> int:
     """Return the tokens that 99.5 % of the texts need, in each tokenizer of the job, as far as its models accept them.
 
     Each checkpoint's model must take a forward pass of so many tokens.

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...export.artifact.manifest import SETTINGS_FILE
 from ...progress import Progress, ReportProgress
 from ...texts import PAIR_COLUMN, TextOrPair
+from ...training.ragged import flat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,8 +124,9 @@ def _checkpoint(name: str, max_length: int | None) -> LabellingModel:
     def compute(texts: Sequence[TextOrPair], report: ReportProgress) -> np.ndarray:
         split = tokenize_split(texts, None, tokenizer, length)
         threads = torch.get_num_threads()
-        return compute_logits(
+        found = compute_logits(
             model, split, pad_token_id=tokenizer.pad_token_id, num_threads=threads, report=report
         )
+        return flat(found)
 
     return LabellingModel(label_names(model), None, compute)

@@ -66,7 +66,7 @@ class OpenedBaseline:
         parts = [whole[start : start + _BATCH] for start in range(0, len(whole), _BATCH)]
         return np.concatenate([self._fitted.logits(part) / self._temperature for part in parts])
 
-    def __call__(self, texts: TextOrPair | list[TextOrPair], batch_size: int = 1) -> Any:
+    def __call__(self, texts: Any, batch_size: int = 1) -> Any:
         """Classify one text or several, as a pipeline of transformers does: label and probability of each."""
         if not isinstance(texts, list):
             return self._answers([texts])[0]

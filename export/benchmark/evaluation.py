@@ -135,7 +135,7 @@ def measure_labels(counts: LabelCounts, names: Sequence[str]) -> list[dict[str, 
         hits, texts, given = (int(each[number]) for each in (counts.right, counts.texts, counts.predicted))
         found.append(
             {
-                "label": names[number],
+                "label": names[int(number)],
                 "precision": hits / given if given else None,
                 "recall": hits / texts if texts else None,
                 "f1": 2 * hits / (texts + given),

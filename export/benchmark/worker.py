@@ -163,7 +163,9 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     label = texts["out_of_scope_label"]
     outside = None if label is None else names.index(label)
     given = {split: task.predictions(logits) for split, (logits, _) in found.items()}
-    right = {split: task.correct(given[split], labels) for split, (_, labels) in found.items()}
+    right: dict[str, Any] = {
+        split: task.correct(given[split], labels) for split, (_, labels) in found.items()
+    }
     calibration, reliable = _calibration(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
     values = {split: task.metrics(given[split], found[split][1], outside) for split in SPLITS}

@@ -101,7 +101,7 @@ class TeacherComparison:
 def compare_with_teacher(
     variant: Measurement,
     teacher: Measurement,
-    labels: Sequence[Any],
+    labels: Sequence[Any] | np.ndarray,
     label_names: Sequence[str],
     config: ChooseConfig,
     *,

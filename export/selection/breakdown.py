@@ -24,7 +24,7 @@ _NO_CONFUSION: dict[str, Any] = {"labels": [], "counts": None}
 def break_down(
     variant: Measurement,
     teacher: Measurement | None,
-    labels: Sequence[Any],
+    labels: Sequence[Any] | np.ndarray,
     label_names: Sequence[str],
     config: ChooseConfig,
     slices: Mapping[str, Sequence[str | None]],

@@ -101,10 +101,10 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
     if found.method == "bootstrap":
         return _texts_to_narrow(found, allowed)
 
-    discordant = found.only_first or 0, found.only_second or 0
+    only_first, only_second = found.only_first or 0, found.only_second or 0
 
     def is_shown(times: float) -> bool:
-        scaled = (*(times * each for each in discordant), times * found.num_texts)
+        scaled = times * only_first, times * only_second, times * found.num_texts
         return score_limits(*scaled, confidence=found.confidence)[0] >= -allowed
 
     high = 1.0

@@ -311,7 +311,7 @@ class EpochReporter(TrainerCallback):
         )
         metrics = {f"{VALIDATION}{name}": float(value or 0.0) for name, value in found.items()}
         if self._inputs.accuracy_with_threshold is not None:
-            metrics[THRESHOLD_METRIC] = self._inputs.accuracy_with_threshold(logits, split.labels)
+            metrics[THRESHOLD_METRIC] = self._inputs.accuracy_with_threshold(flat(logits), flat(split.labels))
         return {"validation_loss": float(loss), **metrics}
 
 

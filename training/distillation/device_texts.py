@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from ..data.collator import DistillationCollator
 from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..models.attention_mask import PADDED
+from ..ragged import flat
 
 _SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
 _NUM_COMPARED = 16  # texts
@@ -42,9 +43,9 @@ class DeviceTexts:
         self._lengths = torch.from_numpy(lengths.copy()).to(device)
         types = [_own(each.token_types, each) for each in splits if each.token_types is not None]
         self._types = _joined(types, device, np.int8) if types else None  # int8[total]
-        labels = [each.labels for each in splits]
+        labels: list[Any] = [each.labels for each in splits]
         self._labels = _joined(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
-        logits = [each.teacher_logits for each in parts if each.teacher_logits is not None]
+        logits: list[Any] = [each.teacher_logits for each in parts if each.teacher_logits is not None]
         self._logits = _joined(logits, device, np.float32) if logits else None  # [N, C]
         self._columns = torch.arange(self._width(int(lengths.max())), device=device)
 
@@ -190,7 +191,7 @@ def can_be_kept(dataset: Any, collator: Any) -> bool:
 
 
 def _num_bytes(parts: Sequence[TokenizedDataset]) -> int:
-    logits = sum(np.size(each.teacher_logits) for each in parts if each.teacher_logits is not None)
+    logits = sum(flat(each.teacher_logits).size for each in parts if each.teacher_logits is not None)
     return sum(5 * int(each.lengths.sum()) + 32 * len(each) for each in parts) + 4 * logits
 
 

@@ -46,8 +46,8 @@ class OutOfScope:
 class Task(Measured):
     """The training losses, metrics and decoding of a model's logits.
 
-    Predictions and labels are arrays whose first axis is texts; further axes depend on the task. The entry of the same
-    name in ``export/runtime/tasks`` decodes logits where torch is not installed.
+    Predictions, labels and logits are arrays whose first axis is texts, or ``Ragged`` rows of tokens. The entry of the
+    same name in ``export/runtime/tasks`` decodes logits where torch is not installed.
 
     Attributes:
         name: The value of the job's key ``task``.
@@ -163,7 +163,7 @@ class Task(Measured):
             "problem_type": self.problem_type,
         }
 
-    def head_scale(self, labels: np.ndarray) -> float:
+    def head_scale(self, labels: Any) -> float:
         """Return how many times the learning rate of the other weights the head's is; asked only where ``scales_head``.
 
         Outputs in the unit of the labels, such as thousands of euros, need a head that learns as much faster.
@@ -236,17 +236,17 @@ class Task(Measured):
         """Return the labels of B texts, missing ones replaced by the predictions of logits[B, C]."""
 
     @abstractmethod
-    def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
+    def known_labels(self, labels: Any, num_outputs: int) -> Any:
         """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot predict."""
 
-    def text_classes(self, labels: np.ndarray) -> np.ndarray | None:
+    def text_classes(self, labels: Any) -> np.ndarray | None:
         """Return the class of each text, int[N], -100 for none; None for a task whose texts have no single class."""
         del labels
         return None
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
-    def class_probabilities(self, logits: np.ndarray) -> np.ndarray | None:
+    def class_probabilities(self, logits: Any) -> np.ndarray | None:
         """Return the probabilities of the classes, float[N, C]; None for a task whose texts have no single class."""
         del logits
         return None
@@ -289,7 +289,7 @@ class Task(Measured):
         return type(self).class_probabilities is not Task.class_probabilities
 
     @abstractmethod
-    def correct(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    def correct(self, predictions: Any, labels: Any) -> np.ndarray | None:
         """Return whether each prediction is correct, bool[N], by which an exact test compares models.
 
         None for a task whose predictions are neither right nor wrong.

@@ -32,12 +32,12 @@ class Measured(ABC):
     label_metrics: ClassVar[Mapping[str, Mode]] = {}
 
     @abstractmethod
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
+    def predictions(self, logits: Any) -> Any:
         """Return the predictions of logits[N, C]."""
 
     @abstractmethod
     def metrics(
-        self, predictions: np.ndarray, labels: np.ndarray, out_of_scope_id: int | None = None
+        self, predictions: Any, labels: Any, out_of_scope_id: int | None = None
     ) -> dict[str, float | None]:
         """Measure predictions.
 
@@ -96,8 +96,8 @@ class Measured(ABC):
 
     def measured(
         self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
+        predictions: Any,
+        labels: Any,
         out_of_scope_id: int | None = None,
         *,
         also: Iterable[str] = (),

@@ -13,6 +13,7 @@ from ...storage.temporary import temporary_directory
 from ...texts import texts_of
 from ..data.analysis.config import DiagnosticsConfig
 from ..data.splitting import folds
+from ..ragged import flat
 from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .config import FineTuneConfig, ScratchConfig, TeacherConfig
@@ -146,12 +147,14 @@ def fold_logits(
             unfinished=unfinished,
         )
         model, tokenizer = load_classifier(work / "teacher", task)
-    return compute_logits(
-        model,
-        task.tokenize(train.select(rows), tokenizer, max_length),
-        pad_token_id=tokenizer.pad_token_id,
-        num_threads=num_threads,
-        use_gpu=use_gpu,
+    return flat(
+        compute_logits(
+            model,
+            task.tokenize(train.select(rows), tokenizer, max_length),
+            pad_token_id=tokenizer.pad_token_id,
+            num_threads=num_threads,
+            use_gpu=use_gpu,
+        )
     )
 
 

@@ -87,7 +87,11 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
     labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
-    num_logits = {name: len(flat(each.teacher_logits)) for name, each in labelled.items()}
+    num_logits = {
+        name: len(flat(each.teacher_logits))
+        for name, each in labelled.items()
+        if each.teacher_logits is not None
+    }
     (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
     return {
         **measured,

@@ -40,7 +40,8 @@ def _open(options: OpenOptions) -> Opened:
     set_threads(options.num_threads)
     task = tasks.get(options.task)
     model, tokenizer = load_classifier(options.directory, task)
-    model = model.to(DEVICE, torch.float16).eval()
+    network: Any = model
+    network.to(DEVICE, torch.float16).eval()
 
     def logits(texts: Sequence[TextOrPair]) -> Rows:
         split = task.tokenize_texts(texts, tokenizer, options.max_length, int(model.config.num_labels or 0))

@@ -75,7 +75,7 @@ def _ordered(
     # tanh never overflows, unlike exp
     scores = 0.5 + 0.5 * np.tanh(0.5 * scaled)
     order = np.argsort(-scaled, kind="stable")
-    return [{"label": labels[places[i]], "score": float(scores[i])} for i in order]
+    return [{"label": labels[int(places[i])], "score": float(scores[i])} for i in order]
 
 
 register(MultiLabel())
