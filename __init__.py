@@ -38,4 +38,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first access, so that importing the package stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    try:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        from .export.runtime.providers import NOT_INSTALLED
+
+        raise ModuleNotFoundError(NOT_INSTALLED, name=error.name) from error

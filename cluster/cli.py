@@ -14,6 +14,7 @@ from importlib.util import find_spec
 
 from ..errors import DistiltuneError, InputError, first_line
 from ..export import commands as lean
+from ..export.runtime.providers import NOT_INSTALLED
 from ..storage.environment import remove_process_group
 
 _LONG_WORD = re.compile(r"(\S{200})\S+")
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(str(error), error.exit_status)
     except Exception as error:
         _trace(given)
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            return _complain(NOT_INSTALLED, InputError.exit_status)
         if isinstance(error, OSError) and _is_of_stdout(error):
             _discard_stdout()
             return _complain(
@@ -59,7 +62,7 @@ def _run(given: list[str]) -> int:
     if find_spec("typer") is None:
         raise InputError(
             f"{' '.join(words[:1]) or 'help'}: not in this installation, which has {', '.join(lean.COMMANDS)}; "
-            "install all of distiltune for the other commands: pip install distiltune"
+            "install all of distiltune for the other commands: pip install 'distiltune[cpu]'"
         )
     from .app import run_app
 

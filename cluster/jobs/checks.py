@@ -138,7 +138,7 @@ def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
         )
     check_writable(store, probe.rpartition("/")[0])
     with ray_session(config.resources):
-        check_cluster(config.resources, store)
+        check_cluster(config.resources, store, config.benchmark.targets)
     data = check_job(config, storage, Run(store, run_id)).data
     texts = {split: len(data.splits[split]) for split in data.splits}
     return {"texts": texts, "num_labels": len(data.label_names)}

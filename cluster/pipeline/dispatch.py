@@ -59,10 +59,11 @@ class Dispatcher:
         wanted: TaskResources,
         *arguments: Any,
         report: ReportProgress,
+        part: str = "",
     ) -> Any:
         """Run a task as ``do`` does, but reserve all CPUs of a node for it, and the GPUs that it requests.
 
-        It is retried on another node if it is lost.
+        It is retried on another node if it is lost. ``part`` distinguishes it from other tasks of the same stage.
         """
         from ray.exceptions import RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -71,9 +72,9 @@ class Dispatcher:
             node, cpus = whole_node(wanted, report)
             strategy = NodeAffinitySchedulingStrategy(node, soft=False)
             whole = TaskResources(cpu=cpus, gpu=wanted.gpus(0), custom=wanted.custom)
-            task = self.send(stage, function, whole, *arguments, scheduling_strategy=strategy)
+            task = self.send(stage, function, whole, *arguments, part=part, scheduling_strategy=strategy)
             try:
-                return self.wait(stage, task, report, whole)
+                return self.wait(stage, task, report, whole, part)
             except RunFailedError as error:
                 lost = error.__cause__ is not None and not isinstance(error.__cause__, RayTaskError)
                 if not lost or tried == _TRIES:

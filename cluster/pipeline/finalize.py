@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RunFailedError
 from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
+from ...export.benchmark.targets import CPU
 from ...export.markdown import times_faster
 from ...export.report.report import build_report, write_report
 from ...export.selection.against_baselines import compare_with_baselines
@@ -54,14 +55,14 @@ def choose_variant(
         Measurement.from_json(each) for each in run.stage_record("benchmark")["result"]["measurements"]
     ]
     choose = config.export.choose
-    task = get_task(config.task)
+    task, place = get_task(config.task), config.benchmark.targets[0]
     metric = task.metric(config.metric, data.label_names, data.out_of_scope_id)
-    selection = select_variant(measured, choose, metric=metric, task=task)
+    selection = select_variant(measured, choose, metric=metric, task=task, place=place)
     by_name = {each.name: each for each in selection.measurements}
     compared, broken_down, ratios, baselines = None, None, {}, []
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
-        variant, teacher = by_name[selection.chosen], by_name.get(TEACHER)
+        variant, teacher = by_name[selection.chosen], teacher_beside(place, by_name)
         baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
         test, names = data.splits["test"], data.label_names
         labels = task.measured_labels(texts_of(test), test["label"][:])
@@ -102,6 +103,13 @@ def choose_variant(
     return record, f"{shown}; selected: {selection.chosen or 'none'}{faster}"
 
 
+def teacher_beside(place: str, measured: Mapping[str, Measurement]) -> Measurement | None:
+    """Return the teacher's measurement to compare a variant with: on a GPU if the variant runs there and it has one."""
+    teachers = [each for each in measured.values() if each.model_name == TEACHER]
+    same = [each for each in teachers if (each.place == CPU) == (place == CPU)]
+    return next(iter(same or teachers), None)
+
+
 def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     """Seal the selected variant as the run's artifact.
 
@@ -112,11 +120,13 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     if gate["chosen"] is None:
         raise RunFailedError(gate["reason"])
     chosen = next(each for each in gate["variants"] if each["name"] == gate["chosen"])
-    source, target = run.store.fetch(run.variant(chosen["name"])), run.store.local(run.artifact)
+    measured = Measurement.from_json(chosen)
+    source, target = run.store.fetch(run.variant(measured.model_name)), run.store.local(run.artifact)
     measurements = {name: value for name, value in chosen.items() if name not in ("curves", "answers")}
+    measurements["target"] = measured.place
     measurements["ratios"] = gate["ratios"] or None
     measurements["against_baselines"] = gate["against_baselines"] or None
-    made_from = _made_from(config, run, data)
+    made_from = _made_from(config, run, data, on_gpu=measured.place != CPU)
     seal_artifact(
         source,
         target,
@@ -129,7 +139,8 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     return {}, f"{chosen['name']}: {chosen['size_mb']:.1f} MB, {chosen['latency_ms']['p50']:.2f} ms"
 
 
-def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
+def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> dict[str, Any]:
+    """Return what an artifact was made from, and the machine that measured it, possibly one with a GPU."""
     teacher = run.stage_record("teacher")["result"]
     base_model, licence = _origin(config.teacher)
     goal = f"{VALIDATION}{config.metric}"
@@ -156,7 +167,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData) -> dict[str, Any]:
         ),
         "hyperparameters": training | best["parameters"],
         "max_length": _max_length(config, run),
-        "machine": run.stage_record("benchmark")["result"]["machine"],
+        "machine": run.stage_record("benchmark")["result"]["gpu_machine" if on_gpu else "machine"],
     }
 
 
@@ -189,7 +200,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     with temporary_directory("report") as scratch:
         pictures = _draw_search(config, search, scratch)
         exported = records["export"]["result"]
-        graphs = _draw_graphs(exported["variants"], choice["chosen"], scratch)
+        graphs = _draw_graphs(exported["variants"], _chosen_variant(choice), scratch)
         graphs["skipped"] = exported["skipped"]
         report = build_report(
             run_id=run.id,
@@ -207,6 +218,7 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "against_teacher": choice["against_teacher"],
                 "against_baselines": choice["against_baselines"],
                 "left_out": records["benchmark"]["result"]["left_out"],
+                "gpu_machine": records["benchmark"]["result"].get("gpu_machine"),
                 "interleaved": choice["ratios"],
                 "breakdown": choice["breakdown"],
                 "warning": choice["warning"],
@@ -228,6 +240,12 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
     run.store.publish(run.report)
     names = sorted([*(path.name for path in paths.values()), *pictures["pictures"], *graphs["pictures"]])
     return {"files": names}, ", ".join(names)
+
+
+def _chosen_variant(choice: Mapping[str, Any]) -> str | None:
+    """Return the name of the variant whose measurement was selected."""
+    chosen = (each for each in choice["variants"] if each["name"] == choice["chosen"])
+    return next((Measurement.from_json(each).model_name for each in chosen), None)
 
 
 def _teacher_file(record: dict[str, Any]) -> dict[str, Any] | None:

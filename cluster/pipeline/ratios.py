@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError
 from ...export.benchmark.measure_models import Measurement, MeasurementSpec
+from ...export.benchmark.targets import CPU
 from ...export.report.report import REFERENCE
 from ...export.selection.gate import TEACHER
 from ...progress import Progress, ReportProgress
@@ -54,9 +55,10 @@ class RatioMeasurement:
             report: Called with the progress.
 
         Returns:
-            The ratios; nothing where ``benchmark.interleaved`` is off or a model cannot be timed again.
+            The ratios; nothing where ``benchmark.interleaved`` is off, a model cannot be timed again, or the variant
+            was measured on a GPU.
         """
-        if not self._config.benchmark.interleaved:
+        if not self._config.benchmark.interleaved or measured[chosen].place != CPU:
             return {}
         specs = {spec.name: spec for spec in measurement_specs(self._config, self._run)}
         variant = specs[chosen], measured[chosen]

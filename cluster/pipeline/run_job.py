@@ -235,7 +235,7 @@ def _do(runner: StageRunner, job: CheckedJob, run: Run) -> None:
             runner.show_reused(stage, text)
     if not all_finished or is_remote:
         with ray_session(config.resources):
-            check_cluster(config.resources, run.store)
+            check_cluster(config.resources, run.store, config.benchmark.targets)
             stages = Stages(config, local_config, run, job.data, models)
             if not runner.is_finished("search"):
                 runner.do("teacher", stages.teacher, again=True)

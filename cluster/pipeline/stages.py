@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...export.benchmark import targets
 from ...export.benchmark.measure_models import Measurement
 from ...export.variants import kinds
 from ...progress import Progress, ReportProgress
@@ -323,20 +324,32 @@ class Stages:
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, report: ReportProgress) -> StageResult:
-        """Measure every model that no run has measured, on a node that is reserved for the measurement."""
+        """Measure every model that no run has measured, on nodes that are reserved for the measurement.
+
+        Measurements on a GPU are a task of their own, which takes a node that has one.
+        """
         specs = measurement_specs(self._config, self._run)
-        found, machine, failed = dict(self._models.measurements(specs)), None, {}
-        missing = [spec for spec in specs if spec.name not in found]
-        if missing:
-            keys = self._models.measurement_keys(missing)
-            wanted = self._config.resources.benchmark
-            arguments = (missing, self._data, self._run.id, keys)
+        found, failed = dict(self._models.measurements(specs)), {}
+        machines: dict[bool, dict[str, Any]] = {}
+        for needs_gpu in (False, True):
+            missing = [
+                spec
+                for spec in specs
+                if spec.name not in found and targets.get(spec.kind).needs_gpu == needs_gpu
+            ]
+            if not missing:
+                continue
+            wanted, part = self._config.resources.benchmark, "gpu" if needs_gpu else ""
+            if needs_gpu and not wanted.gpu:
+                wanted = wanted.model_copy(update={"gpu": 1})
+            arguments = (missing, self._data, self._run.id, self._models.measurement_keys(missing))
             measured = self._dispatcher.do_alone(
-                "benchmark", tasks.measure, wanted, *arguments, report=report
+                "benchmark", tasks.measure, wanted, *arguments, report=report, part=part
             )
-            machine, failed = measured["machine"], measured["left_out"]
+            machines[needs_gpu] = measured["machine"]
+            failed |= measured["left_out"]
             found |= {each["name"]: Measurement.from_json(each) for each in measured["measurements"]}
-        return self._models.measured(specs, found, machine, failed)
+        return self._models.measured(specs, found, machines.get(False), failed, machines.get(True))
 
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]

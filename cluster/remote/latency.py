@@ -18,6 +18,9 @@ from ...texts import PAIR_COLUMN, texts_of
 from ..store.runs import LATENCIES
 from .tasks import Task
 
+_OF_OTHER_MODELS = {"baselines", "model2vec", "targets", "gpu_batch_sizes"}
+"""Keys of the section ``benchmark`` that change nothing here."""
+
 
 def measure_student(
     task: Task, student_key: str, teacher_key: str, texts: Any, label_names: list[str]
@@ -29,7 +32,7 @@ def measure_student(
         "teacher": teacher_key,
         "student": _config_of(student),
         "export": config.export.model_dump(mode="json"),
-        "benchmark": config.benchmark.model_dump(mode="json", exclude={"baselines", "model2vec"}),
+        "benchmark": config.benchmark.model_dump(mode="json", exclude=_OF_OTHER_MODELS),
         "max_length": config.training.num_tokens,
         "query": median_text(texts_of(texts)),
         "machine": without_load(machine),
@@ -60,7 +63,7 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
         [measured] = measure_models([row], given, config)
-    return {"latency_ms": measured.p50_ms, "size_mb": measured.size_mb}
+    return {"latency_ms": measured.p50_ms, "size_mb": measured.megabytes}
 
 
 def _config_of(student: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def find_artifact(given: str, storage: str | None) -> Path:
     if find_spec("pydantic") is None:
         raise InputError(
             f"DIR: {shown(given)}: no such folder; a run is looked for where all of distiltune is installed: "
-            "pip install distiltune"
+            "pip install 'distiltune[cpu]'"
         )
     return _artifact_of_run(given, storage)
 

@@ -221,6 +221,7 @@ class _GateResult(_Record):
 class _BenchmarkResult(_Record):
     measurements: list[_Measurement]
     machine: dict[str, Any]
+    gpu_machine: dict[str, Any] | None = None
     label_names: list[str]
     out_of_scope_id: int | None
     left_out: dict[str, str] = Field(default_factory=dict)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import DistiltuneError, InputError
 from ...storage.folders import write_file
 from ...texts import from_json
 from ..out_of_scope.label_thresholds import choose_label_thresholds
@@ -52,6 +53,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     target = targets.get(model["kind"])
     if not target.is_run:
         return _known_answers(Path(model["directory"]), spec, texts)
+    batch_sizes = config["gpu_batch_sizes" if target.needs_gpu else "batch_sizes"]
     opened = target.open(
         OpenOptions(
             directory=model["directory"],
@@ -60,6 +62,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             num_threads=config["num_threads"],
             session=model["session"],
             task=texts["task"],
+            max_batch_size=max(batch_sizes),
         )
     )
     weights = opened.weights or Path(model["directory"])
@@ -71,7 +74,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         num_warmups=config["num_warmups"],
         num_runs=config["num_runs"],
         num_sample_texts=config["num_sample_texts"],
-        batch_sizes=config["batch_sizes"],
+        batch_sizes=batch_sizes,
         query=from_json(spec["query"]),
     )
     threads = config["num_threads"]
@@ -89,6 +92,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "throughput": benchmark.compute_throughput(),
         "peak_memory_mb": peak_memory_mb(),
         **benchmark.compute_size(),
+        "num_nodes": opened.num_nodes,
+        "engine_build_s": opened.engine_build_s,
+        "cuda_graphs": _with_cuda_graphs(opened, benchmark),
     }
     if target.can_be_sealed:
         measured["files_mb"] = runtime_bytes(Path(model["directory"])) / 10**6
@@ -121,6 +127,18 @@ def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) 
     )
     profile, _ = time_undisturbed(f"{benchmark.name}, stages", timed, num_threads=num_threads)
     return profile
+
+
+def _with_cuda_graphs(opened: Opened, benchmark: PerformanceBenchmark) -> dict[str, Any] | None:
+    """Time the model with CUDA graphs, or return why it cannot use them; None for a target that has none."""
+    if opened.with_cuda_graphs is None:
+        return None
+    try:
+        benchmark = copy(benchmark)
+        benchmark.pipeline = opened.with_cuda_graphs()
+        return {"latency_ms": benchmark.time_pipeline(), "throughput": benchmark.compute_throughput()}
+    except DistiltuneError as error:  # such as a graph with nodes on the CPU
+        return {"error": str(error)}
 
 
 def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None) -> dict[str, Any]:

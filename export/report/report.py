@@ -9,12 +9,14 @@ from typing import Any
 
 from ...storage.folders import write_file
 from ...training.tasks import title_of
+from ..benchmark import targets
 from ..benchmark.contention import MOST_WAITING
 from ..benchmark.measure_models import Measurement
 from ..markdown import render, times_faster
 from ..selection.gate import ACCURACY, STUDENT, TEACHER
 from .breakdown_tables import labels_table, pairs_table, slice_losses_table, slices_table
 from .data_tables import confused_table, duplicates_table, issues_table
+from .gpu_tables import gpu_table, on_gpu, without_graphs
 from .tables import (
     choice_table,
     disturbed,
@@ -51,6 +53,9 @@ _FILTERS = {
     "issues_table": issues_table,
     "confused_table": confused_table,
     "duplicates_table": duplicates_table,
+    "gpu_table": gpu_table,
+    "on_gpu": on_gpu,
+    "without_graphs": without_graphs,
     "scope_table": scope_table,
     "trials_table": trials_table,
     "have": has_any,
@@ -114,16 +119,16 @@ def ratios(
     """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size.
 
     Where the chosen row was timed in turns with a baseline, ``faster`` comes from that, with ``low`` and ``high``, the
-    limits of its 95 % interval.
+    limits of its 95 % interval. A row on a GPU is compared with PyTorch there, every other with PyTorch on the CPU.
     """
-    by_name = {row.name: row for row in rows}
     run = [row for row in rows if row.latency_ms is not None]
-    baselines = [by_name[name] for name in (REFERENCE, TEACHER, STUDENT) if name in by_name]
+    baselines = [row for row in run if row.model_name in (REFERENCE, TEACHER, STUDENT)]
+    baselines.sort(key=lambda row: (REFERENCE, TEACHER, STUDENT).index(row.model_name))
     found = {
         row.name: {
-            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
+            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.megabytes / row.megabytes}
             for base in baselines
-            if base.name != row.name and base.latency_ms is not None
+            if base.name != row.name and targets.get(base.kind).needs_gpu == targets.get(row.kind).needs_gpu
         }
         for row in run
     }
@@ -175,6 +180,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         "teacher_file": report.get("teacher_file") or {},
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},
+        "gpu_machine": report.get("gpu_machine") or {},
         "breakdown": report.get("breakdown") or {},
         "diagnostics": report.get("diagnostics") or _NO_DIAGNOSTICS,
         "best": _best_shown(report.get("best") or {}),

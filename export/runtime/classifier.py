@@ -16,10 +16,12 @@ from ...training.ragged import Ragged, Rows, offsets_of
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
 from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from .bound_graph import open_with_buffers
 from .classifier_config import ClassifierConfig, read_config
 from .fast.choose import choose_for_graph
 from .feeds import Feeds
-from .graph import Graph, open_graph
+from .graph import Graph
+from .providers import count_nodes
 from .session_options import MAX_THREADS, check_session, session_options
 from .tasks import DECODERS, TokenDecoder, Tokens
 from .text_inputs import checked_texts
@@ -83,6 +85,8 @@ class TextClassifier:
         session: Mapping[str, Any] | None = None,
         verify: bool = True,
         tokenizer: str | None = None,
+        io_binding: bool = False,
+        cuda_graphs: bool = False,
     ) -> TextClassifier:
         """Load the classifier in ``directory``.
 
@@ -93,19 +97,23 @@ class TextClassifier:
         Args:
             directory: an artifact, or an exported ONNX variant.
             num_threads: intra-op threads; default: ``num_threads`` of ``distiltune.json``, else 1.
-            providers: ONNX Runtime execution providers; default: the CPU.
+            providers: ONNX Runtime execution providers, by name or as pairs of name and options, such as
+                ``["CUDAExecutionProvider"]``; the first must start. Default: the CPU.
             session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
                 ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
             tokenizer: ``fast``: single texts are tokenized by the first package of the extra ``fast`` that is installed
                 and gives the ids of ``tokenizers`` for the texts of the artifact's probes and for texts of every
                 script; otherwise, and with None or ``tokenizers``, by ``tokenizers``. The verdict is cached.
+            io_binding: whether inputs and logits have buffers on the provider's device, one set for each shape.
+            cuda_graphs: whether each shape's kernels are captured at its first run and replayed afterwards, which
+                saves the host's time for starting them; implies ``io_binding``, and needs CUDAExecutionProvider.
 
         Raises:
             ArtifactError: a file is missing, has the wrong format or does not match the manifest, or the model does
                 not run.
-            InputError: ``num_threads`` is not from 1 to 1024, a session option or ``tokenizer`` is unknown, or a
-                provider is not in this build of ONNX Runtime.
+            InputError: ``num_threads`` is not from 1 to 1024, a session option or ``tokenizer`` is unknown, a provider
+                is not in this build of ONNX Runtime, the first one does not start, or ``cuda_graphs`` is without CUDA.
         """
         if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= MAX_THREADS):
             raise InputError(f"num_threads is {num_threads!r:.60}; give 1 to {MAX_THREADS}")
@@ -130,13 +138,17 @@ class TextClassifier:
         options = session_options(
             num_threads or config.num_threads or 1, config.session if session is None else session
         )
-        graph = open_graph(
-            folder / MODEL_FILE, options, ["CPUExecutionProvider"] if providers is None else providers
-        )
+        buffers = {"io_binding": io_binding, "cuda_graphs": cuda_graphs}
+        graph = open_with_buffers(folder / MODEL_FILE, options, providers, config, **buffers)
         if tokenizer == "fast":
             own.use(*choose_for_graph(own, content, graph.input_types, folder))
         contents.check_unchanged()
         return cls(graph, own, config)
+
+    @property
+    def num_nodes(self) -> dict[str, int] | None:
+        """Number of the graph's nodes by the provider that they run on; None on the CPU, and where it is not known."""
+        return count_nodes(self._graph.session)
 
     @property
     def tokenizer_name(self) -> str:
@@ -317,7 +329,7 @@ class TextClassifier:
         marks.append(clock())
         alone(text)
         marks.append(clock())
-        self._graph.session.run(self._graph.output_names, feed)
+        self._graph.outputs(feed, self._num_outputs)
         marks.append(clock())
         return marks
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...errors import ArtifactError, InputError
+from .providers import CPU, RECORD_ASSIGNMENT, check_started, load_libraries, provider_names
 
 _INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
@@ -84,6 +85,10 @@ class Graph:
         size = node.shape[-1] if node.shape else None
         return size if isinstance(size, int) else None
 
+    def outputs(self, feed: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
+        """Run the graph and return its logits, unchecked; ONNX Runtime's errors are raised as they are."""
+        return np.asarray(self.session.run(self.output_names, feed)[0])
+
     def run(self, feed: dict[str, np.ndarray], num_classes: int, *, of_tokens: bool = False) -> np.ndarray:
         """Run the graph and return the logits ``[B, C]``, whose shape and finiteness are checked.
 
@@ -97,7 +102,7 @@ class Graph:
         """
         ids = feed["input_ids"]
         try:
-            logits = np.asarray(self.session.run(self.output_names, feed)[0])
+            logits = self.outputs(feed, num_classes)
         except Exception as error:  # ONNX Runtime's own classes share no public base
             texts, tokens = ids.shape
             raise ArtifactError(
@@ -132,7 +137,10 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
         ArtifactError: It is not a text classifier's graph that this ONNX Runtime can load.
         InputError: A provider is not in this build of ONNX Runtime, or does not start.
     """
-    names = _provider_names(providers)
+    names = provider_names(providers)
+    if names[0] != CPU:
+        load_libraries(names)
+        options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
     try:
         # Without this, ONNX Runtime would print an error and fall back to the CPU.
         session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
@@ -144,31 +152,8 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
         raise ArtifactError(
             f"{path}: ONNX Runtime {ort.__version__} cannot load it ({cause(error)}); pull the artifact again"
         ) from error
-    if session.get_providers()[:1] != names[:1]:
-        raise InputError(
-            f"providers: {names[0]} does not start on this machine; use {', '.join(session.get_providers())}"
-        )
+    check_started(session, names[0])
     return Graph(session, path)
-
-
-def _provider_names(providers: Any) -> list[str]:
-    try:
-        if isinstance(providers, str):
-            raise TypeError
-        names = [each if isinstance(each, str) else each[0] for each in providers]
-        if not names or not all(isinstance(name, str) for name in names):
-            raise TypeError
-    except (TypeError, LookupError):
-        raise InputError(
-            f"providers is {providers!r:.60}; give a list of names, or of pairs of name and options"
-        ) from None
-    available = ort.get_available_providers()
-    unknown = [name for name in names if name not in available]
-    if unknown:
-        raise InputError(
-            f"providers: {', '.join(unknown):.60} is not in this ONNX Runtime; it has {', '.join(available)}"
-        )
-    return names
 
 
 def cause(error: BaseException) -> str:

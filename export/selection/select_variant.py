@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark import targets
 from ..benchmark.measure_models import Measurement
+from ..benchmark.targets import CPU
 from ..config import ChooseConfig
 from .gate import ACCURACY, STUDENT, TEACHER, apply_gate
 from .paired_test import PairedDifference, texts_to_show
@@ -41,6 +42,7 @@ def select_variant(
     task: Task = SINGLE_LABEL,
     student: str = STUDENT,
     teacher: str = TEACHER,
+    place: str = CPU,
 ) -> VariantSelection:
     """Select the ONNX variant with the smallest ``config.minimise`` among those within every limit of ``config``.
 
@@ -55,13 +57,14 @@ def select_variant(
         task: the job's task.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
+        place: entry of ``benchmark.targets`` whose measurements are selected among.
 
     Raises:
         RunFailedError: the measurements lack values that :func:`~distiltune.export.selection.gate.apply_gate` needs.
     """
     judged = apply_gate(measurements, config, metric=metric, task=task, student=student, teacher=teacher)
     gated = [_bounded(measurement, config, metric) for measurement in judged]
-    variants = [measurement for measurement in gated if targets.get(measurement.kind).can_be_sealed]
+    variants = [each for each in gated if targets.get(each.kind).can_be_sealed and each.place == place]
     kept = [each for each in variants if _is_within(each, config)]
     faithful = [each for each in kept if each.teacher_gate != "failed"]
     if not kept or (config.strict and not faithful):
@@ -129,6 +132,8 @@ def _comparison(
         return None
     if not target.can_be_sealed:
         return "for comparison only: only an ONNX graph can be sealed"
+    if measurement.place != best.place:
+        return f"for comparison only: the selection is by the measurements on {best.place}"
     if measurement.teacher_gate == "failed" and best.teacher_gate != "failed":
         return None
     own = _value(measurement, name)

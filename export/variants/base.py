@@ -84,7 +84,7 @@ class Variant:
         source: What it is made from.
         make: Writes the file from the source; its arguments are the source (a path, or the model of a checkpoint), the
             file to write, and :class:`VariantInputs`.
-        target: Name of the entry in ``benchmark.targets`` that opens and measures it.
+        target: Name of the registered target that opens and measures it on the CPU.
         can_be_sealed: Whether ``TextClassifier`` can open it, so that it can be chosen and sealed.
         file: File name of its weights or graph.
         open_logits: Opens its folder, to compare its logits with the student's; takes the task of both as well.
@@ -97,6 +97,7 @@ class Variant:
         needs_texts: Whether making it requires training texts.
         needs_gpu: Whether making it requires a GPU.
         has_sensitivity: Whether ``export.sensitivity`` measures its parts, which requires training texts.
+        gpu_targets: Entries of ``benchmark.targets`` with a GPU that measure it as well.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Variant:
     needs_texts: bool = False
     needs_gpu: bool = False
     has_sensitivity: bool = False
+    gpu_targets: tuple[str, ...] = ()
 
     def takes_texts(self, *, sensitivity: bool) -> bool:
         """Return whether making it requires training texts, given the value of ``export.sensitivity``."""

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from ...errors import ExportError
 from ..machine import describe_machine
@@ -121,17 +122,34 @@ def quantize_embeddings(source: Path, target: Path) -> None:
     _quantize_blocks(source, target, bits=4, operator="Gather", made="GatherBlockQuantized")
 
 
-def to_half(source: Path, target: Path) -> None:
+def to_half(source: Path, target: Path, *, keep: Sequence[str] = ()) -> None:
     """Write a copy of the graph ``source`` in 16-bit floats, half the size; logits and CPU arithmetic stay in 32 bits.
 
     Args:
         source: as for :func:`quantize_onnx`.
         target: as for :func:`quantize_onnx`.
+        keep: types of nodes that stay in 32 bits on every device.
     """
-    graph = onnx.load(str(source))
+    graph, blocked = onnx.load(str(source)), [*DEFAULT_OP_BLOCK_LIST, *keep]
     with quiet():
-        half: Any = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=False)
+        half: Any = convert_float_to_float16(
+            graph, keep_io_types=True, disable_shape_infer=False, op_block_list=blocked
+        )
+    _order_casts(half)
     save_onnx(half, target)
+
+
+def _order_casts(model: onnx.ModelProto) -> None:
+    """Sort the nodes, in place: the converter appends its casts, and one for each reader of a shared constant."""
+    made: set[tuple[str, ...]] = set()
+    again = []
+    for place, node in enumerate(model.graph.node):
+        if tuple(node.output) in made:
+            again.append(place)
+        made.add(tuple(node.output))
+    for place in reversed(again):
+        del model.graph.node[place]
+    ONNXModel(model).topological_sort()
 
 
 def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:

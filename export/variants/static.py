@@ -36,8 +36,16 @@ _METHODS = {
     "entropy": CalibrationMethod.Entropy,
 }
 # A product's output is added to its bias in 32 bits: rounding it first costs time and doubles the error.
-_OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
-_OPERATORS = ["MatMul", "Gemm", "Gather"]
+_PRODUCTS = ["MatMul", "Gemm"]
+_OPTIONS = {**EXTRA_OPTIONS, "OpTypesToExcludeOutputQuantization": _PRODUCTS}
+_OPERATORS = [*_PRODUCTS, "Gather"]
+_SYMMETRIC = {
+    **_OPTIONS,
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,  # TensorRT takes no integer bias
+    "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+}
 # Bins of the histogram, and levels of a range. quantize_static uses 128 for both, which leaves the whole range
 # as its only candidate.
 _ENTROPY = {"num_bins": 512, "num_quantized_bins": 128}
@@ -163,11 +171,7 @@ def quantize_static_onnx(
     Raises:
         ExportError: there are no texts.
     """
-    if not rows:
-        raise ExportError(
-            f"static quantization by {method}: no training text to measure ranges on; add texts to data.train, or "
-            f"remove the onnx-static variants from export.variants"
-        )
+    _check_rows(rows, f"static quantization by {method}")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         quantizer, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
         quantizer.without([], best)
@@ -186,6 +190,46 @@ def quantize_static_onnx(
             best, error, excluded = attempt, lower, tried
         save_onnx(onnx.load(str(best)), target)
     return StaticQuantization(quantizer.reduce_range, error, excluded, ranking)
+
+
+def quantize_symmetric(source: Path, target: Path, rows: Sequence[np.ndarray]) -> None:
+    """Write a copy of the graph ``source`` with int8 products as TensorRT takes them: QDQ pairs with zero point 0.
+
+    Activations have one scale each, calibrated by their whole range, and weights one for each column. Biases, sums and
+    embedding tables stay in 32 bits. Weights have all 8 bits on every machine: a GPU adds their products in 32.
+
+    Args:
+        source: as for :func:`quantize_static_onnx`.
+        target: as for :func:`quantize_static_onnx`.
+        rows: as for :func:`quantize_static_onnx`.
+
+    Raises:
+        ExportError: there are no texts.
+    """
+    _check_rows(rows, "static quantization for TensorRT")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet():
+        raw = Path(folder) / target.name
+        quantize_static(
+            prepared(source),
+            raw,
+            _Rows(_of_one_length(rows)),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_PRODUCTS,
+            nodes_to_exclude=pooling_products(onnx.load(str(source)).graph),
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options=_SYMMETRIC,
+        )
+        save_onnx(onnx.load(str(raw)), target)
+
+
+def _check_rows(rows: Sequence[np.ndarray], what: str) -> None:
+    if not rows:
+        raise ExportError(
+            f"{what}: no training text to measure ranges on; add texts to data.train, or remove the variants with "
+            f"static quantization from export.variants"
+        )
 
 
 def _of_one_length(rows: Sequence[np.ndarray]) -> list[np.ndarray]:

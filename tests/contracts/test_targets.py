@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import FakeSessions
 from models import tiny_classifier, tiny_data
+from pydantic import ValidationError
 
 import distiltune.export.benchmark.measure_models as measuring
-from distiltune.errors import InputError
+from distiltune.errors import ArtifactError, InputError
 from distiltune.export.baselines.fit import BaselineTexts, fit_baseline
-from distiltune.export.benchmark import targets, worker
+from distiltune.export.benchmark import measurements, targets, worker
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
     Measurement,
@@ -23,7 +25,8 @@ from distiltune.export.benchmark.targets import base
 from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
 from distiltune.export.report.plots.latency import draw_accuracy_latency
-from distiltune.export.runtime.classifier import PROFILED
+from distiltune.export.runtime.classifier import PROFILED, TextClassifier
+from distiltune.export.runtime.providers import CUDA, TENSORRT
 from distiltune.export.selection.select_variant import select_variant
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
@@ -31,9 +34,17 @@ from distiltune.export.variants.build import build_variant
 LABELS = [f"label_{n}" for n in range(4)]
 TEXTS = [text for text, _ in tiny_data()]
 NUMBERS = [LABELS.index(label) for _, label in tiny_data()]
-QUICK = {"num_warmups": 0, "num_runs": 2, "num_sample_texts": 2, "batch_sizes": [2], "num_threads": 1}
-# A target of variants opens one of them, any other a checkpoint.
+QUICK = {
+    "num_warmups": 0,
+    "num_runs": 2,
+    "num_sample_texts": 2,
+    "batch_sizes": [2],
+    "gpu_batch_sizes": [2],
+    "num_threads": 1,
+}
+# A target of variants opens one of them, any other a checkpoint; one on a GPU what another opens on the CPU.
 VARIANT_OF = {each.target: each.name for each in reversed(kinds.variants())}
+ON_GPU = [each for each in targets.names() if targets.get(each).needs_gpu]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,9 @@ def folders(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph
     options = {"config": ExportConfig(), "max_length": 16, "base_onnx": plain_graph(student, 16)}
     for name in targets.names():
         found[name] = student
-        if name in VARIANT_OF:
+        if targets.get(name).needs_gpu:
+            found[name] = found[targets.get(name).measures]
+        elif name in VARIANT_OF:
             found[name] = root / name
             build_variant(VARIANT_OF[name], student, root / name, **options)
     texts = BaselineTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
@@ -61,10 +74,22 @@ def folders(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph
 
 
 @pytest.fixture(autouse=True)
+def throughput_is_quick(monkeypatch) -> None:
+    monkeypatch.setattr(measurements, "_LEAST_SECONDS_OF_THROUGHPUT", 0.01)
+
+
+@pytest.fixture(autouse=True)
 def threads_stay(monkeypatch) -> None:
     """Keep what a target sets for a whole process from the other tests: it is opened in a process of its own."""
-    for module in (targets.pytorch, targets.pytorch_int8):
+    for module in (targets.pytorch, targets.pytorch_int8, targets.torch_cuda):
         monkeypatch.setattr(module, "set_threads", lambda num_threads: None)
+
+
+@pytest.fixture(autouse=True)
+def gpu(request, monkeypatch) -> FakeSessions | None:
+    """Stand in for the GPU of a target that needs one."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    return FakeSessions(monkeypatch) if name in ON_GPU else None
 
 
 def specification(name: str, directory: Path, logits_file: Path) -> dict[str, Any]:
@@ -142,8 +167,10 @@ def test_what_is_tuned_and_counted_is_an_onnx_graph(name, folders, monkeypatch) 
     texts = BenchmarkTexts(TEXTS, NUMBERS, TEXTS, NUMBERS, LABELS)
     session, _ = measuring._tuned(row, texts, config, TEXTS[0])
     floor = measuring._floor_ms(row, config, TEXTS[0])
-    assert (session is not None) == (floor is not None) == targets.get(name).is_onnx
-    assert called == (["benchmark.session_tuning", "benchmark.roofline"] if targets.get(name).is_onnx else [])
+    assert (session is not None) == (floor is not None) == targets.get(name).is_tuned
+    assert called == (
+        ["benchmark.session_tuning", "benchmark.roofline"] if targets.get(name).is_tuned else []
+    )
 
 
 def measurement(name: str, kind: str, p50: float = 1.0) -> Measurement:
@@ -158,7 +185,7 @@ def measurement(name: str, kind: str, p50: float = 1.0) -> Measurement:
 @pytest.mark.parametrize("name", targets.names())
 def test_its_rows_are_gated_chosen_and_drawn_as_it_says(name, tmp_path) -> None:
     target, others = targets.get(name), [measurement("student-pytorch", "pytorch", 9.0)]
-    choice = select_variant([*others, measurement("a-row", name)], ChooseConfig())
+    choice = select_variant([*others, measurement("a-row", name)], ChooseConfig(), place=target.place)
     [row] = [each for each in choice.measurements if each.name == "a-row"]
     assert (row.gate is not None) == target.is_gated
     assert choice.chosen == ("a-row" if target.can_be_sealed else None)
@@ -166,6 +193,92 @@ def test_its_rows_are_gated_chosen_and_drawn_as_it_says(name, tmp_path) -> None:
         [each.to_json() for each in choice.measurements], None, tmp_path / "x.png"
     )
     assert picture.stat().st_size > 0
+
+
+def test_what_is_on_a_gpu_is_an_entry_of_the_configuration() -> None:
+    assert [each.name for each in targets.places()] == [targets.CPU, *ON_GPU]
+    assert BenchmarkConfig().targets == [targets.CPU]
+    assert BenchmarkConfig(targets=[*ON_GPU, targets.CPU]).targets == [*ON_GPU, targets.CPU]
+    items = BenchmarkConfig.model_json_schema()["properties"]["targets"]["items"]
+    assert items["enum"] == [targets.CPU, *ON_GPU]
+    for name in targets.names():
+        assert targets.get(name).place == (name if name in ON_GPU else targets.CPU)
+        assert targets.get(name).measures in {None, *targets.names()} - set(ON_GPU)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["cpu", "cpu"], "each target once"),
+        (["cuda", "tensor-rt"], "did you mean 'tensorrt'"),
+        ([], "at least 1"),
+    ],
+)
+def test_a_wrong_list_of_targets_is_refused(given, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        BenchmarkConfig(targets=given)
+
+
+@pytest.mark.parametrize("name", ON_GPU)
+def test_what_its_runtime_lacks_is_said_with_the_remedy(name, monkeypatch) -> None:
+    monkeypatch.undo()  # no GPU is faked
+    monkeypatch.setattr("torch.version.cuda", None)
+    reason = targets.get(name).missing()
+    assert reason is not None
+    assert "\n" not in reason
+    assert "install" in reason
+    assert targets.get("onnx").missing() is None
+
+
+@pytest.mark.parametrize("name", ON_GPU)
+def test_its_runtime_is_there_where_it_is_installed(name, monkeypatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert targets.get(name).missing() is None
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
+def test_an_onnx_graph_on_a_gpu_has_its_provider_first_and_buffers(name, folders, gpu, tmp_path) -> None:
+    measured = worker.measure(specification(name, folders[name], tmp_path / "logits.npz"))
+    names = [[each if isinstance(each, str) else each[0] for each in given] for given in gpu.opened]
+    wanted = {"cuda": [CUDA], "tensorrt": [TENSORRT, CUDA]}[name]
+    assert names == [wanted] * (2 if name == "cuda" else 1)  # the second has CUDA graphs
+    assert gpu.graph_ids
+    assert measured["num_nodes"] == {"CPUExecutionProvider": measured["num_nodes"]["CPUExecutionProvider"]}
+    assert (measured["engine_build_s"] is not None) == (name == "tensorrt")
+    graphs = measured["cuda_graphs"]
+    assert (graphs is not None) == (name == "cuda")
+    if graphs is not None:
+        assert gpu.opened[1] == [(CUDA, {"enable_cuda_graph": "1"})]
+        assert graphs["latency_ms"]["p50"] > 0
+        assert set(graphs["throughput"]) == {"2"}
+
+
+def test_a_graph_that_cannot_be_captured_is_measured_without(folders, gpu, tmp_path, monkeypatch) -> None:
+    FakeSessions(monkeypatch)
+    load = TextClassifier.load
+
+    def refuse(*arguments, cuda_graphs=False, **more):
+        if cuda_graphs:
+            raise ArtifactError("not all nodes are on CUDA")
+        return load(*arguments, **more)
+
+    monkeypatch.setattr(TextClassifier, "load", refuse)
+    measured = worker.measure(specification("cuda", folders["cuda"], tmp_path / "logits.npz"))
+    assert measured["cuda_graphs"] == {"error": "not all nodes are on CUDA"}
+    assert measured["throughput"]["2"] > 0
+
+
+def test_an_engine_takes_every_batch_up_to_the_largest(folders, gpu, tmp_path, monkeypatch) -> None:
+    fake, given = (
+        FakeSessions(monkeypatch),
+        specification("tensorrt", folders["tensorrt"], tmp_path / "x.npz"),
+    )
+    given["config"] = {**QUICK, "gpu_batch_sizes": [1, 7]}
+    worker.measure(given)
+    [(_, options), _] = fake.opened[0]
+    assert options["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1"
+    assert options["trt_profile_opt_shapes"] == "input_ids:7x16,attention_mask:7x16"
+    assert options["trt_profile_max_shapes"] == "input_ids:7x16,attention_mask:7x16"
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are() -> None:

@@ -245,6 +245,41 @@ def test_a_variant_that_needs_a_gpu_is_made_on_one(monkeypatch) -> None:
     assert resources_for("onnx-engine", TaskResources(gpu=0.5)).gpu == 0.5
 
 
+def test_its_targets_on_a_gpu_open_graphs() -> None:
+    on_gpu = {each for each in targets.names() if targets.get(each).measures == "onnx"}
+    assert {name for each in kinds.variants() for name in each.gpu_targets} == on_gpu
+    for variant in kinds.variants():
+        assert not variant.gpu_targets or variant.target == "onnx"
+        assert "tensorrt" not in variant.gpu_targets or variant.source is Source.PLAIN_GRAPH
+
+
+def test_int8_for_tensorrt_is_symmetric(make) -> None:
+    graph = onnx.load(str(make("onnx-tensorrt-int8")[0] / "model.onnx")).graph
+    values = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    pairs = [each for each in graph.node if each.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {each.op_type for each in pairs} == {"QuantizeLinear", "DequantizeLinear"}
+    for node in pairs:
+        zero_point = values[node.input[2]]
+        assert zero_point.dtype == np.int8
+        assert not zero_point.any()
+        if node.input[0] in values:
+            assert values[node.input[0]].dtype == np.int8
+            assert -127 <= values[node.input[0]].min() < values[node.input[0]].max() <= 127
+    assert all(values[node.input[1]].ndim == 1 for node in pairs if node.input[0] in values)
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"} & set(values)
+    assert {values[name].dtype for name in tables if values[name].ndim == 2} == {np.dtype(np.float32)}
+
+
+def test_fp16_for_tensorrt_keeps_sums_in_32_bits(make) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(make("onnx-tensorrt-fp16")[0] / "model.onnx")))
+    types = {each.name: each.type.tensor_type.elem_type for each in model.graph.value_info}
+    kept = [node for node in model.graph.node if node.op_type in ("LayerNormalization", "Softmax")]
+    assert {node.op_type for node in kept} == {"LayerNormalization", "Softmax"}
+    assert {types[node.output[0]] for node in kept} == {onnx.TensorProto.FLOAT}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert onnx.TensorProto.FLOAT16 in {types.get(node.output[0]) for node in products}
+
+
 def test_a_variant_from_outside_is_made_measured_and_chosen(student, make, tmp_path, request) -> None:
     """All that it takes: a function that writes a file, and what it declares."""
 
@@ -290,8 +325,8 @@ def test_the_registries_load_no_runtime() -> None:
 
 
 def test_only_the_registries_name_variants_and_targets() -> None:
-    """``onnx`` and ``reference`` are words that mean other things as well."""
-    ours = {*kinds.names(), *targets.names()} - {"onnx", "pytorch", "reference"}
+    """Some are words that mean other things as well: a device of PyTorch, a package."""
+    ours = {*kinds.names(), *targets.names()} - {"onnx", "pytorch", "reference", "cuda", "tensorrt"}
     folders = [ROOT / "export/variants/kinds", ROOT / "export/benchmark/targets"]
     allowed = {ROOT / "export/variants/config.py"}  # the default of export.variants
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from ....errors import ConfigError, DistiltuneError
@@ -11,20 +12,27 @@ from ....storage.store import Store
 from ...session.ray_session import needs_of
 from ...specification.resources import ResourcesConfig, TaskResources, TrialResources
 from .gpus import check_gpus
+from .targets import check_targets_on_nodes
 
 _PATIENCE_S = 5.0  # how long one node retries the storage
 _ANSWER_WITHIN_S = 90.0  # including the start of a worker
 _PROBES = "cache/probes"
 
 
-def check_cluster(resources: ResourcesConfig, store: Store) -> None:
+def check_cluster(resources: ResourcesConfig, store: Store, places: Sequence[str] = ()) -> None:
     """Reject tasks that fit on no node of the connected cluster, unusable GPUs, and a storage that is not shared.
+
+    Args:
+        resources: The section ``resources``.
+        store: The run store, which all nodes must share.
+        places: ``benchmark.targets``.
 
     Raises:
         ConfigError: A check failed; the message has the task or the nodes, and the reason.
     """
     check_resources(resources)
     check_gpus(resources)
+    check_targets_on_nodes(places, resources)
     check_storage(store)
 
 

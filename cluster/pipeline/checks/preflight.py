@@ -17,6 +17,7 @@ from ...store.runs import Run, Storage
 from ..lengths import measure_texts, with_number
 from ..warm_start import warm_start_trials
 from .models import check_models
+from .targets import check_targets
 from .texts import check_new_pieces, check_texts
 
 if TYPE_CHECKING:
@@ -215,6 +216,13 @@ CHECKS = (
         frozenset({"data"}),
     ),
     Check("baselines", ("task", "benchmark"), _check_baselines, frozenset({"checkpoints"})),
+    # Where the job runs, as for checkpoints.
+    Check(
+        "targets",
+        ("benchmark", "export", "resources"),
+        lambda job: check_targets(job.config),
+        frozenset({"checkpoints"}),
+    ),
     Check("folds", ("data", "teacher"), _check_folds, frozenset({"data"})),
     Check(
         "new pieces",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ....export.benchmark import targets
 from ....export.benchmark.targets.baseline import BASELINE
 from ....export.variants import kinds
 from ....export.variants.base import Source
@@ -260,19 +261,22 @@ class StageForecasts:
         seconds = sum(self._model_s(name, latency) for name, latency in models)
         trained = sum(latency["fit_s"] for name, latency in models if name == BASELINE)
         memory = _RAY_MIB + max(latency["peak_mib"] for _, latency in models)
+        unknown = [each for each in self._config.benchmark.targets if each != targets.CPU]
         return StageForecast(
             "benchmark",
             _about(seconds + _POLLING_S),
             memory_mib=memory,
             how=f"{len(models)} models, one at a time"
-            + (f"; baselines trained in {trained:.0f} s" if trained else ""),
+            + (f"; baselines trained in {trained:.0f} s" if trained else "")
+            + (f"; without those on {' and '.join(unknown)}" if unknown else ""),
         )
 
     def _models(self) -> list[tuple[str, dict[str, float]]]:
         """Return the target of each model that is measured, with its latency."""
         found = {name: self._measured[f"latency of {name}"] for name in ("teacher", "student", "onnx")}
         models = [("pytorch", found["teacher"]), ("pytorch", found["student"])]
-        for name in self._config.export.variants:
+        on_cpu = targets.CPU in self._config.benchmark.targets
+        for name in self._config.export.variants if on_cpu else ():
             variant = kinds.get(name)
             if variant.target == "onnx":
                 models.append(("onnx", _faster(found["onnx"], 0.4 if variant.activation_bits == 8 else 1.0)))

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILE = "tokenizer.json"
 _NOT_IN_A_VARIANT = {"variants", "choose", "out_of_scope", "label_thresholds"}
-_NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec"}
+_NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec", "targets"}
 
 
 class ModelReuse:
@@ -115,19 +115,22 @@ class ModelReuse:
         found: Mapping[str, Measurement],
         machine: dict[str, Any] | None,
         failed: Mapping[str, str] = MappingProxyType({}),
+        gpu_machine: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], str]:
         """Return result and summary of the benchmark stage, from the measurement of each model.
 
         ``machine`` describes the node that measured some of them now; None: all of them are reused. ``failed`` are the
-        baselines that could not be measured, with the reason.
+        baselines that could not be measured, with the reason. ``gpu_machine`` is that of the measurements on a GPU.
         """
         rows = [found[spec.name] for spec in specs if spec.name not in failed]
         sources = {row.name: row.reused["run_id"] for row in rows if row.reused is not None}
-        machine = machine or {**self._machine, "load_average": None}
+        here = {**self._machine, "load_average": None}
+        has_gpu = any(targets.get(row.kind).needs_gpu for row in rows)
         return (
             {
                 "measurements": [row.to_json() for row in rows],
-                "machine": machine,
+                "machine": machine or here,
+                "gpu_machine": (gpu_machine or here) if has_gpu else None,
                 "label_names": list(self._data.label_names),
                 "out_of_scope_id": self._data.out_of_scope_id,
                 "left_out": {**left_out(self._config), **failed},
@@ -244,6 +247,7 @@ class ModelReuse:
     def _measurement_key(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
         config, target = self._config, targets.get(spec.kind)
         goal = goal_of(config, self._data)
+        unread = {*_NOT_IN_A_MEASUREMENT, "batch_sizes" if target.needs_gpu else "gpu_batch_sizes"}
         return hash_of(
             {
                 "kind": spec.kind,
@@ -251,7 +255,7 @@ class ModelReuse:
                 "max_length": spec.max_length,
                 "data": self._data.fingerprint,
                 "task": config.task,
-                "benchmark": config.benchmark.model_dump(mode="json", exclude=_NOT_IN_A_MEASUREMENT),
+                "benchmark": config.benchmark.model_dump(mode="json", exclude=unread),
                 "compressed": config.training.pruning is not None,
                 # The runtime computes the score of every text; its threshold costs no time.
                 "score": goal.config.score if goal is not None and target.is_onnx else None,
@@ -260,8 +264,8 @@ class ModelReuse:
         )
 
     def _content_of(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
-        if spec.name in contents:
-            return contents[spec.name]
+        if spec.model_name in contents:
+            return contents[spec.model_name]
         if spec.kind == BASELINE:
             return baseline_content(self._config, spec.name)
         if spec.kind == KNOWN_ANSWERS:
@@ -279,6 +283,7 @@ class ModelReuse:
             measured = replace(
                 Measurement.from_json(record["result"]),
                 name=spec.name,
+                model=spec.model,
                 max_abs_diff=spec.max_abs_diff,
                 fused=spec.fused,
             )
@@ -339,29 +344,47 @@ def measurement_specs(
 
     ``exported`` are the records of the variants; by default those of the run's export.
     """
-    length, best = config.training.num_tokens, run.best
+    length, best, places = config.training.num_tokens, run.best, config.benchmark.targets
     record = run.stage_record("teacher")["result"]
     teacher, from_file = record["key"], config.teacher.logits is not None
-    specs = [MeasurementSpec(STUDENT, "pytorch", best, length)]
+    # On the CPU in any case: the gate compares with them.
+    originals = [MeasurementSpec(STUDENT, "pytorch", best, length)]
     if not from_file or is_measurable(record):
         kind = KNOWN_ANSWERS if from_file else "pytorch"
-        specs.insert(0, MeasurementSpec(TEACHER, kind, teacher, length))
-    for made in exported_variants(run) if exported is None else exported:
-        name = made["name"]
-        specs.append(
-            MeasurementSpec(
-                name,
-                kinds.get(name).target,
-                run.variant(name),
-                length,
-                tokenizer_dir=best,
-                max_abs_diff=made["max_abs_diff"],
-                fused=made["fused"],
-            )
+        originals.insert(0, MeasurementSpec(TEACHER, kind, teacher, length))
+    variants = [
+        MeasurementSpec(
+            name,
+            kinds.get(name).target,
+            run.variant(name),
+            length,
+            tokenizer_dir=best,
+            max_abs_diff=made["max_abs_diff"],
+            fused=made["fused"],
         )
+        for made in (exported_variants(run) if exported is None else exported)
+        for name in [made["name"]]
+    ]
+    specs = [*originals, *(variants if targets.CPU in places else [])]
     if config.benchmark.reference:
         specs.append(MeasurementSpec(REFERENCE, "reference", teacher, length))
-    return specs + baseline_specs(config)
+    specs += baseline_specs(config)
+    on_gpu = [targets.get(place) for place in places if place != targets.CPU]
+    return [
+        *specs,
+        *(
+            spec.on(target.name)
+            for target in on_gpu
+            for spec in [*originals, *variants]
+            if _runs_on(spec, target)
+        ),
+    ]
+
+
+def _runs_on(spec: MeasurementSpec, target: targets.Target) -> bool:
+    """Return whether a model is measured on a target with a GPU as well."""
+    of_variant = kinds.get(spec.name).gpu_targets if spec.name in kinds.names() else (target.name,)
+    return spec.kind == target.measures and target.name in of_variant
 
 
 def _origin(sources: Mapping[str, str], num_all: int) -> str:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from ....errors import InputError, shown
-from . import baseline, known_answers, onnx, pytorch, pytorch_int8, reference
-from .base import TARGETS, Target
+from typing import NamedTuple
 
-__all__ = ["baseline", "get", "known_answers", "names", "onnx", "pytorch", "pytorch_int8", "reference"]
+from ....errors import InputError, shown
+from . import baseline, cuda, known_answers, onnx, pytorch, pytorch_int8, reference, tensorrt, torch_cuda
+from .base import CPU, TARGETS, Target
+
+__all__ = [
+    "CPU",
+    "TARGETS",
+    "Target",
+    "baseline",
+    "cuda",
+    "get",
+    "known_answers",
+    "names",
+    "onnx",
+    "places",
+    "pytorch",
+    "pytorch_int8",
+    "reference",
+    "tensorrt",
+    "torch_cuda",
+]
+
+
+class Place(NamedTuple):
+    """An entry of ``benchmark.targets``."""
+
+    name: str
+    description: str
 
 
 def names() -> list[str]:
     """Return the name of every registered target."""
     return list(TARGETS)
+
+
+def places() -> list[Place]:
+    """Return the accepted entries of ``benchmark.targets``: the CPU, and each target that needs a GPU."""
+    on_gpu = [Place(each.name, each.description) for each in TARGETS.values() if each.needs_gpu]
+    return [Place(CPU, "every model, on the CPU"), *on_gpu]
 
 
 def get(name: str) -> Target:

@@ -30,6 +30,10 @@ class Opened:
         weights: File whose size is measured; None: the weights or graph in the model's folder.
         profile: Measures where the time of one text goes, as
             :meth:`~distiltune.export.runtime.classifier.TextClassifier.profile` does; None: that is not measured.
+        num_nodes: Number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
+        engine_build_s: Seconds in which an engine for this GPU was built when the model was opened; None: none was.
+        with_cuda_graphs: Opens the model once more, with CUDA graphs, and returns its ``pipeline``; None: the target
+            has none.
     """
 
     pipeline: Callable[..., Any]
@@ -39,6 +43,9 @@ class Opened:
     temperature: float | None = None
     weights: Path | None = None
     profile: Callable[..., dict[str, float]] | None = None
+    num_nodes: dict[str, int] | None = None
+    engine_build_s: float | None = None
+    with_cuda_graphs: Callable[[], Callable[..., Any]] | None = None
     tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
 
 
@@ -53,6 +60,7 @@ class OpenOptions:
         num_threads: Intra-op threads.
         session: Session options that were measured to be faster.
         task: Name of the task.
+        max_batch_size: Maximum number of texts in one run, which an engine is built for.
     """
 
     directory: str
@@ -61,6 +69,7 @@ class OpenOptions:
     num_threads: int
     session: dict[str, Any] | None
     task: str = "single_label"
+    max_batch_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,14 @@ class Prepared:
     training: dict[str, Any] | None = None
 
 
+def _nothing() -> str | None:
+    return None
+
+
+CPU = "cpu"
+"""Entry of ``benchmark.targets`` that all targets without a GPU belong to."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A runtime in which models of one kind are measured.
@@ -114,8 +131,11 @@ class Target:
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
         can_be_sealed: Whether its models can be chosen and sealed.
-        is_onnx: Whether its models are ONNX graphs, whose sessions are tuned and whose operations are counted.
+        is_onnx: Whether its models are ONNX graphs with a ``distiltune.json``.
         color: Color of its points in plots.
+        measures: Name of the target on the CPU whose models it measures as well, on a GPU; None: it measures its own
+            models, on the CPU.
+        missing: Returns what the installation lacks to open its models, and the remedy; None where nothing is missing.
     """
 
     name: str
@@ -130,6 +150,23 @@ class Target:
     can_be_sealed: bool = False
     is_onnx: bool = False
     color: str | None = None
+    measures: str | None = None
+    missing: Callable[[], str | None] = _nothing
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether its models are measured on a node with a GPU."""
+        return self.measures is not None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its session options are tuned and the operations of its graphs counted, which is for the CPU."""
+        return self.is_onnx and not self.needs_gpu
+
+    @property
+    def place(self) -> str:
+        """Name of the entry of ``benchmark.targets`` that it belongs to: its own on a GPU, else ``cpu``."""
+        return self.name if self.needs_gpu else CPU
 
 
 TARGETS: dict[str, Target] = {}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from .base import Opened, OpenOptions, Target, register
 
 
-def _open(options: OpenOptions) -> Opened:
+def open_classifier(options: OpenOptions, **load: Any) -> Opened:
+    """Open an ONNX variant; ``load`` are further arguments of ``TextClassifier.load``."""
     from ...runtime.classifier import TextClassifier
 
     classifier = TextClassifier.load(
-        options.directory, num_threads=options.num_threads, session=options.session
+        options.directory, num_threads=options.num_threads, session=options.session, **load
     )
     logits = partial(classifier.logits, batch_size=1)
     return Opened(
@@ -21,6 +23,7 @@ def _open(options: OpenOptions) -> Opened:
         threshold=classifier.threshold,
         temperature=classifier.temperature,
         profile=classifier.profile,
+        num_nodes=classifier.num_nodes,
         tokens=classifier.tokens if classifier.of_tokens else None,
     )
 
@@ -29,7 +32,7 @@ register(
     Target(
         "onnx",
         "ONNX Runtime on the CPU, through TextClassifier",
-        _open,
+        open_classifier,
         is_gated=True,
         can_be_sealed=True,
         is_onnx=True,

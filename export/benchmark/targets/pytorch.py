@@ -41,7 +41,9 @@ def set_threads(num_threads: int) -> None:
     torch.set_num_interop_threads(1)
 
 
-def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions) -> Opened:
+def open_pipeline(
+    model: Any, tokenizer: Any, logits: Any, options: OpenOptions, *, device: str = "cpu"
+) -> Opened:
     """Wrap a model in the transformers pipeline, in inference mode."""
     import torch
     from transformers import pipeline
@@ -61,7 +63,7 @@ def open_pipeline(model: Any, tokenizer: Any, logits: Any, options: OpenOptions)
     given_once: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
     each_time = {} if of_tokens else {"truncation": True, "max_length": options.max_length}
     kind: Any = task.pipeline
-    classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device="cpu", **given_once)
+    classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device=device, **given_once)
 
     def given(text: Any) -> Any:
         return as_columns(text) if isinstance(text, tuple) else text

@@ -10,11 +10,11 @@ from .pytorch import open_checkpoint
 
 
 def _prepare(given: Preparation) -> Prepared:
-    from ..reference import SIZE_FILE
+    from .reference_model import SIZE_FILE
 
     directory = given.scratch / "reference"
     arguments = [given.directory, str(directory), str(given.num_outputs), given.task]
-    run_module("benchmark.reference", arguments, what=given.name, num_threads=given.num_threads)
+    run_module("benchmark.targets.reference_model", arguments, what=given.name, num_threads=given.num_threads)
     size = json.loads((directory / SIZE_FILE).read_text(encoding="utf-8"))["bytes"]
     return Prepared(str(directory), size / 2**20)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ....errors import ConfigError, shown
 from ....training.registry import nearest_name
 from ..base import VARIANTS, Source, Variant
-from . import dynamic, plain, static, torch_int8, weights
+from . import dynamic, plain, static, tensorrt_fp16, tensorrt_int8, torch_int8, weights
 
 __all__ = [
     "dynamic",
@@ -16,6 +16,8 @@ __all__ = [
     "names",
     "plain",
     "static",
+    "tensorrt_fp16",
+    "tensorrt_int8",
     "torch_int8",
     "variants",
     "weights",

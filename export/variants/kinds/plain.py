@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from ..base import Quantized, Source, Variant, VariantInputs, fused, register
@@ -20,7 +21,7 @@ def _half(source: Path, target: Path, _: VariantInputs) -> Quantized:
     return Quantized()
 
 
-PLAIN = Variant("onnx", "32-bit floats", Source.PLAIN_GRAPH, _copy)
+PLAIN = Variant("onnx", "32-bit floats", Source.PLAIN_GRAPH, _copy, gpu_targets=("cuda", "tensorrt"))
 """The graph that other variants are made from."""
 
 FP16 = Variant(
@@ -31,6 +32,11 @@ FP16 = Variant(
     weight_bits=16,
     activation_bits=16,
     tolerance=0.05,
+    gpu_targets=("cuda",),
 )
 
-register(PLAIN, FP16, fused(PLAIN, "onnx-fused"), fused(FP16, "onnx-fused-fp16"))
+_FUSED = ((PLAIN, "onnx-fused"), (FP16, "onnx-fused-fp16"))
+
+register(PLAIN, FP16)
+# TensorRT knows none of the nodes that fusion makes.
+register(*(replace(fused(each, name), gpu_targets=("cuda",)) for each, name in _FUSED))

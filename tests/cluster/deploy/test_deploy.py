@@ -385,7 +385,7 @@ def copied() -> list[str]:
 def test_the_containerfile_is_a_list_of_instructions_in_order():
     names = [name for name, _ in instructions()]
     assert set(names) <= {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"}
-    assert names[0] == "FROM"
+    assert names[:2] == ["ARG", "FROM"]
     assert names[-1] == "CMD"
     assert names.index("USER") > max(index for index, name in enumerate(names) if name == "RUN")
     [user] = [value for name, value in instructions() if name == "USER"]
@@ -407,9 +407,39 @@ def test_everything_that_the_image_copies_is_here_and_is_all_of_the_package():
 
 def test_the_image_installs_what_is_pinned():
     commands = [value for name, value in instructions() if name == "RUN" and value.startswith("pip install")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     assert all("-c constraints.txt" in command for command in commands)
-    assert commands[-1].endswith(" .")
+    assert [shlex.split(command)[-1] for command in commands] == ["torch", ".[cpu]", ".[gpu]"]
+
+
+def test_an_image_has_one_build_of_onnx_runtime():
+    """Each is installed in a stage of its own, and the last stage starts from one of the two."""
+    stages: list[tuple[str, list[str]]] = []
+    for name, value in instructions():
+        if name == "FROM":
+            stages.append((value, []))
+        elif stages:
+            stages[-1][1].append(f"{name} {value}")
+    origins = [origin for origin, _ in stages]
+    assert origins == ["python:3.11-slim AS base", "base AS cpu", "base AS gpu", "${RUNTIME}"]
+    assert instructions()[0] == ("ARG", "RUNTIME=cpu")
+    for (_, lines), extra in zip(stages[1:3], ("cpu", "gpu"), strict=True):
+        assert [shlex.split(line)[-1] for line in lines] == [f".[{extra}]"]
+    assert not any("pip" in line for line in stages[3][1])
+
+
+def test_the_two_builds_are_extras_of_which_no_other_requirement_brings_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    holders = {
+        name: [each for each in lines if re.match(r"onnxruntime\b", each)]
+        for name, lines in {**extras, "": project["project"]["dependencies"]}.items()
+    }
+    found = {name: lines for name, lines in holders.items() if lines}
+    assert found == {"cpu": ["onnxruntime>=1.22,<2"], "gpu": ["onnxruntime-gpu>=1.22,<2"]}
+    assert project["tool"]["uv"]["conflicts"] == [[{"extra": "cpu"}, {"extra": "gpu"}]]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"-e '\.\[(.*?)\]'", makefile) == ["cpu,test,dev,offline"]
 
 
 def test_what_the_image_copies_is_enough_to_build_the_package(tmp_path):

@@ -15,7 +15,7 @@ from onnx import helper
 
 from distiltune.errors import InputError, RunFailedError
 from distiltune.export.benchmark import measure_models as measuring
-from distiltune.export.benchmark import worker
+from distiltune.export.benchmark import measurements, worker
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
     Measurement,
@@ -30,8 +30,8 @@ from distiltune.export.benchmark.measurements import (
     runtime_bytes,
 )
 from distiltune.export.benchmark.predictions import unpack_answers
-from distiltune.export.benchmark.reference import write_reference
 from distiltune.export.benchmark.targets import pytorch, pytorch_int8
+from distiltune.export.benchmark.targets.reference_model import write_reference
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig
 from distiltune.export.machine import describe_machine
 from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores
@@ -105,6 +105,23 @@ def test_measures_everything_at_once(tmp_path: Path) -> None:
     assert row["peak_memory_mb"] > 10
     assert row["accuracy"] == 0.8
     assert set(row["latency_ms"]) == set(row["sample_latency_ms"]) == PERCENTILES
+
+
+def test_throughput_is_that_of_full_batches(monkeypatch) -> None:
+    """Of 5 texts: a batch of 2 leaves one over, and one of 12 needs more texts than there are."""
+    monkeypatch.setattr(measurements, "_LEAST_SECONDS_OF_THROUGHPUT", 0.001)
+    sizes: dict[int, set[int]] = {}
+
+    def classify(texts, batch_size):
+        time.sleep(0.001)
+        sizes.setdefault(batch_size, set()).add(len(texts))
+        return [{"label": "no", "score": 1.0} for _ in texts]
+
+    benchmark = bench(batch_sizes=[1, 2, 12])
+    benchmark.pipeline = classify
+    found = benchmark.compute_throughput()
+    assert sizes == {1: {1}, 2: {2}, 12: {12}}
+    assert all(0 < rate < 1000 * int(size) for size, rate in found.items())
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

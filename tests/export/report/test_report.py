@@ -14,6 +14,7 @@ from rich.console import Console
 
 from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.export.benchmark.measurements import shares_of_text
+from distiltune.export.markdown import NONE
 from distiltune.export.report.plots import latency as pictures
 from distiltune.export.report.report import build_report, markdown_report, write_report
 from distiltune.export.report.tables import (
@@ -554,3 +555,85 @@ def test_a_disturbed_timing_is_marked_and_explained() -> None:
     (line,) = [line for line in written.splitlines() if line.startswith("| onnx-int8 ")]
     assert "0.64? " in line
     assert [each.is_disturbed for each in rows].count(True) == 1
+
+
+GPU_ROWS = [
+    row("teacher-pytorch@torch-cuda", "torch-cuda", 0.8785, 86.9, 4.0, model="teacher-pytorch"),
+    row(
+        "onnx-fused-fp16@cuda",
+        "cuda",
+        0.851,
+        33.2,
+        0.5,
+        gate="passed",
+        model="onnx-fused-fp16",
+        num_nodes={"CUDAExecutionProvider": 60, "CPUExecutionProvider": 3},
+        cuda_graphs={"latency_ms": {"p50": 0.25}, "throughput": {"1": 4000.0, "32": 90000.0}},
+    ),
+    row(
+        "onnx@cuda",
+        "cuda",
+        0.852,
+        66.4,
+        0.9,
+        gate="passed",
+        model="onnx",
+        cuda_graphs={"error": "not all nodes | are on CUDA"},
+    ),
+    row("onnx@tensorrt", "tensorrt", 0.852, 66.4, 0.4, gate="passed", model="onnx", engine_build_s=31.25),
+]
+
+
+@pytest.fixture
+def gpu_report() -> dict[str, Any]:
+    extra = {"gpu_machine": {**MACHINE, "cpu": "A Host of GPUs"}}
+    return build_report(
+        run_id="run-1",
+        state="finished",
+        best=BEST,
+        rows=[*ROWS, *GPU_ROWS],
+        chosen="onnx-int8",
+        artifact="/somewhere/artifact",
+        machine=MACHINE,
+        extra=extra,
+    )
+
+
+def test_rows_on_a_gpu_have_a_table_of_their_own(gpu_report) -> None:
+    text = markdown_report(gpu_report)
+    (found,) = (each for each in tables(text) if "engine build s" in each[0])
+    headers, *cells = found
+    assert headers == [
+        "model",
+        "target",
+        "p50 ms",
+        "texts/s at 1",
+        "texts/s at 32",
+        "engine build s",
+        "nodes on the CPU",
+    ]
+    by_name = {(line[0], line[1]): line[2:] for line in cells}
+    assert by_name["teacher-pytorch", "torch-cuda"] == ["4.000", "250", "750", NONE, NONE]
+    assert by_name["onnx-fused-fp16", "cuda"] == [
+        "0.500 / 0.250",
+        "2000 / 4000",
+        "6000 / 90000",
+        NONE,
+        "3 of 63",
+    ]
+    assert by_name["onnx", "tensorrt"] == ["0.400", "2500", "7500", "31.2", NONE]
+    assert r"- onnx\@cuda: no CUDA graphs: not all nodes \| are on CUDA." in text
+    assert "Machine of the measurements on a GPU: A Host of GPUs" in text
+    assert text.count("Machine: A Processor") == 1
+
+
+def test_without_them_nothing_of_a_gpu_is_said(report) -> None:
+    assert "GPU" not in markdown_report(report)
+
+
+def test_rows_on_a_gpu_are_compared_with_pytorch_there(gpu_report) -> None:
+    ratios = gpu_report["ratios"]
+    assert list(ratios["onnx-fused-fp16@cuda"]) == ["teacher-pytorch@torch-cuda"]
+    assert ratios["onnx-fused-fp16@cuda"]["teacher-pytorch@torch-cuda"]["faster"] == pytest.approx(8.0)
+    assert "teacher-pytorch@torch-cuda" not in ratios["onnx-int8"]
+    assert list(ratios["teacher-pytorch@torch-cuda"]) == []

@@ -37,6 +37,10 @@ FAULTS = {
         ["benchmark.baselines=[model2vec]"],
         r"benchmark\.baselines: 'model2vec' given, but .*(pip install|benchmark\.model2vec)",
     ),
+    "targets": (
+        ["benchmark.targets=[cpu, tensorrt]", "export.variants=[onnx]"],
+        r"benchmark\.targets: tensorrt given, but TensorrtExecutionProvider is not in this ONNX Runtime",
+    ),
     "folds": (
         ["data.diagnostics.cross_fit=10", "data.max_train_examples=6"],
         r"data\.diagnostics\.cross_fit: 10",

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .measurements import model_bytes
-from .processes import end_with_parent
+from ..measurements import model_bytes
+from ..processes import end_with_parent
 
 SIZE_FILE = "reference.json"
 
@@ -33,8 +33,8 @@ def write_reference(
     """
     from transformers import BertConfig
 
-    from ...training import tasks
-    from ...training.checkpoints.load import load_tokenizer, new_classifier
+    from ....training import tasks
+    from ....training.checkpoints.load import load_tokenizer, new_classifier
 
     out_dir = Path(out_dir)
     shapes = BertConfig(num_labels=num_labels)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,289 @@
+"""What a GPU does with this library, in one command that ends when its budget does.
+
+    python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]
+
+Weights are random, of MiniLM's and BERT-base's shape; texts have 16 tokens on average. Rows come in order of worth:
+card and ceilings; examples/s of one trial, step by step; trials/hour of a search with 1 to 32 trials sharing the GPU;
+labelling; fine-tuning; latency. Each row is a line of ``DIR/rows.jsonl``, flushed as soon as it is known, and is shown
+as it comes. A row that fails, or takes longer than its time, is a row with its error; rows that the budget leaves no
+time for are rows that say so. The table comes last, also as ``DIR/table.md``.
+
+Rows are measured in processes of their own, which share libraries and Ray between rows that allow it: if one hangs or
+crashes, the next row starts in a new one. This process itself loads no library but Python's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+START_S = 60.0
+"""Most seconds in which a process loads its libraries."""
+_RESERVE_S = 2.0  # of the budget, to end what runs and write the table
+_LEAST_S = 4.0  # of the budget, without which no row is begun
+_END_S = 5.0  # in which a process ends its Ray
+# Title, pattern of the row that is compared with, pattern of the rows of which the best counts.
+COMPARED = (
+    ("best packing, against one trial at a time", r"1 trials.*", r"\d+ trials.*"),
+    ("best step, against 32 bits in random order", r"step: 32 bits, random order", r"step: .*"),
+)
+_SHOWN = 100  # characters of an error in the table
+
+
+class Worker:
+    """A process that measures some rows in order, and writes a line of JSON when each begins and ends."""
+
+    def __init__(self, command: Sequence[str], rows: Sequence[str], known: dict[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [*command, "--worker", json.dumps({"rows": list(rows), "known": known})],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def next_line(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next line; None if the process has ended.
+
+        Raises:
+            TimeoutError: None came in that time.
+        """
+        try:
+            line = self._lines.get(timeout=max(seconds, 0.0))
+        except queue.Empty:
+            raise TimeoutError from None
+        return None if line is None else json.loads(line)
+
+    def end(self) -> int:
+        """End the process and what it started, and return its status."""
+        with suppress(ProcessLookupError):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_S)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+
+def measure(
+    rows: Sequence[dict[str, Any]],
+    command: Sequence[str],
+    budget_s: float,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure rows until the budget ends; every row is kept once, as soon as it is known.
+
+    Args:
+        rows: ``name``, ``unit``, ``seconds`` and ``process`` of each.
+        command: Starts a worker.
+        budget_s: Seconds for all.
+        keep: Called with each row's result.
+    """
+    end = time.monotonic() + budget_s - _RESERVE_S
+    known: dict[str, Any] = {}
+    left = list(rows)
+
+    def done(row: dict[str, Any], found: dict[str, Any]) -> None:
+        left.remove(row)
+        keep({"row": row["name"], "unit": row["unit"], **found})
+        if isinstance(found.get("value"), int | float):
+            known[row["name"]] = found["value"]
+
+    while left and end - time.monotonic() > _LEAST_S:
+        together = [row for row in left if row["process"] == left[0]["process"]]
+        worker = Worker(command, [row["name"] for row in together], known)
+        try:
+            _watch(worker, together, end, done)
+        finally:
+            worker.end()
+    for row in list(left):
+        done(row, {"skipped": f"the budget of {budget_s:g} s leaves no time"})
+
+
+def _watch(
+    worker: Worker,
+    rows: Sequence[dict[str, Any]],
+    end: float,
+    done: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> None:
+    """Keep what a worker measures until it has measured all, fails, or a row's time is up."""
+    row, allowed = rows[0], START_S
+    for row in rows:
+        for allowed in (START_S if row is rows[0] else row["seconds"], row["seconds"]):
+            given = min(allowed, end - time.monotonic())
+            if given <= 0:
+                return  # it had not begun
+            began = time.monotonic()
+            try:
+                line = worker.next_line(given)
+            except TimeoutError:
+                late = "the budget ended" if given < allowed else f"took over {allowed:g} s"
+                done(row, {"error": late, "seconds": round(time.monotonic() - began, 1)})
+                return
+            if line is None:
+                done(row, {"error": f"its process ended with status {worker.end()}"})
+                return
+            if "begun" not in line:
+                break
+        done(row, {**line, "seconds": round(time.monotonic() - began, 1)})
+
+
+def compared(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of how many times the best of several rows is the first of them, where both were measured."""
+    found = []
+    for title, first, others in COMPARED:
+        values = {each["row"]: each["value"] for each in results if "value" in each}
+        rivals = {name: value for name, value in values.items() if re.fullmatch(others, name)}
+        base = next((value for name, value in values.items() if re.fullmatch(first, name)), None)
+        if base and rivals:
+            best = max(rivals, key=lambda name: rivals[name])
+            found.append({"row": title, "unit": "x", "value": round(rivals[best] / base, 2), "best": best})
+    return found
+
+
+def table(results: Sequence[dict[str, Any]], heading: str) -> str:
+    """Return the table in Markdown."""
+    lines = [heading, "", "| row | value | unit | more |", "| --- | ---: | --- | --- |"]
+    for found in results:
+        details = {
+            name: value
+            for name, value in found.items()
+            if name not in ("row", "unit", "value", "error", "skipped", "seconds")
+        }
+        more = ", ".join(f"{name} {_shown(value)}" for name, value in details.items())
+        failed = found.get("error") or found.get("skipped")
+        value = "-" if failed else f"{found['value']:,}"
+        said = more if failed is None else f"{failed[:_SHOWN]}"
+        lines.append(f"| {found['row']} | {value} | {found['unit']} | {said.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name}: {each}" for name, each in value.items()) + ")"
+    return str(value)
+
+
+def _commit() -> str:
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return done.stdout.strip()
+    return "unknown"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parsed(arguments)
+    if given.worker is not None:
+        return work(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    options = ["--device", given.device, *(["--tiny"] if given.tiny else [])]
+    command = [sys.executable, str(Path(__file__).resolve()), *options]
+    listed = subprocess.run([*command, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    rows = [row for row in json.loads(listed) if given.rows in row["name"]]
+    results: list[dict[str, Any]] = []
+    with (given.out / "rows.jsonl").open("w", encoding="utf-8") as lines:
+
+        def keep(found: dict[str, Any]) -> None:
+            results.append(found)
+            for stream in (lines, sys.stdout):
+                stream.write(json.dumps(found) + "\n")
+                stream.flush()
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):  # what was measured is shown in any case
+            measure(rows, command, given.budget, keep)
+        for found in compared(results):
+            keep(found)
+    day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    heading = f"{day}, commit {_commit()}: `benchmarks/gpu.py --budget {given.budget:g} {' '.join(options)}`"
+    text = table(results, heading)
+    (given.out / "table.md").write_text(text, encoding="utf-8")
+    print(text, flush=True)
+    return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--budget", type=float, default=420.0, help="seconds for everything (default: 420)")
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for rows.jsonl and table.md")
+    parser.add_argument("--tiny", action="store_true", help="tiny models: to try the command itself")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--rows", default="", help="only rows whose name has this text")
+    parser.add_argument("--list", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.list:
+        given.worker = json.dumps({"rows": None, "known": {}})
+    return given
+
+
+def work(given: argparse.Namespace) -> int:
+    """Measure rows in this process; their lines go to stdout, and what libraries print to stderr."""
+    import logging
+    import warnings
+
+    import gpu_rows
+
+    from distiltune.export.benchmark.processes import end_with_parent
+
+    end_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def write(line: Any) -> None:
+        answers.write(json.dumps(line) + "\n")
+        answers.flush()
+
+    asked, every = json.loads(given.worker), gpu_rows.table_of_rows(device=given.device, tiny=given.tiny)
+    if asked["rows"] is None:
+        names = ("name", "unit", "seconds", "process")
+        write([{name: getattr(row, name) for name in names} for row in every])
+        return 0
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what a row started is ended
+    bench = gpu_rows.Bench(given.device, given.tiny, asked["known"])
+    with bench.ended:
+        for row in (row for row in every if row.name in asked["rows"]):
+            write({"begun": row.name})
+            try:
+                write(row.run(bench))
+            except Exception as error:
+                text = " ".join(str(error).split())
+                write(
+                    {"error": text if isinstance(error, LookupError) else f"{type(error).__name__}: {text}"}
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,645 @@
+"""The measurements of ``benchmarks/gpu.py``: a table of rows, each measured in some seconds, in order of their worth.
+
+A step of training is one line of ``STEPS``: its title and the arguments of ``DistillationTrainingArguments`` that make
+it. A step whose arguments this version does not have is a row that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distiltune.export.machine import num_usable_cores
+
+# Title -> arguments of DistillationTrainingArguments, in order of worth.
+STEPS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "32 bits, random order": {
+        "bf16": False,
+        "tf32": False,
+        "train_sampling_strategy": "random",
+        "data_on_device": False,
+    },
+    "32 bits": {"bf16": False, "tf32": False},
+    "tf32": {"bf16": False, "tf32": True},
+    "bf16": {"bf16": True},
+    "bf16, batch 256": {"bf16": True, "per_device_train_batch_size": 256},
+    "texts on the host": {"data_on_device": False},
+    "compiled": {"compile_step": True},
+}
+PACKED = (1, 8, 16, 4, 32, 2)
+"""Trials that share a GPU, in order of worth."""
+BATCH_SIZES = [1, 32, 256, 1024]
+MPS = "nvidia-cuda-mps-control"
+NUM_LABELS, WARM_UP_STEPS, PROFILED_STEPS = 151, 5, 10
+_MARKS, _MOVES = ("Optimizer.", "ProfilerStep"), ("Memcpy", "Memset")
+_TRIAL_S = 3.0  # that a trial should take when it is alone
+_MOST_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: Its name.
+        unit: Unit of its ``value``.
+        seconds: Time after which it is ended.
+        process: Rows of one process share its libraries, its device's context and its Ray.
+        run: Measures it: returns ``value`` and details as JSON values.
+    """
+
+    name: str
+    unit: str
+    seconds: float
+    process: str
+    run: Callable[[Bench], dict[str, Any]] = field(repr=False)
+
+
+@dataclass
+class Bench:
+    """What rows share: the device, sizes, random weights and texts, and what rows before have measured.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        tiny: Sizes with which every row takes a moment on a CPU.
+        known: Values of earlier rows by name.
+    """
+
+    device: str
+    tiny: bool
+    known: dict[str, Any] = field(default_factory=dict)
+    ended: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    @cached_property
+    def work(self) -> Path:
+        return Path(self.ended.enter_context(tempfile.TemporaryDirectory(prefix="gpu-")))
+
+    @cached_property
+    def packed(self) -> tuple[int, ...]:
+        return (1, 2) if self.tiny else PACKED
+
+    @cached_property
+    def num_texts(self) -> int:
+        return 64 if self.tiny else 8192
+
+    @cached_property
+    def batch_size(self) -> int:
+        return 8 if self.tiny else 64
+
+    def model(self, *, layers: int, hidden: int, heads: int) -> Any:
+        """Return a BERT classifier with random weights; MiniLM's width is 384, BERT-base's 768."""
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+
+        torch.manual_seed(0)
+        hidden, heads = (32, 2) if self.tiny else (hidden, heads)
+        config = BertConfig(
+            vocab_size=512 if self.tiny else 30522,
+            hidden_size=hidden,
+            num_hidden_layers=min(layers, 2) if self.tiny else layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * hidden,
+            max_position_embeddings=64,
+            num_labels=NUM_LABELS,
+        )
+        return BertForSequenceClassification(config)
+
+    def student(self) -> Any:
+        return self.model(layers=2, hidden=384, heads=12)
+
+    def teacher(self) -> Any:
+        return self.model(layers=12, hidden=768, heads=12)
+
+    def split(self, num_texts: int, lengths: tuple[int, int] = (8, 24), seed: int = 0) -> Any:
+        """Return random texts of 16 tokens on average, in random order."""
+        from distiltune.training.data.tokenized import from_rows
+
+        random = np.random.default_rng(seed)
+        most = 512 if self.tiny else 30522
+        rows = [
+            random.integers(5, most, length).astype(np.int32)
+            for length in random.integers(*lengths, num_texts, endpoint=True)
+        ]
+        return from_rows(rows, random.integers(0, NUM_LABELS, num_texts))
+
+    def logits(self, num_texts: int) -> np.ndarray:
+        return np.random.default_rng(1).normal(size=(num_texts, NUM_LABELS)).astype(np.float32)
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.synchronize()
+
+    def start_ray(self) -> None:
+        """Start the library's own Ray of this machine, once a process."""
+        import ray
+
+        from distiltune.cluster.session.ray_session import ray_session
+        from distiltune.cluster.specification.resources import ResourcesConfig
+
+        if not ray.is_initialized():
+            num_cpus = max(self.packed) if self.tiny else None
+            self.ended.enter_context(ray_session(ResourcesConfig(num_cpus=num_cpus)))
+
+
+# --- The machine and its ceilings --------------------------------------------------------------------------------
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """The card, and what it reaches at most: the fastest of its matrix products, and a copy in its memory."""
+    import torch
+    import transformers
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cores": os.cpu_count(),
+    }
+    if bench.on_gpu:
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"card": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
+        found |= {"cuda": torch.version.cuda, "driver": _driver()}
+    size = 256 if bench.tiny else 8192 if bench.on_gpu else 1024
+    rates = {}
+    for name, dtype, tf32 in (
+        ("fp32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bf16", torch.bfloat16, False),
+        ("fp16", torch.float16, False),
+    ):
+        if not bench.on_gpu and name in ("tf32", "fp16"):
+            continue
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        left, right = (torch.randn(size, size, device=bench.device).to(dtype) for _ in range(2))
+        seconds = _fastest(bench, lambda left=left, right=right: left @ right)
+        rates[name] = round(2 * size**3 / seconds / 1e12, 3)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    source = torch.zeros((2**20 if bench.tiny else 2**28), dtype=torch.float32, device=bench.device)
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes / _fastest(bench, lambda: target.copy_(source)) / 1e9
+    return {"value": max(rates.values()), "matmul_tflops": rates, "copy_gb_s": round(copied, 1), **found}
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.splitlines()[0].strip()
+    return None
+
+
+def _fastest(bench: Bench, run: Callable[[], Any], repeats: int = 8) -> float:
+    """Return the least seconds of a run, after some that are not timed."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        bench.wait()
+        start = time.perf_counter()
+        run()
+        bench.wait()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+# --- One trial's step --------------------------------------------------------------------------------------------
+
+
+def step(bench: Bench, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Examples/s of a 2-layer student on cached logits, kernels a step and the time that the host adds to them."""
+    seconds = 0.3 if bench.tiny else 4.0
+    found = train(bench, bench.student(), arguments, seconds)
+    if bench.on_gpu:
+        found |= profile(bench, bench.student(), arguments)
+        busy = found.get("gpu_ms_a_step")
+        if busy is not None:
+            found["host_share"] = round(max(0.0, 1 - busy / found["ms_a_step"]), 3)
+    return found
+
+
+def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Train on random texts for some seconds after the warm-up; return examples/s as ``value``, and details.
+
+    Raises:
+        LookupError: This version has not all of the arguments.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        begun, steps, elapsed = 0.0, 0, 0.0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == WARM_UP_STEPS:
+                bench.wait()
+                self.begun = time.perf_counter()
+            elif state.global_step > WARM_UP_STEPS:
+                self.steps += 1
+                if time.perf_counter() - self.begun > seconds:
+                    bench.wait()
+                    self.elapsed = time.perf_counter() - self.begun
+                    control.should_training_stop = True
+
+    clock = Clock()
+    if bench.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    args = _run_trainer(bench, model, arguments, clock)
+    size = args.train_batch_size
+    found = {
+        "value": round(size * clock.steps / clock.elapsed, 1),
+        "ms_a_step": round(1000 * clock.elapsed / clock.steps, 3),
+        "batch_size": size,
+        "precision": "bf16" if args.bf16 else "tf32" if args.tf32 else "fp32",
+    }
+    if bench.on_gpu:
+        found["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return found
+
+
+def _run_trainer(bench: Bench, model: Any, arguments: dict[str, Any], callback: Any) -> Any:
+    """Train until the callback ends it; return the arguments of the training."""
+    from transformers import PrinterCallback
+
+    from distiltune.training.data.tokenized import TokenizedDataset
+    from distiltune.training.distillation.arguments import DistillationTrainingArguments
+    from distiltune.training.distillation.trainer import DistillationTrainer
+
+    known = {each.name for each in dataclasses.fields(DistillationTrainingArguments)}
+    if missing := sorted(set(arguments) - known):
+        raise LookupError(f"not in this version: {', '.join(missing)}")
+    usual = {"alpha": 0.5, "max_steps": 10**6, "save_strategy": "no", "logging_strategy": "no"}
+    usual |= {"per_device_train_batch_size": bench.batch_size, "disable_tqdm": True}
+    if not bench.on_gpu:
+        usual["use_cpu"] = True
+    split = bench.split(bench.num_texts)
+    with tempfile.TemporaryDirectory(dir=bench.work) as folder:
+        args = DistillationTrainingArguments(output_dir=folder, **(usual | arguments))
+        trainer = DistillationTrainer(
+            model=model,
+            args=args,
+            train_dataset=TokenizedDataset(split, bench.logits(len(split))),
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return args
+
+
+def profile(bench: Bench, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return kernels and copies a step, and the GPU's time in them, of a few profiled steps."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+    from transformers import TrainerCallback
+
+    recorder, first = profiled(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]), WARM_UP_STEPS + 2
+
+    class Window(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == first:
+                bench.wait()
+                recorder.start()
+            elif state.global_step == first + PROFILED_STEPS:
+                bench.wait()
+                recorder.stop()
+                control.should_training_stop = True
+
+    _run_trainer(bench, model, arguments, Window())
+    return per_step(recorder.events() or [])
+
+
+def per_step(events: Sequence[Any]) -> dict[str, Any]:
+    """Return what the GPU did a step, from the profiler's events, which have marks of the host's code as well."""
+    on_device = [
+        each
+        for each in events
+        if "CUDA" in str(each.device_type)
+        and not getattr(each, "is_user_annotation", False)
+        and not each.name.startswith(_MARKS)
+    ]
+    kernels = [each for each in on_device if not each.name.startswith(_MOVES)]
+    copies = [each for each in on_device if each.name.startswith("Memcpy")]
+    busy = sum(each.time_range.elapsed_us() for each in on_device)
+    return {
+        "kernels_a_step": round(len(kernels) / PROFILED_STEPS, 1),
+        "copies_a_step": round(len(copies) / PROFILED_STEPS, 1),
+        "gpu_ms_a_step": round(busy / 1000 / PROFILED_STEPS, 3),
+    }
+
+
+# --- Trials that share a GPU -------------------------------------------------------------------------------------
+
+
+def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Trials/hour through the library's own search, once its workers are warm, and the peak of the card's memory."""
+    from distiltune.search.config import SearchConfig
+    from distiltune.search.driver.run_search import TrialInputs, run_search
+    from distiltune.search.space.students import ONLY_STUDENT, Student
+    from distiltune.storage.store import Store
+    from distiltune.training.data.tokenized import LabelledSplit
+    from distiltune.training.distillation.config import TrainingConfig
+
+    bench.start_ray()
+    folder = bench.work / f"search-{num_packed}-{time.monotonic_ns()}"
+    folder.mkdir()
+    bench.student().save_pretrained(folder / "student")
+    train_split, validation = bench.split(bench.num_texts), bench.split(bench.num_texts // 4, seed=2)
+    inputs = TrialInputs(
+        students={ONLY_STUDENT: Student("student")},
+        train={"train": LabelledSplit(train_split, bench.logits(len(train_split)))},
+        validation=validation,
+        out_of_scope_id=None,
+        label_names=[f"label {number}" for number in range(NUM_LABELS)],
+    )
+    num_trials, num_epochs = 2 * num_packed, _epochs(bench)
+    config = SearchConfig.model_validate(
+        {
+            "num_trials": num_trials,
+            "num_startup_trials": num_trials,
+            "sampler": "random",
+            "max_concurrent_trials": num_packed,
+            "space": {"num_train_epochs": num_epochs, "temperature": 4.0},
+        }
+    )
+    cores = max(num_usable_cores(), num_packed) if bench.tiny else num_usable_cores()
+    with memory_peak(bench) as peak:
+        began = time.monotonic()
+        outcome = run_search(
+            config,
+            TrainingConfig(max_length=24, batch_size=bench.batch_size),
+            inputs,
+            store=Store(str(folder)),
+            experiment="search",
+            tensorboard="tensorboard",
+            logs="logs",
+            cpus_per_trial=max(0.01, min(1.0, cores / num_packed)),
+            gpus_per_trial=1 / num_packed if bench.on_gpu else 0,
+            mps=mps,
+        )
+        wall_s = time.monotonic() - began
+    shutil.rmtree(folder, ignore_errors=True)
+    finished = [each for each in outcome.trials if each.state == "finished" and each.ended is not None]
+    if not finished:
+        raise RuntimeError(f"no trial finished: {outcome.trials[0].reason}")
+    return {
+        "value": round(3600 * trials_per_s([each.ended for each in finished], num_packed, wall_s), 1),
+        "trials": len(finished),
+        "epochs": num_epochs,
+        "examples_a_trial": num_epochs * bench.num_texts,
+        "seconds_a_trial": round(float(np.median([each.seconds for each in finished])), 2),
+        "wall_s": round(wall_s, 1),
+        **peak(),
+    }
+
+
+def trials_per_s(ended: Sequence[float], num_packed: int, wall_s: float) -> float:
+    """Return the rate of trials after the first round, in which workers start and load their libraries.
+
+    Args:
+        ended: When each trial ended, in s.
+        num_packed: Trials of a round.
+        wall_s: Seconds of the whole search, which count where there was no second round.
+    """
+    in_order = sorted(ended)
+    later = in_order[num_packed - 1 :]
+    if len(later) < 2 or later[-1] <= later[0]:
+        return len(ended) / wall_s
+    return (len(later) - 1) / (later[-1] - later[0])
+
+
+def _epochs(bench: Bench) -> int:
+    """Return epochs that make a trial take some seconds when it is alone, at the rate that was measured before."""
+    rate = bench.known.get(f"step: {next(iter(STEPS))}")
+    if bench.tiny or rate is None:
+        return 1 if bench.tiny else 4
+    return int(np.clip(round(_TRIAL_S * rate / bench.num_texts), 1, _MOST_EPOCHS))
+
+
+@contextlib.contextmanager
+def memory_peak(bench: Bench) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Watch the card's used memory until the end of the block; what is yielded returns its rise, ``peak_mib``."""
+    if not bench.on_gpu:
+        yield dict
+        return
+    import torch
+
+    def used() -> int:
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    before, most, end = used(), [0], threading.Event()
+
+    def watch() -> None:
+        while not end.wait(0.1):
+            most[0] = max(most[0], used() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: {"peak_mib": round(most[0] / 2**20)}
+    finally:
+        end.set()
+        watcher.join()
+
+
+def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
+    """Trials/hour with CUDA's Multi-Process Service, so that kernels of several processes run side by side.
+
+    Raises:
+        LookupError: Its program is not on this machine.
+    """
+    from distiltune.cluster.session.mps import mps_daemons
+
+    if not bench.on_gpu or shutil.which(MPS) is None:
+        raise LookupError(f"{MPS} is not on this machine")
+    bench.start_ray()
+    with mps_daemons(wanted=True) as mps:
+        return trials(bench, num_packed, mps=mps)
+
+
+# --- Labelling, fine-tuning, latency -----------------------------------------------------------------------------
+
+
+def labelling(bench: Bench, dtype: str) -> dict[str, Any]:
+    """Texts/s of 16 tokens that a BERT-base teacher labels, as a job's stage ``logits`` does."""
+    from distiltune.training.models.inference import compute_logits
+
+    model = bench.teacher().eval()
+    label = partial(compute_logits, model, pad_token_id=0, num_threads=num_usable_cores(), dtype=dtype)
+    label(bench.split(32, (16, 16)), use_gpu=bench.on_gpu)
+    num_texts, seconds, rates = 64 if bench.tiny else 16384, 0.0, []
+    for seed in itertools.count(1):
+        split = bench.split(num_texts, (16, 16), seed)
+        start = time.perf_counter()
+        label(split, use_gpu=bench.on_gpu)
+        seconds += time.perf_counter() - start
+        rates.append(num_texts / (time.perf_counter() - start))
+        if seconds > (0.2 if bench.tiny else 3.0):
+            break
+    return {"value": round(float(np.median(rates)), 1), "num_texts": num_texts, "runs": len(rates)}
+
+
+def fine_tuning(bench: Bench) -> dict[str, Any]:
+    """Examples/s of fine-tuning BERT-base on labels alone."""
+    return train(bench, bench.teacher(), {"alpha": 1.0}, 0.3 if bench.tiny else 4.0)
+
+
+def latency(bench: Bench, kind: str) -> dict[str, Any]:
+    """Texts/s of the 2-layer student from text to label by batch size, and the time of one text.
+
+    Raises:
+        LookupError: Its runtime is not installed.
+    """
+    from distiltune.export.benchmark import targets
+    from distiltune.export.benchmark.measurements import PerformanceBenchmark
+    from distiltune.export.benchmark.targets.base import OpenOptions
+
+    target = targets.get(kind)
+    if (reason := target.missing()) is not None:
+        raise LookupError(reason)
+    directory, texts = _checkpoint(bench)
+    if target.is_onnx:
+        directory = _variant(bench, directory, _VARIANTS[kind])
+    opened = target.open(OpenOptions(str(directory), 24, None, num_usable_cores(), None))
+    measured = PerformanceBenchmark(
+        opened.pipeline,
+        texts,
+        ["label 0"] * len(texts),
+        label_names=[f"label {number}" for number in range(NUM_LABELS)],
+        batch_sizes=[1, 4] if bench.tiny else BATCH_SIZES,
+        num_warmups=2 if bench.tiny else 20,
+        num_runs=5 if bench.tiny else 100,
+        num_sample_texts=len(texts),
+    )
+    found = {"value": round(measured.time_pipeline()["p50"], 4)}
+    found["texts_s"] = {size: round(rate, 1) for size, rate in measured.compute_throughput().items()}
+    found |= {"nodes": opened.num_nodes, "engine_build_s": opened.engine_build_s}
+    if opened.with_cuda_graphs is not None:
+        measured = copy.copy(measured)
+        measured.pipeline = opened.with_cuda_graphs()
+        found["cuda_graphs_p50_ms"] = round(measured.time_pipeline()["p50"], 4)
+        found["cuda_graphs_texts_s"] = measured.compute_throughput()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+_VARIANTS = {"onnx": "onnx", "cuda": "onnx-fused-fp16", "tensorrt": "onnx-tensorrt-fp16"}
+"""What each target of ONNX graphs measures."""
+
+
+def _checkpoint(bench: Bench) -> tuple[Path, list[str]]:
+    """Write the student with a tokenizer of whole words, once; return its folder and texts of 16 tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    from distiltune.training.checkpoints.load import save_checkpoint
+
+    model, folder = bench.student(), bench.work / "student"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [f"w{number}" for number in range(model.config.vocab_size - len(special))]
+    if not folder.exists():
+        vocabulary = {word: number for number, word in enumerate([*special, *words])}
+        own = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        own.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        own.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=own, **{f"{name}_token": token for name, token in names.items()}
+        )
+        model.config.id2label = {number: f"label {number}" for number in range(NUM_LABELS)}
+        model.config.label2id = {label: number for number, label in model.config.id2label.items()}
+        save_checkpoint(model, tokenizer, folder)
+    random = np.random.default_rng(3)
+    texts = [" ".join(random.choice(words, 14)) for _ in range(8 if bench.tiny else 1024)]
+    return folder, texts
+
+
+def _variant(bench: Bench, student: Path, name: str) -> Path:
+    from distiltune.export.variants.build import build_variant
+    from distiltune.export.variants.config import VariantsConfig
+
+    folder = bench.work / name
+    if not folder.exists():
+        build_variant(name, student, folder, config=VariantsConfig(), max_length=24)
+    return folder
+
+
+# --- The table ---------------------------------------------------------------------------------------------------
+
+
+def table_of_rows(*, device: str, tiny: bool) -> list[Row]:
+    """Return every row, in order of worth."""
+    bench = Bench(device, tiny)
+    at_once = "trials sharing a GPU" if bench.on_gpu else "trials at once"
+    found = [Row("machine", "TFLOP/s", 40, "training", machine)]
+    found += [
+        Row(
+            f"step: {title}",
+            "examples/s",
+            90 if "compile" in title else 30,
+            "training",
+            partial(step, arguments=each),
+        )
+        for title, each in STEPS.items()
+        if "compile" not in title
+    ]
+    found += [
+        Row(f"{count} {at_once}", "trials/hour", 60 + 4 * count, "search", partial(trials, num_packed=count))
+        for count in bench.packed
+    ]
+    found += [
+        Row(f"labelling, {dtype}", "texts/s", 30, "labelling", partial(labelling, dtype=dtype))
+        for dtype in ("bfloat16", "float32")
+    ]
+    found.append(Row("fine-tuning", "examples/s", 30, "labelling", fine_tuning))
+    kinds = ("torch-cuda", "cuda", "tensorrt") if bench.on_gpu else ("pytorch", "onnx")
+    found += [
+        Row(
+            f"latency: {kind}",
+            "ms",
+            60,
+            "latency"
+            if kind in _VARIANTS
+            else f"latency of {kind}",  # PyTorch sets its threads once a process
+            partial(latency, kind=kind),
+        )
+        for kind in kinds
+    ]
+    found += [
+        Row(f"step: {title}", "examples/s", 120, "compiled", partial(step, arguments=each))
+        for title, each in STEPS.items()
+        if "compile" in title
+    ]
+    if bench.on_gpu:
+        found += [
+            Row(
+                f"{count} {at_once}, MPS",
+                "trials/hour",
+                90,
+                f"mps-{count}",
+                partial(with_mps, num_packed=count),
+            )
+            for count in (8, 16)
+        ]
+    return found

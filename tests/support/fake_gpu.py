@@ -1,0 +1,53 @@
+"""A GPU's providers of ONNX Runtime at their boundary: sessions that say they run on them, and compute on the CPU."""
+
+from typing import Any
+
+import onnxruntime as ort
+
+from distiltune.export.benchmark.targets import torch_cuda
+
+CPU = "CPUExecutionProvider"
+
+
+class FakeSessions:
+    """What stands in for ``onnxruntime`` and PyTorch's device; lists the providers that each session was given.
+
+    Args:
+        monkeypatch: Undoes it.
+        available: Providers of the build, beside the CPU's.
+        starts: Those that start.
+    """
+
+    def __init__(
+        self, monkeypatch, available=("TensorrtExecutionProvider", "CUDAExecutionProvider"), starts=None
+    ):
+        self.opened: list[list[Any]] = []
+        self.graph_ids: list[str] = []
+        starts = available if starts is None else starts
+        real, fake = ort.InferenceSession, self
+
+        class Session(real):
+            def __init__(self, path, options=None, providers=(), **more):
+                fake.opened.append(list(providers))
+                names = [each if isinstance(each, str) else each[0] for each in providers]
+                self.wanted = [name for name in names if name in starts]
+                super().__init__(path, options, providers=[CPU], **more)
+
+            def get_providers(self):
+                return [*self.wanted, CPU] if self.wanted else super().get_providers()
+
+            def run_with_iobinding(self, iobinding, run_options=None):
+                try:
+                    fake.graph_ids.append(run_options.get_run_config_entry("gpu_graph_id"))
+                except RuntimeError:
+                    fake.graph_ids.append("")
+                super().run_with_iobinding(iobinding, run_options)
+
+        of_numpy, of_shape = ort.OrtValue.ortvalue_from_numpy, ort.OrtValue.ortvalue_from_shape_and_type
+        monkeypatch.setattr(ort, "InferenceSession", Session)
+        monkeypatch.setattr(ort, "get_available_providers", lambda: [*available, CPU])
+        monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", lambda array, *_: of_numpy(array))
+        monkeypatch.setattr(
+            ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, *_: of_shape(shape, kind)
+        )
+        monkeypatch.setattr(torch_cuda, "DEVICE", "cpu")

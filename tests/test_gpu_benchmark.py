@@ -1,0 +1,255 @@
+"""`benchmarks/gpu.py`: rows come one by one, none stops the others, the budget holds, the table is last."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gpu
+import gpu_rows
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A worker whose rows do what their names say.
+WORKER = """
+import json, os, sys, time
+asked = json.loads(sys.argv[sys.argv.index("--worker") + 1])
+def write(line):
+    print(json.dumps(line), flush=True)
+if "asleep" in asked["rows"]:
+    time.sleep(60)
+for name in asked["rows"]:
+    write({"begun": name})
+    if name == "hangs":
+        time.sleep(60)
+    if name == "crashes":
+        os._exit(3)
+    write({"error": "ValueError: no"} if name == "fails" else {"value": len(asked["known"]) + 1.5, "more": name})
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    return [sys.executable, "-S", str(script)]
+
+
+def row(name, process="one", seconds=10.0):
+    return {"name": name, "unit": "u", "seconds": seconds, "process": process}
+
+
+def measured(worker, rows, budget_s=60.0):
+    kept = []
+    began = time.monotonic()
+    gpu.measure(rows, worker, budget_s, kept.append)
+    return {each["row"]: each for each in kept}, time.monotonic() - began
+
+
+def test_rows_of_a_process_are_measured_in_one_and_told_one_by_one(worker):
+    found, _ = measured(worker, [row("a"), row("b"), row("c", "two")])
+    assert list(found) == ["a", "b", "c"]
+    assert [found[name]["value"] for name in "abc"] == [1.5, 1.5, 3.5]  # the second process knows two values
+    assert found["a"]["unit"] == "u"
+    assert found["b"]["more"] == "b"
+    assert all(each["seconds"] >= 0 for each in found.values())
+
+
+def test_a_row_that_fails_is_a_row_and_the_rest_goes_on(worker):
+    found, _ = measured(worker, [row("a"), row("fails"), row("b")])
+    assert list(found) == ["a", "fails", "b"]
+    assert found["fails"]["error"] == "ValueError: no"
+    assert found["b"]["value"] == 1.5
+
+
+def test_after_a_crash_the_rest_has_a_new_process(worker):
+    found, _ = measured(worker, [row("a"), row("crashes"), row("b")])
+    assert list(found) == ["a", "crashes", "b"]
+    assert found["crashes"]["error"] == "its process ended with status 3"
+    assert found["b"]["value"] == 2.5  # it knows a
+
+
+def test_a_row_that_hangs_is_ended_after_its_time(worker):
+    found, seconds = measured(worker, [row("hangs", seconds=0.3), row("b")])
+    assert found["hangs"]["error"] == "took over 0.3 s"
+    assert found["b"]["value"] == 1.5
+    assert seconds < 20
+
+
+def test_a_process_that_never_begins_is_ended(worker, monkeypatch):
+    monkeypatch.setattr(gpu, "START_S", 1.5)
+    found, _ = measured(worker, [row("asleep"), row("b", "two")])
+    assert list(found) == ["asleep", "b"]
+    assert found["asleep"]["error"] == "took over 1.5 s"
+    assert found["b"]["value"] == 1.5
+
+
+def test_the_budget_ends_what_runs_and_names_what_it_leaves_out(worker, monkeypatch):
+    monkeypatch.setattr(gpu, "_LEAST_S", 0.1)
+    found, seconds = measured(worker, [row("hangs", seconds=30.0), row("b"), row("c", "two")], budget_s=3.0)
+    assert found["hangs"]["error"] == "the budget ended"
+    assert found["b"]["skipped"] == found["c"]["skipped"] == "the budget of 3 s leaves no time"
+    assert seconds < 20
+
+
+def test_the_table_is_one_line_a_row_with_what_went_wrong():
+    text = gpu.table(
+        [
+            {"row": "a", "unit": "u", "value": 12345.6, "seconds": 1.0, "peak_mib": 7, "texts_s": {"1": 2}},
+            {"row": "b", "unit": "u", "error": "x" * 300 + "|"},
+            {"row": "c", "unit": "u", "skipped": "no time"},
+        ],
+        "2026-01-01, commit abc",
+    )
+    heading, _, *lines = text.splitlines()
+    assert heading == "2026-01-01, commit abc"
+    assert lines[2] == "| a | 12,345.6 | u | peak_mib 7, texts_s (1: 2) |"
+    assert lines[3].startswith("| b | - | u | xxx")
+    assert len(lines[3]) < 130
+    assert lines[4] == "| c | - | u | no time |"
+    assert {line.count("|") for line in lines} == {5}
+
+
+def test_the_best_of_a_kind_is_compared_with_its_first():
+    def known(**values):
+        return [
+            {"row": name.replace("_", " "), "unit": "u", "value": value} for name, value in values.items()
+        ]
+
+    rows = known(
+        **{"1 trials sharing a GPU": 100.0, "8 trials sharing a GPU": 900.0, "4 trials sharing a GPU": 300.0}
+    )
+    rows += [
+        {"row": "step: tf32", "unit": "u", "error": "no"},
+        *known(**{"step: 32 bits, random order": 50.0}),
+    ]
+    packing, step = gpu.compared(rows)
+    assert (packing["value"], packing["best"]) == (9.0, "8 trials sharing a GPU")
+    assert (step["value"], step["best"]) == (1.0, "step: 32 bits, random order")
+    assert gpu.compared(rows[1:3]) == []
+
+
+# --- The rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_rows_are_named_once_and_the_first_are_worth_most(device):
+    rows = gpu_rows.table_of_rows(device=device, tiny=False)
+    names = [each.name for each in rows]
+    assert len(set(names)) == len(names)
+    assert names[:2] == ["machine", f"step: {next(iter(gpu_rows.STEPS))}"]
+    assert set(gpu_rows.PACKED) == {1, 2, 4, 8, 16, 32}
+    assert [name for name in names if "compile" in name] == ["step: compiled"]
+    assert names.index("step: compiled") > names.index("fine-tuning")
+    assert any("MPS" in name for name in names) == (device == "cuda")
+    # In order of worth what is measured first has had its time when 420 s are over.
+    assert all(each.seconds <= 200 for each in rows)
+
+
+@pytest.mark.parametrize(
+    ("ended", "num_packed", "rate"),
+    [
+        ([10.0, 14.0], 1, 1 / 4),  # the first round has the start of its workers
+        ([10.0, 11.0, 15.0, 16.0], 2, 2 / 5),
+        ([16.0, 11.0, 15.0, 10.0], 2, 2 / 5),
+        ([10.0, 11.0], 2, 2 / 20),  # no second round
+        ([10.0], 1, 1 / 20),
+    ],
+)
+def test_trials_are_counted_after_the_first_round(ended, num_packed, rate):
+    assert gpu_rows.trials_per_s(ended, num_packed, wall_s=20.0) == pytest.approx(rate)
+
+
+def event(name, microseconds, device="DeviceType.CUDA", **more):
+    return SimpleNamespace(
+        name=name,
+        device_type=device,
+        time_range=SimpleNamespace(elapsed_us=lambda: microseconds),
+        **more,
+    )
+
+
+def test_kernels_and_copies_are_counted_apart_from_marks_and_the_host():
+    steps = gpu_rows.PROFILED_STEPS
+    events = [
+        *[event("gemm", 50.0)] * (3 * steps),
+        *[event("Memcpy HtoD (Pageable -> Device)", 10.0)] * steps,
+        event("Memset (Device)", 20.0),
+        event("Optimizer.step#AdamW.step", 10**6),
+        event("a mark", 10**6, is_user_annotation=True),
+        event("aten::mm", 10**6, device="DeviceType.CPU"),
+    ]
+    found = gpu_rows.per_step(events)
+    assert found == {"kernels_a_step": 3.0, "copies_a_step": 1.0, "gpu_ms_a_step": 0.162}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    made = gpu_rows.Bench("cpu", tiny=True)
+    with made.ended:
+        yield made
+
+
+def test_the_ceilings_of_a_machine_are_measured(bench):
+    found = gpu_rows.machine(bench)
+    assert found["value"] == max(found["matmul_tflops"].values()) > 0
+    assert found["copy_gb_s"] > 0
+    assert found["torch"]
+
+
+def test_a_step_is_measured_and_one_of_another_version_says_so(bench):
+    found = gpu_rows.step(bench, {"bf16": False})
+    assert found["value"] > 0
+    assert found["precision"] == "fp32"
+    assert found["value"] == pytest.approx(1000 * found["batch_size"] / found["ms_a_step"], rel=0.01)
+    with pytest.raises(LookupError, match="not in this version: flying_carpet"):
+        gpu_rows.step(bench, {"flying_carpet": True})
+
+
+def test_labelling_and_fine_tuning_are_measured(bench):
+    assert gpu_rows.labelling(bench, "float32")["value"] > 0
+    assert gpu_rows.fine_tuning(bench)["value"] > 0
+
+
+def test_a_runtime_that_is_not_here_is_no_latency(bench):
+    with pytest.raises(LookupError, match="CUDAExecutionProvider is not in this ONNX Runtime"):
+        gpu_rows.latency(bench, "cuda")
+    with pytest.raises(LookupError, match="is not on this machine"):
+        gpu_rows.with_mps(bench, 8)
+
+
+@pytest.mark.slow
+def test_the_command_ends_within_its_budget_with_every_row(tmp_path):
+    began = time.monotonic()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "benchmarks/gpu.py",
+            "--tiny",
+            "--device",
+            "cpu",
+            "--budget",
+            "240",
+            "--out",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=290,
+    )
+    assert time.monotonic() - began < 250
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [each["row"] for each in found] == [
+        *(each.name for each in gpu_rows.table_of_rows(device="cpu", tiny=True)),
+        *(title for title, _, _ in gpu.COMPARED),
+    ]
+    by_name = {each["row"]: each for each in found}
+    failed = {name for name, each in by_name.items() if "value" not in each}
+    assert failed <= {"step: tf32", "step: compiled"}
+    table = (tmp_path / "table.md").read_text()
+    assert done.stdout.endswith(f"{table}\n")
+    assert "1 trials at once | " in table
