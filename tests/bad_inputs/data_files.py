@@ -312,8 +312,12 @@ def _case(
 
 def _of_task(how: str, task: str, content: str, more: dict[str, Any], names: tuple[str, ...]) -> Case:
     def prepare() -> None:
-        data = {"source": "files", "train": "data/train.csv", **more}
-        _job_file({**job(data=data), "task": task})
+        made = job(data={"source": "files", "train": "data/train.csv", **more})
+        if (
+            task == "token_classification"
+        ):  # whose teacher is another model than the checkpoint that is at hand
+            made["teacher"] = {"scratch": {}}
+        _job_file({**made, "task": task})
         write("data/train.csv", content)()
 
     return Case(
