@@ -11,6 +11,7 @@ from ...training.distillation.config import AUTO, LEAST_TOKENS
 from ..specification.config import JobConfig
 
 if TYPE_CHECKING:
+    from ...texts import TextOrPair
     from ...training.checkpoints.once import Checkpoints
     from ...training.data.analysis.lengths import TokenLengths
 
@@ -22,7 +23,7 @@ _MOST_OF_NEW = 512  # tokens of a teacher from scratch, as of most pretrained en
 
 def measure_texts(
     config: JobConfig,
-    texts: Sequence[str],
+    texts: Sequence[TextOrPair],
     checkpoints: Checkpoints,
     new_tokenizer: Callable[[], Any],
     held: int | None = None,

@@ -218,7 +218,7 @@ class _Judge:
         return replace(tried, reason=f"{self._plan.minimise} decreases by {100 * gained:.1f} %")
 
     def _cost(self, measurement: Measurement) -> float:
-        latency, size = measurement.p50_ms, measurement.size_mb
+        latency, size = measurement.p50_ms, measurement.megabytes
         return {"latency_ms": latency, "size_mb": size, "latency_times_size": latency * size}[
             self._plan.minimise
         ]

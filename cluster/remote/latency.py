@@ -63,7 +63,7 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
         given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
         [measured] = measure_models([row], given, config)
-    return {"latency_ms": measured.p50_ms, "size_mb": measured.size_mb}
+    return {"latency_ms": measured.p50_ms, "size_mb": measured.megabytes}
 
 
 def _config_of(student: Path) -> dict[str, Any]:

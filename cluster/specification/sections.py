@@ -98,7 +98,8 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_drawn_table(values: Mapping[str, Any]) -> dict[str, Any]:
-    teacher, student = values.get("teacher"), values.get("student")
+    teacher = values.get("teacher")
+    student: Any = values.get("student")
     kind: Any = STUDENT.selected(student or {}) if isinstance(student, dict) else None
     is_file = isinstance(teacher, dict) and teacher.get("logits") is not None
     if not is_file or kind is None or _TABLE not in kind.model_fields or _TABLE in student:

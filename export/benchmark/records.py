@@ -182,6 +182,12 @@ class Measurement:
         return self.latency_ms["p50"]
 
     @property
+    def megabytes(self) -> float:
+        """``size_mb``; only of a model that was run."""
+        assert self.size_mb is not None
+        return self.size_mb
+
+    @property
     def is_disturbed(self) -> bool:
         """Whether other processes disturbed the timing, so that the latency is uncertain."""
         return self.waiting is not None and self.waiting > MOST_WAITING

@@ -111,7 +111,7 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: b
     input_ids = torch.full((2, length), 5, dtype=torch.long)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 2 + 1 :] = 0
-    inputs = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
+    inputs: dict[str, torch.Tensor] = dict(zip(INPUT_NAMES, (input_ids, attention_mask), strict=True))
     if has_types:
         inputs[TOKEN_TYPES] = torch.zeros_like(input_ids)
     axes = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}

@@ -126,7 +126,7 @@ def ratios(
     baselines.sort(key=lambda row: (REFERENCE, TEACHER, STUDENT).index(row.model_name))
     found = {
         row.name: {
-            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.size_mb / row.size_mb}
+            base.name: {"faster": base.p50_ms / row.p50_ms, "smaller": base.megabytes / row.megabytes}
             for base in baselines
             if base.name != row.name and targets.get(base.kind).needs_gpu == targets.get(row.kind).needs_gpu
         }

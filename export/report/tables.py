@@ -206,6 +206,9 @@ def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markd
     """Return a Markdown table of each row's calibration error and the effect of its threshold on the test split."""
     shown = [row for row in variants if row.get("calibration")]
     headers = ["variant", "temperature", "calibration error before", "after", "out-of-scope before", "after"]
+    if not has_any(variants, "accuracy"):  # of a task without out-of-scope texts
+        rows = [[_name(row, chosen), *_calibration_cells(row["calibration"])[:3]] for row in shown]
+        return table(headers[:4], rows)
     if any(row.get("with_threshold") for row in shown):
         headers += ["threshold", "accuracy without", "with", "in-scope with", "oos recall with"]
         headers += ["in-scope refused", "AUROC"]

@@ -156,7 +156,8 @@ class Tokenizer:
         try:
             if isinstance(text, str):
                 return self.tokenizer.encode(text if len(text) <= self._long else self._start_or_end(text))
-            return self.tokenizer.encode(*map(self._start_or_end, text))
+            first, second = map(self._start_or_end, text)
+            return self.tokenizer.encode(first, second)
         except BaseException as error:
             if not is_fault(error):
                 raise

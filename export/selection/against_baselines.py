@@ -118,7 +118,7 @@ def _compared(
         p_value=paired.p_value,
         num_texts=paired.num_texts,
         faster=baseline.p50_ms / variant.p50_ms,
-        smaller=baseline.size_mb / variant.size_mb,
+        smaller=baseline.megabytes / variant.megabytes,
     )
 
 

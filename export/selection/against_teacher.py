@@ -149,7 +149,7 @@ def compare_with_teacher(
         changed=share_changed(own, base, task),
         labels=_largest_losses(own, base, numbers, label_names, task),
         faster=ratio["faster"] if ratio else teacher.p50_ms / variant.p50_ms if is_run else None,
-        smaller=teacher.size_mb / variant.size_mb if is_run else None,
+        smaller=teacher.megabytes / variant.megabytes if is_run else None,
         faster_low=ratio["low"] if ratio else None,
         faster_high=ratio["high"] if ratio else None,
         slices=_largest_slice_losses(slices or {}, own.right, base.right),

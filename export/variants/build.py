@@ -163,7 +163,8 @@ def build_variant(
             copy_tokenizer(student_dir, folder)
         parity = _compare(variant, model, folder, max_length, task=tasks.get(task), takes_pairs=takes_pairs)
         if variant.tolerance is None:
-            check_tolerance(name, parity, config.parity_tolerance)
+            relative = tasks.get(task).scales_head
+            check_tolerance(name, parity, config.parity_tolerance, relative=relative)
     record = VariantFiles(
         name=name,
         directory=str(out_dir),

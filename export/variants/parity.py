@@ -24,10 +24,11 @@ _LOG_ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest absolute difference of logits over the compared shapes ``[batch, length]``."""
+    """Largest absolute difference of logits over the compared shapes ``[batch, length]``, and the largest logit."""
 
     max_abs_diff: float
     shapes: list[tuple[int, int]]
+    largest: float = 0.0
 
 
 def measure_parity(
@@ -54,7 +55,7 @@ def measure_parity(
             for batch, length in [(1, 8), (1, max_length), (4, 16), (8, 37), (2, max_length), (1, 1)]
         )
     )
-    worst = 0.0
+    worst = largest = 0.0
     for shape in shapes:
         inputs = _ragged_batch(generator, shape, vocab_size, pad_token_id)
         if has_types:
@@ -73,16 +74,21 @@ def measure_parity(
                 f"{shape}; the original outputs {expected.shape}"
             )
         worst = max(worst, float(np.abs(actual - expected).max()))
-    return Parity(worst, shapes)
+        largest = max(largest, float(np.abs(expected).max()))
+    return Parity(worst, shapes, largest)
 
 
-def check_tolerance(name: str, parity: Parity, tolerance: float) -> None:
+def check_tolerance(name: str, parity: Parity, tolerance: float, *, relative: bool = False) -> None:
     """Check that a 32-bit variant's logits are within ``tolerance`` of the original's.
+
+    Outputs in the unit of the data, such as prices in thousands, have rounding errors in proportion to their size:
+    with ``relative``, the tolerance is a share of the largest of them, if that is above 1.
 
     Raises:
         ExportError: They differ by more.
     """
-    if parity.max_abs_diff > tolerance:
+    allowed = tolerance * max(1.0, parity.largest) if relative else tolerance
+    if parity.max_abs_diff > allowed:
         raise ExportError(
             f"{name}: logits differ from the student's by up to {parity.max_abs_diff:.3g}, more than "
             f"export.parity_tolerance = {tolerance:g} (shapes {parity.shapes}); the export is faulty: remove "

@@ -15,7 +15,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from distiltune.cluster.specification.config import JobConfig, load_config, without_search
 from distiltune.errors import ConfigError, InputError
 from distiltune.search.config import SearchConfig
-from distiltune.search.driver.run_search import _runs_teacher
+from distiltune.search.driver.gpu_sharing import heaviest_trials
+from distiltune.search.space.space import is_training_argument
 from distiltune.search.space.validation import check_space
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.distillation.arguments import DistillationTrainingArguments, arguments_from_config
@@ -26,6 +27,7 @@ from distiltune.training.distillation.losses.base import (
     LossInputs,
     LossTerm,
     Need,
+    terms_of,
     with_sections,
 )
 from distiltune.training.distillation.losses.total import weighted_sum
@@ -241,9 +243,13 @@ def test_faulty_searched_weights_are_refused():
         ({COSINE: {"type": "float", "low": 0.0, "high": 1.0}}, {}, True),
     ],
 )
-def test_a_search_brings_the_teacher_where_a_term_may_need_it(space, losses, runs):
+def test_memory_is_measured_with_the_teacher_where_a_term_may_need_it(space, losses, runs):
     search = SearchConfig.model_validate({"space": {"num_train_epochs": 1, **space}})
-    assert _runs_teacher(search, TrainingConfig.model_validate({"losses": losses})) == runs
+    training = TrainingConfig.model_validate({"losses": losses})
+    [heaviest] = heaviest_trials(search, training)
+    searched = {name: value for name, value in heaviest.items() if is_training_argument(name)}
+    terms = terms_of(arguments_from_config(training, ".", **searched, use_cpu=True))
+    assert any(each.weight > 0 and each.needs & NEED_TEACHER_MODEL for each in terms) == runs
 
 
 def test_one_training_keeps_the_weight_of_its_section():

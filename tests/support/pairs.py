@@ -15,6 +15,14 @@ from distiltune.training.tasks import SINGLE_LABEL
 COLOURS = ["red", "blue", "grey", "green", "white", "black"]
 LABELS = ["entailment", "neutral"]
 MAX_LENGTH = 32
+_DROPOUTS = {
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+}
+_GAP = 3.0  # standard deviation of the difference between the logits
 
 
 def drawn_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -26,20 +34,20 @@ def drawn_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return list(found)
 
 
-def pair_classifier(directory: Path, family: str = "bert", *, types_count: float = 12.0) -> Path:
-    """Write a classifier of pairs; bert's token types are scaled up, so that its answers depend on them."""
+def pair_classifier(directory: Path, family: str = "bert") -> Path:
+    """Write a sure classifier of pairs without dropout; a bert's answers depend on token types."""
     texts = [text for pair in drawn_pairs(60) for text in pair]
     tiny_classifier(directory, family=family, label_names=LABELS, texts=texts)
     model, tokenizer = load_classifier(directory, SINGLE_LABEL)
-    if family == "bert":
-        with torch.no_grad():
-            model.base_model.embeddings.token_type_embeddings.weight.mul_(types_count)
+    model.config.update(dict.fromkeys(_DROPOUTS & set(vars(model.config)), 0.0))
     pairs = drawn_pairs(200, seed=1)
     logits = torch.from_numpy(logits_of(model, tokenizer, pairs))
-    with torch.no_grad():  # both labels are frequent
+    gaps = logits[:, 0] - logits[:, 1]
+    with torch.no_grad():  # most answers are sure, and both labels are frequent
         head = model.classifier.out_proj if family == "roberta" else model.classifier
-        gap = (logits[:, 0] - logits[:, 1]).median()
-        head.bias += torch.tensor([-gap / 2, gap / 2])
+        head.weight.mul_(_GAP / gaps.std())
+        middle = gaps.median() * _GAP / gaps.std()
+        head.bias += torch.tensor([-middle / 2, middle / 2])
     save_checkpoint(model, tokenizer, directory)
     return directory
 

@@ -130,7 +130,7 @@ def checked(
         values: Any = tuple(parts.values())
         texts.append(values[0] if raw.pairs is None else values)
         if raw.ids is not None and _group_name(raw.ids[index]) is None:
-            faults.add(lambda i=index: f"{raw.place(i)}: id {fault_of(raw.ids[i])}")
+            faults.add(lambda i=index, ids=raw.ids: f"{raw.place(i)}: id {fault_of(ids[i])}")
         try:
             labels.append((read_label or read_name)(raw.labels[index]))
         except LabelError as fault:

@@ -183,12 +183,13 @@ def from_rows(
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
     """Return a split of the given rows, in that order."""
     ids = Ragged(split.input_ids, split.offsets)[rows]
+    types = split.token_types
     return TokenizedSplit(
         input_ids=ids.values,
         offsets=ids.offsets,
         labels=split.labels[rows],
         example_ids=split.example_ids[rows],
-        token_types=None if split.token_types is None else np.concatenate([split.types(row) for row in rows]),
+        token_types=None if types is None else Ragged(types, split.offsets)[rows].values,
     )
 
 

@@ -17,7 +17,7 @@ from ..models.attention_mask import PADDED
 
 _SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
 _NUM_COMPARED = 16  # texts
-_KNOWN = {"input_ids", "offsets", "labels", "example_ids"}
+_KNOWN = {"input_ids", "offsets", "labels", "example_ids", "token_types"}
 
 
 class DeviceTexts:
@@ -37,9 +37,11 @@ class DeviceTexts:
         self.lengths: np.ndarray = lengths
         """Tokens of each text, int64[N], on the host."""
         self._device, self._collator = device, collator
-        self._ids = _joined([_own_ids(each) for each in splits], device, np.int32)  # int32[total]
+        self._ids = _joined([_own(each.input_ids, each) for each in splits], device, np.int32)  # int32[total]
         self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)  # int64[N]
         self._lengths = torch.from_numpy(lengths.copy()).to(device)
+        types = [_own(each.token_types, each) for each in splits if each.token_types is not None]
+        self._types = _joined(types, device, np.int8) if types else None  # int8[total]
         labels = [each.labels for each in splits]
         self._labels = _joined(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
         logits = [each.teacher_logits for each in parts if each.teacher_logits is not None]
@@ -70,6 +72,8 @@ class DeviceTexts:
             "attention_mask": kept.long(),
             "labels": self._labels[rows],
         }
+        if self._types is not None:
+            found["token_type_ids"] = torch.where(kept, self._types[places].long(), 0)
         if self._logits is not None:
             found["teacher_logits"] = self._logits[rows]
         found[PADDED] = bool((lengths < width).any())
@@ -78,12 +82,12 @@ class DeviceTexts:
     def agrees_with_collator(self, dataset: Any) -> bool:
         """Return whether some texts, the longest and the shortest among them, are collated to the same batch."""
         spread = np.linspace(0, len(self) - 1, _NUM_COMPARED).astype(np.int64)
-        rows = np.unique([*spread, self.lengths.argmax(), self.lengths.argmin()])
+        rows = np.unique([*spread, *np.argsort(self.lengths, kind="stable")[[0, -1]]])
         expected = self._collator([dataset[int(row)] for row in rows])
         found = self.batch(torch.from_numpy(rows).to(self._device), self.lengths[rows])
         found.pop(PADDED)
         return expected.keys() == found.keys() and all(
-            torch.equal(value, found[name].cpu()) for name, value in expected.items()
+            _are_same(value, found[name].cpu()) for name, value in expected.items()
         )
 
     def loader(self, sampler: Sampler[int], batch_size: int, *, drop_last: bool) -> DataLoader[Any]:
@@ -181,17 +185,24 @@ def can_be_kept(dataset: Any, collator: Any) -> bool:
         and all(getattr(split, name) is None for split in splits for name in others)
         and len(shapes) == 1
         and next(iter(shapes))[0].kind in "iuf"
-        and len({each.teacher_logits is None for each in parts}) == 1
+        and len({(each.teacher_logits is None, each.split.token_types is None) for each in parts}) == 1
     )
 
 
 def _num_bytes(parts: Sequence[TokenizedDataset]) -> int:
-    logits = sum(each.teacher_logits.size for each in parts if each.teacher_logits is not None)
-    return sum(4 * len(_own_ids(each.split)) + 32 * len(each) for each in parts) + 4 * logits
+    logits = sum(np.size(each.teacher_logits) for each in parts if each.teacher_logits is not None)
+    return sum(5 * int(each.lengths.sum()) + 32 * len(each) for each in parts) + 4 * logits
 
 
-def _own_ids(split: TokenizedSplit) -> np.ndarray:
-    return split.input_ids[split.offsets[0] : split.offsets[-1]]
+def _own(of_tokens: np.ndarray, split: TokenizedSplit) -> np.ndarray:
+    """Return what a flat array has for the tokens of a split, which may be a part of another one."""
+    return of_tokens[split.offsets[0] : split.offsets[-1]]
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same type, shape and values; NaN, a missing label, equals NaN."""
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _joined(parts: Sequence[np.ndarray], device: torch.device, dtype: Any) -> Tensor:

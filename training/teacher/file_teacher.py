@@ -81,7 +81,8 @@ def prepare_file_teacher(
     tokenizer = train_tokenizer(texts_of(data.splits["train"]), config.logits.vocab_size)
     with new_folder(out_dir) as folder:
         tokenizer.save_pretrained(folder)
-        np.savez(folder / LOGITS_FILE, labels=np.array(data.class_names), **joined)
+        arrays: dict[str, Any] = {"labels": np.array(data.class_names), **joined}
+        np.savez(folder / LOGITS_FILE, **arrays)
         record["fingerprint"] = _fingerprint(folder)
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return {**record, "reused": False}

@@ -61,7 +61,7 @@ class FileLogits:
 
 def missing_rows(logits: np.ndarray) -> np.ndarray:
     """Return whether a file lacks each of N texts, bool[N], from logits[N, C] of :meth:`FileLogits.of`."""
-    return np.isnan(logits).any(axis=1)
+    return np.any(np.isnan(logits), axis=1)
 
 
 def read_logits(

@@ -24,7 +24,7 @@ def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
 def num_tokens(directory: str | Path, text: TextOrPair) -> int:
     """Return how many tokens of a text or pair an artifact processes, including special ones."""
     config = json.loads((Path(directory) / SETTINGS_FILE).read_text(encoding="utf-8"))
-    return min(len(untruncated(directory).encode(*parts_of(from_json(text)))), config["max_length"])
+    return min(_length(untruncated(directory), parts_of(from_json(text))), config["max_length"])
 
 
 def text_of_length(
@@ -57,7 +57,7 @@ def text_of_length(
         else:
             skipped += 1
     # A tokenizer may split words differently when they are joined.
-    while taken and len(tokenizer.encode(*_shared_out(taken, is_pair=is_pair))) > num_tokens:
+    while taken and _length(tokenizer, _shared_out(taken, is_pair=is_pair)) > num_tokens:
         taken.pop()
     if len(taken) < 1 + is_pair:
         none = "no two words of the texts fit" if is_pair else "no word of the texts fits"
@@ -70,6 +70,10 @@ def _shared_out(words: Sequence[str], *, is_pair: bool) -> list[str]:
     """Return words as one text, or as the two texts of a pair."""
     middle = (len(words) + 1) // 2 if is_pair else len(words)
     return [" ".join(words[:middle]), " ".join(words[middle:])][: 1 + is_pair]
+
+
+def _length(tokenizer: tokenizers.Tokenizer, parts: Sequence[str]) -> int:
+    return len(tokenizer.encode(parts[0], parts[1] if len(parts) > 1 else None))
 
 
 def batch_of(texts: Sequence[TextOrPair], size: int) -> list[TextOrPair]:

@@ -292,7 +292,7 @@ def test_unlabelled_and_masked_pairs(tmp_path, tokenizer):
         "unlabelled": 1,
         "spliced": 3,
     }
-    masked = extra_splits(config, data, tokenizer, 24)["masked"]
+    masked = extra_splits(config, data, tokenizer, 24, SINGLE_LABEL)["masked"]
     train = SINGLE_LABEL.tokenize(data.splits["train"], tokenizer, 24)
     shapes = {(tuple(train.types(row)), train.row(row)[-1]) for row in range(len(train))}
     for row in range(len(masked)):

@@ -38,6 +38,14 @@ def labelled(num_rows: int, seed: int, *, with_logits: bool = True, labels=None)
     return LabelledSplit(tokens, logits if with_logits else None)
 
 
+def paired(texts: LabelledSplit) -> LabelledSplit:
+    """The same texts as pairs: the tokens after the first belong to the second text."""
+    tokens = texts.tokens
+    types = np.ones(len(tokens.input_ids), dtype=np.int8)
+    types[tokens.offsets[:-1]] = 0
+    return replace(texts, tokens=replace(tokens, token_types=types))
+
+
 def joined(*parts: LabelledSplit) -> JoinedDataset:
     return JoinedDataset(parts or (labelled(40, 1), labelled(23, 2)))
 
@@ -51,6 +59,10 @@ SETS = {
     "selected": lambda: TokenizedDataset(selected(split(33, 3), [5, 1, 30, 1])),
     "float-labels": lambda: joined(labelled(20, 5, labels=lambda n: np.linspace(-1, 1, n))),
     "several-labels": lambda: joined(labelled(20, 5, labels=lambda n: np.ones((n, 3), dtype=np.float32))),
+    "missing-numbers": lambda: joined(
+        labelled(20, 5, labels=lambda n: np.where(np.arange(n) % 2, np.nan, 1.5))
+    ),
+    "pairs": lambda: joined(paired(labelled(20, 5)), paired(labelled(9, 6)).first(4)),
     "one-text": lambda: joined(labelled(1, 6)),
 }
 
@@ -84,7 +96,7 @@ def test_batches_are_those_of_the_collator(name, sampler, multiple):
             assert batch.keys() == expected.keys()
             for column, value in expected.items():
                 assert batch[column].dtype == value.dtype
-                assert torch.equal(batch[column], value), column
+                torch.testing.assert_close(batch[column], value, rtol=0, atol=0, equal_nan=True)
 
 
 class OtherDataset(TokenizedDataset):
@@ -100,11 +112,20 @@ class OtherDataset(TokenizedDataset):
         ([{"input_ids": [1, 2], "labels": 0}], COLLATOR),
         (OtherDataset(split(9, 1)), COLLATOR),
         (joined(labelled(9, 1), labelled(9, 2, with_logits=False)), COLLATOR),
+        (joined(labelled(9, 1), paired(labelled(9, 2))), COLLATOR),
         (joined(labelled(9, 1), labelled(9, 2, labels=lambda n: np.ones(n, dtype=np.float32))), COLLATOR),
         (joined(), lambda rows: COLLATOR(rows)),
         (TokenizedDataset(replace(split(3, 1), labels=np.array(["a", "b", "c"]))), COLLATOR),
     ],
-    ids=["list", "subclass", "logits-of-some", "labels-of-two-kinds", "collator", "text-labels"],
+    ids=[
+        "list",
+        "subclass",
+        "logits-of-some",
+        "pairs-of-some",
+        "labels-of-two-kinds",
+        "collator",
+        "text-labels",
+    ],
 )
 def test_what_is_not_known_is_collated_on_the_host(dataset, collator):
     assert device_texts(dataset, collator, CPU) is None

@@ -325,7 +325,7 @@ def test_dropout_of_a_training_is_not_that_of_its_checkpoint(tmp_path, rows):
 
 
 def test_a_loss_that_is_not_a_number_is_shown(tmp_path, rows):
-    rows[3]["teacher_logits"] = np.full(NUM_LABELS, np.nan, dtype=np.float32)
+    rows[3]["teacher_logits"] = np.full(NUM_LABELS, np.inf, dtype=np.float32)
     trainer = _trained(tmp_path, rows, eval_strategy="epoch")
     assert np.isnan(_losses(trainer)[-1])
     assert np.isnan(_losses(trainer, "eval_loss")[-1])

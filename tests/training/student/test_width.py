@@ -58,6 +58,7 @@ from distiltune.training.student.config import StudentConfig, student_config
 from distiltune.training.student.layers import student_from_layers
 from distiltune.training.student.size_config import WidthConfig
 from distiltune.training.student.width import check_width, importance, narrow
+from distiltune.training.tasks import SINGLE_LABEL
 
 FAMILIES = ["bert", "distilbert", "roberta"]
 LABELS = [f"label_{n}" for n in range(4)]
@@ -165,9 +166,10 @@ def test_importance_is_the_mean_size_of_the_derivative_by_a_mask(family, wide):
 
 def test_texts_are_spread_over_all_and_what_is_kept_is_the_same_again(wide, monkeypatch):
     monkeypatch.setattr("distiltune.training.student.width.NUM_TEXTS", 5)
-    seen = []
-    spread = "distiltune.training.student.width.tokenize_split"
-    monkeypatch.setattr(spread, lambda *given: seen.append(given[:2]) or tokenize_split(*given))
+    seen, tokenize = [], SINGLE_LABEL.tokenize_labelled
+    monkeypatch.setattr(
+        SINGLE_LABEL, "tokenize_labelled", lambda *given: seen.append(given[:2]) or tokenize(*given)
+    )
     states = []
     for _ in range(2):
         model, tokenizer = load_classifier(wide["bert"])
