@@ -95,7 +95,7 @@ def test_an_artifact_applies_its_thresholds(tmp_path) -> None:
     assert [each["label"] for each in classifier(TEXTS[0], top_k=3)] == [
         LABELS[i] for i in np.argsort(-logits[0])
     ]
-    assert not classifier.names_one
+    assert not classifier.decoder.names_one
 
 
 @pytest.mark.parametrize(
