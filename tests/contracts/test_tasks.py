@@ -50,7 +50,6 @@ NO_PREDICTIONS = {
     "export/runtime/graph.py": "the largest logit, which shows whether all are finite",
     "training/data/analysis/diagnostics.py": "the most probable of the labels whose threshold is reached",
     "training/data/sampling.py": "the group with the longest text",
-    "training/distillation/device_texts.py": "the longest and the shortest text, whose batches are compared",
     "training/models/tied_embedding_rows.py": "the kept embedding row that is most similar",
     "training/student/piece_table.py": "the largest entry of a principal axis, which determines its sign",
     "export/variants/sensitivity.py": "the embedding row with the largest value",
