@@ -107,7 +107,7 @@ def build(run: Run, config: JobConfig, data: TextData, name: str, seed: int = 0)
     files = {"model.onnx": name, "distiltune.json": json.dumps(settings)}
     folder = write_folder(run, run.variant(name), files)
     np.save(folder / LOGITS_FILE, logits_of(data, "validation", seed))
-    refit_scores(folder, validation_texts(data, goal_of(config, data)), num_threads=1)
+    refit_scores(folder, validation_texts(config, data), num_threads=1)
     content = f"{name} of {(run.store.fetch(run.best) / 'model.safetensors').read_text()}"
     record = {"name": name, "content": content, "max_abs_diff": 0.1, "fused": None, "seconds": 9.0}
     write_result(run, variant_record(name), ModelReuse(config, run, data).variant_key(name), record)
