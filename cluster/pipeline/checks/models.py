@@ -102,8 +102,6 @@ def _check_without_model(config: JobConfig, students: list[StudentConfig]) -> No
         reason = student.why_teacher_model()
         if reason is not None:
             raise ConfigError(f"{reason}, but teacher.logits is a file, which has no weights")
-        if getattr(student, "table", None) == "random":
-            logger.warning("student.table: drawn, since teacher.logits is a file, which has no hidden states")
     for term in LOSS_TERMS:
         if term.needs & NEED_TEACHER_MODEL and may_have_weight(term, config.search, config.training):
             raise ConfigError(

@@ -39,6 +39,8 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
         match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
     if config.teacher.logits is not None:
         joined_logits(config.teacher, data, get_task(config.task))
+        if any(getattr(student, "table", None) == "random" for student in _students(config)):
+            logger.warning("student.table: drawn, since teacher.logits is a file, which has no hidden states")
     tuned = config.teacher.fine_tune
     for parameter, name in (
         ("teacher.checkpoint", config.teacher.checkpoint),

@@ -256,6 +256,7 @@ def test_all_of_the_package_is_sent_and_nothing_else(tmp_path):
         "drawing.py",
         "errors.py",
         "progress.py",
+        "texts.py",
     }
     assert (copy / "cluster" / "specification" / "presets" / "quickstart.yaml").is_file()
     assert (copy / "training" / "data" / "sources" / "corpus" / "embedded.json").is_file()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import onnx
 import pytest
@@ -161,7 +162,7 @@ def test_training_texts_go_where_they_are_needed() -> None:
         asked: [each.name for each in kinds.variants() if each.takes_texts(sensitivity=asked)]
         for asked in (False, True)
     }
-    static = ["onnx-static-minmax", "onnx-static-percentile", "onnx-static-entropy"]
+    static = ["onnx-static-minmax", "onnx-static-percentile", "onnx-static-entropy", "onnx-tensorrt-int8"]
     assert taken == {False: static, True: ["onnx-int8", "onnx-int8-per-channel", *static]}
 
 
@@ -195,9 +196,10 @@ def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) 
 
     def measure(rows: list[MeasurementSpec], *_: object) -> list[SimpleNamespace]:
         timed.extend(path.name for row in rows for path in Path(row.directory).iterdir())
-        return [SimpleNamespace(latency_ms={"p50": 1.5}, size_mb=2.5)]
+        return [SimpleNamespace(p50_ms=1.5, megabytes=2.5)]
 
     monkeypatch.setattr(latency, "measure_models", measure)
-    measured = latency._measured(task, student, {"text": TEXTS, "label": [0] * len(TEXTS)}, ["a"])
+    texts = datasets.Dataset.from_dict({"text": TEXTS, "label": [0] * len(TEXTS)})
+    measured = latency._measured(task, student, texts, ["a"])
     assert measured == {"latency_ms": 1.5, "size_mb": 2.5}
     assert "model.onnx" in timed
