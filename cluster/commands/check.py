@@ -121,7 +121,7 @@ def _labels(data: Any) -> str:
             f"{name} from {min(values):g} to {max(values):g}"
             for name, values in zip(names, columns, strict=True)
         )
-    label, fewest = min(counts.items(), key=lambda each: (each[1], names.index(each[0])))
+    label, fewest = min(counts.items(), key=lambda each: (each[1], each[0]))
     return f"at least {fewest:,} training texts each ({label!r} has the fewest)"
 
 

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distiltune.cluster.cli import main
+from distiltune.cluster.commands.check import _labels
 from distiltune.cluster.commands.measure import read_given_texts
 from distiltune.errors import InputError
+from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, TAGS
+from distiltune.training.data.label_kinds.tags import tag_names
 
 
 def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:
@@ -66,3 +70,27 @@ def test_texts_to_time_are_lines_or_a_table(tmp_path) -> None:
         read_given_texts(table, "text", None, "--texts")
     with pytest.raises(InputError, match="--texts does not exist"):
         read_given_texts(tmp_path / "nowhere.csv", "text", None, "--texts")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "stored", "line"),
+    [
+        (NAMES, ["cat", "dog"], [0, 1, 0], "at least 1 training texts each ('dog' has the fewest)"),
+        (
+            NAME_SETS,
+            ["cat", "dog"],
+            [[1, 1], [1, 0], [0, 0]],
+            "at least 1 training texts each ('dog' has the fewest)",
+        ),
+        (
+            TAGS,
+            tag_names(["city", "name"]),
+            [[[0, 3, 1]], [[0, 3, 0], [4, 6, 1]]],
+            "at least 1 training texts each ('city'",
+        ),
+        (NUMBERS, ["price"], [[1.5], [-2.0]], "price from -2 to 1.5"),
+    ],
+)
+def test_labels_of_every_kind_are_summed_up(kind, names, stored, line) -> None:
+    data = SimpleNamespace(label_names=names, label_kind=kind, splits={"train": {"label": stored}})
+    assert line in _labels(data)
