@@ -155,7 +155,8 @@ def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, 
             f"which the artifact predicts ({', '.join(known)!s:.100}); give the data of this artifact's task"
         )
     measured = evaluate_spans(classifier(split.texts, batch_size=1), split.texts, split.labels, known, task)
-    return {**measured, "slices": measure_slices(split.slices, measured.pop("right"))}
+    right = measured.pop("right")
+    return {**measured, "slices": measure_slices(split.slices, right)}
 
 
 def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:

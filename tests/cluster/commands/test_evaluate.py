@@ -1,11 +1,15 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
+from distiltune.cluster.commands.evaluate import _of_spans
 from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.training.data.label_kinds.tags import Entity, tag_names
 
 
 @pytest.fixture
@@ -77,3 +81,20 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert err.count("\n") == 1
     for part in parts:
         assert part in err
+
+
+def test_what_is_found_in_texts_can_be_written() -> None:
+    class Finder:
+        task, labels = "token_classification", tag_names(["city"])
+
+        def __call__(self, texts: list[str], batch_size: int) -> list[list[dict[str, Any]]]:
+            return [[{"start": 0, "end": 4, "label": "city", "score": 1.0}] for _ in texts]
+
+    labels = [(Entity(0, 4, "city"),), ()]
+    split: Any = SimpleNamespace(texts=["Oslo now", "here we are"], labels=labels, slices={"day": ["1", "2"]})
+    found: Any = Finder()
+    report = json.loads(json.dumps(_of_spans(found, split, "data.conll")))
+    assert report["metrics"]["entity_precision"] == 0.5
+    assert report["metrics"]["entity_recall"] == 1.0
+    assert [each["label"] for each in report["labels"]] == ["city"]
+    assert "right" not in report and report["slices"]
