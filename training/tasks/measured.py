@@ -53,6 +53,23 @@ class Measured(ABC):
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
 
+    def each_metric(self, predictions: Any, labels: Any) -> dict[str, float | None]:
+        """Measure predictions by ``metric`` for each name: the ``metrics`` of a task that defines it for all.
+
+        Args:
+            predictions: [N, ...].
+            labels: [N, ...].
+
+        Raises:
+            ValueError: There are no labels, or their number differs from that of the predictions.
+        """
+        predictions, labels = np.asarray(predictions), np.asarray(labels)
+        if labels.size == 0 or len(predictions) != len(labels):
+            raise ValueError(
+                f"{len(predictions)} predictions for {len(labels)} labels; the counts must be equal and above 0"
+            )
+        return {name: self.metric(name, ()).measure(predictions, labels) for name in self.metric_modes}
+
     @property
     def goal(self) -> tuple[str, Mode]:
         """The metric by which models are selected by default, and whether higher or lower is better."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import shown
+from ...errors import InputError, shown
 
 Mode = Literal["max", "min"]
 
@@ -115,11 +115,11 @@ def position_of(label: str, name: str, label_names: Sequence[str]) -> int:
     """Return the position of the label that a metric's name has.
 
     Raises:
-        ValueError: The data has no such label; with the nearest one.
+        InputError: The data has no such label; with the nearest one.
     """
     if label in label_names:
         return list(label_names).index(label)
     near = difflib.get_close_matches(label, list(label_names), 1, 0.5)
     some = ", ".join(label_names[:_NUM_NAMED]) + (", …" if len(label_names) > _NUM_NAMED else "")
     hint = f"did you mean {name.partition('.')[0]}.{near[0]}?" if near else f"its labels: {some}"
-    raise ValueError(f"{shown(name)} given, but the data has no label {shown(label)}; {hint}")
+    raise InputError(f"metric: {shown(name)} given, but the data has no label {shown(label)}; {hint}")

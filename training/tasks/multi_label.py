@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ...errors import InputError
 from ..data.label_kinds import NAME_SETS, LabelKind
 from .base import LEAST_PROBABILITY, TASKS, Task
 from .label_metrics import f1_scores, macro, of_one, precisions, ratio, recalls, weighted_f1
@@ -134,14 +133,8 @@ class MultiLabel(Task):
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
-        labels = np.asarray(labels)
-        if labels.size == 0 or len(predictions) != len(labels):
-            raise ValueError(
-                f"{len(predictions)} predictions for {len(labels)} labels; the counts must be equal and above 0"
-            )
-        return {
-            name: self.metric(name, ()).measure(np.asarray(predictions), labels) for name in self.metric_modes
-        }
+        del out_of_scope_id
+        return self.each_metric(predictions, labels)
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
         """Return a metric by its name."""
@@ -154,10 +147,7 @@ class MultiLabel(Task):
             )
         if not label:
             return _of_sums(name, mode, _numbers, lambda sums: _OF_COUNTS[name](LabelCounts.of_sums(sums)))
-        try:
-            number = position_of(label, name, label_names)
-        except ValueError as error:
-            raise InputError(f"metric: {error}") from None
+        number = position_of(label, name, label_names)
         return _of_sums(
             name,
             mode,

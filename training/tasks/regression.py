@@ -113,14 +113,8 @@ class Regression(Task):
         Raises:
             ValueError: There are no labels, or their number differs from that of the predictions.
         """
-        labels = np.asarray(labels)
-        if labels.size == 0 or len(predictions) != len(labels):
-            raise ValueError(
-                f"{len(predictions)} predictions for {len(labels)} labels; the counts must be equal and above 0"
-            )
-        return {
-            name: self.metric(name, ()).measure(np.asarray(predictions), labels) for name in self.metric_modes
-        }
+        del out_of_scope_id
+        return self.each_metric(predictions, labels)
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
         """Return a metric by its name."""

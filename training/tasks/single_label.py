@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...errors import InputError
 from .base import LEAST_PROBABILITY, TASKS, OutOfScope, Task
 from .label_metrics import LABEL_METRICS, METRICS, accuracy_of, of_label, of_one, recalls
 from .metrics import LabelCounts, Metric, Mode, position_of
@@ -151,10 +150,7 @@ class SingleLabel(Task):
         """Return a metric; the out-of-scope class, where there is one, is a label like the others in averages."""
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         if label:
-            try:
-                number = position_of(label, name, label_names)
-            except ValueError as error:
-                raise InputError(f"metric: {error}") from None
+            number = position_of(label, name, label_names)
             return Metric(name, mode, *of_label(kind, number), concerns=lambda labels: labels == number)
         if name in METRICS:
             return Metric(name, mode, *METRICS[name], is_accuracy=name == "accuracy")

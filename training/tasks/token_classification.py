@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...errors import InputError
 from ...texts import TextOrPair, all_parts
 from ..data.label_kinds import TAGS, LabelKind
 from ..data.label_kinds.tags import entity_types
@@ -249,10 +248,7 @@ class TokenClassification(Task):
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         number = None
         if label:
-            try:
-                number = position_of(label, name, entity_types(label_names))
-            except ValueError as error:
-                raise InputError(f"metric: {error}") from None
+            number = position_of(label, name, entity_types(label_names))
         if name == _TOKEN_ACCURACY:
             counted, of = entities.word_counts, entities.word_accuracy
         else:
