@@ -14,13 +14,13 @@ import distiltune.export.benchmark.measure_models as measuring
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.baselines.fit import BaselineTexts, fit_baseline
 from distiltune.export.benchmark import measurements, targets, worker
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
     Measurement,
     MeasurementSpec,
     measure_models,
 )
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.benchmark.targets import base
 from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
