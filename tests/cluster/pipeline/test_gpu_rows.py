@@ -9,7 +9,8 @@ import pytest
 from distiltune.cluster.pipeline import dispatch, finalize
 from distiltune.cluster.pipeline.dispatch import Dispatcher
 from distiltune.cluster.pipeline.finalize import teacher_beside
-from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
+from distiltune.cluster.pipeline.reuse.models import ModelReuse
+from distiltune.cluster.pipeline.reuse.specs import measurement_specs
 from distiltune.cluster.pipeline.stages import Stages
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.resources import TaskResources
