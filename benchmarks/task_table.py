@@ -41,7 +41,7 @@ def table_of(directory: Path) -> str:
 def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, chosen: str) -> list[object]:
     """Return a model's row; ``teacher`` is None where it was not measured."""
     against, milliseconds = model["against_teacher"], model["latency_ms"]["p50"]
-    name = f"**{model['name']}**" if model["name"] == chosen else model["name"]
+    name = f"{model['name']} (selected)" if model["name"] == chosen else model["name"]
     return [
         name,
         f"{value_of(model, metric):.4f}",
@@ -50,7 +50,7 @@ def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, c
         else f"{against['difference']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
         "" if model["size_mb"] is None else f"{model['size_mb']:.2f}",
         f"{milliseconds:.3f}",
-        "" if teacher is None else f"{teacher['latency_ms']['median'] / milliseconds:.1f}x",
+        "" if teacher is None else f"{teacher['latency_ms']['p50'] / milliseconds:.1f}x",
         model["gate"] or "",
     ]
 
