@@ -32,7 +32,7 @@ def reads_first_token(model: PreTrainedModel) -> bool:
     may read more, and the head of a task of tokens does.
     """
     family = find_family(model)
-    if family is None or not family.supports("first_token"):
+    if family is None or not family.supports("first_token", model.config):
         return False
     kinds = {each: classifier_classes(model.config, each) for each in TASKS}
     return any(type(model) in own for task, own in kinds.items() if not task.of_tokens) and not any(

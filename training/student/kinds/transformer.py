@@ -68,7 +68,6 @@ class TransformerStudent(TrimmedStudent):
         self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
     ) -> PreTrainedConfig:
         """Reject layers, attention heads and feed-forward rows that do not exist."""
-        from ...models.families import family_of
         from ..layers import check_layers
         from ..width import check_width
 
@@ -80,8 +79,7 @@ class TransformerStudent(TrimmedStudent):
                 check_width(width, source, where)
         for layers in searched.get("layers", [] if "num_layers" in searched else [self.layers]):
             if layers is not None:
-                family_of(source, "student.layers", "layers")
-                check_layers(layers, source.num_hidden_layers, self.layers_of)
+                check_layers(layers, source, self.layers_of)
         return source
 
     def check_checkpoints(
